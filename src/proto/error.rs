@@ -1,0 +1,149 @@
+//! Errors as they cross the wire.
+
+use serde::{Deserialize, Serialize};
+
+/// What went wrong, coarse enough to tell the caller what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// The request is malformed; sending it again can't help.
+    BadRequest,
+    /// The store refuses access to the object.
+    Denied,
+    /// There is no such store, bucket, key or version.
+    NotFound,
+    /// The object is no longer the version that the request pins.
+    Changed,
+    /// The range starts past the object's end.
+    Range,
+    /// The relay heard nothing from the consumer for its idle timeout and ended the transfer.
+    Idle,
+    /// The relay is at one of its limits.
+    Busy,
+    /// The store does not answer, or answers with failures.
+    StoreUnavailable,
+    /// The relay is shutting down.
+    Draining,
+    /// A defect of the relay, or a code that this build does not know.
+    #[serde(other)]
+    Internal,
+}
+
+impl Code {
+    /// Every code, in the order of its number.
+    pub const ALL: [Self; 10] = [
+        Self::BadRequest,
+        Self::Denied,
+        Self::NotFound,
+        Self::Idle,
+        Self::Changed,
+        Self::Range,
+        Self::Busy,
+        Self::Internal,
+        Self::StoreUnavailable,
+        Self::Draining,
+    ];
+
+    /// Returns the code's name as it stands in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::Denied => "denied",
+            Self::NotFound => "not_found",
+            Self::Changed => "changed",
+            Self::Range => "range",
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Returns the number in `Nats-Service-Error-Code`, which follows HTTP's status codes.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::BadRequest => 400,
+            Self::Denied => 403,
+            Self::NotFound => 404,
+            Self::Idle => 408,
+            Self::Changed => 412,
+            Self::Range => 416,
+            Self::Busy => 429,
+            Self::Internal => 500,
+            Self::StoreUnavailable => 502,
+            Self::Draining => 503,
+        }
+    }
+
+    /// Returns whether the same request may succeed later or at another relay.
+    #[must_use]
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Self::Idle | Self::Busy | Self::StoreUnavailable | Self::Draining | Self::Internal => true,
+            Self::BadRequest | Self::Denied | Self::NotFound | Self::Changed | Self::Range => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The JSON body of an error message: `{code, message, retryable, retry_after_ms?}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct WireError {
+    /// What the caller should do.
+    pub code: Code,
+    /// One line for a person.
+    pub message: String,
+    /// Whether the same request may succeed later or at another relay.
+    pub retryable: bool,
+    /// How long to wait before the next try, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+}
+
+impl WireError {
+    /// Makes an error of `code`, retryable as the code says.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retryable: code.is_retryable(), retry_after_ms: None }
+    }
+
+    /// Makes a `bad_request`.
+    #[must_use]
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(Code::BadRequest, message)
+    }
+
+    /// Adds how long to wait before the next try.
+    #[must_use]
+    pub const fn with_retry_after_ms(mut self, retry_after_ms: u64) -> Self {
+        self.retry_after_ms = Some(retry_after_ms);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_serde_writes() {
+        for code in Code::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+            assert_eq!(serde_json::from_value::<Code>(code.name().into()).unwrap(), code);
+        }
+    }
+
+    #[test]
+    fn reads_a_code_of_a_later_version_as_internal() {
+        assert_eq!(serde_json::from_str::<Code>("\"quota\"").unwrap(), Code::Internal);
+    }
+}

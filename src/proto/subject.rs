@@ -1,0 +1,169 @@
+//! The subjects of protocol v1, and which subjects a relay may deliver to.
+
+use super::VERSION;
+use super::types::{Malformed, StoreName, TransferId};
+
+/// The queue group that relays of one prefix share.
+pub const QUEUE_GROUP: &str = "gantry";
+
+/// An operation that is asked for by request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Starts a transfer.
+    Get,
+    /// Describes an object.
+    Stat,
+    /// Lists keys.
+    List,
+}
+
+impl Operation {
+    /// Every operation.
+    pub const ALL: [Self; 3] = [Self::Get, Self::Stat, Self::List];
+
+    /// Returns the operation's subject token, which is also its endpoint's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Stat => "stat",
+            Self::List => "list",
+        }
+    }
+}
+
+/// The first tokens of every subject, `gantry` unless configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix(String);
+
+impl Prefix {
+    /// Checks a prefix: one or more tokens, no wildcard, no white space, not a reserved one.
+    ///
+    /// # Errors
+    /// When NATS would not take it as the beginning of a subject.
+    pub fn new(prefix: impl Into<String>) -> Result<Self, Malformed> {
+        let prefix = prefix.into();
+        if !is_literal(&prefix) || prefix.starts_with('$') || prefix.starts_with('_') || prefix.len() > 128 {
+            return Err(Malformed::subject(&prefix));
+        }
+        Ok(Self(prefix))
+    }
+
+    /// Returns where requests for `operation` on `store` go.
+    #[must_use]
+    pub fn request(&self, operation: Operation, store: &StoreName) -> String {
+        format!("{}.v{VERSION}.{}.{store}", self.0, operation.name())
+    }
+
+    /// Returns where the consumer of `transfer` sends credit and cancel.
+    #[must_use]
+    pub fn control(&self, instance: &str, transfer: TransferId) -> String {
+        format!("{}.v{VERSION}.ctl.{instance}.{transfer}", self.0)
+    }
+
+    /// Returns the subject under which the relay `instance` hears all its control messages.
+    #[must_use]
+    pub fn controls(&self, instance: &str) -> String {
+        format!("{}.v{VERSION}.ctl.{instance}.*", self.0)
+    }
+}
+
+impl Default for Prefix {
+    fn default() -> Self {
+        Self("gantry".to_owned())
+    }
+}
+
+impl std::fmt::Display for Prefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Returns the transfer that a control subject names.
+#[must_use]
+pub fn transfer_of_control(subject: &str) -> Option<TransferId> {
+    subject.rsplit('.').next()?.parse().ok()
+}
+
+/// The reply subjects that a relay publishes to.
+///
+/// nats-server checks the requester's right to its reply subject nowhere, so this list is what keeps a requester from
+/// aiming the relay at someone else's subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryAllow(Vec<String>);
+
+impl DeliveryAllow {
+    /// Takes subject prefixes, each ending in a dot: `_INBOX.` allows `_INBOX.a` and `_INBOX.a.b`.
+    ///
+    /// # Errors
+    /// When a prefix does not end in a dot or holds a wildcard, white space or an empty token.
+    pub fn new(prefixes: Vec<String>) -> Result<Self, Malformed> {
+        for prefix in &prefixes {
+            let fits = prefix.strip_suffix('.').is_some_and(is_literal);
+            if !fits {
+                return Err(Malformed::subject(prefix));
+            }
+        }
+        Ok(Self(prefixes))
+    }
+
+    /// Returns whether the relay may publish to `subject`.
+    #[must_use]
+    pub fn allows(&self, subject: &str) -> bool {
+        is_literal(subject) && self.0.iter().any(|prefix| subject.len() > prefix.len() && subject.starts_with(prefix))
+    }
+}
+
+impl Default for DeliveryAllow {
+    /// Inboxes, and the subjects to which nats-server maps the replies of a cross-account import.
+    fn default() -> Self {
+        Self(vec!["_INBOX.".to_owned(), "_R_.".to_owned()])
+    }
+}
+
+/// Returns whether NATS can publish to `subject`: no empty token, wildcard, white space or control character.
+#[must_use]
+pub fn is_literal(subject: &str) -> bool {
+    subject.len() <= 1024
+        && subject.split('.').all(|token| !token.is_empty() && token != "*" && token != ">")
+        && !subject.chars().any(|c| c.is_whitespace() || c.is_control())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delivery_is_refused_outside_the_inboxes() {
+        let allow = DeliveryAllow::default();
+        for subject in ["_INBOX.x", "_INBOX.x.1", "_R_.abc"] {
+            assert!(allow.allows(subject), "{subject}");
+        }
+        for subject in [
+            "$JS.API.x",
+            "gantry.v1.get.x",
+            "orders.new",
+            "_INBOX.*",
+            "_INBOX.>",
+            "_INBOX.",
+            "_INBOX",
+            "_INBOX..a",
+            "_INBOX.a b",
+            "_INBOXES.a",
+            "",
+            "_INBOX.a\r\nPUB x",
+            "_R_.*",
+        ] {
+            assert!(!allow.allows(subject), "{subject:?}");
+        }
+    }
+
+    #[test]
+    fn a_control_subject_names_its_transfer() {
+        let transfer = TransferId(uuid::Uuid::from_u128(7));
+        let subject = Prefix::default().control("abc", transfer);
+        assert_eq!(transfer_of_control(&subject), Some(transfer));
+        assert_eq!(transfer_of_control("gantry.v1.ctl.abc.x"), None);
+    }
+}
