@@ -1,0 +1,26 @@
+# Needs Rust, make and Python 3 with pip. What else is needed is fetched into .dev/.
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help servers demo dev test fmt lint
+
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+servers: ## get the pinned nats-server and S3 server into .dev/
+	@$(PYTHON) deploy/dev/servers.py
+
+demo: ## download 256 MiB from S3 over NATS, compare, say how fast; leaves nothing running
+	@$(PYTHON) deploy/dev/demo.py
+
+dev: ## start the demo's servers and relay, and leave them running until Ctrl-C
+	@$(PYTHON) deploy/dev/demo.py --stay
+
+test: ## formatting, lints, documentation and every test, against real servers
+	@$(PYTHON) deploy/dev/test.py
+
+fmt: ## format the code
+	cargo fmt
+
+lint: ## clippy, warnings are errors
+	cargo clippy --all-targets --locked -- -D warnings

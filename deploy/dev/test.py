@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""Runs every check of the project, and ends with how many tests passed and failed.
+
+    test.py           formatting, lints, documentation, all tests
+
+Each check runs even when an earlier one failed, so that one run tells all.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+import servers
+
+RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored; \d+ measured; (\d+) filtered out")
+# Tests with this in their name need apt; they are left out, and counted as skipped, on a machine without it.
+NEEDS_APT = "debians_nats_server"
+
+
+def main():
+    try:
+        for name in servers.NAMES:
+            path = servers.path_of(name)
+            if path is None:
+                print(f"NOT RUN HERE: tests of {name}, this machine has no apt", flush=True)
+    except servers.Problem as problem:
+        sys.exit(f"test.py: {problem}")
+
+    checks = [
+        ("formatting", ["cargo", "fmt", "--check"], {}),
+        ("lints", ["cargo", "clippy", "--all-targets", "--locked", "--", "-D", "warnings"], {}),
+        ("documentation", ["cargo", "doc", "--no-deps", "--locked"], {"RUSTDOCFLAGS": "-D warnings"}),
+    ]
+    failed = [name for name, command, env in checks if not passes(name, command, env)]
+    counts, tests_ok = run_tests()
+    if not tests_ok:
+        failed.append("tests")
+    if counts["ignored"]:
+        failed.append(f"{counts['ignored']} tests are ignored")
+    if not counts["passed"]:
+        failed.append("no test ran")
+
+    for name in failed:
+        print(f"FAILED: {name}")
+    left_out = counts["ignored"] + counts["filtered"]
+    print(f"{counts['passed']} passed, {counts['failed']} failed" + (f", {left_out} skipped" if left_out else ""))
+    sys.exit(1 if failed else 0)
+
+
+def passes(name, command, env):
+    print(f"--- {name}: {' '.join(command)}", flush=True)
+    return subprocess.run(command, cwd=servers.ROOT, env={**os.environ, **env},
+                          stdin=subprocess.DEVNULL).returncode == 0
+
+
+def run_tests():
+    """Runs cargo's tests, passing its output on, and adds up its result lines."""
+    command = ["cargo", "test", "--locked", "--no-fail-fast"]
+    if servers.path_of("debian-nats-server") is None:
+        command += ["--", "--skip", NEEDS_APT]
+    print(f"--- tests: {' '.join(command)}", flush=True)
+    counts = dict.fromkeys(("passed", "failed", "ignored", "filtered"), 0)
+    cargo = subprocess.Popen(command, cwd=servers.ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    for line in cargo.stdout:
+        print(line, end="", flush=True)
+        result = RESULT.match(line)
+        if result:
+            for name, number in zip(counts, result.groups()):
+                counts[name] += int(number)
+    return counts, cargo.wait() == 0
+
+
+if __name__ == "__main__":
+    main()
