@@ -1,0 +1,8 @@
+//! Integration tests: the built binary and real servers (`make servers` gets them).
+//!
+//! One binary for all, so that the SDK is linked once and one S3 server serves every test.
+
+#[cfg(test)]
+mod servers;
+#[cfg(test)]
+mod support;

@@ -1,0 +1,62 @@
+//! Test data and addresses.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+
+use bytes::Bytes;
+
+/// `len` bytes that look random and are the same for the same seed (`SplitMix64`, public domain).
+pub(crate) fn random_bytes(seed: u64, len: usize) -> Bytes {
+    let mut bytes = vec![0; len];
+    let mut state = seed;
+    for chunk in bytes.chunks_mut(8) {
+        let word = split_mix(&mut state).to_le_bytes();
+        chunk.copy_from_slice(&word[..chunk.len()]);
+    }
+    Bytes::from(bytes)
+}
+
+/// Writes a file of `len` bytes, block by block, the same for the same seed.
+pub(crate) fn random_file(path: &Path, seed: u64, len: u64) {
+    const BLOCK: u64 = 1 << 20;
+    let mut file = std::fs::File::create_new(path).unwrap();
+    let mut left = len;
+    let mut block = seed << 32;
+    while left > 0 {
+        let now = left.min(BLOCK);
+        file.write_all(&random_bytes(block, usize::try_from(now).unwrap())).unwrap();
+        left -= now;
+        block += 1;
+    }
+}
+
+/// Panics unless both files hold the same bytes.
+pub(crate) fn assert_same_file(one: &Path, other: &Path) {
+    let status = std::process::Command::new("cmp").args([one, other]).status().unwrap();
+    assert!(status.success(), "{} and {} differ", one.display(), other.display());
+}
+
+/// A loopback port that is free now, for something that can't choose one itself.
+pub(crate) fn free_port() -> u16 {
+    free_ports::<1>()[0]
+}
+
+/// Several ports that are free now, all different.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// A folder that is deleted when dropped.
+pub(crate) fn folder() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("gantry-it-").tempdir().unwrap()
+}
+
+fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

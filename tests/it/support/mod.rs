@@ -1,0 +1,41 @@
+//! Real servers, the built binary, and test data.
+//!
+//! Every process is started through `deploy/dev/run.py`, which ends it with the test process, however that ends.
+//! Deadlines are real time: tests that use this module must not pause tokio's clock.
+#![allow(dead_code, unused_imports, reason = "a harness offers what its tests may need")]
+
+pub(crate) mod cluster;
+pub(crate) mod data;
+pub(crate) mod gantry;
+pub(crate) mod nats;
+pub(crate) mod process;
+pub(crate) mod s3;
+
+use std::time::Duration;
+
+pub(crate) use cluster::NatsCluster;
+pub(crate) use gantry::{Relay, gantry};
+pub(crate) use nats::{Nats, NatsOptions};
+pub(crate) use s3::S3;
+
+/// How long a server may take to be ready, and an event to happen, on a busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Between two looks at something that sends no event.
+pub(crate) const POLL: Duration = Duration::from_millis(10);
+
+/// Repeats `look` until it finds something; panics at the deadline with `what` was awaited.
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let search = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    match tokio::time::timeout(DEADLINE, search).await {
+        Ok(found) => found,
+        Err(_) => panic!("{what}: not within {DEADLINE:?}"),
+    }
+}

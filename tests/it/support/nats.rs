@@ -1,0 +1,151 @@
+//! A real nats-server.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+
+use super::process::{Process, server, supervised};
+use super::{data, until};
+
+/// Which nats-server binary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NatsVersion {
+    /// What users run today: the pinned one, or a newer one on PATH.
+    #[default]
+    Current,
+    /// Debian's own package, 2.9 in Debian 12.
+    Debian,
+}
+
+/// How to start a [`Nats`]; the default is a plain, open server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NatsOptions {
+    pub(crate) version: NatsVersion,
+    pub(crate) max_payload: Option<u64>,
+    /// Text for the configuration file, such as accounts, TLS or a leaf node.
+    pub(crate) config: String,
+}
+
+/// One nats-server on a loopback port that it keeps over restarts. It ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Nats {
+    options: NatsOptions,
+    folder: TempDir,
+    process: Process,
+    port: u16,
+}
+
+#[derive(Deserialize)]
+struct PortsFile {
+    nats: Vec<String>,
+}
+
+impl Nats {
+    /// Starts a server on a port that it chooses, and waits until it greets.
+    pub(crate) async fn start(options: NatsOptions) -> Self {
+        let folder = data::folder();
+        let max_payload = options.max_payload.map(|bytes| format!("max_payload: {bytes}\n")).unwrap_or_default();
+        // nats-server warns above 8 MiB and refuses a payload limit above what may be pending, 64 MiB.
+        std::fs::write(folder.path().join("nats.conf"), max_payload + &options.config).unwrap();
+        let process = Self::spawn(&options, &folder, -1);
+        let mut nats = Self { options, folder, process, port: 0 };
+        let ports_file = nats.folder.path().join(format!("nats-server_{}.ports", nats.process.pid()));
+        nats.port = until("nats-server's ports file", async || {
+            nats.assert_running();
+            let text = std::fs::read(&ports_file).ok()?;
+            let ports: PortsFile = serde_json::from_slice(&text).ok()?;
+            ports.nats.first()?.rsplit_once(':')?.1.parse().ok()
+        })
+        .await;
+        nats.greeted().await;
+        nats
+    }
+
+    /// A plain, open server.
+    pub(crate) async fn plain() -> Self {
+        Self::start(NatsOptions::default()).await
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// A connection without credentials.
+    pub(crate) async fn client(&self) -> async_nats::Client {
+        async_nats::connect(self.url()).await.unwrap()
+    }
+
+    /// Ends the server with SIGTERM; [`Self::restart`] brings it back.
+    pub(crate) async fn stop(&mut self) {
+        self.process.stop().await;
+    }
+
+    /// Ends the server with SIGKILL; [`Self::restart`] brings it back.
+    pub(crate) async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
+    /// Starts the server again on its port, after it was ended, and waits until it greets.
+    pub(crate) async fn restart(&mut self) {
+        self.process.kill().await;
+        self.process = Self::spawn(&self.options, &self.folder, self.port.into());
+        self.greeted().await;
+    }
+
+    /// Sends a signal by its name: `STOP` and `CONT` freeze it, `USR2` is lame duck mode.
+    pub(crate) fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// What the server logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("nats.log")).unwrap_or_default()
+    }
+
+    fn spawn(options: &NatsOptions, folder: &TempDir, port: i32) -> Process {
+        let binary = server(match options.version {
+            NatsVersion::Current => "bin/nats-server",
+            NatsVersion::Debian => "debian/nats-server",
+        });
+        let log = std::fs::File::options().create(true).append(true).open(folder.path().join("nats.log")).unwrap();
+        let mut command = supervised(binary, Duration::from_secs(3));
+        command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c", "nats.conf", "--ports_file_dir"]);
+        command.arg(folder.path()).current_dir(folder.path());
+        command.stdout(Stdio::null()).stderr(log);
+        Process::start("nats-server", &mut command)
+    }
+
+    /// Waits until a connection gets the server's INFO (with `handshake_first` the server speaks only after TLS).
+    async fn greeted(&mut self) {
+        let speaks_first = !self.options.config.contains("handshake_first");
+        let port = self.port;
+        until("nats-server's greeting", async || {
+            self.assert_running();
+            let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.ok()?);
+            let mut line = String::new();
+            if speaks_first {
+                stream.read_line(&mut line).await.ok()?;
+            }
+            (!speaks_first || line.starts_with("INFO ")).then_some(())
+        })
+        .await;
+    }
+
+    fn assert_running(&mut self) {
+        if let Some(status) = self.process.ended() {
+            panic!("nats-server ended with {status}: {}", self.log());
+        }
+    }
+}
