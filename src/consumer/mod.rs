@@ -1,0 +1,3 @@
+//! The consumer: asks a relay for an object, reassembles the bytes and proves that they are right.
+
+pub mod verify;
