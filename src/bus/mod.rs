@@ -1,5 +1,7 @@
 //! The message bus: what Gantry needs of NATS, as a trait, so that tests can put a faulty bus in its place.
 
+pub mod nats;
+
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -45,7 +47,7 @@ impl Subscription {
         Self { messages, close: Some(Box::new(close)) }
     }
 
-    /// Stops new messages; the stream ends after those that have already arrived.
+    /// Stops new messages; the stream ends after those that have already arrived. Those on their way are lost.
     pub fn close(&mut self) {
         if let Some(close) = self.close.take() {
             close();
@@ -102,7 +104,7 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// `Ok` does not mean that anyone received it: a reconnect may lose it.
     ///
     /// # Errors
-    /// When the message is too large or the connection is closed for good.
+    /// When the message is too large, a subject or header is none, or the connection is closed for good.
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the message is not sent.
@@ -120,10 +122,18 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// When the connection is closed for good.
     fn flush(&self) -> BoxFuture<'_, Result<(), Error>>;
 
+    /// Gives up the connection and makes a new one, for who has reason to think that it is dead: over a link that was
+    /// cut without a word it takes the bus itself up to half a minute to notice. Returns when it is asked for; the
+    /// new connection shows in [`Bus::status`].
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    fn reconnect(&self) -> BoxFuture<'_, Result<(), Error>>;
+
     /// Makes a subject that nobody else uses, for replies.
     fn new_inbox(&self) -> String;
 
-    /// Returns the server's limit on payload and headers together, in bytes.
+    /// Returns the server's limit on payload and headers together, in bytes. It may change with a reconnect.
     fn max_payload(&self) -> usize;
 
     /// Watches the connection.
@@ -166,6 +176,9 @@ pub enum Error {
     /// The subject is not one.
     #[error("{0:?} is not a subject")]
     Subject(String),
+    /// The header's name or value can't be written.
+    #[error("header {0:?} has characters that NATS headers can't hold")]
+    Header(String),
     /// The connection is closed for good.
     #[error("the connection to nats-server is closed")]
     Closed,

@@ -1,0 +1,246 @@
+//! Making the connection: options into async-nats' own, attempts, and what a failure means.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr, rustls};
+
+use super::super::Error;
+use super::options::{Auth, Options, read, without_credentials};
+
+/// How long the connection may be silent before we ask whether it lives. It is given up at the third question without
+/// an answer, so after 30 s: a cut that closes nothing is noticed, and on a slow link a large message ahead of the
+/// answers has time to pass.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The longest that one attempt at one address may take, also when reconnecting.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The shortest that one attempt is given when several addresses share the bound of the first connection.
+const ATTEMPT_MIN: Duration = Duration::from_secs(1);
+
+/// The longest wait between attempts, before jitter.
+const BACKOFF_LIMIT: Duration = Duration::from_secs(2);
+
+/// The wait before the second attempt, before jitter; it doubles with each.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// Makes the first connection, trying again until `connect_timeout` when the server may yet appear.
+pub(super) async fn dial(
+    options: &Options,
+    finish: impl Fn(ConnectOptions) -> ConnectOptions,
+) -> Result<Client, Error> {
+    options.check().await?;
+    let (servers, url_auth) = parse(options)?;
+    let auth = if options.auth == Auth::None { url_auth } else { options.auth.clone() };
+    let names = servers.iter().map(|server| without_credentials(server.as_url_str())).collect::<Vec<_>>().join(",");
+    let share = options.connect_timeout / u32::try_from(servers.len()).unwrap_or(u32::MAX);
+    let attempt_limit = share.max(ATTEMPT_MIN).min(ATTEMPT_LIMIT);
+    let base = connect_options(options, attempt_limit);
+
+    let mut last = None;
+    let attempts = async {
+        for attempt in 1.. {
+            let ready = finish(authenticate(base(), &auth).await?);
+            match ready.connect(servers.as_slice()).await {
+                Ok(client) => return Ok(client),
+                Err(error) => {
+                    last = Some(judge(&error, &names)?);
+                    tracing::debug!(attempt, %error, servers = names, "no connection to nats-server yet");
+                }
+            }
+            tokio::time::sleep(backoff(attempt + 1)).await;
+        }
+        Err(Error::Closed)
+    };
+    if let Ok(outcome) = tokio::time::timeout(options.connect_timeout, attempts).await {
+        return outcome;
+    }
+    let reason = last.unwrap_or_else(|| format!("no answer within {:?}", options.connect_timeout));
+    Err(Error::Unreachable { servers: names, reason })
+}
+
+/// Returns the wait before the attempt of this number, counted from 1: none before the first, then doubling, between
+/// half and the whole of what is due, so that the clients of a restarted server do not all come at once.
+pub(super) fn backoff(attempt: usize) -> Duration {
+    let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
+    let doublings = u32::try_from(doublings).unwrap_or(u32::MAX);
+    let due = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(doublings)).min(BACKOFF_LIMIT);
+    due.mul_f64(0.5 + jitter() / 2.0)
+}
+
+/// Returns a random number from 0 to 1.
+fn jitter() -> f64 {
+    let (_, bits) = uuid::Uuid::new_v4().as_u64_pair();
+    f64::from(u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
+}
+
+/// Parses the addresses, and takes the user information out of them.
+fn parse(options: &Options) -> Result<(Vec<ServerAddr>, Auth), Error> {
+    let mut servers = Vec::new();
+    let mut auth = Auth::None;
+    for address in options.addresses() {
+        let unusable = |reason: &str| {
+            Error::Options(format!("nats-server address {:?} is unusable: {reason}", without_credentials(address)))
+        };
+        let server: ServerAddr = address.parse().map_err(|error: std::io::Error| unusable(&error.to_string()))?;
+        if server.is_websocket() {
+            return Err(unusable("WebSocket is not supported"));
+        }
+        if server.host().is_empty() {
+            return Err(unusable("it names no host"));
+        }
+        if auth == Auth::None {
+            auth = match (server.username(), server.password()) {
+                (Some(user), Some(password)) => {
+                    Auth::UserPassword { user: percent_decoded(user), password: percent_decoded(password) }
+                }
+                (Some(token), None) => Auth::Token(percent_decoded(token)),
+                (None, _) => Auth::None,
+            };
+        }
+        let mut url = server.into_inner();
+        if url.set_username("").and_then(|()| url.set_password(None)).is_err() {
+            return Err(unusable("it can't hold a user"));
+        }
+        servers.push(ServerAddr::from_url(url).map_err(|error| unusable(&error.to_string()))?);
+    }
+    Ok((servers, auth))
+}
+
+/// Undoes the percent encoding of a URL's user information. What is not valid stays as it is.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((plain, encoded)) = rest.split_once('%') {
+        bytes.extend_from_slice(plain.as_bytes());
+        let byte = encoded.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.unwrap_or(b'%'));
+        rest = if byte.is_some() { encoded.get(2..).unwrap_or("") } else { encoded };
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+/// Returns a maker of async-nats' options: they can't be cloned, and each attempt uses them up.
+fn connect_options(options: &Options, attempt_limit: Duration) -> impl Fn() -> ConnectOptions {
+    move || {
+        let mut made = ConnectOptions::new()
+            .name(&options.name)
+            .custom_inbox_prefix(&options.inbox_prefix)
+            .client_capacity(options.queue_messages)
+            .subscription_capacity(options.subscription_messages)
+            .connection_timeout(attempt_limit)
+            .ping_interval(PING_INTERVAL)
+            .reconnect_delay_callback(backoff)
+            .max_reconnects(None)
+            .require_tls(options.needs_tls());
+        if options.tls_first {
+            made = made.tls_first();
+        }
+        if let Some(path) = &options.tls_ca {
+            made = made.add_root_certificates(path.clone());
+        }
+        if let (Some(cert), Some(key)) = (&options.tls_cert, &options.tls_key) {
+            made = made.add_client_certificate(cert.clone(), key.clone());
+        }
+        made
+    }
+}
+
+/// Adds who we are.
+async fn authenticate(options: ConnectOptions, auth: &Auth) -> Result<ConnectOptions, Error> {
+    Ok(match auth {
+        Auth::None => options,
+        Auth::UserPassword { user, password } => options.user_and_password(user.clone(), password.clone()),
+        Auth::Token(token) => options.token(token.clone()),
+        Auth::Credentials(path) => {
+            let text = read("credentials", path).await?;
+            options
+                .credentials(&text)
+                .map_err(|error| Error::Options(format!("credentials file {} is unusable: {error}", path.display())))?
+        }
+        Auth::Nkey(path) => {
+            let text = read("nkey", path).await?;
+            let seed = text
+                .lines()
+                .map(str::trim)
+                .find(|line| line.starts_with('S'))
+                .ok_or_else(|| Error::Options(format!("nkey file {} holds no seed", path.display())))?;
+            options.nkey(seed.to_owned())
+        }
+    })
+}
+
+/// Tells a failure that ends the attempts, as an error, from one that may pass, as its reason.
+fn judge(error: &ConnectError, servers: &str) -> Result<String, Error> {
+    let reason = error.to_string();
+    let refused = || Error::Unauthorized { servers: servers.to_owned(), reason: reason.clone() };
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation => Err(refused()),
+        ConnectErrorKind::Authentication => {
+            Err(Error::Options(format!("the nkey or credentials can't sign for nats-server at {servers}: {reason}")))
+        }
+        ConnectErrorKind::Tls | ConnectErrorKind::ServerParse => {
+            Err(Error::Options(format!("nats-server at {servers} can't be used: {reason}")))
+        }
+        ConnectErrorKind::Io if is_tls(error) => {
+            Err(Error::Options(format!("TLS with nats-server at {servers} failed: {reason}")))
+        }
+        // The server's own words for credentials that have run out: "User Authentication Expired" and its kin.
+        ConnectErrorKind::Io if reason.to_lowercase().contains("authentication") => Err(refused()),
+        ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::MaxReconnects => {
+            Ok(reason)
+        }
+    }
+}
+
+/// Returns whether the TLS handshake failed, which async-nats reports as any other I/O error.
+fn is_tls(error: &ConnectError) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(servers: &str) -> Options {
+        Options { servers: vec![servers.to_owned()], ..Options::default() }
+    }
+
+    #[test]
+    fn user_information_leaves_the_address() {
+        let (servers, auth) = parse(&of("localhost, nats://us%40er:p%3Ass%@[::1]:1,tls://c")).unwrap();
+        let urls: Vec<_> = servers.iter().map(ServerAddr::as_url_str).collect();
+        assert_eq!(urls, ["nats://localhost", "nats://[::1]:1", "tls://c"]);
+        assert_eq!(auth, Auth::UserPassword { user: "us@er".to_owned(), password: "p:ss%".to_owned() });
+        assert_eq!(parse(&of("nats://tok@a")).unwrap().1, Auth::Token("tok".to_owned()));
+    }
+
+    #[test]
+    fn unusable_addresses_are_named_without_their_password() {
+        for address in ["http://u:s3cret@a", "ws://u:s3cret@a", "nats://u:s3cret@a:port", "nats://"] {
+            let Err(Error::Options(text)) = parse(&of(address)) else { panic!("{address} was taken") };
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn backoff_grows_to_its_limit_with_jitter() {
+        assert_eq!(backoff(1), Duration::ZERO);
+        for (attempt, limit) in
+            [(2, BACKOFF_MIN), (4, BACKOFF_MIN * 4), (20, BACKOFF_LIMIT), (usize::MAX, BACKOFF_LIMIT)]
+        {
+            let wait = backoff(attempt);
+            assert!(wait >= limit / 2 && wait <= limit, "attempt {attempt} waits {wait:?}");
+        }
+    }
+}

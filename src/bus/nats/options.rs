@@ -1,0 +1,201 @@
+//! How to reach nats-server and who to be there.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::super::Error;
+
+/// How to reach nats-server, by the options that NATS users know.
+#[derive(Clone)]
+pub struct Options {
+    /// Server addresses, each `[nats://|tls://][user:password@|token@]host[:port]` or several with commas between.
+    pub servers: Vec<String>,
+    /// The connection's name, as `nats server report connections` shows it.
+    pub name: String,
+    /// Who to be. [`Auth::None`] falls back to what the first address with user information says.
+    pub auth: Auth,
+    /// A PEM file of the authorities to trust, in place of the system's. Makes TLS required.
+    pub tls_ca: Option<PathBuf>,
+    /// A PEM file with our certificate chain; goes with `tls_key`. Makes TLS required.
+    pub tls_cert: Option<PathBuf>,
+    /// A PEM file with our private key; goes with `tls_cert`.
+    pub tls_key: Option<PathBuf>,
+    /// Refuses a connection without TLS.
+    pub tls_required: bool,
+    /// Begins with the TLS handshake, before the server's first word; the server must have `handshake_first`.
+    pub tls_first: bool,
+    /// The first tokens of reply subjects.
+    pub inbox_prefix: String,
+    /// The bound on making the first connection, every attempt included.
+    pub connect_timeout: Duration,
+    /// How many messages may wait to be sent. Messages are counted, not bytes: with messages of 1 MiB the default
+    /// bounds the queue to 16 MiB.
+    pub queue_messages: usize,
+    /// How many messages one subscription holds for its reader. What comes while it is full is lost, with
+    /// [`Event::SlowConsumer`](super::super::Event::SlowConsumer).
+    pub subscription_messages: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            servers: vec!["nats://127.0.0.1:4222".to_owned()],
+            name: "gantry".to_owned(),
+            auth: Auth::None,
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_required: false,
+            tls_first: false,
+            inbox_prefix: "_INBOX".to_owned(),
+            // Five round trips make a connection with TLS: enough for a slow link, and still below 5 s with the
+            // process's own start.
+            connect_timeout: Duration::from_secs(4),
+            queue_messages: 16,
+            // async-nats' own default; slots are allocated as they are used.
+            subscription_messages: 65_536,
+        }
+    }
+}
+
+impl Options {
+    /// Returns the addresses one by one.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.servers.iter().flat_map(|servers| servers.split(',')).map(str::trim).filter(|server| !server.is_empty())
+    }
+
+    /// Returns whether a connection without TLS must be refused: whoever names certificates counts on TLS.
+    pub(super) const fn needs_tls(&self) -> bool {
+        self.tls_required || self.tls_first || self.tls_ca.is_some() || self.tls_cert.is_some()
+    }
+
+    /// Checks what can be checked without a server, so that a mistake is named before the first attempt.
+    pub(super) async fn check(&self) -> Result<(), Error> {
+        if self.addresses().next().is_none() {
+            return Err(Error::Options("no nats-server address is given".to_owned()));
+        }
+        if self.queue_messages == 0 || self.subscription_messages == 0 {
+            return Err(Error::Options("the NATS queues must hold at least one message".to_owned()));
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return Err(Error::Options("a TLS certificate and its key go together, one is missing".to_owned()));
+        }
+        let files = [
+            ("TLS authorities", &self.tls_ca, "CERTIFICATE-----"),
+            ("TLS certificate", &self.tls_cert, "CERTIFICATE-----"),
+            ("TLS key", &self.tls_key, "PRIVATE KEY-----"),
+        ];
+        for (what, path, mark) in files {
+            let Some(path) = path else { continue };
+            if !read(what, path).await?.contains(mark) {
+                return Err(Error::Options(format!("{what} file {} holds none in PEM form", path.display())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a file that an option names.
+pub(super) async fn read(what: &str, path: &Path) -> Result<String, Error> {
+    tokio::fs::read_to_string(path)
+        .await
+        .map_err(|error| Error::Options(format!("{what} file {} can't be read: {error}", path.display())))
+}
+
+/// Leaves out whatever could be a credential.
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let servers: Vec<_> = self.addresses().map(without_credentials).collect();
+        f.debug_struct("Options")
+            .field("servers", &servers)
+            .field("name", &self.name)
+            .field("auth", &self.auth)
+            .field("tls_ca", &self.tls_ca)
+            .field("tls_cert", &self.tls_cert)
+            .field("tls_key", &self.tls_key)
+            .field("tls_required", &self.tls_required)
+            .field("tls_first", &self.tls_first)
+            .field("inbox_prefix", &self.inbox_prefix)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("queue_messages", &self.queue_messages)
+            .field("subscription_messages", &self.subscription_messages)
+            .finish()
+    }
+}
+
+/// Cuts the user information out of an address.
+pub(super) fn without_credentials(address: &str) -> String {
+    let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
+}
+
+/// Who to be at the server.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub enum Auth {
+    /// Nobody in particular.
+    #[default]
+    None,
+    /// A user with a password.
+    UserPassword {
+        /// The user's name.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// A token.
+    Token(String),
+    /// A credentials file: a user JWT and its seed, as `nsc` writes it.
+    Credentials(PathBuf),
+    /// A file that holds the seed of an nkey.
+    Nkey(PathBuf),
+}
+
+/// Leaves out passwords and tokens.
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::UserPassword { user, .. } => write!(f, "UserPassword({user:?})"),
+            Self::Token(_) => f.write_str("Token"),
+            Self::Credentials(path) => f.debug_tuple("Credentials").field(path).finish(),
+            Self::Nkey(path) => f.debug_tuple("Nkey").field(path).finish(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_credential() {
+        let options = Options {
+            servers: vec!["nats://u:s3cret@a:1,tls://s3cret@b".to_owned(), "u:s3cret@c:3".to_owned()],
+            auth: Auth::UserPassword { user: "u".to_owned(), password: "s3cret".to_owned() },
+            ..Options::default()
+        };
+        let text = format!("{options:?} {:?}", Auth::Token("s3cret".to_owned()));
+        assert!(!text.contains("s3cret"), "{text}");
+        assert!(text.contains(r#"["nats://a:1", "tls://b", "c:3"]"#), "{text}");
+    }
+
+    #[tokio::test]
+    async fn unusable_options_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty.pem");
+        std::fs::write(&empty, "").unwrap();
+        let cases = [
+            (Options { servers: vec![" , ".to_owned()], ..Options::default() }, "address"),
+            (Options { queue_messages: 0, ..Options::default() }, "at least one"),
+            (Options { tls_cert: Some(empty.clone()), ..Options::default() }, "go together"),
+            (Options { tls_ca: Some(dir.path().join("missing.pem")), ..Options::default() }, "missing.pem"),
+            (Options { tls_ca: Some(empty), ..Options::default() }, "empty.pem"),
+        ];
+        for (options, named) in cases {
+            let error = options.check().await.unwrap_err();
+            assert!(matches!(&error, Error::Options(text) if text.contains(named)), "{error}");
+        }
+    }
+}
