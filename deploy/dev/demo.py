@@ -32,20 +32,24 @@ STALLED_AFTER_S = 300
 
 
 class Stage:
-    """Processes that live no longer than the pipe whose writing end this object holds."""
+    """Processes that live no longer than the pipe whose writing end this object holds, and their folder."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self):
+        self.folder = None
         self.alive_fd, self.hold_fd = os.pipe()
         self.processes = []
 
     def start(self, name, command, env=None):
         """Starts a supervised command; its output goes to a log in the folder."""
         with open(self.log(name), "ab") as log:
-            process = subprocess.Popen([sys.executable, str(s3.RUN), "--", *map(str, command)],
-                                       stdin=self.alive_fd, stdout=log, stderr=log, env=env, cwd=self.folder)
+            process = subprocess.Popen(supervised(command), stdin=self.alive_fd, stdout=log, stderr=log, env=env,
+                                       cwd=self.folder)
         self.processes.append((name, process))
         return process
+
+    def run(self, command, **options):
+        """Runs a supervised command to its end."""
+        return subprocess.run(supervised(command), stdin=self.alive_fd, text=True, **options)
 
     def log(self, name):
         return self.folder / f"{name}.log"
@@ -68,15 +72,19 @@ class Stage:
         os.close(self.hold_fd)
         for _, process in self.processes:
             process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def build():
+def supervised(command):
+    return [sys.executable, str(s3.RUN), "--", *map(str, command)]
+
+
+def build(stage):
     """Builds the release binary and returns its path, wherever cargo was told to put it."""
     say("building (the first time takes some minutes)")
-    cargo = subprocess.run(["cargo", "build", "--release", "--locked", "--bin", "gantry",
-                            "--message-format=json-render-diagnostics"],
-                           cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    cargo = stage.run(["cargo", "build", "--release", "--locked", "--bin", "gantry",
+                       "--message-format=json-render-diagnostics"], cwd=ROOT, stdout=subprocess.PIPE)
     if cargo.returncode != 0:
         raise Problem("the build failed")
     built = [json.loads(line) for line in cargo.stdout.splitlines() if line.startswith("{")]
@@ -100,11 +108,13 @@ def start_nats(stage):
 
 
 def run(stage, mib, stay):
-    gantry = build()
+    gantry = build(stage)
+    stage.folder = Path(tempfile.mkdtemp(dir=DEV, prefix="demo-"))
     say("starting nats-server and SeaweedFS")
     url = start_nats(stage)
-    # SeaweedFS is the last to go, so its watchdog clears up when this process was killed.
-    store = s3.start(stage.folder / "s3", stdin=stage.alive_fd, remove=[stage.folder])
+    # Only the one who writes most can safely clear up when this process is killed: SeaweedFS' watchdog.
+    store, process = s3.start(stage.folder / "s3", stdin=stage.alive_fd, remove=[stage.folder])
+    stage.processes.append(("s3/weed", process))
 
     say(f"putting {mib} MiB of random bytes into s3://{BUCKET}/{KEY}")
     original = stage.folder / "original"
@@ -125,9 +135,8 @@ def run(stage, mib, stay):
     stage.start("gantry", serve, {**clean_env(), **relay_env})
     # The consumer is given NATS and nothing else: no way to S3, no credentials.
     consumer_env = {**clean_env(), "NATS_URL": url}
-    stat = [str(gantry), "stat", f"{STORE}/{KEY}"]
-    stage.wait_for("the relay did not answer", lambda: subprocess.run(
-        stat, env=consumer_env, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0)
+    stage.wait_for("the relay did not answer", lambda: stage.run(
+        [gantry, "stat", f"{STORE}/{KEY}"], env=consumer_env, capture_output=True).returncode == 0)
 
     if stay:
         tell_what_to_try(gantry, url, relay_env)
@@ -137,12 +146,11 @@ def run(stage, mib, stay):
 
 def download_and_compare(stage, gantry, env, original, mib):
     copy = stage.folder / "copy"
-    get = [str(gantry), "get", f"{STORE}/{KEY}", "-o", str(copy), "--json"]
+    get = [gantry, "get", f"{STORE}/{KEY}", "-o", copy, "--json"]
     say(f"downloading: gantry get {STORE}/{KEY}")
     begin = time.monotonic()
     try:
-        done = subprocess.run(get, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              timeout=STALLED_AFTER_S)
+        done = stage.run(get, env=env, capture_output=True, timeout=STALLED_AFTER_S)
     except subprocess.TimeoutExpired:
         raise Problem(f"the download was not done within {STALLED_AFTER_S} s") from None
     seconds = time.monotonic() - begin
@@ -150,7 +158,7 @@ def download_and_compare(stage, gantry, env, original, mib):
         raise Problem(f"gantry get failed with exit code {done.returncode}: {done.stderr.strip()}")
     if not filecmp.cmp(original, copy, shallow=False):
         raise Problem("the downloaded file differs from the object")
-    say(f"the relay's consumer says: {done.stdout.strip()}")
+    say(f"gantry get says: {done.stdout.strip()}")
     say(f"compared: {mib} MiB, every byte the same")
     say(f"demo done: {mib} MiB in {seconds:.2f} s, {mib / seconds:.0f} MiB/s")
 
@@ -191,12 +199,11 @@ def main():
     args = parser.parse_args()
     for sig in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, signal.default_int_handler)
-    stage = None
+    stage = Stage()
     try:
         for name in ("nats-server", "weed"):
             servers.path_of(name)
         DEV.mkdir(exist_ok=True)
-        stage = Stage(Path(tempfile.mkdtemp(dir=DEV, prefix="demo-")))
         run(stage, args.mib, args.stay)
     except Problem as problem:
         sys.exit(f"demo: {problem}")
@@ -204,8 +211,7 @@ def main():
         say("stopping")
         sys.exit(0 if args.stay else 130)
     finally:
-        if stage:
-            stage.close()
+        stage.close()
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ PARTS = ("master", "volume", "filer", "s3")
 
 
 def start(folder, stdin=None, remove=None):
-    """Starts the server and waits until it stores an object; returns what `s3.py` prints.
+    """Starts the server and waits until it stores an object; returns what `s3.py` prints, and the process.
 
     `remove` lists the paths to delete when the server is gone: its folder when not given.
     """
@@ -53,6 +53,9 @@ def start(folder, stdin=None, remove=None):
          "actions": ["Admin", "Read", "Write", "List", "Tagging"] if name == "admin" else ["List:nothing-at-all"]}
         for name, keys in USERS.items()]
     (folder / "users.json").write_text(json.dumps({"identities": identities}))
+
+    # Found in the working folder. A bucket would otherwise start with seven volumes, which takes a while.
+    (folder / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n")
 
     # SIGTERM makes SeaweedFS wait for itself for half a minute; the data is thrown away anyway.
     supervisor = [sys.executable, str(RUN), "--grace", "0"]
@@ -71,7 +74,7 @@ def start(folder, stdin=None, remove=None):
         try:
             # Its port opens before it can store: an object that comes through says that it can.
             put(server, "ready", "ready", b"ready")
-            return server
+            return server, process
         except (OSError, http.client.HTTPException) as error:
             last = str(error)
             time.sleep(0.05)
@@ -87,7 +90,7 @@ def weed(folder, ports):
                # Alone, it need not wait for peers before it elects itself.
                "-master.peers=none", "-master.telemetry=false", "-master.volumePreallocate=false",
                "-s3.port.iceberg=0", "-s3.port.lance=0",
-               # A bucket grows seven volumes at first: many buckets need many, which are empty files until used.
+               # Each bucket has volumes of its own, files that grow as they are filled.
                "-volume.max=2000", "-master.volumeSizeLimitMB=1024", "-volume.minFreeSpace=100MiB"]
     for part in PARTS:
         command += [f"-{part}.port={ports[part]}", f"-{part}.port.grpc={ports[part + '.grpc']}"]
@@ -162,7 +165,8 @@ def main():
     parser.add_argument("--keep", action="store_true", help="leave the folder when the server is gone")
     args = parser.parse_args()
     try:
-        print(json.dumps(start(args.folder, remove=[] if args.keep else None)), flush=True)
+        server, _ = start(args.folder, remove=[] if args.keep else None)
+        print(json.dumps(server), flush=True)
     except servers.Problem as problem:
         sys.exit(f"s3.py: {problem}")
 
