@@ -1,5 +1,6 @@
 //! The message bus: what Gantry needs of NATS, as a trait, so that tests can put a faulty bus in its place.
 
+pub mod memory;
 pub mod nats;
 
 use std::fmt;
@@ -31,6 +32,18 @@ pub struct Message {
     pub payload: Bytes,
     /// nats-server's own status, such as [`NO_RESPONDERS`]; never set on a publish.
     pub status: Option<u16>,
+}
+
+impl Message {
+    /// Returns the bytes that count against the server's limit: the payload, and the headers as they are written.
+    #[must_use]
+    pub fn wire_len(&self) -> usize {
+        if self.headers.is_empty() {
+            return self.payload.len();
+        }
+        let lines: usize = self.headers.iter().map(|(name, value)| name.len() + ": ".len() + value.len() + 2).sum();
+        "NATS/1.0\r\n".len() + lines + "\r\n".len() + self.payload.len()
+    }
 }
 
 /// What a subscription hears. It must be polled to the end after [`Subscription::close`]; dropping it unsubscribes at
@@ -182,4 +195,19 @@ pub enum Error {
     /// The connection is closed for good.
     #[error("the connection to nats-server is closed")]
     Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buses_are_shared_as_trait_objects() {
+        const fn is_shared<T: Send + Sync + 'static + ?Sized>() {}
+        const fn is_sent<T: Send + Unpin>() {}
+        is_shared::<dyn Bus>();
+        is_sent::<Subscription>();
+        let bus: std::sync::Arc<dyn Bus> = memory::MemoryNetwork::new(0).connect();
+        assert!(bus.status().borrow().connected);
+    }
 }

@@ -150,7 +150,7 @@ impl Bus for Nats {
                     return Err(Error::Subject(subject.clone()));
                 }
             }
-            let (len, max) = (messages::wire_len(&message), self.max_payload());
+            let (len, max) = (message.wire_len(), self.max_payload());
             if len > max {
                 return Err(Error::TooLarge { len, max });
             }

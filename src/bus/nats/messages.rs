@@ -12,16 +12,6 @@ use tokio::sync::oneshot;
 use super::super::{Error, Message};
 use crate::proto::Headers;
 
-/// Returns the bytes that count against the server's limit: payload and headers as they are written.
-pub(super) fn wire_len(message: &Message) -> usize {
-    if message.headers.is_empty() {
-        return message.payload.len();
-    }
-    let headers: usize =
-        message.headers.iter().map(|(name, value)| name.len() + ": ".len() + value.len() + "\r\n".len()).sum();
-    "NATS/1.0\r\n".len() + headers + "\r\n".len() + message.payload.len()
-}
-
 /// Turns a message into async-nats' form. The payload is not copied.
 pub(super) fn outbound(message: Message) -> Result<OutboundMessage, Error> {
     let headers = if message.headers.is_empty() { None } else { Some(header_map(&message.headers)?) };
