@@ -7,6 +7,8 @@
 pub mod chunk;
 pub mod error;
 pub mod message;
+pub mod receiver;
+pub mod sender;
 pub mod subject;
 pub mod types;
 

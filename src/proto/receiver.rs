@@ -1,0 +1,671 @@
+//! The consumer's side of one download, as a state machine that outlives transfers.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use bytes::Bytes;
+
+use super::chunk::Chunk;
+use super::error::{Code, WireError};
+use super::message::{self, Body, Headers, Wait};
+use super::types::{Accepted, Control, End, GetRequest, ObjectInfo, Pin, Span, TransferId};
+use super::{Key, OFFSET_MAX};
+
+/// The most chunks that may wait for being written, whatever their size: it bounds what a relay that sends tiny chunks
+/// can make us hold beside the bytes themselves.
+const WAITING_CHUNKS_MAX: usize = 64 * 1024;
+
+/// What is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The object.
+    pub key: Key,
+    /// The byte range, absolute.
+    pub span: Span,
+    /// Which version.
+    pub pin: Pin,
+    /// What comes back on every message.
+    pub context: Option<String>,
+}
+
+/// What a [`Receiver`] holds itself to.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The first window, in bytes.
+    pub window_initial: u64,
+    /// The largest window, in bytes.
+    pub window_max: u64,
+    /// The largest chunk payload to ask for, in bytes.
+    pub chunk_max: u64,
+    /// Silence after which a relay counts as lost. Three of the relay's beats, if that is longer.
+    pub stall_timeout: Duration,
+    /// How long to keep asking while nobody listens and no relay ever answered.
+    pub no_relay_patience: Duration,
+    /// How long to keep asking while nothing new arrives.
+    pub patience: Duration,
+    /// The first pause between fruitless tries; it doubles, with jitter.
+    pub backoff_min: Duration,
+    /// The longest pause.
+    pub backoff_max: Duration,
+    /// Makes the jitter repeatable.
+    pub jitter_seed: u64,
+}
+
+/// Why a transfer was given up and a new one asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    /// A chunk did not arrive.
+    #[error("a chunk was lost")]
+    Gap,
+    /// A chunk's bytes are not what the relay sent.
+    #[error("a chunk arrived damaged")]
+    Corrupt,
+    /// The relay broke the protocol.
+    #[error("the relay broke the protocol: {0}")]
+    Violation(String),
+    /// The relay fell silent.
+    #[error("the relay fell silent")]
+    Stall,
+    /// Nobody listens on the subject.
+    #[error("no relay is listening")]
+    NoResponders,
+    /// The connection to nats-server was lost.
+    #[error("the connection to nats-server was lost")]
+    Disconnected,
+    /// The relay is shutting down.
+    #[error("the relay is shutting down")]
+    Goaway,
+    /// The relay reported a failure that may pass.
+    #[error("{0}")]
+    Refused(WireError),
+}
+
+impl Cause {
+    /// Returns a short name for logs and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Gap => "gap",
+            Self::Corrupt => "corrupt",
+            Self::Violation(_) => "violation",
+            Self::Stall => "stall",
+            Self::NoResponders => "no_responders",
+            Self::Disconnected => "disconnected",
+            Self::Goaway => "goaway",
+            Self::Refused(error) => error.code.name(),
+        }
+    }
+}
+
+/// Why a download failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The relay refuses, and asking again can't help.
+    #[error("{0}")]
+    Refused(WireError),
+    /// The object is no longer the version that the download began with.
+    #[error("the object changed while it was downloaded: etag {was} became {is}")]
+    Changed {
+        /// The version that the download began with.
+        was: String,
+        /// The version now.
+        is: String,
+    },
+    /// Nothing new arrived for as long as we were willing to wait.
+    #[error("{cause}")]
+    GaveUp {
+        /// What the last transfer failed with.
+        cause: Cause,
+        /// How many requests were sent.
+        requests: u64,
+        /// Whether a relay ever accepted.
+        accepted: bool,
+    },
+    /// We were asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What the driver must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Drop the inbox, make a fresh one, and send this to the store's `get` subject with the inbox as reply.
+    Request(GetRequest),
+    /// Send this to `subject`, with the inbox as reply.
+    Control {
+        /// The transfer's control subject.
+        subject: String,
+        /// What to say.
+        control: Control,
+    },
+    /// A relay accepted; for telling the user, and for the first time the object's description.
+    Accepted(Box<Accepted>),
+    /// The transfer was given up; for logs and metrics.
+    Recovering(Cause),
+}
+
+/// Counts of what a download met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Requests sent.
+    pub requests: u64,
+    /// Transfers given up and begun anew.
+    pub recoveries: u64,
+    /// Chunks that came twice.
+    pub repeats: u64,
+    /// Messages that belonged to another transfer or arrived after the end.
+    pub strays: u64,
+    /// Bytes that arrived and were thrown away.
+    pub discarded_bytes: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing is under way; a request is due at the instant.
+    Waiting { until: Duration },
+    /// There is no connection.
+    Offline,
+    /// A request is out.
+    Requested {
+        last_heard: Duration,
+        /// The credit that the request gave.
+        credit: u64,
+    },
+    /// A relay is sending.
+    Streaming(Box<Transfer>),
+    /// All has arrived; some may not have been written.
+    Ended,
+    /// It is over.
+    Failed(Failure),
+}
+
+#[derive(Debug)]
+struct Transfer {
+    id: TransferId,
+    control: String,
+    start: u64,
+    seq: u64,
+    /// The highest credit that the relay may have been told.
+    credit: u64,
+    window_max: u64,
+    stall_timeout: Duration,
+    control_interval: Duration,
+    last_heard: Duration,
+    last_control: Duration,
+}
+
+/// Turns the messages of any number of transfers into one contiguous run of bytes.
+///
+/// Invariants: what [`Self::poll_deliver`] hands out is a prefix of the wanted range of one version of the object,
+/// each byte once; credit never falls and never runs more than a window ahead of what was written; the download ends
+/// when every byte and the end message were seen.
+#[derive(Debug)]
+pub struct Receiver {
+    settings: Settings,
+    wanted: Wanted,
+    object: Option<ObjectInfo>,
+    /// The exclusive end of the range, once a relay told the object's size.
+    limit: Option<u64>,
+    /// The offset of the next byte to arrive.
+    next: u64,
+    /// Up to where the driver has written.
+    written: u64,
+    window: u64,
+    /// The largest window that the connection's budget allows now.
+    share: u64,
+    state: State,
+    /// Since when nothing new has arrived although it should have.
+    trouble_since: Option<Duration>,
+    backoff: ExponentialBackoff,
+    deliver: VecDeque<Bytes>,
+    outputs: VecDeque<Output>,
+    stats: Stats,
+}
+
+impl Receiver {
+    /// Starts a download; the first request is due at once.
+    #[must_use]
+    pub fn new(settings: Settings, wanted: Wanted, now: Duration) -> Self {
+        let start = wanted.span.start;
+        let mut receiver = Self {
+            window: settings.window_initial.min(settings.window_max).max(1),
+            share: settings.window_max.max(1),
+            backoff: backoff(&settings),
+            settings,
+            wanted,
+            object: None,
+            limit: None,
+            next: start,
+            written: start,
+            state: State::Waiting { until: now },
+            trouble_since: None,
+            deliver: VecDeque::new(),
+            outputs: VecDeque::new(),
+            stats: Stats::default(),
+        };
+        receiver.handle_timeout(now);
+        receiver
+    }
+
+    /// Returns the version that is being downloaded, once a relay accepted.
+    #[must_use]
+    pub const fn object(&self) -> Option<&ObjectInfo> {
+        self.object.as_ref()
+    }
+
+    /// Returns the offset of the next byte to arrive.
+    #[must_use]
+    pub const fn next_offset(&self) -> u64 {
+        self.next
+    }
+
+    /// Returns what the download met so far.
+    #[must_use]
+    pub const fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Returns how it ended: `Ok` once every byte has been written.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Result<(), &Failure>> {
+        match &self.state {
+            State::Failed(failure) => Some(Err(failure)),
+            State::Ended if self.written >= self.next => Some(Ok(())),
+            State::Ended | State::Waiting { .. } | State::Offline | State::Requested { .. } | State::Streaming(_) => {
+                None
+            }
+        }
+    }
+
+    /// Hands out what the driver must do next, until there is nothing.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Hands out the next bytes to write, in order. Report them with [`Self::handle_written`].
+    pub fn poll_deliver(&mut self) -> Option<Bytes> {
+        self.deliver.pop_front()
+    }
+
+    /// Returns whether [`Self::poll_deliver`] has bytes.
+    #[must_use]
+    pub fn has_deliverable(&self) -> bool {
+        !self.deliver.is_empty()
+    }
+
+    /// Returns when [`Self::handle_timeout`] is due; `None` when nothing is timed.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let own = match &self.state {
+            State::Waiting { until } => Some(*until),
+            State::Offline => None,
+            State::Requested { last_heard, .. } => Some(last_heard.saturating_add(self.settings.stall_timeout)),
+            State::Streaming(transfer) => Some(transfer.stall_at().min(transfer.control_at())),
+            State::Ended | State::Failed(_) => return None,
+        };
+        let patience = self.trouble_since.map(|since| since.saturating_add(self.settings.patience));
+        [own, patience].into_iter().flatten().min()
+    }
+
+    /// Takes note of the time, when [`Self::poll_timeout`] says so.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        if self.trouble_since.is_some_and(|since| now >= since.saturating_add(self.settings.patience)) {
+            let cause = if matches!(self.state, State::Offline) { Cause::Disconnected } else { Cause::Stall };
+            return self.give_up(cause);
+        }
+        match &self.state {
+            State::Waiting { until } if now >= *until => self.request(now),
+            State::Requested { last_heard, .. } if now >= last_heard.saturating_add(self.settings.stall_timeout) => {
+                self.recover(Cause::Stall, None, now);
+            }
+            State::Streaming(transfer) if now >= transfer.stall_at() => self.recover(Cause::Stall, None, now),
+            State::Streaming(transfer) if now >= transfer.control_at() => self.send_control(now),
+            _ => {}
+        }
+    }
+
+    /// Takes the connection's share of the window budget, in bytes.
+    pub fn handle_share(&mut self, share: u64) {
+        self.share = share.max(1);
+    }
+
+    /// Takes note that everything below the absolute offset `limit` has been written.
+    pub fn handle_written(&mut self, limit: u64, now: Duration) {
+        self.written = self.written.max(limit.min(self.next));
+        let granted = self.grant();
+        let State::Streaming(transfer) = &self.state else { return };
+        let step = (self.window / 8).max(1);
+        if granted >= transfer.credit.saturating_add(step) || (granted > transfer.credit && Some(granted) == self.limit)
+        {
+            self.send_control(now);
+        }
+    }
+
+    /// Takes note that the connection is gone, and with it all that was under way.
+    pub fn handle_disconnected(&mut self, now: Duration) {
+        if self.is_open() {
+            self.note_trouble(now);
+            self.stats.recoveries = self.stats.recoveries.saturating_add(1);
+            self.outputs.push_back(Output::Recovering(Cause::Disconnected));
+            self.state = State::Offline;
+        }
+    }
+
+    /// Takes note that there is a connection again.
+    pub fn handle_connected(&mut self, now: Duration) {
+        if matches!(self.state, State::Offline) {
+            self.request(now);
+        }
+    }
+
+    /// Takes nats-server's word that nobody listens where we last published.
+    pub fn handle_no_responders(&mut self, now: Duration) {
+        if matches!(self.state, State::Requested { .. } | State::Streaming(_)) {
+            self.recover(Cause::NoResponders, None, now);
+        }
+    }
+
+    /// Ends the download for a reason outside of the protocol.
+    pub fn handle_failure(&mut self, failure: Failure) {
+        if self.is_open() {
+            self.cancel_transfer();
+            self.state = State::Failed(failure);
+        }
+    }
+
+    /// Takes a message from the inbox of the latest request.
+    pub fn handle_message(&mut self, headers: &Headers, payload: Bytes, now: Duration) {
+        let decoded = match message::decode(headers, payload.clone()) {
+            Ok(decoded) => decoded,
+            Err(malformed) => match message::error_of(headers, &payload) {
+                Some(error) => (message::Envelope { transfer: None, context: None }, Body::Error(error)),
+                None => return self.recover(Cause::Violation(malformed.to_string()), None, now),
+            },
+        };
+        let (envelope, body) = decoded;
+        match &mut self.state {
+            State::Requested { last_heard, credit } => {
+                *last_heard = now;
+                let credit = *credit;
+                self.handle_answer(body, credit, now);
+            }
+            State::Streaming(transfer) if envelope.transfer == Some(transfer.id) => {
+                transfer.last_heard = now;
+                self.handle_body(body, now);
+            }
+            State::Waiting { .. } | State::Offline | State::Streaming(_) | State::Ended | State::Failed(_) => {
+                self.stats.strays = self.stats.strays.saturating_add(1);
+            }
+        }
+    }
+
+    fn handle_answer(&mut self, body: Body, credit: u64, now: Duration) {
+        match body {
+            Body::Accepted(accepted) => self.handle_accepted(accepted, credit, now),
+            Body::Beat { .. } => {}
+            Body::Error(error) => self.handle_error(error, now),
+            Body::Goaway => self.recover(Cause::Goaway, None, now),
+            Body::Chunk(_) | Body::End(_) => {
+                self.recover(Cause::Violation("it sent before it accepted".to_owned()), None, now);
+            }
+        }
+    }
+
+    fn handle_accepted(&mut self, accepted: Box<Accepted>, requested_credit: u64, now: Duration) {
+        if let Some(object) = &self.object
+            && (object.etag != accepted.object.etag || object.size != accepted.object.size)
+        {
+            let failure = Failure::Changed { was: object.etag.clone(), is: accepted.object.etag.clone() };
+            return self.fail_with_cancel(failure, &accepted);
+        }
+        let resolved = Span { start: self.next, end: self.wanted.span.end }.resolve(accepted.object.size);
+        if resolved != Some(accepted.start..accepted.end) || accepted.object.size > OFFSET_MAX {
+            let what = format!("it accepted {}..{} instead of what was asked for", accepted.start, accepted.end);
+            return self.recover(Cause::Violation(what), None, now);
+        }
+        if self.object.is_none() {
+            self.object = Some(accepted.object.clone());
+            self.limit = Some(accepted.end);
+        }
+        let beat = Duration::from_millis(accepted.beat_ms);
+        let idle = Duration::from_millis(accepted.idle_ms);
+        self.state = State::Streaming(Box::new(Transfer {
+            id: accepted.transfer,
+            control: accepted.control.clone(),
+            start: accepted.start,
+            seq: 0,
+            credit: accepted.credit.min(requested_credit),
+            window_max: accepted.window_max,
+            stall_timeout: self.settings.stall_timeout.max(beat.saturating_mul(3)),
+            control_interval: (idle / 4).max(Duration::from_millis(1)),
+            last_heard: now,
+            last_control: now,
+        }));
+        self.outputs.push_back(Output::Accepted(accepted));
+        self.handle_written(self.written, now);
+    }
+
+    fn handle_body(&mut self, body: Body, now: Duration) {
+        match body {
+            Body::Chunk(chunk) => self.handle_chunk(chunk, now),
+            Body::Beat { seq, offset, wait } => self.handle_beat(seq, offset, wait, now),
+            Body::End(end) => self.handle_end(end, now),
+            Body::Error(error) => self.handle_error(error, now),
+            Body::Goaway => self.recover(Cause::Goaway, None, now),
+            Body::Accepted(_) => self.stats.repeats = self.stats.repeats.saturating_add(1),
+        }
+    }
+
+    fn handle_chunk(&mut self, chunk: Chunk, now: Duration) {
+        let State::Streaming(transfer) = &mut self.state else { return };
+        if chunk.seq < transfer.seq {
+            self.stats.repeats = self.stats.repeats.saturating_add(1);
+            return;
+        }
+        let len = u64::try_from(chunk.payload.len()).unwrap_or(u64::MAX);
+        if let Err(cause) = check(&chunk, transfer, self.next, self.limit, self.deliver.len()) {
+            self.stats.discarded_bytes = self.stats.discarded_bytes.saturating_add(len);
+            return self.recover(cause, None, now);
+        }
+        transfer.seq = transfer.seq.saturating_add(1);
+        self.next = self.next.saturating_add(len);
+        self.deliver.push_back(chunk.payload);
+        if self.trouble_since.take().is_some() {
+            self.backoff = backoff(&self.settings);
+        }
+    }
+
+    fn handle_beat(&mut self, seq: u64, offset: u64, wait: Wait, now: Duration) {
+        let State::Streaming(transfer) = &self.state else { return };
+        if seq < transfer.seq {
+            return;
+        }
+        if seq > transfer.seq {
+            return self.recover(Cause::Gap, None, now);
+        }
+        if offset != self.next {
+            let what = format!("it is at offset {offset}, chunks reached {}", self.next);
+            return self.recover(Cause::Violation(what), None, now);
+        }
+        if wait == Wait::Store {
+            return;
+        }
+        let waiting = self.next.saturating_sub(self.written);
+        if waiting <= self.window / 2 {
+            self.window = self.window.saturating_mul(2).min(self.settings.window_max).min(transfer.window_max);
+        }
+        let lost = transfer.credit > offset;
+        if lost || self.grant() > transfer.credit {
+            self.send_control(now);
+        }
+    }
+
+    fn handle_end(&mut self, end: End, now: Duration) {
+        let State::Streaming(transfer) = &self.state else { return };
+        let complete = Some(self.next) == self.limit
+            && end.chunks == transfer.seq
+            && end.bytes == self.next.saturating_sub(transfer.start);
+        if !complete {
+            return self.recover(Cause::Gap, None, now);
+        }
+        self.trouble_since = None;
+        self.state = State::Ended;
+    }
+
+    fn handle_error(&mut self, error: WireError, now: Duration) {
+        if error.code == Code::Changed
+            && let Some(object) = &self.object
+        {
+            self.state = State::Failed(Failure::Changed { was: object.etag.clone(), is: "another".to_owned() });
+            return;
+        }
+        if !error.retryable || !error.code.is_retryable() {
+            self.state = State::Failed(Failure::Refused(error));
+            return;
+        }
+        let first = self.object.is_none();
+        if first && matches!(error.code, Code::StoreUnavailable | Code::Internal) {
+            // The relay has spent its own retry budget; a second one would keep the user waiting for nothing.
+            return self.give_up(Cause::Refused(error));
+        }
+        let pause = error.retry_after_ms.map(Duration::from_millis);
+        self.recover(Cause::Refused(error), pause, now);
+    }
+
+    fn request(&mut self, now: Duration) {
+        self.stats.requests = self.stats.requests.saturating_add(1);
+        let pin = self.object.as_ref().map_or_else(|| self.wanted.pin.clone(), ObjectInfo::pin);
+        let credit = self.grant();
+        self.state = State::Requested { last_heard: now, credit };
+        let request = GetRequest {
+            v: None,
+            key: self.wanted.key.clone(),
+            start: self.next,
+            end: self.wanted.span.end,
+            pin,
+            credit: Some(credit),
+            chunk_max: Some(self.settings.chunk_max),
+            context: self.wanted.context.clone(),
+        };
+        self.outputs.push_back(Output::Request(request));
+    }
+
+    /// Gives the transfer up and asks anew, at once if anything has arrived since the last trouble.
+    fn recover(&mut self, cause: Cause, pause: Option<Duration>, now: Duration) {
+        if !matches!(self.state, State::Requested { .. } | State::Streaming(_)) {
+            return;
+        }
+        self.cancel_transfer();
+        let fruitless = self.trouble_since.is_some();
+        self.note_trouble(now);
+        let since = self.trouble_since.unwrap_or(now);
+        let patience = match (&cause, &self.object) {
+            (Cause::NoResponders, None) => self.settings.no_relay_patience,
+            _ => self.settings.patience,
+        };
+        let pause = match pause {
+            Some(pause) => pause.min(self.settings.backoff_max),
+            None if !fruitless && cause != Cause::NoResponders => Duration::ZERO,
+            None => self.backoff.next().unwrap_or(self.settings.backoff_max),
+        };
+        let until = now.saturating_add(pause);
+        if until >= since.saturating_add(patience) {
+            return self.give_up(cause);
+        }
+        self.stats.recoveries = self.stats.recoveries.saturating_add(1);
+        self.outputs.push_back(Output::Recovering(cause));
+        self.state = State::Waiting { until };
+        self.handle_timeout(now);
+    }
+
+    fn note_trouble(&mut self, now: Duration) {
+        self.trouble_since.get_or_insert(now);
+    }
+
+    fn give_up(&mut self, cause: Cause) {
+        self.cancel_transfer();
+        let failure = Failure::GaveUp { cause, requests: self.stats.requests, accepted: self.object.is_some() };
+        self.state = State::Failed(failure);
+    }
+
+    fn fail_with_cancel(&mut self, failure: Failure, accepted: &Accepted) {
+        let control = Control { credit: 0, cancel: true };
+        self.outputs.push_back(Output::Control { subject: accepted.control.clone(), control });
+        self.state = State::Failed(failure);
+    }
+
+    fn cancel_transfer(&mut self) {
+        if let State::Streaming(transfer) = &self.state {
+            let control = Control { credit: transfer.credit, cancel: true };
+            self.outputs.push_back(Output::Control { subject: transfer.control.clone(), control });
+        }
+    }
+
+    fn send_control(&mut self, now: Duration) {
+        let granted = self.grant();
+        let State::Streaming(transfer) = &mut self.state else { return };
+        transfer.credit = transfer.credit.max(granted);
+        transfer.last_control = now;
+        let control = Control { credit: transfer.credit, cancel: false };
+        self.outputs.push_back(Output::Control { subject: transfer.control.clone(), control });
+    }
+
+    /// Returns the absolute offset up to which the relay may send.
+    fn grant(&self) -> u64 {
+        let limit = self.limit.or(self.wanted.span.end).unwrap_or(OFFSET_MAX);
+        self.written.saturating_add(self.window.min(self.share)).min(limit.max(self.next)).min(OFFSET_MAX)
+    }
+
+    const fn is_open(&self) -> bool {
+        !matches!(self.state, State::Ended | State::Failed(_))
+    }
+}
+
+impl Transfer {
+    const fn stall_at(&self) -> Duration {
+        self.last_heard.saturating_add(self.stall_timeout)
+    }
+
+    /// When the relay must hear from us again, so that it knows that we live.
+    const fn control_at(&self) -> Duration {
+        self.last_control.saturating_add(self.control_interval)
+    }
+}
+
+/// Checks a chunk that is not a repeat.
+fn check(chunk: &Chunk, transfer: &Transfer, next: u64, limit: Option<u64>, waiting: usize) -> Result<(), Cause> {
+    if chunk.seq > transfer.seq {
+        return Err(Cause::Gap);
+    }
+    if chunk.offset != next {
+        return Err(Cause::Violation(format!("chunk {} is at offset {}, expected {next}", chunk.seq, chunk.offset)));
+    }
+    let Some(chunk_limit) = chunk.limit() else {
+        return Err(Cause::Violation(format!("chunk at offset {} overruns the offset space", chunk.offset)));
+    };
+    if chunk_limit > transfer.credit {
+        let what = format!("chunk at offset {next} overruns credit {} by {}", transfer.credit, chunk_limit);
+        return Err(Cause::Violation(what));
+    }
+    if limit.is_none_or(|limit| chunk_limit > limit) {
+        return Err(Cause::Violation(format!("chunk at offset {next} overruns the end of the range")));
+    }
+    if waiting >= WAITING_CHUNKS_MAX {
+        return Err(Cause::Violation(format!("more than {WAITING_CHUNKS_MAX} chunks wait to be written")));
+    }
+    if !chunk.is_intact() {
+        return Err(Cause::Corrupt);
+    }
+    Ok(())
+}
+
+fn backoff(settings: &Settings) -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(settings.backoff_min)
+        .with_max_delay(settings.backoff_max)
+        .with_jitter()
+        .with_jitter_seed(settings.jitter_seed)
+        .without_max_times()
+        .build()
+}
