@@ -5,6 +5,7 @@
 //! which is pure: no I/O, no clock, no runtime. `docs/PROTOCOL.md` is its specification.
 
 pub mod bus;
+pub mod config;
 pub mod consumer;
 pub mod proto;
 pub mod store;
