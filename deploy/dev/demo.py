@@ -77,7 +77,7 @@ class Stage:
 
 
 def supervised(command):
-    return [sys.executable, str(s3.RUN), "--", *map(str, command)]
+    return [sys.executable, "-I", "-S", str(s3.RUN), "--", *map(str, command)]
 
 
 def build(stage):

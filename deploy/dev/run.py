@@ -7,28 +7,18 @@ Standard input must be a pipe whose writing end the caller keeps open. This
 process becomes COMMAND (same pid, own process group, standard input empty);
 a watchdog beside it waits for COMMAND to exit or for the pipe to close, which
 the kernel does even when the caller is killed by SIGKILL. Then it ends the
-whole group (SIGTERM, SIGKILL after the grace) and removes every PATH.
+whole group (SIGTERM, SIGKILL after the grace, 3 s; 0 sends SIGKILL at once) and
+removes every PATH.
 """
 
-import argparse
 import os
 import select
-import shutil
 import signal
 import sys
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--grace", type=float, default=3.0, metavar="SECONDS",
-                        help="from SIGTERM to SIGKILL; 0 sends SIGKILL at once")
-    parser.add_argument("--remove", action="append", default=[], metavar="PATH",
-                        help="file or folder to delete once the command is gone")
-    parser.add_argument("command", nargs=argparse.REMAINDER)
-    args = parser.parse_args()
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if not command:
-        parser.error("no command given")
+    grace_s, remove, command = parse(sys.argv[1:])
 
     os.setpgid(0, 0)
     pid = os.getpid()
@@ -37,7 +27,7 @@ def main():
     if middle == 0:
         # Forked twice, so that the command never has a child it does not know.
         if os.fork() == 0:
-            watch(pid, command_fd, args.grace, args.remove)
+            watch(pid, command_fd, grace_s, remove)
         os._exit(0)
     os.waitpid(middle, 0)
 
@@ -47,6 +37,22 @@ def main():
         os.execvp(command[0], command)
     except OSError as error:
         sys.exit(f"run.py: {command[0]}: {error.strerror}")
+
+
+def parse(args):
+    """The grace in seconds, the paths to remove, the command. By hand: argparse takes longer to load than all else."""
+    grace_s, remove = 3.0, []
+    while len(args) > 1 and args[0] != "--":
+        option, value, *args = args
+        if option == "--grace":
+            grace_s = float(value)
+        elif option == "--remove":
+            remove.append(value)
+        else:
+            sys.exit(f"run.py: unknown option {option}\n{__doc__}")
+    if len(args) < 2:
+        sys.exit(f"run.py: no command given\n{__doc__}")
+    return grace_s, remove, args[1:]
 
 
 def watch(pid, command_fd, grace_s, remove):
@@ -70,6 +76,7 @@ def watch(pid, command_fd, grace_s, remove):
         wait_any(command_fd)
         for path in remove:
             if os.path.isdir(path) and not os.path.islink(path):
+                import shutil
                 shutil.rmtree(path, ignore_errors=True)
             elif os.path.lexists(path):
                 os.unlink(path)

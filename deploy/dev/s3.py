@@ -58,7 +58,7 @@ def start(folder, stdin=None, remove=None):
     (folder / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n")
 
     # SIGTERM makes SeaweedFS wait for itself for half a minute; the data is thrown away anyway.
-    supervisor = [sys.executable, str(RUN), "--grace", "0"]
+    supervisor = [sys.executable, "-I", "-S", str(RUN), "--grace", "0"]
     for path in [*([folder] if remove is None else remove), *sockets(ports)]:
         supervisor += ["--remove", str(path)]
     log = folder / "weed.log"

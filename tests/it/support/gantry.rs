@@ -129,8 +129,9 @@ impl Running {
         let pid = self.pid();
         let end = async {
             loop {
-                // The peak only grows, so the last look before the end is the peak to within one look.
-                peak_rss = peak_rss.max(peak_rss_bytes(pid).unwrap_or(0));
+                // The peak only grows, so the last look before the end is the peak to within one look; the first look
+                // may have seen the interpreter that became the command.
+                peak_rss = peak_rss_bytes(pid).unwrap_or(peak_rss);
                 if let Ok(status) = timeout(POLL, self.process.child_mut().wait()).await {
                     return status.unwrap();
                 }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::process::{Child, ChildStdin, Command};
@@ -32,8 +33,10 @@ pub(crate) fn server(in_dev: &str) -> PathBuf {
 
 /// A command that `run.py` will supervise: its pid is the command's own. `grace` is from SIGTERM to SIGKILL.
 pub(crate) fn supervised(program: impl AsRef<OsStr>, grace: Duration) -> Command {
-    let mut command = Command::new("python3");
+    let mut command = Command::new(python());
+    // Without its site packages it starts in a few milliseconds, which count in what a test measures.
     command
+        .args(["-I", "-S"])
         .arg(root().join("deploy/dev/run.py"))
         .arg("--grace")
         .arg(grace.as_secs_f64().to_string())
@@ -41,6 +44,15 @@ pub(crate) fn supervised(program: impl AsRef<OsStr>, grace: Duration) -> Command
         .arg(program)
         .stdin(Stdio::piped());
     command
+}
+
+/// The interpreter itself: `python3` on PATH may be a slow wrapper around it.
+pub(crate) fn python() -> &'static Path {
+    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
+        let ask = std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+        PathBuf::from(String::from_utf8(ask.expect("python3 is needed").stdout).unwrap().trim())
+    });
+    &PYTHON
 }
 
 /// A running supervised command. Dropped, it ends: its supervisor's pipe closes.
@@ -113,7 +125,7 @@ pub(crate) fn is_running(pid: u32) -> bool {
     !status.is_empty() && !status.contains("State:\tZ")
 }
 
-/// The most memory the process ever held, in bytes, while it runs.
+/// The most memory the process ever held, in bytes, while it runs (in its first milliseconds: that of `run.py`).
 pub(crate) fn peak_rss_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

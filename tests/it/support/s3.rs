@@ -214,7 +214,7 @@ impl S3 {
         let start = tokio::task::spawn_blocking(move || {
             process::server("bin/weed");
             let script = root().join("deploy/dev/s3.py");
-            let mut child = Command::new("python3")
+            let mut child = Command::new(process::python())
                 .arg(script)
                 .arg(&folder)
                 .args(keep.then_some("--keep"))
