@@ -1,0 +1,50 @@
+# Both roles in one image: `serve` by default, `get`, `stat`, `ls` as arguments.
+# Nothing here names an architecture: the platform of the base images decides.
+
+ARG RUST_VERSION=1.95
+ARG DEBIAN_CODENAME=bookworm
+ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+
+FROM rust:${RUST_VERSION}-slim-${DEBIAN_CODENAME} AS build
+WORKDIR /src
+
+# The dependencies are a layer of their own, keyed by the manifests alone: a
+# change of our sources does not build the S3 client again.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+    && echo 'fn main() {}' > src/main.rs \
+    && touch src/lib.rs \
+    && cargo build --release --locked --bin gantry \
+    && rm -r src
+
+COPY src src
+# COPY keeps the files' times, which may lie before the empty crate's build:
+# without the touch cargo would take that build for the current one.
+RUN touch src/lib.rs src/main.rs \
+    && cargo build --release --locked --bin gantry
+
+FROM ${RUNTIME_IMAGE}
+
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="gantry" \
+      org.opencontainers.image.description="Relay S3 objects and local files over NATS, in verified, flow-controlled chunks" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="https://github.com/gantry-relay/gantry" \
+      org.opencontainers.image.documentation="https://github.com/gantry-relay/gantry#readme" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
+
+COPY --from=build /src/target/release/gantry /usr/local/bin/gantry
+
+# Numeric, so that Kubernetes' runAsNonRoot can tell without reading /etc/passwd.
+USER 65532:65532
+# Where `get` writes a relative path: mount a folder here that the user may write.
+WORKDIR /data
+EXPOSE 8080
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
+    CMD ["/usr/local/bin/gantry", "health"]
+ENTRYPOINT ["/usr/local/bin/gantry"]
+CMD ["serve"]
