@@ -19,7 +19,7 @@ exists() {
     signed_curl --head --output /dev/null "$s3/$bucket/$1" 2>/dev/null
 }
 
-# put KEY MIB puts MIB mebibytes that no one can have cached.
+# put KEY MIB puts MIB mebibytes of noise.
 put() {
     if exists "$1"; then
         echo "seed: $bucket/$1 is there"
@@ -39,5 +39,6 @@ put() {
 
 signed_curl --head --output /dev/null "$s3/$bucket" 2>/dev/null \
     || signed_curl --request PUT --output /dev/null "$s3/$bucket"
-put hello.bin "${HELLO_MIB:-1}"
-put big.bin "${BIG_MIB:-64}"
+for sample in ${SAMPLES:-hello.bin=1 big.bin=64}; do
+    put "${sample%=*}" "${sample#*=}"
+done

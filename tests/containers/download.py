@@ -1,0 +1,118 @@
+"""One `gantry get` in a container of its own, watched byte by byte."""
+
+import hashlib
+import os
+import subprocess
+import tempfile
+import threading
+import time
+
+from engine import LABEL, Failed, docker
+
+READ_BYTES = 1 << 20
+
+
+class Download:
+    """Runs `get KEY -o -` and hashes what arrives, noting each wait for bytes.
+
+    pace_bytes_per_s, where given, reads no faster: a transfer that has to
+    outlast several faults.
+    """
+
+    def __init__(self, image, network, nats_url, run_id, key, pace_bytes_per_s=None):
+        self.key = key
+        self.pace_bytes_per_s = pace_bytes_per_s
+        self.received_bytes = 0
+        self.first_byte_s = None
+        self.took_s = None
+        self.digest = None
+        self.exit_code = None
+        self._waits = []
+        self._reached = threading.Condition()
+        self._errors = tempfile.TemporaryFile()
+        self._started = time.monotonic()
+        # No log driver: the engine would write every byte into its own log too.
+        self._process = subprocess.Popen(
+            ["docker", "run", "--rm", "--label", f"{LABEL}={run_id}", "--log-driver", "none",
+             "--network", network, "--env", f"NATS_URL={nats_url}",
+             "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+             "--no-healthcheck", image, "get", key, "-o", "-"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        digest = hashlib.sha256()
+        pipe = self._process.stdout.fileno()
+        while True:
+            before = time.monotonic()
+            piece = os.read(pipe, READ_BYTES)
+            now = time.monotonic()
+            if not piece:
+                break
+            digest.update(piece)
+            self._note(before, now, len(piece))
+            self._hold_back(now)
+        exit_code = self._process.wait()
+        with self._reached:
+            self.took_s = time.monotonic() - self._started
+            self.digest = digest.hexdigest()
+            self.exit_code = exit_code
+            self._reached.notify_all()
+
+    def _note(self, before, now, len_bytes):
+        with self._reached:
+            if self.first_byte_s is None:
+                self.first_byte_s = now - self._started
+            else:
+                self._waits.append((before, now))
+            self.received_bytes += len_bytes
+            self._reached.notify_all()
+
+    def _hold_back(self, now):
+        if self.pace_bytes_per_s:
+            due = self._started + self.first_byte_s + self.received_bytes / self.pace_bytes_per_s
+            # A download that fell behind may catch up at once.
+            time.sleep(max(0.0, min(due - now, 0.5)))
+
+    @property
+    def done(self):
+        return self.exit_code is not None
+
+    def wait_for_bytes(self, count, timeout_s):
+        with self._reached:
+            if not self._reached.wait_for(lambda: self.received_bytes >= count or self.done, timeout_s):
+                raise Failed(f"{self.key}: {self.received_bytes} of {count} bytes after {timeout_s} s")
+            if self.done and self.received_bytes < count:
+                raise Failed(f"{self.key}: ended early, exit {self.exit_code}\n{self.errors()}")
+
+    def finish(self, expected_digest, timeout_s):
+        """Waits for the end; fails unless it succeeded with the expected bytes."""
+        with self._reached:
+            if not self._reached.wait_for(lambda: self.done, timeout_s):
+                raise Failed(f"{self.key}: still running after {timeout_s} s, {self.received_bytes} bytes")
+        if self.exit_code != 0:
+            raise Failed(f"{self.key}: exit {self.exit_code} after {self.received_bytes} bytes\n{self.errors()}")
+        if self.digest != expected_digest:
+            raise Failed(f"{self.key}: exit 0 but {self.received_bytes} bytes have SHA-256 {self.digest}, "
+                         f"not {expected_digest}")
+
+    def longest_wait_s(self, since):
+        """The longest wait for bytes that ended after `since` (monotonic)."""
+        return max((now - before for before, now in self._waits if now >= since), default=0.0)
+
+    def errors(self):
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")[-3000:]
+
+    def stop(self):
+        if self._process.poll() is None:
+            self._process.kill()
+        self._reader.join(timeout=10)
+
+
+def once(image, network, nats_url, run_id, *arguments, timeout_s=60):
+    """Runs one gantry command to its end; returns the completed process."""
+    return docker("run", "--rm", "--label", f"{LABEL}={run_id}", "--network", network,
+                  "--env", f"NATS_URL={nats_url}", "--read-only", "--cap-drop", "ALL",
+                  "--no-healthcheck", image, *arguments, timeout_s=timeout_s, check=False)
