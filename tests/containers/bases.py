@@ -82,7 +82,7 @@ def image_names():
     for short, prefix in prefixes.items():
         found = {name for name in built_from + served if name.startswith(prefix)}
         if len(found) != 1:
-            raise Failed(f"expected one image named {prefix}… in Dockerfile and docker-compose.yml, found {sorted(found)}")
+            raise Failed(f"Dockerfile and docker-compose.yml should name one {prefix}… image, not {sorted(found)}")
         names[short] = found.pop()
     return names
 
@@ -120,8 +120,9 @@ def build_recipe(name, files):
     # The classic builder, since it takes a FROM by its local name without a
     # look at any registry.
     builder = subprocess.Popen(
-        ["docker", "build", "--quiet", "--label", f"{BASE_LABEL}={name}", "--tag", kept, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env=dict(os.environ, DOCKER_BUILDKIT="0"))
+        ["docker", "build", "--quiet", "--label", f"{BASE_LABEL}={name}", "--tag", kept, "-"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=dict(os.environ, DOCKER_BUILDKIT="0"))
     try:
         # GNU: the client tells an archive by its first 512 bytes, which a pax header fills.
         with tarfile.open(fileobj=builder.stdin, mode="w|", format=tarfile.GNU_FORMAT) as context:

@@ -58,8 +58,9 @@ def print_contents(image, run_id):
         docker("rm", "--force", container, check=False)
     if set_uid:
         raise Failed(f"set-user-id files in the image: {set_uid}")
-    say(f"   {inspect(image)['Size'] / MIB:.1f} MiB: " + ", ".join(
-        f"{kind} {size / MIB:.1f}" for kind, size in sorted(sizes.items(), key=lambda item: -item[1]) if size >= MIB // 20))
+    by_size = sorted(sizes.items(), key=lambda item: -item[1])
+    say(f"   {inspect(image)['Size'] / MIB:.1f} MiB: "
+        + ", ".join(f"{kind} {size / MIB:.1f}" for kind, size in by_size if size >= MIB // 20))
     say("   packages: " + " ".join(sorted(packages)))
 
 

@@ -30,6 +30,8 @@ BUILD_STAGE = "gantry-proof/build:latest"
 LIMIT_S = 40 * 60
 ONE_NATS_URL = "nats://nats:4222"
 ONE_SAMPLES = "hello.bin=1 big.bin=256"
+# Shorter than what is left of a download, so that a stopped relay has to send its transfer away.
+DRAIN_GRACE_MS = "2000"
 CLUSTER_SAMPLES = "hello.bin=1 medium.bin=64 big.bin=512"
 
 
@@ -91,7 +93,8 @@ class Proof:
         project.down()
 
     def cluster_file(self, name, command):
-        project = self.project(command, "deploy/compose/cluster.yml", "cluster", SAMPLES=CLUSTER_SAMPLES)
+        project = self.project(command, "deploy/compose/cluster.yml", "cluster", SAMPLES=CLUSTER_SAMPLES,
+                               DRAIN_GRACE_MS=DRAIN_GRACE_MS)
         self.check(f"{name}: three nats-servers, two relays: up", lambda: bring_up(project, ["relay-1", "relay-2"]))
         faults = Faults(project, IMAGE, CLUSTER_URL, self.run_id, sample_digests(project))
         for what, fault in (
