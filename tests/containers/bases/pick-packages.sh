@@ -36,4 +36,4 @@ nonroot:x:65532:
 GROUPS
 echo 'hosts: files dns' > "$root/etc/nsswitch.conf"
 chown 65532:65532 "$root/home/nonroot"
-mkdir -p -m 1777 "$root/tmp"
+mkdir -m 1777 "$root/tmp"
