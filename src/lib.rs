@@ -7,5 +7,8 @@
 pub mod bus;
 pub mod config;
 pub mod consumer;
+pub mod metrics;
 pub mod proto;
+pub mod relay;
+pub mod shutdown;
 pub mod store;

@@ -321,7 +321,12 @@ impl Receiver {
             }
             State::Streaming(transfer) if now >= transfer.stall_at() => self.recover(Cause::Stall, None, now),
             State::Streaming(transfer) if now >= transfer.control_at() => self.send_control(now),
-            _ => {}
+            State::Waiting { .. }
+            | State::Offline
+            | State::Requested { .. }
+            | State::Streaming(_)
+            | State::Ended
+            | State::Failed(_) => {}
         }
     }
 

@@ -503,7 +503,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
     let mut json = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(&mut json)
         .map_err(|error| match error.path().to_string() {
-            path if path == "." => WireError::bad_request(format!("body: {}", error.inner())),
+            path if path == "." || path == "?" => WireError::bad_request(format!("body: {}", error.inner())),
             path => WireError::bad_request(format!("`{path}`: {}", error.inner())),
         })
         .and_then(|value| {

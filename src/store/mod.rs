@@ -3,6 +3,8 @@
 //! A store hands out one immutable version of an object: every byte that a [`Body`] yields belongs to the version that
 //! its [`ObjectInfo`] describes, or the body fails with [`Error::Changed`].
 
+pub mod budget;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -119,11 +121,7 @@ impl Error {
     #[must_use]
     pub fn to_wire(&self) -> WireError {
         let wire = WireError::new(self.code(), self.to_string());
-        match self {
-            Self::Unavailable { retry_after: Some(after), .. } => {
-                wire.with_retry_after_ms(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
-            }
-            _ => wire,
-        }
+        let Self::Unavailable { retry_after: Some(after), .. } = self else { return wire };
+        wire.with_retry_after_ms(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
     }
 }

@@ -1,0 +1,177 @@
+//! What a relay does with one request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{Instrument, debug, info_span, warn};
+use uuid::Uuid;
+
+use super::{Shared, transfer};
+use crate::bus::Message;
+use crate::proto::message::{Envelope, json, push_error};
+use crate::proto::subject::Operation;
+use crate::proto::{
+    Body, Code, GetRequest, HEADERS_MAX_BYTES, Headers, ListPage, ListRequest, StatRequest, StoreName, TransferId,
+    WireError,
+};
+use crate::store::Store;
+
+/// The most entries in a page of a listing; S3's own limit.
+const PAGE_MAX: u32 = 1000;
+
+/// How long a consumer should wait when the relay is at a limit.
+const BUSY_RETRY_MS: u64 = 500;
+
+/// Where the answers to one request go.
+#[derive(Debug)]
+pub(super) struct Asker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) store_name: StoreName,
+    pub(super) store: Arc<dyn Store>,
+    /// The delivery subject; on the allow-list.
+    pub(super) reply: String,
+    operation: Operation,
+    asked: Instant,
+}
+
+/// Takes one request and answers it on a task of its own.
+pub(super) async fn handle(shared: &Arc<Shared>, operation: Operation, store: &StoreName, request: Message) {
+    let Some(reply) = request.reply.filter(|reply| shared.options.delivery_allow.allows(reply)) else {
+        shared.metrics.refuse("reply_subject");
+        return warn!(%store, operation = operation.name(), "refusing a request whose reply subject is not allowed");
+    };
+    let Some(own) = shared.stores.get(store) else { return };
+    let asker = Asker {
+        shared: Arc::clone(shared),
+        store_name: store.clone(),
+        store: Arc::clone(own),
+        reply,
+        operation,
+        asked: Instant::now(),
+    };
+    let span = info_span!("request", operation = operation.name(), %store);
+    match operation {
+        Operation::Get => handle_get(asker, &request.payload).instrument(span).await,
+        Operation::Stat | Operation::List => {
+            let Ok(permit) = Arc::clone(&shared.queries).try_acquire_owned() else {
+                return asker.refuse(None, &busy("too many requests at once")).await;
+            };
+            let answer = async move {
+                asker.answer_query(&request.payload).await;
+                drop(permit);
+            };
+            shared.tasks.spawn(answer.instrument(span));
+        }
+    }
+}
+
+async fn handle_get(asker: Asker, payload: &[u8]) {
+    let request = match GetRequest::parse(payload) {
+        Ok(request) => request,
+        Err(error) => return asker.refuse(None, &error).await,
+    };
+    let shared = Arc::clone(&asker.shared);
+    let Ok(permit) = Arc::clone(&shared.transfers).try_acquire_owned() else {
+        let message = format!("all {} transfers of this relay are taken", shared.options.transfers_max);
+        return asker.refuse(request.context, &busy(message)).await;
+    };
+    let Some(reservation) = shared.options.budget.try_reserve(shared.options.transfer_reserve_bytes) else {
+        return asker.refuse(request.context, &busy("the memory budget of this relay is used up")).await;
+    };
+    let transfer = TransferId(Uuid::new_v4());
+    let entry = shared.registry.enter(&shared, transfer);
+    let span = info_span!("transfer", %transfer, store = %asker.store_name);
+    let run = async move {
+        transfer::run(asker, request, entry).await;
+        drop((permit, reservation));
+    };
+    shared.tasks.spawn(run.instrument(span));
+}
+
+impl Asker {
+    async fn answer_query(&self, payload: &[u8]) {
+        let answer = match self.operation {
+            Operation::Stat => self.stat(payload).await,
+            Operation::List => self.list(payload).await,
+            Operation::Get => return,
+        };
+        match answer {
+            Ok(body) => {
+                self.shared.service.count(self.operation, &self.store_name, self.asked.elapsed(), None);
+                self.send(Message { payload: body, ..Message::default() }).await;
+            }
+            Err(error) => self.refuse(None, &error).await,
+        }
+    }
+
+    async fn stat(&self, payload: &[u8]) -> Result<bytes::Bytes, WireError> {
+        let request = StatRequest::parse(payload)?;
+        let object = self.store.stat(&request.key, &request.pin).await.map_err(|error| error.to_wire())?;
+        Ok(json(&object))
+    }
+
+    /// Lists a page that fits into one message, asking the store for fewer entries until it does.
+    async fn list(&self, payload: &[u8]) -> Result<bytes::Bytes, WireError> {
+        let mut request = ListRequest::parse(payload)?;
+        let room = self.shared.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES);
+        let mut limit = request.limit.unwrap_or(PAGE_MAX).min(PAGE_MAX);
+        loop {
+            request.limit = Some(limit);
+            let page: ListPage = self.store.list(&request).await.map_err(|error| error.to_wire())?;
+            let body = json(&page);
+            if body.len() <= room {
+                return Ok(body);
+            }
+            if limit == 1 {
+                return Err(WireError::new(Code::Internal, format!("one entry does not fit into {room} bytes")));
+            }
+            limit /= 2;
+        }
+    }
+
+    /// Answers with an error.
+    pub(super) async fn refuse(&self, context: Option<String>, error: &WireError) {
+        self.shared.metrics.refuse(error.code.name());
+        self.shared.service.count(self.operation, &self.store_name, self.asked.elapsed(), Some(error));
+        debug!(code = %error.code, %error, "refusing a request");
+        let (headers, payload) = match self.operation {
+            Operation::Get => Envelope { transfer: None, context }.encode(&Body::Error(error.clone())),
+            Operation::Stat | Operation::List => {
+                let mut headers = Headers::default();
+                push_error(&mut headers, error);
+                (headers, json(error))
+            }
+        };
+        self.send(Message { headers, payload, ..Message::default() }).await;
+    }
+
+    /// Counts a request as answered.
+    pub(super) fn count_accepted(&self) {
+        self.shared.service.count(self.operation, &self.store_name, self.asked.elapsed(), None);
+    }
+
+    /// Returns how long ago the request came in.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.asked.elapsed()
+    }
+
+    /// Publishes to the delivery subject; `false` when the message can't be sent any more.
+    pub(super) async fn send(&self, mut message: Message) -> bool {
+        message.subject.clone_from(&self.reply);
+        tokio::select! {
+            sent = self.shared.bus.publish(message) => match sent {
+                Ok(()) => true,
+                Err(error) => {
+                    warn!(%error, "can't answer");
+                    false
+                }
+            },
+            () = self.shared.shutdown.force.cancelled() => false,
+        }
+    }
+}
+
+fn busy(message: impl Into<String>) -> WireError {
+    WireError::new(Code::Busy, message).with_retry_after_ms(BUSY_RETRY_MS)
+}

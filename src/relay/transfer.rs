@@ -1,0 +1,236 @@
+//! Runs one transfer: drives a [`Sender`] between a store's body and the bus.
+
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, trace};
+
+use super::handlers::Asker;
+use super::registry::{Entry, Heard};
+use crate::bus::Message;
+use crate::metrics::{OutcomeLabel, StoreLabel};
+use crate::proto::message::{Envelope, Wait};
+use crate::proto::sender::{Outcome, Sender, Settings};
+use crate::proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, WireError};
+use crate::store::{self, Opened};
+
+/// Serves one `get` from the opened store to the last message.
+pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
+    let envelope = Envelope { transfer: Some(entry.transfer), context: request.context.clone() };
+    let control = asker.shared.options.prefix.control(&asker.shared.instance, entry.transfer);
+    let mut link = Link { asker, envelope, control };
+    debug!(key = %request.key, start = request.start, "opening");
+    let opened = match link.open(&request, &mut entry).await {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return link.count("consumer_gone"),
+        Err(error) => {
+            let context = request.context;
+            return link.asker.refuse(context, &error.to_wire()).await;
+        }
+    };
+    let Some(range) = request.span().resolve(opened.object.size) else {
+        let error = store::Error::Range { start: request.start, size: opened.object.size };
+        return link.asker.refuse(request.context, &error.to_wire()).await;
+    };
+    let settings = link.settings(&request);
+    let clock = Clock::start();
+    let sender = Sender::new(settings, range.clone(), request.credit.unwrap_or(OFFSET_MAX), clock.now());
+    let accepted = Accepted {
+        transfer: entry.transfer,
+        instance: link.asker.shared.instance.clone(),
+        control: link.control.clone(),
+        object: opened.object,
+        start: range.start,
+        end: range.end,
+        credit: sender.credit(),
+        window_max: settings.window_max,
+        chunk_max: u64::try_from(settings.chunk_max).unwrap_or(u64::MAX),
+        beat_ms: as_millis(settings.beat_interval),
+        idle_ms: as_millis(settings.idle_timeout),
+    };
+    if !link.publish(Body::Accepted(Box::new(accepted))).await {
+        return link.count("aborted");
+    }
+    link.asker.count_accepted();
+    info!(start = range.start, end = range.end, opened_in = ?link.asker.elapsed(), "transfer started");
+    let mut drive = Drive { sender, clock, body: opened.body, store_ended: false, entry };
+    let outcome = drive.run(&mut link).await;
+    let name = outcome.as_ref().map_or("aborted", outcome_name);
+    let (bytes, chunks) = (drive.sender.sent_bytes(), drive.sender.sent_chunks());
+    info!(outcome = name, bytes, chunks, elapsed = ?link.asker.elapsed(), "transfer ended");
+    link.count(name);
+    let store = StoreLabel { store: link.asker.store_name.to_string() };
+    link.asker.shared.metrics.sent_bytes.get_or_create(&store).inc_by(bytes);
+    link.asker.shared.metrics.sent_chunks.get_or_create(&store).inc_by(chunks);
+}
+
+/// The way from one transfer to its consumer.
+struct Link {
+    asker: Asker,
+    envelope: Envelope,
+    control: String,
+}
+
+impl Link {
+    /// Opens the store, beating meanwhile; `None` when the consumer left or the relay must stop.
+    async fn open(&mut self, request: &GetRequest, entry: &mut Entry) -> Result<Option<Opened>, store::Error> {
+        let store = std::sync::Arc::clone(&self.asker.store);
+        let mut opening = store.open(&request.key, &request.pin, request.span());
+        let period = self.asker.shared.options.beat_interval;
+        let mut beats = tokio::time::interval_at(Instant::now() + period, period);
+        let force = self.asker.shared.shutdown.force.clone();
+        loop {
+            tokio::select! {
+                opened = &mut opening => return opened.map(Some),
+                _ = beats.tick() => {
+                    let beat = Body::Beat { seq: 0, offset: request.start, wait: Wait::Store };
+                    if !self.publish(beat).await {
+                        return Ok(None);
+                    }
+                }
+                Ok(()) = entry.heard.changed() => {
+                    let heard = *entry.heard.borrow();
+                    if heard.gone || heard.control.cancel {
+                        return Ok(None);
+                    }
+                }
+                () = force.cancelled() => return Ok(None),
+            }
+        }
+    }
+
+    fn settings(&self, request: &GetRequest) -> Settings {
+        let shared = &self.asker.shared;
+        let options = &shared.options;
+        let asked = request.chunk_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
+        let payload_max = shared.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES).max(1);
+        let chunk_max = asked.min(options.chunk_max_bytes).min(payload_max);
+        Settings {
+            chunk_max,
+            gather_min: options.gather_min_bytes.min(chunk_max),
+            window_max: options.window_max_bytes,
+            beat_interval: options.beat_interval,
+            idle_timeout: options.idle_timeout,
+        }
+    }
+
+    /// Sends a message whose reply is the control subject, so that nats-server tells us when nobody listens.
+    async fn publish(&self, body: Body) -> bool {
+        trace!(kind = body.type_name(), "publishing");
+        let (headers, payload) = self.envelope.encode(&body);
+        let reply = Some(self.control.clone());
+        self.asker.send(Message { reply, headers, payload, ..Message::default() }).await
+    }
+
+    fn count(&self, outcome: &'static str) {
+        let label = OutcomeLabel { store: self.asker.store_name.to_string(), outcome };
+        self.asker.shared.metrics.transfers.get_or_create(&label).inc();
+    }
+}
+
+struct Drive {
+    sender: Sender,
+    clock: Clock,
+    body: store::Body,
+    store_ended: bool,
+    entry: Entry,
+}
+
+impl Drive {
+    /// Runs to the last message; `None` when the relay must stop at once or the bus is closed.
+    async fn run(&mut self, link: &mut Link) -> Option<Outcome> {
+        let goaway = link.asker.shared.goaway.clone();
+        let force = link.asker.shared.shutdown.force.clone();
+        loop {
+            self.take_what_is_ready();
+            while let Some(message) = self.sender.poll_transmit(self.clock.now()) {
+                if !link.publish(message).await {
+                    return None;
+                }
+            }
+            if let Some(outcome) = self.sender.outcome() {
+                return Some(outcome.clone());
+            }
+            let timeout = self.sender.poll_timeout().map(|at| self.clock.at(at));
+            tokio::select! {
+                biased;
+                () = force.cancelled() => return None,
+                () = goaway.cancelled() => self.sender.handle_drain(),
+                Ok(()) = self.entry.heard.changed() => {
+                    let heard = *self.entry.heard.borrow_and_update();
+                    self.hear(heard);
+                }
+                frame = self.body.next(), if self.wants_data() => self.take(frame),
+                () = sleep_until(timeout.unwrap_or_else(Instant::now)), if timeout.is_some() => {
+                    self.sender.handle_timeout(self.clock.now());
+                }
+            }
+        }
+    }
+
+    /// Takes the frames that the store has ready, so that small ones can go out together.
+    fn take_what_is_ready(&mut self) {
+        while self.wants_data() {
+            let Some(frame) = self.body.next().now_or_never() else { return };
+            self.take(frame);
+        }
+    }
+
+    fn wants_data(&self) -> bool {
+        !self.store_ended && self.sender.wants_data()
+    }
+
+    fn take(&mut self, frame: Option<Result<bytes::Bytes, store::Error>>) {
+        match frame {
+            Some(Ok(bytes)) => self.sender.handle_data(bytes),
+            Some(Err(error)) => {
+                self.store_ended = true;
+                self.sender.handle_failure(error.to_wire());
+            }
+            None => {
+                self.store_ended = true;
+                self.sender.handle_data_end();
+            }
+        }
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        if heard.gone {
+            self.sender.handle_consumer_gone();
+        } else {
+            self.sender.handle_control(heard.control, self.clock.now());
+        }
+    }
+}
+
+/// Time since a transfer began, as the state machine counts it.
+struct Clock(Instant);
+
+impl Clock {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn at(&self, since_start: Duration) -> Instant {
+        self.0 + since_start
+    }
+}
+
+const fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Completed => "completed",
+        Outcome::Drained => "drained",
+        Outcome::Cancelled => "cancelled",
+        Outcome::ConsumerGone => "consumer_gone",
+        Outcome::Failed(WireError { code, .. }) => code.name(),
+    }
+}
+
+fn as_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,58 @@
+//! Memory that stores may fill with bytes that nobody has asked for yet.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A count of bytes that every reader of the process draws from before it reads ahead.
+///
+/// Nobody waits for it: a reader that gets nothing goes on without reading ahead, and so holds no more than the piece
+/// it hands out. Clones share one count.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    kib: Arc<Semaphore>,
+}
+
+/// A part of a [`Budget`], given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Budget {
+    /// Makes a budget of `bytes`, counted in whole KiB.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
+        let kib = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { kib: Arc::new(Semaphore::new(kib)) }
+    }
+
+    /// Takes `bytes`, rounded up to whole KiB; `None` when that much is not left.
+    #[must_use]
+    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
+        let permit = Arc::clone(&self.kib).try_acquire_many_owned(kib).ok()?;
+        Some(Reservation { _permit: permit })
+    }
+
+    /// Returns how many bytes are left.
+    #[must_use]
+    pub fn available_bytes(&self) -> u64 {
+        self.kib.available_permits() as u64 * 1024
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_reservation_comes_back() {
+        let budget = Budget::new(10 * 1024);
+        let held = budget.try_reserve(6 * 1024 + 1).unwrap();
+        assert_eq!(budget.available_bytes(), 3 * 1024);
+        assert!(budget.clone().try_reserve(4 * 1024).is_none());
+        drop(held);
+        assert!(budget.try_reserve(10 * 1024).is_some());
+    }
+}
