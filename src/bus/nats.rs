@@ -1,5 +1,6 @@
 //! The bus over a real nats-server. Nothing else names `async_nats`.
 
+mod auth;
 mod dial;
 mod messages;
 mod options;
@@ -121,6 +122,11 @@ impl Shared {
                 connected: connected.unwrap_or_else(|| client.connection_state() == State::Connected),
                 epoch: client.statistics().connects.load(Ordering::Relaxed),
             };
+            match (status.connected, new.connected) {
+                (true, false) => tracing::warn!("the connection to nats-server is lost"),
+                (false, true) => tracing::info!(epoch = new.epoch, "connected to nats-server again"),
+                (true, true) | (false, false) => {}
+            }
             let changed = *status != new;
             *status = new;
             changed

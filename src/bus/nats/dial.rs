@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr, rustls};
 
 use super::super::Error;
-use super::options::{Auth, Options, read, without_credentials};
+use super::auth::authenticate;
+use super::options::{Auth, Options, without_credentials};
 
 /// How long the connection may be silent before we ask whether it lives. It is given up at the third question without
 /// an answer, so after 30 s: a cut that closes nothing is noticed, and on a slow link a large message ahead of the
@@ -36,13 +37,12 @@ pub(super) async fn dial(
     let names = servers.iter().map(|server| without_credentials(server.as_url_str())).collect::<Vec<_>>().join(",");
     let share = options.connect_timeout / u32::try_from(servers.len()).unwrap_or(u32::MAX);
     let attempt_limit = share.max(ATTEMPT_MIN).min(ATTEMPT_LIMIT);
-    let base = connect_options(options, attempt_limit);
 
     let mut last = None;
     let attempts = async {
         for attempt in 1.. {
-            let ready = finish(authenticate(base(), &auth).await?);
-            match ready.connect(servers.as_slice()).await {
+            let prepared = finish(prepare(authenticate(&auth).await?, options, attempt_limit));
+            match prepared.connect(servers.as_slice()).await {
                 Ok(client) => return Ok(client),
                 Err(error) => {
                     last = Some(judge(&error, &names)?);
@@ -122,54 +122,28 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
-/// Returns a maker of async-nats' options: they can't be cloned, and each attempt uses them up.
-fn connect_options(options: &Options, attempt_limit: Duration) -> impl Fn() -> ConnectOptions {
-    move || {
-        let mut made = ConnectOptions::new()
-            .name(&options.name)
-            .custom_inbox_prefix(&options.inbox_prefix)
-            .client_capacity(options.queue_messages)
-            .subscription_capacity(options.subscription_messages)
-            .connection_timeout(attempt_limit)
-            .ping_interval(PING_INTERVAL)
-            .reconnect_delay_callback(backoff)
-            .max_reconnects(None)
-            .require_tls(options.needs_tls());
-        if options.tls_first {
-            made = made.tls_first();
-        }
-        if let Some(path) = &options.tls_ca {
-            made = made.add_root_certificates(path.clone());
-        }
-        if let (Some(cert), Some(key)) = (&options.tls_cert, &options.tls_key) {
-            made = made.add_client_certificate(cert.clone(), key.clone());
-        }
-        made
+/// Puts our options into async-nats' own.
+fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> ConnectOptions {
+    let mut prepared = auth
+        .name(&options.name)
+        .custom_inbox_prefix(&options.inbox_prefix)
+        .client_capacity(options.queue_messages)
+        .subscription_capacity(options.subscription_messages)
+        .connection_timeout(attempt_limit)
+        .ping_interval(PING_INTERVAL)
+        .reconnect_delay_callback(backoff)
+        .max_reconnects(None)
+        .require_tls(options.needs_tls());
+    if options.tls_first {
+        prepared = prepared.tls_first();
     }
-}
-
-/// Adds who we are.
-async fn authenticate(options: ConnectOptions, auth: &Auth) -> Result<ConnectOptions, Error> {
-    Ok(match auth {
-        Auth::None => options,
-        Auth::UserPassword { user, password } => options.user_and_password(user.clone(), password.clone()),
-        Auth::Token(token) => options.token(token.clone()),
-        Auth::Credentials(path) => {
-            let text = read("credentials", path).await?;
-            options
-                .credentials(&text)
-                .map_err(|error| Error::Options(format!("credentials file {} is unusable: {error}", path.display())))?
-        }
-        Auth::Nkey(path) => {
-            let text = read("nkey", path).await?;
-            let seed = text
-                .lines()
-                .map(str::trim)
-                .find(|line| line.starts_with('S'))
-                .ok_or_else(|| Error::Options(format!("nkey file {} holds no seed", path.display())))?;
-            options.nkey(seed.to_owned())
-        }
-    })
+    if let Some(path) = &options.tls_ca {
+        prepared = prepared.add_root_certificates(path.clone());
+    }
+    if let (Some(cert), Some(key)) = (&options.tls_cert, &options.tls_key) {
+        prepared = prepared.add_client_certificate(cert.clone(), key.clone());
+    }
+    prepared
 }
 
 /// Tells a failure that ends the attempts, as an error, from one that may pass, as its reason.
