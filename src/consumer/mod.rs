@@ -1,4 +1,17 @@
 //! The consumer: asks a relay for an object, reassembles the bytes and proves that they are right.
+//!
+//! [`Client::get`] yields the bytes as a stream or a reader, [`Client::download`] writes a file; both survive lost
+//! chunks, lost relays and lost connections by asking again from the last contiguous byte.
 
+mod client;
+mod discovery;
+mod download;
+mod error;
+mod file;
 pub mod part;
 pub mod verify;
+
+pub use client::{Client, Get, Options};
+pub use download::{Download, Progress};
+pub use error::Error;
+pub use file::{FileOptions, Report};

@@ -373,7 +373,7 @@ impl Receiver {
 
     /// Ends the download for a reason outside of the protocol.
     pub fn handle_failure(&mut self, failure: Failure) {
-        if self.is_open() {
+        if self.outcome().is_none() {
             self.cancel_transfer();
             self.state = State::Failed(failure);
         }

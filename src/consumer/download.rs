@@ -1,0 +1,383 @@
+//! Drives one [`Receiver`] on the bus and hands out the bytes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::OptionFuture;
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
+use tokio::io::AsyncRead;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::io::StreamReader;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, info};
+
+use super::Error;
+use super::client::{Get, Share, Shared, denial};
+use super::verify::{Proof, Verifier};
+use crate::bus::{self, Event, Message, NO_RESPONDERS, Status, Subscription};
+use crate::proto::message::json;
+use crate::proto::receiver::{Failure, Output, Receiver, Stats, Wanted};
+use crate::proto::subject::Operation;
+use crate::proto::{Accepted, ObjectInfo};
+
+/// How many chunks may lie between the driver and the reader. The window bounds their bytes.
+const QUEUE_CHUNKS: usize = 16;
+
+/// How far a download has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The absolute offset at which the range starts.
+    pub start: u64,
+    /// The absolute offset up to which bytes are written.
+    pub written: u64,
+    /// The absolute exclusive end of the range.
+    pub end: u64,
+    /// How often a transfer was given up and begun anew.
+    pub recoveries: u64,
+}
+
+/// The bytes of one download, in order: a [`Stream`] that ends after they have been proved, or with an error.
+///
+/// Dropping it cancels the transfer at the relay.
+#[derive(Debug)]
+pub struct Download {
+    accepted: Accepted,
+    chunks: mpsc::Receiver<Bytes>,
+    written: watch::Sender<u64>,
+    progress: watch::Receiver<Progress>,
+    driver: JoinHandle<Result<Stats, Error>>,
+    verifier: Option<Verifier>,
+    proof: Option<Proof>,
+    /// The absolute offset up to which bytes were handed out.
+    taken: u64,
+    over: bool,
+    cancel: DropGuard,
+}
+
+/// Asks for a transfer and returns when it is accepted.
+pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Error> {
+    let share = Share::take(shared);
+    let cancel = CancellationToken::new();
+    let (chunks, received) = mpsc::channel(QUEUE_CHUNKS);
+    let (written, written_below) = watch::channel(get.span.start);
+    let (told, progress) = watch::channel(Progress::default());
+    let (accept, accepted) = oneshot::channel();
+    let store = get.store.clone();
+    let wanted = Wanted { key: get.key, span: get.span, pin: get.pin, context: get.context };
+    let clock = Instant::now();
+    let driver = Driver {
+        subject: shared.options.prefix.request(Operation::Get, &get.store),
+        receiver: Receiver::new(shared.settings(), wanted, Duration::ZERO),
+        clock,
+        status: shared.bus.status(),
+        events: shared.bus.events(),
+        connection: Status::default(),
+        inbox: None,
+        inbox_subject: String::new(),
+        chunks,
+        written: written_below,
+        progress: told,
+        accept: Some(accept),
+        cancel: cancel.clone(),
+        _share: share,
+        shared: Arc::clone(shared),
+    };
+    let cancel = cancel.drop_guard();
+    let driver = tokio::spawn(driver.run());
+    let Ok(accepted) = accepted.await else {
+        return Err(match join(driver).await {
+            Err(Error::NoRelay) => shared.nobody(&store).await,
+            Err(error) => error,
+            Ok(_) => Error::Cancelled,
+        });
+    };
+    let whole = accepted.start == 0 && accepted.end == accepted.object.size;
+    let checksum = accepted.object.checksum.as_ref().filter(|_| whole);
+    let verifier = Verifier::new(checksum, accepted.end - accepted.start);
+    let taken = accepted.start;
+    Ok(Download {
+        accepted,
+        chunks: received,
+        written,
+        progress,
+        driver,
+        verifier: Some(verifier),
+        proof: None,
+        taken,
+        over: false,
+        cancel,
+    })
+}
+
+impl Download {
+    /// Returns the version that is being downloaded.
+    #[must_use]
+    pub const fn object(&self) -> &ObjectInfo {
+        &self.accepted.object
+    }
+
+    /// Returns the absolute byte range, end exclusive.
+    #[must_use]
+    pub const fn range(&self) -> std::ops::Range<u64> {
+        self.accepted.start..self.accepted.end
+    }
+
+    /// Watches how far it has come.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Returns what the bytes were proved against, once the stream has ended well.
+    #[must_use]
+    pub const fn proof(&self) -> Option<Proof> {
+        self.proof
+    }
+
+    /// Reads the bytes; the last read fails when they can't be proved.
+    pub fn into_async_read(self) -> impl AsyncRead + Send + Unpin {
+        StreamReader::new(self.map_err(std::io::Error::other))
+    }
+
+    /// Takes it apart for a sink that acknowledges what it has written itself.
+    pub(super) fn into_parts(self) -> Parts {
+        Parts {
+            accepted: self.accepted,
+            chunks: self.chunks,
+            written: self.written,
+            progress: self.progress,
+            driver: self.driver,
+            cancel: self.cancel,
+        }
+    }
+
+    fn acknowledge(&self) {
+        self.written.send_if_modified(|written| {
+            let moved = *written != self.taken;
+            *written = self.taken;
+            moved
+        });
+    }
+
+    fn finish(&mut self, driven: Result<Stats, Error>) -> Option<Result<Bytes, Error>> {
+        self.over = true;
+        let proved = driven.and_then(|_| match self.verifier.take() {
+            Some(verifier) => Ok(verifier.finish()?),
+            None => Ok(Proof::Transport),
+        });
+        match proved {
+            Ok(proof) => {
+                self.proof = Some(proof);
+                None
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+impl Stream for Download {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        // Whoever asks for more has dealt with what it was given.
+        self.acknowledge();
+        if let Some(bytes) = ready!(self.chunks.poll_recv(cx)) {
+            self.taken += bytes.len() as u64;
+            if let Some(verifier) = &mut self.verifier {
+                verifier.update(&bytes);
+            }
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        let driven = ready!(self.driver.poll_unpin(cx)).unwrap_or(Err(Error::Cancelled));
+        Poll::Ready(self.finish(driven))
+    }
+}
+
+/// A download without its reader.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) accepted: Accepted,
+    pub(super) chunks: mpsc::Receiver<Bytes>,
+    /// Takes the absolute offset up to which bytes are written.
+    pub(super) written: watch::Sender<u64>,
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) driver: JoinHandle<Result<Stats, Error>>,
+    pub(super) cancel: DropGuard,
+}
+
+/// Waits for a driver; a panic in it has been reported by the runtime and counts as a stop.
+pub(super) async fn join(driver: JoinHandle<Result<Stats, Error>>) -> Result<Stats, Error> {
+    driver.await.unwrap_or(Err(Error::Cancelled))
+}
+
+enum Happened {
+    Cancelled,
+    Status,
+    Room,
+    Written,
+    Message(Option<Message>),
+    Event(Result<Event, broadcast::error::RecvError>),
+    Timeout,
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    /// Where requests go.
+    subject: String,
+    receiver: Receiver,
+    clock: Instant,
+    status: watch::Receiver<Status>,
+    events: broadcast::Receiver<Event>,
+    connection: Status,
+    inbox: Option<Subscription>,
+    inbox_subject: String,
+    chunks: mpsc::Sender<Bytes>,
+    written: watch::Receiver<u64>,
+    progress: watch::Sender<Progress>,
+    accept: Option<oneshot::Sender<Accepted>>,
+    cancel: CancellationToken,
+    _share: Share,
+}
+
+impl Driver {
+    async fn run(mut self) -> Result<Stats, Error> {
+        self.connection = *self.status.borrow_and_update();
+        if !self.connection.connected {
+            self.receiver.handle_disconnected(self.clock.elapsed());
+        }
+        loop {
+            self.receiver.handle_share(self.shared.share());
+            self.act().await?;
+            if let Some(outcome) = self.receiver.outcome() {
+                return outcome.map(|()| self.receiver.stats()).map_err(|failure| failure.clone().into());
+            }
+            self.step().await?;
+        }
+    }
+
+    /// Does what the receiver wants done.
+    async fn act(&mut self) -> Result<(), Error> {
+        while let Some(output) = self.receiver.poll_output() {
+            match output {
+                Output::Request(request) => {
+                    self.inbox_subject = self.shared.bus.new_inbox();
+                    self.inbox = Some(self.shared.bus.subscribe(&self.inbox_subject, None).await?);
+                    self.publish(self.subject.clone(), json(&request)).await?;
+                }
+                Output::Control { subject, control } => self.publish(subject, json(&control)).await?,
+                Output::Accepted(accepted) => {
+                    info!(transfer = %accepted.transfer, relay = %accepted.instance, start = accepted.start, "accepted");
+                    self.tell(|progress| {
+                        if progress.end == 0 {
+                            progress.start = accepted.start;
+                            progress.written = accepted.start;
+                        }
+                        progress.end = accepted.end;
+                    });
+                    if let Some(accept) = self.accept.take()
+                        && accept.send(*accepted).is_err()
+                    {
+                        debug!("the caller left before the transfer was accepted");
+                    }
+                }
+                Output::Recovering(cause) => {
+                    let recoveries = self.receiver.stats().recoveries;
+                    info!(cause = cause.name(), %cause, offset = self.receiver.next_offset(), "asking again");
+                    self.tell(|progress| progress.recoveries = recoveries);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the next thing to happen, and takes note of it. No branch loses anything when another one wins.
+    async fn step(&mut self) -> Result<(), Error> {
+        let timeout = self.receiver.poll_timeout().map(|at| self.clock + at);
+        let next_message: OptionFuture<_> = self.inbox.as_mut().map(StreamExt::next).into();
+        let happened = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Happened::Cancelled,
+            Ok(()) = self.status.changed() => Happened::Status,
+            _ = self.chunks.reserve(), if self.receiver.has_deliverable() => Happened::Room,
+            Ok(()) = self.written.changed() => Happened::Written,
+            Some(message) = next_message => Happened::Message(message),
+            event = self.events.recv() => Happened::Event(event),
+            () = sleep_until(timeout.unwrap_or(self.clock)), if timeout.is_some() => Happened::Timeout,
+        };
+        let now = self.clock.elapsed();
+        match happened {
+            Happened::Cancelled => self.receiver.handle_failure(Failure::Cancelled),
+            Happened::Status => self.handle_status(now),
+            Happened::Room => self.deliver(),
+            Happened::Written => {
+                let written = *self.written.borrow_and_update();
+                self.receiver.handle_written(written, now);
+                self.tell(|progress| progress.written = written);
+            }
+            Happened::Message(None) => return Err(bus::Error::Closed.into()),
+            Happened::Message(Some(message)) if message.status == Some(NO_RESPONDERS) => {
+                self.receiver.handle_no_responders(now);
+            }
+            Happened::Message(Some(message)) => {
+                self.receiver.handle_message(&message.headers, message.payload, now);
+            }
+            Happened::Event(event) => {
+                if let Some(error) = denial(event, &self.subject, &self.inbox_subject) {
+                    return Err(error);
+                }
+            }
+            Happened::Timeout => self.receiver.handle_timeout(now),
+        }
+        Ok(())
+    }
+
+    /// Hands chunks to the reader while it has room.
+    fn deliver(&mut self) {
+        while self.receiver.has_deliverable() {
+            match self.chunks.try_reserve() {
+                Ok(room) => {
+                    if let Some(bytes) = self.receiver.poll_deliver() {
+                        room.send(bytes);
+                    }
+                }
+                Err(TrySendError::Full(())) => return,
+                Err(TrySendError::Closed(())) => return self.receiver.handle_failure(Failure::Cancelled),
+            }
+        }
+    }
+
+    fn handle_status(&mut self, now: Duration) {
+        let before = self.connection;
+        self.connection = *self.status.borrow_and_update();
+        if !self.connection.connected || self.connection.epoch != before.epoch {
+            self.receiver.handle_disconnected(now);
+        }
+        if self.connection.connected {
+            self.receiver.handle_connected(now);
+        }
+    }
+
+    /// Publishes with the inbox as reply, unless we are asked to stop while the connection takes nothing.
+    async fn publish(&mut self, subject: String, payload: Bytes) -> Result<(), Error> {
+        let reply = Some(self.inbox_subject.clone());
+        let message = Message { subject, reply, payload, ..Message::default() };
+        tokio::select! {
+            biased;
+            published = self.shared.bus.publish(message) => Ok(published?),
+            () = self.cancel.cancelled() => Ok(()),
+        }
+    }
+
+    fn tell(&self, update: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(update);
+    }
+}
