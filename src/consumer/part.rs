@@ -15,7 +15,8 @@
 //! - Bytes past it are reused only in the same run of the kernel (Linux's `boot_id`, noted in the sidecar). Where
 //!   that is unknown they are fetched again.
 //!
-//! So a killed process loses nothing, and a power cut what came since the last checkpoint. A part of another object,
+//! So a killed process loses nothing, and a power cut what came since the last checkpoint. (A disk that is pulled out
+//! while the machine runs on can lose bytes that are then reused; only a stored checksum notices.) A part of another object,
 //! version, range or store is never resumed. A checksum mismatch throws the part away.
 //!
 //! # One at a time
@@ -27,34 +28,29 @@
 //! (without set-user-id and the like), but not its owner, access lists or other hard links. A symbolic link is
 //! followed: what it leads to is replaced. Devices, FIFOs and folders are refused; see [`is_special`].
 
+mod claim;
 mod error;
 mod path;
 mod sidecar;
+mod tally;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Write as _};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::claim::{Claim, Rights};
 pub use self::error::Error;
 pub use self::path::is_special;
-use self::path::{Names, is_at};
 use self::sidecar::Sidecar;
-use super::verify::{Mismatch, Proof, Verifier};
+use self::tally::Tally;
+use super::verify::{Mismatch, Proof};
 use crate::proto::{Key, ObjectInfo, Pin, Span, StoreName};
-
-/// How often the part file's name is tried again when it changes hands between opening and locking.
-const LOCK_ATTEMPTS: usize = 16;
-
-/// What one read of kept bytes takes.
-const READ_BYTES: usize = 1024 * 1024;
 
 /// What is being downloaded, as it was asked for. Bytes of anything else are not resumed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,7 +220,7 @@ impl Kept {
         sidecar.object = object.clone();
         sidecar.object.checksum = checksum;
         sidecar.durable = tally.len();
-        sidecar.durable_crc = tally.crc.finalize();
+        sidecar.durable_crc = tally.crc();
         (sidecar, tally)
     }
 }
@@ -349,7 +345,7 @@ impl PartWriter {
         if written != actual {
             return Ok(Err(Mismatch::Length { expected: written, actual }));
         }
-        Ok(self.tally.verifier.clone().finish())
+        Ok(self.tally.prove())
     }
 
     fn is_checkpoint_due(&self) -> bool {
@@ -363,7 +359,7 @@ impl PartWriter {
         let names = self.claim.names.clone();
         let mut sidecar = self.sidecar.clone();
         sidecar.durable = self.tally.len();
-        sidecar.durable_crc = self.tally.crc.finalize();
+        sidecar.durable_crc = self.tally.crc();
         let work = move || {
             file.sync_data().map_err(|source| Error::io(&names.part, source))?;
             sidecar.write(&names)?;
@@ -431,191 +427,5 @@ impl Policy {
             checkpoint_bytes: 128 * 1024 * 1024,
             checkpoint_interval: Duration::from_secs(10),
         }
-    }
-}
-
-/// What is known of the bytes in the part file.
-struct Tally {
-    verifier: Verifier,
-    crc: Box<crc_fast::Digest>,
-}
-
-impl Tally {
-    fn new(object: &ObjectInfo, range: &Range<u64>) -> Self {
-        let is_whole = *range == (0..object.size);
-        let checksum = object.checksum.as_ref().filter(|_| is_whole);
-        Self {
-            verifier: Verifier::new(checksum, range.end.saturating_sub(range.start)),
-            crc: Box::new(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme)),
-        }
-    }
-
-    const fn len(&self) -> u64 {
-        self.verifier.seen()
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        self.verifier.update(bytes);
-        self.crc.update(bytes);
-    }
-
-    /// Takes the file's first `limit` bytes; `false` when they are too few or not the ones that the sidecar knows.
-    fn read(&mut self, mut file: &File, sidecar: &Sidecar, limit: u64) -> io::Result<bool> {
-        file.seek(SeekFrom::Start(0))?;
-        let mut buffer = vec![0; READ_BYTES];
-        while self.len() < limit {
-            // Stops at the checkpoint, to compare there.
-            let stop = if self.len() < sidecar.durable { sidecar.durable } else { limit };
-            let room = usize::try_from(stop - self.len()).unwrap_or(usize::MAX).min(buffer.len());
-            let count = match file.read(&mut buffer[..room]) {
-                Ok(0) => return Ok(false),
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            self.update(&buffer[..count]);
-            if self.len() == sidecar.durable && self.crc.finalize() != sidecar.durable_crc {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-}
-
-impl fmt::Debug for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tally").field("verifier", &self.verifier).finish_non_exhaustive()
-    }
-}
-
-/// The lock on a target's part file. Removes what is beside the target when dropped, unless told to keep it.
-#[derive(Debug)]
-struct Claim {
-    target: PathBuf,
-    names: Names,
-    file: File,
-    keep: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rights {
-    /// The owner may read and write whatever the target's rights are, or the part could not be resumed.
-    WhileWriting,
-    Final,
-}
-
-impl Claim {
-    fn lock(target: PathBuf) -> Result<Self, Error> {
-        let names = Names::beside(&target)?;
-        let io = |source| Error::io(&names.part, source);
-        for _ in 0..LOCK_ATTEMPTS {
-            let Some(file) = open_part(&names.part)? else { continue };
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(Error::InUse(target)),
-                Err(TryLockError::Error(source)) => return Err(io(source)),
-            }
-            // Its last owner may have renamed or removed it between our opening and our locking it.
-            if is_at(&file, &names.part).map_err(io)? {
-                return Ok(Self { target, names, file, keep: true });
-            }
-        }
-        Err(Error::InUse(target))
-    }
-
-    fn len(&self) -> Result<u64, Error> {
-        let metadata = self.file.metadata().map_err(|source| Error::io(&self.names.part, source))?;
-        Ok(metadata.len())
-    }
-
-    fn seek(&mut self, to: u64) -> Result<(), Error> {
-        let moved = self.file.seek(SeekFrom::Start(to));
-        moved.map(drop).map_err(|source| Error::io(&self.names.part, source))
-    }
-
-    fn cut(&mut self, len: u64) -> Result<(), Error> {
-        self.file.set_len(len).map_err(|source| Error::io(&self.names.part, source))?;
-        self.seek(len)
-    }
-
-    /// Gives the part file the permission bits of the file that it will replace, if there is one.
-    #[cfg(unix)]
-    fn admit(&self, rights: Rights) -> Result<(), Error> {
-        use std::os::unix::fs::PermissionsExt as _;
-        let Ok(metadata) = fs::metadata(&self.target) else { return Ok(()) };
-        let bits = metadata.permissions().mode() & 0o777;
-        let bits = if rights == Rights::WhileWriting { bits | 0o600 } else { bits };
-        let set = self.file.set_permissions(fs::Permissions::from_mode(bits));
-        set.map_err(|source| Error::io(&self.names.part, source))
-    }
-
-    #[cfg(not(unix))]
-    fn admit(&self, _: Rights) -> Result<(), Error> {
-        Ok(())
-    }
-
-    /// Renames the part file over the target. A crash leaves the old target and the part, or the new target and at
-    /// most a sidecar without a part, which says nothing to anyone.
-    fn publish(&mut self) -> Result<(), Error> {
-        let Names { folder, part, .. } = &self.names;
-        if !is_at(&self.file, part).map_err(|source| Error::io(part, source))? {
-            self.keep = true;
-            return Err(Error::Broken(part.clone()));
-        }
-        fs::rename(part, &self.target).map_err(|source| Error::io(&self.target, source))?;
-        self.keep = true;
-        self.remove_records().map_err(|source| Error::io(&self.names.sidecar, source))?;
-        sync_folder(folder).map_err(|source| Error::io(folder, source))
-    }
-
-    fn remove_records(&self) -> io::Result<()> {
-        sidecar::remove(&self.names.sidecar)?;
-        sidecar::remove(&self.names.scratch)
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if self.keep {
-            return;
-        }
-        // The sidecar goes first, and all of it under the lock: whoever comes next finds a part that nothing vouches
-        // for, or none.
-        let removed = self.remove_records().and_then(|()| sidecar::remove(&self.names.part));
-        if let Err(error) = removed {
-            let error: &dyn std::error::Error = &error;
-            tracing::warn!(error, part = %self.names.part.display(), "the part file can't be removed");
-        }
-    }
-}
-
-/// Opens the part file, or makes it; `None` when it came or went in between. A link in its place is not followed.
-fn open_part(part: &Path) -> Result<Option<File>, Error> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    match fs::symlink_metadata(part) {
-        Ok(metadata) if !metadata.is_file() => return Err(Error::NotAFile(part.to_owned())),
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            options.create_new(true);
-        }
-        Err(source) => return Err(Error::io(part, source)),
-    }
-    match options.open(part) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => Ok(None),
-        Err(source) => Err(Error::io(part, source)),
-    }
-}
-
-/// Makes a rename in the folder durable, where folders can be synced.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if !cfg!(unix) {
-        return Ok(());
-    }
-    match File::open(folder)?.sync_all() {
-        // Some network file systems know no such thing.
-        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
-        synced => synced,
     }
 }

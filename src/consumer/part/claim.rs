@@ -1,0 +1,159 @@
+//! The lock on a part file, and what is done to it under the lock.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::path::{Names, is_at};
+use super::{Error, sidecar};
+
+/// How often the part file's name is tried again when it changes hands between opening and locking.
+const LOCK_ATTEMPTS: usize = 16;
+
+/// The lock on a target's part file. Removes what is beside the target when dropped, unless told to keep it.
+#[derive(Debug)]
+pub(super) struct Claim {
+    /// What will be replaced, links followed.
+    pub target: PathBuf,
+    pub names: Names,
+    pub file: File,
+    pub keep: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rights {
+    /// The owner may read and write whatever the target's rights are, or the part could not be resumed.
+    WhileWriting,
+    Final,
+}
+
+impl Claim {
+    pub(super) fn lock(target: PathBuf) -> Result<Self, Error> {
+        let names = Names::beside(&target)?;
+        for _ in 0..LOCK_ATTEMPTS {
+            let Some(file) = open_part(&names.part)? else { continue };
+            match hold(&file, &names.part).map_err(|source| Error::io(&names.part, source))? {
+                Hold::Ours => return Ok(Self { target, names, file, keep: true }),
+                Hold::Theirs => return Err(Error::InUse(target)),
+                Hold::Moved => {}
+            }
+        }
+        Err(Error::InUse(target))
+    }
+
+    pub(super) fn len(&self) -> Result<u64, Error> {
+        let metadata = self.file.metadata().map_err(|source| Error::io(&self.names.part, source))?;
+        Ok(metadata.len())
+    }
+
+    pub(super) fn seek(&mut self, to: u64) -> Result<(), Error> {
+        let moved = self.file.seek(SeekFrom::Start(to));
+        moved.map(drop).map_err(|source| Error::io(&self.names.part, source))
+    }
+
+    pub(super) fn cut(&mut self, len: u64) -> Result<(), Error> {
+        self.file.set_len(len).map_err(|source| Error::io(&self.names.part, source))?;
+        self.seek(len)
+    }
+
+    /// Gives the part file the permission bits of the file that it will replace, if there is one.
+    #[cfg(unix)]
+    pub(super) fn admit(&self, rights: Rights) -> Result<(), Error> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let Ok(metadata) = fs::metadata(&self.target) else { return Ok(()) };
+        let bits = metadata.permissions().mode() & 0o777;
+        let bits = if rights == Rights::WhileWriting { bits | 0o600 } else { bits };
+        let set = self.file.set_permissions(fs::Permissions::from_mode(bits));
+        set.map_err(|source| Error::io(&self.names.part, source))
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn admit(&self, _: Rights) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Renames the part file over the target. A crash leaves the old target and the part, or the new target and at
+    /// most a sidecar without a part, which says nothing to anyone.
+    pub(super) fn publish(&mut self) -> Result<(), Error> {
+        let Names { folder, part, .. } = &self.names;
+        if !is_at(&self.file, part).map_err(|source| Error::io(part, source))? {
+            self.keep = true;
+            return Err(Error::Broken(part.clone()));
+        }
+        fs::rename(part, &self.target).map_err(|source| Error::io(&self.target, source))?;
+        self.keep = true;
+        self.remove_records().map_err(|source| Error::io(&self.names.sidecar, source))?;
+        sync_folder(folder).map_err(|source| Error::io(folder, source))
+    }
+
+    fn remove_records(&self) -> io::Result<()> {
+        sidecar::remove(&self.names.sidecar)?;
+        sidecar::remove(&self.names.scratch)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        // The sidecar goes first, and all of it under the lock: whoever comes next finds a part that nothing vouches
+        // for, or none.
+        let removed = self.remove_records().and_then(|()| sidecar::remove(&self.names.part));
+        if let Err(error) = removed {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, part = %self.names.part.display(), "the part file can't be removed");
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// The lock is won, and lasts until the file is closed.
+    Ours,
+    /// Somebody else has it.
+    Theirs,
+    /// The lock is won, but its last owner renamed or removed the file after it was opened here: it protects nothing.
+    Moved,
+}
+
+/// Tries to lock the part file that was opened as `file`.
+pub(super) fn hold(file: &File, part: &Path) -> io::Result<Hold> {
+    match file.try_lock() {
+        Ok(()) if is_at(file, part)? => Ok(Hold::Ours),
+        Ok(()) => Ok(Hold::Moved),
+        Err(TryLockError::WouldBlock) => Ok(Hold::Theirs),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Opens the part file, or makes it; `None` when it came or went in between. A link in its place is not followed.
+fn open_part(part: &Path) -> Result<Option<File>, Error> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    match fs::symlink_metadata(part) {
+        Ok(metadata) if !metadata.is_file() => return Err(Error::NotAFile(part.to_owned())),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            options.create_new(true);
+        }
+        Err(source) => return Err(Error::io(part, source)),
+    }
+    match options.open(part) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => Ok(None),
+        Err(source) => Err(Error::io(part, source)),
+    }
+}
+
+/// Makes a rename in the folder durable, where folders can be synced.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    match File::open(folder)?.sync_all() {
+        // Some network file systems know no such thing.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
+}

@@ -1,0 +1,77 @@
+//! The running checksums of a part file's bytes.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
+
+use super::sidecar::Sidecar;
+use crate::consumer::verify::{Mismatch, Proof, Verifier};
+use crate::proto::ObjectInfo;
+
+/// What one read of kept bytes takes.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// What is known of the bytes in the part file.
+pub(super) struct Tally {
+    verifier: Verifier,
+    crc: Box<crc_fast::Digest>,
+}
+
+impl Tally {
+    pub(super) fn new(object: &ObjectInfo, range: &Range<u64>) -> Self {
+        let is_whole = *range == (0..object.size);
+        let checksum = object.checksum.as_ref().filter(|_| is_whole);
+        Self {
+            verifier: Verifier::new(checksum, range.end.saturating_sub(range.start)),
+            crc: Box::new(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme)),
+        }
+    }
+
+    pub(super) const fn len(&self) -> u64 {
+        self.verifier.seen()
+    }
+
+    /// Returns the CRC-64/NVME of the bytes so far.
+    pub(super) fn crc(&self) -> u64 {
+        self.crc.finalize()
+    }
+
+    /// Compares the bytes so far with what the store keeps.
+    pub(super) fn prove(&self) -> Result<Proof, Mismatch> {
+        self.verifier.clone().finish()
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.verifier.update(bytes);
+        self.crc.update(bytes);
+    }
+
+    /// Takes the file's first `limit` bytes; `false` when they are too few or not the ones that the sidecar knows.
+    pub(super) fn read(&mut self, mut file: &File, sidecar: &Sidecar, limit: u64) -> io::Result<bool> {
+        file.seek(SeekFrom::Start(0))?;
+        let mut buffer = vec![0; READ_BYTES];
+        while self.len() < limit {
+            // Stops at the checkpoint, to compare there.
+            let stop = if self.len() < sidecar.durable { sidecar.durable } else { limit };
+            let room = usize::try_from(stop - self.len()).unwrap_or(usize::MAX).min(buffer.len());
+            let count = match file.read(&mut buffer[..room]) {
+                Ok(0) => return Ok(false),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            self.update(&buffer[..count]);
+            if self.len() == sidecar.durable && self.crc.finalize() != sidecar.durable_crc {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl fmt::Debug for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tally").field("verifier", &self.verifier).finish_non_exhaustive()
+    }
+}
