@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::process::{Process, peak_rss_bytes, supervised};
+use super::s3::Keys;
 use super::{DEADLINE, Nats, POLL, S3, data, until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_gantry");
@@ -204,7 +205,12 @@ impl RelayBuilder {
 
     /// Lets the SDK find this S3 server, as its administrator.
     pub(crate) fn s3(self, s3: &S3) -> Self {
-        s3.env(s3.admin()).into_iter().fold(self, |relay, (name, value)| relay.env(name, value))
+        self.s3_as(s3, s3.admin())
+    }
+
+    /// Lets the SDK find this S3 server, as the user with these keys.
+    pub(crate) fn s3_as(self, s3: &S3, user: &Keys) -> Self {
+        s3.env(user).into_iter().fold(self, |relay, (name, value)| relay.env(name, value))
     }
 
     /// Adds an argument to `gantry serve`.
