@@ -195,6 +195,21 @@ async fn denied_subjects_are_told() {
 }
 
 #[tokio::test]
+async fn full_subscription_loses_and_tells() {
+    let server = Nats::plain().await;
+    let bus = nats::connect(Options { subscription_messages: 2, ..of(&server) }).await.unwrap();
+    let mut events = bus.events();
+    let mut subscription = listening(&bus, "a", None).await;
+    for payload in ["1", "2", "3"] {
+        bus.publish(message("a", payload)).await.unwrap();
+    }
+    assert_eq!(timeout(DEADLINE, events.recv()).await.unwrap().unwrap(), Event::SlowConsumer);
+    assert_eq!(next(&mut subscription).await.payload, "1");
+    assert_eq!(next(&mut subscription).await.payload, "2");
+    assert!(subscription.next().now_or_never().is_none());
+}
+
+#[tokio::test]
 async fn max_payload_is_the_servers_and_counts_headers() {
     for max in [65_536, 8 << 20] {
         let server = Nats::start(NatsOptions { max_payload: Some(max as u64), ..NatsOptions::default() }).await;
