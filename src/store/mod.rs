@@ -4,6 +4,8 @@
 //! its [`ObjectInfo`] describes, or the body fails with [`Error::Changed`].
 
 pub mod budget;
+pub mod file;
+pub mod s3;
 
 use std::fmt;
 use std::time::Duration;
@@ -13,6 +15,11 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 use crate::proto::{Code, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, WireError};
+
+pub use budget::Budget;
+
+/// The most entries and prefixes that a page of a listing holds, as S3 has it.
+pub const LIST_LIMIT_MAX: u32 = 1000;
 
 /// The bytes of a range, in order and without gaps, in pieces of any size but 0.
 ///

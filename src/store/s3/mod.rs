@@ -1,0 +1,163 @@
+//! Objects from S3 and what speaks like it. No other module names the SDK.
+//!
+//! Every answer is held against what was asked for: `ETag`, version, range, length. What is no answer is asked for
+//! again within [`Limits`], and every request after an object's first one is pinned to the version that it found.
+
+mod bucket;
+mod client;
+mod failure;
+mod object;
+mod options;
+mod reader;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, try_join};
+
+use self::bucket::Bucket;
+use self::failure::{Cure, Failure};
+pub use self::options::{Credentials, Limits, Options, StaticCredentials};
+use self::reader::Reader;
+use super::{Budget, Error, Opened, Store};
+use crate::proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
+
+/// How often an object may be replaced between two requests that describe it, before it is given up.
+const REPLACED_MAX: u32 = 3;
+
+/// A bucket, or what lies below a prefix in it.
+pub struct S3Store {
+    bucket: Arc<Bucket>,
+    budget: Budget,
+}
+
+impl fmt::Debug for S3Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Store")
+            .field("bucket", &self.bucket.name())
+            .field("prefix", &self.bucket.prefix())
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
+    }
+}
+
+impl S3Store {
+    /// Finds region and credentials; no request is sent to S3.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the options contradict themselves.
+    pub async fn connect(options: Options, budget: Budget) -> Result<Self, Error> {
+        Ok(Self { bucket: Arc::new(Bucket::connect(options).await?), budget })
+    }
+}
+
+impl Store for S3Store {
+    fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
+        async move {
+            match span {
+                Span { start: 0, end: None } => self.open_whole(key, pin).await,
+                Span { start, end } if end.is_some_and(|end| end <= start) => self.open_empty(key, pin, span).await,
+                Span { start, end } => self.open_range(key, pin, (start, end)).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn stat<'a>(&'a self, key: &'a Key, pin: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
+        async move {
+            let what = self.bucket.what(key);
+            self.bucket
+                .retry(&what, |client| async move { self.bucket.head(&client, key, pin).await })
+                .await
+                .map_err(|failure| failure.error)
+        }
+        .boxed()
+    }
+
+    fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
+        async move {
+            let what = format!("bucket {:?}", self.bucket.name());
+            self.bucket
+                .retry(&what, |client| async move { self.bucket.list(&client, request).await })
+                .await
+                .map_err(|failure| failure.error)
+        }
+        .boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            let what = format!("bucket {:?}", self.bucket.name());
+            self.bucket
+                .retry(&what, |client| async move { self.bucket.probe(&client).await })
+                .await
+                .map_err(|failure| failure.error)
+        }
+        .boxed()
+    }
+}
+
+impl S3Store {
+    /// One request: its first byte is there after one round trip.
+    async fn open_whole(&self, key: &Key, pin: &Pin) -> Result<Opened, Error> {
+        let what = self.bucket.what(key);
+        let answer = self
+            .bucket
+            .retry(&what, |client| async move { self.bucket.get_whole(&client, key, pin).await })
+            .await
+            .map_err(|failure| failure.error)?;
+        Ok(self.opened(answer.object, answer.range, Some(answer.body)))
+    }
+
+    /// Nothing is to be read, but the object must be there.
+    async fn open_empty(&self, key: &Key, pin: &Pin, span: Span) -> Result<Opened, Error> {
+        let object = self.stat(key, pin).await?;
+        let range = resolve(span, &object)?;
+        Ok(self.opened(object, range, None))
+    }
+
+    /// Two requests side by side: the range, and a HEAD for the checksum, which no ranged request may ask for.
+    async fn open_range(&self, key: &Key, pin: &Pin, (start, end): (u64, Option<u64>)) -> Result<Opened, Error> {
+        let what = self.bucket.what(key);
+        let range = |client: Arc<_>| async move { self.bucket.get_range(&client, key, pin, (start, end)).await };
+        let head = |client: Arc<_>| async move { self.bucket.head(&client, key, pin).await };
+        for _ in 0..REPLACED_MAX {
+            match try_join(self.bucket.retry(&what, range), self.bucket.retry(&what, head)).await {
+                Ok((answer, object)) if is_same(&answer.object, &object) => {
+                    return Ok(self.opened(object, answer.range, Some(answer.body)));
+                }
+                // Replaced between the two; without a pin the newer one will do.
+                Ok(_) => {}
+                Err(Failure { cure: Cure::Size, error }) => {
+                    let object = self.stat(key, pin).await?;
+                    let range = resolve(Span { start, end }, &object)?;
+                    if !range.is_empty() {
+                        return Err(error);
+                    }
+                    return Ok(self.opened(object, range, None));
+                }
+                Err(Failure { error, .. }) => return Err(error),
+            }
+        }
+        Err(Error::Changed(format!("{what}: is replaced faster than it can be read")))
+    }
+
+    fn opened(
+        &self,
+        object: ObjectInfo,
+        range: std::ops::Range<u64>,
+        body: Option<aws_sdk_s3::primitives::ByteStream>,
+    ) -> Opened {
+        let body = Reader::new(Arc::clone(&self.bucket), &object, range, body).into_body();
+        Opened { object, body }
+    }
+}
+
+fn resolve(span: Span, object: &ObjectInfo) -> Result<std::ops::Range<u64>, Error> {
+    span.resolve(object.size).ok_or(Error::Range { start: span.start, size: object.size })
+}
+
+fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
+    one.etag == other.etag && one.version_id == other.version_id && one.size == other.size
+}
