@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod bus;
 #[cfg(test)]
+mod drivers;
+#[cfg(test)]
 mod servers;
 #[cfg(test)]
 mod support;
