@@ -313,10 +313,11 @@ impl PartWriter {
                 return Err(Error::Mismatch { target: self.claim.target.clone(), source });
             }
         };
-        self.claim.admit(Rights::Final)?;
         if let Err(source) = self.claim.file.sync_all() {
             return Err(self.cut_back(Error::io(&self.claim.names.part, source)));
         }
+        // After the sync, which may take long: a part that its owner may not write can't be resumed.
+        self.claim.admit(Rights::Final)?;
         self.claim.publish()?;
         Ok(proof)
     }

@@ -63,7 +63,13 @@ impl Claim {
         let Ok(metadata) = fs::metadata(&self.target) else { return Ok(()) };
         let bits = metadata.permissions().mode() & 0o777;
         let bits = if rights == Rights::WhileWriting { bits | 0o600 } else { bits };
-        let set = self.file.set_permissions(fs::Permissions::from_mode(bits));
+        let has = |metadata: fs::Metadata| metadata.permissions().mode() & 0o7777;
+        let set = match self.file.metadata().map(has) {
+            // Some file systems refuse every change, also one to what already is.
+            Ok(now) if now == bits => Ok(()),
+            Ok(_) => self.file.set_permissions(fs::Permissions::from_mode(bits)),
+            Err(error) => Err(error),
+        };
         set.map_err(|source| Error::io(&self.names.part, source))
     }
 
