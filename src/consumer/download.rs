@@ -22,7 +22,7 @@ use super::client::{Get, Share, Shared, denial};
 use super::verify::{Proof, Verifier};
 use crate::bus::{self, Event, Message, NO_RESPONDERS, Status, Subscription};
 use crate::proto::message::json;
-use crate::proto::receiver::{Failure, Output, Receiver, Stats, Wanted};
+use crate::proto::receiver::{Cause, Failure, Output, Receiver, Stats, Wanted};
 use crate::proto::subject::Operation;
 use crate::proto::{Accepted, ObjectInfo};
 
@@ -85,6 +85,7 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
         progress: told,
         accept: Some(accept),
         cancel: cancel.clone(),
+        stalled_at: None,
         _share: share,
         shared: Arc::clone(shared),
     };
@@ -245,6 +246,8 @@ struct Driver {
     progress: watch::Sender<Progress>,
     accept: Option<oneshot::Sender<Accepted>>,
     cancel: CancellationToken,
+    /// The offset at which the last relay fell silent.
+    stalled_at: Option<u64>,
     _share: Share,
 }
 
@@ -290,11 +293,26 @@ impl Driver {
                     }
                 }
                 Output::Recovering(cause) => {
+                    self.suspect(&cause).await?;
                     let recoveries = self.receiver.stats().recoveries;
                     info!(cause = cause.name(), %cause, offset = self.receiver.next_offset(), "asking again");
                     self.tell(|progress| progress.recoveries = recoveries);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Makes a new connection when a second relay in a row stays silent: then it is likelier the link that is dead,
+    /// which the bus itself would notice only much later.
+    async fn suspect(&mut self, cause: &Cause) -> Result<(), Error> {
+        let next = self.receiver.next_offset();
+        if *cause != Cause::Stall {
+            self.stalled_at = None;
+        } else if self.stalled_at.replace(next) == Some(next) {
+            self.stalled_at = None;
+            info!("two relays in a row stay silent: connecting anew");
+            self.shared.bus.reconnect().await?;
         }
         Ok(())
     }
