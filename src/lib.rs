@@ -7,6 +7,7 @@
 pub mod bus;
 pub mod config;
 pub mod consumer;
+pub mod http;
 pub mod metrics;
 pub mod proto;
 pub mod relay;

@@ -4,16 +4,19 @@
 //! all of them have ended after a shutdown.
 
 mod handlers;
+mod health;
 mod registry;
 mod service;
 mod transfer;
+
+pub use self::health::Readiness;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -105,6 +108,7 @@ struct Shared {
     registry: registry::Registry,
     service: service::Service,
     metrics: Arc<RelayMetrics>,
+    readiness: watch::Sender<Readiness>,
     shutdown: Shutdown,
     /// Tells transfers that the grace is over.
     goaway: CancellationToken,
@@ -141,6 +145,7 @@ impl Relay {
             registry: registry::Registry::default(),
             service,
             metrics,
+            readiness: watch::Sender::default(),
             shutdown,
             goaway: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -163,6 +168,7 @@ impl Relay {
                 shared.tasks.spawn(serve(Arc::clone(&shared), operation, store.clone(), requests));
             }
         }
+        shared.tasks.spawn(health::watch(Arc::clone(&shared)));
         shared.tasks.spawn(drain(Arc::clone(&shared)));
         shared.bus.flush().await?;
         info!(instance = %shared.instance, prefix = %shared.options.prefix, stores = shared.stores.len(), "serving");
@@ -179,6 +185,12 @@ impl Relay {
     #[must_use]
     pub fn transfers_active(&self) -> usize {
         self.shared.registry.len()
+    }
+
+    /// Watches whether the relay can serve.
+    #[must_use]
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.shared.readiness.subscribe()
     }
 
     /// Waits until the relay was asked to stop and every transfer has ended.
