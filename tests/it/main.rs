@@ -9,4 +9,6 @@ mod drivers;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]
+mod stores;
+#[cfg(test)]
 mod support;

@@ -1,0 +1,152 @@
+//! The file store.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use gantry_relay::proto::{Key, Pin, Span};
+use gantry_relay::store::file::{FileStore, Options};
+use gantry_relay::store::{Budget, Error, Store};
+
+use super::conformance::Ways;
+use super::{collect, conformance, key, list_all, read};
+use crate::support::data::{folder, random_bytes};
+
+fn store(root: &Path, budget_bytes: u64) -> FileStore {
+    let options = Options { block_bytes: conformance::RANGE_BYTES, ..Options::new(root) };
+    FileStore::new(&options, Budget::new(budget_bytes)).unwrap()
+}
+
+fn put(root: &Path, name: &str, bytes: &[u8]) {
+    let path = root.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    // A new file each time, as those do it who want readers to see all or nothing.
+    let new = path.with_extension("new");
+    std::fs::write(&new, bytes).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_conforms() {
+    for budget_bytes in [0, 1 << 20] {
+        let root = folder();
+        let store = store(root.path(), budget_bytes);
+        let put = async |name: &str, bytes: Bytes| put_any(root.path(), name, &bytes);
+        conformance::conforms(&store, put, Ways { awkward: &[], key_max: Key::MAX_BYTES, is_ordered: true }).await;
+    }
+}
+
+/// `with_extension` would lengthen the longest names too far.
+fn put_any(root: &Path, name: &str, bytes: &[u8]) {
+    let path = root.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let new = root.join(".new");
+    std::fs::write(&new, bytes).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+#[tokio::test]
+async fn nothing_outside_is_read() {
+    let outside = folder();
+    std::fs::write(outside.path().join("secret"), "secret").unwrap();
+    let root = folder();
+    let inside = root.path();
+    put(inside, "dir/file", b"inside");
+    symlink(outside.path().join("secret"), inside.join("absolute")).unwrap();
+    symlink(outside.path(), inside.join("away")).unwrap();
+    symlink("../dir/../../", inside.join("dir/up")).unwrap();
+    symlink("/etc/passwd", inside.join("passwd")).unwrap();
+    symlink("dir/file", inside.join("link")).unwrap();
+    symlink("loop", inside.join("loop")).unwrap();
+    let store = store(inside, 0);
+    let name = outside.path().file_name().unwrap().to_str().unwrap();
+
+    for refused in [
+        "..",
+        "../x",
+        &format!("../{name}/secret"),
+        "dir/../dir/file",
+        "/etc/passwd",
+        "//etc/passwd",
+        "dir//file",
+        "./dir/file",
+        "dir/file/",
+        ".",
+        "absolute",
+        "away/secret",
+        "dir/up/x",
+        "passwd",
+        "loop",
+        "dir/file/x",
+    ] {
+        let error = read(&store, refused, &Pin::default(), 0, None).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid(_) | Error::Denied(_) | Error::NotFound(_)), "{refused}: {error:?}");
+    }
+    assert_eq!(read(&store, "link", &Pin::default(), 0, None).await.unwrap(), "inside");
+    assert_eq!(list_all(&store, "", true, 10).await.0, ["dir/file", "link"]);
+    for prefix in ["../", "/", "dir/../", "away/", "dir/up/"] {
+        let request = gantry_relay::proto::ListRequest { prefix: prefix.into(), ..Default::default() };
+        if let Ok(page) = store.list(&request).await {
+            assert!(page.entries.is_empty() && page.prefixes.is_empty(), "{prefix}: {page:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_regular_file_is_no_object() {
+    let root = folder();
+    std::fs::create_dir(root.path().join("dir")).unwrap();
+    let fifo = root.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let _socket = std::os::unix::net::UnixListener::bind(root.path().join("socket")).unwrap();
+    let store = store(root.path(), 0);
+
+    for name in ["dir", "fifo", "socket"] {
+        let error = read(&store, name, &Pin::default(), 0, None).await.unwrap_err();
+        assert!(matches!(error, Error::NotFound(_)), "{name}: {error:?}");
+    }
+    assert!(list_all(&store, "", true, 10).await.0.is_empty());
+}
+
+#[tokio::test]
+async fn a_write_while_reading_is_noticed() {
+    let bytes = random_bytes(1, 8 * conformance::RANGE_BYTES);
+    for size in [bytes.len() / 2, bytes.len() - 1, bytes.len(), bytes.len() + 1] {
+        let root = folder();
+        put(root.path(), "file", &bytes);
+        let store = store(root.path(), 1 << 20);
+        let mut opened = store.open(&key("file"), &Pin::default(), Span::default()).await.unwrap();
+        opened.body.try_next().await.unwrap().unwrap();
+
+        let file = std::fs::File::options().write(true).open(root.path().join("file")).unwrap();
+        file.set_len(size as u64).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+
+        let error = collect(opened).await.unwrap_err();
+        assert!(matches!(error, Error::Changed(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_replaced_while_reading_is_read_to_its_end() {
+    let root = folder();
+    let bytes = random_bytes(1, 4 * conformance::RANGE_BYTES);
+    put(root.path(), "file", &bytes);
+    let store = store(root.path(), 0);
+    let opened = store.open(&key("file"), &Pin::default(), Span::default()).await.unwrap();
+
+    put(root.path(), "file", b"another");
+
+    assert!(collect(opened).await.unwrap() == bytes);
+}
+
+#[test]
+fn a_root_that_is_no_directory_is_refused() {
+    let root = folder();
+    put(root.path(), "file", b"x");
+    for path in ["none", "file"] {
+        let error = FileStore::new(&Options::new(root.path().join(path)), Budget::new(0)).unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)), "{error:?}");
+    }
+}
