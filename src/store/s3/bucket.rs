@@ -9,6 +9,7 @@ use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumMode;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Live;
@@ -175,18 +176,34 @@ impl Bucket {
         }
     }
 
-    /// Asks once for a range of a pinned object within the time that an answer may take, for a body that goes on.
+    /// Asks once for a range of the version that `object` is, within the time that an answer may take.
     pub(super) async fn resume(
         &self,
         client: &Client,
-        key: &Key,
-        pin: &Pin,
+        object: &ObjectInfo,
         range: Range<u64>,
     ) -> Result<ByteStream, Failure> {
-        let request = self.get_range(client, key, pin, (range.start, Some(range.end)));
+        let (key, pin) = (&object.key, object.pin());
+        let request = self.get_range(client, key, &pin, (range.start, Some(range.end)));
         match timeout(self.limits.answer_timeout, request).await {
-            Ok(answer) => Ok(answer?.body),
+            Ok(Ok(answer)) if answer.object.size == object.size => Ok(answer.body),
+            Ok(Ok(_)) => Err(Failure::is_final(Error::Changed(format!("{}: has another size", self.what(key))))),
+            Ok(Err(failure)) => Err(failure),
             Err(_) => Err(Failure::passing(format!("{}: S3 did not answer in time", self.what(key)))),
+        }
+    }
+
+    /// Returns the next bytes of a body, never none. A body that ends here has yielded too few.
+    pub(super) async fn next_piece(&self, key: &Key, body: &mut ByteStream) -> Result<Bytes, Failure> {
+        loop {
+            let failed = |text| Err(Failure::passing(format!("{}: {text}", self.what(key))));
+            match timeout(self.limits.stall_timeout, body.next()).await {
+                Ok(Some(Ok(piece))) if piece.is_empty() => {}
+                Ok(Some(Ok(piece))) => return Ok(piece),
+                Ok(Some(Err(_))) => return failed("S3 cut the connection"),
+                Ok(None) => return failed("S3 sent too few bytes"),
+                Err(_) => return failed("S3 stopped sending"),
+            }
         }
     }
 

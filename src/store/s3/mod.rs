@@ -8,6 +8,7 @@ mod client;
 mod failure;
 mod object;
 mod options;
+mod pace;
 mod reader;
 
 use std::fmt;
@@ -149,7 +150,7 @@ impl S3Store {
         range: std::ops::Range<u64>,
         body: Option<aws_sdk_s3::primitives::ByteStream>,
     ) -> Opened {
-        let body = Reader::new(Arc::clone(&self.bucket), &object, range, body).into_body();
+        let body = Reader::new(Arc::clone(&self.bucket), &object, range, body, self.budget.clone()).into_body();
         Opened { object, body }
     }
 }

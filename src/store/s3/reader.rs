@@ -1,5 +1,10 @@
 //! The bytes of a range, over as many requests as it takes.
+//!
+//! What the consumer takes now comes straight from a response, with TCP's own back pressure. Ranges that follow are
+//! fetched into memory beside it, as many as it takes for the consumer not to wait and as the budget allows. Where the
+//! budget is spent, one response is read from end to end.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -7,27 +12,48 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use futures_util::stream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::bucket::{Bucket, Cures};
 use super::failure::Failure;
-use crate::proto::{Key, ObjectInfo, Pin};
-use crate::store::{Body, Error};
+use super::pace::Pace;
+use crate::proto::ObjectInfo;
+use crate::store::budget::Reservation;
+use crate::store::{Body, Budget, Error};
 
 /// Reads a range of one version of an object.
 ///
 /// A body that breaks, stalls or ends early is asked for again from the first byte that was not handed out.
 pub(super) struct Reader {
     bucket: Arc<Bucket>,
-    key: Key,
-    /// Pins every request after the first to the version that the first one found.
-    pin: Pin,
+    object: Arc<ObjectInfo>,
+    budget: Budget,
     /// The first byte that was not handed out.
     next: u64,
     end: u64,
-    current: Option<ByteStream>,
+    current: Option<Source>,
+    /// Ranges without gaps, from where the current source is left.
+    ahead: VecDeque<Ahead>,
+    pace: Pace,
     client: Arc<Client>,
     trouble: Option<Trouble>,
+}
+
+enum Source {
+    /// A response that goes at least to the first range ahead.
+    Direct(ByteStream),
+    Ahead(Ahead),
+}
+
+/// A range that a task of its own fetches.
+struct Ahead {
+    range: Range<u64>,
+    /// Not bounded by a count of pieces, but by the range's bytes, which are reserved.
+    pieces: mpsc::UnboundedReceiver<Result<Bytes, Failure>>,
+    _task: AbortOnDropHandle<()>,
+    _reservation: Reservation,
 }
 
 /// Failures since the last byte.
@@ -43,10 +69,20 @@ impl Reader {
         object: &ObjectInfo,
         range: Range<u64>,
         current: Option<ByteStream>,
+        budget: Budget,
     ) -> Self {
-        let (key, pin) = (object.key.clone(), object.pin());
-        let client = bucket.client();
-        Self { bucket, key, pin, next: range.start, end: range.end, current, client, trouble: None }
+        Self {
+            object: Arc::new(object.clone()),
+            budget,
+            next: range.start,
+            end: range.end,
+            current: current.map(Source::Direct),
+            ahead: VecDeque::new(),
+            pace: Pace::new(bucket.limits()),
+            client: bucket.client(),
+            bucket,
+            trouble: None,
+        }
     }
 
     pub(super) fn into_body(self) -> Body {
@@ -54,14 +90,20 @@ impl Reader {
     }
 
     async fn piece(&mut self) -> Result<Option<Bytes>, Error> {
+        self.pace.asked(Instant::now());
         while self.next < self.end {
             match self.pull().await {
                 Ok(mut piece) => {
-                    // What a body yields beyond its range is no part of the object.
-                    let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
+                    // What a response yields beyond its range is no part of the object, or comes from the next source.
+                    let left = usize::try_from(self.limit() - self.next).unwrap_or(usize::MAX);
                     piece.truncate(left);
                     self.next += piece.len() as u64;
                     self.trouble = None;
+                    self.pace.given(Instant::now(), piece.len() as u64);
+                    if self.next == self.limit() {
+                        self.current = self.ahead.pop_front().map(Source::Ahead);
+                    }
+                    self.fetch_ahead();
                     return Ok(Some(piece));
                 }
                 Err(failure) => self.recover(failure).await?,
@@ -70,29 +112,57 @@ impl Reader {
         Ok(None)
     }
 
-    /// Returns the next bytes, never none, of the current body or of a new one.
+    /// Returns where the current source is left for the next one.
+    fn limit(&self) -> u64 {
+        match (&self.current, self.ahead.front()) {
+            (Some(Source::Ahead(current)), _) => current.range.end,
+            (_, Some(ahead)) => ahead.range.start,
+            (_, None) => self.end,
+        }
+    }
+
+    /// Returns the next bytes, never none, of the current source or of a new one.
     async fn pull(&mut self) -> Result<Bytes, Failure> {
-        let mut body = match self.current.take() {
-            Some(body) => body,
+        // Taken out, so that a source that fails is not used again.
+        let (piece, source) = match self.current.take() {
+            Some(Source::Ahead(mut ahead)) => {
+                let piece = ahead.pieces.recv().await.unwrap_or_else(|| {
+                    Err(Failure::passing(format!("{}: a range was not fetched", self.bucket.what(&self.object.key))))
+                })?;
+                (piece, Source::Ahead(ahead))
+            }
+            Some(Source::Direct(mut body)) => {
+                (self.bucket.next_piece(&self.object.key, &mut body).await?, Source::Direct(body))
+            }
             None => {
-                let range = self.next..self.end;
-                self.bucket.resume(&self.client, &self.key, &self.pin, range).await?
+                let range = self.next..self.limit();
+                let mut body = self.bucket.resume(&self.client, &self.object, range).await?;
+                (self.bucket.next_piece(&self.object.key, &mut body).await?, Source::Direct(body))
             }
         };
-        let what = self.bucket.what(&self.key);
-        loop {
-            let Ok(piece) = timeout(self.bucket.limits().stall_timeout, body.next()).await else {
-                return Err(Failure::passing(format!("{what}: S3 stopped sending")));
+        self.current = Some(source);
+        Ok(piece)
+    }
+
+    /// Starts to fetch what the consumer will ask for soon.
+    fn fetch_ahead(&mut self) {
+        let range_bytes = self.bucket.limits().range_bytes;
+        while self.ahead.len() < self.pace.ahead() {
+            let start = match (self.ahead.back(), &self.current) {
+                (Some(Ahead { range, .. }), _) | (None, Some(Source::Ahead(Ahead { range, .. }))) => range.end,
+                // A response that is about to be left would be left with much of it on its way.
+                (None, _) => (self.next + range_bytes / 4).next_multiple_of(range_bytes),
             };
-            match piece {
-                Some(Ok(piece)) if piece.is_empty() => {}
-                Some(Ok(piece)) => {
-                    self.current = Some(body);
-                    return Ok(piece);
-                }
-                Some(Err(_)) => return Err(Failure::passing(format!("{what}: S3 cut the connection"))),
-                None => return Err(Failure::passing(format!("{what}: S3 sent too few bytes"))),
+            let range = start..self.end.min(start - start % range_bytes + range_bytes);
+            if range.is_empty() {
+                return;
             }
+            // A piece keeps the whole buffer that it was read into.
+            let Some(reservation) = self.budget.try_reserve((range.end - range.start) * 3 / 2) else { return };
+            let (sender, pieces) = mpsc::unbounded_channel();
+            let fetch = fetch(Arc::clone(&self.bucket), Arc::clone(&self.object), range.clone(), sender);
+            let task = AbortOnDropHandle::new(tokio::spawn(fetch));
+            self.ahead.push_back(Ahead { range, pieces, _task: task, _reservation: reservation });
         }
     }
 
@@ -110,5 +180,31 @@ impl Reader {
         sleep(pause).await;
         self.client = self.bucket.client();
         Ok(())
+    }
+}
+
+/// Sends the pieces of a range, or the failure that ends them. The reader gets over a failure when it comes to it.
+async fn fetch(
+    bucket: Arc<Bucket>,
+    object: Arc<ObjectInfo>,
+    mut range: Range<u64>,
+    pieces: mpsc::UnboundedSender<Result<Bytes, Failure>>,
+) {
+    let mut body = match bucket.resume(&bucket.client(), &object, range.clone()).await {
+        Ok(body) => body,
+        Err(failure) => return drop(pieces.send(Err(failure))),
+    };
+    while !range.is_empty() {
+        let piece = bucket.next_piece(&object.key, &mut body).await.map(|mut piece| {
+            piece.truncate(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
+            piece
+        });
+        range.start = match &piece {
+            Ok(piece) => range.start + piece.len() as u64,
+            Err(_) => range.end,
+        };
+        if pieces.send(piece).is_err() {
+            return;
+        }
     }
 }
