@@ -3,6 +3,7 @@
 mod conformance;
 mod file;
 mod s3;
+mod s3_faults;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;

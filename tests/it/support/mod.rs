@@ -10,6 +10,7 @@ pub(crate) mod gantry;
 pub(crate) mod nats;
 pub(crate) mod process;
 pub(crate) mod s3;
+pub(crate) mod s3_double;
 
 use std::time::Duration;
 

@@ -1,0 +1,263 @@
+//! An S3 server of one object that answers as it is told: faults that a real one does not make on demand.
+//!
+//! It writes HTTP by hand, since most of these answers are ones that a server library would not let out.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+
+/// One request as it arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// Path and query.
+    pub(crate) target: String,
+    /// Names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    /// How many requests of any kind came before.
+    pub(crate) index: usize,
+}
+
+impl Request {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn is_get(&self) -> bool {
+        self.method == "GET"
+    }
+
+    /// The range asked for, with an exclusive end, against an object of `size` bytes.
+    pub(crate) fn range(&self, size: usize) -> Option<Range<usize>> {
+        let (first, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        let end = last.parse::<usize>().map_or(size, |last| (last + 1).min(size));
+        Some(first.parse().unwrap()..end)
+    }
+}
+
+/// How a request is answered.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    /// As S3 does it.
+    Serve,
+    /// With a status, an error code in the body unless it is empty, and header lines.
+    Fail(u16, &'static str, &'static str),
+    /// With only so many bytes of the body; then the connection is cut.
+    Cut(usize),
+    /// With only so many bytes of the body; then nothing, and the connection stays.
+    Stall(usize),
+    /// With a body of unannounced length that ends so many bytes too early.
+    Short(usize),
+    /// With a body of unannounced length that goes on for so many bytes too many.
+    Long(usize),
+    /// With one byte flipped.
+    Flip,
+    /// With the whole object and status 200, whatever was asked for.
+    IgnoreRange,
+    /// With bytes that lie so much further on than what was asked for, honestly announced.
+    Shift(usize),
+    /// With the right bytes as part of an object that is so much larger.
+    Grow(usize),
+    /// With another `ETag` and no regard to `If-Match`.
+    Replace(&'static str),
+    /// With no `ETag`.
+    Anonymous,
+    /// Not at all.
+    Hang,
+}
+
+type Script = Box<dyn Fn(&Request) -> Act + Send + Sync>;
+
+/// The server. It ends when dropped.
+pub(crate) struct S3Double {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+struct Shared {
+    object: Bytes,
+    script: Script,
+    log: Mutex<Vec<Request>>,
+}
+
+const ETAG: &str = "\"double\"";
+
+impl S3Double {
+    pub(crate) async fn start(object: Bytes, script: impl Fn(&Request) -> Act + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared { object, script: Box::new(script), log: Mutex::default() });
+        let task = tokio::spawn({
+            let shared = Arc::clone(&shared);
+            async move {
+                let mut connections = tokio::task::JoinSet::new();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    connections.spawn(connection(stream, Arc::clone(&shared)));
+                }
+            }
+        });
+        Self { address, shared, task: task.abort_handle() }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Every request so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.shared.log.lock().unwrap().clone()
+    }
+}
+
+impl Drop for S3Double {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = read(&mut stream, &shared).await {
+        let act = (shared.script)(&request);
+        match answer(stream.get_mut(), &request, act, &shared.object).await {
+            Ok(true) => {}
+            Ok(false) | Err(_) => return,
+        }
+    }
+}
+
+async fn read(stream: &mut BufReader<TcpStream>, shared: &Shared) -> Option<Request> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).await.ok()? == 0 {
+            return None;
+        }
+        match line.trim_end() {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let mut first = lines[0].split(' ').map(str::to_owned);
+    let headers = lines[1..].iter().filter_map(|line| line.split_once(": "));
+    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
+    let mut log = shared.log.lock().unwrap();
+    let request = Request { method: first.next()?, target: first.next()?, headers, index: log.len() };
+    log.push(request.clone());
+    Some(request)
+}
+
+/// Answers one request; returns whether the connection may be used again.
+async fn answer(stream: &mut TcpStream, request: &Request, act: Act, object: &Bytes) -> std::io::Result<bool> {
+    if let Act::Hang = act {
+        std::future::pending::<()>().await;
+    }
+    if let Act::Fail(status, code, headers) = act {
+        fail(stream, request, status, code, headers).await?;
+        return Ok(true);
+    }
+    serve(stream, request, act, object).await
+}
+
+async fn fail(
+    stream: &mut TcpStream,
+    request: &Request,
+    status: u16,
+    code: &str,
+    headers: &str,
+) -> std::io::Result<()> {
+    let mut body = String::new();
+    if !code.is_empty() && request.is_get() {
+        write!(body, "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>as told</Message>").unwrap();
+        body += "<Region>eu-west-3</Region></Error>";
+    }
+    let separator = if headers.is_empty() { "" } else { "\r\n" };
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status} told\r\n{headers}{separator}content-length: {length}\r\n\r\n");
+    stream.write_all((head + &body).as_bytes()).await
+}
+
+async fn serve(stream: &mut TcpStream, request: &Request, act: Act, object: &Bytes) -> std::io::Result<bool> {
+    let size = object.len();
+    let etag = if let Act::Replace(etag) = act { etag } else { ETAG };
+    if let Some(expected) = request.header("if-match")
+        && expected != etag
+        && !matches!(act, Act::Replace(_))
+    {
+        fail(stream, request, 412, "PreconditionFailed", "").await?;
+        return Ok(true);
+    }
+    let asked = request.range(size).filter(|_| !matches!(act, Act::IgnoreRange));
+    if asked.as_ref().is_some_and(|range| range.start >= size) {
+        fail(stream, request, 416, "InvalidRange", "").await?;
+        return Ok(true);
+    }
+    let mut range = asked.clone().unwrap_or(0..size);
+    let mut size = size;
+    if let Act::Shift(by) = act {
+        range = (range.start + by).min(size - 1)..(range.end + by).min(size);
+    }
+    if let Act::Grow(by) = act {
+        size += by;
+    }
+    let mut body = object.slice(range.clone()).to_vec();
+    let mut head = match asked {
+        Some(_) => {
+            format!("HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {}-{}/{size}\r\n", range.start, range.end - 1)
+        }
+        None => "HTTP/1.1 200 OK\r\n".to_owned(),
+    };
+    if !matches!(act, Act::Anonymous) {
+        write!(head, "etag: {etag}\r\n").unwrap();
+    }
+    head += "last-modified: Wed, 01 Jan 2025 00:00:00 GMT\r\n";
+    let is_chunked = matches!(act, Act::Short(_) | Act::Long(_)) && request.is_get();
+    match is_chunked {
+        true => head += "transfer-encoding: chunked\r\n\r\n",
+        false => write!(head, "content-length: {}\r\n\r\n", body.len()).unwrap(),
+    }
+    stream.write_all(head.as_bytes()).await?;
+    if !request.is_get() {
+        return Ok(true);
+    }
+    spoil(&mut body, &act);
+    if is_chunked {
+        for chunk in body.chunks(10_000) {
+            stream.write_all(format!("{:x}\r\n", chunk.len()).as_bytes()).await?;
+            stream.write_all(chunk).await?;
+            stream.write_all(b"\r\n").await?;
+        }
+        stream.write_all(b"0\r\n\r\n").await?;
+    } else {
+        stream.write_all(&body).await?;
+    }
+    stream.flush().await?;
+    if let Act::Stall(_) = act {
+        std::future::pending::<()>().await;
+    }
+    Ok(!matches!(act, Act::Cut(_)))
+}
+
+fn spoil(body: &mut Vec<u8>, act: &Act) {
+    if let Act::Short(by) = act {
+        body.truncate(body.len().saturating_sub(*by));
+    }
+    if let Act::Long(by) = act {
+        body.extend(std::iter::repeat_n(0xaa, *by));
+    }
+    if let Act::Cut(after) | Act::Stall(after) = act {
+        body.truncate(*after);
+    }
+    let middle = body.len() / 2;
+    if let (Act::Flip, Some(byte)) = (act, body.get_mut(middle)) {
+        *byte ^= 1;
+    }
+}
