@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     // The place where everything is put together: it may name all.
-    ("cli", &["relay", "consumer", "config", "telemetry", "shutdown", "bus", "store", "proto", "metrics"]),
+    ("cli", &["relay", "consumer", "config", "telemetry", "shutdown", "http", "bus", "store", "proto", "metrics"]),
     ("relay", &["proto", "store", "bus", "metrics", "shutdown"]),
     ("consumer", &["proto", "bus", "metrics"]),
+    // Tells the operator what the relay knows about itself.
+    ("http", &["relay", "metrics"]),
     ("store", &["proto"]),
     ("bus", &["proto"]),
     ("config", &["proto"]),
