@@ -5,6 +5,7 @@
 //! which is pure: no I/O, no clock, no runtime. `docs/PROTOCOL.md` is its specification.
 
 pub mod bus;
+pub mod cli;
 pub mod config;
 pub mod consumer;
 pub mod http;
@@ -13,3 +14,4 @@ pub mod proto;
 pub mod relay;
 pub mod shutdown;
 pub mod store;
+pub mod telemetry;

@@ -135,14 +135,14 @@ pub const KEYS: &[KeySpec] = &[
     .unit("ms")
     .default("4000"),
     KeySpec::new("relay.transfers_max", Kind::Integer { min: 1, max: 100_000 }, "transfers at once; beyond it `busy`")
-        .default("256"),
+        .default("1000"),
     KeySpec::new(
         "relay.memory_budget_bytes",
         Kind::Integer { min: 8 * MIB, max: 1024 * GIB },
         "bytes of objects held in memory over all transfers; beyond it `busy`",
     )
     .unit("bytes")
-    .default("268435456"),
+    .default("536870912"),
     KeySpec::new(
         "relay.chunk_max_bytes",
         Kind::Integer { min: 1024, max: 8 * MIB },
@@ -156,7 +156,7 @@ pub const KEYS: &[KeySpec] = &[
         "most bytes on their way to one consumer that it has not yet written",
     )
     .unit("bytes")
-    .default("16777216"),
+    .default("33554432"),
     KeySpec::new(
         "relay.beat_interval_ms",
         Kind::Integer { min: 50, max: 60_000 },
@@ -170,7 +170,7 @@ pub const KEYS: &[KeySpec] = &[
         "a transfer ends when its consumer is silent for so long",
     )
     .unit("ms")
-    .default("30000"),
+    .default("15000"),
     KeySpec::new(
         "relay.drain_grace_ms",
         Kind::Integer { min: 0, max: 86_400_000 },

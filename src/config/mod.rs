@@ -95,7 +95,7 @@ pub struct Relay {
     /// Transfers at once.
     pub transfers_max: usize,
     /// Bytes of objects held in memory, over all transfers.
-    pub memory_budget_bytes: usize,
+    pub memory_budget_bytes: u64,
     /// The largest chunk.
     pub chunk_max_bytes: usize,
     /// The most bytes on their way to one consumer.

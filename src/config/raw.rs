@@ -48,7 +48,7 @@ struct RawNats {
 #[serde(deny_unknown_fields)]
 struct RawRelay {
     transfers_max: usize,
-    memory_budget_bytes: usize,
+    memory_budget_bytes: u64,
     chunk_max_bytes: usize,
     window_max_bytes: u64,
     beat_interval_ms: u64,

@@ -1,0 +1,194 @@
+//! What a command is about: `STORE/KEY`, and a byte range of it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::proto::{Key, OFFSET_MAX, Span, StoreName};
+
+/// `STORE/KEY`: all after the first slash is the key, so a key that begins with a slash is `STORE//KEY`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ObjectAddress {
+    /// The store.
+    pub(super) store: StoreName,
+    /// The key in it.
+    pub(super) key: Key,
+}
+
+impl FromStr for ObjectAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((store, key)) = text.split_once('/') else {
+            return Err(format!("{text:?} has no key: must be STORE/KEY"));
+        };
+        let store = store.parse().map_err(|error| format!("{error}"))?;
+        let key = key.parse().map_err(|error| format!("{error}: must be STORE/KEY"))?;
+        Ok(Self { store, key })
+    }
+}
+
+impl fmt::Display for ObjectAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.store, self.key)
+    }
+}
+
+impl ObjectAddress {
+    /// Returns the key's last part as a file's name, if it can be one.
+    #[must_use]
+    pub(super) fn file_name(&self) -> Option<&str> {
+        let name = self.key.as_str().rsplit('/').next()?;
+        (!matches!(name, "" | "." | "..")).then_some(name)
+    }
+
+    /// Returns where a download goes: to `output`, into it if it is a folder, or into the current folder.
+    ///
+    /// # Errors
+    /// When a name is needed and the key's last part can't be one.
+    pub(super) fn target(&self, output: Option<&Path>) -> Result<PathBuf, String> {
+        let folder = match output {
+            Some(path) if !is_folder(path) => return Ok(path.to_owned()),
+            Some(folder) => folder,
+            None => Path::new(""),
+        };
+        match self.file_name() {
+            Some(name) => Ok(folder.join(name)),
+            None => Err(format!("the key {:?} does not end in a file's name: give one with -o", self.key.as_str())),
+        }
+    }
+}
+
+fn is_folder(path: &Path) -> bool {
+    path.as_os_str().to_string_lossy().ends_with('/') || path.is_dir()
+}
+
+/// `STORE[/PREFIX]`: where to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ListAddress {
+    /// The store.
+    pub(super) store: StoreName,
+    /// What the keys begin with; may be empty.
+    pub(super) prefix: String,
+}
+
+impl FromStr for ListAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (store, prefix) = text.split_once('/').unwrap_or((text, ""));
+        let store = store.parse().map_err(|error| format!("{error}"))?;
+        if prefix.len() > Key::MAX_BYTES || prefix.contains(['\0', '\r', '\n']) {
+            return Err(format!("the prefix is over {} bytes or holds a NUL or a line's end", Key::MAX_BYTES));
+        }
+        Ok(Self { store, prefix: prefix.to_owned() })
+    }
+}
+
+/// A byte range as HTTP and curl write it: both ends included, an open end, or the last bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ByteRange {
+    /// A span of absolute offsets.
+    Span(Span),
+    /// So many bytes at the end.
+    Last(u64),
+}
+
+impl FromStr for ByteRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("{text:?} is not a range: must be FIRST-LAST (both included), FIRST- or -COUNT");
+        let number = |digits: &str| {
+            let digits = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+            digits.and_then(|digits| digits.parse::<u64>().ok()).filter(|number| *number < OFFSET_MAX).ok_or_else(form)
+        };
+        let (first, last) = text.split_once('-').ok_or_else(form)?;
+        if first.is_empty() {
+            return match number(last)? {
+                0 => Err(form()),
+                count => Ok(Self::Last(count)),
+            };
+        }
+        let start = number(first)?;
+        if last.is_empty() {
+            return Ok(Self::Span(Span { start, end: None }));
+        }
+        let last = number(last)?;
+        if last < start {
+            return Err(format!("{text:?} ends before it begins: must be FIRST-LAST, both included"));
+        }
+        Ok(Self::Span(Span { start, end: Some(last + 1) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_splits_at_the_first_slash() {
+        for (text, store, key) in [
+            ("files/a", "files", "a"),
+            ("files/a/b c?#%", "files", "a/b c?#%"),
+            ("files//a", "files", "/a"),
+            ("files/a/", "files", "a/"),
+            ("F_1-x/ü", "F_1-x", "ü"),
+        ] {
+            let address: ObjectAddress = text.parse().unwrap();
+            assert_eq!((address.store.as_str(), address.key.as_str()), (store, key));
+            assert_eq!(address.to_string(), text);
+        }
+        for text in ["", "files", "files/", "/a", "a b/c", "a.b/c", "files/a\nb"] {
+            assert!(text.parse::<ObjectAddress>().is_err(), "{text:?}");
+        }
+        assert!(format!("files/{}", "x".repeat(1025)).parse::<ObjectAddress>().is_err());
+    }
+
+    #[test]
+    fn a_list_address_needs_only_a_store() {
+        for (text, prefix) in [("files", ""), ("files/", ""), ("files/a/", "a/"), ("files//", "/")] {
+            assert_eq!(text.parse::<ListAddress>().unwrap().prefix, prefix);
+        }
+        assert!("".parse::<ListAddress>().is_err());
+    }
+
+    #[test]
+    fn a_range_includes_both_ends() {
+        let span = |start, end| Ok(ByteRange::Span(Span { start, end }));
+        assert_eq!("0-0".parse(), span(0, Some(1)));
+        assert_eq!("10-19".parse(), span(10, Some(20)));
+        assert_eq!("10-".parse(), span(10, None));
+        assert_eq!("-5".parse(), Ok(ByteRange::Last(5)));
+        for text in [
+            "",
+            "-",
+            "5",
+            "5-4",
+            "-0",
+            "a-b",
+            "1-2-3",
+            "+1-2",
+            " 1-2",
+            "0-9223372036854775807",
+            "0-99999999999999999999",
+        ] {
+            assert!(text.parse::<ByteRange>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_target_is_a_file_in_a_folder_or_as_given() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let address: ObjectAddress = "files/a/model.bin".parse().unwrap();
+        assert_eq!(address.target(None), Ok(PathBuf::from("model.bin")));
+        assert_eq!(address.target(Some(Path::new("x/y"))), Ok(PathBuf::from("x/y")));
+        assert_eq!(address.target(Some(Path::new("none/"))), Ok(PathBuf::from("none/model.bin")));
+        assert_eq!(address.target(Some(folder.path())), Ok(folder.path().join("model.bin")));
+        for key in ["a/", ".", "..", "a/..", "/"] {
+            let address: ObjectAddress = format!("files/{key}").parse().unwrap();
+            assert!(address.target(None).is_err(), "{key:?}");
+            assert_eq!(address.target(Some(Path::new("x"))), Ok(PathBuf::from("x")));
+        }
+    }
+}

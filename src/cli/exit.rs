@@ -1,0 +1,258 @@
+//! What the process ends with, and what it says when that is not success.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::bus;
+use crate::config;
+use crate::consumer::{self, part};
+use crate::proto::Code;
+
+/// The exit codes, as the help and `docs` state them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, and verified.
+    Done = 0,
+    /// Failed in a way that no other code names.
+    Failed = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// There is no such store, bucket, key or version.
+    NotFound = 4,
+    /// Gave up on what may succeed later.
+    GaveUp = 5,
+    /// The bytes are not the ones that were asked for.
+    Integrity = 6,
+    /// The object changed while it was downloaded.
+    Changed = 7,
+    /// Access is denied.
+    Denied = 8,
+    /// Interrupted by a signal.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// Every exit, in the order of its number.
+    pub const ALL: [Self; 9] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::NotFound,
+        Self::GaveUp,
+        Self::Integrity,
+        Self::Changed,
+        Self::Denied,
+        Self::Interrupted,
+    ];
+
+    /// Returns the number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// Returns the exit's name as it stands in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::NotFound => "not_found",
+            Self::GaveUp => "gave_up",
+            Self::Integrity => "integrity",
+            Self::Changed => "changed",
+            Self::Denied => "denied",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// Returns the exit for a wire error that ended a request for good.
+    #[must_use]
+    pub const fn of_code(code: Code) -> Self {
+        match code {
+            Code::NotFound => Self::NotFound,
+            Code::Changed => Self::Changed,
+            Code::Denied => Self::Denied,
+            Code::BadRequest | Code::Range => Self::Usage,
+            Code::Idle | Code::Busy | Code::StoreUnavailable | Code::Draining | Code::Internal => Self::GaveUp,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.number())
+    }
+}
+
+/// Why a command did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Failure {
+    /// What the process ends with.
+    #[serde(rename = "code", serialize_with = "name_of")]
+    pub(super) exit: Exit,
+    /// What it was about: `store/key`, or nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) subject: Option<String>,
+    /// One line for a person; empty to say nothing, as for a reader that went away.
+    pub(super) message: String,
+}
+
+fn name_of<S: serde::Serializer>(exit: &Exit, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(exit.name())
+}
+
+impl Failure {
+    /// Makes a failure that is about nothing in particular.
+    #[must_use]
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, subject: None, message: message.into() }
+    }
+
+    /// Makes a failure of the command line.
+    #[must_use]
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Makes the failure of a command that a signal ended.
+    #[must_use]
+    pub(super) fn interrupted() -> Self {
+        Self::new(Exit::Interrupted, "interrupted")
+    }
+
+    /// Says what it is about.
+    #[must_use]
+    pub(super) fn about(mut self, subject: impl Into<String>) -> Self {
+        self.subject = Some(subject.into());
+        self
+    }
+
+    /// Returns the lines that go to stderr.
+    #[must_use]
+    pub(super) fn lines(&self) -> Vec<String> {
+        let subject = self.subject.as_ref().map_or_else(String::new, |subject| format!("{subject}: "));
+        self.message.lines().map(|line| format!("gantry: {subject}{line}")).collect()
+    }
+}
+
+impl From<config::Error> for Failure {
+    fn from(error: config::Error) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<bus::Error> for Failure {
+    fn from(error: bus::Error) -> Self {
+        let exit = match &error {
+            bus::Error::Unreachable { .. } | bus::Error::Closed => Exit::GaveUp,
+            bus::Error::Unauthorized { .. } => Exit::Denied,
+            bus::Error::Options(_) => Exit::Usage,
+            bus::Error::TooLarge { .. } | bus::Error::Subject(_) | bus::Error::Header(_) => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<consumer::Error> for Failure {
+    fn from(error: consumer::Error) -> Self {
+        let exit = match error {
+            consumer::Error::Bus(error) => return error.into(),
+            consumer::Error::NoRelay | consumer::Error::GaveUp { .. } => Exit::GaveUp,
+            consumer::Error::NoStore(_) => Exit::NotFound,
+            consumer::Error::Refused(ref error) => Exit::of_code(error.code),
+            consumer::Error::NotPermitted { .. } => Exit::Denied,
+            consumer::Error::Changed(_) => Exit::Changed,
+            consumer::Error::Mismatch(_) | consumer::Error::Part(part::Error::Mismatch { .. }) => Exit::Integrity,
+            consumer::Error::Part(_) | consumer::Error::Malformed(_) => Exit::Failed,
+            consumer::Error::Cancelled => return Self::interrupted(),
+        };
+        Self::new(exit, format!("{:#}", anyhow::Error::from(error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::verify::Mismatch;
+    use crate::proto::WireError;
+    use crate::proto::receiver::Cause;
+
+    #[test]
+    fn every_consumer_error_has_its_exit() {
+        let mismatch = || Mismatch::Length { expected: 2, actual: 1 };
+        let of_part = |error| consumer::Error::Part(error);
+        for (error, exit) in [
+            (consumer::Error::NoRelay, Exit::GaveUp),
+            (consumer::Error::NoStore("files".parse().unwrap()), Exit::NotFound),
+            (consumer::Error::Refused(WireError::new(Code::Denied, "")), Exit::Denied),
+            (consumer::Error::Refused(WireError::new(Code::NotFound, "")), Exit::NotFound),
+            (consumer::Error::Refused(WireError::new(Code::Range, "")), Exit::Usage),
+            (consumer::Error::NotPermitted { what: "publishing to", subject: "x".to_owned() }, Exit::Denied),
+            (consumer::Error::Changed(String::new()), Exit::Changed),
+            (consumer::Error::GaveUp { cause: Cause::Stall, requests: 1 }, Exit::GaveUp),
+            (consumer::Error::Mismatch(mismatch()), Exit::Integrity),
+            (of_part(part::Error::Mismatch { target: "x".into(), source: mismatch() }), Exit::Integrity),
+            (of_part(part::Error::NoFolder("x".into())), Exit::Failed),
+            (consumer::Error::Bus(bus::Error::Closed), Exit::GaveUp),
+            (consumer::Error::Malformed(String::new()), Exit::Failed),
+            (consumer::Error::Cancelled, Exit::Interrupted),
+        ] {
+            let shown = error.to_string();
+            assert_eq!(Failure::from(error).exit, exit, "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_failure_tells_its_cause_too() {
+        let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = consumer::Error::Part(part::Error::Full { path: "/mnt/x".into(), source });
+        assert_eq!(Failure::from(error).message, "no space left for /mnt/x: no storage space");
+    }
+
+    #[test]
+    fn the_numbers_are_the_documented_ones() {
+        let numbers: Vec<_> = Exit::ALL.iter().map(|exit| exit.number()).collect();
+        assert_eq!(numbers, [0, 1, 2, 4, 5, 6, 7, 8, 130]);
+    }
+
+    #[test]
+    fn every_wire_code_has_its_exit() {
+        let exits: Vec<_> = Code::ALL.iter().map(|code| (code.name(), Exit::of_code(*code).number())).collect();
+        assert_eq!(
+            exits,
+            [
+                ("bad_request", 2),
+                ("denied", 8),
+                ("not_found", 4),
+                ("idle", 5),
+                ("changed", 7),
+                ("range", 2),
+                ("busy", 5),
+                ("internal", 5),
+                ("store_unavailable", 5),
+                ("draining", 5),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_failure_is_one_line_that_names_its_subject() {
+        let failure = Failure::new(Exit::NotFound, "no such key").about("files/a");
+        assert_eq!(failure.lines(), ["gantry: files/a: no such key"]);
+        let json = serde_json::to_string(&failure).unwrap();
+        assert_eq!(json, r#"{"code":"not_found","subject":"files/a","message":"no such key"}"#);
+    }
+
+    #[test]
+    fn bus_errors_tell_absence_from_refusal() {
+        let servers = || "127.0.0.1:4222".to_owned();
+        let exit = |error: bus::Error| Failure::from(error).exit;
+        assert_eq!(exit(bus::Error::Unreachable { servers: servers(), reason: String::new() }), Exit::GaveUp);
+        assert_eq!(exit(bus::Error::Unauthorized { servers: servers(), reason: String::new() }), Exit::Denied);
+        assert_eq!(exit(bus::Error::Options(String::new())), Exit::Usage);
+        assert_eq!(exit(bus::Error::Closed), Exit::GaveUp);
+    }
+}

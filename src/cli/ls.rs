@@ -1,0 +1,96 @@
+//! `gantry ls`: lists keys, page by page to the end.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::address::ListAddress;
+use super::exit::{Exit, Failure};
+use super::output::{self, Form};
+use crate::consumer::Client;
+use crate::proto::{ListEntry, ListPage, ListRequest};
+use crate::shutdown::Shutdown;
+
+/// List keys
+///
+/// Prints size in bytes, date and key; a key that goes on after a slash is cut there, unless -r is given.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Ls {
+    #[arg(value_name = "STORE[/PREFIX]", help = "The store, and what the keys begin with")]
+    address: ListAddress,
+    #[arg(short, long, help = "All keys, however deep")]
+    recursive: bool,
+    #[arg(long, help = "Print one JSON object a line: with key and size, or with prefix")]
+    json: bool,
+}
+
+/// One line of `--json`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Line<'a> {
+    Entry(&'a ListEntry),
+    Prefix { prefix: &'a str },
+}
+
+impl Ls {
+    pub(super) const fn form(&self) -> Form {
+        if self.json { Form::Json } else { Form::Text }
+    }
+
+    pub(super) async fn run(self, client: &Client, shutdown: &Shutdown) -> Result<(), Failure> {
+        let listed = tokio::select! {
+            listed = self.list(client) => listed,
+            () = shutdown.drain.cancelled() => Err(Failure::interrupted()),
+        };
+        let prefix = &self.address.prefix;
+        let subject =
+            if prefix.is_empty() { self.address.store.to_string() } else { format!("{}/{prefix}", self.address.store) };
+        match listed {
+            Ok(0) if !prefix.is_empty() => Err(Failure::new(Exit::NotFound, "no key begins so").about(subject)),
+            Ok(_) => Ok(()),
+            Err(failure) if failure.exit == Exit::Interrupted || failure.message.is_empty() => Err(failure),
+            Err(failure) => Err(failure.about(subject)),
+        }
+    }
+
+    /// Prints every page, and returns how many lines that were.
+    async fn list(&self, client: &Client) -> Result<usize, Failure> {
+        let mut request =
+            ListRequest { prefix: self.address.prefix.clone(), recursive: self.recursive, ..ListRequest::default() };
+        let mut count = 0;
+        loop {
+            let page = client.list_page(&self.address.store, &request).await?;
+            count += page.entries.len() + page.prefixes.len();
+            self.print(&page)?;
+            match page.next {
+                None => return Ok(count),
+                next if next == request.token => {
+                    return Err(Failure::new(Exit::Failed, "the relay names the same page twice"));
+                }
+                next => request.token = next,
+            }
+        }
+    }
+
+    fn print(&self, page: &ListPage) -> Result<(), Failure> {
+        let mut lines: Vec<(&str, Line<'_>)> =
+            page.entries.iter().map(|entry| (entry.key.as_str(), Line::Entry(entry))).collect();
+        lines.extend(page.prefixes.iter().map(|prefix| (prefix.as_str(), Line::Prefix { prefix })));
+        lines.sort_by_key(|(name, _)| *name);
+        for (_, line) in lines {
+            match line {
+                line if self.json => output::json(&line)?,
+                Line::Entry(entry) => output::line(&row(
+                    &entry.size.to_string(),
+                    entry.last_modified.as_deref().unwrap_or("-"),
+                    &entry.key,
+                ))?,
+                Line::Prefix { prefix } => output::line(&row("-", "-", prefix))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn row(size: &str, date: &str, key: &str) -> String {
+    format!("{size:>14}  {date:<24}  {}", output::printable(key))
+}

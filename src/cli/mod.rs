@@ -1,0 +1,121 @@
+//! The `gantry` command line: one file a subcommand, results to stdout, the rest to stderr.
+
+mod address;
+mod connect;
+mod exit;
+mod get;
+mod global;
+mod ls;
+mod output;
+mod serve;
+mod stat;
+mod stores;
+
+use clap::{Parser, Subcommand};
+
+use self::exit::Failure;
+use self::output::Form;
+use crate::config::{Config, LogFormat, Sources};
+use crate::consumer;
+use crate::shutdown::{Shutdown, Signals};
+use crate::telemetry;
+
+pub use self::exit::Exit;
+
+/// Relay S3 objects and local files over NATS, in verified, flow-controlled chunks.
+#[derive(Debug, Parser)]
+#[command(name = "gantry", version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    global: global::Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done and verified, 1 failed, 2 usage or configuration, 4 not found, 5 gave up on \
+a failure that may pass, 6 integrity, 7 changed while downloading, 8 denied, 130 interrupted";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve stores to whoever may ask
+    Serve(serve::Serve),
+    /// Download an object and prove that it is the right one
+    Get(get::Get),
+    /// Describe an object
+    Stat(stat::Stat),
+    /// List keys
+    Ls(ls::Ls),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    pub async fn run(self) -> Exit {
+        let form = self.command.form();
+        match Box::pin(self.try_run()).await {
+            Ok(()) => Exit::Done,
+            Err(failure) => {
+                output::failure(&failure, form);
+                failure.exit
+            }
+        }
+    }
+
+    async fn try_run(self) -> Result<(), Failure> {
+        let mut sources = Sources::of_process();
+        self.command.settings(&mut sources)?;
+        let config = self.global.load(sources)?;
+        let level = config.log.level.as_deref().unwrap_or_else(|| self.command.log_level());
+        let format = match config.log.format {
+            LogFormat::Text => telemetry::Format::Text,
+            LogFormat::Json => telemetry::Format::Json,
+        };
+        telemetry::init(level, format).map_err(|error| Failure::usage(error.to_string()))?;
+        let shutdown = Shutdown::default();
+        let signals = Signals::listen().map_err(|error| Failure::new(Exit::Failed, format!("signals: {error}")))?;
+        tokio::select! {
+            done = self.command.run(&config, &shutdown) => done,
+            () = signals.drive(&shutdown) => Err(Failure::interrupted()),
+        }
+    }
+}
+
+impl Command {
+    async fn run(self, config: &Config, shutdown: &Shutdown) -> Result<(), Failure> {
+        match self {
+            Self::Serve(serve) => serve.run(config, shutdown).await,
+            Self::Get(get) => get.run(client(config).await?, shutdown).await,
+            Self::Stat(stat) => stat.run(&client(config).await?, shutdown).await,
+            Self::Ls(ls) => ls.run(&client(config).await?, shutdown).await,
+        }
+    }
+
+    /// Adds what the command's own options say of the configuration.
+    fn settings(&self, sources: &mut Sources) -> Result<(), Failure> {
+        match self {
+            Self::Serve(serve) => serve.settings(sources),
+            Self::Get(_) | Self::Stat(_) | Self::Ls(_) => Ok(()),
+        }
+    }
+
+    const fn log_level(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "info",
+            Self::Get(_) | Self::Stat(_) | Self::Ls(_) => "warn",
+        }
+    }
+
+    fn form(&self) -> Form {
+        match self {
+            Self::Serve(_) => Form::Text,
+            Self::Get(get) => get.form(),
+            Self::Stat(stat) => stat.form(),
+            Self::Ls(ls) => ls.form(),
+        }
+    }
+}
+
+async fn client(config: &Config) -> Result<consumer::Client, Failure> {
+    let bus = connect::nats(&config.nats).await?;
+    let options = consumer::Options { prefix: config.prefix.clone(), ..consumer::Options::default() };
+    Ok(consumer::Client::new(bus, options))
+}

@@ -1,0 +1,111 @@
+//! What goes where: results to stdout, everything else to stderr, sizes and times for people.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::exit::{Exit, Failure};
+
+/// Writes a line to stdout.
+///
+/// # Errors
+/// When stdout does not take it; quietly when its reader went away.
+pub(super) fn line(text: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{text}").map_err(|error| stdout_failure(&error))
+}
+
+/// Writes a JSON object to stdout, on a line of its own.
+///
+/// # Errors
+/// When stdout does not take it; quietly when its reader went away.
+pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    line(&to_json(value))
+}
+
+/// Writes a line to stderr. Nobody hears when that fails.
+#[expect(clippy::print_stderr, reason = "this is the one place that talks to the user")]
+pub(super) fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Returns whether a person watches stderr.
+pub(super) fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Tells of a failure, as JSON too if the command was asked for JSON.
+pub(super) fn failure(failure: &Failure, form: Form) {
+    let object = serde_json::json!({ "error": failure });
+    match form {
+        Form::Text => {}
+        // The exit code tells of the failure when nobody reads this.
+        Form::Json => drop(json(&object)),
+        Form::JsonToStderr => return note(&to_json(&object)),
+    }
+    for line in failure.lines() {
+        note(&line);
+    }
+}
+
+/// How a command reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Lines for people.
+    Text,
+    /// One JSON object on stdout.
+    Json,
+    /// One JSON object on stderr, because stdout carries the data.
+    JsonToStderr,
+}
+
+/// Makes the failure of a write to stdout.
+pub(super) fn stdout_failure(error: &io::Error) -> Failure {
+    let gone = error.kind() == io::ErrorKind::BrokenPipe;
+    let message = if gone { String::new() } else { format!("stdout: {error}") };
+    Failure::new(Exit::Failed, message)
+}
+
+pub(super) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":{{\"message\":\"{error}\"}}}}"))
+}
+
+/// Returns a text without what would make a terminal do more than show it; elsewhere it stays as it is.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    if !io::stdout().is_terminal() || !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Writes a duration in seconds with a digit that matters: `0.004 s`, `1.2 s`, `75 s`.
+pub(super) fn seconds(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match seconds {
+        s if s < 1.0 => format!("{s:.3} s"),
+        s if s < 60.0 => format!("{s:.1} s"),
+        s => format!("{s:.0} s"),
+    }
+}
+
+/// Writes a rate in MiB/s.
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+pub(super) fn rate(bytes: u64, duration: Duration) -> String {
+    let rate = bytes as f64 / f64::from(1 << 20) / duration.as_secs_f64().max(1e-6);
+    if rate < 10.0 { format!("{rate:.1} MiB/s") } else { format!("{rate:.0} MiB/s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_rates_show_digits_that_matter() {
+        assert_eq!(seconds(Duration::from_millis(4)), "0.004 s");
+        assert_eq!(seconds(Duration::from_millis(1234)), "1.2 s");
+        assert_eq!(seconds(Duration::from_secs(75)), "75 s");
+        assert_eq!(rate(256 << 20, Duration::from_millis(1200)), "213 MiB/s");
+        assert_eq!(rate(1 << 20, Duration::from_secs(2)), "0.5 MiB/s");
+    }
+}

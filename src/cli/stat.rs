@@ -1,0 +1,71 @@
+//! `gantry stat`: describes an object.
+
+use clap::Args;
+
+use super::address::ObjectAddress;
+use super::exit::Failure;
+use super::output::{self, Form};
+use crate::consumer::Client;
+use crate::proto::{Checksum, ChecksumKind, ObjectInfo, Pin};
+use crate::shutdown::Shutdown;
+
+/// Describe an object
+#[derive(Args, Clone, Debug)]
+pub(super) struct Stat {
+    #[arg(value_name = "STORE/KEY", help = "The object; all after the first slash is its key")]
+    address: ObjectAddress,
+    #[arg(long, value_name = "ID", help = "The version, where the store keeps versions")]
+    version_id: Option<String>,
+    #[arg(long, help = "Print one JSON object")]
+    json: bool,
+}
+
+impl Stat {
+    pub(super) const fn form(&self) -> Form {
+        if self.json { Form::Json } else { Form::Text }
+    }
+
+    pub(super) async fn run(self, client: &Client, shutdown: &Shutdown) -> Result<(), Failure> {
+        let pin = Pin { if_match: None, version_id: self.version_id };
+        let object = tokio::select! {
+            object = client.stat(&self.address.store, &self.address.key, &pin) => object,
+            () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
+        };
+        let object = object.map_err(|error| Failure::from(error).about(self.address.to_string()))?;
+        if self.json {
+            return output::json(&object);
+        }
+        for line in lines(&object) {
+            output::line(&output::printable(&line))?;
+        }
+        Ok(())
+    }
+}
+
+fn lines(object: &ObjectInfo) -> Vec<String> {
+    let mut lines = vec![
+        format!("key:       {}", object.key),
+        format!("size:      {}", object.size),
+        format!("etag:      {}", object.etag),
+    ];
+    for (name, value) in [
+        ("version: ", &object.version_id),
+        ("modified:", &object.last_modified),
+        ("type:    ", &object.content_type),
+        ("checksum:", &object.checksum.as_ref().map(checksum)),
+    ] {
+        if let Some(value) = value {
+            lines.push(format!("{name}  {value}"));
+        }
+    }
+    lines.extend(object.metadata.iter().map(|(name, value)| format!("metadata:  {name}: {value}")));
+    lines
+}
+
+fn checksum(checksum: &Checksum) -> String {
+    let kind = match checksum.kind {
+        ChecksumKind::FullObject => "full object",
+        ChecksumKind::Composite => "composite",
+    };
+    format!("{} {} ({kind})", checksum.algorithm.name(), checksum.value)
+}
