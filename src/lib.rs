@@ -15,3 +15,8 @@ pub mod relay;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
