@@ -255,7 +255,7 @@ impl Driver {
     async fn run(mut self) -> Result<Stats, Error> {
         self.connection = *self.status.borrow_and_update();
         if !self.connection.connected {
-            self.receiver.handle_disconnected(self.clock.elapsed());
+            self.receiver.handle_disconnected();
         }
         loop {
             self.receiver.handle_share(self.shared.share());
@@ -377,7 +377,7 @@ impl Driver {
         let before = self.connection;
         self.connection = *self.status.borrow_and_update();
         if !self.connection.connected || self.connection.epoch != before.epoch {
-            self.receiver.handle_disconnected(now);
+            self.receiver.handle_disconnected();
         }
         if self.connection.connected {
             self.receiver.handle_connected(now);

@@ -40,9 +40,9 @@ pub struct Settings {
     pub chunk_max: u64,
     /// Silence after which a relay counts as lost. Three of the relay's beats, if that is longer.
     pub stall_timeout: Duration,
-    /// How long to keep asking while nobody listens and no relay ever answered.
+    /// How long to keep asking while nobody listens and no relay ever accepted.
     pub no_relay_patience: Duration,
-    /// How long to keep asking while nothing new arrives.
+    /// How long to go on while no bytes arrive, unless our own writing holds them up.
     pub patience: Duration,
     /// The first pause between fruitless tries; it doubles, with jitter.
     pub backoff_min: Duration,
@@ -55,8 +55,8 @@ pub struct Settings {
 /// Why a transfer was given up and a new one asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {
-    /// A chunk did not arrive.
-    #[error("a chunk was lost")]
+    /// A chunk, or what belongs before it, did not arrive.
+    #[error("a message was lost")]
     Gap,
     /// A chunk's bytes are not what the relay sent.
     #[error("a chunk arrived damaged")]
@@ -215,8 +215,12 @@ pub struct Receiver {
     /// The largest window that the connection's budget allows now.
     share: u64,
     state: State,
-    /// Since when nothing new has arrived although it should have.
-    trouble_since: Option<Duration>,
+    /// When bytes last arrived, or were last held up by our own writing.
+    progress_at: Duration,
+    /// Since when every request met nobody.
+    nobody_since: Option<Duration>,
+    /// Whether no bytes have arrived since the last recovery.
+    fruitless: bool,
     backoff: ExponentialBackoff,
     deliver: VecDeque<Bytes>,
     outputs: VecDeque<Output>,
@@ -239,7 +243,9 @@ impl Receiver {
             next: start,
             written: start,
             state: State::Waiting { until: now },
-            trouble_since: None,
+            progress_at: now,
+            nobody_since: None,
+            fruitless: false,
             deliver: VecDeque::new(),
             outputs: VecDeque::new(),
             stats: Stats::default(),
@@ -304,13 +310,13 @@ impl Receiver {
             State::Streaming(transfer) => Some(transfer.stall_at().min(transfer.control_at())),
             State::Ended | State::Failed(_) => return None,
         };
-        let patience = self.trouble_since.map(|since| since.saturating_add(self.settings.patience));
-        [own, patience].into_iter().flatten().min()
+        let patience = self.patience_ends();
+        Some(own.map_or(patience, |own| own.min(patience)))
     }
 
     /// Takes note of the time, when [`Self::poll_timeout`] says so.
     pub fn handle_timeout(&mut self, now: Duration) {
-        if self.trouble_since.is_some_and(|since| now >= since.saturating_add(self.settings.patience)) {
+        if self.is_open() && now >= self.patience_ends() {
             let cause = if matches!(self.state, State::Offline) { Cause::Disconnected } else { Cause::Stall };
             return self.give_up(cause);
         }
@@ -340,7 +346,7 @@ impl Receiver {
         self.written = self.written.max(limit.min(self.next));
         let granted = self.grant();
         let State::Streaming(transfer) = &self.state else { return };
-        let step = (self.window / 8).max(1);
+        let step = (self.window() / 8).max(1);
         if granted >= transfer.credit.saturating_add(step) || (granted > transfer.credit && Some(granted) == self.limit)
         {
             self.send_control(now);
@@ -348,9 +354,12 @@ impl Receiver {
     }
 
     /// Takes note that the connection is gone, and with it all that was under way.
-    pub fn handle_disconnected(&mut self, now: Duration) {
-        if self.is_open() {
-            self.note_trouble(now);
+    pub fn handle_disconnected(&mut self) {
+        if self.is_open() && !matches!(self.state, State::Offline) {
+            self.fruitless = true;
+            self.nobody_since = None;
+            // What was not sent yet belongs to a transfer that is gone; a fresh request follows the reconnect.
+            self.outputs.retain(|output| !matches!(output, Output::Request(_) | Output::Control { .. }));
             self.stats.recoveries = self.stats.recoveries.saturating_add(1);
             self.outputs.push_back(Output::Recovering(Cause::Disconnected));
             self.state = State::Offline;
@@ -389,11 +398,13 @@ impl Receiver {
             },
         };
         let (envelope, body) = decoded;
+        self.nobody_since = None;
         match &mut self.state {
             State::Requested { last_heard, credit } => {
                 *last_heard = now;
                 let credit = *credit;
-                self.handle_answer(body, credit, now);
+                let refused = envelope.transfer.is_none();
+                self.handle_answer(body, refused, credit, now);
             }
             State::Streaming(transfer) if envelope.transfer == Some(transfer.id) => {
                 transfer.last_heard = now;
@@ -401,19 +412,18 @@ impl Receiver {
             }
             State::Waiting { .. } | State::Offline | State::Streaming(_) | State::Ended | State::Failed(_) => {
                 self.stats.strays = self.stats.strays.saturating_add(1);
+                self.discard(&body);
             }
         }
     }
 
-    fn handle_answer(&mut self, body: Body, credit: u64, now: Duration) {
+    fn handle_answer(&mut self, body: Body, refused: bool, credit: u64, now: Duration) {
         match body {
             Body::Accepted(accepted) => self.handle_accepted(accepted, credit, now),
             Body::Beat { .. } => {}
-            Body::Error(error) => self.handle_error(error, now),
+            Body::Error(error) => self.handle_error(error, refused, now),
             Body::Goaway => self.recover(Cause::Goaway, None, now),
-            Body::Chunk(_) | Body::End(_) => {
-                self.recover(Cause::Violation("it sent before it accepted".to_owned()), None, now);
-            }
+            Body::Chunk(_) | Body::End(_) => self.recover(Cause::Gap, None, now),
         }
     }
 
@@ -433,6 +443,8 @@ impl Receiver {
             self.object = Some(accepted.object.clone());
             self.limit = Some(accepted.end);
         }
+        // Credit that the relay cuts down would be granted twice, at the price of a round trip each time.
+        self.window = self.window.min(accepted.window_max.max(1));
         let beat = Duration::from_millis(accepted.beat_ms);
         let idle = Duration::from_millis(accepted.idle_ms);
         self.state = State::Streaming(Box::new(Transfer {
@@ -456,7 +468,7 @@ impl Receiver {
             Body::Chunk(chunk) => self.handle_chunk(chunk, now),
             Body::Beat { seq, offset, wait } => self.handle_beat(seq, offset, wait, now),
             Body::End(end) => self.handle_end(end, now),
-            Body::Error(error) => self.handle_error(error, now),
+            Body::Error(error) => self.handle_error(error, false, now),
             Body::Goaway => self.recover(Cause::Goaway, None, now),
             Body::Accepted(_) => self.stats.repeats = self.stats.repeats.saturating_add(1),
         }
@@ -466,17 +478,18 @@ impl Receiver {
         let State::Streaming(transfer) = &mut self.state else { return };
         if chunk.seq < transfer.seq {
             self.stats.repeats = self.stats.repeats.saturating_add(1);
-            return;
+            return self.discard(&Body::Chunk(chunk));
         }
-        let len = u64::try_from(chunk.payload.len()).unwrap_or(u64::MAX);
         if let Err(cause) = check(&chunk, transfer, self.next, self.limit, self.deliver.len()) {
-            self.stats.discarded_bytes = self.stats.discarded_bytes.saturating_add(len);
+            self.discard(&Body::Chunk(chunk));
             return self.recover(cause, None, now);
         }
         transfer.seq = transfer.seq.saturating_add(1);
-        self.next = self.next.saturating_add(len);
+        self.next = chunk.limit().unwrap_or(self.next);
         self.deliver.push_back(chunk.payload);
-        if self.trouble_since.take().is_some() {
+        self.progress_at = now;
+        if self.fruitless {
+            self.fruitless = false;
             self.backoff = backoff(&self.settings);
         }
     }
@@ -493,14 +506,19 @@ impl Receiver {
             let what = format!("it is at offset {offset}, chunks reached {}", self.next);
             return self.recover(Cause::Violation(what), None, now);
         }
+        let complete = Some(self.next) == self.limit;
+        if !complete && self.grant() <= self.next {
+            self.progress_at = now;
+        }
         if wait == Wait::Store {
             return;
         }
-        let waiting = self.next.saturating_sub(self.written);
-        if waiting <= self.window / 2 {
-            self.window = self.window.saturating_mul(2).min(self.settings.window_max).min(transfer.window_max);
-        }
         let lost = transfer.credit > offset;
+        let waiting = self.next.saturating_sub(self.written);
+        if waiting <= self.window() / 2 {
+            let max = self.settings.window_max.min(transfer.window_max).min(self.share).max(self.window);
+            self.window = self.window.saturating_mul(2).min(max);
+        }
         if lost || self.grant() > transfer.credit {
             self.send_control(now);
         }
@@ -514,11 +532,11 @@ impl Receiver {
         if !complete {
             return self.recover(Cause::Gap, None, now);
         }
-        self.trouble_since = None;
         self.state = State::Ended;
     }
 
-    fn handle_error(&mut self, error: WireError, now: Duration) {
+    /// Takes an error; `refused` when the relay never accepted the request.
+    fn handle_error(&mut self, error: WireError, refused: bool, now: Duration) {
         if error.code == Code::Changed
             && let Some(object) = &self.object
         {
@@ -529,8 +547,7 @@ impl Receiver {
             self.state = State::Failed(Failure::Refused(error));
             return;
         }
-        let first = self.object.is_none();
-        if first && matches!(error.code, Code::StoreUnavailable | Code::Internal) {
+        if refused && self.object.is_none() && matches!(error.code, Code::StoreUnavailable | Code::Internal) {
             // The relay has spent its own retry budget; a second one would keep the user waiting for nothing.
             return self.give_up(Cause::Refused(error));
         }
@@ -556,26 +573,28 @@ impl Receiver {
         self.outputs.push_back(Output::Request(request));
     }
 
-    /// Gives the transfer up and asks anew, at once if anything has arrived since the last trouble.
+    /// Gives the transfer up and asks anew, at once if bytes have arrived since the last time and else after a pause.
+    ///
+    /// `pause` is what the relay wants; ours may be longer, so that a relay that wants none is not asked in a loop.
     fn recover(&mut self, cause: Cause, pause: Option<Duration>, now: Duration) {
         if !matches!(self.state, State::Requested { .. } | State::Streaming(_)) {
             return;
         }
         self.cancel_transfer();
-        let fruitless = self.trouble_since.is_some();
-        self.note_trouble(now);
-        let since = self.trouble_since.unwrap_or(now);
-        let patience = match (&cause, &self.object) {
-            (Cause::NoResponders, None) => self.settings.no_relay_patience,
-            _ => self.settings.patience,
+        let at_once = !self.fruitless && cause != Cause::NoResponders;
+        self.fruitless = true;
+        let own = if at_once {
+            Duration::ZERO
+        } else {
+            self.backoff.next().unwrap_or(self.settings.backoff_max).min(self.settings.backoff_max)
         };
-        let pause = match pause {
-            Some(pause) => pause.min(self.settings.backoff_max),
-            None if !fruitless && cause != Cause::NoResponders => Duration::ZERO,
-            None => self.backoff.next().unwrap_or(self.settings.backoff_max),
-        };
-        let until = now.saturating_add(pause);
-        if until >= since.saturating_add(patience) {
+        let until = now.saturating_add(pause.unwrap_or_default().min(self.settings.backoff_max).max(own));
+        let mut patience_ends = self.patience_ends();
+        if cause == Cause::NoResponders && self.object.is_none() {
+            let since = *self.nobody_since.get_or_insert(now);
+            patience_ends = patience_ends.min(since.saturating_add(self.settings.no_relay_patience));
+        }
+        if until >= patience_ends {
             return self.give_up(cause);
         }
         self.stats.recoveries = self.stats.recoveries.saturating_add(1);
@@ -584,8 +603,12 @@ impl Receiver {
         self.handle_timeout(now);
     }
 
-    fn note_trouble(&mut self, now: Duration) {
-        self.trouble_since.get_or_insert(now);
+    /// Counts a message that is thrown away.
+    fn discard(&mut self, body: &Body) {
+        if let Body::Chunk(chunk) = body {
+            let len = u64::try_from(chunk.payload.len()).unwrap_or(u64::MAX);
+            self.stats.discarded_bytes = self.stats.discarded_bytes.saturating_add(len);
+        }
     }
 
     fn give_up(&mut self, cause: Cause) {
@@ -619,7 +642,17 @@ impl Receiver {
     /// Returns the absolute offset up to which the relay may send.
     fn grant(&self) -> u64 {
         let limit = self.limit.or(self.wanted.span.end).unwrap_or(OFFSET_MAX);
-        self.written.saturating_add(self.window.min(self.share)).min(limit.max(self.next)).min(OFFSET_MAX)
+        self.written.saturating_add(self.window()).min(limit.max(self.next)).min(OFFSET_MAX)
+    }
+
+    /// Returns how far credit may run ahead of what was written, in bytes.
+    fn window(&self) -> u64 {
+        self.window.min(self.share)
+    }
+
+    /// When the download is given up unless bytes arrive.
+    const fn patience_ends(&self) -> Duration {
+        self.progress_at.saturating_add(self.settings.patience)
     }
 
     const fn is_open(&self) -> bool {

@@ -163,7 +163,7 @@ impl Sender {
     pub fn handle_control(&mut self, control: Control, now: Duration) {
         self.last_heard = now;
         if control.cancel && !self.is_over() {
-            self.buffered.clear();
+            self.drop_buffered();
             self.outcome = Some(Outcome::Cancelled);
             return;
         }
@@ -173,7 +173,7 @@ impl Sender {
     /// Takes note that a message of this transfer reached nobody.
     pub fn handle_consumer_gone(&mut self) {
         if self.outcome.is_none() {
-            self.buffered.clear();
+            self.drop_buffered();
             self.outcome = Some(Outcome::ConsumerGone);
         }
     }
@@ -287,10 +287,14 @@ impl Sender {
 
     fn finish(&mut self, body: Body) {
         if !self.is_over() {
-            self.buffered.clear();
-            self.buffered_len = 0;
+            self.drop_buffered();
             self.last_message = Some(body);
         }
+    }
+
+    fn drop_buffered(&mut self) {
+        self.buffered.clear();
+        self.buffered_len = 0;
     }
 
     const fn is_over(&self) -> bool {
