@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test fmt lint
+.PHONY: help servers demo dev test sim fmt lint
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,11 @@ dev: ## start the demo's servers and relay, and leave them running until Ctrl-C
 
 test: ## formatting, lints, documentation and every test, against real servers
 	@$(PYTHON) deploy/dev/test.py
+
+SEEDS ?= 100000
+sim: ## simulate SEEDS=100000 downloads among faults, or one SEED=1234 with its log
+	@GANTRY_SIM_SEEDS=$(SEEDS) $(if $(SEED),GANTRY_SIM_SEED=$(SEED)) \
+		cargo test --locked --test sim -- --nocapture every_world
 
 fmt: ## format the code
 	cargo fmt

@@ -1,0 +1,102 @@
+//! Simulated worlds: the protocol's two state machines between a store, relays, a bus and a consumer that fail by seed.
+//!
+//! There is no real time, no runtime and no socket: a seed decides everything, so a seed that fails can be run again.
+//! `make sim SEEDS=100000` runs many, `make sim SEED=1234` runs one and prints its log.
+
+#[cfg(test)]
+mod bus;
+#[cfg(test)]
+mod consumer;
+#[cfg(test)]
+mod context;
+#[cfg(test)]
+mod event;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod plan;
+#[cfg(test)]
+mod relay;
+#[cfg(test)]
+mod store;
+#[cfg(test)]
+mod world;
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use crate::context::{Logging, Tally};
+    use crate::world::{self, Report};
+
+    /// How many seeds run without being asked for.
+    const SEEDS: u64 = 10_000;
+
+    const THREADS: usize = 2;
+
+    fn number(name: &str) -> Option<u64> {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is not a number")))
+    }
+
+    /// Runs seeds until there are no more, or one fails on any thread.
+    fn run_some(seeds: u64, next: &AtomicU64, failed: &AtomicBool) -> (Tally, Option<(u64, String)>) {
+        let mut tally = Tally::default();
+        while !failed.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                break;
+            }
+            let violation = match catch_unwind(AssertUnwindSafe(|| world::run(seed, Logging::Off))) {
+                Ok(Report { tally: own, violation, .. }) => {
+                    tally.add(&own);
+                    violation
+                }
+                Err(_) => Some("it panicked".to_owned()),
+            };
+            if let Some(violation) = violation {
+                failed.store(true, Ordering::Relaxed);
+                return (tally, Some((seed, violation)));
+            }
+        }
+        (tally, None)
+    }
+
+    #[test]
+    fn every_world_keeps_the_promises() {
+        if let Some(seed) = number("GANTRY_SIM_SEED") {
+            let report = world::run(seed, Logging::On);
+            println!("{}{}", report.log, report.tally);
+            assert_eq!(report.violation, None, "seed {seed}");
+            return;
+        }
+        let seeds = number("GANTRY_SIM_SEEDS").unwrap_or(SEEDS);
+        let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (mut tally, mut violations) = (Tally::default(), Vec::new());
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| run_some(seeds, &next, &failed))).collect();
+            for thread in threads {
+                let (own, violation) = thread.join().expect("panics were caught");
+                tally.add(&own);
+                violations.extend(violation);
+            }
+        });
+        println!("{tally}");
+        violations.sort();
+        if let Some((seed, violation)) = violations.first() {
+            panic!("seed {seed}: {violation}\nto see what happened: make sim SEED={seed}");
+        }
+        assert_eq!(tally.worlds, seeds);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_log() {
+        for seed in 0..100 {
+            let (first, second) = (world::run(seed, Logging::On), world::run(seed, Logging::On));
+            assert!(!first.log.is_empty());
+            assert_eq!(first.log, second.log, "seed {seed}");
+            assert_eq!(first.tally, world::run(seed, Logging::Off).tally, "seed {seed}");
+        }
+    }
+}

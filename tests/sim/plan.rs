@@ -1,0 +1,198 @@
+//! What a seed decides beforehand: sizes, speeds, settings, fault rates and the schedule of faults.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use gantry_relay::proto::{Span, receiver, sender};
+
+use crate::context::between;
+use crate::event::{Fault, Node};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How often faults hit single messages and reads, as probabilities.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rates {
+    pub(crate) drop: f64,
+    pub(crate) repeat: f64,
+    pub(crate) reorder: f64,
+    pub(crate) delay: f64,
+    pub(crate) corrupt: f64,
+    pub(crate) open_fails: f64,
+    pub(crate) read_fails: f64,
+    pub(crate) read_stalls: f64,
+    pub(crate) short_body: f64,
+    pub(crate) long_body: f64,
+}
+
+/// The plan of one world.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The sizes of the object's versions, in bytes.
+    pub(crate) sizes: Vec<u64>,
+    /// Whether the store keeps old versions.
+    pub(crate) versioned: bool,
+    pub(crate) span: Span,
+    pub(crate) relays: usize,
+    /// How many transfers a relay takes at once.
+    pub(crate) transfers_max: usize,
+    pub(crate) drain_grace: Duration,
+    /// The largest read of the store, in bytes.
+    pub(crate) frame_max: usize,
+    pub(crate) store_latency: Duration,
+    pub(crate) link_latency: Duration,
+    /// How many chunks lie between the driver and the writer.
+    pub(crate) queue_chunks: usize,
+    /// How long the disk takes for a byte.
+    pub(crate) write_per_byte: Duration,
+    pub(crate) receiver: receiver::Settings,
+    pub(crate) sender: sender::Settings,
+    pub(crate) rates: Rates,
+    /// Faults, each with when it begins and how long it lasts.
+    pub(crate) faults: Vec<(Duration, Duration, Fault)>,
+    /// From when on nothing fails any more.
+    pub(crate) heal_at: Duration,
+    /// Until when the download must be done.
+    pub(crate) deadline: Duration,
+}
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let chunk_max = rng.usize(16..=1024);
+        let chunks = pick(rng, &[0, 1, 3, 10, 10, 40, 40, 200]);
+        let largest = if chunks == 0 { rng.u64(..=1) } else { (chunk_max * chunks) as u64 };
+        let span = draw_span(rng, largest);
+        let sizes = (0..4).map(|_| draw_size(rng, span.start, largest, chunk_max)).collect();
+        let heal_at = between_any(rng, 10 * MS, &[200 * MS, SECOND, 5 * SECOND, 20 * SECOND]);
+        let relays = rng.usize(1..=3);
+        let receiver = draw_receiver(rng, chunk_max);
+        let sender = draw_sender(rng, chunk_max);
+        let deadline = heal_at + 2 * sender.idle_timeout + receiver.patience.min(30 * SECOND) + 90 * SECOND;
+        Self {
+            sizes,
+            versioned: rng.bool(),
+            span,
+            relays,
+            transfers_max: pick(rng, &[1, 2, 8]),
+            drain_grace: between(rng, Duration::ZERO, 2 * SECOND),
+            frame_max: rng.usize(chunk_max / 8 + 1..=4 * chunk_max),
+            store_latency: between_any(rng, Duration::ZERO, &[Duration::ZERO, 2 * MS, 30 * MS]),
+            link_latency: between_any(rng, MS / 20, &[MS / 10, 5 * MS, 60 * MS]),
+            queue_chunks: rng.usize(1..=16),
+            write_per_byte: draw_write_speed(rng, largest, heal_at),
+            receiver,
+            sender,
+            rates: draw_rates(rng),
+            faults: draw_faults(rng, relays, heal_at),
+            heal_at,
+            deadline,
+        }
+    }
+
+    /// Returns how long the disk takes for `len` bytes.
+    pub(crate) fn write_time(&self, len: usize) -> Duration {
+        self.write_per_byte * u32::try_from(len).expect("chunks are small")
+    }
+}
+
+fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
+    choices[rng.usize(..choices.len())]
+}
+
+/// Draws a duration between `least` and one of `mosts`, so that short ones are as likely as long ones.
+fn between_any(rng: &mut Rng, least: Duration, mosts: &[Duration]) -> Duration {
+    let most = pick(rng, mosts);
+    between(rng, least, most)
+}
+
+/// Draws how long the disk takes for a byte: often so long that the download lasts about as long as faults happen.
+fn draw_write_speed(rng: &mut Rng, bytes: u64, faulty: Duration) -> Duration {
+    let bytes = u32::try_from(bytes.max(1)).expect("objects are small");
+    if rng.u8(..3) == 0 { Duration::ZERO } else { faulty / bytes * rng.u32(1..=200) / 100 }
+}
+
+fn draw_span(rng: &mut Rng, largest: u64) -> Span {
+    if rng.u8(..4) > 0 {
+        return Span::default();
+    }
+    let start = rng.u64(..=largest / 2);
+    Span { start, end: rng.bool().then(|| rng.u64(start..=largest + 10)) }
+}
+
+/// Draws a size that the span starts within, often one at the edge of a chunk.
+fn draw_size(rng: &mut Rng, least: u64, largest: u64, chunk_max: usize) -> u64 {
+    let size = rng.u64(least..=largest.max(least));
+    let chunk = chunk_max as u64;
+    match rng.u8(..4) {
+        0 => (size / chunk * chunk).max(least),
+        1 => (size / chunk * chunk + 1).max(least),
+        _ => size,
+    }
+}
+
+fn draw_receiver(rng: &mut Rng, chunk_max: usize) -> receiver::Settings {
+    let window_max = rng.u64(1..=64) * chunk_max as u64;
+    receiver::Settings {
+        window_initial: rng.u64(1..=window_max),
+        window_max,
+        chunk_max: if rng.bool() { chunk_max as u64 } else { rng.u64(8..=2048) },
+        stall_timeout: between(rng, SECOND, 3 * SECOND),
+        no_relay_patience: 2500 * MS,
+        // Mostly longer than all faults together, so that giving up would be wrong.
+        patience: if rng.u8(..4) == 0 { between(rng, 5 * SECOND, 20 * SECOND) } else { 600 * SECOND },
+        backoff_min: 100 * MS,
+        backoff_max: 2 * SECOND,
+        jitter_seed: rng.u64(..),
+    }
+}
+
+fn draw_sender(rng: &mut Rng, chunk_max: usize) -> sender::Settings {
+    sender::Settings {
+        chunk_max,
+        gather_min: rng.usize(1..=chunk_max),
+        window_max: rng.u64(1..=64) * chunk_max as u64,
+        beat_interval: between(rng, 100 * MS, SECOND),
+        idle_timeout: between(rng, 3 * SECOND, 15 * SECOND),
+    }
+}
+
+fn draw_rates(rng: &mut Rng) -> Rates {
+    let mut rate = |most: f64| if rng.u8(..3) == 0 { rng.f64() * most } else { 0.0 };
+    Rates {
+        drop: rate(0.1),
+        repeat: rate(0.1),
+        reorder: rate(0.1),
+        delay: rate(0.1),
+        corrupt: rate(0.05),
+        open_fails: rate(0.3),
+        read_fails: rate(0.05),
+        read_stalls: rate(0.02),
+        short_body: rate(0.3),
+        long_body: rate(0.2),
+    }
+}
+
+fn draw_faults(rng: &mut Rng, relays: usize, heal_at: Duration) -> Vec<(Duration, Duration, Fault)> {
+    let most = pick(rng, &[0, 1, 3, 10]);
+    (0..rng.usize(..=most))
+        .map(|_| {
+            let relay = rng.usize(..relays);
+            let fault = match rng.u8(..14) {
+                0 => Fault::Cut(Node::Consumer),
+                1 => Fault::Cut(Node::Relay(relay)),
+                2 => Fault::Blackhole(Node::Consumer),
+                3 => Fault::Blackhole(Node::Relay(relay)),
+                4 | 5 => Fault::Crash(relay),
+                6 | 7 => Fault::Freeze(relay),
+                8 => Fault::Drain(relay),
+                9 | 10 => Fault::CrashConsumer,
+                11 => Fault::FreezeWriter,
+                12 => Fault::Share(rng.u64(1..=20_000)),
+                _ => Fault::Replace,
+            };
+            let at = between(rng, Duration::ZERO, heal_at);
+            (at, between_any(rng, Duration::ZERO, &[100 * MS, 2 * SECOND, 10 * SECOND]), fault)
+        })
+        .collect()
+}

@@ -1,0 +1,346 @@
+//! A model of a relay's process: admission, and the loop that drives one `Sender` a transfer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gantry_relay::proto::message::{Envelope, Wait};
+use gantry_relay::proto::sender::{Outcome, Sender, Settings};
+use gantry_relay::proto::subject::{Prefix, transfer_of_control};
+use gantry_relay::proto::{Accepted, Body, Code, Control, GetRequest, ObjectInfo, TransferId, WireError};
+use uuid::Uuid;
+
+use crate::bus::{Bus, Message, Packet};
+use crate::context::Context;
+use crate::event::{Event, Node, RelayEvent};
+use crate::store::{self, Read};
+
+/// What a relay at its limit asks for.
+const BUSY_RETRY_MS: u64 = 500;
+
+/// A relay's process.
+pub(crate) struct Relay {
+    index: usize,
+    /// Counts the processes, so that nothing of an earlier one happens in this one.
+    pub(crate) generation: u64,
+    pub(crate) instance: String,
+    pub(crate) is_up: bool,
+    is_draining: bool,
+    transfers: BTreeMap<TransferId, Task>,
+}
+
+struct Task {
+    envelope: Envelope,
+    /// The delivery subject.
+    inbox: String,
+    control: String,
+    request: GetRequest,
+    stage: Stage,
+    /// The timer that is set.
+    timer_at: Option<Duration>,
+}
+
+enum Stage {
+    /// The store was asked to open the object.
+    Opening {
+        beat_at: Duration,
+    },
+    Sending(Box<Sending>),
+}
+
+struct Sending {
+    sender: Sender,
+    body: store::Body,
+    /// What the store yields once it answers.
+    reading: Option<Read>,
+    /// How long that takes, until the answer is scheduled.
+    latency: Option<Duration>,
+    store_ended: bool,
+}
+
+impl Relay {
+    pub(crate) const fn new(index: usize) -> Self {
+        Self {
+            index,
+            generation: 0,
+            instance: String::new(),
+            is_up: false,
+            is_draining: false,
+            transfers: BTreeMap::new(),
+        }
+    }
+
+    /// Starts a new process.
+    pub(crate) fn start(&mut self, context: &mut Context, bus: &mut Bus) {
+        self.generation += 1;
+        self.instance = format!("relay{}x{}", self.index, self.generation);
+        self.is_up = true;
+        self.is_draining = false;
+        bus.subscribe_relay(self.index, true, Some(self.instance.clone()));
+        context.log(|| format!("{} is up", self.instance));
+    }
+
+    /// Ends the process at once.
+    pub(crate) fn kill(&mut self, context: &mut Context, bus: &mut Bus) {
+        self.is_up = false;
+        self.transfers.clear();
+        bus.subscribe_relay(self.index, false, None);
+        context.log(|| format!("{} is down", self.instance));
+    }
+
+    /// Takes no more requests; what runs goes on for the grace.
+    pub(crate) fn drain(&mut self, context: &mut Context, bus: &mut Bus) {
+        self.is_draining = true;
+        bus.subscribe_relay(self.index, false, Some(self.instance.clone()));
+        let event = Event::Relay { index: self.index, generation: self.generation, event: RelayEvent::GraceOver };
+        context.schedule_in(context.plan.drain_grace, event);
+    }
+
+    /// Returns whether it is down, or about to be.
+    pub(crate) const fn needs_restart(&self) -> bool {
+        self.is_draining || !self.is_up
+    }
+
+    /// Returns how many transfers are under way.
+    pub(crate) fn transfers(&self) -> usize {
+        self.transfers.len()
+    }
+
+    pub(crate) fn handle(&mut self, context: &mut Context, bus: &mut Bus, event: RelayEvent) {
+        match event {
+            RelayEvent::Store(id) => self.handle_store(context, bus, id),
+            RelayEvent::Timer(id) => self.handle_timer(context, bus, id),
+            RelayEvent::GraceOver => self.handle_grace_over(context, bus),
+        }
+    }
+
+    pub(crate) fn handle_message(&mut self, context: &mut Context, bus: &mut Bus, message: Message) {
+        let Some(id) = transfer_of_control(&message.subject) else {
+            return self.handle_get(context, bus, message);
+        };
+        let Some(task) = self.transfers.get_mut(&id) else { return };
+        if message.nobody {
+            if let Stage::Sending(sending) = &mut task.stage {
+                sending.sender.handle_consumer_gone();
+            } else {
+                self.transfers.remove(&id);
+            }
+        } else {
+            // A damaged control message is ignored: the next one says everything.
+            let Ok(control) = Control::parse(&message.payload) else { return };
+            if let Stage::Sending(sending) = &mut task.stage {
+                context.model.relay_hears(id, control);
+                sending.sender.handle_control(control, context.now);
+            } else if control.cancel {
+                self.transfers.remove(&id);
+            }
+        }
+        self.pump(context, bus, id);
+    }
+
+    fn handle_get(&mut self, context: &mut Context, bus: &mut Bus, message: Message) {
+        let Some(inbox) = message.reply else { return };
+        let request = match GetRequest::parse(&message.payload) {
+            Ok(request) => request,
+            Err(error) => return self.refuse(context, bus, inbox, None, error),
+        };
+        if self.transfers.len() >= context.plan.transfers_max {
+            let busy = WireError::new(Code::Busy, "all transfers are taken").with_retry_after_ms(BUSY_RETRY_MS);
+            return self.refuse(context, bus, inbox, request.context, busy);
+        }
+        let id = TransferId(Uuid::from_u128(context.rng.u128(..)));
+        context.log(|| format!("{} opens at {} for {inbox} as {id}", self.instance, request.start));
+        let task = Task {
+            envelope: Envelope { transfer: Some(id), context: request.context.clone() },
+            inbox,
+            control: Prefix::default().control(&self.instance, id),
+            request,
+            stage: Stage::Opening { beat_at: context.now + context.plan.sender.beat_interval },
+            timer_at: None,
+        };
+        self.transfers.insert(id, task);
+        let latency = context.between(Duration::ZERO, context.plan.store_latency * 4);
+        self.schedule(context, latency, RelayEvent::Store(id));
+        self.pump(context, bus, id);
+    }
+
+    fn handle_store(&mut self, context: &mut Context, bus: &mut Bus, id: TransferId) {
+        let Some(task) = self.transfers.get_mut(&id) else { return };
+        if let Stage::Sending(sending) = &mut task.stage {
+            sending.take();
+        } else {
+            match store::open(context, &task.request) {
+                Ok((object, body)) => self.accept(context, bus, id, object, body),
+                Err(error) => {
+                    if let Some(task) = self.transfers.remove(&id) {
+                        self.refuse(context, bus, task.inbox, task.envelope.context, error);
+                    }
+                    return;
+                }
+            }
+        }
+        self.pump(context, bus, id);
+    }
+
+    fn accept(&mut self, context: &mut Context, bus: &mut Bus, id: TransferId, object: ObjectInfo, body: store::Body) {
+        let Some(task) = self.transfers.get_mut(&id) else { return };
+        let request = &task.request;
+        let range = request.span().resolve(object.size).expect("the store has checked the range");
+        let asked = request.chunk_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
+        let chunk_max = asked.min(context.plan.sender.chunk_max);
+        let gather_min = context.plan.sender.gather_min.min(chunk_max);
+        let settings = Settings { chunk_max, gather_min, ..context.plan.sender };
+        let credit = request.credit.unwrap_or(gantry_relay::proto::OFFSET_MAX);
+        let sender = Sender::new(settings, range.clone(), credit, context.now);
+        context.model.relay_accepts(id, &object.etag, range.clone(), credit, settings);
+        let accepted = Accepted {
+            transfer: id,
+            instance: self.instance.clone(),
+            control: task.control.clone(),
+            object,
+            start: range.start,
+            end: range.end,
+            credit: sender.credit(),
+            window_max: settings.window_max,
+            chunk_max: chunk_max as u64,
+            beat_ms: as_millis(settings.beat_interval),
+            idle_ms: as_millis(settings.idle_timeout),
+        };
+        task.stage =
+            Stage::Sending(Box::new(Sending { sender, body, reading: None, latency: None, store_ended: false }));
+        task.publish(context, bus, self.index, &Body::Accepted(Box::new(accepted)));
+    }
+
+    fn handle_timer(&mut self, context: &mut Context, bus: &mut Bus, id: TransferId) {
+        let Some(task) = self.transfers.get_mut(&id) else { return };
+        task.timer_at = None;
+        match &mut task.stage {
+            Stage::Opening { beat_at } => {
+                if *beat_at <= context.now {
+                    *beat_at = context.now + context.plan.sender.beat_interval;
+                    let beat = Body::Beat { seq: 0, offset: task.request.start, wait: Wait::Store };
+                    task.publish(context, bus, self.index, &beat);
+                }
+            }
+            Stage::Sending(sending) => sending.sender.handle_timeout(context.now),
+        }
+        self.pump(context, bus, id);
+    }
+
+    fn handle_grace_over(&mut self, context: &mut Context, bus: &mut Bus) {
+        for id in self.transfers.keys().copied().collect::<Vec<_>>() {
+            if let Some(Task { stage: Stage::Sending(sending), .. }) = self.transfers.get_mut(&id) {
+                sending.sender.handle_drain();
+            }
+            self.pump(context, bus, id);
+        }
+        self.end_drain(context, bus);
+    }
+
+    /// Lets a transfer do all that it can do now.
+    fn pump(&mut self, context: &mut Context, bus: &mut Bus, id: TransferId) {
+        let Some(task) = self.transfers.get_mut(&id) else { return self.end_drain(context, bus) };
+        let timeout;
+        match &mut task.stage {
+            Stage::Opening { beat_at } => timeout = Some(*beat_at),
+            Stage::Sending(_) => {
+                while let Some(body) = task.next_body(context) {
+                    context.model.relay_sends(id, &body);
+                    task.publish(context, bus, self.index, &body);
+                }
+                let Stage::Sending(sending) = &mut task.stage else { return };
+                if let Some(outcome) = sending.sender.outcome() {
+                    let name = outcome_name(outcome);
+                    context.log(|| format!("{} ends {id}: {name}", self.instance));
+                    self.transfers.remove(&id);
+                    return self.end_drain(context, bus);
+                }
+                timeout = sending.sender.poll_timeout();
+                if let Some(latency) = sending.latency.take() {
+                    self.schedule(context, latency, RelayEvent::Store(id));
+                }
+            }
+        }
+        self.set_timer(context, id, timeout);
+    }
+
+    fn set_timer(&mut self, context: &mut Context, id: TransferId, timeout: Option<Duration>) {
+        let (Some(at), Some(task)) = (timeout, self.transfers.get_mut(&id)) else { return };
+        if task.timer_at.is_none_or(|set| at < set) {
+            task.timer_at = Some(at);
+            self.schedule(context, at.saturating_sub(context.now), RelayEvent::Timer(id));
+        }
+    }
+
+    fn end_drain(&mut self, context: &mut Context, bus: &mut Bus) {
+        if self.is_draining && self.is_up && self.transfers.is_empty() {
+            self.kill(context, bus);
+        }
+    }
+
+    fn refuse(&self, context: &mut Context, bus: &mut Bus, inbox: String, echo: Option<String>, error: WireError) {
+        context.log(|| format!("{} refuses {inbox}: {}", self.instance, error.code));
+        let (headers, payload) = Envelope { transfer: None, context: echo }.encode(&Body::Error(error));
+        let message = Message { subject: inbox, headers, payload, ..Message::default() };
+        bus.publish(context, Node::Relay(self.index), Packet::Message(message));
+    }
+
+    fn schedule(&self, context: &mut Context, pause: Duration, event: RelayEvent) {
+        context.schedule_in(pause, Event::Relay { index: self.index, generation: self.generation, event });
+    }
+}
+
+impl Task {
+    /// Returns the next message, taking what the store has ready on the way.
+    fn next_body(&mut self, context: &mut Context) -> Option<Body> {
+        let Stage::Sending(sending) = &mut self.stage else { return None };
+        while sending.reading.is_none() && !sending.store_ended && sending.sender.wants_data() {
+            let (latency, read) = sending.body.read(context);
+            sending.reading = Some(read);
+            if latency > Duration::ZERO {
+                sending.latency = Some(latency);
+            } else {
+                sending.take();
+            }
+        }
+        sending.sender.poll_transmit(context.now)
+    }
+
+    fn publish(&self, context: &mut Context, bus: &mut Bus, index: usize, body: &Body) {
+        let (headers, payload) = self.envelope.encode(body);
+        let message =
+            Message { subject: self.inbox.clone(), reply: Some(self.control.clone()), headers, payload, nobody: false };
+        bus.publish(context, Node::Relay(index), Packet::Message(message));
+    }
+}
+
+impl Sending {
+    /// Takes what the store has yielded.
+    fn take(&mut self) {
+        match self.reading.take() {
+            Some(Read::Frame(frame)) => self.sender.handle_data(frame),
+            Some(Read::End) => {
+                self.store_ended = true;
+                self.sender.handle_data_end();
+            }
+            Some(Read::Failed(error)) => {
+                self.store_ended = true;
+                self.sender.handle_failure(error);
+            }
+            None => {}
+        }
+    }
+}
+
+fn as_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).expect("settings are short")
+}
+
+const fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Completed => "completed",
+        Outcome::Drained => "drained",
+        Outcome::Cancelled => "cancelled",
+        Outcome::ConsumerGone => "consumer gone",
+        Outcome::Failed(WireError { code, .. }) => code.name(),
+    }
+}

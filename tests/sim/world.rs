@@ -1,0 +1,245 @@
+//! One simulated world: a store, a bus, relays and a consumer on a virtual clock, and what goes wrong between them.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::bus::{Bus, Message, Packet};
+use crate::consumer::Consumer;
+use crate::context::{Context, Logging, Tally};
+use crate::event::{Event, Fault, Node, RelayEvent};
+use crate::model::Model;
+use crate::plan::Plan;
+use crate::relay::Relay;
+
+/// More events than any world needs.
+const STEPS_MAX: u64 = 2_000_000;
+
+/// The share of a connection that nobody else uses.
+const SHARE_ALL: u64 = 1 << 40;
+
+/// What a world came to.
+pub(crate) struct Report {
+    pub(crate) tally: Tally,
+    pub(crate) log: String,
+    /// What should hold and did not.
+    pub(crate) violation: Option<String>,
+}
+
+struct World {
+    context: Context,
+    bus: Bus,
+    relays: Vec<Process>,
+    consumer: Consumer,
+}
+
+/// A relay, and what waits for it while it is frozen.
+struct Process {
+    relay: Relay,
+    backlog: Option<Vec<Work>>,
+}
+
+/// What a relay's process has to deal with.
+enum Work {
+    Message { epoch: u64, message: Message },
+    Own { generation: u64, event: RelayEvent },
+}
+
+/// Runs the world of a seed to its end.
+pub(crate) fn run(seed: u64, logging: Logging) -> Report {
+    let mut rng = Rng::with_seed(seed);
+    let plan = Plan::draw(&mut rng);
+    let model = Model::new(seed, plan.sizes.clone());
+    let mut world = World {
+        bus: Bus::new(plan.relays),
+        relays: (0..plan.relays).map(|index| Process { relay: Relay::new(index), backlog: None }).collect(),
+        consumer: Consumer::default(),
+        context: Context::new(rng, plan, model, logging),
+    };
+    let violation = world.run();
+    let Context { now, .. } = world.context;
+    world.context.tally.virtual_time = now;
+    world
+        .context
+        .log(|| violation.as_ref().map_or_else(|| "all holds".to_owned(), |what| format!("VIOLATION: {what}")));
+    Report { log: world.context.take_log(), tally: world.context.tally, violation }
+}
+
+impl World {
+    fn run(&mut self) -> Option<String> {
+        let plan = format!("{:?}", self.context.plan);
+        self.context.log(|| plan);
+        for process in &mut self.relays {
+            process.relay.start(&mut self.context, &mut self.bus);
+        }
+        self.context.schedule(Duration::ZERO, Event::ConsumerStart);
+        for (at, _, fault) in self.context.plan.faults.clone() {
+            self.context.schedule(at, Event::Fault(fault));
+        }
+        self.context.schedule(self.context.plan.heal_at, Event::HealAll);
+        while let Some(event) = self.context.next_event() {
+            self.context.tally.steps += 1;
+            self.handle(event);
+            if let Some(violation) = self.context.model.take_violation().or_else(|| self.overdue()) {
+                return Some(violation);
+            }
+        }
+        self.consumer.done_at.is_none().then(|| "nothing happens any more, and the download is not done".to_owned())
+    }
+
+    /// Returns what takes too long.
+    fn overdue(&self) -> Option<String> {
+        let Context { now, plan, tally, .. } = &self.context;
+        if tally.steps > STEPS_MAX {
+            return Some(format!("not over after {STEPS_MAX} steps"));
+        }
+        let Some(done_at) = self.consumer.done_at else {
+            return (*now > plan.deadline).then(|| format!("not done at {now:?}"));
+        };
+        // A read may stall for 10 s before the relay has anything to say that could find out that nobody listens.
+        let settled_at = done_at.max(plan.heal_at) + plan.sender.idle_timeout + Duration::from_secs(15);
+        let left: usize = self.relays.iter().map(|process| process.relay.transfers()).sum();
+        (*now > settled_at && left > 0).then(|| format!("{left} transfers are left of a consumer that is gone"))
+    }
+
+    fn handle(&mut self, event: Event) {
+        let Self { context, bus, consumer, .. } = self;
+        match event {
+            Event::AtServer { from, epoch, packet } => bus.route(context, from, epoch, packet),
+            Event::AtClient { to: Node::Consumer, epoch, packet: Packet::Message(message) } => {
+                if bus.arrives(Node::Consumer, epoch) {
+                    consumer.handle_message(context, bus, message);
+                }
+            }
+            Event::AtClient { to: Node::Relay(index), epoch, packet: Packet::Message(message) } => {
+                self.give(index, Work::Message { epoch, message });
+            }
+            Event::AtClient { packet: Packet::Subscribe(_), .. } => {}
+            Event::Relay { index, generation, event } => self.give(index, Work::Own { generation, event }),
+            Event::ConsumerTimer { generation } if generation == consumer.generation => {
+                consumer.handle_timer(context, bus);
+            }
+            Event::WriteDone { generation } if generation == consumer.generation => {
+                consumer.handle_write_done(context, bus);
+            }
+            Event::ConsumerTimer { .. } | Event::WriteDone { .. } => {}
+            Event::ConsumerStart => consumer.start(context, bus),
+            Event::Fault(fault) => self.break_something(fault),
+            Event::Heal(fault) => self.heal(fault),
+            Event::HealAll => self.heal_all(),
+        }
+    }
+
+    /// Lets a relay work, now or when it is thawed.
+    fn give(&mut self, index: usize, work: Work) {
+        let Self { context, bus, relays, .. } = self;
+        let Process { relay, backlog } = &mut relays[index];
+        if let Some(backlog) = backlog {
+            return backlog.push(work);
+        }
+        match work {
+            Work::Message { epoch, message } if relay.is_up && bus.arrives(Node::Relay(index), epoch) => {
+                relay.handle_message(context, bus, message);
+            }
+            Work::Own { generation, event } if relay.is_up && generation == relay.generation => {
+                relay.handle(context, bus, event);
+            }
+            Work::Message { .. } | Work::Own { .. } => {}
+        }
+    }
+
+    fn break_something(&mut self, fault: Fault) {
+        let Self { context, bus, consumer, relays } = self;
+        if !context.is_faulty() {
+            return;
+        }
+        let planned = context.plan.faults.iter().find(|(at, _, planned)| *at == context.now && *planned == fault);
+        let lasts = planned.map_or(Duration::ZERO, |(_, lasts, _)| *lasts);
+        context.fault(fault.name());
+        match fault {
+            Fault::Cut(node) => {
+                bus.connect(node, false);
+                if node == Node::Consumer {
+                    consumer.handle_connection(context, bus, false);
+                }
+            }
+            Fault::Blackhole(node) => bus.blackhole(node, true),
+            Fault::Crash(index) => {
+                relays[index].backlog = None;
+                relays[index].relay.kill(context, bus);
+            }
+            Fault::Freeze(index) => {
+                relays[index].backlog.get_or_insert_default();
+            }
+            Fault::Drain(index) if relays[index].backlog.is_none() && relays[index].relay.is_up => {
+                relays[index].relay.drain(context, bus);
+            }
+            Fault::Drain(_) => {}
+            Fault::CrashConsumer => {
+                consumer.kill(context, bus);
+                return context.schedule_in(lasts, Event::ConsumerStart);
+            }
+            Fault::FreezeWriter => consumer.handle_writer(context, bus, true),
+            Fault::Share(share) => consumer.handle_share(context, bus, share),
+            Fault::Replace => {
+                context.model.replace();
+            }
+        }
+        context.schedule_in(lasts, Event::Heal(fault));
+    }
+
+    fn heal(&mut self, fault: Fault) {
+        self.context.log(|| format!("healed: {}", fault.name()));
+        let Self { context, bus, consumer, relays } = self;
+        match fault {
+            Fault::Cut(node) => self.reconnect(node),
+            Fault::Blackhole(node) => bus.blackhole(node, false),
+            Fault::Crash(index) | Fault::Drain(index) => {
+                if relays[index].relay.needs_restart() {
+                    relays[index].backlog = None;
+                    relays[index].relay.kill(context, bus);
+                    relays[index].relay.start(context, bus);
+                }
+            }
+            Fault::Freeze(index) => self.thaw(index),
+            Fault::FreezeWriter => consumer.handle_writer(context, bus, false),
+            Fault::Share(_) => consumer.handle_share(context, bus, SHARE_ALL),
+            Fault::CrashConsumer | Fault::Replace => {}
+        }
+    }
+
+    fn heal_all(&mut self) {
+        for index in 0..self.relays.len() {
+            for fault in [
+                Fault::Cut(Node::Relay(index)),
+                Fault::Blackhole(Node::Relay(index)),
+                Fault::Freeze(index),
+                Fault::Crash(index),
+            ] {
+                self.heal(fault);
+            }
+        }
+        for fault in
+            [Fault::Cut(Node::Consumer), Fault::Blackhole(Node::Consumer), Fault::FreezeWriter, Fault::Share(SHARE_ALL)]
+        {
+            self.heal(fault);
+        }
+    }
+
+    fn reconnect(&mut self, node: Node) {
+        if self.bus.is_connected(node) {
+            return;
+        }
+        self.bus.connect(node, true);
+        if node == Node::Consumer {
+            self.consumer.handle_connection(&mut self.context, &mut self.bus, true);
+        }
+    }
+
+    /// Lets a frozen relay do all that has come meanwhile, as if it came now.
+    fn thaw(&mut self, index: usize) {
+        for work in self.relays[index].backlog.take().unwrap_or_default() {
+            self.give(index, work);
+        }
+    }
+}
