@@ -81,7 +81,7 @@ impl Ls {
                 line if self.json => output::json(&line)?,
                 Line::Entry(entry) => output::line(&row(
                     &entry.size.to_string(),
-                    entry.last_modified.as_deref().unwrap_or("-"),
+                    &entry.last_modified.as_deref().map_or_else(|| "-".to_owned(), to_the_second),
                     &entry.key,
                 ))?,
                 Line::Prefix { prefix } => output::line(&row("-", "-", prefix))?,
@@ -92,5 +92,26 @@ impl Ls {
 }
 
 fn row(size: &str, date: &str, key: &str) -> String {
-    format!("{size:>14}  {date:<24}  {}", output::printable(key))
+    format!("{size:>14}  {date:<20}  {}", output::printable(key))
+}
+
+/// Cuts the fraction of a second out of an RFC 3339 date.
+fn to_the_second(date: &str) -> String {
+    match date.split_once('.') {
+        Some((before, fraction)) => format!("{before}{}", fraction.trim_start_matches(|c: char| c.is_ascii_digit())),
+        None => date.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_size_date_to_the_second_and_key() {
+        let date = to_the_second("2026-11-23T07:36:25.365339137Z");
+        assert_eq!(row("50000000", &date, "a b"), "      50000000  2026-11-23T07:36:25Z  a b");
+        assert_eq!(to_the_second("2026-11-23T07:36:25.5+01:00"), "2026-11-23T07:36:25+01:00");
+        assert_eq!(to_the_second("yesterday"), "yesterday");
+    }
 }

@@ -263,10 +263,13 @@ pub(super) fn nearest(path: &[String]) -> Option<String> {
     })
 }
 
-/// Returns the environment variable nearest to an unknown one.
+/// Returns the environment variable nearest to an unknown one, which begins with [`ENV_PREFIX`].
 pub(super) fn nearest_env(name: &str) -> Option<String> {
-    let names = KEYS.iter().map(KeySpec::env_name).chain(ENV_OTHERS.iter().map(|name| (*name).to_owned()));
-    nearest_of(name, names)
+    // What all names share says nothing of their likeness.
+    let rest = |name: &str| name.trim_start_matches(ENV_PREFIX).to_owned();
+    let known = KEYS.iter().map(KeySpec::env_name).chain(ENV_OTHERS.iter().map(|name| (*name).to_owned()));
+    let found = nearest_of(&rest(name), known.map(|name| rest(&name)))?;
+    Some(format!("{ENV_PREFIX}{found}"))
 }
 
 /// Below this similarity a suggestion is more confusing than helpful; "prefx" and "prefix" are at 0.97.

@@ -280,6 +280,10 @@ fn variables_are_checked_like_the_file() {
         error,
         "`GANTRY_RELAY_TRANSFERS_MAX` in the environment is not a configuration key; did you mean `GANTRY_RELAY__TRANSFERS_MAX`?"
     );
+    let error = Setup::new("").env("GANTRY_PREFX", "x").error();
+    assert!(error.ends_with("did you mean `GANTRY_PREFIX`?"), "{error}");
+    let error = Setup::new("").env("GANTRY_COLOUR", "x").error();
+    assert!(error.ends_with("is not a configuration key"), "{error}");
     let error = Setup::new("").env("GANTRY_RELAY__TRANSFERS_MAX", "-1").error();
     assert_eq!(
         error,
