@@ -57,8 +57,8 @@ pub struct Sender {
     buffered_len: u64,
     last_sent: Duration,
     last_heard: Duration,
-    /// The credit limit at which the consumer was last told that it holds us up.
-    blocked_at: Option<u64>,
+    /// The credit limit at which the consumer was last told that it holds us up, and when.
+    blocked_at: Option<(u64, Duration)>,
     /// Whether a beat is due.
     beat_due: bool,
     last_message: Option<Body>,
@@ -188,7 +188,7 @@ impl Sender {
         if self.is_over() {
             return;
         }
-        if self.is_blocked() && now >= self.last_heard.saturating_add(self.settings.idle_timeout) {
+        if self.is_blocked() && now >= self.idle_at() {
             let message = format!("nothing heard from the consumer for {} ms", self.settings.idle_timeout.as_millis());
             return self.handle_failure(WireError::new(Code::Idle, message));
         }
@@ -202,8 +202,14 @@ impl Sender {
             return None;
         }
         let beat = self.last_sent.saturating_add(self.settings.beat_interval);
-        let idle = self.last_heard.saturating_add(self.settings.idle_timeout);
-        Some(if self.is_blocked() { beat.min(idle) } else { beat })
+        Some(if self.is_blocked() { beat.min(self.idle_at()) } else { beat })
+    }
+
+    /// When a consumer that stays silent is given up. A consumer need not speak while it has nothing to allow, so the
+    /// time counts from when it was told that it holds us up.
+    fn idle_at(&self) -> Duration {
+        let since = self.blocked_at.map_or(self.last_heard, |(_, told)| told.max(self.last_heard));
+        since.saturating_add(self.settings.idle_timeout)
     }
 
     /// Hands out the next message to publish, until there is none.
@@ -211,7 +217,7 @@ impl Sender {
         if self.outcome.is_some() {
             return None;
         }
-        let body = self.next_message()?;
+        let body = self.next_message(now)?;
         if self.last_sent < now {
             self.last_sent = now;
         }
@@ -219,7 +225,7 @@ impl Sender {
         Some(body)
     }
 
-    fn next_message(&mut self) -> Option<Body> {
+    fn next_message(&mut self, now: Duration) -> Option<Body> {
         if let Some(body) = self.last_message.take() {
             self.outcome = Some(match &body {
                 Body::Error(error) => Outcome::Failed(error.clone()),
@@ -238,9 +244,9 @@ impl Sender {
             self.outcome = Some(Outcome::Completed);
             return Some(Body::End(End { chunks: self.seq, bytes: self.sent_bytes() }));
         }
-        let newly_blocked = self.is_blocked() && self.blocked_at != Some(self.credit);
+        let newly_blocked = self.is_blocked() && self.blocked_at.is_none_or(|(credit, _)| credit != self.credit);
         if newly_blocked {
-            self.blocked_at = Some(self.credit);
+            self.blocked_at = Some((self.credit, now));
         }
         (newly_blocked || self.beat_due).then(|| Body::Beat {
             seq: self.seq,
@@ -395,6 +401,20 @@ mod tests {
         sender.handle_timeout(IDLE + BEAT);
         assert!(matches!(drain(&mut sender, IDLE + BEAT)[..], [Body::Error(ref error)] if error.code == Code::Idle));
         assert!(matches!(sender.outcome(), Some(Outcome::Failed(_))));
+    }
+
+    #[test]
+    fn a_consumer_that_had_nothing_to_say_is_waited_for_from_when_it_is_told() {
+        let mut sender = sender(0..10, 3);
+        sender.handle_timeout(IDLE * 2);
+        drain(&mut sender, IDLE * 2);
+        sender.handle_data(Bytes::from_static(b"abcdef"));
+        drain(&mut sender, IDLE * 2);
+        assert!(sender.is_blocked());
+        sender.handle_timeout(IDLE * 3 - BEAT);
+        assert!(matches!(drain(&mut sender, IDLE * 3 - BEAT)[..], [Body::Beat { wait: Wait::Credit, .. }]));
+        sender.handle_timeout(IDLE * 3);
+        assert!(matches!(drain(&mut sender, IDLE * 3)[..], [Body::Error(ref error)] if error.code == Code::Idle));
     }
 
     #[test]

@@ -230,7 +230,10 @@ async fn serve(shared: Arc<Shared>, operation: Operation, store: StoreName, mut 
 
 /// Ends the relay's transfers when a shutdown's grace is over, and lets the tracker close.
 async fn drain(shared: Arc<Shared>) {
-    shared.shutdown.drain.cancelled().await;
+    tokio::select! {
+        () = shared.shutdown.drain.cancelled() => {}
+        () = shared.shutdown.force.cancelled() => {}
+    }
     info!(transfers = shared.registry.len(), grace = ?shared.options.drain_grace, "draining");
     shared.tasks.close();
     let grace = tokio::time::sleep(shared.options.drain_grace);

@@ -142,6 +142,9 @@ impl Drive {
     async fn run(&mut self, link: &mut Link) -> Option<Outcome> {
         let goaway = link.asker.shared.goaway.clone();
         let force = link.asker.shared.shutdown.force.clone();
+        // What was said while the store was being opened counts, too.
+        let heard = *self.entry.heard.borrow_and_update();
+        self.hear(heard);
         loop {
             self.take_what_is_ready();
             while let Some(message) = self.sender.poll_transmit(self.clock.now()) {
