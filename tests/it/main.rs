@@ -7,8 +7,14 @@ mod bus;
 #[cfg(test)]
 mod drivers;
 #[cfg(test)]
+mod raw;
+#[cfg(test)]
 mod servers;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod transcript;
+#[cfg(test)]
+mod wire;
