@@ -3,6 +3,8 @@
 //! One binary for all, so that the SDK is linked once and one S3 server serves every test.
 
 #[cfg(test)]
+mod bad_input;
+#[cfg(test)]
 mod bus;
 #[cfg(test)]
 mod drivers;
