@@ -60,7 +60,8 @@ impl Bucket {
         format!("key {:?} in bucket {:?}", key.as_str(), self.name)
     }
 
-    fn full(&self, key: &Key) -> String {
+    /// Returns the key as S3 has it.
+    pub(super) fn full(&self, key: &Key) -> String {
         format!("{}{key}", self.prefix)
     }
 

@@ -9,11 +9,14 @@ mod failure;
 mod object;
 mod options;
 mod pace;
+mod parts;
 mod reader;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
+use aws_sdk_s3::primitives::ByteStream;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join};
 
@@ -67,11 +70,9 @@ impl Store for S3Store {
 
     fn stat<'a>(&'a self, key: &'a Key, pin: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
         async move {
-            let what = self.bucket.what(key);
-            self.bucket
-                .retry(&what, |client| async move { self.bucket.head(&client, key, pin).await })
-                .await
-                .map_err(|failure| failure.error)
+            let mut object = self.describe(key, pin).await?;
+            parts::learn(&self.bucket, &mut object).await;
+            Ok(object)
         }
         .boxed()
     }
@@ -108,14 +109,14 @@ impl S3Store {
             .retry(&what, |client| async move { self.bucket.get_whole(&client, key, pin).await })
             .await
             .map_err(|failure| failure.error)?;
-        Ok(self.opened(answer.object, answer.range, Some(answer.body)))
+        Ok(self.opened(answer.object, answer.range, Some(answer.body)).await)
     }
 
     /// Nothing is to be read, but the object must be there.
     async fn open_empty(&self, key: &Key, pin: &Pin, span: Span) -> Result<Opened, Error> {
-        let object = self.stat(key, pin).await?;
+        let object = self.describe(key, pin).await?;
         let range = resolve(span, &object)?;
-        Ok(self.opened(object, range, None))
+        Ok(self.opened(object, range, None).await)
     }
 
     /// Two requests side by side: the range, and a HEAD for the checksum, which no ranged request may ask for.
@@ -126,17 +127,17 @@ impl S3Store {
         for _ in 0..REPLACED_MAX {
             match try_join(self.bucket.retry(&what, range), self.bucket.retry(&what, head)).await {
                 Ok((answer, object)) if is_same(&answer.object, &object) => {
-                    return Ok(self.opened(object, answer.range, Some(answer.body)));
+                    return Ok(self.opened(object, answer.range, Some(answer.body)).await);
                 }
                 // Replaced between the two; without a pin the newer one will do.
                 Ok(_) => {}
                 Err(Failure { cure: Cure::Size, error }) => {
-                    let object = self.stat(key, pin).await?;
+                    let object = self.describe(key, pin).await?;
                     let range = resolve(Span { start, end }, &object)?;
                     if !range.is_empty() {
                         return Err(error);
                     }
-                    return Ok(self.opened(object, range, None));
+                    return Ok(self.opened(object, range, None).await);
                 }
                 Err(Failure { error, .. }) => return Err(error),
             }
@@ -144,18 +145,22 @@ impl S3Store {
         Err(Error::Changed(format!("{what}: is replaced faster than it can be read")))
     }
 
-    fn opened(
-        &self,
-        object: ObjectInfo,
-        range: std::ops::Range<u64>,
-        body: Option<aws_sdk_s3::primitives::ByteStream>,
-    ) -> Opened {
+    async fn describe(&self, key: &Key, pin: &Pin) -> Result<ObjectInfo, Error> {
+        let what = self.bucket.what(key);
+        self.bucket
+            .retry(&what, |client| async move { self.bucket.head(&client, key, pin).await })
+            .await
+            .map_err(|failure| failure.error)
+    }
+
+    async fn opened(&self, mut object: ObjectInfo, range: Range<u64>, body: Option<ByteStream>) -> Opened {
+        parts::learn(&self.bucket, &mut object).await;
         let body = Reader::new(Arc::clone(&self.bucket), &object, range, body, self.budget.clone()).into_body();
         Opened { object, body }
     }
 }
 
-fn resolve(span: Span, object: &ObjectInfo) -> Result<std::ops::Range<u64>, Error> {
+fn resolve(span: Span, object: &ObjectInfo) -> Result<Range<u64>, Error> {
     span.resolve(object.size).ok_or(Error::Range { start: span.start, size: object.size })
 }
 

@@ -1,14 +1,20 @@
 //! The S3 store against a real S3 server.
 
-use bytes::Bytes;
-use gantry_relay::proto::Key;
-use gantry_relay::store::Budget;
-use gantry_relay::store::s3::{Credentials, Limits, Options, S3Store, StaticCredentials};
+use std::time::Duration;
 
-use super::conformance;
+use aws_sdk_s3::types::{ChecksumAlgorithm as S3Algorithm, ChecksumType};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use gantry_relay::proto::{ChecksumAlgorithm, ChecksumKind, Key, ListRequest, Pin, Span};
+use gantry_relay::store::s3::{Credentials, Limits, Options, S3Store, StaticCredentials};
+use gantry_relay::store::{Budget, Error, Store};
+use tokio::time::Instant;
+
 use super::conformance::Ways;
-use crate::support::S3;
+use super::{collect, conformance, key, read};
+use crate::support::data::random_bytes;
 use crate::support::s3::Keys;
+use crate::support::{DEADLINE, S3};
 
 pub(crate) fn options(s3: &S3, bucket: &str, keys: &Keys) -> Options {
     Options {
@@ -39,5 +45,134 @@ async fn a_bucket_conforms() {
         // SeaweedFS lists as its folders are laid out.
         let ways = Ways { awkward: &["/leading", "a//b"], key_max: Key::MAX_BYTES - prefix.len(), is_ordered: false };
         conformance::conforms(&store, put, ways).await;
+    }
+}
+
+async fn admin(s3: &S3, bucket: &str) -> S3Store {
+    let options = Options { limits: Limits::default(), ..options(s3, bucket, s3.admin()) };
+    S3Store::connect(options, Budget::new(64 << 20)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_stored_checksum_is_found_for_every_span() {
+    let s3 = S3::shared().await;
+    let bucket = s3.bucket().await;
+    let store = admin(s3, &bucket).await;
+    let bytes = random_bytes(3, 1_000_000);
+    for (name, stored, algorithm) in [
+        ("crc64", S3Algorithm::Crc64Nvme, ChecksumAlgorithm::Crc64Nvme),
+        ("crc32", S3Algorithm::Crc32, ChecksumAlgorithm::Crc32),
+        ("crc32c", S3Algorithm::Crc32C, ChecksumAlgorithm::Crc32c),
+        ("sha1", S3Algorithm::Sha1, ChecksumAlgorithm::Sha1),
+        ("sha256", S3Algorithm::Sha256, ChecksumAlgorithm::Sha256),
+    ] {
+        s3.put(&bucket, name, bytes.clone(), Some(stored)).await;
+        for (start, end) in [(0, None), (0, Some(10)), (500_000, None), (10, Some(10))] {
+            let opened = store.open(&key(name), &Pin::default(), Span { start, end }).await.unwrap();
+            let checksum = opened.object.checksum.unwrap();
+            assert_eq!((checksum.algorithm, checksum.kind), (algorithm, ChecksumKind::FullObject), "{name} {start}");
+            assert!(!checksum.value.is_empty() && checksum.parts.is_empty());
+        }
+    }
+    s3.put(&bucket, "none", bytes, None).await;
+    assert_eq!(store.stat(&key("none"), &Pin::default()).await.unwrap().checksum, None);
+}
+
+#[tokio::test]
+async fn an_upload_in_parts_is_read_whole_and_its_part_sizes_are_learned() {
+    let s3 = S3::shared().await;
+    let bucket = s3.bucket().await;
+    let store = admin(s3, &bucket).await;
+    let parts = [random_bytes(1, 5 << 20), random_bytes(2, 6 << 20), random_bytes(3, 1234)];
+    let whole = parts.concat();
+    let full = (ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject, Vec::new());
+    let sizes = vec![(1, 5 << 20), (1, 6 << 20), (1, 1234)];
+    let composite = (ChecksumAlgorithm::Sha256, ChecksumKind::Composite, sizes);
+    for (name, checksum, expected) in [
+        ("none", None, None),
+        ("full", Some((S3Algorithm::Crc64Nvme, ChecksumType::FullObject)), Some(full)),
+        ("composite", Some((S3Algorithm::Sha256, ChecksumType::Composite)), Some(composite)),
+    ] {
+        s3.put_multipart(&bucket, name, &parts, checksum).await;
+        assert!(read(&store, name, &Pin::default(), 0, None).await.unwrap() == whole);
+        assert!(
+            read(&store, name, &Pin::default(), 5_000_000, Some(11_000_000)).await.unwrap()
+                == whole[5_000_000..11_000_000]
+        );
+        let object = store.stat(&key(name), &Pin::default()).await.unwrap();
+        let proof = object.checksum.map(|checksum| {
+            let sizes: Vec<_> = checksum.parts.iter().map(|run| (run.count, run.size)).collect();
+            (checksum.algorithm, checksum.kind, sizes)
+        });
+        assert_eq!(proof, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn metadata_and_type_are_described() {
+    let s3 = S3::shared().await;
+    let bucket = s3.bucket().await;
+    let put = s3.client().put_object().bucket(&bucket).key("described").body(Bytes::from_static(b"x").into());
+    put.content_type("text/plain").metadata("colour", "blue").send().await.unwrap();
+
+    let object = admin(s3, &bucket).await.stat(&key("described"), &Pin::default()).await.unwrap();
+
+    assert_eq!(object.content_type.as_deref(), Some("text/plain"));
+    assert_eq!(object.metadata.get("colour").map(String::as_str), Some("blue"));
+}
+
+#[tokio::test]
+async fn a_refusal_and_a_missing_bucket_are_told_at_once() {
+    let s3 = S3::shared().await;
+    let bucket = s3.bucket().await;
+    s3.put(&bucket, "key", Bytes::from_static(b"x"), None).await;
+    let denied = S3Store::connect(options(s3, &bucket, s3.denied()), Budget::new(0)).await.unwrap();
+    let missing = S3Store::connect(options(s3, "no-such-bucket", s3.admin()), Budget::new(0)).await.unwrap();
+    let began = Instant::now();
+    for (start, end) in [(0, None), (0, Some(0)), (0, Some(1))] {
+        let error = read(&denied, "key", &Pin::default(), start, end).await.unwrap_err();
+        assert!(matches!(error, Error::Denied(_)), "{error:?}");
+        let error = read(&missing, "key", &Pin::default(), start, end).await.unwrap_err();
+        assert!(matches!(error, Error::NotFound(_)), "{error:?}");
+        assert!(error.to_string().contains("no-such-bucket"), "{error}");
+    }
+    assert!(matches!(missing.probe().await.unwrap_err(), Error::NotFound(_)));
+    assert!(matches!(missing.list(&ListRequest::default()).await.unwrap_err(), Error::NotFound(_)));
+    assert!(matches!(denied.list(&ListRequest::default()).await.unwrap_err(), Error::Denied(_)));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_server_killed_and_restarted_in_mid_body_is_got_over() {
+    let mut s3 = S3::start().await;
+    let bucket = s3.bucket().await;
+    let bytes = random_bytes(9, 64 << 20);
+    s3.put(&bucket, "key", bytes.clone(), None).await;
+    let limits = Limits { retry_budget: DEADLINE, attempts_max: 1000, ..Limits::default() };
+    let options = Options { limits, ..options(&s3, &bucket, s3.admin()) };
+    let store = S3Store::connect(options, Budget::new(64 << 20)).await.unwrap();
+    let mut opened = store.open(&key("key"), &Pin::default(), Span::default()).await.unwrap();
+    let first = opened.body.try_next().await.unwrap().unwrap();
+
+    s3.kill();
+    let (rest, ()) = tokio::join!(collect(opened), s3.restart());
+
+    assert!([first, rest.unwrap()].concat() == bytes);
+}
+
+#[tokio::test]
+async fn options_that_make_no_sense_are_refused() {
+    let with_url = |url: &str| Options { endpoint_url: Some(url.to_owned()), ..Options::new("bucket") };
+    let no_ranges = Limits { range_bytes: 0, ..Limits::default() };
+    for options in [
+        Options::new(""),
+        Options::new("a/b"),
+        with_url("localhost:9000"),
+        with_url("http://"),
+        with_url("http://id:secret@localhost:9000"),
+        Options { limits: no_ranges, ..Options::new("bucket") },
+    ] {
+        let error = S3Store::connect(options, Budget::new(0)).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)) && !error.to_string().contains("secret"), "{error:?}");
     }
 }
