@@ -248,3 +248,116 @@ impl Wait {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::proto::{Checksum, ChecksumAlgorithm, ChecksumKind, ObjectInfo, PartRun};
+
+    const NAMES: [&str; 9] = [TYPE, TRANSFER, SEQ, OFFSET, CRC, WAIT, CONTEXT, SERVICE_ERROR, SERVICE_ERROR_CODE];
+
+    fn transfer() -> impl Strategy<Value = TransferId> {
+        any::<u128>().prop_map(|id| TransferId(Uuid::from_u128(id)))
+    }
+
+    fn object() -> impl Strategy<Value = ObjectInfo> {
+        let checksum = (any::<String>(), vec((any::<u64>(), any::<u64>()), 0..3)).prop_map(|(value, parts)| Checksum {
+            algorithm: ChecksumAlgorithm::Sha256,
+            kind: ChecksumKind::Composite,
+            value,
+            parts: parts.into_iter().map(|(count, size)| PartRun { count, size }).collect(),
+        });
+        let text = || option::of(any::<String>());
+        let metadata = proptest::collection::btree_map(any::<String>(), any::<String>(), 0..3);
+        ("[^\0\r\n]{1,40}", any::<u64>(), any::<String>(), text(), text(), text(), metadata, option::of(checksum))
+            .prop_map(|(key, size, etag, version_id, last_modified, content_type, metadata, checksum)| ObjectInfo {
+                key: key.parse().unwrap(),
+                size,
+                etag,
+                version_id,
+                last_modified,
+                content_type,
+                metadata,
+                checksum,
+            })
+    }
+
+    fn accepted() -> impl Strategy<Value = Accepted> {
+        let numbers = proptest::array::uniform7(any::<u64>());
+        (transfer(), any::<String>(), any::<String>(), object(), numbers).prop_map(
+            |(transfer, instance, control, object, [start, end, credit, window_max, chunk_max, beat_ms, idle_ms])| {
+                Accepted {
+                    transfer,
+                    instance,
+                    control,
+                    object,
+                    start,
+                    end,
+                    credit,
+                    window_max,
+                    chunk_max,
+                    beat_ms,
+                    idle_ms,
+                }
+            },
+        )
+    }
+
+    fn body() -> impl Strategy<Value = Body> {
+        let chunk = (any::<u64>(), any::<u64>(), vec(any::<u8>(), 1..100));
+        let beat = (any::<u64>(), any::<u64>(), any::<bool>());
+        let error = (0..Code::ALL.len(), any::<String>(), any::<bool>(), option::of(any::<u64>()));
+        prop_oneof![
+            accepted().prop_map(|accepted| Body::Accepted(Box::new(accepted))),
+            chunk.prop_map(|(seq, offset, payload)| Body::Chunk(Chunk::new(seq, offset, payload.into()))),
+            beat.prop_map(|(seq, offset, credit)| Body::Beat {
+                seq,
+                offset,
+                wait: if credit { Wait::Credit } else { Wait::Store },
+            }),
+            (any::<u64>(), any::<u64>()).prop_map(|(chunks, bytes)| Body::End(End { chunks, bytes })),
+            error.prop_map(|(code, message, retryable, retry_after_ms)| {
+                Body::Error(WireError { code: Code::ALL[code], message, retryable, retry_after_ms })
+            }),
+            Just(Body::Goaway),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(body in body(), transfer in option::of(transfer()), context in "[ -~]{0,40}") {
+            let envelope = Envelope { transfer, context: Some(context) };
+            let (headers, payload) = envelope.encode(&body);
+            prop_assert_eq!(decode(&headers, payload), Ok((envelope, body)));
+        }
+
+        #[test]
+        fn header_values_hold_no_line_breaks(body in body()) {
+            let (headers, _) = Envelope { transfer: None, context: None }.encode(&body);
+            prop_assert!(headers.iter().all(|(_, value)| !value.contains(['\r', '\n'])));
+        }
+
+        #[test]
+        fn anything_is_decoded_or_refused(
+            kind in "(accepted|chunk|beat|end|error|goaway|[a-z]{0,8})",
+            others in vec((0..NAMES.len(), "([0-9a-f]{0,20}|.{0,20})"), 0..8),
+            payload in prop_oneof![vec(any::<u8>(), 0..100), "\\PC{0,100}".prop_map(String::into_bytes)],
+        ) {
+            let mut headers = Headers::default();
+            headers.push(TYPE, kind);
+            for (name, value) in others {
+                headers.push(NAMES[name], value);
+            }
+            let payload = Bytes::from(payload);
+            if let Ok((_, Body::Chunk(chunk))) = decode(&headers, payload.clone()) {
+                prop_assert_eq!(&chunk.payload, &payload);
+            }
+            prop_assert_eq!(error_of(&headers, &payload).is_some(), headers.get(SERVICE_ERROR).is_some());
+        }
+    }
+}

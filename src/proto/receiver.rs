@@ -1,5 +1,8 @@
 //! The consumer's side of one download, as a state machine that outlives transfers.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -561,6 +561,9 @@ fn optional_offset<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::super::Code;
     use super::*;
 
@@ -609,6 +612,48 @@ mod tests {
     #[test]
     fn start_past_end_is_a_range_error() {
         assert_eq!(refused(r#"{"key":"a","start":2,"end":1}"#).0, Code::Range);
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_parsed_or_refused(body in vec(any::<u8>(), 0..200)) {
+            parse_as_everything(&body)?;
+        }
+
+        #[test]
+        fn any_json_is_parsed_or_refused(
+            fields in vec(
+                ("(v|key|start|end|if_match|version_id|credit|chunk_max|context|prefix|limit|token|cancel)",
+                 r#"([0-9]{1,21}|-[0-9]{1,5}|[0-9]\.[0-9]e[0-9]{1,3}|"[a-z \\]{0,9}"|null|true|\[\]|\{\})"#),
+                0..6,
+            ),
+        ) {
+            let fields: Vec<_> = fields.into_iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            parse_as_everything(format!("{{{}}}", fields.join(",")).as_bytes())?;
+        }
+    }
+
+    /// Parses a body as every kind of request, and holds what is taken against the limits.
+    fn parse_as_everything(body: &[u8]) -> Result<(), TestCaseError> {
+        if let Ok(request) = GetRequest::parse(body) {
+            for offset in [Some(request.start), request.end, request.credit, request.chunk_max].into_iter().flatten() {
+                prop_assert!(offset <= OFFSET_MAX);
+            }
+            prop_assert!(request.end.is_none_or(|end| request.start <= end));
+            prop_assert!(request.chunk_max != Some(0));
+            let again = serde_json::to_vec(&request).unwrap();
+            prop_assert_eq!(GetRequest::parse(&again), Ok(request));
+        }
+        if let Ok(control) = Control::parse(body) {
+            prop_assert!(control.credit <= OFFSET_MAX);
+        }
+        if let Ok(request) = ListRequest::parse(body) {
+            prop_assert!(request.limit != Some(0));
+        }
+        if let Ok(request) = StatRequest::parse(body) {
+            prop_assert!(request.key.as_str().len() <= Key::MAX_BYTES);
+        }
+        Ok(())
     }
 
     #[test]

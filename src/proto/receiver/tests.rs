@@ -1,0 +1,782 @@
+use super::super::message::Envelope;
+use super::*;
+use uuid::Uuid;
+
+const START: Duration = Duration::ZERO;
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const STALL: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(20);
+const NO_RELAY_PATIENCE: Duration = Duration::from_millis(2500);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+const SIZE: u64 = 1000;
+
+/// A receiver, and what the relay at the other end says.
+struct Pair {
+    receiver: Receiver,
+    transfer: TransferId,
+}
+
+impl Pair {
+    /// Starts a download of the whole object; its request is out.
+    fn new() -> Self {
+        Self::wanting(Span::default(), Pin::default())
+    }
+
+    fn wanting(span: Span, pin: Pin) -> Self {
+        let settings = Settings {
+            window_initial: 100,
+            window_max: 800,
+            chunk_max: 50,
+            stall_timeout: STALL,
+            no_relay_patience: NO_RELAY_PATIENCE,
+            patience: PATIENCE,
+            backoff_min: 100 * MS,
+            backoff_max: BACKOFF_MAX,
+            jitter_seed: 1,
+        };
+        let wanted = Wanted { key: "a/b".parse().unwrap(), span, pin, context: Some("mine".to_owned()) };
+        Self { receiver: Receiver::new(settings, wanted, START), transfer: transfer(1) }
+    }
+
+    /// Starts a download that a relay has accepted.
+    fn streaming() -> Self {
+        let mut pair = Self::new();
+        pair.outputs();
+        pair.accept(0, START);
+        pair.outputs();
+        pair
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.receiver.poll_output()).collect()
+    }
+
+    fn delivered(&mut self) -> Vec<u8> {
+        std::iter::from_fn(|| self.receiver.poll_deliver()).flatten().collect()
+    }
+
+    /// Lets the relay say something on its transfer.
+    fn hear(&mut self, body: &Body, now: Duration) {
+        self.hear_from(Some(self.transfer), body, now);
+    }
+
+    fn hear_from(&mut self, transfer: Option<TransferId>, body: &Body, now: Duration) {
+        let (headers, payload) = Envelope { transfer, context: None }.encode(body);
+        self.receiver.handle_message(&headers, payload, now);
+    }
+
+    fn refuse(&mut self, error: WireError, now: Duration) {
+        self.hear_from(None, &Body::Error(error), now);
+    }
+
+    fn accept(&mut self, start: u64, now: Duration) {
+        self.accept_as(accepted(self.transfer, start), now);
+    }
+
+    fn accept_as(&mut self, accepted: Accepted, now: Duration) {
+        self.transfer = accepted.transfer;
+        self.hear(&Body::Accepted(Box::new(accepted)), now);
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        self.receiver.outcome()?.err().cloned()
+    }
+
+    /// Does what the timers say until `until`, and collects what comes out, each with its time.
+    fn run(&mut self, until: Duration) -> Vec<(Duration, Output)> {
+        let mut collected = Vec::new();
+        while let Some(at) = self.receiver.poll_timeout().filter(|at| *at <= until) {
+            self.receiver.handle_timeout(at);
+            collected.extend(self.outputs().into_iter().map(|output| (at, output)));
+        }
+        collected
+    }
+}
+
+fn transfer(number: u128) -> TransferId {
+    TransferId(Uuid::from_u128(number))
+}
+
+fn control_of(transfer: TransferId) -> String {
+    format!("gantry.v1.ctl.relay.{transfer}")
+}
+
+fn object() -> ObjectInfo {
+    ObjectInfo {
+        key: "a/b".parse().unwrap(),
+        size: SIZE,
+        etag: "\"one\"".to_owned(),
+        version_id: Some("v1".to_owned()),
+        last_modified: None,
+        content_type: None,
+        metadata: std::collections::BTreeMap::new(),
+        checksum: None,
+    }
+}
+
+fn accepted(transfer: TransferId, start: u64) -> Accepted {
+    Accepted {
+        transfer,
+        instance: "relay".to_owned(),
+        control: control_of(transfer),
+        object: object(),
+        start,
+        end: SIZE,
+        credit: OFFSET_MAX,
+        window_max: 800,
+        chunk_max: 50,
+        beat_ms: 1000,
+        idle_ms: 15_000,
+    }
+}
+
+fn bytes(offset: u64, len: u64) -> Vec<u8> {
+    (offset..offset + len).map(|at| u8::try_from(at % 251).unwrap()).collect()
+}
+
+fn chunk(seq: u64, offset: u64, len: u64) -> Body {
+    Body::Chunk(Chunk::new(seq, offset, bytes(offset, len).into()))
+}
+
+fn beat(seq: u64, offset: u64, wait: Wait) -> Body {
+    Body::Beat { seq, offset, wait }
+}
+
+fn credit(transfer: TransferId, credit: u64) -> Output {
+    Output::Control { subject: control_of(transfer), control: Control { credit, cancel: false } }
+}
+
+fn cancel(transfer: TransferId, credit: u64) -> Output {
+    Output::Control { subject: control_of(transfer), control: Control { credit, cancel: true } }
+}
+
+fn recovers_from(outputs: &[Output]) -> Vec<&Cause> {
+    outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Recovering(cause) => Some(cause),
+            Output::Request(_) | Output::Control { .. } | Output::Accepted(_) => None,
+        })
+        .collect()
+}
+
+fn requests(outputs: &[Output]) -> Vec<&GetRequest> {
+    outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Request(request) => Some(request),
+            Output::Recovering(_) | Output::Control { .. } | Output::Accepted(_) => None,
+        })
+        .collect()
+}
+
+fn busy(retry_after_ms: u64) -> WireError {
+    WireError::new(Code::Busy, "full").with_retry_after_ms(retry_after_ms)
+}
+
+mod progress {
+    use super::*;
+
+    #[test]
+    fn asks_at_once_for_what_is_wanted() {
+        let pin = Pin { if_match: Some("\"two\"".to_owned()), version_id: None };
+        let mut pair = Pair::wanting(Span { start: 10, end: Some(60) }, pin.clone());
+        let expected = GetRequest {
+            v: None,
+            key: "a/b".parse().unwrap(),
+            start: 10,
+            end: Some(60),
+            pin,
+            credit: Some(60),
+            chunk_max: Some(50),
+            context: Some("mine".to_owned()),
+        };
+        assert_eq!(pair.outputs(), [Output::Request(expected)]);
+    }
+
+    #[test]
+    fn delivers_bytes_in_order_and_is_done_when_they_are_written() {
+        let mut pair = Pair::wanting(Span { start: 10, end: Some(60) }, Pin::default());
+        pair.accept_as(Accepted { end: 60, ..accepted(transfer(1), 10) }, START);
+        pair.hear(&chunk(0, 10, 30), START);
+        pair.hear(&chunk(1, 40, 20), START);
+        pair.hear(&Body::End(End { chunks: 2, bytes: 50 }), START);
+        assert_eq!(pair.delivered(), bytes(10, 50));
+        assert_eq!(pair.receiver.outcome(), None);
+        pair.receiver.handle_written(60, START);
+        assert_eq!(pair.receiver.outcome(), Some(Ok(())));
+        assert_eq!(pair.receiver.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_empty_object_is_done_with_the_end_message() {
+        let mut pair = Pair::new();
+        let empty = Accepted { object: ObjectInfo { size: 0, ..object() }, end: 0, ..accepted(transfer(1), 0) };
+        pair.accept_as(empty, START);
+        assert_eq!(pair.receiver.outcome(), None);
+        pair.hear(&Body::End(End { chunks: 0, bytes: 0 }), START);
+        assert_eq!(pair.receiver.outcome(), Some(Ok(())));
+    }
+
+    #[test]
+    fn a_repeated_message_changes_nothing() {
+        let mut pair = Pair::streaming();
+        pair.accept(0, START);
+        pair.hear(&chunk(0, 0, 50), START);
+        pair.hear(&chunk(0, 0, 50), START);
+        pair.hear(&beat(0, 0, Wait::Store), START);
+        assert_eq!(pair.delivered(), bytes(0, 50));
+        assert_eq!(pair.outputs(), []);
+        let stats = pair.receiver.stats();
+        assert_eq!((stats.repeats, stats.discarded_bytes), (2, 50));
+    }
+
+    #[test]
+    fn messages_of_another_transfer_are_thrown_away() {
+        let mut pair = Pair::streaming();
+        for body in [chunk(0, 0, 50), Body::Goaway, Body::End(End { chunks: 0, bytes: 0 })] {
+            pair.hear_from(Some(transfer(9)), &body, START);
+        }
+        assert!(pair.delivered().is_empty());
+        assert_eq!(pair.outputs(), []);
+        let stats = pair.receiver.stats();
+        assert_eq!((stats.strays, stats.discarded_bytes), (3, 50));
+    }
+
+    #[test]
+    fn nothing_happens_after_the_end() {
+        let mut pair = Pair::wanting(Span { start: 0, end: Some(50) }, Pin::default());
+        pair.accept_as(Accepted { end: 50, ..accepted(transfer(1), 0) }, START);
+        pair.hear(&chunk(0, 0, 50), START);
+        pair.hear(&Body::End(End { chunks: 1, bytes: 50 }), START);
+        pair.outputs();
+        pair.hear(&chunk(1, 50, 50), SECOND);
+        pair.hear(&Body::Goaway, SECOND);
+        pair.receiver.handle_no_responders(SECOND);
+        pair.receiver.handle_disconnected();
+        pair.receiver.handle_connected(SECOND);
+        pair.receiver.handle_timeout(PATIENCE * 2);
+        assert_eq!(pair.delivered(), bytes(0, 50));
+        pair.receiver.handle_written(50, PATIENCE * 2);
+        assert_eq!(pair.outputs(), []);
+        assert_eq!(pair.receiver.outcome(), Some(Ok(())));
+    }
+
+    #[test]
+    fn cancelling_tells_the_relay_and_ends() {
+        let mut pair = Pair::streaming();
+        pair.receiver.handle_failure(Failure::Cancelled);
+        assert_eq!(pair.outputs(), [cancel(transfer(1), 100)]);
+        assert_eq!(pair.failure(), Some(Failure::Cancelled));
+        assert_eq!(pair.receiver.poll_timeout(), None);
+    }
+}
+
+mod recovery {
+    use super::*;
+
+    /// Hears `body` after the first chunk, and returns why that ended the transfer.
+    fn cause_of(body: &Body) -> Cause {
+        let mut pair = Pair::streaming();
+        pair.hear(&chunk(0, 0, 50), SECOND);
+        pair.hear(body, SECOND);
+        let outputs = pair.outputs();
+        let pinned = GetRequest {
+            v: None,
+            key: "a/b".parse().unwrap(),
+            start: 50,
+            end: None,
+            pin: object().pin(),
+            credit: Some(100),
+            chunk_max: Some(50),
+            context: Some("mine".to_owned()),
+        };
+        assert_eq!(outputs.first(), Some(&cancel(transfer(1), 100)));
+        assert_eq!(outputs.last(), Some(&Output::Request(pinned)));
+        assert_eq!(pair.delivered(), bytes(0, 50));
+        recovers_from(&outputs)[0].clone()
+    }
+
+    #[test]
+    fn a_lost_chunk_ends_the_transfer_and_a_pinned_one_begins() {
+        assert_eq!(cause_of(&chunk(2, 100, 50)), Cause::Gap);
+    }
+
+    #[test]
+    fn a_beat_reveals_a_lost_chunk() {
+        assert_eq!(cause_of(&beat(2, 100, Wait::Store)), Cause::Gap);
+    }
+
+    #[test]
+    fn an_end_before_the_last_byte_is_a_gap() {
+        assert_eq!(cause_of(&Body::End(End { chunks: 1, bytes: 50 })), Cause::Gap);
+        assert_eq!(cause_of(&Body::End(End { chunks: 20, bytes: 1000 })), Cause::Gap);
+    }
+
+    #[test]
+    fn a_damaged_chunk_is_not_taken() {
+        let mut damaged = Chunk::new(1, 50, bytes(50, 10).into());
+        damaged.crc ^= 1;
+        assert_eq!(cause_of(&Body::Chunk(damaged)), Cause::Corrupt);
+    }
+
+    #[test]
+    fn a_chunk_at_the_wrong_offset_is_not_taken() {
+        for offset in [0, 49, 51, u64::MAX] {
+            let wrong = Chunk::new(1, offset, vec![1; 10].into());
+            assert!(matches!(cause_of(&Body::Chunk(wrong)), Cause::Violation(_)), "{offset}");
+        }
+    }
+
+    #[test]
+    fn a_beat_at_the_wrong_offset_is_a_violation() {
+        assert!(matches!(cause_of(&beat(1, 60, Wait::Store)), Cause::Violation(_)));
+    }
+
+    #[test]
+    fn a_chunk_past_credit_is_not_taken() {
+        assert!(matches!(cause_of(&chunk(1, 50, 51)), Cause::Violation(what) if what.contains("credit")));
+    }
+
+    #[test]
+    fn goaway_and_passing_errors_move_on() {
+        assert_eq!(cause_of(&Body::Goaway), Cause::Goaway);
+        for code in [Code::StoreUnavailable, Code::Internal, Code::Idle, Code::Draining] {
+            let error = WireError::new(code, "later");
+            assert_eq!(cause_of(&Body::Error(error.clone())), Cause::Refused(error));
+        }
+    }
+
+    #[test]
+    fn a_chunk_past_the_end_is_not_taken() {
+        let mut pair = Pair::wanting(Span { start: 0, end: Some(60) }, Pin::default());
+        pair.accept_as(Accepted { end: 60, ..accepted(transfer(1), 0) }, START);
+        pair.outputs();
+        pair.hear(&chunk(0, 0, 61), START);
+        assert!(matches!(recovers_from(&pair.outputs())[..], [Cause::Violation(_)]));
+        assert!(pair.delivered().is_empty());
+    }
+
+    #[test]
+    fn a_message_that_is_none_of_the_protocol_ends_the_transfer() {
+        let mut pair = Pair::streaming();
+        pair.receiver.handle_message(&Headers::default(), Bytes::from_static(b"hello"), START);
+        assert!(matches!(recovers_from(&pair.outputs())[..], [Cause::Violation(_)]));
+    }
+
+    #[test]
+    fn what_follows_a_lost_acceptance_is_a_gap() {
+        let mut pair = Pair::new();
+        pair.outputs();
+        pair.hear(&chunk(0, 0, 50), START);
+        assert_eq!(recovers_from(&pair.outputs()), [&Cause::Gap]);
+        assert!(pair.delivered().is_empty());
+    }
+
+    #[test]
+    fn another_range_than_asked_for_is_a_violation() {
+        for wrong in [
+            accepted(transfer(1), 1),
+            Accepted { end: SIZE - 1, ..accepted(transfer(1), 0) },
+            Accepted { end: SIZE + 1, ..accepted(transfer(1), 0) },
+        ] {
+            let mut pair = Pair::new();
+            pair.outputs();
+            pair.accept_as(wrong, START);
+            assert!(matches!(recovers_from(&pair.outputs())[..], [Cause::Violation(_)]));
+        }
+    }
+
+    #[test]
+    fn silence_ends_the_transfer_and_beats_are_no_silence() {
+        let mut pair = Pair::streaming();
+        pair.hear(&beat(0, 0, Wait::Store), STALL - MS);
+        let outputs = pair.run(STALL * 2 - 2 * MS);
+        assert!(outputs.iter().all(|(_, output)| matches!(output, Output::Control { .. })), "{outputs:?}");
+        let outputs = pair.run(STALL * 2);
+        assert!(outputs.contains(&(STALL * 2 - MS, Output::Recovering(Cause::Stall))), "{outputs:?}");
+    }
+
+    #[test]
+    fn a_relay_that_beats_slowly_is_given_three_beats() {
+        let mut pair = Pair::new();
+        pair.accept_as(Accepted { beat_ms: 2000, ..accepted(transfer(1), 0) }, START);
+        pair.outputs();
+        let outputs = pair.run(6 * SECOND);
+        assert_eq!(outputs.last().map(|(at, _)| *at), Some(6 * SECOND));
+        assert!(outputs.contains(&(6 * SECOND, Output::Recovering(Cause::Stall))), "{outputs:?}");
+    }
+
+    #[test]
+    fn a_request_without_an_answer_is_sent_again() {
+        let mut pair = Pair::new();
+        pair.outputs();
+        let outputs = pair.run(STALL);
+        assert!(matches!(outputs[..], [(STALL, Output::Recovering(Cause::Stall)), (STALL, Output::Request(_))]));
+    }
+
+    #[test]
+    fn a_lost_connection_waits_for_the_next_one() {
+        let mut pair = Pair::streaming();
+        pair.hear(&chunk(0, 0, 50), START);
+        pair.receiver.handle_disconnected();
+        pair.receiver.handle_disconnected();
+        assert_eq!(pair.outputs(), [Output::Recovering(Cause::Disconnected)]);
+        assert_eq!(pair.run(PATIENCE - MS), []);
+        pair.receiver.handle_connected(PATIENCE - MS);
+        let outputs = pair.outputs();
+        assert_eq!(requests(&outputs)[0].start, 50);
+        assert_eq!(outputs.len(), 1);
+    }
+
+    #[test]
+    fn a_connection_that_does_not_come_back_ends_the_download() {
+        let mut pair = Pair::streaming();
+        pair.receiver.handle_disconnected();
+        pair.run(PATIENCE);
+        assert!(matches!(pair.failure(), Some(Failure::GaveUp { cause: Cause::Disconnected, accepted: true, .. })));
+    }
+
+    #[test]
+    fn a_dead_relay_is_left_when_its_control_subject_has_no_listener() {
+        let mut pair = Pair::streaming();
+        pair.receiver.handle_no_responders(START);
+        assert_eq!(recovers_from(&pair.outputs()), [&Cause::NoResponders]);
+        let outputs = pair.run(SECOND);
+        assert!(matches!(outputs[..], [(at, Output::Request(_))] if at >= 100 * MS));
+    }
+
+    #[test]
+    fn a_relay_that_leaves_again_and_again_is_asked_after_growing_pauses() {
+        let mut pair = Pair::streaming();
+        let mut times = vec![START];
+        for _ in 0..6 {
+            let now = *times.last().unwrap();
+            pair.accept(0, now);
+            pair.hear(&Body::Goaway, now);
+            pair.outputs();
+            times.extend(pair.receiver.poll_timeout());
+            pair.run(*times.last().unwrap());
+        }
+        let pauses: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(pauses[1] >= 100 * MS && pauses[5] >= SECOND, "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= STALL), "{pauses:?}");
+    }
+
+    #[test]
+    fn bytes_that_arrive_make_the_next_recovery_immediate_again() {
+        let mut pair = Pair::streaming();
+        pair.hear(&Body::Goaway, START);
+        pair.accept(0, START);
+        pair.hear(&chunk(0, 0, 50), START);
+        pair.outputs();
+        pair.hear(&Body::Goaway, START);
+        assert_eq!(requests(&pair.outputs()).len(), 1);
+    }
+}
+
+mod ending {
+    use super::*;
+
+    #[test]
+    fn nobody_at_all_is_given_up_within_its_own_patience() {
+        let mut pair = Pair::new();
+        let mut now = START;
+        while pair.failure().is_none() {
+            pair.outputs();
+            pair.receiver.handle_no_responders(now);
+            if let Some(at) = pair.receiver.poll_timeout() {
+                now = at;
+                pair.receiver.handle_timeout(now);
+            }
+        }
+        assert!(now <= NO_RELAY_PATIENCE && now >= NO_RELAY_PATIENCE / 2, "{now:?}");
+        assert!(matches!(
+            pair.failure(),
+            Some(Failure::GaveUp { cause: Cause::NoResponders, accepted: false, requests: 3.. })
+        ));
+    }
+
+    #[test]
+    fn relays_that_went_away_are_waited_for_with_the_full_patience() {
+        let mut pair = Pair::streaming();
+        let mut now = START;
+        while pair.failure().is_none() {
+            pair.outputs();
+            pair.receiver.handle_no_responders(now);
+            if let Some(at) = pair.receiver.poll_timeout() {
+                now = at;
+                pair.receiver.handle_timeout(now);
+            }
+        }
+        assert!(now <= PATIENCE && now >= PATIENCE - 2 * BACKOFF_MAX, "{now:?}");
+    }
+
+    #[test]
+    fn a_final_refusal_ends_the_download() {
+        for code in [Code::NotFound, Code::Denied, Code::BadRequest, Code::Range, Code::Changed] {
+            let mut pair = Pair::new();
+            pair.refuse(WireError::new(code, "no"), START);
+            assert!(matches!(pair.failure(), Some(Failure::Refused(error)) if error.code == code));
+        }
+    }
+
+    #[test]
+    fn an_error_that_says_not_to_retry_is_final() {
+        let mut pair = Pair::streaming();
+        let error = WireError { retryable: false, ..WireError::new(Code::Internal, "broken") };
+        pair.hear(&Body::Error(error.clone()), START);
+        assert_eq!(pair.failure(), Some(Failure::Refused(error)));
+    }
+
+    #[test]
+    fn a_store_that_is_down_from_the_start_ends_the_download() {
+        let mut pair = Pair::new();
+        pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
+        assert!(matches!(pair.failure(), Some(Failure::GaveUp { cause: Cause::Refused(_), requests: 1, .. })));
+    }
+
+    #[test]
+    fn a_store_that_goes_down_later_is_waited_for() {
+        let mut pair = Pair::streaming();
+        pair.hear(&chunk(0, 0, 50), START);
+        pair.hear(&Body::Error(WireError::new(Code::StoreUnavailable, "down")), START);
+        pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
+        assert_eq!(pair.failure(), None);
+        let outputs = pair.run(PATIENCE);
+        assert!(requests(&outputs.into_iter().map(|(_, output)| output).collect::<Vec<_>>()).len() > 1);
+        assert!(matches!(pair.failure(), Some(Failure::GaveUp { accepted: true, .. })));
+    }
+
+    #[test]
+    fn another_version_ends_the_download() {
+        for changed in [
+            Accepted { object: ObjectInfo { etag: "\"two\"".to_owned(), ..object() }, ..accepted(transfer(2), 0) },
+            Accepted { object: ObjectInfo { size: SIZE + 1, ..object() }, ..accepted(transfer(2), 0) },
+        ] {
+            let mut pair = Pair::streaming();
+            pair.hear(&Body::Goaway, START);
+            pair.outputs();
+            pair.accept_as(changed, START);
+            assert_eq!(pair.outputs(), [cancel(transfer(2), 0)]);
+            assert!(matches!(pair.failure(), Some(Failure::Changed { was, .. }) if was == "\"one\""));
+        }
+    }
+
+    #[test]
+    fn a_pin_that_no_longer_holds_ends_the_download() {
+        let mut pair = Pair::streaming();
+        pair.hear(&Body::Goaway, START);
+        pair.refuse(WireError::new(Code::Changed, "another"), START);
+        assert!(matches!(pair.failure(), Some(Failure::Changed { .. })));
+    }
+
+    #[test]
+    fn a_busy_relay_is_asked_again_when_it_says() {
+        let mut pair = Pair::new();
+        pair.outputs();
+        pair.refuse(busy(500), START);
+        assert!(matches!(pair.outputs()[..], [Output::Recovering(Cause::Refused(_))]));
+        assert!(matches!(pair.run(SECOND)[..], [(at, Output::Request(_))] if at == 500 * MS));
+    }
+
+    #[test]
+    fn a_busy_relay_can_not_put_us_off_for_long() {
+        let mut pair = Pair::new();
+        pair.outputs();
+        pair.refuse(busy(u64::MAX), START);
+        pair.outputs();
+        assert!(matches!(pair.run(SECOND * 2)[..], [(BACKOFF_MAX, Output::Request(_))]));
+    }
+}
+
+mod credit {
+    use super::*;
+
+    #[test]
+    fn follows_what_is_written_in_steps_of_an_eighth_of_the_window() {
+        let mut pair = Pair::streaming();
+        pair.hear(&chunk(0, 0, 50), START);
+        assert_eq!(pair.outputs(), []);
+        pair.receiver.handle_written(11, START);
+        assert_eq!(pair.outputs(), []);
+        pair.receiver.handle_written(12, START);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 112)]);
+    }
+
+    #[test]
+    fn never_runs_past_the_end_of_the_range() {
+        let mut pair = Pair::wanting(Span { start: 0, end: Some(110) }, Pin::default());
+        pair.accept_as(Accepted { end: 110, ..accepted(transfer(1), 0) }, START);
+        pair.outputs();
+        pair.hear(&chunk(0, 0, 50), START);
+        pair.receiver.handle_written(10, START);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 110)]);
+        pair.receiver.handle_written(50, START);
+        assert_eq!(pair.outputs(), []);
+    }
+
+    #[test]
+    fn the_window_grows_only_while_writing_keeps_up() {
+        let mut pair = Pair::streaming();
+        pair.hear(&chunk(0, 0, 50), START);
+        pair.hear(&chunk(1, 50, 50), START);
+        pair.hear(&beat(2, 100, Wait::Credit), START);
+        assert_eq!(pair.outputs(), []);
+        pair.receiver.handle_written(100, START);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 200)]);
+        pair.hear(&chunk(2, 100, 100), START);
+        pair.receiver.handle_written(190, START);
+        pair.hear(&beat(3, 200, Wait::Store), START);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 290)]);
+        pair.hear(&beat(3, 200, Wait::Credit), START);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 390)]);
+    }
+
+    #[test]
+    fn the_window_does_not_outgrow_the_settings_or_the_relay() {
+        for (relay_max, expected) in [(u64::MAX, 800), (300, 300)] {
+            let mut pair = Pair::new();
+            pair.accept_as(Accepted { window_max: relay_max, ..accepted(transfer(1), 0) }, START);
+            for _ in 0..5 {
+                pair.hear(&beat(0, 0, Wait::Credit), START);
+            }
+            assert_eq!(pair.outputs().last(), Some(&credit(transfer(1), expected)));
+        }
+    }
+
+    #[test]
+    fn a_smaller_share_never_takes_credit_back() {
+        let mut pair = Pair::streaming();
+        pair.receiver.handle_share(10);
+        pair.hear(&chunk(0, 0, 100), START);
+        pair.receiver.handle_written(80, START);
+        assert_eq!(pair.outputs(), []);
+        pair.receiver.handle_written(100, START);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 110)]);
+    }
+
+    #[test]
+    fn credit_that_got_lost_is_said_again_when_the_relay_says_that_it_waits() {
+        let mut pair = Pair::streaming();
+        pair.hear(&chunk(0, 0, 100), START);
+        pair.receiver.handle_written(40, START);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 140)]);
+        pair.hear(&beat(1, 100, Wait::Credit), SECOND);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 140)]);
+    }
+
+    #[test]
+    fn the_relay_hears_from_us_well_within_its_idle_timeout() {
+        let mut pair = Pair::new();
+        pair.accept_as(Accepted { idle_ms: 4000, ..accepted(transfer(1), 0) }, START);
+        pair.outputs();
+        assert_eq!(pair.run(SECOND), [(SECOND, credit(transfer(1), 100))]);
+        pair.hear(&beat(0, 0, Wait::Store), SECOND * 2);
+        assert_eq!(pair.run(SECOND * 2), [(SECOND * 2, credit(transfer(1), 100))]);
+    }
+}
+
+/// What went wrong once, each named after its cause.
+mod regressions {
+    use super::*;
+
+    #[test]
+    fn time_without_a_connection_used_up_the_patience_for_a_first_relay() {
+        let mut pair = Pair::new();
+        pair.receiver.handle_disconnected();
+        pair.receiver.handle_connected(10 * SECOND);
+        pair.receiver.handle_no_responders(10 * SECOND);
+        assert_eq!(pair.failure(), None);
+    }
+
+    #[test]
+    fn a_busy_relay_used_up_the_patience_for_a_first_relay() {
+        let mut pair = Pair::new();
+        pair.refuse(busy(2000), START);
+        pair.run(2 * SECOND);
+        pair.refuse(busy(2000), 2 * SECOND);
+        pair.run(4 * SECOND);
+        pair.receiver.handle_no_responders(4 * SECOND);
+        assert_eq!(pair.failure(), None);
+    }
+
+    #[test]
+    fn beats_of_a_store_that_never_answers_kept_a_download_waiting_for_ever() {
+        for accepts in [false, true] {
+            let mut pair = if accepts { Pair::streaming() } else { Pair::new() };
+            let mut now = START;
+            while pair.failure().is_none() && now < PATIENCE * 2 {
+                now += SECOND;
+                pair.hear(&beat(0, 0, Wait::Store), now);
+                pair.run(now);
+            }
+            assert_eq!(now, PATIENCE);
+        }
+    }
+
+    #[test]
+    fn a_relay_that_ignores_credit_kept_a_download_waiting_for_ever() {
+        let mut pair = Pair::new();
+        pair.accept_as(Accepted { window_max: 0, ..accepted(transfer(1), 0) }, START);
+        let mut now = START;
+        while pair.failure().is_none() && now < PATIENCE * 2 {
+            now += SECOND;
+            pair.hear(&beat(0, 0, Wait::Credit), now);
+            pair.run(now);
+        }
+        assert_eq!(now, PATIENCE);
+    }
+
+    #[test]
+    fn a_disk_that_stood_still_after_a_recovery_ended_the_download() {
+        let mut pair = Pair::streaming();
+        pair.hear(&chunk(0, 0, 100), START);
+        pair.hear(&Body::Goaway, START);
+        pair.accept(100, START);
+        let mut now = START;
+        while now < PATIENCE * 2 {
+            now += SECOND;
+            pair.hear(&beat(0, 100, Wait::Credit), now);
+            pair.run(now);
+        }
+        assert_eq!(pair.failure(), None);
+    }
+
+    #[test]
+    fn a_pause_of_zero_made_us_ask_in_a_loop() {
+        let mut pair = Pair::new();
+        for _ in 0..3 {
+            pair.outputs();
+            pair.refuse(busy(0), START);
+        }
+        assert_eq!(requests(&pair.outputs()), Vec::<&GetRequest>::new());
+    }
+
+    #[test]
+    fn a_request_that_was_not_sent_yet_outlived_its_connection() {
+        let mut pair = Pair::new();
+        pair.receiver.handle_disconnected();
+        assert_eq!(pair.outputs(), [Output::Recovering(Cause::Disconnected)]);
+    }
+
+    #[test]
+    fn a_window_wider_than_its_share_held_credit_back() {
+        let mut pair = Pair::streaming();
+        pair.receiver.handle_share(10);
+        pair.hear(&chunk(0, 0, 100), START);
+        pair.receiver.handle_written(100, START);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 110)]);
+        pair.hear(&chunk(1, 100, 10), START);
+        pair.receiver.handle_written(101, START);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 111)]);
+    }
+
+    #[test]
+    fn an_error_of_a_transfer_whose_acceptance_was_lost_ended_the_download() {
+        let mut pair = Pair::new();
+        pair.hear(&Body::Error(WireError::new(Code::StoreUnavailable, "down")), START);
+        assert_eq!(pair.failure(), None);
+    }
+}
