@@ -273,8 +273,8 @@ fn random_body(template: &Value, dice: &[u8]) -> Vec<u8> {
             let at = usize::from(dice[23]) % text.len();
             text[at] = dice[60];
         }
-        1 if dice[23] % 4 == 0 => text.truncate(usize::from(dice[60]) % text.len()),
-        2 if dice[23] % 4 == 0 => text = dice.to_vec(),
+        1 if dice[23] < 64 => text.truncate(usize::from(dice[60]) % text.len()),
+        2 if dice[23] < 64 => text = dice.to_vec(),
         _ => {}
     }
     text
