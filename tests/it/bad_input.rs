@@ -85,7 +85,7 @@ async fn a_bad_request_is_answered_and_names_its_field() {
     ];
     for (operation, body, code, field) in cases {
         let shown = &body[..body.len().min(100)];
-        let answer = world.ask(operation, body.clone()).await.next().await;
+        let answer = world.ask(operation, body.clone()).await.next_but_beats().await;
         let error = answer.json();
         assert_eq!(error["code"], code, "{operation} {shown}: {error}");
         let message = error["message"].as_str().unwrap();
@@ -104,7 +104,7 @@ async fn what_is_too_much_is_clamped_and_what_is_unknown_ignored() {
     let world = World::new(shelf, Options { window_max_bytes: 2000, ..lively() }).await;
     let body = json!({"key": "k", "credit": i64::MAX, "chunk_max": i64::MAX, "colour": {"deep": [1, 2]}, "Key": "x"});
 
-    let accepted = world.get(body).await.next().await.json();
+    let accepted = world.get(body).await.next_but_beats().await.json();
 
     assert_eq!((&accepted["credit"], &accepted["window_max"]), (&json!(2000), &json!(2000)));
     assert_eq!((&accepted["chunk_max"], &accepted["end"]), (&json!(1000), &json!(5000)));
@@ -170,7 +170,7 @@ async fn nothing_goes_to_a_reply_subject_that_is_not_allowed() {
 async fn control_that_is_nonsense_changes_nothing() {
     let world = world().await;
     let mut inbox = world.get(json!({"key": "k", "credit": 1000})).await;
-    let control = inbox.next().await.json()["control"].as_str().unwrap().to_owned();
+    let control = inbox.next_but_beats().await.json()["control"].as_str().unwrap().to_owned();
     let nonsense = [
         Bytes::new(),
         "{".into(),

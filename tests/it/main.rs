@@ -11,6 +11,8 @@ mod drivers;
 #[cfg(test)]
 mod raw;
 #[cfg(test)]
+mod relay;
+#[cfg(test)]
 mod servers;
 #[cfg(test)]
 mod stores;

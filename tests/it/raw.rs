@@ -15,7 +15,7 @@ use gantry_relay::metrics::{ReasonLabel, RelayMetrics};
 use gantry_relay::proto::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Key, ListEntry, ListPage, ListRequest, ObjectInfo, Pin, Span,
 };
-use gantry_relay::relay::{Options, Relay};
+use gantry_relay::relay::{Options, Relay, Stores};
 use gantry_relay::shutdown::Shutdown;
 use gantry_relay::store::{self, Opened, Store};
 use serde_json::Value;
@@ -155,35 +155,21 @@ pub(crate) struct World {
     pub(crate) relay: Relay,
     pub(crate) metrics: Arc<RelayMetrics>,
     pub(crate) shutdown: Shutdown,
-    /// Ends the server with the test.
-    _nats: Nats,
+    pub(crate) nats: Nats,
 }
 
 impl World {
     pub(crate) async fn new(shelf: Shelf, options: Options) -> Self {
-        let nats = Nats::plain().await;
-        let bus = nats::connect(nats::Options { servers: vec![nats.url()], ..nats::Options::default() }).await.unwrap();
-        let store: Arc<dyn Store> = Arc::new(shelf);
-        let stores = BTreeMap::from([("files".parse().unwrap(), store)]);
-        let metrics = Arc::new(RelayMetrics::default());
-        let shutdown = Shutdown::default();
-        let relay = Relay::start(bus, stores, options, Arc::clone(&metrics), shutdown.clone()).await.unwrap();
-        let client = nats.client().await;
-        let world = Self { client, relay, metrics, shutdown, _nats: nats };
-        world.is_heard().await;
-        world
+        Self::on(Nats::plain().await, shelf, options).await
     }
 
-    /// Waits until the server has taken the relay's subscriptions.
-    async fn is_heard(&self) {
-        loop {
-            let mut inbox = self.inbox().await;
-            let ping = format!("$SRV.PING.gantry.{}", self.relay.instance());
-            self.client.publish_with_reply(ping, inbox.subject.clone(), Bytes::new()).await.unwrap();
-            if inbox.message().await.status.is_none() {
-                return;
-            }
-        }
+    pub(crate) async fn on(nats: Nats, shelf: Shelf, options: Options) -> Self {
+        let metrics = Arc::new(RelayMetrics::default());
+        let shutdown = Shutdown::default();
+        let relay = start_relay(&nats, "files", shelf, options, Arc::clone(&metrics), shutdown.clone()).await;
+        let client = nats.client().await;
+        is_heard(&client, relay.instance()).await;
+        Self { client, relay, metrics, shutdown, nats }
     }
 
     pub(crate) async fn inbox(&self) -> Inbox {
@@ -202,6 +188,30 @@ impl World {
     /// How often the relay refused something for this reason.
     pub(crate) fn refused(&self, reason: &'static str) -> u64 {
         self.metrics.refused.get_or_create(&ReasonLabel { reason }).get()
+    }
+}
+
+/// Starts a relay with one store, on a connection of its own.
+pub(crate) async fn start_relay(
+    nats: &Nats,
+    store: &str,
+    shelf: Shelf,
+    options: Options,
+    metrics: Arc<RelayMetrics>,
+    shutdown: Shutdown,
+) -> Relay {
+    let bus = nats::connect(nats::Options { servers: vec![nats.url()], ..nats::Options::default() }).await.unwrap();
+    let stores: Stores = BTreeMap::from([(store.parse().unwrap(), Arc::new(shelf) as Arc<dyn Store>)]);
+    Relay::start(bus, stores, options, metrics, shutdown).await.unwrap()
+}
+
+/// Waits until the server has taken a relay's subscriptions.
+pub(crate) async fn is_heard(client: &Client, instance: &str) {
+    loop {
+        let mut inbox = Inbox::ask(client, &format!("$SRV.PING.gantry.{instance}"), "").await;
+        if !inbox.next().await.is_no_responders() {
+            return;
+        }
     }
 }
 

@@ -33,7 +33,7 @@ async fn a_chunk_is_headers_and_bytes() {
 
     let mut inbox = world.get(json!({"key": "k", "context": "order 7: ü"})).await;
 
-    let accepted = inbox.next().await;
+    let accepted = inbox.next_but_beats().await;
     let body = accepted.json();
     let transfer = body["transfer"].as_str().unwrap().to_owned();
     let control = format!("gantry.v1.ctl.{}.{transfer}", world.relay.instance());
@@ -58,7 +58,7 @@ async fn a_chunk_is_headers_and_bytes() {
         assert_eq!(chunk.headers(), expected);
         offset += len;
     }
-    let end = inbox.next().await;
+    let end = inbox.next_but_beats().await;
     assert_eq!((end.kind(), end.json()), ("end", json!({"chunks": 3, "bytes": 2500})));
     assert_eq!(end.header("Gantry-Context"), Some("order 7: ü"));
 }
@@ -72,7 +72,7 @@ async fn the_crc_of_the_definition_is_the_documented_one() {
 async fn nothing_is_sent_past_credit_until_control_opens_more() {
     let world = World::new(Shelf::default().bytes("k", random_bytes(1, 5000)), lively()).await;
     let mut inbox = world.get(json!({"key": "k", "credit": 1500})).await;
-    let control = inbox.next().await.json()["control"].as_str().unwrap().to_owned();
+    let control = inbox.next_but_beats().await.json()["control"].as_str().unwrap().to_owned();
 
     let mut reached = 0;
     for credit in [1500, 1501, 4000] {
@@ -118,7 +118,7 @@ async fn a_relay_beats_while_the_store_is_silent() {
         assert_eq!(beat.header("Gantry-Context"), Some("c"));
     }
     let mut reading = world.get(json!({"key": "stuck"})).await;
-    assert_eq!(reading.next().await.kind(), "accepted");
+    assert_eq!(reading.next_but_beats().await.kind(), "accepted");
     assert_eq!(reading.next_but_beats().await.kind(), "chunk");
     for _ in 0..3 {
         let beat = reading.next().await;
@@ -131,7 +131,7 @@ async fn a_relay_beats_while_the_store_is_silent() {
 async fn cancel_stops_a_transfer() {
     let world = World::new(Shelf::default().bytes("k", random_bytes(1, 5000)), lively()).await;
     let mut inbox = world.get(json!({"key": "k", "credit": 1000})).await;
-    let control = inbox.next().await.json()["control"].as_str().unwrap().to_owned();
+    let control = inbox.next_but_beats().await.json()["control"].as_str().unwrap().to_owned();
     assert_eq!(world.relay.transfers_active(), 1);
 
     inbox.say(&control, json!({"cancel": true})).await;
@@ -172,7 +172,7 @@ async fn a_transfer_ends_when_nobody_listens_any_more() {
 async fn control_of_a_dead_relay_comes_back_as_503() {
     let world = World::new(Shelf::default().bytes("k", random_bytes(1, 5000)), lively()).await;
     let mut inbox = world.get(json!({"key": "k", "credit": 10})).await;
-    let control = inbox.next().await.json()["control"].as_str().unwrap().to_owned();
+    let control = inbox.next_but_beats().await.json()["control"].as_str().unwrap().to_owned();
     world.shutdown.force.cancel();
     world.relay.wait().await.unwrap();
 
@@ -195,8 +195,8 @@ async fn an_empty_object_has_an_end_and_no_chunk() {
     let world = World::new(Shelf::default().bytes("empty", ""), lively()).await;
     for request in [json!({"key": "empty"}), json!({"key": "empty", "credit": 0})] {
         let mut inbox = world.get(request).await;
-        assert_eq!(inbox.next().await.json()["size"], 0);
-        let end = inbox.next().await;
+        assert_eq!(inbox.next_but_beats().await.json()["size"], 0);
+        let end = inbox.next_but_beats().await;
         assert_eq!((end.kind(), end.json()), ("end", json!({"chunks": 0, "bytes": 0})));
     }
     ends(&world).await;
@@ -252,12 +252,12 @@ async fn a_range_is_served_with_absolute_offsets() {
     let world = World::new(Shelf::default().bytes("k", bytes.clone()), lively()).await;
     let mut inbox =
         world.get(json!({"key": "k", "start": 1234, "end": 1300, "credit": 9999, "if_match": "\"1388\""})).await;
-    let accepted = inbox.next().await.json();
+    let accepted = inbox.next_but_beats().await.json();
     assert_eq!((&accepted["start"], &accepted["end"], &accepted["credit"]), (&json!(1234), &json!(1300), &json!(1300)));
     let chunk = inbox.next_but_beats().await;
     assert_eq!((chunk.number("Gantry-Seq"), chunk.number("Gantry-Offset")), (0, 1234));
     assert_eq!(chunk.0.payload, bytes.slice(1234..1300));
-    assert_eq!(inbox.next().await.json(), json!({"chunks": 1, "bytes": 66}));
+    assert_eq!(inbox.next_but_beats().await.json(), json!({"chunks": 1, "bytes": 66}));
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn a_draining_relay_finishes_and_then_says_goaway() {
     let options = Options { drain_grace: Duration::from_secs(2), ..lively() };
     let world = World::new(Shelf::default().bytes("k", random_bytes(1, 5000)), options).await;
     let mut inbox = world.get(json!({"key": "k", "credit": 1000})).await;
-    let control = inbox.next().await.json()["control"].as_str().unwrap().to_owned();
+    let control = inbox.next_but_beats().await.json()["control"].as_str().unwrap().to_owned();
 
     world.shutdown.drain.cancel();
 
