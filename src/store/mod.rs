@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod file;
+pub mod memory;
 pub mod s3;
 
 use std::fmt;

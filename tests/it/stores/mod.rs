@@ -2,6 +2,7 @@
 
 mod conformance;
 mod file;
+mod memory;
 mod s3;
 mod s3_faults;
 
