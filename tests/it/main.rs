@@ -9,6 +9,8 @@ mod bus;
 #[cfg(test)]
 mod drivers;
 #[cfg(test)]
+mod nats_deploy;
+#[cfg(test)]
 mod raw;
 #[cfg(test)]
 mod relay;

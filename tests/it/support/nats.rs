@@ -28,6 +28,10 @@ pub(crate) struct NatsOptions {
     pub(crate) max_payload: Option<u64>,
     /// Text for the configuration file, such as accounts, TLS or a leaf node.
     pub(crate) config: String,
+    /// Files that the configuration names, each by its path relative to the server's working folder.
+    pub(crate) files: Vec<(&'static str, String)>,
+    /// Variables that the configuration names.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 /// One nats-server on a loopback port that it keeps over restarts. It ends when dropped.
@@ -51,6 +55,11 @@ impl Nats {
         let max_payload = options.max_payload.map(|bytes| format!("max_payload: {bytes}\n")).unwrap_or_default();
         // nats-server warns above 8 MiB and refuses a payload limit above what may be pending, 64 MiB.
         std::fs::write(folder.path().join("nats.conf"), max_payload + &options.config).unwrap();
+        for (path, text) in &options.files {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a file is in a folder")).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
         let process = Self::spawn(&options, &folder, -1);
         let mut nats = Self { options, folder, process, port: 0 };
         let ports_file = nats.folder.path().join(format!("nats-server_{}.ports", nats.process.pid()));
@@ -123,6 +132,7 @@ impl Nats {
         let mut command = supervised(binary, Duration::from_secs(3));
         command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c", "nats.conf", "--ports_file_dir"]);
         command.arg(folder.path()).current_dir(folder.path());
+        command.envs(options.env.iter().map(|(name, value)| (name, value)));
         command.stdout(Stdio::null()).stderr(log);
         Process::start("nats-server", &mut command)
     }

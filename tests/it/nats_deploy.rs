@@ -1,0 +1,325 @@
+//! The nats-server configurations of `deploy/nats`, as they are, on real servers: who may download, who may not, and
+//! what each of them is told.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use crate::support::gantry::{Command, Output, RelayBuilder};
+use crate::support::nats::NatsVersion;
+use crate::support::{DEADLINE, Nats, NatsOptions, Relay, data, gantry, until};
+
+/// Every variable of a password in `deploy/nats`; the password is the same word in lower case.
+const PASSWORDS: [&str; 7] = [
+    "RELAY_PASSWORD",
+    "DEVICE1_PASSWORD",
+    "DEVICE2_PASSWORD",
+    "MONITOR_PASSWORD",
+    "LINE1_PASSWORD",
+    "LINE2_PASSWORD",
+    "SYS_PASSWORD",
+];
+
+/// More than the largest window, so that the download needs credit on the way.
+const LARGE: u64 = 40 << 20;
+
+/// How long a refusal may take: it is an answer, not the end of somebody's patience.
+const PROMPT: Duration = Duration::from_secs(10);
+
+/// A nats-server with one of the configurations, and a directory for each store.
+struct Site {
+    nats: Nats,
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    async fn start(config: &str) -> Self {
+        Self::start_on(NatsVersion::Current, config).await
+    }
+
+    async fn start_on(version: NatsVersion, config: &str) -> Self {
+        let folder = data::folder();
+        let config = std::fs::read_to_string(root().join("deploy/nats").join(config)).unwrap();
+        let (authority, certificate, key) = certificates();
+        std::fs::write(folder.path().join("ca.crt"), authority).unwrap();
+        for store in ["firmware", "models"] {
+            std::fs::create_dir(folder.path().join(store)).unwrap();
+            data::random_file(&folder.path().join(store).join("large.bin"), 1, LARGE);
+        }
+        let options = NatsOptions {
+            version,
+            config,
+            files: vec![("tls/tls.crt", certificate), ("tls/tls.key", key)],
+            env: PASSWORDS.iter().map(|name| (*name, name.to_lowercase())).collect(),
+            ..NatsOptions::default()
+        };
+        Self { nats: Nats::start(options).await, folder }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What the `gantry` of this user finds in its environment.
+    fn env(&self, user: &str) -> [(&'static str, String); 4] {
+        [
+            ("NATS_URL", self.nats.url()),
+            ("NATS_USER", user.to_owned()),
+            ("NATS_PASSWORD", format!("{user}_password")),
+            ("NATS_CA", self.file("ca.crt").display().to_string()),
+        ]
+    }
+
+    /// Prepares `gantry ARGS…` as a user with an inbox of his own.
+    fn gantry<const N: usize>(&self, user: &str, args: [&str; N]) -> Command {
+        let inbox = ["--inbox-prefix".to_owned(), format!("_INBOX.{user}")];
+        self.gantry_in_any_inbox(user, inbox.into_iter().chain(args.map(str::to_owned)))
+    }
+
+    fn gantry_in_any_inbox(&self, user: &str, args: impl IntoIterator<Item = String>) -> Command {
+        self.env(user).into_iter().fold(gantry(args), |command, (name, value)| command.env(name, value))
+    }
+
+    /// Downloads to a file and compares it with what the store holds.
+    async fn download(&self, user: &str, object: &str) {
+        let target = self.file(&format!("got-by-{user}"));
+        self.gantry(user, ["get", object, "-o"]).arg(&target).run().await.expect_code(0);
+        data::assert_same_file(&target, &self.file(object));
+    }
+
+    /// Runs `gantry COMMAND OBJECT`, which must fail with this code, promptly, and returns what it said.
+    async fn refused(&self, user: &str, code: i32, command: &str, object: &str) -> String {
+        let output: &[&str] = if command == "get" { &["-o", "-"] } else { &[] };
+        let command = output.iter().fold(self.gantry(user, [command, object]), Command::arg);
+        promptly(command.run().await.expect_code(code))
+    }
+
+    /// A connection of this user's, and the inbox prefix that is his.
+    async fn client(&self, user: &str) -> async_nats::Client {
+        async_nats::ConnectOptions::with_user_and_password(user.to_owned(), format!("{user}_password"))
+            .add_root_certificates(self.file("ca.crt"))
+            .custom_inbox_prefix(format!("_INBOX.{user}"))
+            .connect(self.nats.url())
+            .await
+            .unwrap()
+    }
+
+    /// Prepares a relay; `probe` is who may ask whether it is there.
+    async fn relay_builder(&self, probe: &str, stores: &[&str]) -> RelayBuilder {
+        let relay = Relay::on(&self.nats).probe(self.client(probe).await);
+        let relay = self.env("relay").into_iter().fold(relay, |relay, (name, value)| relay.env(name, value));
+        stores.iter().fold(relay, |relay, store| relay.store(store, format!("file://{}", self.file(store).display())))
+    }
+
+    async fn relay(&self, probe: &str, stores: &[&str]) -> Relay {
+        self.relay_builder(probe, stores).await.start().await
+    }
+}
+
+#[tokio::test]
+async fn who_has_the_right_downloads() {
+    let site = Site::start("server.conf").await;
+    let _relay = site.relay("monitor", &["firmware", "models"]).await;
+
+    site.download("device1", "firmware/large.bin").await;
+    site.download("device2", "models/large.bin").await;
+
+    let listed = site.gantry("device1", ["ls", "firmware"]).run().await.expect_code(0);
+    assert!(listed.stdout_text().contains("large.bin"), "{}", listed.stdout_text());
+    site.gantry("device1", ["stat", "firmware/large.bin"]).run().await.expect_code(0);
+}
+
+#[tokio::test]
+async fn a_missing_right_is_told_from_a_missing_object() {
+    let site = Site::start("server.conf").await;
+    let mut relay = site.relay("monitor", &["firmware"]).await;
+
+    for command in ["get", "stat", "ls"] {
+        let said = site.refused("device1", 8, command, "models/large.bin").await;
+        assert!(said.contains("denies") && said.contains("models"), "{said}");
+    }
+    let said = site.refused("device1", 4, "get", "firmware/none.bin").await;
+    assert!(said.contains("none.bin"), "{said}");
+    let said = site.refused("device2", 4, "get", "models/large.bin").await;
+    assert!(said.contains("models"), "{said}");
+
+    // The user's inbox is not the common one.
+    let get = ["get", "firmware/large.bin", "-o", "-"];
+    let command = site.gantry_in_any_inbox("device1", get.map(str::to_owned));
+    let said = promptly(command.run().await.expect_code(8));
+    assert!(said.contains("_INBOX."), "{said}");
+
+    let command = site.gantry("device1", get).env("NATS_PASSWORD", "wrong");
+    promptly(command.run().await.expect_code(8));
+
+    relay.signal("TERM");
+    relay.wait().await;
+    site.refused("device1", 5, "get", "firmware/large.bin").await;
+}
+
+#[tokio::test]
+async fn nobody_reads_anothers_chunks() {
+    let site = Site::start("server.conf").await;
+    let _relay = site.relay("monitor", &["firmware", "models"]).await;
+    let eavesdropper = site.client("device2").await;
+    let mut own = eavesdropper.subscribe("_INBOX.device2.>").await.unwrap();
+    let mut heard = Vec::new();
+    for subject in
+        [">", "_INBOX.>", "_INBOX.*.*", "_INBOX.device1.>", "_R_.>", "gantry.>", "gantry.v1.ctl.*.*", "$SRV.>"]
+    {
+        heard.push(eavesdropper.subscribe(subject).await.unwrap());
+        denied(&site, "device2", "Subscription", subject).await;
+    }
+    // Nor does anyone take a relay's place in its queue group.
+    heard.push(eavesdropper.queue_subscribe("gantry.v1.get.*", "gantry".into()).await.unwrap());
+    denied(&site, "device2", "Subscription", "gantry.v1.get.*").await;
+
+    site.download("device1", "firmware/large.bin").await;
+
+    // What was sent to it before comes before the answer.
+    eavesdropper.publish_with_reply("$SRV.PING.gantry", "_INBOX.device2.end", "".into()).await.unwrap();
+    let first = timeout(DEADLINE, own.next()).await.unwrap().unwrap();
+    assert_eq!(first.subject.as_str(), "_INBOX.device2.end");
+    for subscription in &mut heard {
+        let message = timeout(Duration::from_millis(1), subscription.next()).await;
+        assert!(matches!(message, Err(_) | Ok(None)), "{message:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_writes_where_he_should_not() {
+    let site = Site::start("server.conf").await;
+    for (user, subject) in [
+        ("device2", "_INBOX.device1.x"),
+        ("device2", "gantry.v1.get.firmware"),
+        ("device1", "orders.new"),
+        ("monitor", "gantry.v1.get.firmware"),
+        ("relay", "orders.new"),
+        ("relay", "gantry.v1.get.firmware"),
+        ("relay", "$SRV.PING"),
+    ] {
+        let client = site.client(user).await;
+        client.publish(subject, "".into()).await.unwrap();
+        denied(&site, user, "Publish", subject).await;
+    }
+}
+
+/// `allow_responses` would grant this.
+#[tokio::test]
+async fn a_relay_answers_to_inboxes_only() {
+    let site = Site::start("server.conf").await;
+    let relay = site.client("relay").await;
+    let mut requests = relay.queue_subscribe("gantry.v1.get.firmware", "gantry".into()).await.unwrap();
+    relay.flush().await.unwrap();
+    let device = site.client("device1").await;
+    until("the request", async || {
+        device.publish_with_reply("gantry.v1.get.firmware", "orders.new", "{}".into()).await.unwrap();
+        timeout(Duration::from_millis(100), requests.next()).await.ok().flatten()
+    })
+    .await;
+
+    relay.publish("orders.new", "bytes".into()).await.unwrap();
+
+    denied(&site, "relay", "Publish", "orders.new").await;
+}
+
+#[tokio::test]
+async fn another_account_downloads_through_its_import() {
+    let site = Site::start("import.conf").await;
+    let _relay = site.relay("line1", &["firmware", "models"]).await;
+
+    site.download("line1", "firmware/large.bin").await;
+    let listed = site.gantry("line1", ["ls", "firmware"]).run().await.expect_code(0);
+    assert!(listed.stdout_text().contains("large.bin"), "{}", listed.stdout_text());
+    site.gantry("line2", ["stat", "firmware/large.bin"]).run().await.expect_code(0);
+
+    site.refused("line1", 4, "get", "firmware/none.bin").await;
+    site.refused("line1", 8, "get", "models/large.bin").await;
+    site.refused("line2", 8, "get", "firmware/large.bin").await;
+    // The user may ask, but the account has not imported that store: nobody is there to answer.
+    site.refused("line2", 4, "get", "models/large.bin").await;
+}
+
+#[tokio::test]
+async fn another_account_is_told_that_no_relay_is_there() {
+    let site = Site::start("import.conf").await;
+    let line1 = site.client("line1").await;
+    let mut inbox = line1.subscribe("_INBOX.line1.>").await.unwrap();
+    // A relay that died is no more there than one that never was: credit comes back at once, too.
+    let dead = "gantry.v1.ctl.0123456789abcdef0123456789abcdef.01234567-89ab-cdef-0123-456789abcdef";
+    for subject in ["gantry.v1.get.firmware", dead] {
+        line1.publish_with_reply(subject, "_INBOX.line1.x", "{}".into()).await.unwrap();
+        let answer = timeout(DEADLINE, inbox.next()).await.unwrap().unwrap();
+        assert_eq!(answer.status, Some(async_nats::StatusCode::NO_RESPONDERS), "{subject}");
+    }
+    site.refused("line1", 5, "get", "firmware/large.bin").await;
+}
+
+/// Through an import the relay does not learn from nats-server that a consumer is gone; its own timer ends it.
+#[tokio::test]
+async fn another_accounts_dead_consumer_holds_no_relay() {
+    let site = Site::start("import.conf").await;
+    let relay =
+        site.relay_builder("line1", &["firmware"]).await.env("GANTRY_RELAY__IDLE_TIMEOUT_MS", "2000").start().await;
+    let consumer = site.client("line1").await;
+    let mut inbox = consumer.subscribe("_INBOX.line1.x").await.unwrap();
+    let request = r#"{"key":"large.bin","credit":1000000}"#;
+    consumer.publish_with_reply("gantry.v1.get.firmware", "_INBOX.line1.x", request.into()).await.unwrap();
+    let accepted = timeout(DEADLINE, inbox.next()).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&accepted.payload).contains("gantry.v1.ctl."));
+
+    drop((inbox, consumer));
+
+    relay.logged("idle").await;
+}
+
+#[tokio::test]
+async fn debians_nats_server_serves_both_configurations() {
+    let site = Site::start_on(NatsVersion::Debian, "server.conf").await;
+    let _relay = site.relay("monitor", &["firmware"]).await;
+    site.download("device1", "firmware/large.bin").await;
+    site.refused("device1", 8, "get", "models/large.bin").await;
+
+    let site = Site::start_on(NatsVersion::Debian, "import.conf").await;
+    let _relay = site.relay("line1", &["firmware"]).await;
+    site.download("line1", "firmware/large.bin").await;
+}
+
+fn promptly(output: Output) -> String {
+    assert!(output.elapsed < PROMPT, "took {:?}: {}", output.elapsed, output.stderr);
+    output.stderr
+}
+
+/// Waits until nats-server's log says that it refused this to the user.
+async fn denied(site: &Site, user: &str, what: &str, subject: &str) {
+    until(&format!("nats-server's refusal of {subject:?} to {user}"), async || {
+        let log = site.nats.log();
+        let refused = log.lines().any(|line| {
+            line.contains(&format!("{what} Violation"))
+                && line.contains(user)
+                && line.contains(&format!("\"{subject}\""))
+        });
+        refused.then_some(())
+    })
+    .await;
+}
+
+/// An authority, and a certificate of it for 127.0.0.1 with its key, in PEM.
+fn certificates() -> (String, String, String) {
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let authority_cert = authority.self_signed(&authority_key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let cert = params.signed_by(&key, &issuer).unwrap();
+    (authority_cert.pem(), cert.pem(), key.serialize_pem())
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
