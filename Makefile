@@ -2,10 +2,10 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test sim fmt lint
+.PHONY: help servers demo dev test sim check-deploy fmt lint
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 servers: ## get the pinned nats-server and S3 server into .dev/
 	@$(PYTHON) deploy/dev/servers.py
@@ -23,6 +23,9 @@ SEEDS ?= 100000
 sim: ## simulate SEEDS=100000 downloads among faults, or one SEED=1234 with its log
 	@GANTRY_SIM_SEEDS=$(SEEDS) $(if $(SEED),GANTRY_SIM_SEED=$(SEED)) \
 		cargo test --locked --test sim -- --nocapture every_world
+
+check-deploy: ## hold deploy/ to kubectl, systemd and promtool; part of test
+	@$(PYTHON) deploy/dev/check_deploy.py
 
 fmt: ## format the code
 	cargo fmt

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs every check of the project, and ends with how many tests passed and failed.
 
-    test.py           formatting, lints, documentation, all tests
+    test.py           formatting, lints, documentation, deployment files, all tests
 
 Each check runs even when an earlier one failed, so that one run tells all.
 """
@@ -31,6 +31,7 @@ def main():
         ("formatting", ["cargo", "fmt", "--check"], {}),
         ("lints", ["cargo", "clippy", "--all-targets", "--locked", "--", "-D", "warnings"], {}),
         ("documentation", ["cargo", "doc", "--no-deps", "--locked"], {"RUSTDOCFLAGS": "-D warnings"}),
+        ("deployment files", [sys.executable, "deploy/dev/check_deploy.py"], {}),
     ]
     failed = [name for name, command, env in checks if not passes(name, command, env)]
     counts, tests_ok = run_tests()

@@ -1,0 +1,255 @@
+#!/usr/bin/env python3
+"""Checks the files in deploy/ with the tools that are made for them.
+
+    check_deploy.py            all of them
+    check_deploy.py NAME...    some: kubernetes, systemd, prometheus, grafana, iam
+
+kubectl and promtool are taken from PATH, or else unpacked from Debian's packages
+into `.dev/debian`; the schemas of Kubernetes come with the packages pinned in
+kubernetes.txt. What a machine without apt or without systemd can't check is
+named as not run.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import servers
+from servers import DEV, ROOT, Problem
+
+DEPLOY = ROOT / "deploy"
+PINS = Path(__file__).resolve().parent / "kubernetes.txt"
+# The oldest one that has every field used, and the newest that the pinned schemas know.
+KUBERNETES = ("1.27", "1.37")
+# What systemd-analyze finds exposed, from 0 to 10, as it prints it.
+EXPOSURE_MAX = 2.0
+# Which right each of the SDK's operations needs, as S3's API pages state it.
+S3_RIGHTS = {"get_object": "s3:GetObject", "head_object": "s3:GetObject", "list_objects_v2": "s3:ListBucket",
+             "head_bucket": "s3:ListBucket", "get_object_attributes": "s3:GetObjectAttributes"}
+# Used where granted and done without where not; deploy/README.md has what each is good for.
+S3_OPTIONAL = {"s3:GetObjectAttributes"}
+
+
+class NotHere(Exception):
+    """A tool that this machine can't have."""
+
+
+def tool(name, package, member):
+    """The path of a tool: from PATH, or from Debian's package, unpacked and not installed."""
+    if on_path := shutil.which(name):
+        return on_path
+    target = DEV / "debian" / name
+    if not target.exists():
+        if not servers.has_apt():
+            raise NotHere(f"{name} and no apt to get it")
+        servers.say(f"getting Debian's {package}")
+        with servers.scratch() as folder:
+            servers.apt_unpack(package, folder)
+            servers.install(Path(folder) / member, target)
+    return str(target)
+
+
+def run(command, problem, **options):
+    done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        raise Problem(f"{problem}\n{done.stdout}{done.stderr}".rstrip())
+    return done.stdout
+
+
+def expect(holds, what):
+    if not holds:
+        raise Problem(what)
+
+
+def kubernetes():
+    """Renders the manifests, holds each to Kubernetes' schemas, and the pod to what the files promise."""
+    kubectl = tool("kubectl", "kubernetes-client", "usr/bin/kubectl")
+    yaml, validate = schema_packages()
+    text = run([kubectl, "kustomize", DEPLOY / "kubernetes"], "kustomize can't render deploy/kubernetes")
+    objects = [entry for entry in yaml.safe_load_all(text) if entry]
+    for entry in objects:
+        for version in KUBERNETES:
+            try:
+                validate.validate(entry, version, strict=True)
+            except validate.ValidationError as error:
+                where = "/".join(map(str, error.path))
+                raise Problem(f"{entry['kind']} is not valid for Kubernetes {version}: {where}: {error.message}") from None
+    by_kind = {entry["kind"]: entry for entry in objects}
+    check_pod(by_kind)
+    check_selectors(by_kind)
+    return f"{len(objects)} objects are valid for Kubernetes {' and '.join(KUBERNETES)}"
+
+
+def schema_packages():
+    """PyYAML and kubernetes-validate, from a folder of their own."""
+    pin = hashlib.sha256(PINS.read_bytes() + sys.version.encode()).hexdigest()[:16]
+    folder = DEV / f"kubernetes-{pin}"
+    if not folder.exists():
+        servers.say("getting Kubernetes' schemas")
+        with servers.scratch() as scratch:
+            unpacked = Path(scratch) / "packages"
+            servers.call([*servers.pip(scratch), "--disable-pip-version-check", "--no-input", "install", "--quiet",
+                          "--require-hashes", "--no-deps", "--only-binary=:all:", "--no-compile",
+                          "--target", str(unpacked), "--requirement", str(PINS)],
+                         "could not get the packages in kubernetes.txt with pip")
+            os.replace(unpacked, folder)
+    sys.path.insert(0, str(folder))
+    import kubernetes_validate
+    import yaml
+    return yaml, kubernetes_validate
+
+
+def check_pod(by_kind):
+    """What Kubernetes' "restricted" pod security asks for, and what our own numbers must keep to."""
+    pod = by_kind["Deployment"]["spec"]["template"]["spec"]
+    settings = tomllib.loads(by_kind["ConfigMap"]["data"]["gantry.toml"])
+    expect(pod["securityContext"]["runAsNonRoot"], "the pod may run as root")
+    expect(pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", "the pod has no seccomp profile")
+    for kind in ("hostNetwork", "hostPID", "hostIPC"):
+        expect(not pod.get(kind), f"the pod has {kind}")
+    allowed = {"name", "configMap", "secret"}
+    expect(all(set(volume) <= allowed for volume in pod["volumes"]), "the pod mounts more than its configuration")
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        expect(context["allowPrivilegeEscalation"] is False, "privileges may escalate")
+        expect(context["capabilities"] == {"drop": ["ALL"]}, "capabilities are left")
+        expect(context["readOnlyRootFilesystem"] is True, "the root filesystem is writable")
+    expect(by_kind["Namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted",
+           "the namespace does not enforce restricted pods")
+
+    relay = pod["containers"][0]
+    grace_s = settings["relay"]["drain_grace_ms"] / 1000
+    expect(pod["terminationGracePeriodSeconds"] > grace_s, "the pod is killed before its transfers' grace is over")
+    memory = relay["resources"]["limits"]["memory"]
+    expect(memory.endswith("Mi") and settings["relay"]["memory_budget_bytes"] * 2 <= int(memory[:-2]) << 20,
+           "the memory limit is not twice the memory budget")
+    expect(settings["http"]["listen"] == f"0.0.0.0:{relay['ports'][0]['containerPort']}",
+           "the probes ask another port than the relay answers on")
+    mounts = [mount["mountPath"] for mount in relay["volumeMounts"]]
+    config = relay["args"][relay["args"].index("--config") + 1]
+    # Paths in comments count as well: they are there to be uncommented.
+    files = [config, *re.findall(r'_file = "([^"]+)"', by_kind["ConfigMap"]["data"]["gantry.toml"])]
+    for file in files:
+        expect(any(file.startswith(f"{mount}/") for mount in mounts), f"{file} is not mounted")
+
+
+def check_selectors(by_kind):
+    """Every selector matches the pods, and every port by name is one of theirs."""
+    template = by_kind["Deployment"]["spec"]["template"]
+    labels = template["metadata"]["labels"].items()
+    port = template["spec"]["containers"][0]["ports"][0]
+    selectors = {
+        "Deployment": by_kind["Deployment"]["spec"]["selector"]["matchLabels"],
+        "Service": by_kind["Service"]["spec"]["selector"],
+        "PodDisruptionBudget": by_kind["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        "NetworkPolicy": by_kind["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+    }
+    for constraint in template["spec"]["topologySpreadConstraints"]:
+        selectors[f"spread over {constraint['topologyKey']}"] = constraint["labelSelector"]["matchLabels"]
+    for name, selector in selectors.items():
+        expect(selector and selector.items() <= labels, f"{name} does not select the pods")
+    target = by_kind["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    expect((target["kind"], target["name"]) == ("Deployment", by_kind["Deployment"]["metadata"]["name"]),
+           "the autoscaler scales something else")
+    expect(by_kind["Service"]["spec"]["ports"][0]["targetPort"] == port["name"], "the service names another port")
+    ingress = by_kind["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"]
+    expect(ingress == port["containerPort"], "the network policy opens another port")
+
+
+def systemd():
+    """Lets systemd read the unit, and judge its sandbox."""
+    analyze = shutil.which("systemd-analyze")
+    if not analyze:
+        raise NotHere("systemd-analyze")
+    unit = DEPLOY / "systemd" / "gantry.service"
+    text = unit.read_text()
+    with servers.scratch() as folder:
+        # `verify` wants the program to be there.
+        installed = Path(folder) / unit.name
+        installed.write_text(text.replace("ExecStart=/usr/local/bin/gantry", f"ExecStart={shutil.which('true')}"))
+        said = run([analyze, "verify", "--man=no", "--recursive-errors=no", installed], "systemd does not take the unit")
+        expect(not said.strip(), f"systemd warns:\n{said}")
+        security = run([analyze, "security", "--offline=yes", f"--threshold={EXPOSURE_MAX * 10:.0f}", "--no-pager",
+                        installed], f"the unit is more exposed than {EXPOSURE_MAX}")
+    exposure = re.search(r"Overall exposure level.*: ([\d.]+)", security).group(1)
+    stop_s = int(re.search(r"^TimeoutStopSec=(\d+)s$", text, re.MULTILINE).group(1))
+    grace_ms = int(re.search(r"#drain_grace_ms = (\d+)", (DEPLOY / "gantry.example.toml").read_text()).group(1))
+    expect(stop_s * 1000 > grace_ms, "systemd kills the relay before its transfers' grace is over")
+    return f"systemd takes the unit; exposure {exposure} of 10"
+
+
+def promtool(*args, problem):
+    return run([tool("promtool", "prometheus", "usr/bin/promtool"), *args], problem)
+
+
+def prometheus():
+    """Parses the alert rules, and runs their tests."""
+    folder = DEPLOY / "prometheus"
+    promtool("check", "rules", "--lint-fatal", folder / "alerts.yml", problem="the alert rules are wrong")
+    promtool("test", "rules", folder / "alerts.test.yml", problem="the alert rules do not alert as they should")
+    return f"{(folder / 'alerts.yml').read_text().count('- alert:')} alert rules, and their tests hold"
+
+
+def grafana():
+    """Parses the dashboard's queries as Prometheus would, as the expressions of a rules file."""
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    variables = {"$__rate_interval": "5m", "$instance": ".*", "$store": ".*"}
+    rules = []
+    for number, query in enumerate(queries):
+        for name, value in variables.items():
+            query = query.replace(name, value)
+        expect("$" not in query, f"an unknown variable in {query}")
+        rules.append({"record": f"panel:{number}", "expr": query})
+    expect(len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]), "two panels have one id")
+    with servers.scratch() as folder:
+        # JSON is YAML, too.
+        file = Path(folder) / "queries.yml"
+        file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+        promtool("check", "rules", file, problem="a query of the dashboard is wrong")
+    return f"{len(queries)} queries in {len(panels)} panels parse"
+
+
+def iam():
+    """The policy grants what the code needs of S3, no more and no less."""
+    policy = json.loads((DEPLOY / "iam" / "policy.json").read_text())
+    granted = {action for statement in policy["Statement"] for action in statement["Action"]}
+    source = "".join(file.read_text() for file in (ROOT / "src" / "store" / "s3").glob("*.rs"))
+    used = {right for operation, right in S3_RIGHTS.items() if re.search(rf"\.{operation}\(\)", source)}
+    expect(granted == used - S3_OPTIONAL, f"the policy grants {sorted(granted)}, the code uses {sorted(used)}")
+    readme = (DEPLOY / "README.md").read_text()
+    expect(all(f"| `{right}` |" in readme for right in used), "deploy/README.md does not explain each right")
+    for statement in policy["Statement"]:
+        expect(statement["Effect"] == "Allow" and "*" not in statement["Resource"], "a statement is too wide")
+    return f"the policy grants {', '.join(sorted(granted))}, which is what src/store/s3 needs"
+
+
+CHECKS = {check.__name__: check for check in (kubernetes, systemd, prometheus, grafana, iam)}
+
+
+def main():
+    failed = False
+    for name in sys.argv[1:] or CHECKS:
+        try:
+            if name not in CHECKS:
+                raise Problem(f"no such check (there are {', '.join(CHECKS)})")
+            print(f"deploy: {name}: {CHECKS[name]()}", flush=True)
+        except NotHere as missing:
+            print(f"NOT RUN HERE: {name}, this machine has no {missing}", flush=True)
+        except Problem as problem:
+            print(f"FAILED: deploy: {name}: {problem}", flush=True)
+            failed = True
+        except KeyboardInterrupt:
+            sys.exit(130)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
