@@ -7,7 +7,13 @@ mod bad_input;
 #[cfg(test)]
 mod bus;
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod download;
+#[cfg(test)]
 mod drivers;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod nats_deploy;
 #[cfg(test)]

@@ -29,8 +29,10 @@ const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) fn gantry<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     Command {
         args: args.into_iter().map(|arg| arg.as_ref().to_owned()).collect(),
+        wrapper: Vec::new(),
         env: Vec::new(),
         folder: data::folder(),
+        current_dir: None,
         stdout_file: None,
         deadline: COMMAND_DEADLINE,
     }
@@ -40,8 +42,10 @@ pub(crate) fn gantry<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Comm
 #[derive(Debug)]
 pub(crate) struct Command {
     args: Vec<OsString>,
+    wrapper: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     folder: TempDir,
+    current_dir: Option<PathBuf>,
     stdout_file: Option<PathBuf>,
     deadline: Duration,
 }
@@ -62,6 +66,18 @@ impl Command {
         self.env("NATS_URL", nats.url())
     }
 
+    /// Passes the binary and its arguments to this program, which is to run them, as `setpriv` does.
+    pub(crate) fn through<A: AsRef<OsStr>>(mut self, wrapper: impl IntoIterator<Item = A>) -> Self {
+        self.wrapper = wrapper.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        self
+    }
+
+    /// Runs it in this folder.
+    pub(crate) fn current_dir(mut self, folder: impl AsRef<Path>) -> Self {
+        self.current_dir = Some(folder.as_ref().to_owned());
+        self
+    }
+
     /// Sends standard output to a file, for what is too large to collect.
     pub(crate) fn stdout_to(mut self, file: impl AsRef<Path>) -> Self {
         self.stdout_file = Some(file.as_ref().to_owned());
@@ -80,9 +96,14 @@ impl Command {
 
     /// Starts it and leaves it running.
     pub(crate) fn spawn(self) -> Running {
-        let mut command = supervised(BINARY, Duration::from_secs(3));
+        let mut words = self.wrapper.iter().map(OsString::as_os_str).chain([OsStr::new(BINARY)]);
+        let program = words.next().expect("the binary is the last word");
+        let mut command = supervised(program, Duration::from_secs(3));
         isolate(&mut command, self.folder.path());
-        command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.args(words).args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        if let Some(folder) = &self.current_dir {
+            command.current_dir(folder);
+        }
         command.stderr(Stdio::piped());
         match &self.stdout_file {
             Some(file) => command.stdout(std::fs::File::create(file).unwrap()),

@@ -11,6 +11,7 @@ pub(crate) mod nats;
 pub(crate) mod process;
 pub(crate) mod s3;
 pub(crate) mod s3_double;
+pub(crate) mod site;
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub(crate) use cluster::NatsCluster;
 pub(crate) use gantry::{Relay, gantry};
 pub(crate) use nats::{Nats, NatsOptions};
 pub(crate) use s3::S3;
+pub(crate) use site::Site;
 
 /// How long a server may take to be ready, and an event to happen, on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);

@@ -1,0 +1,121 @@
+//! Servers with other limits, many downloads at once, and how much memory all that takes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType};
+use futures_util::future::join_all;
+use gantry_relay::bus::{Bus as _, nats};
+use gantry_relay::consumer::{Client, FileOptions, Get, Options};
+
+use crate::support::nats::{NatsOptions, NatsVersion};
+use crate::support::site::{FILES, OBJECTS};
+use crate::support::{Nats, Site, data};
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn every_max_payload_works_unconfigured() {
+    for max_payload in [64 << 10, 1 << 20, 8 << 20] {
+        let options = NatsOptions { max_payload: Some(max_payload), ..NatsOptions::default() };
+        assert_serves(&Site::with_nats(options).await).await;
+    }
+}
+
+#[tokio::test]
+async fn debians_nats_server_serves_downloads() {
+    let site = Site::with_nats(NatsOptions { version: NatsVersion::Debian, ..NatsOptions::default() }).await;
+    println!("nats-server {}", site.nats.client().await.server_info().version);
+    assert_serves(&site).await;
+
+    let missing = site.get(OBJECTS, "missing", "file").run().await.expect_code(4);
+    assert!(missing.elapsed < Duration::from_secs(2), "{:?}", missing.elapsed);
+    site.get("nostore", "key", "file").run().await.expect_code(4);
+    site.command(["stat", "objects/key"]).run().await.expect_code(0);
+    assert!(site.command(["ls", OBJECTS]).run().await.expect_code(0).stdout_text().contains("key"));
+}
+
+#[tokio::test]
+async fn debians_nats_server_tells_of_a_missing_relay() {
+    let nats = Nats::start(NatsOptions { version: NatsVersion::Debian, ..NatsOptions::default() }).await;
+    let output = crate::support::gantry(["get", "store/key", "-o", "-"]).nats(&nats).run().await.expect_code(5);
+    assert!(output.stderr.contains("no relay"), "{}", output.stderr);
+    assert!(output.elapsed < Duration::from_secs(5), "{:?}", output.elapsed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_downloads_share_one_connection() {
+    let site = Site::start().await;
+    let body = data::random_bytes(1, 6 * MIB + 1);
+    site.s3.put(&site.bucket, "key", body.clone(), Some(ChecksumAlgorithm::Crc64Nvme)).await;
+    std::fs::write(site.files().join("key"), &body).unwrap();
+    let options = nats::Options { servers: vec![site.nats.url()], ..nats::Options::default() };
+    let bus = nats::connect(options).await.unwrap();
+    let client = Client::new(bus.clone(), Options::default());
+
+    let downloads = (0..50).map(|number| {
+        let store = if number % 2 == 0 { OBJECTS } else { FILES };
+        let get = Get::new(store.parse().unwrap(), "key".parse().unwrap());
+        let target = site.downloads().join(number.to_string());
+        let client = client.clone();
+        async move { client.download(get, &target, FileOptions::default()).await }
+    });
+    let reports = join_all(downloads).await;
+
+    for (number, report) in reports.into_iter().enumerate() {
+        let report = report.unwrap_or_else(|error| panic!("download {number}: {error}"));
+        assert_eq!(report.recoveries, 0, "download {number} lost something");
+        assert!(site.downloaded(&number.to_string()) == body, "download {number} differs");
+    }
+    assert_eq!(site.downloads_listed().len(), 50);
+    assert_eq!(bus.status().borrow().epoch, 1, "nats-server closed the connection");
+}
+
+/// Prints both peaks. The consumer may hold a window of 24 MiB, and each chunk pins the read buffer it came in, which
+/// may be twice as large; the relay reads four ranges of 8 MiB ahead.
+#[tokio::test]
+async fn memory_does_not_grow_with_the_object() {
+    const PART: usize = 64 * MIB;
+    let site = Site::start().await;
+    // Overlapping slices of one buffer: the parts differ, and the object takes twice a part's memory here.
+    let buffer = data::random_bytes(1, 2 * PART);
+    let parts: Vec<_> = (0..32).map(|number| buffer.slice(number * MIB..number * MIB + PART)).collect();
+    let checksum = Some((ChecksumAlgorithm::Crc64Nvme, ChecksumType::FullObject));
+    site.s3.put_multipart(&site.bucket, "large", &parts, checksum).await;
+
+    let output = site.get(OBJECTS, "large", "large").arg("--json").run().await.expect_code(0);
+
+    let (consumer, relay) = (output.peak_rss_bytes >> 20, site.relay.peak_rss_bytes() >> 20);
+    println!(
+        "2 GiB in {} ms: peak RSS of the relay {relay} MiB, of the consumer {consumer} MiB",
+        output.json()["elapsed_ms"]
+    );
+    assert_eq!(output.json()["proof"]["kind"], "full_object", "{}", output.json());
+    assert_consists_of(&site.downloads().join("large"), &parts);
+    assert!(relay < 128, "the relay took {relay} MiB");
+    assert!(consumer < 96, "the consumer took {consumer} MiB");
+}
+
+/// Downloads from both stores, larger than any window or payload.
+async fn assert_serves(site: &Site) {
+    let body = data::random_bytes(1, 20 * MIB + 1);
+    site.s3.put(&site.bucket, "key", body.clone(), Some(ChecksumAlgorithm::Crc64Nvme)).await;
+    std::fs::write(site.files().join("key"), &body).unwrap();
+    for store in [OBJECTS, FILES] {
+        let json = site.get(store, "key", store).arg("--json").run().await.expect_code(0).json();
+        assert_eq!(json["recoveries"], 0, "{store}: {json}");
+        assert!(site.downloaded(store) == body, "{store} differs");
+    }
+}
+
+fn assert_consists_of(file: &Path, parts: &[bytes::Bytes]) {
+    use std::io::Read;
+
+    let mut file = std::fs::File::open(file).unwrap();
+    let mut read = vec![0; parts[0].len()];
+    for (number, part) in parts.iter().enumerate() {
+        file.read_exact(&mut read).unwrap();
+        assert!(read == *part, "part {number} differs");
+    }
+    assert_eq!(file.read(&mut read).unwrap(), 0, "the file is too long");
+}

@@ -1,0 +1,86 @@
+//! A small installation: one nats-server, a bucket, a directory, and a relay that serves both.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::gantry::Command;
+use super::{Nats, NatsOptions, Relay, S3, data, gantry};
+
+/// The store of the bucket.
+pub(crate) const OBJECTS: &str = "objects";
+
+/// The store of the directory.
+pub(crate) const FILES: &str = "files";
+
+/// All that a download needs. It ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) nats: Nats,
+    pub(crate) s3: &'static S3,
+    pub(crate) bucket: String,
+    pub(crate) relay: Relay,
+    files: TempDir,
+    downloads: TempDir,
+}
+
+impl Site {
+    /// Starts one on a plain nats-server.
+    pub(crate) async fn start() -> Self {
+        Self::with_nats(NatsOptions::default()).await
+    }
+
+    /// Starts one; neither the relay nor a consumer is told anything of the options.
+    pub(crate) async fn with_nats(options: NatsOptions) -> Self {
+        let s3 = S3::shared().await;
+        let (nats, bucket) = tokio::join!(Nats::start(options), s3.bucket());
+        let files = data::folder();
+        let relay = Relay::on(&nats)
+            .s3(s3)
+            .store(OBJECTS, format!("s3://{bucket}"))
+            .store(FILES, format!("file://{}", files.path().display()))
+            .start()
+            .await;
+        Self { nats, s3, bucket, relay, files, downloads: data::folder() }
+    }
+
+    /// The directory that the store [`FILES`] reads.
+    pub(crate) fn files(&self) -> &Path {
+        self.files.path()
+    }
+
+    /// An empty folder to download to.
+    pub(crate) fn downloads(&self) -> &Path {
+        self.downloads.path()
+    }
+
+    /// Prepares a command on this nats-server.
+    pub(crate) fn command<const N: usize>(&self, args: [&str; N]) -> Command {
+        gantry(args).nats(&self.nats)
+    }
+
+    /// Prepares `gantry get STORE/KEY -o` to a file in [`Self::downloads`].
+    pub(crate) fn get(&self, store: &str, key: &str, file: &str) -> Command {
+        self.command(["get", &format!("{store}/{key}"), "-o"]).arg(self.downloads().join(file))
+    }
+
+    /// The bytes of a downloaded file.
+    #[track_caller]
+    pub(crate) fn downloaded(&self, file: &str) -> Vec<u8> {
+        let path = self.downloads().join(file);
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// The names of everything in [`Self::downloads`], hidden files too.
+    pub(crate) fn downloads_listed(&self) -> Vec<String> {
+        listed(self.downloads())
+    }
+}
+
+/// The names of everything in a folder, hidden files too, in order.
+pub(crate) fn listed(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
