@@ -54,7 +54,8 @@ impl Default for Options {
             connection_window_bytes: 24 * 1024 * 1024,
             chunk_max_bytes: 8 * 1024 * 1024,
             stall_timeout: Duration::from_secs(3),
-            no_relay_patience: Duration::from_millis(2500),
+            // A missing store is to be reported within 2 s.
+            no_relay_patience: Duration::from_millis(1500),
             patience: Duration::from_secs(120),
             query_timeout: Duration::from_secs(16),
         }

@@ -50,7 +50,7 @@ async fn a_gibibyte_arrives() {
     data::assert_same_file(&source, &site.downloads().join("large"));
 }
 
-/// What the proof is: SeaweedFS keeps of an upload in parts what AWS keeps too.
+/// SeaweedFS tells of an upload in parts what AWS tells: the checksum, what it covers, and the part sizes.
 #[tokio::test]
 async fn uploads_in_parts_arrive() {
     let site = Site::start().await;
