@@ -2,23 +2,23 @@
 
 use std::sync::Arc;
 
-use super::exit::{Exit, Failure};
+use super::exit::Failure;
 use crate::bus::Bus;
 use crate::bus::nats;
 use crate::config::{Auth, Nats, SecretSource};
 
 /// Connects to NATS.
 pub(super) async fn nats(config: &Nats) -> Result<Arc<dyn Bus>, Failure> {
-    let bus = nats::connect(options(config)?).await?;
+    let bus = nats::connect(options(config)).await?;
     Ok(bus)
 }
 
-fn options(config: &Nats) -> Result<nats::Options, Failure> {
+fn options(config: &Nats) -> nats::Options {
     let (tls_cert, tls_key) = config.tls_client.clone().unzip();
-    Ok(nats::Options {
+    nats::Options {
         servers: config.servers.iter().map(|server| server.expose().to_owned()).collect(),
         name: config.connection_name.clone(),
-        auth: auth(&config.auth)?,
+        auth: auth(&config.auth),
         tls_ca: config.tls_ca_file.clone(),
         tls_cert,
         tls_key,
@@ -27,22 +27,23 @@ fn options(config: &Nats) -> Result<nats::Options, Failure> {
         inbox_prefix: config.inbox_prefix.clone(),
         connect_timeout: config.connect_timeout,
         ..nats::Options::default()
-    })
+    }
 }
 
-fn auth(auth: &Auth) -> Result<nats::Auth, Failure> {
-    Ok(match auth {
+fn auth(auth: &Auth) -> nats::Auth {
+    match auth {
         Auth::None => nats::Auth::None,
-        Auth::UserPassword { user, password } => {
-            nats::Auth::UserPassword { user: user.clone(), password: read("nats.password_file", password)? }
-        }
-        Auth::Token(token) => nats::Auth::Token(read("nats.token_file", token)?),
+        Auth::UserPassword { user, password } => match password {
+            SecretSource::Inline(password) => {
+                nats::Auth::UserPassword { user: user.clone(), password: password.expose().to_owned() }
+            }
+            SecretSource::File(password) => {
+                nats::Auth::UserPasswordFile { user: user.clone(), password: password.clone() }
+            }
+        },
+        Auth::Token(SecretSource::Inline(token)) => nats::Auth::Token(token.expose().to_owned()),
+        Auth::Token(SecretSource::File(token)) => nats::Auth::TokenFile(token.clone()),
         Auth::Credentials(path) => nats::Auth::Credentials(path.clone()),
         Auth::Nkey(path) => nats::Auth::Nkey(path.clone()),
-    })
-}
-
-fn read(key: &str, secret: &SecretSource) -> Result<String, Failure> {
-    let secret = secret.read().map_err(|error| Failure::new(Exit::Usage, format!("`{key}`: {error}")))?;
-    Ok(secret.expose().to_owned())
+    }
 }

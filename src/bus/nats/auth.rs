@@ -10,7 +10,7 @@ use super::options::{Auth, read};
 
 /// Makes async-nats' options with who we are.
 ///
-/// Credentials and nkeys are read once now, so that a mistake is named, and again at each connection: whoever renews
+/// Files are read once now, so that a mistake is named, and again at each connection: whoever renews
 /// the file need not restart us.
 ///
 /// # Errors
@@ -22,6 +22,8 @@ pub(super) async fn authenticate(auth: &Auth) -> Result<ConnectOptions, Error> {
             return Ok(ConnectOptions::with_user_and_password(user.clone(), password.clone()));
         }
         Auth::Token(token) => return Ok(ConnectOptions::with_token(token.clone())),
+        Auth::UserPasswordFile { user, password } => return secret(password.clone(), Some(user.clone())).await,
+        Auth::TokenFile(token) => return secret(token.clone(), None).await,
         Auth::Credentials(path) => IdentityFile { path: path.clone(), parse: Identity::from_credentials },
         Auth::Nkey(path) => IdentityFile { path: path.clone(), parse: Identity::from_seed_file },
     };
@@ -30,6 +32,30 @@ pub(super) async fn authenticate(auth: &Auth) -> Result<ConnectOptions, Error> {
         let file = file.clone();
         async move { file.load().await.and_then(|identity| identity.sign(&nonce)).map_err(AuthError::new) }
     }))
+}
+
+/// Says a secret as it stands in its file: the password of `user`, or a token.
+async fn secret(path: PathBuf, user: Option<String>) -> Result<ConnectOptions, Error> {
+    read_secret(&path).await?;
+    Ok(ConnectOptions::with_auth_callback(move |_| {
+        let (path, user) = (path.clone(), user.clone());
+        async move {
+            let secret = Some(read_secret(&path).await.map_err(AuthError::new)?);
+            let mut auth = async_nats::Auth::new();
+            match user {
+                Some(user) => (auth.username, auth.password) = (Some(user), secret),
+                None => auth.token = secret,
+            }
+            Ok(auth)
+        }
+    }))
+}
+
+async fn read_secret(path: &Path) -> Result<String, Error> {
+    match read("secret", path).await?.trim() {
+        "" => Err(Error::Options(format!("secret file {} is empty", path.display()))),
+        secret => Ok(secret.to_owned()),
+    }
 }
 
 #[derive(Clone)]

@@ -144,8 +144,17 @@ pub enum Auth {
         /// The password.
         password: String,
     },
+    /// A user whose password stands in a file.
+    UserPasswordFile {
+        /// The user's name.
+        user: String,
+        /// The file; white space at its ends does not count.
+        password: PathBuf,
+    },
     /// A token.
     Token(String),
+    /// A file with a token; white space at its ends does not count.
+    TokenFile(PathBuf),
     /// A credentials file: a user JWT and its seed, as `nsc` writes it.
     Credentials(PathBuf),
     /// A file that holds the seed of an nkey.
@@ -158,7 +167,9 @@ impl fmt::Debug for Auth {
         match self {
             Self::None => f.write_str("None"),
             Self::UserPassword { user, .. } => write!(f, "UserPassword({user:?})"),
+            Self::UserPasswordFile { user, password } => write!(f, "UserPasswordFile({user:?}, {password:?})"),
             Self::Token(_) => f.write_str("Token"),
+            Self::TokenFile(path) => f.debug_tuple("TokenFile").field(path).finish(),
             Self::Credentials(path) => f.debug_tuple("Credentials").field(path).finish(),
             Self::Nkey(path) => f.debug_tuple("Nkey").field(path).finish(),
         }
