@@ -129,3 +129,89 @@ fn page(status: StatusCode, content_type: &'static str, text: String) -> Respons
     response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::counter::Counter;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    struct Listening {
+        address: SocketAddr,
+        readiness: watch::Sender<Readiness>,
+        stop: CancellationToken,
+        served: tokio::task::JoinHandle<()>,
+    }
+
+    async fn listen() -> Listening {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut registry = Registry::default();
+        registry.register("things", "Things", Counter::<u64>::default());
+        let readiness = watch::Sender::new(Readiness::default());
+        let pages = Pages { registry: Arc::new(registry), readiness: readiness.subscribe() };
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, pages, stop.clone()));
+        Listening { address, readiness, stop, served }
+    }
+
+    impl Listening {
+        async fn ask(&self, request: &str) -> String {
+            let mut stream = TcpStream::connect(self.address).await.unwrap();
+            let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        }
+
+        async fn status(&self, request: &str) -> String {
+            self.ask(request).await.split(' ').nth(1).unwrap().to_owned()
+        }
+    }
+
+    fn ready() -> Readiness {
+        let stores = [("a".parse().unwrap(), None), ("b".parse().unwrap(), Some("is away".to_owned()))];
+        Readiness { connected: true, stores: stores.into(), ..Readiness::default() }
+    }
+
+    #[tokio::test]
+    async fn pages_have_their_status_and_type() {
+        let listening = listen().await;
+        assert_eq!(listening.status("GET /livez").await, "200");
+        assert_eq!(listening.status("HEAD /livez").await, "200");
+        assert_eq!(listening.status("POST /livez").await, "405");
+        assert_eq!(listening.status("GET /").await, "404");
+        let metrics = listening.ask("GET /metrics").await;
+        assert!(metrics.contains("openmetrics-text") && metrics.ends_with("things_total 0\n# EOF\n"), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn readiness_is_what_the_relay_says_now() {
+        let listening = listen().await;
+        assert_eq!(listening.status("GET /readyz").await, "503");
+        listening.readiness.send_replace(ready());
+        let answer = listening.ask("GET /readyz").await;
+        assert!(answer.contains(" 200 ") && answer.ends_with("store a: ok\nstore b: is away\n"), "{answer}");
+        for unready in [
+            Readiness { connected: false, ..ready() },
+            Readiness { draining: true, ..ready() },
+            Readiness { denied: ["x".to_owned()].into(), ..ready() },
+            Readiness { stores: [("b".parse().unwrap(), Some("is away".to_owned()))].into(), ..ready() },
+        ] {
+            listening.readiness.send_replace(unready.clone());
+            assert_eq!(listening.status("GET /readyz").await, "503", "{unready:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn stopping_cuts_a_client_that_says_nothing() {
+        let listening = listen().await;
+        let mut silent = TcpStream::connect(listening.address).await.unwrap();
+        assert_eq!(listening.status("GET /livez").await, "200");
+        listening.stop.cancel();
+        listening.served.await.unwrap();
+        assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);
+    }
+}

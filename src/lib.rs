@@ -15,6 +15,7 @@ pub mod relay;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod trace;
 
 /// The README's example compiles.
 #[cfg(doctest)]

@@ -1,14 +1,158 @@
-//! Every metric: its name, its unit and its help, once.
+//! Every metric: its name, its unit, its labels and its help, once.
+//!
+//! Labels are bounded: by the configured stores, or by words that stand in this program. No key, subject or name of a
+//! requester is ever one.
 
-use std::sync::atomic::AtomicI64;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry, Unit};
 
-/// The store that a transfer reads from. Bounded by the configuration.
+/// What the name of every metric begins with.
+pub const PREFIX: &str = "gantry";
+
+/// What a metric counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// How often a value was how large.
+    Histogram,
+    /// Always 1; its labels are what it says.
+    Info,
+}
+
+/// One metric as it is documented.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// The name, without prefix, unit and what the format appends.
+    name: &'static str,
+    kind: Kind,
+    unit: Option<&'static str>,
+    labels: &'static [&'static str],
+    help: &'static str,
+}
+
+impl Spec {
+    const fn new(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Self {
+        Self { name, kind, unit: None, labels, help }
+    }
+
+    const fn unit(mut self, unit: &'static str) -> Self {
+        self.unit = Some(unit);
+        self
+    }
+
+    /// Returns the name as Prometheus knows it, without the suffixes of a histogram's series.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        let mut name = format!("{PREFIX}_{}", self.name);
+        if let Some(unit) = self.unit {
+            name = format!("{name}_{unit}");
+        }
+        name + match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        }
+    }
+
+    fn register(&self, registry: &mut Registry, metric: impl Metric) {
+        match self.unit {
+            Some(unit) => registry.register_with_unit(self.name, self.help, Unit::Other(unit.to_owned()), metric),
+            None => registry.register(self.name, self.help, metric),
+        }
+    }
+}
+
+const BUILD: Spec = Spec::new("build", Kind::Info, &["version", "protocol"], "What runs; always 1");
+const TRANSFERS: Spec =
+    Spec::new("transfers", Kind::Counter, &["store", "outcome"], "Transfers that ended, by how they ended");
+const TRANSFERS_ACTIVE: Spec = Spec::new("transfers_active", Kind::Gauge, &[], "Transfers under way");
+const TRANSFERS_MAX: Spec =
+    Spec::new("transfers_max", Kind::Gauge, &[], "Transfers that may be under way at once, as configured");
+const SENT_BYTES: Spec =
+    Spec::new("sent", Kind::Counter, &["store"], "Object bytes published, counted chunk by chunk").unit("bytes");
+const SENT_CHUNKS: Spec = Spec::new("sent_chunks", Kind::Counter, &["store"], "Chunks published");
+const REQUESTS: Spec = Spec::new(
+    "requests",
+    Kind::Counter,
+    &["operation", "store", "result"],
+    "Requests answered: ok, or the wire code of the refusal",
+);
+const REFUSED: Spec = Spec::new(
+    "refused",
+    Kind::Counter,
+    &["reason"],
+    "Requests refused before a transfer began, by wire code; reply_subject and control for what got no answer",
+);
+const FIRST_BYTE: Spec =
+    Spec::new("first_byte", Kind::Histogram, &["store"], "Time from a request to the publishing of its first chunk")
+        .unit("seconds");
+const DURATION: Spec =
+    Spec::new("transfer_duration", Kind::Histogram, &["store"], "Time from a request to the end of its transfer")
+        .unit("seconds");
+const CREDIT_STALLS: Spec =
+    Spec::new("credit_stalls", Kind::Counter, &["store"], "How often a transfer had bytes and no credit to send them");
+const CREDIT_STALLED: Spec =
+    Spec::new("credit_stalled", Kind::Counter, &["store"], "Time that transfers waited for credit").unit("seconds");
+const BUDGET: Spec =
+    Spec::new("memory_budget", Kind::Gauge, &[], "Memory for object bytes, as configured").unit("bytes");
+const RESERVED: Spec =
+    Spec::new("memory_reserved", Kind::Gauge, &[], "Memory of the budget that transfers hold").unit("bytes");
+const NATS_CONNECTED: Spec = Spec::new("nats_connected", Kind::Gauge, &[], "Whether there is a connection to NATS");
+const NATS_RECONNECTS: Spec =
+    Spec::new("nats_reconnects", Kind::Counter, &[], "How often the connection to NATS was made anew");
+const DRAINING: Spec = Spec::new("draining", Kind::Gauge, &[], "Whether the relay is shutting down");
+const STORE_UP: Spec = Spec::new("store_up", Kind::Gauge, &["store"], "Whether the store answered its last probe");
+const RELOADS: Spec =
+    Spec::new("reloads", Kind::Counter, &["result"], "How often SIGHUP asked for the stores anew: ok or failed");
+const S3_REQUESTS: Spec = Spec::new(
+    "s3_requests",
+    Kind::Counter,
+    &["store", "operation", "result"],
+    "Requests to S3, each try by itself: ok, a wire code, or abandoned when no answer was awaited any longer",
+);
+const S3_LATENCY: Spec =
+    Spec::new("s3_request_duration", Kind::Histogram, &["store", "operation"], "Time to the head of S3's answer")
+        .unit("seconds");
+
+/// Every metric of the relay.
+pub const ALL: &[Spec] = &[
+    BUILD,
+    TRANSFERS,
+    TRANSFERS_ACTIVE,
+    TRANSFERS_MAX,
+    SENT_BYTES,
+    SENT_CHUNKS,
+    REQUESTS,
+    REFUSED,
+    FIRST_BYTE,
+    DURATION,
+    CREDIT_STALLS,
+    CREDIT_STALLED,
+    BUDGET,
+    RESERVED,
+    NATS_CONNECTED,
+    NATS_RECONNECTS,
+    DRAINING,
+    STORE_UP,
+    RELOADS,
+    S3_REQUESTS,
+    S3_LATENCY,
+];
+
+/// A store. Bounded by the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StoreLabel {
     /// The store's name.
@@ -24,43 +168,364 @@ pub struct OutcomeLabel {
     pub outcome: &'static str,
 }
 
+/// What was asked of a relay, and the answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabel {
+    /// `get`, `stat` or `list`.
+    pub operation: &'static str,
+    /// The store's name.
+    pub store: String,
+    /// `ok` or a wire code.
+    pub result: &'static str,
+}
+
 /// Why something was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {
-    /// `reply_subject`, or a wire code.
+    /// `reply_subject`, `control`, or a wire code.
     pub reason: &'static str,
 }
 
+/// How something went.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabel {
+    /// `ok` or `failed`.
+    pub result: &'static str,
+}
+
+/// A request to S3.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct S3Label {
+    /// The store's name.
+    pub store: String,
+    /// `get`, `head`, `list` or `probe`.
+    pub operation: &'static str,
+}
+
+/// A request to S3 and its end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct S3ResultLabel {
+    /// The store's name.
+    pub store: String,
+    /// `get`, `head`, `list` or `probe`.
+    pub operation: &'static str,
+    /// `ok`, a wire code, or `abandoned`.
+    pub result: &'static str,
+}
+
+/// Makes a histogram for durations: from a loopback's round trip to a download of a day.
+#[derive(Clone, Copy, Debug)]
+pub struct Durations(&'static [f64]);
+
+/// In seconds: how long an answer takes.
+const ANSWER_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// In seconds: how long a transfer takes.
+const TRANSFER_BUCKETS: &[f64] =
+    &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
+
+impl MetricConstructor<Histogram> for Durations {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
+
+/// A histogram of durations by label.
+pub type DurationFamily<L> = Family<L, Histogram, Durations>;
+
+/// A flag: 0 or 1.
+pub type Flag = Gauge<i64, AtomicI64>;
+
+/// A gauge that is asked for its value when the metrics are.
+pub struct Sampled(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl Sampled {
+    /// Asks `value`, which must be quick.
+    #[must_use]
+    pub fn new(value: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self(Box::new(value))
+    }
+}
+
+impl fmt::Debug for Sampled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Sampled").field(&(self.0)()).finish()
+    }
+}
+
+impl EncodeMetric for Sampled {
+    fn encode(&self, encoder: MetricEncoder) -> fmt::Result {
+        ConstGauge::new((self.0)()).encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
+/// What is true of a relay's process as long as it lives.
+#[derive(Debug)]
+pub struct Facts {
+    /// The protocol's version.
+    pub protocol: u32,
+    /// Memory for object bytes.
+    pub memory_budget_bytes: u64,
+    /// What of it is taken.
+    pub memory_reserved_bytes: Sampled,
+}
+
 /// What a relay counts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RelayMetrics {
     /// Transfers that ended, by store and outcome.
     pub transfers: Family<OutcomeLabel, Counter>,
     /// Transfers under way.
     pub transfers_active: Gauge<i64, AtomicI64>,
+    /// Transfers that may be under way.
+    pub transfers_max: Gauge<u64, AtomicU64>,
     /// Object bytes published.
     pub sent_bytes: Family<StoreLabel, Counter>,
     /// Chunks published.
     pub sent_chunks: Family<StoreLabel, Counter>,
+    /// Requests answered.
+    pub requests: Family<RequestLabel, Counter>,
     /// Requests refused before a transfer began.
     pub refused: Family<ReasonLabel, Counter>,
+    /// From a request to its first chunk.
+    pub first_byte: DurationFamily<StoreLabel>,
+    /// From a request to the end of its transfer.
+    pub duration: DurationFamily<StoreLabel>,
+    /// How often a transfer waited for credit.
+    pub credit_stalls: Family<StoreLabel, Counter>,
+    /// How long transfers waited for credit, in seconds.
+    pub credit_stalled: Family<StoreLabel, Counter<f64, AtomicU64>>,
+    /// Whether there is a connection to NATS.
+    pub nats_connected: Flag,
+    /// How often it was made anew.
+    pub nats_reconnects: Counter,
+    /// Whether the relay is shutting down.
+    pub draining: Flag,
+    /// Whether a store answered its last probe.
+    pub store_up: Family<StoreLabel, Flag>,
+    /// How often the stores were asked for anew.
+    pub reloads: Family<ResultLabel, Counter>,
+    /// What the S3 stores count.
+    pub s3: S3Metrics,
+}
+
+impl Default for RelayMetrics {
+    fn default() -> Self {
+        Self {
+            transfers: Family::default(),
+            transfers_active: Gauge::default(),
+            transfers_max: Gauge::default(),
+            sent_bytes: Family::default(),
+            sent_chunks: Family::default(),
+            requests: Family::default(),
+            refused: Family::default(),
+            first_byte: Family::new_with_constructor(Durations(ANSWER_BUCKETS)),
+            duration: Family::new_with_constructor(Durations(TRANSFER_BUCKETS)),
+            credit_stalls: Family::default(),
+            credit_stalled: Family::default(),
+            nats_connected: Flag::default(),
+            nats_reconnects: Counter::default(),
+            draining: Flag::default(),
+            store_up: Family::default(),
+            reloads: Family::default(),
+            s3: S3Metrics::default(),
+        }
+    }
 }
 
 impl RelayMetrics {
-    /// Makes the metrics and registers them.
+    /// Makes the metrics and registers them, with what is true of the process.
     #[must_use]
-    pub fn register(registry: &mut Registry) -> Self {
+    pub fn register(registry: &mut Registry, facts: Facts) -> Self {
         let own = Self::default();
-        registry.register("transfers", "Transfers that ended, by store and outcome", own.transfers.clone());
-        registry.register("transfers_active", "Transfers under way", own.transfers_active.clone());
-        registry.register_with_unit("sent", "Object bytes published", Unit::Bytes, own.sent_bytes.clone());
-        registry.register("sent_chunks", "Chunks published", own.sent_chunks.clone());
-        registry.register("refused", "Requests refused before a transfer began", own.refused.clone());
+        let registry = registry.sub_registry_with_prefix(PREFIX);
+        let build = [("version", env!("CARGO_PKG_VERSION").to_owned()), ("protocol", facts.protocol.to_string())];
+        BUILD.register(registry, Info::new(build.to_vec()));
+        TRANSFERS.register(registry, own.transfers.clone());
+        TRANSFERS_ACTIVE.register(registry, own.transfers_active.clone());
+        TRANSFERS_MAX.register(registry, own.transfers_max.clone());
+        SENT_BYTES.register(registry, own.sent_bytes.clone());
+        SENT_CHUNKS.register(registry, own.sent_chunks.clone());
+        REQUESTS.register(registry, own.requests.clone());
+        REFUSED.register(registry, own.refused.clone());
+        FIRST_BYTE.register(registry, own.first_byte.clone());
+        DURATION.register(registry, own.duration.clone());
+        CREDIT_STALLS.register(registry, own.credit_stalls.clone());
+        CREDIT_STALLED.register(registry, own.credit_stalled.clone());
+        BUDGET.register(registry, ConstGauge::new(facts.memory_budget_bytes));
+        RESERVED.register(registry, facts.memory_reserved_bytes);
+        NATS_CONNECTED.register(registry, own.nats_connected.clone());
+        NATS_RECONNECTS.register(registry, own.nats_reconnects.clone());
+        DRAINING.register(registry, own.draining.clone());
+        STORE_UP.register(registry, own.store_up.clone());
+        RELOADS.register(registry, own.reloads.clone());
+        S3_REQUESTS.register(registry, own.s3.requests.clone());
+        S3_LATENCY.register(registry, own.s3.latency.clone());
         own
     }
 
     /// Counts a refusal.
     pub fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Returns one transfer's counters, so that a chunk costs no look-up.
+    #[must_use]
+    pub fn transfer(&self, store: &str) -> TransferMetrics {
+        let label = StoreLabel { store: store.to_owned() };
+        TransferMetrics {
+            sent_bytes: self.sent_bytes.get_or_create_owned(&label),
+            sent_chunks: self.sent_chunks.get_or_create_owned(&label),
+            first_byte: self.first_byte.get_or_create_owned(&label),
+            duration: self.duration.get_or_create_owned(&label),
+            credit_stalls: self.credit_stalls.get_or_create_owned(&label),
+            credit_stalled: self.credit_stalled.get_or_create_owned(&label),
+        }
+    }
+}
+
+/// The counters of a transfer's store.
+#[derive(Clone, Debug)]
+pub struct TransferMetrics {
+    /// Object bytes published.
+    pub sent_bytes: Counter,
+    /// Chunks published.
+    pub sent_chunks: Counter,
+    /// From the request to the first chunk.
+    pub first_byte: Histogram,
+    /// From the request to the end.
+    pub duration: Histogram,
+    /// How often it waited for credit.
+    pub credit_stalls: Counter,
+    /// How long it waited for credit, in seconds.
+    pub credit_stalled: Counter<f64, AtomicU64>,
+}
+
+/// What S3 stores count.
+#[derive(Clone, Debug)]
+pub struct S3Metrics {
+    requests: Family<S3ResultLabel, Counter>,
+    latency: DurationFamily<S3Label>,
+}
+
+impl Default for S3Metrics {
+    fn default() -> Self {
+        Self { requests: Family::default(), latency: Family::new_with_constructor(Durations(ANSWER_BUCKETS)) }
+    }
+}
+
+impl S3Metrics {
+    /// Returns what counts one store's requests.
+    #[must_use]
+    pub fn of_store(&self, store: &str) -> S3Observer {
+        S3Observer { metrics: self.clone(), store: store.to_owned() }
+    }
+}
+
+/// Counts the requests of one S3 store.
+#[derive(Clone, Debug, Default)]
+pub struct S3Observer {
+    metrics: S3Metrics,
+    store: String,
+}
+
+impl S3Observer {
+    /// Counts a request that ended.
+    pub fn count(&self, operation: &'static str, result: &'static str, took: Duration) {
+        let label = S3Label { store: self.store.clone(), operation };
+        self.metrics.latency.get_or_create(&label).observe(took.as_secs_f64());
+        let S3Label { store, operation } = label;
+        self.metrics.requests.get_or_create(&S3ResultLabel { store, operation, result }).inc();
+    }
+}
+
+/// Writes the table of `docs/METRICS.md`.
+#[must_use]
+pub fn table() -> String {
+    let header = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
+    ALL.iter().fold(header, |text, spec| {
+        let kind = match spec.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+            Kind::Info => "info",
+        };
+        let labels: Vec<_> = spec.labels.iter().map(|label| format!("`{label}`")).collect();
+        text + &format!("| `{}` | {kind} | {} | {} |\n", spec.full_name(), labels.join(", "), spec.help)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Uses everything once, so that everything shows.
+    fn page() -> String {
+        let mut registry = Registry::default();
+        let reserved = Sampled::new(|| 7);
+        let facts = Facts { protocol: 1, memory_budget_bytes: 9, memory_reserved_bytes: reserved };
+        let metrics = RelayMetrics::register(&mut registry, facts);
+        let store = || "s".to_owned();
+        metrics.transfers.get_or_create(&OutcomeLabel { store: store(), outcome: "completed" }).inc();
+        metrics.requests.get_or_create(&RequestLabel { operation: "get", store: store(), result: "ok" }).inc();
+        metrics.refuse("busy");
+        metrics.transfer("s").first_byte.observe(0.1);
+        metrics.store_up.get_or_create(&StoreLabel { store: store() }).set(1);
+        metrics.reloads.get_or_create(&ResultLabel { result: "ok" }).inc();
+        metrics.s3.of_store("s").count("get", "ok", Duration::from_millis(1));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn the_page_shows_what_the_table_says() {
+        let page = page();
+        let mut shown = BTreeMap::new();
+        for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').unwrap();
+            shown.insert(name.to_owned(), kind.to_owned());
+        }
+        let mut told = BTreeMap::new();
+        for spec in ALL {
+            let full = spec.full_name();
+            let (family, kind) = match spec.kind {
+                Kind::Counter => (full.strip_suffix("_total").unwrap(), "counter"),
+                Kind::Gauge => (full.as_str(), "gauge"),
+                Kind::Histogram => (full.as_str(), "histogram"),
+                Kind::Info => (full.strip_suffix("_info").unwrap(), "info"),
+            };
+            told.insert(family.to_owned(), kind.to_owned());
+            let series: Vec<_> = page.lines().filter(|line| line.starts_with(&full)).collect();
+            assert!(!series.is_empty(), "{full} is not on the page:\n{page}");
+            for line in series {
+                let labels = line.split_once('{').map_or("", |(_, rest)| rest.split('}').next().unwrap());
+                let labels: Vec<_> = labels.split(',').filter_map(|label| label.split('=').next()).collect();
+                let labels: Vec<_> = labels.into_iter().filter(|label| !["", "le"].contains(label)).collect();
+                assert_eq!(labels, spec.labels, "{line}");
+            }
+        }
+        assert_eq!(shown, told);
+    }
+
+    #[test]
+    fn the_documentation_holds_the_table() {
+        let page = include_str!("../docs/METRICS.md");
+        let table = table();
+        assert!(page.contains(&table), "docs/METRICS.md must hold this table:\n{table}");
+    }
+
+    #[test]
+    fn counters_of_one_store_are_shared() {
+        let metrics = RelayMetrics::default();
+        metrics.transfer("s").sent_bytes.inc_by(3);
+        metrics.transfer("s").sent_bytes.inc_by(4);
+        assert_eq!(metrics.sent_bytes.get_or_create(&StoreLabel { store: "s".to_owned() }).get(), 7);
     }
 }

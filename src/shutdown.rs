@@ -14,6 +14,14 @@ pub struct Shutdown {
     pub force: CancellationToken,
 }
 
+/// Listens for SIGHUP, which from now on no longer ends the process.
+///
+/// # Errors
+/// When the system does not let us.
+pub fn hangups() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
 /// The signals that ask this process to stop.
 #[derive(Debug)]
 pub struct Signals {

@@ -11,15 +11,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     // The place where everything is put together: it may name all.
     ("cli", &["relay", "consumer", "config", "telemetry", "shutdown", "http", "bus", "store", "proto", "metrics"]),
-    ("relay", &["proto", "store", "bus", "metrics", "shutdown"]),
-    ("consumer", &["proto", "bus", "metrics"]),
+    ("relay", &["proto", "store", "bus", "metrics", "shutdown", "trace"]),
+    ("consumer", &["proto", "bus", "metrics", "trace"]),
     // Tells the operator what the relay knows about itself.
     ("http", &["relay", "metrics"]),
-    ("store", &["proto"]),
+    ("store", &["proto", "metrics", "trace"]),
     ("bus", &["proto"]),
     ("config", &["proto"]),
     ("telemetry", &["config"]),
     ("metrics", &[]),
+    ("trace", &["proto"]),
     ("shutdown", &[]),
     ("proto", &[]),
 ];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::{Config, ContextChoice, Error, Sources, parse_duration_ms};
+use crate::config::{ContextChoice, Sources, parse_duration_ms};
 
 /// Options of every command. Those for NATS have the names, and their variables, of the `nats` command line.
 #[derive(Args, Clone, Debug, Default)]
@@ -98,15 +98,8 @@ pub(super) struct Global {
 }
 
 impl Global {
-    /// Lays these options over `sources` and reads the configuration.
-    ///
-    /// # Errors
-    /// With everything that is wrong with it.
-    pub(super) fn load(&self, sources: Sources) -> Result<Config, Error> {
-        self.sources(sources).load()
-    }
-
-    fn sources(&self, mut sources: Sources) -> Sources {
+    /// Lays these options over `sources`.
+    pub(super) fn sources(&self, mut sources: Sources) -> Sources {
         if let Some(config) = &self.config {
             sources.file = Some(config.clone());
         }

@@ -1,10 +1,12 @@
 //! The `gantry` command line: one file a subcommand, results to stdout, the rest to stderr.
 
 mod address;
+mod check;
 mod connect;
 mod exit;
 mod get;
 mod global;
+mod health;
 mod ls;
 mod output;
 mod serve;
@@ -35,7 +37,7 @@ pub struct Cli {
 const EXIT_CODES: &str = "Exit codes: 0 done and verified, 1 failed, 2 usage or configuration, 4 not found, 5 gave up on \
 a failure that may pass, 6 integrity, 7 changed while downloading, 8 denied, 130 interrupted";
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Serve stores to whoever may ask
     Serve(serve::Serve),
@@ -45,6 +47,8 @@ enum Command {
     Stat(stat::Stat),
     /// List keys
     Ls(ls::Ls),
+    /// Ask a relay whether it can serve
+    Health(health::Health),
 }
 
 impl Cli {
@@ -60,29 +64,46 @@ impl Cli {
         }
     }
 
-    async fn try_run(self) -> Result<(), Failure> {
+    /// Returns where settings are looked for, with what this command line says.
+    fn sources(&self) -> Result<Sources, Failure> {
         let mut sources = Sources::of_process();
         self.command.settings(&mut sources)?;
-        let config = self.global.load(sources)?;
+        Ok(self.global.sources(sources))
+    }
+
+    async fn try_run(self) -> Result<(), Failure> {
+        let sources = self.sources()?;
+        let config = sources.clone().load()?;
         let level = config.log.level.as_deref().unwrap_or_else(|| self.command.log_level());
         let format = match config.log.format {
             LogFormat::Text => telemetry::Format::Text,
             LogFormat::Json => telemetry::Format::Json,
         };
-        telemetry::init(level, format).map_err(|error| Failure::usage(error.to_string()))?;
+        let options = telemetry::Options {
+            level,
+            format,
+            otlp_endpoint: config.telemetry.otlp_endpoint.as_deref(),
+            service: self.command.service(),
+        };
+        let telemetry = telemetry::init(options).map_err(|error| Failure::usage(error.to_string()))?;
         let shutdown = Shutdown::default();
         let signals = Signals::listen().map_err(|error| Failure::new(Exit::Failed, format!("signals: {error}")))?;
-        tokio::select! {
-            done = self.command.run(&config, &shutdown) => done,
+        let done = tokio::select! {
+            done = self.command.clone().run(&config, &self, &shutdown) => done,
             () = signals.drive(&shutdown) => Err(Failure::interrupted()),
+        };
+        if !shutdown.force.is_cancelled() {
+            telemetry.end().await;
         }
+        done
     }
 }
 
 impl Command {
-    async fn run(self, config: &Config, shutdown: &Shutdown) -> Result<(), Failure> {
+    async fn run(self, config: &Config, cli: &Cli, shutdown: &Shutdown) -> Result<(), Failure> {
         match self {
-            Self::Serve(serve) => serve.run(config, shutdown).await,
+            Self::Serve(serve) => serve.run(config, cli, shutdown).await,
+            Self::Health(health) => health.run(config).await,
             Self::Get(get) => get.run(client(config).await?, shutdown).await,
             Self::Stat(stat) => stat.run(&client(config).await?, shutdown).await,
             Self::Ls(ls) => ls.run(&client(config).await?, shutdown).await,
@@ -93,20 +114,27 @@ impl Command {
     fn settings(&self, sources: &mut Sources) -> Result<(), Failure> {
         match self {
             Self::Serve(serve) => serve.settings(sources),
-            Self::Get(_) | Self::Stat(_) | Self::Ls(_) => Ok(()),
+            Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => Ok(()),
+        }
+    }
+
+    const fn service(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "gantry-relay",
+            Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "gantry-consumer",
         }
     }
 
     const fn log_level(&self) -> &'static str {
         match self {
-            Self::Serve(_) => "info",
-            Self::Get(_) | Self::Stat(_) | Self::Ls(_) => "warn",
+            Self::Serve(serve) if !serve.is_check() => "info",
+            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "warn",
         }
     }
 
     fn form(&self) -> Form {
         match self {
-            Self::Serve(_) => Form::Text,
+            Self::Serve(_) | Self::Health(_) => Form::Text,
             Self::Get(get) => get.form(),
             Self::Stat(stat) => stat.form(),
             Self::Ls(ls) => ls.form(),

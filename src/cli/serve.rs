@@ -5,14 +5,19 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::Args;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
 
-use super::exit::Failure;
-use super::{connect, stores};
-use crate::config::{Config, Place, Sources};
-use crate::metrics::RelayMetrics;
-use crate::proto::StoreName;
-use crate::relay::{self, Relay};
-use crate::shutdown::Shutdown;
+use super::exit::{Exit, Failure};
+use super::{Cli, check, connect, stores};
+use crate::config::{self, Config, Place, Sources};
+use crate::http;
+use crate::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
+use crate::proto::{self, StoreName};
+use crate::relay::{self, Relay, Replaced};
+use crate::shutdown::{self, Shutdown};
 use crate::store::budget::Budget;
 
 const ABOUT: &str = "Serve stores to whoever may ask
@@ -21,7 +26,7 @@ S3 is reached as the AWS tools reach it: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KE
 AWS_ENDPOINT_URL and so on. More than one endpoint, and limits, are set in a configuration file, or by variables such \
 as GANTRY_STORES__FILES__ENDPOINT_URL.
 
-The first SIGTERM or SIGINT lets transfers finish, the second ends at once.";
+The first SIGTERM or SIGINT lets transfers finish, the second ends at once. SIGHUP reads the stores' configuration again.";
 
 /// Serve stores to whoever may ask
 #[derive(Args, Clone, Debug)]
@@ -33,6 +38,14 @@ pub(super) struct Serve {
         help = "A store's name and where its objects are: s3://bucket/prefix or file:///dir. May be given more than once"
     )]
     stores: Vec<StoreArg>,
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        help = "Where /livez, /readyz and /metrics are answered, or off [default: 127.0.0.1:8080]"
+    )]
+    http: Option<String>,
+    #[arg(long, help = "Print the configuration that applies, try to connect, ask each store, and exit with 0 or 2")]
+    check: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,23 +77,113 @@ impl Serve {
             }
             sources.flags.set_store(name, url);
         }
+        if let Some(address) = &self.http {
+            sources.flags.set("http.listen", address, "--http");
+        }
         Ok(())
     }
 
-    pub(super) async fn run(self, config: &Config, shutdown: &Shutdown) -> Result<(), Failure> {
+    pub(super) const fn is_check(&self) -> bool {
+        self.check
+    }
+
+    pub(super) async fn run(self, config: &Config, cli: &Cli, shutdown: &Shutdown) -> Result<(), Failure> {
+        if self.check {
+            return check::run(config, &cli.sources()?.effective()?).await;
+        }
         if config.stores.is_empty() {
             return Err(Failure::usage(
                 "no store to serve: give one, as in --store files=file:///srv/files, or [stores.NAME] in a \
                  configuration file",
             ));
         }
+        let mut hangups =
+            shutdown::hangups().map_err(|error| Failure::new(Exit::Failed, format!("signals: {error}")))?;
         let options = options(config);
-        let stores = stores::open(config, &options.budget).await?;
+        let budget = options.budget.clone();
+        let mut registry = Registry::default();
+        let metrics = Arc::new(RelayMetrics::register(&mut registry, facts(&budget)));
+        let stores = stores::open(config, &budget, &metrics.s3).await?;
+        let listener = listen(&config.http).await?;
         let bus = connect::nats(&config.nats).await?;
-        let metrics = Arc::new(RelayMetrics::default());
-        let relay = Relay::start(bus, stores, options, metrics, shutdown.clone()).await?;
-        Ok(relay.wait().await?)
+        let relay = Relay::start(bus, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
+        let pages = http::Pages { registry: Arc::new(registry), readiness: relay.readiness() };
+        let stop = CancellationToken::new();
+        let told = async {
+            if let Some(listener) = listener {
+                http::serve(listener, pages, stop.clone()).await;
+            }
+        };
+        let served = async {
+            let served = loop {
+                tokio::select! {
+                    served = relay.wait() => break served,
+                    Some(()) = hangups.recv() => reload(&relay, config, cli, &budget, &metrics).await,
+                }
+            };
+            stop.cancel();
+            served
+        };
+        let ((), served) = tokio::join!(told, served);
+        Ok(served?)
     }
+}
+
+fn facts(budget: &Budget) -> Facts {
+    let sampled = budget.clone();
+    Facts {
+        protocol: proto::VERSION,
+        memory_budget_bytes: budget.total_bytes(),
+        memory_reserved_bytes: Sampled::new(move || sampled.reserved_bytes()),
+    }
+}
+
+/// Binds the operator's pages. An address that someone chose must be had; the default may be another relay's already.
+async fn listen(config: &config::Http) -> Result<Option<TcpListener>, Failure> {
+    let Some(address) = config.listen else { return Ok(None) };
+    match http::bind(address).await {
+        Ok(listener) => {
+            let address = listener.local_addr().unwrap_or(address);
+            info!(%address, "answering /livez, /readyz and /metrics");
+            Ok(Some(listener))
+        }
+        Err(error) if config.chosen => Err(Failure::usage(format!(
+            "`http.listen` = {:?} can't be listened on: {error}: choose another address, or off",
+            address.to_string()
+        ))),
+        Err(error) => {
+            warn!(%address, %error, "going without /livez, /readyz and /metrics: set `http.listen` to have them");
+            Ok(None)
+        }
+    }
+}
+
+/// Reads the configuration again and serves its stores. What is wrong with it is logged, and nothing changes.
+async fn reload(relay: &Relay, running: &Config, cli: &Cli, budget: &Budget, metrics: &RelayMetrics) {
+    let reloaded = async {
+        let config = cli.sources()?.load()?;
+        let stores = stores::open(&config, budget, &metrics.s3).await?;
+        let replaced = relay.replace_stores(stores).await?;
+        Ok::<_, Failure>((config, replaced))
+    };
+    let result = match reloaded.await {
+        Ok((config, Replaced { added, kept, removed })) => {
+            let names = |stores: Vec<StoreName>| stores.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            info!(added = names(added), kept = names(kept), removed = names(removed), "reloaded the stores");
+            let others = config.differs_beside_stores(running);
+            if !others.is_empty() {
+                warn!(sections = others.join(","), "only stores are reloaded: the rest applies after a restart");
+            }
+            "ok"
+        }
+        Err(failure) => {
+            for problem in failure.message.lines() {
+                error!(problem, "the configuration is wrong: going on with the one before");
+            }
+            "failed"
+        }
+    };
+    metrics.reloads.get_or_create(&ResultLabel { result }).inc();
 }
 
 fn options(config: &Config) -> relay::Options {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::exit::{Exit, Failure};
 use crate::config::{Config, Place, S3, S3Keys};
+use crate::metrics::S3Metrics;
 use crate::proto::StoreName;
 use crate::relay::Stores;
 use crate::store::budget::Budget;
@@ -13,8 +14,8 @@ use crate::store::file::{self, FileStore};
 use crate::store::s3::{self, S3Store};
 use crate::store::{self, Store};
 
-/// Opens every store of the configuration; their read-ahead shares `budget`. No request is sent to S3.
-pub(super) async fn open(config: &Config, budget: &Budget) -> Result<Stores, Failure> {
+/// Opens every store of the configuration; their read-ahead shares `budget`, their requests are counted in `metrics`. No request is sent to S3.
+pub(super) async fn open(config: &Config, budget: &Budget, metrics: &S3Metrics) -> Result<Stores, Failure> {
     let mut stores = Stores::new();
     for (name, store) in &config.stores {
         let opened: Arc<dyn Store> = match &store.place {
@@ -24,6 +25,7 @@ pub(super) async fn open(config: &Config, budget: &Budget) -> Result<Stores, Fai
             }
             Place::S3 { bucket, prefix } => {
                 let options = s3_options(name, bucket, prefix, &store.s3)?;
+                let options = s3::Options { observer: metrics.of_store(name.as_str()), ..options };
                 Arc::new(S3Store::connect(options, budget.clone()).await.map_err(|error| failure(name, &error))?)
             }
         };

@@ -51,15 +51,15 @@ pub struct KeySpec {
     pub unit: &'static str,
     /// The value when nothing sets it, as text; `None` when unset means something else, which `meaning` says.
     pub default: Option<&'static str>,
-    /// The environment variable of the `nats` command line that sets it too, below `GANTRY_…`.
-    pub nats_env: Option<&'static str>,
+    /// The environment variable by which other programs know it; ours, `GANTRY_…`, is above it.
+    pub foreign_env: Option<&'static str>,
     /// One line for a person.
     pub meaning: &'static str,
 }
 
 impl KeySpec {
     const fn new(name: &'static str, kind: Kind, meaning: &'static str) -> Self {
-        Self { name, kind, unit: "", default: None, nats_env: None, meaning }
+        Self { name, kind, unit: "", default: None, foreign_env: None, meaning }
     }
 
     const fn unit(mut self, unit: &'static str) -> Self {
@@ -72,8 +72,8 @@ impl KeySpec {
         self
     }
 
-    const fn nats_env(mut self, name: &'static str) -> Self {
-        self.nats_env = Some(name);
+    const fn foreign_env(mut self, name: &'static str) -> Self {
+        self.foreign_env = Some(name);
         self
     }
 
@@ -99,25 +99,26 @@ pub const KEYS: &[KeySpec] = &[
         .default("gantry"),
     KeySpec::new("nats.url", Kind::Text, "addresses of nats-server, separated by commas")
         .default("nats://127.0.0.1:4222")
-        .nats_env("NATS_URL"),
+        .foreign_env("NATS_URL"),
     KeySpec::new(
         "nats.connection_name",
         Kind::Text,
         "name of the connection in nats-server's reports; `gantry` if unset",
     ),
-    KeySpec::new("nats.creds_file", Kind::Path, "credentials file (JWT and seed)").nats_env("NATS_CREDS"),
-    KeySpec::new("nats.nkey_file", Kind::Path, "file with an nkey seed").nats_env("NATS_NKEY"),
-    KeySpec::new("nats.user", Kind::Text, "user name; needs a password").nats_env("NATS_USER"),
+    KeySpec::new("nats.creds_file", Kind::Path, "credentials file (JWT and seed)").foreign_env("NATS_CREDS"),
+    KeySpec::new("nats.nkey_file", Kind::Path, "file with an nkey seed").foreign_env("NATS_NKEY"),
+    KeySpec::new("nats.user", Kind::Text, "user name; needs a password").foreign_env("NATS_USER"),
     KeySpec::new("nats.password", Kind::Secret, "password of `nats.user`; prefer `nats.password_file`")
-        .nats_env("NATS_PASSWORD"),
+        .foreign_env("NATS_PASSWORD"),
     KeySpec::new("nats.password_file", Kind::Path, "file with the password of `nats.user`"),
-    KeySpec::new("nats.token", Kind::Secret, "token; prefer `nats.token_file`").nats_env("NATS_TOKEN"),
+    KeySpec::new("nats.token", Kind::Secret, "token; prefer `nats.token_file`").foreign_env("NATS_TOKEN"),
     KeySpec::new("nats.token_file", Kind::Path, "file with the token"),
     KeySpec::new("nats.tls_ca_file", Kind::Path, "certificate authorities to trust in place of the system's, PEM")
-        .nats_env("NATS_CA"),
+        .foreign_env("NATS_CA"),
     KeySpec::new("nats.tls_cert_file", Kind::Path, "client certificate, PEM; needs `nats.tls_key_file`")
-        .nats_env("NATS_CERT"),
-    KeySpec::new("nats.tls_key_file", Kind::Path, "client key, PEM; needs `nats.tls_cert_file`").nats_env("NATS_KEY"),
+        .foreign_env("NATS_CERT"),
+    KeySpec::new("nats.tls_key_file", Kind::Path, "client key, PEM; needs `nats.tls_cert_file`")
+        .foreign_env("NATS_KEY"),
     KeySpec::new("nats.tls_required", Kind::Switch, "refuse a connection without TLS; a `tls://` address does so too")
         .default("false"),
     KeySpec::new("nats.tls_first", Kind::Switch, "begin TLS before the server's greeting").default("false"),
@@ -222,13 +223,56 @@ pub const KEYS: &[KeySpec] = &[
     )
     .default("4"),
     KeySpec::new(
+        "http.listen",
+        Kind::Text,
+        "where `/livez`, `/readyz` and `/metrics` are answered; `off` for nowhere. Whoever reaches it reads them",
+    )
+    .default("127.0.0.1:8080"),
+    KeySpec::new(
         "log.level",
         Kind::Text,
         "`error`, `warn`, `info`, `debug`, `trace`, or by module as in `info,gantry_relay::relay=debug`; unset: `info` for serve, `warn` otherwise",
     ),
     KeySpec::new("log.format", Kind::Choice(&["text", "json"]), "one line of text or one JSON object an event")
         .default("text"),
+    KeySpec::new(
+        "telemetry.otlp_endpoint",
+        Kind::Text,
+        "collector that takes traces over OTLP/HTTP, as in `http://127.0.0.1:4318`; unset: no traces",
+    )
+    .foreign_env("OTEL_EXPORTER_OTLP_ENDPOINT"),
 ];
+
+/// Writes the tables of `docs/CONFIGURATION.md`, one a section.
+#[must_use]
+pub fn tables() -> String {
+    let mut text = String::new();
+    let mut section = None;
+    for spec in KEYS {
+        let own = spec.name.rsplit_once('.').map_or("", |(section, _)| section);
+        if section.replace(own) != Some(own) {
+            let title = if own.is_empty() { "Top level".to_owned() } else { format!("`[{own}]`") };
+            text += &format!(
+                "\n## {title}\n\n| key | type | unit | default | variable | meaning |\n|---|---|---|---|---|---|\n"
+            );
+        }
+        let kind = match spec.kind {
+            Kind::Choice(words) => words.join(" or "),
+            Kind::Integer { min, max } => format!("integer, {min} to {max}"),
+            Kind::Text | Kind::Secret | Kind::Path | Kind::Switch | Kind::List => spec.kind.name().to_owned(),
+        };
+        let default = spec.default.map_or_else(String::new, |default| format!("`{default}`"));
+        let foreign = spec.foreign_env.map_or_else(String::new, |name| format!(", `{name}`"));
+        text += &format!(
+            "| `{}` | {kind} | {} | {default} | `{}`{foreign} | {} |\n",
+            spec.name,
+            spec.unit,
+            spec.env_name(),
+            spec.meaning
+        );
+    }
+    text
+}
 
 /// Variables that set a key by another name, which users expect.
 pub(super) const ENV_ALIASES: &[(&str, &str)] = &[("GANTRY_LOG", "log.level")];

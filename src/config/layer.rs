@@ -73,11 +73,11 @@ impl Layer {
         self.0.push(Setting { path: path.clone(), value, origin: origin.to_owned() });
     }
 
-    /// Takes the variables of the `nats` command line. An empty variable counts as unset.
-    pub(super) fn nats_environment(variables: &[(String, String)]) -> Result<Self, Problem> {
+    /// Takes the variables of other programs, above all of the `nats` command line. An empty one counts as unset.
+    pub(super) fn foreign_environment(variables: &[(String, String)]) -> Result<Self, Problem> {
         let mut layer = Self::default();
         for (name, value) in variables.iter().filter(|(_, value)| !value.is_empty()) {
-            if let Some(spec) = KEYS.iter().find(|spec| spec.nats_env == Some(name)) {
+            if let Some(spec) = KEYS.iter().find(|spec| spec.foreign_env == Some(name)) {
                 layer.push(spec.name, value.as_str(), name);
             } else if name == "NATS_TIMEOUT" {
                 let ms = super::duration::parse_ms(value).map_err(|cure| Problem::Value {

@@ -7,6 +7,7 @@
 
 mod context;
 mod duration;
+mod effective;
 mod error;
 mod keys;
 mod layer;
@@ -17,13 +18,15 @@ mod secret;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use context::Choice as ContextChoice;
 pub use duration::parse_ms as parse_duration_ms;
+pub use effective::Effective;
 pub use error::{Error, Problem};
-pub use keys::{ENV_PREFIX, KEYS, KeySpec, Kind};
+pub use keys::{ENV_PREFIX, KEYS, KeySpec, Kind, tables};
 pub use place::Place;
 pub use secret::{Secret, SecretSource};
 
@@ -42,12 +45,16 @@ pub struct Config {
     pub relay: Relay,
     /// The stores that the relay serves.
     pub stores: BTreeMap<StoreName, Store>,
+    /// The operator's pages.
+    pub http: Http,
     /// What is logged.
     pub log: Log,
+    /// Where traces go.
+    pub telemetry: Telemetry,
 }
 
 /// The connection to NATS.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nats {
     /// Addresses, never none; may hold credentials.
     pub servers: Vec<Secret>,
@@ -90,7 +97,7 @@ pub enum Auth {
 }
 
 /// The relay's limits and timers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relay {
     /// Transfers at once.
     pub transfers_max: usize,
@@ -149,6 +156,22 @@ pub struct S3Keys {
     pub session_token: Option<PathBuf>,
 }
 
+/// The operator's pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Where they are answered, if anywhere.
+    pub listen: Option<SocketAddr>,
+    /// Whether someone chose that; a default may give way when it is taken.
+    pub chosen: bool,
+}
+
+/// Where traces go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// The collector's address, without path.
+    pub otlp_endpoint: Option<String>,
+}
+
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -201,6 +224,24 @@ impl Flags {
     }
 }
 
+impl Config {
+    /// Returns the sections, other than the stores, in which `other` differs.
+    #[must_use]
+    pub fn differs_beside_stores(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("prefix", self.prefix != other.prefix),
+            ("nats", self.nats != other.nats),
+            ("relay", self.relay != other.relay),
+            ("http", self.http != other.http),
+            ("log", self.log != other.log),
+            ("telemetry", self.telemetry != other.telemetry),
+        ]
+        .into_iter()
+        .filter_map(|(section, differs)| differs.then_some(section))
+        .collect()
+    }
+}
+
 impl Sources {
     /// Takes this process's environment; what it names (`GANTRY_CONFIG`, `NATS_CONTEXT`) applies.
     #[must_use]
@@ -239,6 +280,16 @@ impl Sources {
         raw::resolve(layers)
     }
 
+    /// Returns every key as it applies, with its origin; secrets are redacted.
+    ///
+    /// # Errors
+    /// With what keeps the keys from being read; not with what is wrong between them.
+    pub fn effective(self) -> Result<Vec<Effective>, Error> {
+        let mut layers = self.layers()?;
+        raw::keep_one_auth(&mut layers)?;
+        Ok(effective::of_layers(&layers))
+    }
+
     /// Returns the checked layers, lowest first.
     fn layers(mut self) -> Result<Vec<Layer>, Error> {
         let mut problems = Vec::new();
@@ -250,7 +301,7 @@ impl Sources {
         };
         let context = take(context::layer(&self.context, self.config_home.as_deref(), self.home.as_deref()));
         let file = take(self.file.as_deref().map_or_else(|| Ok(Layer::default()), Layer::file));
-        let nats = take(Layer::nats_environment(&self.environment));
+        let nats = take(Layer::foreign_environment(&self.environment));
         let environment = Layer::environment(&self.environment, &mut problems);
         self.flags.0.user_alone_is_token();
         let (selected, named) = match self.context {

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::effective::without_credentials;
 use super::error::{Error, Problem};
 use super::layer::Layer;
-use super::{Auth, Config, KEYS, Log, LogFormat, Nats, Place, Relay, S3, S3Keys, Secret, SecretSource, Store};
+use super::{
+    Auth, Config, Http, KEYS, Log, LogFormat, Nats, Place, Relay, S3, S3Keys, Secret, SecretSource, Store, Telemetry,
+};
 use crate::proto::StoreName;
 use crate::proto::subject::{DeliveryAllow, Prefix, is_literal};
 
@@ -20,7 +23,10 @@ struct Raw {
     relay: RawRelay,
     #[serde(default)]
     stores: BTreeMap<StoreName, RawStore>,
+    http: RawHttp,
     log: RawLog,
+    #[serde(default)]
+    telemetry: RawTelemetry,
 }
 
 #[derive(Debug, Deserialize)]
@@ -74,6 +80,18 @@ struct RawStore {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawHttp {
+    listen: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTelemetry {
+    otlp_endpoint: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawLog {
     level: Option<String>,
     format: String,
@@ -105,7 +123,7 @@ pub(super) fn resolve(mut layers: Vec<Layer>) -> Result<Config, Error> {
 }
 
 /// Keeps the way to authenticate that the highest layer names, and drops what lower layers say of others.
-fn keep_one_auth(layers: &mut [Layer]) -> Result<(), Problem> {
+pub(super) fn keep_one_auth(layers: &mut [Layer]) -> Result<(), Problem> {
     let names = |layer: &Layer, keys: &[&str]| layer.0.iter().any(|setting| keys.contains(&setting.key().as_str()));
     for at in (0..layers.len()).rev() {
         let named: Vec<usize> = (0..AUTH.len()).filter(|way| names(&layers[at], AUTH[*way].0)).collect();
@@ -157,9 +175,11 @@ impl Check {
             Some((name, store))
         });
         let stores = stores.collect();
+        let http = self.http(&raw.http);
         let log = self.log(raw.log);
+        let telemetry = self.telemetry(raw.telemetry);
         if self.problems.is_empty() {
-            Ok(Config { prefix, nats, relay, stores, log })
+            Ok(Config { prefix, nats, relay, stores, http, log, telemetry })
         } else {
             Err(Error { problems: self.problems })
         }
@@ -335,6 +355,30 @@ impl Check {
             concurrency_max: raw.concurrency_max.unwrap_or_else(|| default_of("stores.NAME.concurrency_max")),
         };
         Some(Store { place, s3 })
+    }
+
+    fn http(&mut self, raw: &RawHttp) -> Http {
+        let chosen = self.origin("http.listen") != "defaults";
+        let listen = match raw.listen.as_str() {
+            "off" => None,
+            text => text.parse().ok().or_else(|| {
+                let cure = "must be an address and a port, as in 127.0.0.1:8080 or [::]:8080, or off";
+                self.value("http.listen", &text, cure);
+                None
+            }),
+        };
+        Http { listen, chosen }
+    }
+
+    fn telemetry(&mut self, raw: RawTelemetry) -> Telemetry {
+        let otlp_endpoint = raw.otlp_endpoint.map(|url| url.trim_end_matches('/').to_owned());
+        if let Some(url) = &otlp_endpoint
+            && !url.strip_prefix("http://").is_some_and(|rest| !rest.is_empty() && !rest.contains('@'))
+        {
+            let cure = "must be http://HOST:PORT of a collector near by, which takes care of encryption";
+            self.value("telemetry.otlp_endpoint", &without_credentials(url), cure);
+        }
+        Telemetry { otlp_endpoint }
     }
 
     fn log(&mut self, raw: RawLog) -> Log {

@@ -396,6 +396,8 @@ fn every_key_of_the_table_is_taken() {
                 "stores.NAME.url" => "s3://bucket".to_owned(),
                 "stores.NAME.endpoint_url" => "http://host".to_owned(),
                 "relay.delivery_allow" => "_X.".to_owned(),
+                "http.listen" => "off".to_owned(),
+                "telemetry.otlp_endpoint" => "http://host:4318".to_owned(),
                 _ => "x".to_owned(),
             },
         };
@@ -439,4 +441,36 @@ fn addresses_are_read() {
     ] {
         assert!(Place::parse(wrong).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn the_documentation_lists_every_key() {
+    let page = include_str!("../../docs/CONFIGURATION.md");
+    assert!(page.contains(&tables()), "docs/CONFIGURATION.md must hold:\n{}", tables());
+}
+
+#[test]
+fn effective_settings_name_their_origin_and_hide_secrets() {
+    let setup = Setup::new("[stores.a]\nurl = \"s3://b\"\n").env("NATS_PASSWORD", "hush").env("NATS_USER", "u");
+    let setup = setup.env("NATS_URL", "nats://u:hush@h:1");
+    let lines = setup.sources.effective().unwrap();
+    let line = |key: &str| lines.iter().find(|line| line.key == key).unwrap().to_string();
+    assert_eq!(line("nats.password"), "nats.password = \"[redacted]\"  # NATS_PASSWORD");
+    assert_eq!(line("nats.url"), "nats.url = \"nats://[redacted]@h:1\"  # NATS_URL");
+    assert_eq!(line("stores.a.concurrency_max"), "stores.a.concurrency_max = 4  # defaults");
+    assert!(line("stores.a.url").starts_with("stores.a.url = \"s3://b\"  # /"));
+    assert!(lines.iter().all(|line| !line.to_string().contains("hush")));
+}
+
+#[test]
+fn the_operators_pages_are_on_loopback_unless_told_otherwise() {
+    let http = |setup: Setup| setup.ok().http;
+    let default = Http { listen: Some("127.0.0.1:8080".parse().unwrap()), chosen: false };
+    assert_eq!(http(Setup::new("")), default);
+    assert_eq!(http(Setup::new("").flag("http.listen", "127.0.0.1:8080", "--http")), Http { chosen: true, ..default });
+    assert_eq!(http(Setup::new("[http]\nlisten = \"off\"\n")).listen, None);
+    let error = Setup::new("[http]\nlisten = \"8080\"\n").error();
+    assert!(error.starts_with("`http.listen` = \"8080\" in /") && error.contains("127.0.0.1:8080"), "{error}");
+    let error = Setup::new("").env("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:hush@h").error();
+    assert!(error.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && !error.contains("hush"), "{error}");
 }

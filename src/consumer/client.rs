@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
+use tracing::{Instrument as _, info_span};
 
 use super::download::{self, Download};
 use super::file::{self, FileOptions, Report};
@@ -16,7 +17,10 @@ use crate::bus::{Bus, Event, Message, NO_RESPONDERS};
 use crate::proto::message::{error_of, json};
 use crate::proto::receiver::{Cause, Settings};
 use crate::proto::subject::{Operation, Prefix};
-use crate::proto::{HEADERS_MAX_BYTES, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, StatRequest, StoreName};
+use crate::proto::{
+    HEADERS_MAX_BYTES, Headers, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, StatRequest, StoreName,
+};
+use crate::trace;
 
 /// The smallest window, however many downloads share the connection.
 const SHARE_MIN_BYTES: u64 = 32 * 1024;
@@ -133,7 +137,8 @@ impl Client {
     /// As [`Error`] says.
     pub async fn stat(&self, store: &StoreName, key: &Key, pin: &Pin) -> Result<ObjectInfo, Error> {
         let request = StatRequest { v: None, key: key.clone(), pin: pin.clone() };
-        let body = self.query(Operation::Stat, store, json(&request)).await?;
+        let span = info_span!("query", otel.kind = "client", operation = "stat", %store);
+        let body = self.query(Operation::Stat, store, json(&request)).instrument(span).await?;
         serde_json::from_slice(&body).map_err(|error| Error::Malformed(error.to_string()))
     }
 
@@ -142,7 +147,8 @@ impl Client {
     /// # Errors
     /// As [`Error`] says.
     pub async fn list_page(&self, store: &StoreName, request: &ListRequest) -> Result<ListPage, Error> {
-        let body = self.query(Operation::List, store, json(request)).await?;
+        let span = info_span!("query", otel.kind = "client", operation = "list", %store);
+        let body = self.query(Operation::List, store, json(request)).instrument(span).await?;
         serde_json::from_slice(&body).map_err(|error| Error::Malformed(error.to_string()))
     }
 
@@ -158,8 +164,10 @@ impl Client {
         let mut events = bus.events();
         let inbox = bus.new_inbox();
         let mut answers = bus.subscribe(&inbox, None).await?;
-        bus.publish(Message { subject: subject.clone(), reply: Some(inbox.clone()), payload, ..Message::default() })
-            .await?;
+        let mut headers = Headers::default();
+        trace::inject(&mut headers);
+        let (subject_copy, reply) = (subject.clone(), Some(inbox.clone()));
+        bus.publish(Message { subject: subject_copy, reply, headers, payload, status: None }).await?;
         let answer = async {
             loop {
                 tokio::select! {

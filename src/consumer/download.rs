@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::io::StreamReader;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{debug, info};
+use tracing::{Instrument as _, debug, info, info_span};
 
 use super::Error;
 use super::client::{Get, Share, Shared, denial};
@@ -24,7 +24,8 @@ use crate::bus::{self, Event, Message, NO_RESPONDERS, Status, Subscription};
 use crate::proto::message::json;
 use crate::proto::receiver::{Cause, Failure, Output, Receiver, Stats, Wanted};
 use crate::proto::subject::Operation;
-use crate::proto::{Accepted, ObjectInfo};
+use crate::proto::{Accepted, Headers, ObjectInfo};
+use crate::trace;
 
 /// How many chunks may lie between the driver and the reader. The window bounds their bytes.
 const QUEUE_CHUNKS: usize = 16;
@@ -90,7 +91,8 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
         shared: Arc::clone(shared),
     };
     let cancel = cancel.drop_guard();
-    let driver = tokio::spawn(driver.run());
+    let span = info_span!("download", otel.kind = "client", %store);
+    let driver = tokio::spawn(driver.run().instrument(span));
     let Ok(accepted) = accepted.await else {
         return Err(match join(driver).await {
             Err(Error::NoRelay) => shared.nobody(&store).await,
@@ -274,9 +276,13 @@ impl Driver {
                 Output::Request(request) => {
                     self.inbox_subject = self.shared.bus.new_inbox();
                     self.inbox = Some(self.shared.bus.subscribe(&self.inbox_subject, None).await?);
-                    self.publish(self.subject.clone(), json(&request)).await?;
+                    let mut headers = Headers::default();
+                    trace::inject(&mut headers);
+                    self.publish(self.subject.clone(), headers, json(&request)).await?;
                 }
-                Output::Control { subject, control } => self.publish(subject, json(&control)).await?,
+                Output::Control { subject, control } => {
+                    self.publish(subject, Headers::default(), json(&control)).await?
+                }
                 Output::Accepted(accepted) => {
                     info!(transfer = %accepted.transfer, relay = %accepted.instance, start = accepted.start, "accepted");
                     self.tell(|progress| {
@@ -385,9 +391,9 @@ impl Driver {
     }
 
     /// Publishes with the inbox as reply, unless we are asked to stop while the connection takes nothing.
-    async fn publish(&mut self, subject: String, payload: Bytes) -> Result<(), Error> {
+    async fn publish(&mut self, subject: String, headers: Headers, payload: Bytes) -> Result<(), Error> {
         let reply = Some(self.inbox_subject.clone());
-        let message = Message { subject, reply, payload, ..Message::default() };
+        let message = Message { subject, reply, headers, payload, status: None };
         tokio::select! {
             biased;
             published = self.shared.bus.publish(message) => Ok(published?),

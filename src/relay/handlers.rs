@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 use uuid::Uuid;
 
 use super::{Shared, transfer};
 use crate::bus::Message;
+use crate::metrics::RequestLabel;
 use crate::proto::message::{Envelope, json, push_error};
 use crate::proto::subject::Operation;
 use crate::proto::{
@@ -16,6 +17,7 @@ use crate::proto::{
     WireError,
 };
 use crate::store::Store;
+use crate::trace;
 
 /// The most entries in a page of a listing; S3's own limit.
 const PAGE_MAX: u32 = 1000;
@@ -36,24 +38,32 @@ pub(super) struct Asker {
 }
 
 /// Takes one request and answers it on a task of its own.
-pub(super) async fn handle(shared: &Arc<Shared>, operation: Operation, store: &StoreName, request: Message) {
-    let Some(reply) = request.reply.filter(|reply| shared.options.delivery_allow.allows(reply)) else {
+pub(super) async fn handle(
+    shared: &Arc<Shared>,
+    operation: Operation,
+    store_name: &StoreName,
+    store: Arc<dyn Store>,
+    request: Message,
+) {
+    let allowed = |reply: &String| shared.options.delivery_allow.allows(reply);
+    let Some(reply) = request.reply.clone().filter(allowed) else {
         shared.metrics.refuse("reply_subject");
-        return warn!(%store, operation = operation.name(), "refusing a request whose reply subject is not allowed");
+        return warn!(store = %store_name, operation = operation.name(), "refusing a request whose reply subject is not allowed");
     };
-    let Some(own) = shared.stores.get(store) else { return };
     let asker = Asker {
         shared: Arc::clone(shared),
-        store_name: store.clone(),
-        store: Arc::clone(own),
+        store_name: store_name.clone(),
+        store,
         reply,
         operation,
         asked: Instant::now(),
     };
-    let span = info_span!("request", operation = operation.name(), %store);
     match operation {
-        Operation::Get => handle_get(asker, &request.payload).instrument(span).await,
+        Operation::Get => handle_get(asker, &request).await,
         Operation::Stat | Operation::List => {
+            let name = operation.name();
+            let span = info_span!("query", otel.kind = "server", operation = name, store = %store_name);
+            trace::adopt(&span, &request.headers);
             let Ok(permit) = Arc::clone(&shared.queries).try_acquire_owned() else {
                 return asker.refuse(None, &busy("too many requests at once")).await;
             };
@@ -66,8 +76,8 @@ pub(super) async fn handle(shared: &Arc<Shared>, operation: Operation, store: &S
     }
 }
 
-async fn handle_get(asker: Asker, payload: &[u8]) {
-    let request = match GetRequest::parse(payload) {
+async fn handle_get(asker: Asker, message: &Message) {
+    let request = match GetRequest::parse(&message.payload) {
         Ok(request) => request,
         Err(error) => return asker.refuse(None, &error).await,
     };
@@ -81,7 +91,8 @@ async fn handle_get(asker: Asker, payload: &[u8]) {
     };
     let transfer = TransferId(Uuid::new_v4());
     let entry = shared.registry.enter(&shared, transfer);
-    let span = info_span!("transfer", %transfer, store = %asker.store_name);
+    let span = info_span!("transfer", otel.kind = "server", %transfer, store = %asker.store_name);
+    trace::adopt(&span, &message.headers);
     let run = async move {
         transfer::run(asker, request, entry).await;
         drop((permit, reservation));
@@ -98,7 +109,7 @@ impl Asker {
         };
         match answer {
             Ok(body) => {
-                self.shared.service.count(self.operation, &self.store_name, self.asked.elapsed(), None);
+                self.count(None);
                 self.send(Message { payload: body, ..Message::default() }).await;
             }
             Err(error) => self.refuse(None, &error).await,
@@ -133,8 +144,10 @@ impl Asker {
     /// Answers with an error.
     pub(super) async fn refuse(&self, context: Option<String>, error: &WireError) {
         self.shared.metrics.refuse(error.code.name());
-        self.shared.service.count(self.operation, &self.store_name, self.asked.elapsed(), Some(error));
-        debug!(code = %error.code, %error, "refusing a request");
+        self.count(Some(error));
+        info!(store = %self.store_name, operation = self.operation.name(), code = %error.code, "refusing a request");
+        // It may name the key.
+        debug!(%error, "the reason");
         let (headers, payload) = match self.operation {
             Operation::Get => Envelope { transfer: None, context }.encode(&Body::Error(error.clone())),
             Operation::Stat | Operation::List => {
@@ -147,8 +160,14 @@ impl Asker {
     }
 
     /// Counts a request as answered.
-    pub(super) fn count_accepted(&self) {
-        self.shared.service.count(self.operation, &self.store_name, self.asked.elapsed(), None);
+    pub(super) fn count(&self, error: Option<&WireError>) {
+        self.shared.service.count(self.operation, &self.store_name, self.asked.elapsed(), error);
+        let label = RequestLabel {
+            operation: self.operation.name(),
+            store: self.store_name.to_string(),
+            result: error.map_or("ok", |error| error.code.name()),
+        };
+        self.shared.metrics.requests.get_or_create(&label).inc();
     }
 
     /// Returns how long ago the request came in.

@@ -7,24 +7,25 @@ mod handlers;
 mod health;
 mod registry;
 mod service;
+mod serving;
 mod transfer;
 
-pub use self::health::Readiness;
+pub use self::health::{Readiness, probe};
+pub use self::serving::Replaced;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::info;
 use uuid::Uuid;
 
-use crate::bus::{self, Bus, Subscription};
+use crate::bus::{self, Bus};
 use crate::metrics::RelayMetrics;
-use crate::proto::subject::{DeliveryAllow, Operation, Prefix, QUEUE_GROUP};
+use crate::proto::subject::{DeliveryAllow, Prefix};
 use crate::proto::{HEADERS_MAX_BYTES, StoreName};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -99,7 +100,7 @@ pub enum Error {
 #[derive(Debug)]
 struct Shared {
     bus: Arc<dyn Bus>,
-    stores: Stores,
+    serving: serving::Serving,
     options: Options,
     /// The service id, also a token of every control subject.
     instance: String,
@@ -109,6 +110,8 @@ struct Shared {
     service: service::Service,
     metrics: Arc<RelayMetrics>,
     readiness: watch::Sender<Readiness>,
+    /// Asks for the stores to be probed now.
+    probe: Notify,
     shutdown: Shutdown,
     /// Tells transfers that the grace is over.
     goaway: CancellationToken,
@@ -137,7 +140,8 @@ impl Relay {
             return Err(Error::NoStore);
         }
         let instance = Uuid::new_v4().simple().to_string();
-        let service = service::Service::new(&instance, &options, stores.keys());
+        let service = service::Service::new(&instance, &options);
+        metrics.transfers_max.set(options.transfers_max as u64);
         let shared = Arc::new(Shared {
             bus,
             transfers: Arc::new(Semaphore::new(options.transfers_max)),
@@ -146,13 +150,15 @@ impl Relay {
             service,
             metrics,
             readiness: watch::Sender::default(),
+            probe: Notify::new(),
             shutdown,
             goaway: CancellationToken::new(),
             tasks: TaskTracker::new(),
             instance,
-            stores,
+            serving: serving::Serving::default(),
             options,
         });
+        let events = shared.bus.events();
         let controls = shared.options.prefix.controls(&shared.instance);
         let controls = shared.bus.subscribe(&controls, None).await?;
         shared.tasks.spawn(registry::dispatch(Arc::clone(&shared), controls));
@@ -160,18 +166,11 @@ impl Relay {
             let questions = shared.bus.subscribe(&subject, None).await?;
             shared.tasks.spawn(service::answer(Arc::clone(&shared), questions));
         }
-        let endpoints: Vec<_> = shared.stores.keys().cloned().collect();
-        for store in endpoints {
-            for operation in Operation::ALL {
-                let subject = shared.options.prefix.request(operation, &store);
-                let requests = shared.bus.subscribe(&subject, Some(QUEUE_GROUP)).await?;
-                shared.tasks.spawn(serve(Arc::clone(&shared), operation, store.clone(), requests));
-            }
-        }
-        shared.tasks.spawn(health::watch(Arc::clone(&shared)));
+        let served = serving::replace(&shared, stores).await?;
+        shared.tasks.spawn(health::watch(Arc::clone(&shared), events));
         shared.tasks.spawn(drain(Arc::clone(&shared)));
         shared.bus.flush().await?;
-        info!(instance = %shared.instance, prefix = %shared.options.prefix, stores = shared.stores.len(), "serving");
+        info!(instance = %shared.instance, prefix = %shared.options.prefix, stores = served.added.len(), "serving");
         Ok(Self { shared })
     }
 
@@ -193,11 +192,23 @@ impl Relay {
         self.shared.readiness.subscribe()
     }
 
+    /// Serves `stores` and nothing else from now on. Transfers under way go on with what they began with; a store
+    /// that stays is replaced between two requests.
+    ///
+    /// # Errors
+    /// When there is no store, or the bus does not take the subscriptions. Then all that was served still is.
+    pub async fn replace_stores(&self, stores: Stores) -> Result<Replaced, Error> {
+        let replaced = serving::replace(&self.shared, stores).await?;
+        self.shared.bus.flush().await?;
+        self.shared.probe.notify_one();
+        Ok(replaced)
+    }
+
     /// Waits until the relay was asked to stop and every transfer has ended.
     ///
     /// # Errors
     /// When the last messages could not be sent.
-    pub async fn wait(self) -> Result<(), Error> {
+    pub async fn wait(&self) -> Result<(), Error> {
         self.shared.tasks.wait().await;
         tokio::select! {
             flushed = self.shared.bus.flush() => flushed?,
@@ -205,26 +216,6 @@ impl Relay {
         }
         info!(instance = %self.shared.instance, "stopped");
         Ok(())
-    }
-}
-
-/// Serves one endpoint until a shutdown.
-async fn serve(shared: Arc<Shared>, operation: Operation, store: StoreName, mut requests: Subscription) {
-    loop {
-        let request = tokio::select! {
-            biased;
-            () = shared.shutdown.force.cancelled() => return,
-            () = shared.shutdown.drain.cancelled() => break,
-            request = requests.next() => request,
-        };
-        let Some(request) = request else {
-            return warn!(%store, operation = operation.name(), "the subscription ended");
-        };
-        handlers::handle(&shared, operation, &store, request).await;
-    }
-    requests.close();
-    while let Some(request) = requests.next().await {
-        handlers::handle(&shared, operation, &store, request).await;
     }
 }
 

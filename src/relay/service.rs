@@ -4,7 +4,7 @@
 //! that one sends errors without a body, and because it would tie the relay to one bus.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -16,7 +16,7 @@ use tracing::warn;
 use super::{Options, Shared};
 use crate::bus::{Message, Subscription};
 use crate::proto::message::json;
-use crate::proto::subject::{Operation, QUEUE_GROUP};
+use crate::proto::subject::{Operation, Prefix, QUEUE_GROUP};
 use crate::proto::{StoreName, VERSION, WireError};
 
 /// The service's name.
@@ -27,7 +27,8 @@ const NAME: &str = "gantry";
 pub(super) struct Service {
     identity: Identity,
     started: String,
-    endpoints: Vec<Endpoint>,
+    endpoints: RwLock<Vec<Endpoint>>,
+    prefix: Prefix,
 }
 
 #[derive(Debug, Serialize)]
@@ -43,10 +44,10 @@ struct Endpoint {
     operation: Operation,
     store: StoreName,
     subject: String,
-    counts: Mutex<Counts>,
+    counts: Counts,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Counts {
     requests: u64,
     errors: u64,
@@ -69,7 +70,7 @@ struct EndpointStats<'a> {
     queue_group: &'static str,
     num_requests: u64,
     num_errors: u64,
-    last_error: String,
+    last_error: &'a str,
     /// Nanoseconds, as the API has it.
     processing_time: u64,
     average_processing_time: u64,
@@ -100,7 +101,7 @@ struct Stats<'a> {
 }
 
 impl Service {
-    pub(super) fn new<'a>(instance: &str, options: &Options, stores: impl Iterator<Item = &'a StoreName>) -> Self {
+    pub(super) fn new(instance: &str, options: &Options) -> Self {
         let metadata = BTreeMap::from([
             ("protocol", VERSION.to_string()),
             ("prefix", options.prefix.to_string()),
@@ -110,20 +111,29 @@ impl Service {
             ("beat_ms", options.beat_interval.as_millis().to_string()),
             ("idle_ms", options.idle_timeout.as_millis().to_string()),
         ]);
-        let endpoints = stores
-            .flat_map(|store| Operation::ALL.map(|operation| (operation, store)))
-            .map(|(operation, store)| Endpoint {
-                operation,
-                store: store.clone(),
-                subject: options.prefix.request(operation, store),
-                counts: Mutex::default(),
-            })
-            .collect();
         Self {
             identity: Identity { name: NAME, id: instance.to_owned(), version: env!("CARGO_PKG_VERSION"), metadata },
             started: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
-            endpoints,
+            endpoints: RwLock::default(),
+            prefix: options.prefix.clone(),
         }
+    }
+
+    /// Adds a store's endpoints.
+    pub(super) fn add(&self, store: &StoreName) {
+        let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        endpoints.extend(Operation::ALL.map(|operation| Endpoint {
+            operation,
+            store: store.clone(),
+            subject: self.prefix.request(operation, store),
+            counts: Counts::default(),
+        }));
+    }
+
+    /// Takes a store's endpoints away.
+    pub(super) fn remove(&self, store: &StoreName) {
+        let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        endpoints.retain(|endpoint| endpoint.store != *store);
     }
 
     /// Returns the subjects under which the service is asked about itself.
@@ -142,9 +152,9 @@ impl Service {
 
     /// Counts one answered request.
     pub(super) fn count(&self, operation: Operation, store: &StoreName, took: Duration, error: Option<&WireError>) {
-        let endpoint = self.endpoints.iter().find(|own| own.operation == operation && own.store == *store);
-        let Some(endpoint) = endpoint else { return };
-        let mut counts = endpoint.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        let endpoint = endpoints.iter_mut().find(|own| own.operation == operation && own.store == *store);
+        let Some(Endpoint { counts, .. }) = endpoint else { return };
         counts.requests = counts.requests.saturating_add(1);
         counts.processing = counts.processing.saturating_add(took);
         if let Some(error) = error {
@@ -155,17 +165,18 @@ impl Service {
 
     fn describe(&self, verb: &str) -> Option<bytes::Bytes> {
         let identity = &self.identity;
+        let endpoints = self.endpoints.read().unwrap_or_else(PoisonError::into_inner);
         match verb {
             "PING" => Some(json(&Response { r#type: "io.nats.micro.v1.ping_response", identity, more: Nothing {} })),
             "INFO" => {
                 let more = Info {
                     description: "Relays objects over NATS",
-                    endpoints: self.endpoints.iter().map(Endpoint::info).collect(),
+                    endpoints: endpoints.iter().map(Endpoint::info).collect(),
                 };
                 Some(json(&Response { r#type: "io.nats.micro.v1.info_response", identity, more }))
             }
             "STATS" => {
-                let endpoints = self.endpoints.iter().map(Endpoint::stats).collect();
+                let endpoints = endpoints.iter().map(Endpoint::stats).collect();
                 let more = Stats { started: &self.started, endpoints };
                 Some(json(&Response { r#type: "io.nats.micro.v1.stats_response", identity, more }))
             }
@@ -189,7 +200,7 @@ impl Endpoint {
     }
 
     fn stats(&self) -> EndpointStats<'_> {
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let counts = &self.counts;
         let processing_time = u64::try_from(counts.processing.as_nanos()).unwrap_or(u64::MAX);
         EndpointStats {
             name: self.name(),
@@ -197,7 +208,7 @@ impl Endpoint {
             queue_group: QUEUE_GROUP,
             num_requests: counts.requests,
             num_errors: counts.errors,
-            last_error: counts.last_error,
+            last_error: &counts.last_error,
             processing_time,
             average_processing_time: processing_time.checked_div(counts.requests).unwrap_or(0),
         }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, trace};
+use tracing::{debug, info, trace, warn};
 
 use super::handlers::Asker;
 use super::registry::{Entry, Heard};
 use crate::bus::Message;
-use crate::metrics::{OutcomeLabel, StoreLabel};
+use crate::metrics::{OutcomeLabel, TransferMetrics};
 use crate::proto::message::{Envelope, Wait};
 use crate::proto::sender::{Outcome, Sender, Settings};
 use crate::proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, WireError};
@@ -52,17 +52,16 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     if !link.publish(Body::Accepted(Box::new(accepted))).await {
         return link.count("aborted");
     }
-    link.asker.count_accepted();
-    info!(start = range.start, end = range.end, opened_in = ?link.asker.elapsed(), "transfer started");
-    let mut drive = Drive { sender, clock, body: opened.body, store_ended: false, entry };
+    link.asker.count(None);
+    info!(start = range.start, end = range.end, opened_ms = as_millis(link.asker.elapsed()), "transfer started");
+    let metrics = link.asker.shared.metrics.transfer(link.asker.store_name.as_str());
+    let mut drive =
+        Drive { sender, clock, body: opened.body, store_ended: false, entry, metrics, stalled: Stalled::default() };
     let outcome = drive.run(&mut link).await;
-    let name = outcome.as_ref().map_or("aborted", outcome_name);
-    let (bytes, chunks) = (drive.sender.sent_bytes(), drive.sender.sent_chunks());
-    info!(outcome = name, bytes, chunks, elapsed = ?link.asker.elapsed(), "transfer ended");
-    link.count(name);
-    let store = StoreLabel { store: link.asker.store_name.to_string() };
-    link.asker.shared.metrics.sent_bytes.get_or_create(&store).inc_by(bytes);
-    link.asker.shared.metrics.sent_chunks.get_or_create(&store).inc_by(chunks);
+    let took = link.asker.elapsed();
+    drive.metrics.duration.observe(took.as_secs_f64());
+    drive.log_end(outcome.as_ref(), took);
+    link.count(outcome.as_ref().map_or("aborted", outcome_name));
 }
 
 /// The way from one transfer to its consumer.
@@ -135,6 +134,8 @@ struct Drive {
     body: store::Body,
     store_ended: bool,
     entry: Entry,
+    metrics: TransferMetrics,
+    stalled: Stalled,
 }
 
 impl Drive {
@@ -148,10 +149,15 @@ impl Drive {
         loop {
             self.take_what_is_ready();
             while let Some(message) = self.sender.poll_transmit(self.clock.now()) {
+                let chunk_len = if let Body::Chunk(chunk) = &message { Some(chunk.payload.len()) } else { None };
                 if !link.publish(message).await {
                     return None;
                 }
+                if let Some(len) = chunk_len {
+                    self.count_chunk(len, link);
+                }
             }
+            self.stalled.note(self.sender.is_blocked(), &self.metrics);
             if let Some(outcome) = self.sender.outcome() {
                 return Some(outcome.clone());
             }
@@ -169,6 +175,30 @@ impl Drive {
                     self.sender.handle_timeout(self.clock.now());
                 }
             }
+        }
+    }
+
+    fn count_chunk(&self, len: usize, link: &Link) {
+        if self.sender.sent_chunks() == 1 {
+            self.metrics.first_byte.observe(link.asker.elapsed().as_secs_f64());
+        }
+        self.metrics.sent_chunks.inc();
+        self.metrics.sent_bytes.inc_by(len as u64);
+    }
+
+    /// The one line with all that a support person asks for.
+    fn log_end(&mut self, outcome: Option<&Outcome>, took: Duration) {
+        self.stalled.note(false, &self.metrics);
+        let (bytes, chunks) = (self.sender.sent_bytes(), self.sender.sent_chunks());
+        let (ms, stalled_ms) = (as_millis(took), as_millis(self.stalled.total));
+        let bytes_per_s = bytes.saturating_mul(1000).checked_div(ms).unwrap_or(bytes);
+        let outcome_name = outcome.map_or("aborted", outcome_name);
+        if let Some(Outcome::Failed(error)) = outcome {
+            // It may name the key.
+            debug!(%error, "the reason");
+            warn!(outcome = outcome_name, bytes, chunks, ms, stalled_ms, bytes_per_s, "transfer ended");
+        } else {
+            info!(outcome = outcome_name, bytes, chunks, ms, stalled_ms, bytes_per_s, "transfer ended");
         }
     }
 
@@ -204,6 +234,27 @@ impl Drive {
         } else {
             self.sender.handle_control(heard.control, self.clock.now());
         }
+    }
+}
+
+/// How long a transfer waited for credit.
+#[derive(Default)]
+struct Stalled {
+    total: Duration,
+    /// When it was last seen to wait; the time before is counted.
+    since: Option<Instant>,
+}
+
+impl Stalled {
+    fn note(&mut self, blocked: bool, metrics: &TransferMetrics) {
+        if let Some(since) = self.since {
+            let waited = since.elapsed();
+            self.total += waited;
+            metrics.credit_stalled.inc_by(waited.as_secs_f64());
+        } else if blocked {
+            metrics.credit_stalls.inc();
+        }
+        self.since = blocked.then(Instant::now);
     }
 }
 

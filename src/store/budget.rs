@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 #[derive(Clone, Debug)]
 pub struct Budget {
     kib: Arc<Semaphore>,
+    total_kib: usize,
 }
 
 /// A part of a [`Budget`], given back when dropped.
@@ -24,7 +25,7 @@ impl Budget {
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let kib = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { kib: Arc::new(Semaphore::new(kib)) }
+        Self { kib: Arc::new(Semaphore::new(kib)), total_kib: kib }
     }
 
     /// Takes `bytes`, rounded up to whole KiB; `None` when that much is not left.
@@ -33,6 +34,18 @@ impl Budget {
         let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
         let permit = Arc::clone(&self.kib).try_acquire_many_owned(kib).ok()?;
         Some(Reservation { _permit: permit })
+    }
+
+    /// Returns how many bytes there are in all.
+    #[must_use]
+    pub const fn total_bytes(&self) -> u64 {
+        self.total_kib as u64 * 1024
+    }
+
+    /// Returns how many bytes are taken.
+    #[must_use]
+    pub fn reserved_bytes(&self) -> u64 {
+        self.total_bytes().saturating_sub(self.available_bytes())
     }
 
     /// Returns how many bytes are left.
@@ -50,7 +63,7 @@ mod tests {
     fn a_dropped_reservation_comes_back() {
         let budget = Budget::new(10 * 1024);
         let held = budget.try_reserve(6 * 1024 + 1).unwrap();
-        assert_eq!(budget.available_bytes(), 3 * 1024);
+        assert_eq!((budget.available_bytes(), budget.reserved_bytes()), (3 * 1024, 7 * 1024));
         assert!(budget.clone().try_reserve(4 * 1024).is_none());
         drop(held);
         assert!(budget.try_reserve(10 * 1024).is_some());

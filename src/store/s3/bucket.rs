@@ -15,7 +15,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::client::Live;
 use super::failure::{Cure, Failure};
 use super::object;
+use super::observe::observed;
 use super::options::{Limits, Options};
+use crate::metrics::S3Observer;
 use crate::proto::{Key, ListPage, ListRequest, ObjectInfo, Pin};
 use crate::store::{Error, LIST_LIMIT_MAX};
 
@@ -25,6 +27,7 @@ pub(super) struct Bucket {
     name: String,
     prefix: String,
     limits: Limits,
+    observer: S3Observer,
     live: Live,
 }
 
@@ -40,7 +43,8 @@ pub(super) struct Answer {
 impl Bucket {
     pub(super) async fn connect(options: Options) -> Result<Self, Error> {
         let (name, prefix, limits) = (options.bucket.clone(), options.prefix.clone(), options.limits.clone());
-        Ok(Self { name, prefix, limits, live: Live::connect(options).await? })
+        let observer = options.observer.clone();
+        Ok(Self { name, prefix, limits, observer, live: Live::connect(options).await? })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -67,22 +71,25 @@ impl Bucket {
 
     /// Asks once for a whole object and the checksum that is stored with it.
     pub(super) async fn get_whole(&self, client: &Client, key: &Key, pin: &Pin) -> Result<Answer, Failure> {
-        let what = self.what(key);
-        let request = client
-            .get_object()
-            .bucket(&self.name)
-            .key(self.full(key))
-            .set_if_match(pin.if_match.clone())
-            .set_version_id(pin.version_id.clone())
-            .customize()
-            // Set as a header, not as the SDK's parameter, which would have the SDK verify the body as well.
-            .mutate_request(|request| {
-                request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
-            })
-            .send();
-        let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-        let object = object::of_whole(key, pin, &output, &what).map_err(Failure::is_final)?;
-        Ok(Answer { range: 0..object.size, object, body: output.body })
+        let asked = async {
+            let what = self.what(key);
+            let request = client
+                .get_object()
+                .bucket(&self.name)
+                .key(self.full(key))
+                .set_if_match(pin.if_match.clone())
+                .set_version_id(pin.version_id.clone())
+                .customize()
+                // Set as a header, not as the SDK's parameter, which would have the SDK verify the body as well.
+                .mutate_request(|request| {
+                    request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
+                })
+                .send();
+            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            let object = object::of_whole(key, pin, &output, &what).map_err(Failure::is_final)?;
+            Ok(Answer { range: 0..object.size, object, body: output.body })
+        };
+        observed(&self.observer, "get", asked).await
     }
 
     /// Asks once for a range, without its end for all that follows.
@@ -93,63 +100,76 @@ impl Bucket {
         pin: &Pin,
         (start, end): (u64, Option<u64>),
     ) -> Result<Answer, Failure> {
-        let what = self.what(key);
-        let last = end.map_or_else(String::new, |end| (end - 1).to_string());
-        let request = client
-            .get_object()
-            .bucket(&self.name)
-            .key(self.full(key))
-            .set_if_match(pin.if_match.clone())
-            .set_version_id(pin.version_id.clone())
-            .range(format!("bytes={start}-{last}"))
-            .send();
-        let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-        let (object, range) = object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::is_final)?;
-        Ok(Answer { object, range, body: output.body })
+        let asked = async {
+            let what = self.what(key);
+            let last = end.map_or_else(String::new, |end| (end - 1).to_string());
+            let request = client
+                .get_object()
+                .bucket(&self.name)
+                .key(self.full(key))
+                .set_if_match(pin.if_match.clone())
+                .set_version_id(pin.version_id.clone())
+                .range(format!("bytes={start}-{last}"))
+                .send();
+            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            let (object, range) =
+                object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::is_final)?;
+            Ok(Answer { object, range, body: output.body })
+        };
+        observed(&self.observer, "get", asked).await
     }
 
     /// Asks once for an object's description with its checksum.
     ///
     /// The pinned `ETag` is compared here instead of sent: there are stores that refuse their own `ETag` on a HEAD.
     pub(super) async fn head(&self, client: &Client, key: &Key, pin: &Pin) -> Result<ObjectInfo, Failure> {
-        let what = self.what(key);
-        let request = client
-            .head_object()
-            .bucket(&self.name)
-            .key(self.full(key))
-            .set_version_id(pin.version_id.clone())
-            .checksum_mode(ChecksumMode::Enabled)
-            .send();
-        let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-        object::of_head(key, pin, &output, &what).map_err(Failure::is_final)
+        let asked = async {
+            let what = self.what(key);
+            let request = client
+                .head_object()
+                .bucket(&self.name)
+                .key(self.full(key))
+                .set_version_id(pin.version_id.clone())
+                .checksum_mode(ChecksumMode::Enabled)
+                .send();
+            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            object::of_head(key, pin, &output, &what).map_err(Failure::is_final)
+        };
+        observed(&self.observer, "head", asked).await
     }
 
     /// Asks once for a page of keys.
     pub(super) async fn list(&self, client: &Client, request: &ListRequest) -> Result<ListPage, Failure> {
-        let what = format!("bucket {:?}", self.name);
-        let limit = request.limit.unwrap_or(LIST_LIMIT_MAX).clamp(1, LIST_LIMIT_MAX);
-        let request = client
-            .list_objects_v2()
-            .bucket(&self.name)
-            .prefix(format!("{}{}", self.prefix, request.prefix))
-            .set_delimiter((!request.recursive).then(|| "/".to_owned()))
-            .max_keys(i32::try_from(limit).unwrap_or(i32::MAX))
-            .set_continuation_token(request.token.clone())
-            .send();
-        let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-        Ok(object::of_listing(&output, &self.prefix))
+        let asked = async {
+            let what = format!("bucket {:?}", self.name);
+            let limit = request.limit.unwrap_or(LIST_LIMIT_MAX).clamp(1, LIST_LIMIT_MAX);
+            let request = client
+                .list_objects_v2()
+                .bucket(&self.name)
+                .prefix(format!("{}{}", self.prefix, request.prefix))
+                .set_delimiter((!request.recursive).then(|| "/".to_owned()))
+                .max_keys(i32::try_from(limit).unwrap_or(i32::MAX))
+                .set_continuation_token(request.token.clone())
+                .send();
+            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            Ok(object::of_listing(&output, &self.prefix))
+        };
+        observed(&self.observer, "list", asked).await
     }
 
     /// Asks once for what needs no object to exist, with the right to list or to read.
     pub(super) async fn probe(&self, client: &Client) -> Result<(), Failure> {
-        let what = format!("bucket {:?}", self.name);
-        let request = client.list_objects_v2().bucket(&self.name).prefix(&self.prefix).max_keys(1).send();
-        match Box::pin(request).await {
-            // It knows who asks, and that right is not needed to read.
-            Err(error) if error.code() == Some("AccessDenied") => Ok(()),
-            Err(error) => Err(Failure::of(&error, &what)),
-            Ok(_) => Ok(()),
-        }
+        let asked = async {
+            let what = format!("bucket {:?}", self.name);
+            let request = client.list_objects_v2().bucket(&self.name).prefix(&self.prefix).max_keys(1).send();
+            match Box::pin(request).await {
+                // It knows who asks, and that right is not needed to read.
+                Err(error) if error.code() == Some("AccessDenied") => Ok(()),
+                Err(error) => Err(Failure::of(&error, &what)),
+                Ok(_) => Ok(()),
+            }
+        };
+        observed(&self.observer, "probe", asked).await
     }
 
     /// Repeats `request` within the retry budget for as long as there is hope, and cures what can be.

@@ -16,6 +16,7 @@ use aws_sdk_s3::config::{
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::observe::TraceHeader;
 use super::options::{Credentials, Options};
 use crate::store::Error;
 
@@ -115,6 +116,7 @@ async fn client(options: &Options) -> Result<Client, Error> {
         // of retries among all requests, and gives up on a body after 5 s.
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .interceptor(TraceHeader)
         .timeout_config(TimeoutConfig::builder().connect_timeout(options.limits.connect_timeout).build());
     if let Some(url) = &options.endpoint_url {
         config = config.endpoint_url(url);

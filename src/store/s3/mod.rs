@@ -7,6 +7,7 @@ mod bucket;
 mod client;
 mod failure;
 mod object;
+mod observe;
 mod options;
 mod pace;
 mod parts;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::metrics::S3Observer;
+
 /// A bucket, a prefix in it, and how to reach it.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -22,6 +24,8 @@ pub struct Options {
     pub credentials: Credentials,
     /// Bounds on time and concurrency.
     pub limits: Limits,
+    /// Counts the requests.
+    pub observer: S3Observer,
 }
 
 impl Options {
@@ -37,6 +41,7 @@ impl Options {
             profile: None,
             credentials: Credentials::Chain,
             limits: Limits::default(),
+            observer: S3Observer::default(),
         }
     }
 }

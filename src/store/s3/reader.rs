@@ -15,6 +15,7 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::bucket::{Bucket, Cures};
 use super::failure::Failure;
@@ -161,7 +162,7 @@ impl Reader {
             let Some(reservation) = self.budget.try_reserve((range.end - range.start) * 3 / 2) else { return };
             let (sender, pieces) = mpsc::unbounded_channel();
             let fetch = fetch(Arc::clone(&self.bucket), Arc::clone(&self.object), range.clone(), sender);
-            let task = AbortOnDropHandle::new(tokio::spawn(fetch));
+            let task = AbortOnDropHandle::new(tokio::spawn(fetch.in_current_span()));
             self.ahead.push_back(Ahead { range, pieces, _task: task, _reservation: reservation });
         }
     }
