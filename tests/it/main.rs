@@ -17,6 +17,8 @@ mod limits;
 #[cfg(test)]
 mod nats_deploy;
 #[cfg(test)]
+mod ops;
+#[cfg(test)]
 mod raw;
 #[cfg(test)]
 mod relay;

@@ -34,6 +34,19 @@ pub(crate) struct NatsOptions {
     pub(crate) env: Vec<(&'static str, String)>,
 }
 
+impl NatsOptions {
+    fn write(&self, folder: &TempDir) {
+        let max_payload = self.max_payload.map(|bytes| format!("max_payload: {bytes}\n")).unwrap_or_default();
+        // nats-server warns above 8 MiB and refuses a payload limit above what may be pending, 64 MiB.
+        std::fs::write(folder.path().join("nats.conf"), max_payload + &self.config).unwrap();
+        for (path, text) in &self.files {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a file is in a folder")).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+    }
+}
+
 /// One nats-server on a loopback port that it keeps over restarts. It ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Nats {
@@ -52,14 +65,7 @@ impl Nats {
     /// Starts a server on a port that it chooses, and waits until it greets.
     pub(crate) async fn start(options: NatsOptions) -> Self {
         let folder = data::folder();
-        let max_payload = options.max_payload.map(|bytes| format!("max_payload: {bytes}\n")).unwrap_or_default();
-        // nats-server warns above 8 MiB and refuses a payload limit above what may be pending, 64 MiB.
-        std::fs::write(folder.path().join("nats.conf"), max_payload + &options.config).unwrap();
-        for (path, text) in &options.files {
-            let path = folder.path().join(path);
-            std::fs::create_dir_all(path.parent().expect("a file is in a folder")).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
+        options.write(&folder);
         let process = Self::spawn(&options, &folder, -1);
         let mut nats = Self { options, folder, process, port: 0 };
         let ports_file = nats.folder.path().join(format!("nats-server_{}.ports", nats.process.pid()));
@@ -111,6 +117,12 @@ impl Nats {
         self.process.kill().await;
         self.process = Self::spawn(&self.options, &self.folder, self.port.into());
         self.greeted().await;
+    }
+
+    /// Replaces the configuration; the next start reads it.
+    pub(crate) fn set_config(&mut self, config: String) {
+        self.options.config = config;
+        self.options.write(&self.folder);
     }
 
     /// Sends a signal by its name: `STOP` and `CONT` freeze it, `USR2` is lame duck mode.

@@ -1,0 +1,304 @@
+//! What an operator relies on: pages, drain, reload, the check, traces. The built binary and real servers.
+
+mod collector;
+
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use self::collector::Collector;
+use crate::support::{Nats, NatsOptions, Relay, S3, data, gantry, until};
+
+/// A relay's page: the status and the body.
+async fn page(address: &str, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+async fn ready(address: &str, status: u16) -> String {
+    until(&format!("/readyz with {status}"), async || {
+        page(address, "/readyz").await.filter(|(own, _)| *own == status).map(|(_, body)| body)
+    })
+    .await
+}
+
+async fn metric(address: &str, series: &str) -> f64 {
+    let (_, text) = page(address, "/metrics").await.unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(series));
+    line.map_or(0.0, |value| value.trim().parse().unwrap())
+}
+
+fn address() -> String {
+    format!("127.0.0.1:{}", data::free_port())
+}
+
+fn store(folder: &Path) -> String {
+    format!("file://{}", folder.display())
+}
+
+#[tokio::test]
+async fn readiness_follows_nats_and_the_stores() {
+    let mut nats = Nats::plain().await;
+    let folder = data::folder();
+    let files = folder.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    let address = address();
+    let _relay = Relay::on(&nats).store("s", store(&files)).arg("--http").arg(&address).start().await;
+
+    let text = ready(&address, 200).await;
+    assert!(text.contains("nats: connected") && text.contains("store s: ok"), "{text}");
+    assert_eq!(page(&address, "/livez").await.unwrap().0, 200);
+    let url = format!("http://{address}/readyz");
+    gantry(["health", "--url", &url]).run().await.expect_code(0);
+
+    nats.kill().await;
+    let text = ready(&address, 503).await;
+    assert!(text.contains("nats: not connected"), "{text}");
+    let said = gantry(["health", "--url", &url]).run().await.expect_code(1);
+    assert!(said.stdout_text().contains("nats: not connected"), "{said:?}");
+    assert_eq!(page(&address, "/livez").await.unwrap().0, 200);
+    nats.restart().await;
+    ready(&address, 200).await;
+    assert!(metric(&address, "gantry_nats_reconnects_total").await >= 1.0);
+}
+
+#[tokio::test]
+async fn an_address_that_was_chosen_must_be_free() {
+    let nats = Nats::plain().await;
+    let folder = data::folder();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap().to_string();
+    let store = format!("s={}", store(folder.path()));
+    let said = gantry(["serve", "--store", &store, "--http", &address]).nats(&nats).run().await.expect_code(2);
+    assert!(said.stderr.contains("http.listen") && said.stderr.contains(&address), "{}", said.stderr);
+}
+
+#[tokio::test]
+async fn a_relay_that_drains_lets_its_transfer_finish_and_another_takes_what_comes() {
+    let nats = Nats::plain().await;
+    let folder = data::folder();
+    let files = folder.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    data::random_file(&files.join("big"), 1, 64 << 20);
+    let (one, two) = (address(), address());
+    let start =
+        async |address: &str| Relay::on(&nats).store("s", store(&files)).arg("--http").arg(address).start().await;
+    let mut first = start(&one).await;
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Nobody reads the pipe yet, so the transfer waits for credit for as long as this test likes.
+    let (held, writer) = hold(&pipe);
+    let slow = gantry(["get", "s/big", "-o", "-"]).nats(&nats).stdout_to(&pipe).spawn();
+    drop(writer);
+    until("a transfer", async || (metric(&one, "gantry_transfers_active ").await > 0.0).then_some(())).await;
+    until("chunks during the transfer", async || {
+        (metric(&one, "gantry_sent_bytes_total{store=\"s\"} ").await > 0.0).then_some(())
+    })
+    .await;
+    let second = start(&two).await;
+
+    first.signal("TERM");
+    let text = ready(&one, 503).await;
+    assert!(text.contains("draining"), "{text}");
+    let other = folder.path().join("other");
+    gantry(["get", "s/big", "-o"]).arg(&other).nats(&nats).run().await.expect_code(0);
+    data::assert_same_file(&files.join("big"), &other);
+    assert_eq!(metric(&two, "gantry_transfers_total{store=\"s\",outcome=\"completed\"} ").await, 1.0);
+    let read = tokio::task::spawn_blocking(move || read_all(held)).await.unwrap();
+    assert_eq!(slow.output().await.expect_code(0).code, Some(0));
+    assert_eq!(read, std::fs::read(files.join("big")).unwrap());
+    assert_eq!(first.wait().await.code(), Some(0));
+    let log = first.stderr();
+    assert!(log.contains("draining") && log.contains("outcome=\"completed\""), "{log}");
+    drop(second);
+}
+
+#[tokio::test]
+async fn the_grace_ends_in_a_goaway_and_a_clean_exit() {
+    let nats = Nats::plain().await;
+    let folder = data::folder();
+    data::random_file(&folder.path().join("big"), 2, 64 << 20);
+    let start = async || {
+        let relay = Relay::on(&nats).store("s", store(folder.path())).arg("--http").arg("off");
+        relay.env("GANTRY_RELAY__DRAIN_GRACE_MS", "50").start().await
+    };
+    let mut first = start().await;
+    let pipe = data::folder();
+    let pipe = pipe.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (held, writer) = hold(&pipe);
+    let slow = gantry(["get", "s/big", "-o", "-"]).nats(&nats).stdout_to(&pipe).spawn();
+    drop(writer);
+    first.logged("transfer started").await;
+    let second = start().await;
+    first.signal("TERM");
+    assert_eq!(first.wait().await.code(), Some(0));
+    assert!(first.stderr().contains("outcome=\"drained\""), "{}", first.stderr());
+    let read = tokio::task::spawn_blocking(move || read_all(held)).await.unwrap();
+    slow.output().await.expect_code(0);
+    assert_eq!(read, std::fs::read(folder.path().join("big")).unwrap());
+    assert!(second.stderr().contains("outcome=\"completed\""), "{}", second.stderr());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let nats = Nats::plain().await;
+    let folder = data::folder();
+    data::random_file(&folder.path().join("big"), 3, 64 << 20);
+    let mut relay = Relay::on(&nats).store("s", store(folder.path())).arg("--http").arg("off").start().await;
+    let pipes = data::folder();
+    let pipe = pipes.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (_held, writer) = hold(&pipe);
+    let _slow = gantry(["get", "s/big", "-o", "-"]).nats(&nats).stdout_to(&pipe).spawn();
+    drop(writer);
+    relay.logged("transfer started").await;
+    relay.signal("TERM");
+    relay.logged("draining").await;
+    relay.signal("TERM");
+    let status: ExitStatus = tokio::time::timeout(Duration::from_secs(10), relay.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(130));
+}
+
+#[tokio::test]
+async fn a_hangup_reloads_the_stores_and_keeps_the_transfers() {
+    let nats = Nats::plain().await;
+    let folder = data::folder();
+    let files = folder.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    data::random_file(&files.join("big"), 4, 64 << 20);
+    let config = folder.path().join("relay.toml");
+    let address = address();
+    let write = |stores: &str| std::fs::write(&config, format!("[http]\nlisten = {address:?}\n{stores}")).unwrap();
+    let section = |name: &str| format!("[stores.{name}]\nurl = {:?}\n", store(&files));
+    write(&(section("old") + &section("both")));
+    let relay = Relay::on(&nats).arg("--config").arg(&config).start().await;
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (held, writer) = hold(&pipe);
+    let slow = gantry(["get", "old/big", "-o", "-"]).nats(&nats).stdout_to(&pipe).spawn();
+    drop(writer);
+    relay.logged("transfer started").await;
+    let get = async |address: &str| gantry(["stat", address]).nats(&nats).run().await;
+
+    write("[stores.new]\nurll = 1\n");
+    relay.signal("HUP");
+    relay.logged("going on with the one before").await;
+    assert!(relay.stderr().contains("stores.new.urll"), "{}", relay.stderr());
+    get("old/big").await.expect_code(0);
+
+    write(&(section("new") + &section("both")));
+    relay.signal("HUP");
+    relay.logged("reloaded the stores").await;
+    for (address, code) in [("new/big", 0), ("both/big", 0), ("old/big", 4)] {
+        get(address).await.expect_code(code);
+    }
+    let text = until("a probe of the new store", async || {
+        page(&address, "/readyz").await.map(|(_, body)| body).filter(|body| body.contains("store new: ok"))
+    })
+    .await;
+    assert!(!text.contains("store old"), "{text}");
+    assert_eq!(metric(&address, "gantry_reloads_total{result=\"ok\"} ").await, 1.0);
+    assert_eq!(metric(&address, "gantry_reloads_total{result=\"failed\"} ").await, 1.0);
+    let read = tokio::task::spawn_blocking(move || read_all(held)).await.unwrap();
+    slow.output().await.expect_code(0);
+    assert_eq!(read, std::fs::read(files.join("big")).unwrap());
+}
+
+#[tokio::test]
+async fn the_check_tells_what_applies_and_what_is_wrong() {
+    let nats = Nats::plain().await;
+    let folder = data::folder();
+    let store = format!("s={}", store(folder.path()));
+    let said = gantry(["serve", "--check", "--store", &store, "--http", "off"]);
+    let said = said.env("NATS_TOKEN", "hush-hush").nats(&nats).run().await.expect_code(0);
+    let text = said.stdout_text();
+    for part in ["stores.s.url = ", "# --store", "nats.token = \"[redacted]\"  # NATS_TOKEN", "stores.s.url: answers"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("hush-hush") && !said.stderr.contains("hush-hush"));
+
+    let gone = format!("nats://u:hush-hush@127.0.0.1:{}", data::free_port());
+    let said = gantry(["serve", "--check", "--store", &store, "--timeout", "300ms", "--http", "off", "-s", &gone]);
+    let said = said.run().await.expect_code(2);
+    assert!(said.stderr.contains("`nats.url` = ") && said.stderr.contains("start nats-server"), "{}", said.stderr);
+    assert!(!said.stdout_text().contains("hush-hush") && !said.stderr.contains("hush-hush"));
+
+    let s3 = S3::shared().await;
+    let said = gantry(["serve", "--check", "--store", "s=s3://no-such-bucket-here", "--http", "off"]).nats(&nats);
+    let said = s3.env(s3.admin()).into_iter().fold(said, |said, (name, value)| said.env(name, value));
+    let said = said.run().await.expect_code(2);
+    assert!(said.stderr.contains("`stores.s.url` = \"s3://no-such-bucket-here\" in --store"), "{}", said.stderr);
+}
+
+#[tokio::test]
+async fn a_password_in_a_file_is_read_again_at_each_connection() {
+    let users = |password: &str| format!("authorization {{ user: relay, password: {password} }}\n");
+    let mut nats = Nats::start(NatsOptions { config: users("first"), ..NatsOptions::default() }).await;
+    let folder = data::folder();
+    let password = folder.path().join("password");
+    std::fs::write(&password, "first\n").unwrap();
+    let address = address();
+    let url = nats.url();
+    let probe = async_nats::ConnectOptions::with_user_and_password("relay".into(), "first".into());
+    let probe = probe.connect(&url).await.unwrap();
+    let relay = Relay::at(&url).probe(probe).store("s", store(folder.path())).arg("--http").arg(&address);
+    let relay = relay.env("GANTRY_NATS__USER", "relay").env("GANTRY_NATS__PASSWORD_FILE", &password).start().await;
+    ready(&address, 200).await;
+
+    std::fs::write(&password, "second\n").unwrap();
+    nats.kill().await;
+    ready(&address, 503).await;
+    nats.set_config(users("second"));
+    nats.restart().await;
+    ready(&address, 200).await;
+    assert!(!relay.stderr().contains("first") && !relay.stderr().contains("second"), "{}", relay.stderr());
+}
+
+#[tokio::test]
+async fn one_trace_shows_consumer_relay_and_s3() {
+    let (nats, s3, collector) = (Nats::plain().await, S3::shared().await, Collector::start().await);
+    let bucket = s3.bucket().await;
+    s3.put(&bucket, "object", data::random_bytes(5, 3 << 20), None).await;
+    let address = address();
+    let relay = Relay::on(&nats).store("s", format!("s3://{bucket}")).s3(s3).arg("--http").arg(&address);
+    let mut relay = relay.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()).start().await;
+    let target = data::folder();
+    let get = gantry(["get", "s/object", "-o"]).arg(target.path().join("object")).nats(&nats);
+    get.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()).run().await.expect_code(0);
+    assert!(metric(&address, "gantry_s3_requests_total{store=\"s\",operation=\"get\",result=\"ok\"} ").await >= 1.0);
+    relay.signal("TERM");
+    assert_eq!(relay.wait().await.code(), Some(0));
+
+    let spans = collector.spans();
+    let find = |service: &str, name: &str| {
+        let found = spans.iter().filter(|span| span.service == service && span.name == name);
+        found.cloned().collect::<Vec<_>>()
+    };
+    let download = find("gantry-consumer", "download").pop().unwrap_or_else(|| panic!("{spans:?}"));
+    let transfer = find("gantry-relay", "transfer").pop().unwrap_or_else(|| panic!("{spans:?}"));
+    assert_eq!((&transfer.trace, &transfer.parent), (&download.trace, &download.id), "{spans:?}");
+    let s3: Vec<_> = find("gantry-relay", "s3").into_iter().filter(|span| span.trace == download.trace).collect();
+    assert!(!s3.is_empty() && s3.iter().all(|span| span.parent == transfer.id), "{spans:?}");
+}
+
+/// Opens a named pipe for reading and, so that this does not block, for writing.
+fn hold(pipe: &Path) -> (std::fs::File, std::fs::File) {
+    let both = std::fs::OpenOptions::new().read(true).write(true).open(pipe).unwrap();
+    let reader = std::fs::File::open(pipe).unwrap();
+    (reader, both)
+}
+
+fn read_all(mut pipe: std::fs::File) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut pipe, &mut bytes).unwrap();
+    bytes
+}
