@@ -43,6 +43,8 @@ COPY --from=build /src/target/release/gantry /usr/local/bin/gantry
 USER 65532:65532
 # Where `get` writes a relative path: mount a folder here that the user may write.
 WORKDIR /data
+# Outside, only what is published or on the container's network reaches it.
+ENV GANTRY_HTTP__LISTEN=0.0.0.0:8080
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
     CMD ["/usr/local/bin/gantry", "health"]
