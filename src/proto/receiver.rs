@@ -583,7 +583,6 @@ impl Receiver {
         if !matches!(self.state, State::Requested { .. } | State::Streaming(_)) {
             return;
         }
-        self.cancel_transfer();
         let at_once = !self.fruitless && cause != Cause::NoResponders;
         self.fruitless = true;
         let own = if at_once {
@@ -600,6 +599,7 @@ impl Receiver {
         if until >= patience_ends {
             return self.give_up(cause);
         }
+        self.cancel_transfer();
         self.stats.recoveries = self.stats.recoveries.saturating_add(1);
         self.outputs.push_back(Output::Recovering(cause));
         self.state = State::Waiting { until };

@@ -774,6 +774,17 @@ mod regressions {
     }
 
     #[test]
+    fn giving_up_in_the_middle_of_a_recovery_cancelled_twice() {
+        let mut pair = Pair::streaming();
+        pair.hear(&Body::Goaway, START);
+        pair.accept(0, START);
+        pair.outputs();
+        pair.hear(&Body::Goaway, PATIENCE - 50 * MS);
+        assert_eq!(pair.outputs(), [cancel(transfer(1), 100)]);
+        assert!(matches!(pair.failure(), Some(Failure::GaveUp { cause: Cause::Goaway, .. })));
+    }
+
+    #[test]
     fn an_error_of_a_transfer_whose_acceptance_was_lost_ended_the_download() {
         let mut pair = Pair::new();
         pair.hear(&Body::Error(WireError::new(Code::StoreUnavailable, "down")), START);
