@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test sim check-deploy fmt lint
+.PHONY: help servers demo dev test sim check-deploy observe fmt lint
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ sim: ## simulate SEEDS=100000 downloads among faults, or one SEED=1234 with its 
 
 check-deploy: ## hold deploy/ to kubectl, systemd and promtool; part of test
 	@$(PYTHON) deploy/dev/check_deploy.py
+
+observe: ## a real Prometheus must have data for each query of the dashboard
+	@$(PYTHON) deploy/dev/observe.py
 
 fmt: ## format the code
 	cargo fmt

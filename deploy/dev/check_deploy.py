@@ -2,7 +2,7 @@
 """Checks the files in deploy/ with the tools that are made for them.
 
     check_deploy.py            all of them
-    check_deploy.py NAME...    some: kubernetes, systemd, prometheus, grafana, iam
+    check_deploy.py NAME...    some: kubernetes, systemd, prometheus, grafana, metrics, iam
 
 kubectl and promtool are taken from PATH, or else unpacked from Debian's packages
 into `.dev/debian`; the schemas of Kubernetes come with the packages pinned in
@@ -131,6 +131,8 @@ def check_pod(by_kind):
            "the memory limit is not twice the memory budget")
     expect(settings["http"]["listen"] == f"0.0.0.0:{relay['ports'][0]['containerPort']}",
            "the probes ask another port than the relay answers on")
+    scale_at = int(by_kind["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["target"]["averageValue"])
+    expect(scale_at * 2 == settings["relay"]["transfers_max"], "the autoscaler does not aim at half of transfers_max")
     mounts = [mount["mountPath"] for mount in relay["volumeMounts"]]
     config = relay["args"][relay["args"].index("--config") + 1]
     # Paths in comments count as well: they are there to be uncommented.
@@ -179,9 +181,15 @@ def systemd():
                         installed], f"the unit is more exposed than {EXPOSURE_MAX}")
     exposure = re.search(r"Overall exposure level.*: ([\d.]+)", security).group(1)
     stop_s = int(re.search(r"^TimeoutStopSec=(\d+)s$", text, re.MULTILINE).group(1))
-    grace_ms = int(re.search(r"#drain_grace_ms = (\d+)", (DEPLOY / "gantry.example.toml").read_text()).group(1))
-    expect(stop_s * 1000 > grace_ms, "systemd kills the relay before its transfers' grace is over")
+    expect(stop_s * 1000 > default("drain_grace_ms"), "systemd kills the relay before its transfers' grace is over")
+    memory_gib = int(re.search(r"^MemoryMax=(\d+)G$", text, re.MULTILINE).group(1))
+    expect(memory_gib << 30 >= 2 * default("memory_budget_bytes"), "MemoryMax is not twice the memory budget")
     return f"systemd takes the unit; exposure {exposure} of 10"
+
+
+def default(key):
+    """A number's default, as deploy/gantry.example.toml has it."""
+    return int(re.search(rf"^#{key} = (\d+)$", (DEPLOY / "gantry.example.toml").read_text(), re.MULTILINE).group(1))
 
 
 def promtool(*args, problem):
@@ -231,7 +239,20 @@ def iam():
     return f"the policy grants {', '.join(sorted(granted))}, which is what src/store/s3 needs"
 
 
-CHECKS = {check.__name__: check for check in (kubernetes, systemd, prometheus, grafana, iam)}
+def metrics():
+    """Alerts, dashboard and autoscaler name metrics that docs/METRICS.md lists, which a test holds to the code."""
+    listed = set(re.findall(r"^\| `(gantry_\w+)`", (ROOT / "docs" / "METRICS.md").read_text(), re.MULTILINE))
+    named = set()
+    for file in ("prometheus/alerts.yml", "prometheus/alerts.test.yml", "grafana/dashboard.json",
+                 "kubernetes/horizontalpodautoscaler.yaml"):
+        text = (DEPLOY / file).read_text()
+        found = {name.removesuffix("_bucket") for name in re.findall(r"\bgantry_\w+", text)}
+        expect(found and found <= listed, f"deploy/{file} names metrics that no relay has: {sorted(found - listed)}")
+        named |= found
+    return f"{len(named)} of the {len(listed)} metrics are named, each one exists"
+
+
+CHECKS = {check.__name__: check for check in (kubernetes, systemd, prometheus, grafana, metrics, iam)}
 
 
 def main():

@@ -11,6 +11,8 @@ mod cli;
 #[cfg(test)]
 mod download;
 #[cfg(test)]
+mod deploy_files;
+#[cfg(test)]
 mod drivers;
 #[cfg(test)]
 mod limits;

@@ -1,0 +1,70 @@
+//! Files of `deploy/` that hold Gantry's own configuration. All else in them is for `deploy/dev/check_deploy.py`.
+
+use std::path::Path;
+
+use gantry_relay::config::Sources;
+use tempfile::TempDir;
+
+/// Where the secrets are mounted; a test puts a folder in its place, since each file must be there.
+const SECRETS: &str = "/run/secrets/gantry";
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)).unwrap()
+}
+
+/// Loads `settings`, which must name so many files, below [`SECRETS`].
+fn load(settings: &str, files: usize) {
+    let folder = TempDir::new().unwrap();
+    let secrets = folder.path().display().to_string();
+    let settings = settings.replace(SECRETS, &secrets);
+    let named: Vec<_> = settings.split('"').filter(|text| text.starts_with(&secrets)).collect();
+    assert_eq!(named.len(), files, "{settings}");
+    for file in named {
+        std::fs::create_dir_all(Path::new(file).parent().unwrap()).unwrap();
+        std::fs::write(file, "x").unwrap();
+    }
+    let file = folder.path().join("gantry.toml");
+    std::fs::write(&file, settings).unwrap();
+
+    let config = Sources { file: Some(file), ..Sources::default() }.load().unwrap();
+
+    assert_eq!(config.stores.len(), 1);
+}
+
+#[test]
+fn kubernetes_configuration_is_valid() {
+    let settings: Vec<_> =
+        read("kubernetes/gantry.toml").lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+    load(&settings.join("\n"), 1);
+}
+
+/// What stands in comments is there to be uncommented.
+#[test]
+fn kubernetes_configuration_in_comments_is_valid_too() {
+    let text = read("kubernetes/gantry.toml");
+    let uncommented =
+        |line: &str| line.strip_prefix("# ").filter(|rest| rest.contains("_file = ")).unwrap_or(line).to_owned();
+    let settings: Vec<_> = text.lines().map(uncommented).collect();
+    load(&settings.join("\n"), 4);
+}
+
+#[test]
+fn systemd_units_variables_are_settings() {
+    let folder = TempDir::new().unwrap();
+    let environment: Vec<_> = read("systemd/gantry.service")
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix("Environment="))
+        .filter_map(|variable| variable.split_once('='))
+        .map(|(name, value)| {
+            let file = value.replace("%d", &folder.path().display().to_string());
+            std::fs::write(&file, "x").unwrap();
+            (name.to_owned(), file)
+        })
+        .chain([("GANTRY_STORES__FIRMWARE__URL".to_owned(), "s3://firmware-bucket".to_owned())])
+        .collect();
+    assert_eq!(environment.len(), 4);
+
+    let config = Sources::of_environment(environment).load().unwrap();
+
+    assert_eq!(config.stores.len(), 1);
+}
