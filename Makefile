@@ -2,10 +2,10 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test sim check-deploy observe fmt lint
+.PHONY: help servers demo dev test test-containers sim check-deploy observe fmt lint
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 servers: ## get the pinned nats-server and S3 server into .dev/
 	@$(PYTHON) deploy/dev/servers.py
@@ -29,6 +29,9 @@ check-deploy: ## hold deploy/ to kubectl, systemd and promtool; part of test
 
 observe: ## a real Prometheus must have data for each query of the dashboard
 	@$(PYTHON) deploy/dev/observe.py
+
+test-containers: ## the image and the compose files on a Docker engine, with things broken under load
+	@$(PYTHON) tests/containers/run.py
 
 fmt: ## format the code
 	cargo fmt

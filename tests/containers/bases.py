@@ -138,7 +138,17 @@ def build_recipe(name, files):
             builder.kill()
     if builder.returncode != 0:
         raise Failed(f"{recipe.name}: {output.decode(errors='replace')[-3000:]}")
+    remove_older(kept)
     return kept
+
+
+def remove_older(kept):
+    """Removes what earlier recipes of the same base left, save what is in use."""
+    repository = kept.split(":")[0]
+    listed = docker("images", "--format", "{{.Repository}}:{{.Tag}}", repository).stdout.split()
+    for name in listed:
+        if name != kept and not name.endswith(":latest"):
+            docker("rmi", name, check=False)
 
 
 def context_key(recipe, files, below):
