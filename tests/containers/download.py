@@ -1,6 +1,7 @@
 """One `gantry get` in a container of its own, watched byte by byte."""
 
 import hashlib
+import itertools
 import os
 import subprocess
 import tempfile
@@ -10,6 +11,7 @@ import time
 from engine import LABEL, Failed, docker
 
 READ_BYTES = 1 << 20
+NUMBERS = itertools.count(1)
 
 
 class Download:
@@ -21,6 +23,7 @@ class Download:
 
     def __init__(self, image, network, nats_url, run_id, key, pace_bytes_per_s=None):
         self.key = key
+        self.container = f"{run_id}-get-{next(NUMBERS)}"
         self.pace_bytes_per_s = pace_bytes_per_s
         self.received_bytes = 0
         self.first_byte_s = None
@@ -33,7 +36,7 @@ class Download:
         self._started = time.monotonic()
         # No log driver: the engine would write every byte into its own log too.
         self._process = subprocess.Popen(
-            ["docker", "run", "--rm", "--label", f"{LABEL}={run_id}", "--log-driver", "none",
+            ["docker", "run", "--rm", "--name", self.container, "--label", f"{LABEL}={run_id}", "--log-driver", "none",
              "--network", network, "--env", f"NATS_URL={nats_url}",
              "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
              "--no-healthcheck", image, "get", key, "-o", "-"],
@@ -90,7 +93,8 @@ class Download:
         """Waits for the end; fails unless it succeeded with the expected bytes."""
         with self._reached:
             if not self._reached.wait_for(lambda: self.done, timeout_s):
-                raise Failed(f"{self.key}: still running after {timeout_s} s, {self.received_bytes} bytes")
+                raise Failed(f"{self.key}: still running after {timeout_s} s, {self.received_bytes} bytes, "
+                             f"its container is {self._state()}\n{self.errors()}")
         if self.exit_code != 0:
             raise Failed(f"{self.key}: exit {self.exit_code} after {self.received_bytes} bytes\n{self.errors()}")
         if self.digest != expected_digest:
@@ -100,6 +104,10 @@ class Download:
     def longest_wait_s(self, since):
         """The longest wait for bytes that ended after `since` (monotonic)."""
         return max((now - before for before, now in self._waits if now >= since), default=0.0)
+
+    def _state(self):
+        done = docker("inspect", "--format", "{{.State.Status}}, exit {{.State.ExitCode}}", self.container, check=False)
+        return done.stdout.strip() or "gone"
 
     def errors(self):
         self._errors.seek(0)
