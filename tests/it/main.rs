@@ -9,9 +9,9 @@ mod bus;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
-mod download;
-#[cfg(test)]
 mod deploy_files;
+#[cfg(test)]
+mod download;
 #[cfg(test)]
 mod drivers;
 #[cfg(test)]

@@ -112,6 +112,11 @@ impl Bucket {
                 .range(format!("bytes={start}-{last}"))
                 .send();
             let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            if output.content_range().is_none() && output.content_length() == Some(0) {
+                // How some stores answer for an empty object, where others have no such range.
+                let error = Error::Protocol(format!("{what}: S3 sends no bytes for a range"));
+                return Err(Failure { error, cure: Cure::Size });
+            }
             let (object, range) =
                 object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::is_final)?;
             Ok(Answer { object, range, body: output.body })

@@ -52,11 +52,16 @@ impl Failure {
             SdkError::ResponseError(response) => answered(response.raw(), None, what),
             SdkError::TimeoutError(_) => Self::passing(format!("{what}: S3 did not answer in time")),
             SdkError::DispatchFailure(failure) => {
-                let cause = failure.as_connector_error().map_or_else(String::new, |error| innermost(error));
-                if failure.is_user() {
+                let cause = innermost(error);
+                if failure.is_io() || failure.is_timeout() {
+                    Self::passing(format!("{what}: can't reach S3: {cause}"))
+                } else if chain(error).any(|link| link.to_string().contains("credential")) {
+                    // Only the text tells. The SDK has asked every source by now, each with its own retries.
+                    Self::is_final(Error::unavailable(format!("{what}: the relay has no credentials for S3: {cause}")))
+                } else if failure.is_user() {
                     Self::is_final(Error::Invalid(format!("{what}: the request can't be made: {cause}")))
                 } else {
-                    Self::passing(format!("{what}: can't reach S3: {cause}"))
+                    Self::passing(format!("{what}: the request can't be sent: {cause}"))
                 }
             }
             SdkError::ConstructionFailure(_) => {
@@ -128,9 +133,10 @@ fn region(response: &HttpResponse, status: u16, code: &str) -> Option<String> {
 
 /// Returns the first cause in a chain of errors: the outer ones only say that something failed.
 fn innermost(error: &(dyn StdError + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
+    chain(error).last().map_or_else(String::new, ToString::to_string)
+}
+
+/// Goes from an error to its causes.
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
 }

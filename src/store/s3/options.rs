@@ -100,7 +100,8 @@ impl Default for Limits {
             // AWS recommends ranges of 8 to 16 MiB.
             range_bytes: 8 * 1024 * 1024,
             concurrency_max: 4,
-            attempts_max: 5,
+            // With pauses that grow from 0.1 s to 2 s this is about what fits into the budget below.
+            attempts_max: 8,
             connect_timeout: Duration::from_secs(3),
             answer_timeout: Duration::from_secs(6),
             stall_timeout: Duration::from_secs(15),
