@@ -18,9 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::bus::{self, Bus};
@@ -33,6 +34,9 @@ use crate::store::budget::Budget;
 
 /// How many `stat` and `list` requests a relay serves at once; above, it answers `busy`.
 const QUERIES_MAX: usize = 64;
+
+/// How long the last messages of a relay may take to be sent: without a connection they never are.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The stores that a relay reads from, by name.
 pub type Stores = BTreeMap<StoreName, Arc<dyn Store>>;
@@ -209,13 +213,37 @@ impl Relay {
     /// # Errors
     /// When the last messages could not be sent.
     pub async fn wait(&self) -> Result<(), Error> {
-        self.shared.tasks.wait().await;
         tokio::select! {
-            flushed = self.shared.bus.flush() => flushed?,
+            () = self.shared.tasks.wait() => {}
+            () = self.cut_off() => {
+                warn!("there is no connection to NATS: ending what waits for it");
+                self.shared.shutdown.force.cancel();
+            }
+        }
+        tokio::select! {
+            flushed = timeout(LAST_WORDS_TIMEOUT, self.shared.bus.flush()) => match flushed {
+                Ok(flushed) => flushed?,
+                Err(_) => warn!("there is no connection to NATS to send the last messages over"),
+            },
             () = self.shared.shutdown.force.cancelled() => {}
         }
         info!(instance = %self.shared.instance, "stopped");
         Ok(())
+    }
+
+    /// Returns when the grace is over and there has been no connection for a while: whatever waits for one, to tell its
+    /// consumer or to unsubscribe, would wait on.
+    async fn cut_off(&self) {
+        self.shared.goaway.cancelled().await;
+        let mut status = self.shared.bus.status();
+        while status.wait_for(|status| !status.connected).await.is_ok() {
+            let again = timeout(LAST_WORDS_TIMEOUT, status.wait_for(|status| status.connected)).await;
+            if again.is_err() {
+                return;
+            }
+        }
+        // The bus is gone, and with it all that waits for it.
+        std::future::pending().await
     }
 }
 
@@ -234,4 +262,12 @@ async fn drain(shared: Arc<Shared>) {
         () = shared.registry.emptied() => {}
     }
     shared.goaway.cancel();
+    tokio::select! {
+        () = shared.registry.emptied() => {}
+        () = shared.shutdown.force.cancelled() => {}
+        () = tokio::time::sleep(LAST_WORDS_TIMEOUT) => {
+            warn!(transfers = shared.registry.len(), "transfers can't tell their consumers: ending them");
+            shared.shutdown.force.cancel();
+        }
+    }
 }

@@ -149,6 +149,36 @@ async fn the_grace_ends_in_a_goaway_and_a_clean_exit() {
 }
 
 #[tokio::test]
+async fn a_relay_without_nats_stops_all_the_same() {
+    let mut nats = Nats::plain().await;
+    let folder = data::folder();
+    data::random_file(&folder.path().join("big"), 6, 64 << 20);
+    let pipe = data::folder();
+    let pipe = pipe.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for with_transfer in [false, true] {
+        let relay = Relay::on(&nats).store("s", store(folder.path())).arg("--http").arg("off");
+        let mut relay = relay.env("GANTRY_RELAY__DRAIN_GRACE_MS", "50").start().await;
+        let slow = with_transfer.then(|| {
+            let (held, writer) = hold(&pipe);
+            let slow = gantry(["get", "s/big", "-o", "-"]).nats(&nats).stdout_to(&pipe).spawn();
+            drop(writer);
+            (held, slow)
+        });
+        if with_transfer {
+            relay.logged("transfer started").await;
+        }
+        nats.kill().await;
+        relay.logged("is lost").await;
+        relay.signal("TERM");
+        let status = tokio::time::timeout(Duration::from_secs(30), relay.wait()).await;
+        assert_eq!(status.expect("it ends").code(), Some(0), "{}", relay.stderr());
+        drop(slow);
+        nats.restart().await;
+    }
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_at_once() {
     let nats = Nats::plain().await;
     let folder = data::folder();
