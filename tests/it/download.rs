@@ -30,7 +30,7 @@ async fn objects_of_every_critical_size_arrive() {
             assert_eq!(json["proof"]["kind"], proof, "{len} bytes from {store}: {json}");
             assert_eq!(output.stderr, "");
             assert!(site.downloaded(&key) == body, "{len} bytes from {store} differ");
-            assert_eq!(site.downloads_listed(), [key.clone()]);
+            assert_eq!(site.downloads_listed(), std::slice::from_ref(&key));
             std::fs::remove_file(site.downloads().join(&key)).unwrap();
         }
     }
