@@ -128,7 +128,8 @@ impl Command {
     const fn log_level(&self) -> &'static str {
         match self {
             Self::Serve(serve) if !serve.is_check() => "info",
-            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "warn",
+            // What the libraries have to say ends up in the one line that tells of the failure.
+            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "gantry_relay=warn",
         }
     }
 

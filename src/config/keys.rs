@@ -231,7 +231,7 @@ pub const KEYS: &[KeySpec] = &[
     KeySpec::new(
         "log.level",
         Kind::Text,
-        "`error`, `warn`, `info`, `debug`, `trace`, or by module as in `info,gantry_relay::relay=debug`; unset: `info` for serve, `warn` otherwise",
+        "`error`, `warn`, `info`, `debug`, `trace`, or by module as in `info,gantry_relay::relay=debug`; unset: `info` for serve, `gantry_relay=warn` otherwise",
     ),
     KeySpec::new("log.format", Kind::Choice(&["text", "json"]), "one line of text or one JSON object an event")
         .default("text"),

@@ -21,6 +21,8 @@ mod nats_deploy;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]
+mod options;
+#[cfg(test)]
 mod raw;
 #[cfg(test)]
 mod relay;
