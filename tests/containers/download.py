@@ -117,10 +117,3 @@ class Download:
         if self._process.poll() is None:
             self._process.kill()
         self._reader.join(timeout=10)
-
-
-def once(image, network, nats_url, run_id, *arguments, timeout_s=60):
-    """Runs one gantry command to its end; returns the completed process."""
-    return docker("run", "--rm", "--label", f"{LABEL}={run_id}", "--network", network,
-                  "--env", f"NATS_URL={nats_url}", "--read-only", "--cap-drop", "ALL",
-                  "--no-healthcheck", image, *arguments, timeout_s=timeout_s, check=False)

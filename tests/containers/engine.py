@@ -18,7 +18,7 @@ def say(text):
     print(text, flush=True)
 
 
-def run(args, timeout_s=120, check=True, **kwargs):
+def run(args, timeout_s=180, check=True, **kwargs):
     """Runs a command; returns its completed process, output as text."""
     try:
         done = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -30,7 +30,7 @@ def run(args, timeout_s=120, check=True, **kwargs):
     return done
 
 
-def docker(*args, timeout_s=120, check=True, **kwargs):
+def docker(*args, timeout_s=180, check=True, **kwargs):
     return run(["docker", *args], timeout_s, check, **kwargs)
 
 
@@ -103,10 +103,10 @@ class Project:
     def base(self):
         return [*self.command, "-p", self.name, "-f", self.file]
 
-    def __call__(self, *args, timeout_s=120, check=True):
+    def __call__(self, *args, timeout_s=180, check=True):
         return run([*self.base(), *args], timeout_s, check, env=self.environment)
 
-    def up(self, timeout_s=180):
+    def up(self, timeout_s=420):
         """Brings the file up as its first lines tell a person to."""
         if self.has_wait:
             self("up", "--wait", timeout_s=timeout_s)

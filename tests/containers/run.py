@@ -146,7 +146,7 @@ def bring_up(project, relays):
     project.up()
     for relay in relays:
         container = project.container(relay)
-        wait_until(f"{relay} healthy", lambda: health(container) == "healthy", 60)
+        wait_until(f"{relay} healthy", lambda: health(container) == "healthy", 120)
     seed = inspect(project.container("seed"))["State"]
     if seed["Running"] or seed["ExitCode"] != 0:
         raise Failed(f"seed: running {seed['Running']}, exit {seed['ExitCode']}")
@@ -162,7 +162,7 @@ def sample_digests(project):
 def run_consumer(project, samples):
     command = [*project.base(), "run", "--rm", "-T", "consumer", "get", "demo/hello.bin", "-o", "-"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          env=project.environment, timeout=90)
+                          env=project.environment, timeout=180)
     digest = hashlib.sha256(done.stdout).hexdigest()
     if done.returncode != 0 or digest != samples["hello.bin"].sha256:
         raise Failed(f"exit {done.returncode}, {len(done.stdout)} bytes, SHA-256 {digest}, "
@@ -180,9 +180,9 @@ def run_missing(project):
 def health_follows_nats(project):
     nats, relay = project.container("nats"), project.container("relay")
     docker("stop", "--time", "1", nats)
-    wait_until("relay unhealthy", lambda: health(relay) == "unhealthy", 60)
+    wait_until("relay unhealthy", lambda: health(relay) == "unhealthy", 120)
     docker("start", nats)
-    wait_until("relay healthy again", lambda: health(relay) == "healthy", 60)
+    wait_until("relay healthy again", lambda: health(relay) == "healthy", 120)
 
 
 def main():
