@@ -11,6 +11,8 @@ import time
 from engine import LABEL, Failed, docker
 
 READ_BYTES = 1 << 20
+# Far above any pause that the faults may cause.
+SILENCE_LIMIT_S = 90
 NUMBERS = itertools.count(1)
 
 
@@ -33,7 +35,7 @@ class Download:
         self._waits = []
         self._reached = threading.Condition()
         self._errors = tempfile.TemporaryFile()
-        self._started = time.monotonic()
+        self._started = self._last_byte = time.monotonic()
         # No log driver: the engine would write every byte into its own log too.
         self._process = subprocess.Popen(
             ["docker", "run", "--rm", "--name", self.container, "--label", f"{LABEL}={run_id}", "--log-driver", "none",
@@ -70,6 +72,7 @@ class Download:
             else:
                 self._waits.append((before, now))
             self.received_bytes += len_bytes
+            self._last_byte = now
             self._reached.notify_all()
 
     def _hold_back(self, now):
@@ -82,24 +85,28 @@ class Download:
     def done(self):
         return self.exit_code is not None
 
-    def wait_for_bytes(self, count, timeout_s):
-        with self._reached:
-            if not self._reached.wait_for(lambda: self.received_bytes >= count or self.done, timeout_s):
-                raise Failed(f"{self.key}: {self.received_bytes} of {count} bytes after {timeout_s} s")
-            if self.done and self.received_bytes < count:
-                raise Failed(f"{self.key}: ended early, exit {self.exit_code}\n{self.errors()}")
+    def wait_for_bytes(self, count):
+        self._wait(lambda: self.received_bytes >= count or self.done)
+        if self.received_bytes < count:
+            raise Failed(f"{self.key}: ended early, exit {self.exit_code}\n{self.errors()}")
 
-    def finish(self, expected_digest, timeout_s):
+    def finish(self, expected_digest):
         """Waits for the end; fails unless it succeeded with the expected bytes."""
-        with self._reached:
-            if not self._reached.wait_for(lambda: self.done, timeout_s):
-                raise Failed(f"{self.key}: still running after {timeout_s} s, {self.received_bytes} bytes, "
-                             f"its container is {self._state()}\n{self.errors()}")
+        self._wait(lambda: self.done)
         if self.exit_code != 0:
             raise Failed(f"{self.key}: exit {self.exit_code} after {self.received_bytes} bytes\n{self.errors()}")
         if self.digest != expected_digest:
             raise Failed(f"{self.key}: exit 0 but {self.received_bytes} bytes have SHA-256 {self.digest}, "
                          f"not {expected_digest}")
+
+    def _wait(self, reached):
+        """Waits as long as bytes come, however slowly; a busy machine is no fault."""
+        with self._reached:
+            while not self._reached.wait_for(reached, timeout=1):
+                silent_s = time.monotonic() - self._last_byte
+                if silent_s > SILENCE_LIMIT_S:
+                    raise Failed(f"{self.key}: no byte for {silent_s:.0f} s after {self.received_bytes} bytes, "
+                                 f"its container is {self._state()}\n{self.errors()}")
 
     def longest_wait_s(self, since):
         """The longest wait for bytes that ended after `since` (monotonic)."""

@@ -32,7 +32,7 @@ ONE_NATS_URL = "nats://nats:4222"
 ONE_SAMPLES = "hello.bin=1 big.bin=256"
 # Shorter than what is left of a download, so that a stopped relay has to send its transfer away.
 DRAIN_GRACE_MS = "2000"
-CLUSTER_SAMPLES = "hello.bin=1 medium.bin=192 big.bin=512"
+CLUSTER_SAMPLES = "hello.bin=1 medium.bin=96 big.bin=512"
 
 
 @dataclasses.dataclass
