@@ -29,7 +29,7 @@ pub enum Error {
     #[error("{0}")]
     Changed(String),
     /// Nothing new arrived for as long as we were willing to wait. It may later.
-    #[error("gave up after {requests} requests: {cause}")]
+    #[error("gave up after {requests} request{}: {cause}", if *requests == 1 { "" } else { "s" })]
     GaveUp {
         /// What the last one failed with.
         cause: Cause,
