@@ -100,22 +100,27 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if self.keep {
-            return;
+        if !self.keep {
+            // The sidecar goes first, and all of it under the lock: whoever comes next finds a part that nothing
+            // vouches for, or none.
+            let removed = self.remove_records().and_then(|()| sidecar::remove(&self.names.part));
+            if let Err(error) = removed {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, part = %self.names.part.display(), "the part file can't be removed");
+            }
         }
-        // The sidecar goes first, and all of it under the lock: whoever comes next finds a part that nothing vouches
-        // for, or none.
-        let removed = self.remove_records().and_then(|()| sidecar::remove(&self.names.part));
-        if let Err(error) = removed {
+        // The lock belongs to the open file, of which a process that was forked meanwhile has a copy until its `exec`:
+        // closing ours alone would leave it locked until then.
+        if let Err(error) = self.file.unlock() {
             let error: &dyn std::error::Error = &error;
-            tracing::warn!(error, part = %self.names.part.display(), "the part file can't be removed");
+            tracing::warn!(error, part = %self.names.part.display(), "the part file can't be unlocked");
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// The lock is won, and lasts until the file is closed.
+    /// The lock is won, and lasts until it is given back or the file is closed.
     Ours,
     /// Somebody else has it.
     Theirs,

@@ -226,6 +226,18 @@ fn a_download_that_never_began_leaves_an_earlier_one_resumable() {
 }
 
 #[test]
+fn a_copy_of_the_descriptor_in_a_forked_process_keeps_no_lock() {
+    let scene = Scene::new();
+    let part = scene.open();
+    let copy = part.claim.file.try_clone().unwrap();
+
+    drop(part);
+
+    drop(scene.open());
+    drop(copy);
+}
+
+#[test]
 fn bytes_of_anything_else_are_not_resumed() {
     let scene = Scene::new();
     scene.interrupt(10, 20);
