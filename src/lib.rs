@@ -11,6 +11,7 @@ pub mod consumer;
 pub mod http;
 pub mod metrics;
 pub mod proto;
+pub mod rate;
 pub mod relay;
 pub mod shutdown;
 pub mod store;

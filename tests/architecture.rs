@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     // The place where everything is put together: it may name all.
-    ("cli", &["relay", "consumer", "config", "telemetry", "shutdown", "http", "bus", "store", "proto", "metrics"]),
-    ("relay", &["proto", "store", "bus", "metrics", "shutdown", "trace"]),
-    ("consumer", &["proto", "bus", "metrics", "trace"]),
+    (
+        "cli",
+        &["relay", "consumer", "config", "telemetry", "shutdown", "http", "bus", "store", "proto", "metrics", "rate"],
+    ),
+    ("relay", &["proto", "store", "bus", "metrics", "rate", "shutdown", "trace"]),
+    ("consumer", &["proto", "bus", "metrics", "rate", "trace"]),
     // Tells the operator what the relay knows about itself.
     ("http", &["relay", "metrics"]),
     ("store", &["proto", "metrics", "trace"]),
@@ -22,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("trace", &["proto"]),
     ("shutdown", &[]),
+    ("rate", &[]),
     ("proto", &[]),
 ];
 

@@ -1,8 +1,11 @@
 //! What a command is about: `STORE/KEY`, and a byte range of it.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use bytesize::ByteSize;
 
 use crate::proto::{Key, OFFSET_MAX, Span, StoreName};
 
@@ -13,6 +16,20 @@ pub(super) struct ObjectAddress {
     pub(super) store: StoreName,
     /// The key in it.
     pub(super) key: Key,
+}
+
+/// Bytes per second, as in `500K` or `10MiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rate(pub(super) NonZeroU64);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = "must be bytes per second, as in 500K, 10M or 1.5MiB";
+        let bytes: ByteSize = text.parse().map_err(|_| form.to_owned())?;
+        NonZeroU64::new(bytes.as_u64()).map(Self).ok_or_else(|| form.to_owned())
+    }
 }
 
 impl FromStr for ObjectAddress {
@@ -125,6 +142,18 @@ impl FromStr for ByteRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_bytes_per_second_in_the_units_that_people_write() {
+        for (text, bytes) in
+            [("1", 1), ("500K", 500_000), ("10MB", 10_000_000), ("1.5MiB", 3 << 19), ("2 GiB", 2 << 30)]
+        {
+            assert_eq!(text.parse::<Rate>().unwrap().0.get(), bytes, "{text}");
+        }
+        for text in ["", "0", "-1", "fast", "10Mbit", "1e3"] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn an_address_splits_at_the_first_slash() {

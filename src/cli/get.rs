@@ -16,13 +16,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::progress::Meter;
-use super::address::{ByteRange, ObjectAddress};
+use super::address::{ByteRange, ObjectAddress, Rate};
 use super::exit::{Exit, Failure};
 use super::output::{self, Form};
 use crate::consumer::part::is_special;
 use crate::consumer::verify::Proof;
 use crate::consumer::{self, Client, FileOptions, Progress};
 use crate::proto::{Pin, Span};
+use crate::rate::RateLimit;
 use crate::shutdown::Shutdown;
 
 /// Download an object and prove that it is the right one
@@ -54,6 +55,8 @@ pub(super) struct Get {
     version_id: Option<String>,
     #[arg(long, help = "Begin anew rather than from where an earlier download of the same stopped")]
     no_resume: bool,
+    #[arg(long, value_name = "RATE", help = "At most so many bytes per second, as in 500K, 10M or 1.5MiB")]
+    limit_rate: Option<Rate>,
     #[arg(long, value_name = "TEXT", help = "Text that comes back on every message of the transfer, for correlation")]
     correlation: Option<String>,
     #[arg(long, help = "Print one JSON object when done, on stdout, or on stderr when stdout carries the bytes")]
@@ -96,6 +99,10 @@ impl Get {
             true => Form::Json,
             false => Form::Text,
         }
+    }
+
+    pub(super) fn rate_limit(&self) -> Option<RateLimit> {
+        self.limit_rate.map(|Rate(bytes_per_s)| RateLimit::new(bytes_per_s))
     }
 
     fn to_stdout(&self) -> bool {

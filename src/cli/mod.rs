@@ -19,6 +19,7 @@ use self::exit::Failure;
 use self::output::Form;
 use crate::config::{Config, LogFormat, Sources};
 use crate::consumer;
+use crate::rate::RateLimit;
 use crate::shutdown::{Shutdown, Signals};
 use crate::telemetry;
 
@@ -104,9 +105,12 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(config, cli, shutdown).await,
             Self::Health(health) => health.run(config).await,
-            Self::Get(get) => get.run(client(config).await?, shutdown).await,
-            Self::Stat(stat) => stat.run(&client(config).await?, shutdown).await,
-            Self::Ls(ls) => ls.run(&client(config).await?, shutdown).await,
+            Self::Get(get) => {
+                let client = client(config, get.rate_limit()).await?;
+                get.run(client, shutdown).await
+            }
+            Self::Stat(stat) => stat.run(&client(config, None).await?, shutdown).await,
+            Self::Ls(ls) => ls.run(&client(config, None).await?, shutdown).await,
         }
     }
 
@@ -143,8 +147,8 @@ impl Command {
     }
 }
 
-async fn client(config: &Config) -> Result<consumer::Client, Failure> {
+async fn client(config: &Config, rate_limit: Option<RateLimit>) -> Result<consumer::Client, Failure> {
     let bus = connect::nats(&config.nats).await?;
-    let options = consumer::Options { prefix: config.prefix.clone(), ..consumer::Options::default() };
+    let options = consumer::Options { prefix: config.prefix.clone(), rate_limit, ..consumer::Options::default() };
     Ok(consumer::Client::new(bus, options))
 }

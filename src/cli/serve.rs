@@ -16,6 +16,7 @@ use crate::config::{self, Config, Place, Sources};
 use crate::http;
 use crate::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
 use crate::proto::{self, StoreName};
+use crate::rate::RateLimit;
 use crate::relay::{self, Relay, Replaced};
 use crate::shutdown::{self, Shutdown};
 use crate::store::budget::Budget;
@@ -197,6 +198,8 @@ fn options(config: &Config) -> relay::Options {
         beat_interval: config.relay.beat_interval,
         idle_timeout: config.relay.idle_timeout,
         drain_grace: config.relay.drain_grace,
+        transfer_rate_max: config.relay.transfer_rate_max_bytes_per_s,
+        rate_limit: config.relay.rate_max_bytes_per_s.map(RateLimit::new),
         ..relay::Options::default()
     }
 }

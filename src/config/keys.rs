@@ -180,6 +180,18 @@ pub const KEYS: &[KeySpec] = &[
     .unit("ms")
     .default("30000"),
     KeySpec::new(
+        "relay.rate_max_bytes_per_s",
+        Kind::Integer { min: 1024, max: 1024 * GIB },
+        "what all transfers together are held to; unset: no limit",
+    )
+    .unit("bytes/s"),
+    KeySpec::new(
+        "relay.transfer_rate_max_bytes_per_s",
+        Kind::Integer { min: 1024, max: 1024 * GIB },
+        "what each transfer is held to; unset: no limit",
+    )
+    .unit("bytes/s"),
+    KeySpec::new(
         "relay.delivery_allow",
         Kind::List,
         "beginnings of the reply subjects that the relay publishes to, each with its final dot",

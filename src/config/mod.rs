@@ -19,6 +19,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -113,6 +114,10 @@ pub struct Relay {
     pub idle_timeout: Duration,
     /// How long transfers may go on when draining.
     pub drain_grace: Duration,
+    /// What all transfers together are held to.
+    pub rate_max_bytes_per_s: Option<NonZeroU64>,
+    /// What each transfer is held to.
+    pub transfer_rate_max_bytes_per_s: Option<NonZeroU64>,
     /// The reply subjects that the relay publishes to.
     pub delivery_allow: DeliveryAllow,
 }

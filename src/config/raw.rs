@@ -1,6 +1,7 @@
 //! From checked layers to typed values, and what only shows between keys.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ struct RawRelay {
     beat_interval_ms: u64,
     idle_timeout_ms: u64,
     drain_grace_ms: u64,
+    rate_max_bytes_per_s: Option<NonZeroU64>,
+    transfer_rate_max_bytes_per_s: Option<NonZeroU64>,
     delivery_allow: Vec<String>,
 }
 
@@ -300,6 +303,8 @@ impl Check {
             beat_interval: Duration::from_millis(raw.beat_interval_ms),
             idle_timeout: Duration::from_millis(raw.idle_timeout_ms),
             drain_grace: Duration::from_millis(raw.drain_grace_ms),
+            rate_max_bytes_per_s: raw.rate_max_bytes_per_s,
+            transfer_rate_max_bytes_per_s: raw.transfer_rate_max_bytes_per_s,
             delivery_allow,
         }
     }

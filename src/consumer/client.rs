@@ -20,6 +20,7 @@ use crate::proto::subject::{Operation, Prefix};
 use crate::proto::{
     HEADERS_MAX_BYTES, Headers, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, StatRequest, StoreName,
 };
+use crate::rate::RateLimit;
 use crate::trace;
 
 /// The smallest window, however many downloads share the connection.
@@ -47,6 +48,8 @@ pub struct Options {
     pub patience: Duration,
     /// How long to wait for the answer to `stat` and `list`; longer than a relay's own retry budget.
     pub query_timeout: Duration,
+    /// What all downloads of the client together are held to.
+    pub rate_limit: Option<RateLimit>,
 }
 
 impl Default for Options {
@@ -62,6 +65,7 @@ impl Default for Options {
             no_relay_patience: Duration::from_millis(1500),
             patience: Duration::from_secs(120),
             query_timeout: Duration::from_secs(16),
+            rate_limit: None,
         }
     }
 }

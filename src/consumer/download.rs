@@ -86,8 +86,9 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
         progress: told,
         accept: Some(accept),
         cancel: cancel.clone(),
-        stalled_at: None,
+        heard_at: Duration::ZERO,
         _share: share,
+        paced_until: clock,
         shared: Arc::clone(shared),
     };
     let cancel = cancel.drop_guard();
@@ -225,6 +226,7 @@ pub(super) async fn join(driver: JoinHandle<Result<Stats, Error>>) -> Result<Sta
 enum Happened {
     Cancelled,
     Status,
+    Pause,
     Room,
     Written,
     Message(Option<Message>),
@@ -248,9 +250,11 @@ struct Driver {
     progress: watch::Sender<Progress>,
     accept: Option<oneshot::Sender<Accepted>>,
     cancel: CancellationToken,
-    /// The offset at which the last relay fell silent.
-    stalled_at: Option<u64>,
+    /// When anything last arrived, or a new connection was made for want of it.
+    heard_at: Duration,
     _share: Share,
+    /// Before this the reader gets nothing, so that the download keeps to its limit.
+    paced_until: Instant,
 }
 
 impl Driver {
@@ -309,15 +313,14 @@ impl Driver {
         Ok(())
     }
 
-    /// Makes a new connection when a second relay in a row stays silent: then it is likelier the link that is dead,
-    /// which the bus itself would notice only much later.
+    /// Makes a new connection when relay after relay stays silent: then it is likelier the link that is dead, which the
+    /// bus itself would notice only much later.
     async fn suspect(&mut self, cause: &Cause) -> Result<(), Error> {
-        let next = self.receiver.next_offset();
-        if *cause != Cause::Stall {
-            self.stalled_at = None;
-        } else if self.stalled_at.replace(next) == Some(next) {
-            self.stalled_at = None;
-            info!("two relays in a row stay silent: connecting anew");
+        let now = self.clock.elapsed();
+        let silence = now.saturating_sub(self.heard_at);
+        if *cause == Cause::Stall && silence >= 2 * self.shared.options.stall_timeout {
+            self.heard_at = now;
+            info!(silence_ms = silence.as_millis(), "no relay answers: connecting anew");
             self.shared.bus.reconnect().await?;
         }
         Ok(())
@@ -326,22 +329,27 @@ impl Driver {
     /// Waits for the next thing to happen, and takes note of it. No branch loses anything when another one wins.
     async fn step(&mut self) -> Result<(), Error> {
         let timeout = self.receiver.poll_timeout().map(|at| self.clock + at);
+        let paced = self.is_paced();
         let next_message: OptionFuture<_> = self.inbox.as_mut().map(StreamExt::next).into();
         let happened = tokio::select! {
             biased;
             () = self.cancel.cancelled() => Happened::Cancelled,
             Ok(()) = self.status.changed() => Happened::Status,
-            _ = self.chunks.reserve(), if self.receiver.has_deliverable() => Happened::Room,
+            () = sleep_until(self.paced_until), if paced => Happened::Pause,
+            _ = self.chunks.reserve(), if !paced && self.receiver.has_deliverable() => Happened::Room,
             Ok(()) = self.written.changed() => Happened::Written,
             Some(message) = next_message => Happened::Message(message),
             event = self.events.recv() => Happened::Event(event),
             () = sleep_until(timeout.unwrap_or(self.clock)), if timeout.is_some() => Happened::Timeout,
         };
         let now = self.clock.elapsed();
+        if matches!(happened, Happened::Message(_) | Happened::Status) {
+            self.heard_at = now;
+        }
         match happened {
             Happened::Cancelled => self.receiver.handle_failure(Failure::Cancelled),
             Happened::Status => self.handle_status(now),
-            Happened::Room => self.deliver(),
+            Happened::Room | Happened::Pause => self.deliver(),
             Happened::Written => {
                 let written = *self.written.borrow_and_update();
                 self.receiver.handle_written(written, now);
@@ -366,10 +374,13 @@ impl Driver {
 
     /// Hands chunks to the reader while it has room.
     fn deliver(&mut self) {
-        while self.receiver.has_deliverable() {
+        while self.receiver.has_deliverable() && !self.is_paced() {
             match self.chunks.try_reserve() {
                 Ok(room) => {
                     if let Some(bytes) = self.receiver.poll_deliver() {
+                        if let Some(limit) = &self.shared.options.rate_limit {
+                            self.paced_until = limit.take(bytes.len());
+                        }
                         room.send(bytes);
                     }
                 }
@@ -377,6 +388,10 @@ impl Driver {
                 Err(TrySendError::Closed(())) => return self.receiver.handle_failure(Failure::Cancelled),
             }
         }
+    }
+
+    fn is_paced(&self) -> bool {
+        self.shared.options.rate_limit.is_some() && Instant::now() < self.paced_until
     }
 
     fn handle_status(&mut self, now: Duration) {

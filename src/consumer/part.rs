@@ -302,8 +302,8 @@ impl PartWriter {
     ///
     /// # Errors
     /// [`Error::Mismatch`] when they are not the store's: they are thrown away. Otherwise as the file system answers:
-    /// they stay, to be resumed. In both cases the target is as it was, unless only the last step fails, which makes
-    /// the new name durable.
+    /// they stay, to be resumed unless it was the renaming that failed. In both cases the target is as it was, unless
+    /// only the last step fails, which makes the new name durable.
     pub fn commit(mut self) -> Result<Proof, Error> {
         self.collect_checkpoint(true)?;
         let proof = match self.prove()? {

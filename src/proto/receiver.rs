@@ -19,6 +19,17 @@ use super::{Key, OFFSET_MAX};
 /// can make us hold beside the bytes themselves.
 const WAITING_CHUNKS_MAX: usize = 64 * 1024;
 
+/// The least time that a relay is given to answer a request. A live one answers, or beats, within 50 ms and a round
+/// trip.
+const ANSWER_TIMEOUT_MIN: Duration = Duration::from_millis(250);
+
+/// The time to answer while none has been seen, as TCP's first retransmission timeout. Source: RFC 6298, section 2.1.
+const ANSWER_TIMEOUT_INITIAL: Duration = Duration::from_secs(1);
+
+/// How many requests in a row get the same time to be answered; with each further one it doubles. When one of two relays
+/// is frozen, a run of this many requests that all meet it has a probability of one in 64.
+const ANSWER_TRIES: u32 = 6;
+
 /// What is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -41,7 +52,8 @@ pub struct Settings {
     pub window_max: u64,
     /// The largest chunk payload to ask for, in bytes.
     pub chunk_max: u64,
-    /// Silence after which a relay counts as lost. Three of the relay's beats, if that is longer.
+    /// Silence after which a relay counts as lost. Three of the relay's beats, if that is longer. Before a relay's first
+    /// sign of life a request waits less, as long as relays use to answer.
     pub stall_timeout: Duration,
     /// How long to keep asking while nobody listens and no relay ever accepted.
     pub no_relay_patience: Duration,
@@ -171,7 +183,9 @@ enum State {
     Offline,
     /// A request is out.
     Requested {
-        last_heard: Duration,
+        asked: Duration,
+        /// When its relay last showed that it lives.
+        last_heard: Option<Duration>,
         /// The credit that the request gave.
         credit: u64,
     },
@@ -224,6 +238,10 @@ pub struct Receiver {
     nobody_since: Option<Duration>,
     /// Whether no bytes have arrived since the last recovery.
     fruitless: bool,
+    /// How long the last answer took.
+    answered_in: Option<Duration>,
+    /// How many requests in a row met silence.
+    unanswered: u32,
     backoff: ExponentialBackoff,
     deliver: VecDeque<Bytes>,
     outputs: VecDeque<Output>,
@@ -249,6 +267,8 @@ impl Receiver {
             progress_at: now,
             nobody_since: None,
             fruitless: false,
+            answered_in: None,
+            unanswered: 0,
             deliver: VecDeque::new(),
             outputs: VecDeque::new(),
             stats: Stats::default(),
@@ -309,7 +329,7 @@ impl Receiver {
         let own = match &self.state {
             State::Waiting { until } => Some(*until),
             State::Offline => None,
-            State::Requested { last_heard, .. } => Some(last_heard.saturating_add(self.settings.stall_timeout)),
+            State::Requested { asked, last_heard, .. } => Some(self.answer_due(*asked, *last_heard)),
             State::Streaming(transfer) => Some(transfer.stall_at().min(transfer.control_at())),
             State::Ended | State::Failed(_) => return None,
         };
@@ -325,7 +345,7 @@ impl Receiver {
         }
         match &self.state {
             State::Waiting { until } if now >= *until => self.request(now),
-            State::Requested { last_heard, .. } if now >= last_heard.saturating_add(self.settings.stall_timeout) => {
+            State::Requested { asked, last_heard, .. } if now >= self.answer_due(*asked, *last_heard) => {
                 self.recover(Cause::Stall, None, now);
             }
             State::Streaming(transfer) if now >= transfer.stall_at() => self.recover(Cause::Stall, None, now),
@@ -403,8 +423,11 @@ impl Receiver {
         let (envelope, body) = decoded;
         self.nobody_since = None;
         match &mut self.state {
-            State::Requested { last_heard, credit } => {
-                *last_heard = now;
+            State::Requested { asked, last_heard, credit } => {
+                if last_heard.replace(now).is_none() {
+                    self.answered_in = Some(now.saturating_sub(*asked));
+                    self.unanswered = 0;
+                }
                 let credit = *credit;
                 let refused = envelope.transfer.is_none();
                 self.handle_answer(body, refused, credit, now);
@@ -562,7 +585,7 @@ impl Receiver {
         self.stats.requests = self.stats.requests.saturating_add(1);
         let pin = self.object.as_ref().map_or_else(|| self.wanted.pin.clone(), ObjectInfo::pin);
         let credit = self.grant();
-        self.state = State::Requested { last_heard: now, credit };
+        self.state = State::Requested { asked: now, last_heard: None, credit };
         let request = GetRequest {
             v: None,
             key: self.wanted.key.clone(),
@@ -583,7 +606,10 @@ impl Receiver {
         if !matches!(self.state, State::Requested { .. } | State::Streaming(_)) {
             return;
         }
-        let at_once = !self.fruitless && cause != Cause::NoResponders;
+        let unanswered = cause == Cause::Stall && matches!(self.state, State::Requested { last_heard: None, .. });
+        self.unanswered = if unanswered { self.unanswered.saturating_add(1) } else { 0 };
+        // The wait for an answer was the pause.
+        let at_once = unanswered || (!self.fruitless && cause != Cause::NoResponders);
         self.fruitless = true;
         let own = if at_once {
             Duration::ZERO
@@ -640,6 +666,18 @@ impl Receiver {
         transfer.last_control = now;
         let control = Control { credit: transfer.credit, cancel: false };
         self.outputs.push_back(Output::Control { subject: transfer.control.clone(), control });
+    }
+
+    /// Returns when a request that met silence is sent again, since another relay may get it then.
+    fn answer_due(&self, asked: Duration, last_heard: Option<Duration>) -> Duration {
+        if let Some(last_heard) = last_heard {
+            return last_heard.saturating_add(self.settings.stall_timeout);
+        }
+        let base =
+            self.answered_in.map_or(ANSWER_TIMEOUT_INITIAL, |took| took.saturating_mul(4).max(ANSWER_TIMEOUT_MIN));
+        let doublings = self.unanswered.saturating_sub(ANSWER_TRIES.saturating_sub(1)).min(16);
+        let wait = base.saturating_mul(1_u32 << doublings);
+        asked.saturating_add(wait.min(self.settings.stall_timeout))
     }
 
     /// Returns the absolute offset up to which the relay may send.

@@ -14,6 +14,7 @@ pub use self::health::{Readiness, probe};
 pub use self::serving::Replaced;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use crate::bus::{self, Bus};
 use crate::metrics::RelayMetrics;
 use crate::proto::subject::{DeliveryAllow, Prefix};
 use crate::proto::{HEADERS_MAX_BYTES, StoreName};
+use crate::rate::RateLimit;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::store::budget::Budget;
@@ -67,6 +69,10 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// How long transfers may go on after a shutdown was asked for.
     pub drain_grace: Duration,
+    /// What each transfer is held to, in bytes per second.
+    pub transfer_rate_max: Option<NonZeroU64>,
+    /// What all transfers together are held to.
+    pub rate_limit: Option<RateLimit>,
 }
 
 impl Default for Options {
@@ -85,6 +91,8 @@ impl Default for Options {
             beat_interval: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(15),
             drain_grace: Duration::from_secs(30),
+            transfer_rate_max: None,
+            rate_limit: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, trace, warn};
 
+use super::Options;
 use super::handlers::Asker;
 use super::registry::{Entry, Heard};
 use crate::bus::Message;
@@ -13,7 +14,11 @@ use crate::metrics::{OutcomeLabel, TransferMetrics};
 use crate::proto::message::{Envelope, Wait};
 use crate::proto::sender::{Outcome, Sender, Settings};
 use crate::proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, WireError};
+use crate::rate::RateLimit;
 use crate::store::{self, Opened};
+
+/// How long opening a store may take before the consumer is told that its request is in hand.
+const FIRST_BEAT: Duration = Duration::from_millis(50);
 
 /// Serves one `get` from the opened store to the last message.
 pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
@@ -55,13 +60,26 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     link.asker.count(None);
     info!(start = range.start, end = range.end, opened_ms = as_millis(link.asker.elapsed()), "transfer started");
     let metrics = link.asker.shared.metrics.transfer(link.asker.store_name.as_str());
-    let mut drive =
-        Drive { sender, clock, body: opened.body, store_ended: false, entry, metrics, stalled: Stalled::default() };
+    let mut drive = Drive {
+        sender,
+        clock,
+        body: opened.body,
+        store_ended: false,
+        entry,
+        metrics,
+        stalled: Stalled::default(),
+        limits: limits(&link.asker.shared.options),
+        paced_until: Instant::now(),
+    };
     let outcome = drive.run(&mut link).await;
     let took = link.asker.elapsed();
     drive.metrics.duration.observe(took.as_secs_f64());
     drive.log_end(outcome.as_ref(), took);
     link.count(outcome.as_ref().map_or("aborted", outcome_name));
+}
+
+fn limits(options: &Options) -> Vec<RateLimit> {
+    options.transfer_rate_max.map(RateLimit::new).into_iter().chain(options.rate_limit.clone()).collect()
 }
 
 /// The way from one transfer to its consumer.
@@ -77,7 +95,8 @@ impl Link {
         let store = std::sync::Arc::clone(&self.asker.store);
         let mut opening = store.open(&request.key, &request.pin, request.span());
         let period = self.asker.shared.options.beat_interval;
-        let mut beats = tokio::time::interval_at(Instant::now() + period, period);
+        // The first one comes early: by it the consumer knows that its request did not meet a frozen relay.
+        let mut beats = tokio::time::interval_at(Instant::now() + FIRST_BEAT.min(period), period);
         let force = self.asker.shared.shutdown.force.clone();
         loop {
             tokio::select! {
@@ -136,6 +155,9 @@ struct Drive {
     entry: Entry,
     metrics: TransferMetrics,
     stalled: Stalled,
+    limits: Vec<RateLimit>,
+    /// Before this the store is not read, so that the transfer keeps to its limits.
+    paced_until: Instant,
 }
 
 impl Drive {
@@ -171,6 +193,7 @@ impl Drive {
                     self.hear(heard);
                 }
                 frame = self.body.next(), if self.wants_data() => self.take(frame),
+                () = sleep_until(self.paced_until), if self.is_paced() => {}
                 () = sleep_until(timeout.unwrap_or_else(Instant::now)), if timeout.is_some() => {
                     self.sender.handle_timeout(self.clock.now());
                 }
@@ -211,12 +234,21 @@ impl Drive {
     }
 
     fn wants_data(&self) -> bool {
-        !self.store_ended && self.sender.wants_data()
+        !self.store_ended && self.sender.wants_data() && !self.is_paced()
+    }
+
+    fn is_paced(&self) -> bool {
+        !self.limits.is_empty() && Instant::now() < self.paced_until
     }
 
     fn take(&mut self, frame: Option<Result<bytes::Bytes, store::Error>>) {
         match frame {
-            Some(Ok(bytes)) => self.sender.handle_data(bytes),
+            Some(Ok(bytes)) => {
+                for limit in &self.limits {
+                    self.paced_until = self.paced_until.max(limit.take(bytes.len()));
+                }
+                self.sender.handle_data(bytes);
+            }
             Some(Err(error)) => {
                 self.store_ended = true;
                 self.sender.handle_failure(error.to_wire());

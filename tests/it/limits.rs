@@ -4,13 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType};
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::future::{join_all, select_all};
 use gantry_relay::bus::{Bus as _, nats};
 use gantry_relay::consumer::{Client, FileOptions, Get, Options};
+use tokio::time::Instant;
 
 use crate::support::nats::{NatsOptions, NatsVersion};
 use crate::support::site::{FILES, OBJECTS};
-use crate::support::{Nats, Site, data};
+use crate::support::{Nats, Relay, Site, data, gantry};
 
 const MIB: usize = 1 << 20;
 
@@ -38,7 +40,7 @@ async fn debians_nats_server_serves_downloads() {
 #[tokio::test]
 async fn debians_nats_server_tells_of_a_missing_relay() {
     let nats = Nats::start(NatsOptions { version: NatsVersion::Debian, ..NatsOptions::default() }).await;
-    let output = crate::support::gantry(["get", "store/key", "-o", "-"]).nats(&nats).run().await.expect_code(5);
+    let output = gantry(["get", "store/key", "-o", "-"]).nats(&nats).run().await.expect_code(5);
     assert!(output.stderr.contains("no relay"), "{}", output.stderr);
     assert!(output.elapsed < Duration::from_secs(5), "{:?}", output.elapsed);
 }
@@ -94,6 +96,88 @@ async fn memory_does_not_grow_with_the_object() {
     assert_consists_of(&site.downloads().join("large"), &parts);
     assert!(relay < 128, "the relay took {relay} MiB");
     assert!(consumer < 96, "the consumer took {consumer} MiB");
+}
+
+#[tokio::test]
+async fn a_download_keeps_to_its_limit() {
+    let site = Site::start().await;
+    let body = data::random_bytes(1, 4 * MIB);
+    std::fs::write(site.files().join("key"), &body).unwrap();
+
+    let to_file = site.get(FILES, "key", "key").arg("--limit-rate=2MiB").run().await.expect_code(0);
+    let to_stdout = site.command(["get", "files/key", "-o", "-", "--limit-rate", "2MiB"]).run().await.expect_code(0);
+
+    assert!(site.downloaded("key") == body && to_stdout.stdout == body);
+    for took in [to_file.elapsed, to_stdout.elapsed] {
+        assert!(took > Duration::from_millis(1500), "4 MiB at 2 MiB/s took {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_keeps_to_its_limits() {
+    let nats = Nats::plain().await;
+    let folder = data::folder();
+    let body = data::random_bytes(1, 4 * MIB);
+    std::fs::write(folder.path().join("key"), &body).unwrap();
+    let limits = "[relay]\nrate_max_bytes_per_s = 4194304\ntransfer_rate_max_bytes_per_s = 2097152\n";
+    let url = format!("file://{}", folder.path().display());
+    let _relay = Relay::on(&nats).store(FILES, url).config(limits).start().await;
+    let get = || gantry(["get", "files/key", "-o", "-"]).nats(&nats).run();
+
+    let alone = get().await.expect_code(0);
+    let began = Instant::now();
+    let together = join_all([get(), get(), get()]).await;
+    let took = began.elapsed();
+
+    assert!(alone.stdout == body);
+    assert!(alone.elapsed > Duration::from_millis(1500), "4 MiB at 2 MiB/s took {:?}", alone.elapsed);
+    assert!(took > Duration::from_millis(2300), "3 times 4 MiB at 4 MiB/s took {took:?}");
+    for output in together {
+        assert!(output.expect_code(0).stdout == body);
+    }
+}
+
+#[tokio::test]
+async fn a_large_transfer_does_not_hold_up_a_small_one() {
+    let site = Site::start().await;
+    data::sparse_file(&site.files().join("large"), 64 << 30);
+    std::fs::write(site.files().join("small"), [7; 10 << 10]).unwrap();
+    let mut large = site.command(["get", "files/large", "-o", "/dev/null"]).spawn();
+    site.relay.logged("transfer started").await;
+
+    for number in 0..10 {
+        site.get(FILES, "small", &number.to_string()).run().await.expect_code(0);
+    }
+
+    assert!(large.ended().is_none(), "64 GiB went before 10 times 10 KiB");
+    large.signal("KILL");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn equal_transfers_get_equal_shares() {
+    const SIZE: u64 = 512 << 20;
+    let site = Site::start().await;
+    data::sparse_file(&site.files().join("key"), SIZE);
+    let options = nats::Options { servers: vec![site.nats.url()], ..nats::Options::default() };
+    let mut downloads = Vec::new();
+    for _ in 0..2 {
+        let client = Client::new(nats::connect(options.clone()).await.unwrap(), Options::default());
+        downloads.push(client.get(Get::new(FILES.parse().unwrap(), "key".parse().unwrap())).await.unwrap());
+    }
+    let progress: Vec<_> = downloads.iter().map(gantry_relay::consumer::Download::progress).collect();
+
+    let ends = downloads.into_iter().map(|download| {
+        Box::pin(async move {
+            let all = download.map(|piece| piece.unwrap().len() as u64).collect::<Vec<_>>().await;
+            all.iter().sum::<u64>()
+        })
+    });
+    let (first, which, _) = select_all(ends).await;
+
+    let other = progress[1 - which].borrow().written;
+    assert_eq!(first, SIZE);
+    println!("when one of two transfers had {SIZE} bytes, the other had {other}");
+    assert!(other > SIZE / 2, "when one of two transfers had {SIZE} bytes, the other had {other}");
 }
 
 /// Downloads from both stores, larger than any window or payload.

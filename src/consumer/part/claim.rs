@@ -78,17 +78,19 @@ impl Claim {
         Ok(())
     }
 
-    /// Renames the part file over the target. A crash leaves the old target and the part, or the new target and at
-    /// most a sidecar without a part, which says nothing to anyone.
+    /// Renames the part file over the target. A crash leaves the old target and the part, or the new target.
+    ///
+    /// The records go first: the lock protects them only as long as the part file has its name. After the rename they
+    /// may be those of the next download to this target.
     pub(super) fn publish(&mut self) -> Result<(), Error> {
         let Names { folder, part, .. } = &self.names;
         if !is_at(&self.file, part).map_err(|source| Error::io(part, source))? {
             self.keep = true;
             return Err(Error::Broken(part.clone()));
         }
+        self.remove_records().map_err(|source| Error::io(&self.names.sidecar, source))?;
         fs::rename(part, &self.target).map_err(|source| Error::io(&self.target, source))?;
         self.keep = true;
-        self.remove_records().map_err(|source| Error::io(&self.names.sidecar, source))?;
         sync_folder(folder).map_err(|source| Error::io(folder, source))
     }
 

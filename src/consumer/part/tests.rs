@@ -3,6 +3,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -520,6 +521,36 @@ fn downloads_that_race_for_one_target_never_mix() {
     assert!(done > 0);
     scene.finish(scene.open()).unwrap();
     scene.assert_done();
+}
+
+/// The records were removed after the rename, when they could already be those of the next download.
+#[test]
+fn a_commit_leaves_the_records_of_the_next_download_alone() {
+    let scene = Scene::new();
+    let committed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !committed.load(Ordering::Relaxed) {
+                match PartFile::open_with(&scene.target, scene.wanted(), true, policy()) {
+                    Ok(part) => {
+                        let part = part.begin(&scene.object, scene.range(), 0).unwrap();
+                        assert!(scene.sidecar().exists());
+                        part.discard();
+                    }
+                    Err(error) => assert!(matches!(error, Error::InUse(_)), "{error:?}"),
+                }
+            }
+        });
+        let mut finished = Ok(PROVED);
+        let mut commits = 0;
+        while commits < 300 && finished.is_ok() {
+            let Ok(part) = PartFile::open_with(&scene.target, scene.wanted(), true, policy()) else { continue };
+            finished = scene.finish(part);
+            commits += 1;
+        }
+        committed.store(true, Ordering::Relaxed);
+        finished.unwrap();
+    });
 }
 
 #[test]

@@ -409,11 +409,42 @@ mod recovery {
     }
 
     #[test]
-    fn a_request_without_an_answer_is_sent_again() {
+    fn a_request_without_an_answer_is_sent_again_soon_and_then_ever_later() {
         let mut pair = Pair::new();
         pair.outputs();
-        let outputs = pair.run(STALL);
-        assert!(matches!(outputs[..], [(STALL, Output::Recovering(Cause::Stall)), (STALL, Output::Request(_))]));
+        let asked = seconds_of_requests(&pair.run(14 * SECOND));
+        assert_eq!(asked, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 11.0, 14.0]);
+    }
+
+    /// A frozen relay keeps its place in the queue group, and gets every other request.
+    #[test]
+    fn a_request_that_meets_a_frozen_relay_is_sent_again_within_the_time_that_relays_use_to_answer() {
+        for (answered_in, again) in [(MS, 250 * MS), (100 * MS, 400 * MS), (2 * SECOND, STALL)] {
+            let mut pair = Pair::new();
+            pair.outputs();
+            pair.hear(&beat(0, 0, Wait::Store), answered_in.min(SECOND - MS));
+            pair.receiver.answered_in = Some(answered_in);
+            pair.accept(0, SECOND);
+            pair.hear(&chunk(0, 0, 50), SECOND);
+            pair.outputs();
+            let lost = SECOND + STALL;
+            let outputs = pair.run(lost + again);
+            assert_eq!(seconds_of_requests(&outputs), [lost.as_secs_f64(), (lost + again).as_secs_f64()]);
+        }
+    }
+
+    #[test]
+    fn a_relay_that_showed_a_sign_of_life_may_take_its_time() {
+        let mut pair = Pair::new();
+        pair.outputs();
+        pair.hear(&beat(0, 0, Wait::Store), 50 * MS);
+        let outputs = pair.run(50 * MS + STALL);
+        assert_eq!(seconds_of_requests(&outputs), [(50 * MS + STALL).as_secs_f64()]);
+    }
+
+    fn seconds_of_requests(outputs: &[(Duration, Output)]) -> Vec<f64> {
+        let asked = outputs.iter().filter(|(_, output)| matches!(output, Output::Request(_)));
+        asked.map(|(at, _)| at.as_secs_f64()).collect()
     }
 
     #[test]
@@ -443,7 +474,7 @@ mod recovery {
         let mut pair = Pair::streaming();
         pair.receiver.handle_no_responders(START);
         assert_eq!(recovers_from(&pair.outputs()), [&Cause::NoResponders]);
-        let outputs = pair.run(SECOND);
+        let outputs = pair.run(300 * MS);
         assert!(matches!(outputs[..], [(at, Output::Request(_))] if at >= 100 * MS));
     }
 
@@ -578,7 +609,7 @@ mod ending {
         pair.outputs();
         pair.refuse(busy(500), START);
         assert!(matches!(pair.outputs()[..], [Output::Recovering(Cause::Refused(_))]));
-        assert!(matches!(pair.run(SECOND)[..], [(at, Output::Request(_))] if at == 500 * MS));
+        assert!(matches!(pair.run(700 * MS)[..], [(at, Output::Request(_))] if at == 500 * MS));
     }
 
     #[test]

@@ -31,6 +31,11 @@ pub(crate) fn random_file(path: &Path, seed: u64, len: u64) {
     }
 }
 
+/// Makes a file of `len` zeros that takes no space.
+pub(crate) fn sparse_file(path: &Path, len: u64) {
+    std::fs::File::create_new(path).unwrap().set_len(len).unwrap();
+}
+
 /// Panics unless both files hold the same bytes.
 pub(crate) fn assert_same_file(one: &Path, other: &Path) {
     let status = std::process::Command::new("cmp").args([one, other]).status().unwrap();
