@@ -1,0 +1,128 @@
+"""A consumer that downloads one object after another with `gantry get`, and compares each."""
+
+import asyncio
+import hashlib
+import json
+import subprocess
+import time
+
+import demo
+from rig import STORE, ended, urls
+from wire import Meter
+
+# Far above all that the faults can cost a download.
+DOWNLOAD_WITHIN_S = 400
+GAVE_UP = 5
+OURS = ("said", "errors")
+
+
+class Consumer:
+    """Runs downloads until it is told to stop. A run that a fault ended is followed by the same command again."""
+
+    def __init__(self, rig, number, random, report):
+        self.rig, self.number, self.random, self.report = rig, number, random, report
+        self.folder = rig.folder / f"consumer-{number}"
+        self.folder.mkdir()
+        self.proxies = []
+        self.meter = Meter()
+        self.process = None
+        self.size = 0
+        # What the fault under way does to the process, so that its end is no surprise.
+        self.struck = None
+        self.may_run = asyncio.Event()
+        self.may_run.set()
+        self.stopping = False
+        self.task = None
+
+    async def start(self):
+        self.proxies = await self.rig.nats_proxies(down=lambda: self.meter.reader().feed)
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self):
+        keys = sorted(self.rig.objects)
+        large = [key for key in keys if self.rig.objects[key][0] > 16 << 20]
+        while not self.stopping:
+            # Every fault waits for a download that is long enough to be hit.
+            await self.download(self.random.choice(large if self.random.random() < 0.75 else keys))
+
+    async def download(self, key):
+        self.meter = Meter()
+        self.size, digest = self.rig.objects[key]
+        self.struck = None
+        target = self.folder / "copy"
+        deadline = time.monotonic() + DOWNLOAD_WITHIN_S
+        while True:
+            await self.may_run.wait()
+            received = self.meter.received
+            code, said = await self._get(key, target, deadline)
+            if code is None:
+                return self.report.hang(f"{self.name} had {self.meter.high} of {self.size} bytes of {key} after "
+                                        f"{DOWNLOAD_WITHIN_S} s, silent for {self.meter.silent_s():.0f} s")
+            if code == 0:
+                break
+            if self.struck == code:
+                self.struck = None
+            elif code == GAVE_UP and self.meter.received == received:
+                # It says so when it finds no relay or no nats-server to begin with.
+                self.report.gave_up += 1
+                await asyncio.sleep(0.5)
+            else:
+                return self.report.broke(f"{self.name}: exit {code} at {self.meter.high} of {self.size}: {said[-300:]}")
+        await self._compare(key, target, digest, json.loads(said))
+
+    @property
+    def name(self):
+        return f"{self.rig.name} consumer {self.number}"
+
+    async def _get(self, key, target, deadline):
+        """Runs the command to its end; returns its exit code and what it said, or no code when it hangs."""
+        env = {**demo.clean_env(), "NATS_URL": urls(self.proxies)}
+        with open(self.folder / "said", "w+b") as said, open(self.folder / "errors", "w+b") as errors:
+            self.process = subprocess.Popen(
+                demo.supervised([self.rig.gantry, "get", f"{STORE}/{key}", "-o", target, "--json"]),
+                stdin=self.rig.alive_fd, stdout=said, stderr=errors, env=env)
+            while self.process.poll() is None and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+            code = self.process.poll()
+            if code is None:
+                self.process.kill()
+                await ended(self.process)
+            told = said if code == 0 else errors
+            told.seek(0)
+            return code, told.read().decode(errors="replace")
+
+    async def _compare(self, key, target, digest, summary):
+        actual = await asyncio.to_thread(sha256, target)
+        left = sorted(path.name for path in self.folder.iterdir() if path.name not in ("copy", *OURS))
+        if actual != digest:
+            self.report.wrong(f"{self.name}: {key} has SHA-256 {actual}, not {digest}")
+        if left:
+            self.report.leak(f"{self.name}: {', '.join(left)} beside a finished {key}")
+        target.unlink()
+        self.report.done(self.size, self.meter, summary)
+
+    @property
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def can_be_hit(self, share):
+        """Whether so much of a large object has come, and much is still to come."""
+        left = self.size - self.meter.high
+        return self.running and self.size > 16 << 20 and self.meter.high >= share * self.size and left > 8 << 20
+
+    def strike(self, signal, code):
+        self.struck = code
+        self.process.send_signal(signal)
+
+    async def stop(self):
+        """Lets the download that runs finish."""
+        self.stopping = True
+        await self.task
+        for path in self.folder.iterdir():
+            if path.name not in OURS:
+                self.report.leak(f"{self.name}: {path.name} is left")
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,106 @@
+"""Reads what nats-server sends to a consumer, as it passes by: which bytes of the object came, when, and from whom."""
+
+import time
+
+# No control line or header of ours is longer.
+HEAD_MAX_BYTES = 64 << 10
+
+
+class Reader:
+    """Reads one connection's bytes; tells `meter` of each piece of a chunk."""
+
+    def __init__(self, meter):
+        self.meter = meter
+        self._head = bytearray()
+        # What is left of a payload, and whether it is a chunk's.
+        self._left = 0
+        self._in_chunk = False
+
+    def feed(self, piece):
+        view = memoryview(piece)
+        while view:
+            if self._left:
+                count = min(self._left, len(view))
+                # The line end after the payload is not of the object.
+                of_object = max(0, self._left - 2) - max(0, self._left - count - 2)
+                self._left -= count
+                if self._in_chunk and of_object:
+                    self.meter.bytes_came(of_object)
+                view = view[count:]
+            else:
+                view = self._read_head(view)
+
+    def _read_head(self, view):
+        """Gathers a control line and its headers; returns what follows."""
+        before = len(self._head)
+        self._head += view[:HEAD_MAX_BYTES]
+        line_end = self._head.find(b"\r\n")
+        if line_end < 0:
+            return view[HEAD_MAX_BYTES:]
+        words = bytes(self._head[:line_end]).split()
+        head_len = line_end + 2
+        if words[:1] == [b"HMSG"]:
+            headers_len, total_len = int(words[-2]), int(words[-1])
+            head_len += headers_len
+            if len(self._head) < head_len:
+                return view[HEAD_MAX_BYTES:]
+            self._left = total_len - headers_len + 2
+            self._in_chunk = self._note(words, bytes(self._head[line_end + 2:head_len]), total_len - headers_len)
+        elif words[:1] == [b"MSG"]:
+            self._left, self._in_chunk = int(words[-1]) + 2, False
+        self._head.clear()
+        return view[head_len - before:]
+
+    def _note(self, words, headers, payload_len):
+        """Tells of a chunk that begins; returns whether it is one."""
+        fields = dict(line.split(": ", 1) for line in headers.decode().split("\r\n")[1:] if ": " in line)
+        if fields.get("Gantry-Type") != "chunk":
+            return False
+        # HMSG subject sid reply headers total: the reply is {prefix}.v1.ctl.{instance}.{transfer}.
+        instance = words[3].decode().split(".")[-2] if len(words) == 6 else ""
+        self.meter.chunk_begins(int(fields["Gantry-Offset"]), payload_len, fields["Gantry-Transfer"], instance)
+        return True
+
+
+class Meter:
+    """Counts one download's bytes over all its connections, and notes how long none came."""
+
+    def __init__(self):
+        self.high = 0
+        self.received = 0
+        self.twice = 0
+        self.transfer = self.instance = None
+        self.transfers = 0
+        self.last_new_at = None
+        self.since = time.monotonic()
+        self.longest_gap_s = 0.0
+        self._next = 0
+
+    def reader(self):
+        return Reader(self)
+
+    def chunk_begins(self, offset, payload_len, transfer, instance):
+        if transfer != self.transfer:
+            self.transfer, self.instance = transfer, instance
+            self.transfers += 1
+        self._next = offset
+
+    def bytes_came(self, count):
+        begin, self._next = self._next, self._next + count
+        self.received += count
+        self.twice += max(0, min(self.high, self._next) - begin)
+        if self._next > self.high:
+            self.high = self._next
+            self._new_bytes()
+
+    def _new_bytes(self):
+        now = time.monotonic()
+        self.longest_gap_s = max(self.longest_gap_s, now - max(self.last_new_at or 0.0, self.since))
+        self.last_new_at = now
+
+    def watch(self):
+        """Notes gaps from now on."""
+        self.since, self.longest_gap_s = time.monotonic(), 0.0
+
+    def silent_s(self):
+        return time.monotonic() - max(self.last_new_at or 0.0, self.since)
