@@ -32,10 +32,13 @@ class Consumer:
         self.may_run = asyncio.Event()
         self.may_run.set()
         self.stopping = False
+        self.within_s = DOWNLOAD_WITHIN_S
         self.task = None
 
-    async def start(self):
+    async def connect(self):
         self.proxies = await self.rig.nats_proxies(down=lambda: self.meter.reader().feed)
+
+    def start(self):
         self.task = asyncio.create_task(self._run())
 
     async def _run(self):
@@ -50,14 +53,14 @@ class Consumer:
         self.size, digest = self.rig.objects[key]
         self.struck = None
         target = self.folder / "copy"
-        deadline = time.monotonic() + DOWNLOAD_WITHIN_S
+        deadline = time.monotonic() + self.within_s
         while True:
             await self.may_run.wait()
             received = self.meter.received
             code, said = await self._get(key, target, deadline)
             if code is None:
                 return self.report.hang(f"{self.name} had {self.meter.high} of {self.size} bytes of {key} after "
-                                        f"{DOWNLOAD_WITHIN_S} s, silent for {self.meter.silent_s():.0f} s")
+                                        f"{self.within_s:.0f} s, silent for {self.meter.silent_s():.0f} s")
             if code == 0:
                 break
             if self.struck == code:

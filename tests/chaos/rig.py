@@ -9,7 +9,9 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+import types
 import urllib.request
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from proxy import Proxy
 STORE, BUCKET = "chaos", "chaos"
 READY_WITHIN_S = 120
 DRAIN_GRACE_MS = 2000
+BLOCK_BYTES = 16 << 20
 CONTROL = re.compile(rb"\.ctl\.([0-9a-f]{32})\.")
 
 
@@ -63,9 +66,9 @@ class Node:
 class Relay:
     """One `gantry serve`, with links of its own to every nats-server and to S3."""
 
-    def __init__(self, rig, number, nats_proxies, s3_proxy):
-        self.rig, self.number = rig, number
-        self.nats_proxies, self.s3_proxy = nats_proxies, s3_proxy
+    def __init__(self, rig, number, s3_proxy):
+        self.rig, self.number, self.s3_proxy = rig, number, s3_proxy
+        self.nats_proxies = []
         self.http = f"127.0.0.1:{free_port()}"
         self.process = self.instance = self.idle = None
         self.rss_peak_bytes = 0
@@ -113,10 +116,13 @@ class Relay:
 class Rig:
     """All of it. `pace_bytes_per_s` is what S3 gives to each relay: the one bottleneck while nothing is broken."""
 
-    def __init__(self, name, folder, gantry, alive_fd, nodes=1, pace_bytes_per_s=None):
+    def __init__(self, name, folder, gantry, alive_fd, nodes=1, pace_bytes_per_s=None,
+                 stores=None, direct=False):
         self.name, self.folder, self.gantry, self.alive_fd = name, folder, gantry, alive_fd
         self.pace_bytes_per_s = pace_bytes_per_s
-        self.stores = ["--store", f"{STORE}=s3://{BUCKET}"]
+        # Without proxies where speed is measured.
+        self.direct = direct
+        self.stores = [f"--store={store}" for store in stores or [f"{STORE}=s3://{BUCKET}"]]
         self.processes, self.proxies, self.objects = [], [], {}
         self.s3 = self.s3_process = None
         self.relays = []
@@ -131,7 +137,7 @@ class Rig:
         for number in range(relays):
             s3_proxy = await self.proxy(int(self.s3["endpoint"].rsplit(":", 1)[1]))
             s3_proxy.rate_bytes_per_s = self.pace_bytes_per_s
-            relay = Relay(self, number, [], s3_proxy)
+            relay = Relay(self, number, s3_proxy)
             relay.nats_proxies = await self.nats_proxies(up=lambda relay=relay: relay.learn)
             self.relays.append(relay)
         await asyncio.gather(*(relay.start() for relay in self.relays))
@@ -144,12 +150,22 @@ class Rig:
 
     async def put(self, key, size, seed):
         """Puts an object of random bytes, the same ones for the same seed."""
-        data = await asyncio.to_thread(random.Random(seed).randbytes, size)
-        digest = hashlib.sha256(data)
-        await asyncio.to_thread(s3.put, self.s3, BUCKET, key, data, digest.digest())
-        self.objects[key] = (size, digest.hexdigest())
+        def make():
+            chance, digest = random.Random(seed), hashlib.sha256()
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                for begin in range(0, size, BLOCK_BYTES):
+                    block = chance.randbytes(min(BLOCK_BYTES, size - begin))
+                    digest.update(block)
+                    file.write(block)
+                file.seek(0)
+                s3.put(self.s3, BUCKET, key, file, digest.digest())
+            return digest.hexdigest()
+
+        self.objects[key] = (size, await asyncio.to_thread(make))
 
     async def proxy(self, port, **hooks):
+        if self.direct:
+            return types.SimpleNamespace(port=port)
         proxy = await Proxy(port, **hooks).start()
         self.proxies.append(proxy)
         return proxy
