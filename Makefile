@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test test-containers sim check-deploy observe fmt lint
+.PHONY: help servers demo dev test test-containers sim chaos chaos-more check-deploy observe fmt lint
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,13 @@ SEEDS ?= 100000
 sim: ## simulate SEEDS=100000 downloads among faults, or one SEED=1234 with its log
 	@GANTRY_SIM_SEEDS=$(SEEDS) $(if $(SEED),GANTRY_SIM_SEED=$(SEED)) \
 		cargo test --locked --test sim -- --nocapture every_world
+
+# ARGS="--seed 7", ARGS="--plan" and so on; tests/chaos/run.py says which.
+chaos: ## break everything under running downloads: 212 faults by seed, every file compared
+	@$(PYTHON) tests/chaos/run.py $(ARGS)
+
+chaos-more: ## measure failover, 20 kills of 1 GiB, 10 GiB over a link that is cut, and a slow consumer
+	@for script in failover kills long slow; do $(PYTHON) tests/chaos/$$script.py $(ARGS) || exit 1; done
 
 check-deploy: ## hold deploy/ to kubectl, systemd and promtool; part of test
 	@$(PYTHON) deploy/dev/check_deploy.py

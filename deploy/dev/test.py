@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Runs every check of the project, and ends with how many tests passed and failed.
 
-    test.py           formatting, lints, documentation, deployment files, all tests
+    test.py           formatting, lints, documentation, deployment files, all tests, a minute of chaos
 
 Each check runs even when an earlier one failed, so that one run tells all.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -41,12 +42,21 @@ def main():
         failed.append(f"{counts['ignored']} tests are ignored")
     if not counts["passed"]:
         failed.append("no test ran")
+    if not passes("chaos", [sys.executable, "tests/chaos/run.py", "--short", "--gantry", tested_binary()], {}):
+        failed.append("chaos")
 
     for name in failed:
         print(f"FAILED: {name}")
     left_out = counts["ignored"] + counts["filtered"]
     print(f"{counts['passed']} passed, {counts['failed']} failed" + (f", {left_out} skipped" if left_out else ""))
     sys.exit(1 if failed else 0)
+
+
+def tested_binary():
+    """The binary that cargo has just built for the tests."""
+    metadata = subprocess.run(["cargo", "metadata", "--no-deps", "--format-version=1", "--locked"], cwd=servers.ROOT,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+    return os.path.join(json.loads(metadata.stdout)["target_directory"], "debug", "gantry")
 
 
 def passes(name, command, env):

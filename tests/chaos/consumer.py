@@ -13,7 +13,8 @@ from wire import Meter
 # Far above all that the faults can cost a download.
 DOWNLOAD_WITHIN_S = 400
 GAVE_UP = 5
-OURS = ("said", "errors")
+# What the command prints, in the folder of its files.
+OURS = "said"
 
 
 class Consumer:
@@ -23,6 +24,7 @@ class Consumer:
         self.rig, self.number, self.random, self.report = rig, number, random, report
         self.folder = rig.folder / f"consumer-{number}"
         self.folder.mkdir()
+        self.log = rig.log(f"consumer-{number}")
         self.proxies = []
         self.meter = Meter()
         self.process = None
@@ -70,7 +72,7 @@ class Consumer:
                 self.report.gave_up += 1
                 await asyncio.sleep(0.5)
             else:
-                return self.report.broke(f"{self.name}: exit {code} at {self.meter.high} of {self.size}: {said[-300:]}")
+                return self.report.broke(f"{self.name}: exit {code} at {self.meter.high} of {self.size}: {said}")
         await self._compare(key, target, digest, json.loads(said))
 
     @property
@@ -79,8 +81,8 @@ class Consumer:
 
     async def _get(self, key, target, deadline):
         """Runs the command to its end; returns its exit code and what it said, or no code when it hangs."""
-        env = {**demo.clean_env(), "NATS_URL": urls(self.proxies)}
-        with open(self.folder / "said", "w+b") as said, open(self.folder / "errors", "w+b") as errors:
+        env = {**demo.clean_env(), "NATS_URL": urls(self.proxies), "GANTRY_LOG__LEVEL": "info"}
+        with open(self.folder / OURS, "w+b") as said, open(self.log, "ab") as errors:
             self.process = subprocess.Popen(
                 demo.supervised([self.rig.gantry, "get", f"{STORE}/{key}", "-o", target, "--json"]),
                 stdin=self.rig.alive_fd, stdout=said, stderr=errors, env=env)
@@ -90,13 +92,12 @@ class Consumer:
             if code is None:
                 self.process.kill()
                 await ended(self.process)
-            told = said if code == 0 else errors
-            told.seek(0)
-            return code, told.read().decode(errors="replace")
+            said.seek(0)
+            return code, said.read().decode() if code == 0 else self.log.read_text(errors="replace")[-400:]
 
     async def _compare(self, key, target, digest, summary):
         actual = await asyncio.to_thread(sha256, target)
-        left = sorted(path.name for path in self.folder.iterdir() if path.name not in ("copy", *OURS))
+        left = sorted(path.name for path in self.folder.iterdir() if path.name not in ("copy", OURS))
         if actual != digest:
             self.report.wrong(f"{self.name}: {key} has SHA-256 {actual}, not {digest}")
         if left:
@@ -113,6 +114,11 @@ class Consumer:
         left = self.size - self.meter.high
         return self.running and self.size > 16 << 20 and self.meter.high >= share * self.size and left > 8 << 20
 
+    def note(self, text):
+        """Puts a line between those of the command."""
+        with open(self.log, "a") as log:
+            log.write(f"--- {text}\n")
+
     def strike(self, signal, code):
         self.struck = code
         self.process.send_signal(signal)
@@ -122,7 +128,7 @@ class Consumer:
         self.stopping = True
         await self.task
         for path in self.folder.iterdir():
-            if path.name not in OURS:
+            if path.name != OURS:
                 self.report.leak(f"{self.name}: {path.name} is left")
 
 

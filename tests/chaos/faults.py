@@ -53,13 +53,15 @@ class Hit:
             if other is self.consumer or (other.can_be_hit(0) and others(other)):
                 other.meter.watch()
                 self.watched.append((other, other.meter, other.meter.twice))
+                other.note(f"{self.order.kind}, at {other.meter.high}")
 
     def mended(self, counts):
         """From now on it can flow; `counts` when it could not before, so that waiting is counted from here."""
         self.at = time.monotonic()
         if counts:
-            for _, meter, _ in self.watched:
+            for consumer, meter, _ in self.watched:
                 meter.watch()
+                consumer.note(f"mended, at {meter.high}")
 
     async def flows(self):
         """Waits until every download that was hit goes on, or has ended."""
