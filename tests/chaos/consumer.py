@@ -1,6 +1,7 @@
 """A consumer that downloads one object after another with `gantry get`, and compares each."""
 
 import asyncio
+import datetime
 import hashlib
 import json
 import subprocess
@@ -117,7 +118,7 @@ class Consumer:
     def note(self, text):
         """Puts a line between those of the command."""
         with open(self.log, "a") as log:
-            log.write(f"--- {text}\n")
+            log.write(f"--- {datetime.datetime.now(datetime.timezone.utc).time()} {text}\n")
 
     def strike(self, signal, code):
         self.struck = code

@@ -66,9 +66,8 @@ class Meter:
     """Counts one download's bytes over all its connections, and notes how long none came."""
 
     def __init__(self):
-        self.high = 0
-        self.received = 0
-        self.twice = 0
+        # Up to where bytes came without a gap, how many came in all, and how many of them to no use.
+        self.high = self.received = self.twice = 0
         self.transfer = self.instance = None
         self.transfers = 0
         self.last_new_at = None
@@ -87,9 +86,11 @@ class Meter:
 
     def bytes_came(self, count):
         begin, self._next = self._next, self._next + count
+        # Bytes after a gap are not taken, and come again.
+        new = max(0, self._next - self.high) if begin <= self.high else 0
         self.received += count
-        self.twice += max(0, min(self.high, self._next) - begin)
-        if self._next > self.high:
+        self.twice += count - new
+        if new:
             self.high = self._next
             self._new_bytes()
 
