@@ -92,10 +92,10 @@ def build(stage):
                 if entry.get("executable") and entry["target"]["name"] == "gantry")
 
 
-def start_nats(stage):
+def start_nats(stage, *options):
     """Starts nats-server on a port it finds free itself, and returns its URL."""
     process = stage.start("nats-server", [servers.path_of("nats-server"), "-a", "127.0.0.1", "-p", "-1",
-                                          "--ports_file_dir", stage.folder])
+                                          "--ports_file_dir", stage.folder, *options])
 
     def url():
         for file in stage.folder.glob(f"*_{process.pid}.ports"):
@@ -125,7 +125,7 @@ def run(stage, mib, stay):
             digest.update(block)
             file.write(block)
         file.seek(0)
-        s3.put(store, BUCKET, KEY, file, digest.digest())
+        s3.put(store, BUCKET, KEY, file, sha256=digest.digest())
 
     keys = store["users"]["admin"]
     relay_env = {"AWS_ACCESS_KEY_ID": keys["access_key_id"], "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"],

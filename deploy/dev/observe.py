@@ -100,7 +100,7 @@ def run(stage, plot):
     original = stage.folder / "original"
     original.write_bytes(os.urandom(MIB << 20))
     with open(original, "rb") as file:
-        s3.put(store, demo.BUCKET, demo.KEY, file, hashlib.sha256(original.read_bytes()).digest())
+        s3.put(store, demo.BUCKET, demo.KEY, file, sha256=hashlib.sha256(original.read_bytes()).digest())
 
     keys = store["users"]["admin"]
     relay_env = {"AWS_ACCESS_KEY_ID": keys["access_key_id"], "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"],

@@ -119,14 +119,14 @@ def tail(log):
     return f"last line of its log: {lines[-1] if lines else '(empty)'}"
 
 
-def put(server, bucket, key, body, sha256=None):
+def put(server, bucket, key, body, **checksum):
     """Puts bytes or an open file as one object, signed; the bucket is made by the store when missing.
 
-    With `sha256` (the digest's 32 bytes) the store checks and keeps that checksum.
+    With `sha256=` or `crc64nvme=` and the digest's bytes, the store checks and keeps that checksum.
     """
     headers = {"x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
-    if sha256:
-        headers["x-amz-checksum-sha256"] = base64.b64encode(sha256).decode()
+    for algorithm, digest in checksum.items():
+        headers[f"x-amz-checksum-{algorithm}"] = base64.b64encode(digest).decode()
     path = f"/{bucket}/{urllib.parse.quote(key)}"
     host = server["endpoint"].removeprefix("http://")
     length = len(body) if isinstance(body, bytes) else os.fstat(body.fileno()).st_size

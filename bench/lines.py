@@ -1,0 +1,86 @@
+"""The lines of the table, in groups whose lines take turns."""
+
+from collections import namedtuple
+
+import peers
+from measure import (FROZEN, LONG_LINK_MS, frozen, gantry, long_link, nats, object_get, object_put_get, s3, s3_file,
+                     tool)
+from rig import BUCKET
+
+# `run(rig)` returns a sample, whose value is in `unit`. `sets` are the objects that it needs.
+Line = namedtuple("Line", "name what unit run sets", defaults=(("big",),))
+# A group has relays of its own. It is repeated as often as was asked for, divided by `rarer`.
+Group = namedtuple("Group", "name lines relays rarer", defaults=(1, 1))
+
+
+def groups(large, with_peers):
+    found = [bulk(), files(with_peers)]
+    for name, downloads in (("4k", {1: 1000, 16: 3000, 64: 5000}), ("256k", {1: 500, 16: 1000, 64: 1000})):
+        found += [small(name, count, in_flight) for in_flight, count in downloads.items()]
+    return [*found, first_byte(), at_once(), two_relays(), far(), memory(large)]
+
+
+def bulk():
+    return Group("bulk", [
+        Line("s3", "S3 GET, to nowhere", "MiB/s", s3()),
+        Line("nats", "NATS publish and subscribe", "MiB/s", nats()),
+        Line("gantry-s3", "Gantry, S3 store, to nowhere", "MiB/s", gantry()),
+        Line("gantry-file", "Gantry, file store, to nowhere", "MiB/s", gantry("files")),
+        Line("object-get", "Object Store get, to nowhere", "MiB/s", object_get()),
+        Line("object-put-get", "S3 to Object Store put, then get", "MiB/s", object_put_get()),
+    ])
+
+
+def files(with_peers):
+    lines = [Line("s3-to-file", "S3 GET, to a file", "MiB/s", s3_file()),
+             Line("gantry-to-file", "gantry get, S3 store, to a file", "MiB/s", tool(
+                 lambda rig, file: [rig.gantry, "get", "s3/big/0", "-o", file, "--quiet"]))]
+    if with_peers:
+        lines += [Line(name, f"{name}, S3 to a file", "MiB/s", tool(
+            lambda rig, file, command=command: command(rig.store["endpoint"], f"s3://{BUCKET}/big/0", file),
+            peers.ENV)) for name, command in (("s5cmd", peers.s5cmd), ("aws", peers.aws))]
+    return Group("files", lines)
+
+
+def small(name, downloads, in_flight):
+    load = {"name": name, "downloads": downloads, "in_flight": in_flight, "warm_up": in_flight, "unit": "per s"}
+    what = f"objects of {name[:-1]} KiB, {in_flight} in flight"
+    return Group(f"{name}-{in_flight}", [
+        Line(f"s3-{name}-{in_flight}", f"S3 GET, {what}", "per s", s3(**load), (name,)),
+        Line(f"gantry-{name}-{in_flight}", f"Gantry, {what}", "per s", gantry(**load), (name,))])
+
+
+def first_byte():
+    load = {"name": "1m", "downloads": 300, "unit": "ms", "warm_up": 10}
+    return Group("first-byte", [
+        Line("s3-first-byte", "S3 GET, 1 MiB object, time to first byte", "ms", s3(**load), ("1m",)),
+        Line("gantry-first-byte", "Gantry, 1 MiB object, time to first byte", "ms", gantry(**load), ("1m",))])
+
+
+def at_once():
+    """Each transfer has a connection of its own, as each device has."""
+    lines = [Line("at-once-1", "Gantry, 1 transfer of 1 GiB", "MiB/s", gantry())]
+    for count in (10, 100, 1000):
+        run = gantry(name="8m", downloads=max(256, count), in_flight=count, connections=count)
+        lines.append(Line(f"at-once-{count}", f"Gantry, {count} transfers at once", "MiB/s", run, ("8m",)))
+    return Group("at-once", lines, rarer=2)
+
+
+def two_relays():
+    run = gantry(name="8m", downloads=256, in_flight=10, connections=10)
+    return Group("two-relays", [
+        Line("two-relays", "Gantry, 10 transfers at once, two relays", "MiB/s", run, ("8m",))], relays=2, rarer=2)
+
+
+def far():
+    what = f"{2 * LONG_LINK_MS} ms of round trip"
+    return Group("long-link", [
+        Line("nats-far", f"NATS publish and subscribe, {what}", "MiB/s", long_link(nats())),
+        Line("gantry-far", f"Gantry, {what}", "MiB/s", long_link(gantry()))])
+
+
+def memory(large):
+    lines = [Line("frozen", f"relay's peak memory, {FROZEN} frozen consumers", "MiB", frozen())]
+    if large:
+        lines.insert(0, Line("large", "Gantry, 8 GiB, to nowhere", "MiB/s", gantry(name="large"), ("large",)))
+    return Group("memory", lines, rarer=5)

@@ -1,0 +1,174 @@
+"""How each thing is measured. Every function here returns one that is given the rig and returns a sample.
+
+A sample has a value, and what each process took. It is made only of downloads whose bytes were compared.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+
+import demo
+from rig import BUCKET, MIB
+from servers import Problem
+
+FROZEN, FROZEN_CONNECTIONS, FROZEN_FOR_S = 1000, 100, 5
+LONG_LINK_MS = 50
+
+
+def s3(name="big", downloads=1, in_flight=1, unit="MiB/s", warm_up=0):
+    """Straight from S3."""
+    def run(rig):
+        with rig.watch() as sample:
+            said = rig.call("s3", "--bucket", BUCKET, "--object-bytes", rig.sets[name][1],
+                            *load(rig, name, downloads, in_flight, warm_up))
+        return finished(rig, sample, said, name, rig.fewer(downloads), unit)
+    return run
+
+
+def gantry(store="s3", name="big", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_up=0):
+    """Through the relay, to the product's consumer."""
+    def run(rig, env=None):
+        with rig.watch() as sample:
+            said = rig.call("consume", "--store", store, "--connections", connections,
+                            *load(rig, name, downloads, in_flight, warm_up), env=env)
+        return finished(rig, sample, said, name, rig.fewer(downloads), unit)
+    return run
+
+
+def load(rig, name, downloads, in_flight, warm_up):
+    return ["--set", name, "--objects", rig.sets[name][0], "--downloads", rig.fewer(downloads),
+            "--in-flight", in_flight, "--warm-up", warm_up]
+
+
+def nats():
+    """NATS alone."""
+    def run(rig, env=None):
+        with rig.watch() as sample:
+            publisher = rig.start("publish", rig.objects / "big" / "0")
+            said = rig.call("subscribe", "--bytes", rig.sets["big"][1], env=env)
+            published = rig.result(publisher)
+        sample["cpu_s"]["publisher"] = published["cpu_s"]
+        return finished(rig, sample, said, "big")
+    return run
+
+
+def long_link(run):
+    """The same with a consumer far away."""
+    def far(rig):
+        proxy = rig.start("delay", rig.nats.removeprefix("nats://"), "--ms", LONG_LINK_MS)
+        try:
+            return run(rig, {"NATS_URL": f"nats://{json.loads(proxy.stdout.readline())}"})
+        finally:
+            proxy.kill()
+            proxy.communicate()
+    return far
+
+
+def object_get():
+    """From JetStream's Object Store."""
+    def run(rig):
+        if not rig.in_object_store:
+            put_object(rig)
+        with rig.watch() as sample:
+            said = rig.call("get", "big", program="gantry-bench-objects")
+        return finished(rig, sample, said, "big")
+    return run
+
+
+def object_put_get():
+    """From S3 into JetStream's Object Store, and from there."""
+    def run(rig):
+        with rig.watch() as sample:
+            put = put_object(rig)
+            said = rig.call("get", "big", program="gantry-bench-objects")
+        sample["put_s"] = put["seconds"]
+        said["seconds"] += put["seconds"]
+        sample["cpu_s"]["putter"] = put["cpu_s"]
+        return finished(rig, sample, said, "big")
+    return run
+
+
+def put_object(rig):
+    """Puts the object as it comes from S3."""
+    pipe = rig.stage.folder / "pipe"
+    if not pipe.exists():
+        os.mkfifo(pipe)
+    copier = rig.start("s3", "--pipe", pipe, "--bucket", BUCKET, "--object-bytes", rig.sets["big"][1], "--set", "big")
+    try:
+        put = rig.call("put", "big", pipe, program="gantry-bench-objects")
+        rig.result(copier)
+    finally:
+        copier.kill()
+    rig.in_object_store = True
+    return put
+
+
+def s3_file():
+    """Straight from S3 into a file."""
+    def run(rig):
+        with scratch_file(rig) as file:
+            with rig.watch() as sample:
+                said = rig.call("s3", "--bucket", BUCKET, "--object-bytes", rig.sets["big"][1], "--set", "big",
+                                "--file", file)
+            said["downloads"] = rig.sums(file)
+        return finished(rig, sample, said, "big")
+    return run
+
+
+def tool(command, env=None):
+    """`command(rig, file)`, a command line tool that downloads into a file, measured from outside."""
+    def run(rig):
+        with scratch_file(rig) as file:
+            with rig.watch() as sample, open(rig.stage.log("clients"), "ab") as log:
+                begin = time.monotonic()
+                process = subprocess.Popen(demo.supervised(command(rig, file)), stdin=rig.stage.alive_fd, stdout=log,
+                                           stderr=log, env={**rig.env, **rig.s3_env, **(env or {})})
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+                seconds = time.monotonic() - begin
+            if process.returncode != 0:
+                raise Problem(f"exit code {process.returncode}, {rig.last_words()}")
+            said = {"seconds": seconds, "cpu_s": usage.ru_utime + usage.ru_stime, "rss_bytes": usage.ru_maxrss << 10,
+                    "downloads": rig.sums(file)}
+        return finished(rig, sample, said, "big")
+    return run
+
+
+@contextlib.contextmanager
+def scratch_file(rig):
+    """A file to download into. What others wrote before is on disk by then, and so is not written meanwhile."""
+    file = rig.stage.folder / "file"
+    os.sync()
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def frozen():
+    """What consumers that hang cost the relay."""
+    def run(rig):
+        with rig.watch() as sample:
+            accepted = rig.call("frozen", "--store", "s3", "--key", "big/0", "--count", FROZEN,
+                                "--connections", FROZEN_CONNECTIONS, "--hold-s", FROZEN_FOR_S)
+        if accepted < FROZEN:
+            raise Problem(f"only {accepted} of {FROZEN} transfers were accepted")
+        return {**sample, "value": sample["rss_mib"]["relay"]}
+    return run
+
+
+def finished(rig, sample, said, name, downloads=1, unit="MiB/s"):
+    """Completes a sample by what its client said, once the bytes are compared."""
+    rig.compare(name, said["downloads"], downloads)
+    sample.update(seconds=said["seconds"], mib=downloads * rig.sets[name][1] / MIB, downloads=downloads)
+    sample["cpu_s"]["consumer"] = said["cpu_s"]
+    sample["rss_mib"]["consumer"] = said["rss_bytes"] / MIB
+    if unit == "ms":
+        firsts = sorted(first * 1000 for _, _, first in said["downloads"])
+        sample["p99"] = firsts[(len(firsts) - 1) * 99 // 100]
+        sample["value"] = firsts[(len(firsts) - 1) // 2]
+    else:
+        sample["value"] = {"MiB/s": sample["mib"], "per s": downloads}[unit] / sample["seconds"]
+    return sample

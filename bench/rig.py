@@ -1,0 +1,168 @@
+"""What is measured: servers, relays and objects, and what a measurement took of each.
+
+Everything listens on 127.0.0.1, and ends when this process ends.
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import demo
+import s3
+from demo import say
+from servers import DEV, ROOT, Problem
+
+BUCKET = "bench"
+MIB = 1 << 20
+# How many different objects there are of each size, in bytes.
+SETS = {"big": (1, 1024 * MIB), "8m": (128, 8 * MIB), "1m": (128, MIB), "256k": (256, 256 << 10), "4k": (512, 4 << 10),
+        "large": (1, 8192 * MIB)}
+QUICK = {"big": (1, 64 * MIB), "8m": (128, MIB), "large": (1, 128 * MIB)}
+STALLED_AFTER_S = 300
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Rig:
+    """Servers with objects in them, and the programs to measure with."""
+
+    def __init__(self, stage, gantry, programs, quick):
+        self.stage, self.gantry, self.programs, self.quick = stage, gantry, programs, quick
+        self.sets = {**SETS, **(QUICK if quick else {})}
+        self.crcs = {}
+        self.in_object_store = False
+        self.relays, self.relays_started = [], 0
+        stage.folder = Path(tempfile.mkdtemp(dir=DEV, prefix="bench-"))
+        self.objects = stage.folder / "objects"
+        self.nats = demo.start_nats(stage, "-js", "-sd", stage.folder / "jetstream")
+        self.store, process = s3.start(stage.folder / "s3", stdin=stage.alive_fd, remove=[stage.folder])
+        stage.processes.append(("s3/weed", process))
+        self.pids = {"nats-server": stage.processes[0][1].pid, "s3": process.pid}
+        keys = self.store["users"]["admin"]
+        self.env = {**demo.clean_env(), "NATS_URL": self.nats}
+        self.s3_env = {"AWS_ACCESS_KEY_ID": keys["access_key_id"], "AWS_REGION": self.store["region"],
+                       "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"], "AWS_ENDPOINT_URL": self.store["endpoint"],
+                       "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+
+    def fill(self, name):
+        """Puts random objects into S3 and, the same ones, into a directory, unless they are there."""
+        if name in self.crcs:
+            return
+        count, size = self.sets[name]
+        say(f"making {count} objects of {size >> 10} KiB")
+        folder = self.objects / name
+        folder.mkdir(parents=True)
+        files = [folder / str(number) for number in range(count)]
+        for file in files:
+            with open(file, "wb") as output:
+                for start in range(0, size, MIB):
+                    output.write(os.urandom(min(MIB, size - start)))
+        crcs = self.call("crc", *files)
+        for file, (_, crc) in zip(files, crcs):
+            with open(file, "rb") as body:
+                s3.put(self.store, BUCKET, f"{name}/{file.name}", body, crc64nvme=bytes.fromhex(crc))
+        self.crcs[name] = [crc for _, crc in crcs]
+
+    @contextlib.contextmanager
+    def relay(self, count=1):
+        """Runs relays of their own, so that what earlier measurements left in memory is not counted."""
+        serve = [self.gantry, "serve", "--store", f"s3=s3://{BUCKET}", "--store", f"files=file://{self.objects}",
+                 "--http", "off"]
+        names = [f"relay-{self.relays_started + number}" for number in range(count)]
+        self.relays_started += count
+        started = [self.stage.start(name, serve, {**self.env, **self.s3_env}) for name in names]
+        self.stage.wait_for("a relay did not say that it serves", lambda: all(
+            " serving " in self.stage.log(name).read_text(errors="replace") for name in names))
+        self.relays = [process.pid for process in started]
+        try:
+            yield
+        finally:
+            self.relays = []
+            self.stage.processes = [entry for entry in self.stage.processes if entry[1] not in started]
+            for process in started:
+                process.terminate()
+            for process in started:
+                process.wait(demo.READY_WITHIN_S)
+
+    @contextlib.contextmanager
+    def watch(self):
+        """Yields a sample to which is added, in the end, what servers and relays took meanwhile."""
+        watched = {**{name: [pid] for name, pid in self.pids.items()}, "relay": self.relays}
+        watched = {name: pids for name, pids in watched.items() if pids}
+        for pid in sum(watched.values(), []):
+            # 5 sets the peak to what is held now (proc_pid_clear_refs(5)).
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+        before = {name: sum(map(cpu_s, pids)) for name, pids in watched.items()}
+        sample = {"cpu_s": {}, "rss_mib": {}}
+        yield sample
+        for name, pids in watched.items():
+            sample["cpu_s"][name] = sum(map(cpu_s, pids)) - before[name]
+            sample["rss_mib"][name] = max(map(rss_peak_mib, pids))
+
+    def start(self, *command, env=None, program="gantry-bench"):
+        """Starts a program whose line of JSON `result` returns."""
+        with open(self.stage.log("clients"), "ab") as log:
+            return subprocess.Popen(demo.supervised([self.programs / program, *command]), stdin=self.stage.alive_fd,
+                                    stdout=subprocess.PIPE, stderr=log, text=True,
+                                    env={**self.env, **self.s3_env, **(env or {})})
+
+    def result(self, process):
+        try:
+            output, _ = process.communicate(timeout=STALLED_AFTER_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise Problem(f"{process.args[-1]} was not done within {STALLED_AFTER_S} s") from None
+        if process.returncode != 0:
+            raise Problem(f"exit code {process.returncode}, {self.last_words()}")
+        return json.loads(output) if output else None
+
+    def last_words(self):
+        return s3.tail(self.stage.log("clients"))
+
+    def fewer(self, downloads):
+        return max(1, downloads // 8) if self.quick else downloads
+
+    def call(self, *command, **options):
+        return self.result(self.start(*command, **options))
+
+    def compare(self, name, downloads, count):
+        """Fails unless there are as many downloads as there should be, each with its object's bytes."""
+        crcs, size = self.crcs[name], self.sets[name][1]
+        if len(downloads) != count:
+            raise Problem(f"{len(downloads)} downloads where there should be {count}")
+        for number, (length, crc, _) in enumerate(downloads):
+            if (length, crc) != (size, crcs[number % len(crcs)]):
+                raise Problem(f"download {number} has other bytes than its object")
+
+    def sums(self, file):
+        """What `compare` wants to know of a downloaded file."""
+        return [(*entry, None) for entry in self.call("crc", file)]
+
+
+def cpu_s(pid):
+    """Seconds of CPU that a process has taken (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def rss_peak_mib(pid):
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()).group(1)) / 1024
+
+
+def build(stage, gantry=None, programs=None):
+    """Builds what is not given, all into one target folder, and returns the product and the folder of the programs."""
+    gantry = (gantry or demo.build(stage)).resolve()
+    if programs:
+        return gantry, programs.resolve()
+    say("building what measures it")
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+    for options in (["--bin", "gantry-bench"],
+                    ["--no-default-features", "--features", "object-store", "--bin", "gantry-bench-objects"]):
+        cargo = stage.run(["cargo", "build", "--release", "--locked", "--manifest-path", ROOT / "bench" / "Cargo.toml",
+                           "--target-dir", target, *options])
+        if cargo.returncode != 0:
+            raise Problem("the build failed")
+    return gantry, target / "release"

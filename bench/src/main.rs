@@ -1,0 +1,67 @@
+//! Measures one thing in a process of its own, and prints what it took as a line of JSON. `run.py` calls it.
+
+mod consume;
+mod delay;
+mod frozen;
+mod nats;
+mod s3;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use gantry_bench::sample;
+
+#[derive(Debug, Parser)]
+#[command(about = "Measures one thing; run.py puts the things together")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Download straight from S3, with the relay's ranges and concurrency
+    S3(s3::Get),
+    /// Download through a relay, with the product's own consumer
+    Consume(consume::Consume),
+    /// Begin downloads through a relay whose bytes nobody reads
+    Frozen(frozen::Frozen),
+    /// Publish a file to whoever asks first, in the product's chunks and window, without the product
+    Publish(nats::Publish),
+    /// Take what `publish` publishes
+    Subscribe(nats::Subscribe),
+    /// Pass connections on, every byte later by a delay
+    Delay(delay::Delay),
+    /// Print the CRC-64/NVME of files
+    Crc { files: Vec<PathBuf> },
+}
+
+/// The runtime of the product's own main.
+fn main() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(Box::pin(run(Cli::parse().command)))
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::S3(get) => get.run().await,
+        Command::Consume(consume) => consume.run().await,
+        Command::Frozen(frozen) => frozen.run().await,
+        Command::Publish(publish) => publish.run().await,
+        Command::Subscribe(subscribe) => subscribe.run().await,
+        Command::Delay(delay) => delay.run().await,
+        Command::Crc { files } => crc(&files),
+    }
+}
+
+fn crc(files: &[PathBuf]) -> anyhow::Result<()> {
+    let sums = files
+        .iter()
+        .map(|file| {
+            let path = file.to_str().ok_or_else(|| anyhow::anyhow!("{} is not UTF-8", file.display()))?;
+            let crc = crc_fast::checksum_file(crc_fast::CrcAlgorithm::Crc64Nvme, path, None)?;
+            Ok((std::fs::metadata(file)?.len(), sample::hexadecimal(crc)))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    sample::print(&sums)
+}

@@ -1,0 +1,112 @@
+//! NATS alone, with the product's chunk size and window: the other half of the bound.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::{Client, ConnectOptions, StatusCode, Subscriber};
+use bytes::Bytes;
+use clap::Args;
+use futures_util::StreamExt as _;
+use gantry_bench::sample::{Clock, Got, Sink, print};
+use tokio::time::{sleep, timeout};
+
+/// Where `publish` waits for a request, and where it is told how much has arrived.
+const START: &str = "bench.start";
+const ARRIVED: &str = "bench.arrived";
+
+/// The window and the chunks of the product's defaults on a server with NATS' default `max_payload`.
+const WINDOW_BYTES: usize = 24 << 20;
+const CHUNK_BYTES: usize = (512 << 10) - (4 << 10);
+
+/// How often to tell how much has arrived.
+const TELL_BYTES: u64 = 2 << 20;
+
+/// How long either side waits for the other; a lost message ends here.
+const PATIENCE: Duration = Duration::from_secs(30);
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+#[derive(Args, Debug)]
+pub(crate) struct Publish {
+    file: PathBuf,
+    #[arg(long, env = "NATS_URL")]
+    nats: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Subscribe {
+    /// How many bytes will come.
+    #[arg(long)]
+    bytes: u64,
+    #[arg(long, env = "NATS_URL")]
+    nats: String,
+}
+
+/// Connects with the product's own settings.
+async fn connect(nats: &str) -> anyhow::Result<Client> {
+    Ok(ConnectOptions::new().client_capacity(16).subscription_capacity(65_536).connect(nats).await?)
+}
+
+impl Publish {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        // From memory: what a disk costs is measured elsewhere.
+        let mut rest = Bytes::from(tokio::fs::read(&self.file).await?);
+        let client = connect(&self.nats).await?;
+        let mut arrived = client.subscribe(ARRIVED).await?;
+        let mut starts = client.subscribe(START).await?;
+        let subject = next(&mut starts).await?.reply.context("a request without a reply subject")?;
+
+        let clock = Clock::start()?;
+        let total = rest.len();
+        let (mut sent, mut taken) = (0, 0);
+        while taken < total {
+            let chunk = CHUNK_BYTES.min(rest.len());
+            if chunk > 0 && sent + chunk <= taken + WINDOW_BYTES {
+                sent += chunk;
+                client.publish(subject.clone(), rest.split_to(chunk)).await?;
+            } else {
+                taken = serde_json::from_slice(&next(&mut arrived).await?.payload)?;
+            }
+        }
+        print(&clock.stop(Vec::new())?)
+    }
+}
+
+impl Subscribe {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let client = connect(&self.nats).await?;
+        let inbox = client.new_inbox();
+        let mut messages = client.subscribe(inbox.clone()).await?;
+        let (first, mut clock) = loop {
+            let clock = Clock::start()?;
+            client.publish_with_reply(START, inbox.clone(), Bytes::new()).await?;
+            let message = next(&mut messages).await?;
+            if message.status != Some(StatusCode::NO_RESPONDERS) {
+                break (message, Some(clock));
+            }
+            // The publisher is still starting.
+            sleep(ASK_AGAIN).await;
+        };
+        let mut sink = Sink::default();
+        let mut told = 0;
+        let mut message = first;
+        loop {
+            sink.take(&message.payload);
+            if sink.bytes() >= told + TELL_BYTES || sink.bytes() == self.bytes {
+                told = sink.bytes();
+                client.publish(ARRIVED, serde_json::to_vec(&told)?.into()).await?;
+            }
+            if sink.bytes() == self.bytes {
+                break;
+            }
+            message = next(&mut messages).await?;
+        }
+        let sample = clock.take().context("the clock stands")?.stop(vec![Got::from(sink)])?;
+        client.flush().await?;
+        print(&sample)
+    }
+}
+
+async fn next(messages: &mut Subscriber) -> anyhow::Result<async_nats::Message> {
+    timeout(PATIENCE, messages.next()).await.context("the other side is silent")?.context("the connection is closed")
+}
