@@ -14,7 +14,7 @@ from pathlib import Path
 import demo
 import s3
 from demo import say
-from servers import DEV, ROOT, Problem
+from servers import DEV, Problem
 
 BUCKET = "bench"
 MIB = 1 << 20
@@ -150,19 +150,3 @@ def cpu_s(pid):
 
 def rss_peak_mib(pid):
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()).group(1)) / 1024
-
-
-def build(stage, gantry=None, programs=None):
-    """Builds what is not given, all into one target folder, and returns the product and the folder of the programs."""
-    gantry = (gantry or demo.build(stage)).resolve()
-    if programs:
-        return gantry, programs.resolve()
-    say("building what measures it")
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
-    for options in (["--bin", "gantry-bench"],
-                    ["--no-default-features", "--features", "object-store", "--bin", "gantry-bench-objects"]):
-        cargo = stage.run(["cargo", "build", "--release", "--locked", "--manifest-path", ROOT / "bench" / "Cargo.toml",
-                           "--target-dir", target, *options])
-        if cargo.returncode != 0:
-            raise Problem("the build failed")
-    return gantry, target / "release"

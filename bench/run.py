@@ -20,8 +20,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "deploy" / "dev"))
-
+# The first import makes deploy/dev importable.
+import build
 import demo
 import lines
 import peers
@@ -75,7 +75,7 @@ def measure(stage, args):
         return 0
     with_peers = have_peers()
     groups = chosen(lines.groups(args.large, with_peers), args.only)
-    gantry, programs = rig.build(stage, args.gantry, args.programs)
+    gantry, programs = build.build(stage, args.gantry, args.programs)
     scene = rig.Rig(stage, gantry, programs, args.quick)
     about = machine(gantry, with_peers)
     results, failed = {}, []
