@@ -1,7 +1,6 @@
 //! From configuration to stores.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::exit::{Exit, Failure};
@@ -50,7 +49,7 @@ fn s3_options(name: &StoreName, bucket: &str, prefix: &str, s3: &S3) -> Result<s
             .iter()
             .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
     let credentials = match &s3.keys {
-        Some(keys) => s3::Credentials::Static(static_credentials(name, keys)?),
+        Some(keys) => s3::Credentials::Files(key_files(name, keys)?),
         None => s3::Credentials::Chain,
     };
     Ok(s3::Options {
@@ -70,18 +69,25 @@ fn s3_options(name: &StoreName, bucket: &str, prefix: &str, s3: &S3) -> Result<s
     })
 }
 
-fn static_credentials(name: &StoreName, keys: &S3Keys) -> Result<s3::StaticCredentials, Failure> {
-    let read = |key: &str, path: &Path| {
-        let text = fs::read_to_string(path)
-            .map_err(|error| Failure::usage(format!("`stores.{name}.{key}` = {path:?}: can't be read: {error}")))?;
-        match text.trim() {
-            "" => Err(Failure::usage(format!("`stores.{name}.{key}` = {path:?}: the file is empty"))),
-            text => Ok(text.to_owned()),
-        }
-    };
-    Ok(s3::StaticCredentials {
-        access_key_id: read("access_key_id_file", &keys.access_key_id)?,
-        secret_access_key: read("secret_access_key_file", &keys.secret_access_key)?,
-        session_token: keys.session_token.as_deref().map(|path| read("session_token_file", path)).transpose()?,
+/// Looks into the files, so that what is wrong with them is told by the names of their keys.
+fn key_files(name: &StoreName, keys: &S3Keys) -> Result<s3::KeyFiles, Failure> {
+    let named = [
+        ("access_key_id_file", Some(&keys.access_key_id)),
+        ("secret_access_key_file", Some(&keys.secret_access_key)),
+        ("session_token_file", keys.session_token.as_ref()),
+    ];
+    for (key, path) in named {
+        let Some(path) = path else { continue };
+        let problem = match fs::read_to_string(path) {
+            Ok(text) if text.trim().is_empty() => "the file is empty".to_owned(),
+            Ok(_) => continue,
+            Err(error) => format!("can't be read: {error}"),
+        };
+        return Err(Failure::usage(format!("`stores.{name}.{key}` = {path:?}: {problem}")));
+    }
+    Ok(s3::KeyFiles {
+        access_key_id: keys.access_key_id.clone(),
+        secret_access_key: keys.secret_access_key.clone(),
+        session_token: keys.session_token.clone(),
     })
 }

@@ -252,11 +252,13 @@ impl Bucket {
                 self.live.move_to(region);
                 Ok(failure)
             }
-            Cure::Credentials if cures.take_credentials() => match self.live.reload(used).await {
-                Ok(()) => Ok(failure),
+            Cure::OtherKey if !self.live.has_key_files() => Err(failure),
+            Cure::Credentials | Cure::OtherKey if cures.take_credentials() => match self.live.reload(used).await {
+                Ok(true) => Ok(failure),
+                Ok(false) => Err(failure),
                 Err(error) => Err(Failure::is_final(error)),
             },
-            Cure::Region(_) | Cure::Credentials => Err(failure),
+            Cure::Region(_) | Cure::Credentials | Cure::OtherKey => Err(failure),
         }
     }
 }
@@ -284,7 +286,7 @@ impl Cures {
     pub(super) fn pause(&mut self, failure: &Failure) -> Option<Duration> {
         let pause = self.pauses.next()?;
         match (&failure.cure, &failure.error) {
-            (Cure::Region(_) | Cure::Credentials, _) => Some(Duration::ZERO),
+            (Cure::Region(_) | Cure::Credentials | Cure::OtherKey, _) => Some(Duration::ZERO),
             (_, Error::Unavailable { retry_after: Some(after), .. }) => Some(pause.max(*after)),
             _ => Some(pause),
         }

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::observe::TraceHeader;
-use super::options::{Credentials, Options};
+use super::options::{Credentials, Options, StaticCredentials};
 use crate::store::Error;
 
 /// Where an S3 that has no regions is said to be, and where AWS answers for buckets of every region with their own.
@@ -26,20 +26,29 @@ const REGION_FALLBACK: &str = "us-east-1";
 /// How soon after loading credentials it is worth loading them again.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The client of one bucket. It is replaced when S3 names another region or refuses expired credentials.
+/// The client of one bucket. It is replaced when S3 names another region or refuses the credentials.
 #[derive(Debug)]
 pub(super) struct Live {
     options: Options,
     client: RwLock<Arc<Client>>,
-    /// When credentials were last loaded; held while they are.
-    loaded: Mutex<Instant>,
+    /// Which credentials there are; held while they are loaded.
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    at: Instant,
+    /// The key, where we hold it ourselves.
+    keys: Option<StaticCredentials>,
 }
 
 impl Live {
     pub(super) async fn connect(options: Options) -> Result<Self, Error> {
         check(&options)?;
-        let client = Box::pin(client(&options)).await?;
-        Ok(Self { options, client: RwLock::new(Arc::new(client)), loaded: Mutex::new(Instant::now()) })
+        let keys = keys(&options.credentials)?;
+        let client = Box::pin(client(&options, keys.as_ref())).await;
+        let loaded = Mutex::new(Loaded { at: Instant::now(), keys });
+        Ok(Self { options, client: RwLock::new(Arc::new(client)), loaded })
     }
 
     pub(super) fn client(&self) -> Arc<Client> {
@@ -58,18 +67,31 @@ impl Live {
         true
     }
 
-    /// Loads the credentials again, unless `used` has been replaced already or that was done a moment ago.
-    pub(super) async fn reload(&self, used: &Arc<Client>) -> Result<(), Error> {
+    pub(super) const fn has_key_files(&self) -> bool {
+        matches!(self.options.credentials, Credentials::Files(_))
+    }
+
+    /// Loads the credentials again, unless `used` has been replaced already or that was done a moment ago. Returns
+    /// whether another try makes sense: not with the same key from the same files.
+    pub(super) async fn reload(&self, used: &Arc<Client>) -> Result<bool, Error> {
         let mut loaded = self.loaded.lock().await;
-        if !Arc::ptr_eq(used, &self.client()) || loaded.elapsed() < RELOAD_INTERVAL {
-            return Ok(());
+        if !Arc::ptr_eq(used, &self.client()) {
+            return Ok(true);
+        }
+        let keys = keys(&self.options.credentials)?;
+        let from_files = self.has_key_files();
+        if from_files && keys == loaded.keys {
+            return Ok(false);
+        }
+        if !from_files && loaded.at.elapsed() < RELOAD_INTERVAL {
+            return Ok(true);
         }
         let region = used.config().region().map(|region| region.as_ref().to_owned());
         let options = Options { region, ..self.options.clone() };
-        let fresh = Box::pin(client(&options)).await?;
+        let fresh = Box::pin(client(&options, keys.as_ref())).await;
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
-        *loaded = Instant::now();
-        Ok(())
+        *loaded = Loaded { at: Instant::now(), keys };
+        Ok(true)
     }
 }
 
@@ -92,21 +114,31 @@ fn check(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-async fn client(options: &Options) -> Result<Client, Error> {
+/// Returns the key that was given, or that the files hold now.
+fn keys(credentials: &Credentials) -> Result<Option<StaticCredentials>, Error> {
+    Ok(match credentials {
+        Credentials::Static(keys) => Some(keys.clone()),
+        Credentials::Files(files) => Some(files.read()?),
+        Credentials::Chain | Credentials::Anonymous => None,
+    })
+}
+
+async fn client(options: &Options, keys: Option<&StaticCredentials>) -> Client {
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).region(region(options));
     if let Some(profile) = &options.profile {
         loader = loader.profile_name(profile);
     }
-    loader = match &options.credentials {
-        Credentials::Chain => loader,
-        Credentials::Static(keys) => loader.credentials_provider(SdkCredentials::new(
+    let is_anonymous = matches!(options.credentials, Credentials::Anonymous);
+    loader = match keys {
+        Some(keys) => loader.credentials_provider(SdkCredentials::new(
             &keys.access_key_id,
             &keys.secret_access_key,
             keys.session_token.clone(),
             None,
             "configuration",
         )),
-        Credentials::Anonymous => loader.no_credentials(),
+        None if is_anonymous => loader.no_credentials(),
+        None => loader,
     };
     let mut config = Builder::from(&loader.load().await)
         .force_path_style(options.path_style)
@@ -124,10 +156,10 @@ async fn client(options: &Options) -> Result<Client, Error> {
     if let Ok(name) = AppName::new("gantry") {
         config = config.app_name(name);
     }
-    if matches!(options.credentials, Credentials::Anonymous) {
+    if is_anonymous {
         config = config.allow_no_auth();
     }
-    Ok(Client::from_conf(config.build()))
+    Client::from_conf(config.build())
 }
 
 /// Where to look for the region. Only for AWS itself is the instance metadata service asked: elsewhere there is none.

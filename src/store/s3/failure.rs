@@ -26,6 +26,8 @@ pub(super) enum Cure {
     Region(String),
     /// Fresh credentials.
     Credentials,
+    /// Another key, if the key files hold one by now.
+    OtherKey,
     /// The object's size, to tell an empty range from one past the end: S3 answers 416 to both.
     Size,
 }
@@ -100,6 +102,9 @@ fn answered(response: &HttpResponse, code: Option<&str>, what: &str) -> Failure 
         (404 | 405 | 410, _) => (Error::NotFound(format!("{what}: no such object ({label})")), Cure::None),
         (_, "InvalidObjectState") => {
             (Error::Denied(format!("{what}: archived, it must be restored first ({label})")), Cure::None)
+        }
+        (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => {
+            (Error::Denied(format!("{what}: access denied ({label})")), Cure::OtherKey)
         }
         (401 | 403, _) => (Error::Denied(format!("{what}: access denied ({label})")), Cure::None),
         (412, _) => (Error::Changed(format!("{what}: no longer the pinned version ({label})")), Cure::None),

@@ -23,7 +23,7 @@ use futures_util::future::{BoxFuture, try_join};
 
 use self::bucket::Bucket;
 use self::failure::{Cure, Failure};
-pub use self::options::{Credentials, Limits, Options, StaticCredentials};
+pub use self::options::{Credentials, KeyFiles, Limits, Options, StaticCredentials};
 use self::reader::Reader;
 use super::{Budget, Error, Opened, Store};
 use crate::proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};

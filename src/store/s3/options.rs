@@ -1,9 +1,11 @@
 //! What an [`S3Store`](super::S3Store) reads, and how.
 
-use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use crate::metrics::S3Observer;
+use crate::store::Error;
 
 /// A bucket, a prefix in it, and how to reach it.
 #[derive(Clone, Debug)]
@@ -54,12 +56,47 @@ pub enum Credentials {
     Chain,
     /// These keys.
     Static(StaticCredentials),
+    /// The keys in these files, read again when S3 refuses the ones that were in them.
+    Files(KeyFiles),
     /// Requests are not signed.
     Anonymous,
 }
 
+/// The files that hold an access key. White space around it does not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFiles {
+    /// The key's id.
+    pub access_key_id: PathBuf,
+    /// The key's secret.
+    pub secret_access_key: PathBuf,
+    /// The token of a temporary key.
+    pub session_token: Option<PathBuf>,
+}
+
+impl KeyFiles {
+    /// Reads the key that they hold now.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a file can't be read or is empty.
+    pub fn read(&self) -> Result<StaticCredentials, Error> {
+        let read = |path: &Path| {
+            let text = fs::read_to_string(path)
+                .map_err(|error| Error::Invalid(format!("{}: can't be read: {error}", path.display())))?;
+            match text.trim() {
+                "" => Err(Error::Invalid(format!("{}: the file is empty", path.display()))),
+                text => Ok(text.to_owned()),
+            }
+        };
+        Ok(StaticCredentials {
+            access_key_id: read(&self.access_key_id)?,
+            secret_access_key: read(&self.secret_access_key)?,
+            session_token: self.session_token.as_deref().map(read).transpose()?,
+        })
+    }
+}
+
 /// An access key. Its secrets are not shown by `Debug`.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct StaticCredentials {
     /// The key's id.
     pub access_key_id: String,

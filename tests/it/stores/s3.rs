@@ -6,13 +6,13 @@ use aws_sdk_s3::types::{ChecksumAlgorithm as S3Algorithm, ChecksumType};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use gantry_relay::proto::{ChecksumAlgorithm, ChecksumKind, Key, ListRequest, Pin, Span};
-use gantry_relay::store::s3::{Credentials, Limits, Options, S3Store, StaticCredentials};
+use gantry_relay::store::s3::{Credentials, KeyFiles, Limits, Options, S3Store, StaticCredentials};
 use gantry_relay::store::{Budget, Error, Store};
 use tokio::time::Instant;
 
 use super::conformance::Ways;
 use super::{collect, conformance, key, read};
-use crate::support::data::random_bytes;
+use crate::support::data::{folder, random_bytes};
 use crate::support::s3::Keys;
 use crate::support::{DEADLINE, S3};
 
@@ -51,6 +51,28 @@ async fn a_bucket_conforms() {
 async fn admin(s3: &S3, bucket: &str) -> S3Store {
     let options = Options { limits: Limits::default(), ..options(s3, bucket, s3.admin()) };
     S3Store::connect(options, Budget::new(64 << 20)).await.unwrap()
+}
+
+#[tokio::test]
+async fn keys_in_files_are_read_again_when_s3_refuses_the_old_ones() {
+    let s3 = S3::shared().await;
+    let bucket = s3.bucket().await;
+    s3.put(&bucket, "key", Bytes::from_static(b"hello"), None).await;
+    let folder = folder();
+    let (id, secret) = (folder.path().join("id"), folder.path().join("secret"));
+    std::fs::write(&id, "revoked\n").unwrap();
+    std::fs::write(&secret, "s3cret\n").unwrap();
+    let files = KeyFiles { access_key_id: id.clone(), secret_access_key: secret.clone(), session_token: None };
+    let options = Options { credentials: Credentials::Files(files), ..options(s3, &bucket, s3.admin()) };
+    let store = S3Store::connect(options, Budget::new(0)).await.unwrap();
+    let open = async || store.open(&key("key"), &Pin::default(), Span::default()).await;
+
+    let refused = open().await.map(drop).unwrap_err();
+    assert!(matches!(refused, Error::Denied(_)), "{refused:?}");
+    std::fs::write(&id, format!("{}\n", s3.admin().access_key_id)).unwrap();
+    std::fs::write(&secret, format!("{}\n", s3.admin().secret_access_key)).unwrap();
+
+    open().await.unwrap();
 }
 
 #[tokio::test]
