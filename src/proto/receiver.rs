@@ -21,7 +21,7 @@ const WAITING_CHUNKS_MAX: usize = 64 * 1024;
 
 /// The least time that a relay is given to answer a request. A live one answers, or beats, within 50 ms and a round
 /// trip.
-const ANSWER_TIMEOUT_MIN: Duration = Duration::from_millis(250);
+const ANSWER_TIMEOUT_MIN: Duration = Duration::from_millis(200);
 
 /// The time to answer while none has been seen, as TCP's first retransmission timeout. Source: RFC 6298, section 2.1.
 const ANSWER_TIMEOUT_INITIAL: Duration = Duration::from_secs(1);
@@ -207,6 +207,8 @@ struct Transfer {
     credit: u64,
     window_max: u64,
     stall_timeout: Duration,
+    /// Silence after which the relay is asked whether it is there: if not, nats-server says so.
+    probe_after: Duration,
     control_interval: Duration,
     last_heard: Duration,
     last_control: Duration,
@@ -481,6 +483,7 @@ impl Receiver {
             credit: accepted.credit.min(requested_credit),
             window_max: accepted.window_max,
             stall_timeout: self.settings.stall_timeout.max(beat.saturating_mul(3)),
+            probe_after: (beat / 2).max(Duration::from_millis(1)),
             control_interval: (idle / 4).max(Duration::from_millis(1)),
             last_heard: now,
             last_control: now,
@@ -706,9 +709,13 @@ impl Transfer {
         self.last_heard.saturating_add(self.stall_timeout)
     }
 
-    /// When the relay must hear from us again, so that it knows that we live.
-    const fn control_at(&self) -> Duration {
-        self.last_control.saturating_add(self.control_interval)
+    /// When the relay must hear from us again: so that it knows that we live, or once in each silence of its own.
+    fn control_at(&self) -> Duration {
+        let alive = self.last_control.saturating_add(self.control_interval);
+        if self.last_control > self.last_heard {
+            return alive;
+        }
+        alive.min(self.last_heard.saturating_add(self.probe_after))
     }
 }
 

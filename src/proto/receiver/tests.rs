@@ -419,7 +419,7 @@ mod recovery {
     /// A frozen relay keeps its place in the queue group, and gets every other request.
     #[test]
     fn a_request_that_meets_a_frozen_relay_is_sent_again_within_the_time_that_relays_use_to_answer() {
-        for (answered_in, again) in [(MS, 250 * MS), (100 * MS, 400 * MS), (2 * SECOND, STALL)] {
+        for (answered_in, again) in [(MS, 200 * MS), (100 * MS, 400 * MS), (2 * SECOND, STALL)] {
             let mut pair = Pair::new();
             pair.outputs();
             pair.hear(&beat(0, 0, Wait::Store), answered_in.min(SECOND - MS));
@@ -445,6 +445,21 @@ mod recovery {
     fn seconds_of_requests(outputs: &[(Duration, Output)]) -> Vec<f64> {
         let asked = outputs.iter().filter(|(_, output)| matches!(output, Output::Request(_)));
         asked.map(|(at, _)| at.as_secs_f64()).collect()
+    }
+
+    /// A relay that was killed says nothing, and nobody else does until something is sent to it.
+    #[test]
+    fn a_silent_relay_is_asked_once_whether_it_is_there() {
+        let mut pair = Pair::streaming();
+        pair.hear(&chunk(0, 0, 50), SECOND);
+        pair.outputs();
+        let said = |outputs: Vec<(Duration, Output)>| {
+            let said = outputs.into_iter().filter(|(_, output)| matches!(output, Output::Control { .. }));
+            said.map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        assert_eq!(said(pair.run(SECOND * 3)), [SECOND + 500 * MS]);
+        pair.hear(&beat(1, 50, Wait::Store), SECOND * 3);
+        assert_eq!(said(pair.run(SECOND * 5)), [SECOND * 3 + 500 * MS]);
     }
 
     #[test]
@@ -609,7 +624,7 @@ mod ending {
         pair.outputs();
         pair.refuse(busy(500), START);
         assert!(matches!(pair.outputs()[..], [Output::Recovering(Cause::Refused(_))]));
-        assert!(matches!(pair.run(700 * MS)[..], [(at, Output::Request(_))] if at == 500 * MS));
+        assert!(matches!(pair.run(600 * MS)[..], [(at, Output::Request(_))] if at == 500 * MS));
     }
 
     #[test]
@@ -703,9 +718,13 @@ mod credit {
         let mut pair = Pair::new();
         pair.accept_as(Accepted { idle_ms: 4000, ..accepted(transfer(1), 0) }, START);
         pair.outputs();
-        assert_eq!(pair.run(SECOND), [(SECOND, credit(transfer(1), 100))]);
-        pair.hear(&beat(0, 0, Wait::Store), SECOND * 2);
-        assert_eq!(pair.run(SECOND * 2), [(SECOND * 2, credit(transfer(1), 100))]);
+        let mut said = Vec::new();
+        for beats in 1..=5 {
+            let now = beats * 400 * MS;
+            said.extend(pair.run(now));
+            pair.hear(&beat(0, 0, Wait::Store), now);
+        }
+        assert_eq!(said, [(SECOND, credit(transfer(1), 100)), (SECOND * 2, credit(transfer(1), 100))]);
     }
 }
 
