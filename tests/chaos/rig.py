@@ -158,7 +158,7 @@ class Rig:
                     digest.update(block)
                     file.write(block)
                 file.seek(0)
-                s3.put(self.s3, BUCKET, key, file, digest.digest())
+                s3.put(self.s3, BUCKET, key, file, sha256=digest.digest())
             return digest.hexdigest()
 
         self.objects[key] = (size, await asyncio.to_thread(make))
@@ -187,6 +187,14 @@ class Rig:
                                        env=env, cwd=self.folder)
         self.processes = [other for other in self.processes if other.poll() is None] + [process]
         return process
+
+    async def mend(self):
+        """Starts what a fault that went otherwise has left dead."""
+        if self.s3_process.poll() is not None:
+            await self.start_s3()
+        for part in (*self.nodes, *self.relays):
+            if part.process.poll() is not None:
+                await part.start()
 
     def sample(self):
         """Notes the relays' memory."""

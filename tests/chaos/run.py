@@ -86,8 +86,9 @@ async def strike(rig, crowd, order, report, where):
     began, at_share = time.monotonic(), consumer.meter.high / consumer.size
     try:
         await KINDS[order.kind][0](hit)
-    except Problem as problem:
+    except (Problem, OSError) as problem:
         (report.hang if "no bytes" in str(problem) else report.unexpected)(f"{where} {order.kind}: {problem}")
+        await rig.mend()
     samples = hit.samples()
     report.fault(order.kind, samples)
     rig.sample()
