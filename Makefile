@@ -32,7 +32,7 @@ chaos-more: ## measure failover, 20 kills of 1 GiB, 10 GiB over a link that is c
 	@for script in failover kills long slow; do $(PYTHON) tests/chaos/$$script.py $(ARGS) || exit 1; done
 
 bench: ## measure it beside S3, NATS, the Object Store, s5cmd and aws; ARGS=--quick to try, ARGS=--help
-	@$(PYTHON) bench/run.py $(ARGS)
+	@$(PYTHON) benches/run.py $(ARGS)
 
 check-deploy: ## hold deploy/ to kubectl, systemd and promtool; part of test
 	@$(PYTHON) deploy/dev/check_deploy.py

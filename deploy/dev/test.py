@@ -33,8 +33,8 @@ def main():
         ("lints", ["cargo", "clippy", "--all-targets", "--locked", "--", "-D", "warnings"], {}),
         ("documentation", ["cargo", "doc", "--no-deps", "--locked"], {"RUSTDOCFLAGS": "-D warnings"}),
         ("deployment files", [sys.executable, "deploy/dev/check_deploy.py"], {}),
-        ("bench", [sys.executable, "bench/build.py", "--check"], {}),
-        ("lines of bench", [sys.executable, "bench/run.py", "--list"], {}),
+        ("bench", [sys.executable, "benches/build.py", "--check"], {}),
+        ("lines of bench", [sys.executable, "benches/run.py", "--list"], {}),
     ]
     failed = [name for name, command, env in checks if not passes(name, command, env)]
     counts, tests_ok = run_tests()
