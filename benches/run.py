@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def arguments():
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every sample there")
     parser.add_argument("--gantry", metavar="FILE", type=Path, help="measure this build of the product")
     parser.add_argument("--programs", metavar="DIR", type=Path, help="where gantry-bench is built already")
+    parser.add_argument("--logs", metavar="DIR", type=Path, help="keep what servers, relays and clients logged")
     args = parser.parse_args()
     args.repeats = args.repeats or (3 if args.quick else 5)
     return args
@@ -77,10 +79,14 @@ def measure(stage, args):
     groups = chosen(lines.groups(args.large, with_peers), args.only)
     gantry, programs = build.build(stage, args.gantry, args.programs)
     scene = rig.Rig(stage, gantry, programs, args.quick)
-    about = machine(gantry, with_peers)
+    about = machine(gantry, bool(args.gantry), with_peers)
     results, failed = {}, []
     for group in groups:
         run_group(scene, group, max(1, args.repeats // group.rarer), results, failed)
+    if args.logs:
+        args.logs.mkdir(parents=True, exist_ok=True)
+        for log in [*stage.folder.glob("*.log"), *stage.folder.glob("s3/*.log")]:
+            shutil.copy(log, args.logs)
     say("\n" + report.text(groups, results) + "\n")
     say(json.dumps(about, indent=2))
     if args.quick:
@@ -137,7 +143,7 @@ def have_peers():
         return False
 
 
-def machine(gantry, with_peers):
+def machine(gantry, is_given, with_peers):
     """Where and of what this is measured."""
     cpus = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
             if line.startswith("model name")]
@@ -146,10 +152,11 @@ def machine(gantry, with_peers):
     def said(*command):
         return subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
+    built = "a build of its own" if is_given else said("git", "describe", "--always", "--dirty")
     weed = said(servers.path_of("weed"), "version").split()
     return {"cores": os.cpu_count(), "cpu": cpus[0] if cpus else platform.machine(),
             "memory_gib": round(memory_kib / (1 << 20)), "kernel": platform.release().partition("-")[0],
-            "gantry": f"{said(gantry, '--version')} at {said('git', 'describe', '--always', '--dirty')}",
+            "gantry": f"{said(gantry, '--version')} of {built}",
             "rustc": said("rustc", "--version"),
             "nats-server": said(servers.path_of("nats-server"), "--version"), "seaweedfs": " ".join(weed[:4]),
             **(peers.versions() if with_peers else {})}
