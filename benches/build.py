@@ -41,12 +41,13 @@ def check():
 
 
 def cargo(command, *options):
-    """A command of cargo's, in the product's target folder, where most is built already, with the product's lock."""
+    """A command of cargo's, with the product's lock and profiles, in its target folder: most is built there already."""
     lock, product = BENCH / "Cargo.lock", ROOT / "Cargo.lock"
     if not lock.exists() or lock.stat().st_mtime < product.stat().st_mtime:
         # cargo adds to it what only bench needs, of which Cargo.toml has the versions.
         shutil.copyfile(product, lock)
-    return ["cargo", command, "--target-dir", target(), *options]
+    # As a file of settings: cargo takes the profiles from it, and nothing else that is in there.
+    return ["cargo", command, "--config", ROOT / "Cargo.toml", "--target-dir", target(), *options]
 
 
 def target():

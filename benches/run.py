@@ -5,6 +5,7 @@
     run.py --quick                every line, three times, with little data: to see that all works
     run.py --only gantry-s3,s3    some lines, or whole groups, by name
     run.py --list                 the names
+    run.py --show FILE…           the tables of what `--json` wrote, in one or several runs
 
 The lines of a group take turns, so that what else the machine does falls on all
 of them. No figure is printed of a download whose bytes were not compared.
@@ -62,6 +63,7 @@ def arguments():
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every sample there")
     parser.add_argument("--gantry", metavar="FILE", type=Path, help="measure this build of the product")
     parser.add_argument("--programs", metavar="DIR", type=Path, help="where gantry-bench is built already")
+    parser.add_argument("--show", metavar="FILE", type=Path, nargs="+", help="print what --json wrote")
     parser.add_argument("--logs", metavar="DIR", type=Path, help="keep what servers, relays and clients logged")
     args = parser.parse_args()
     args.repeats = args.repeats or (3 if args.quick else 5)
@@ -74,6 +76,12 @@ def measure(stage, args):
         groups = lines.groups(large=True, with_peers=True)
         for group in groups:
             say("\n".join([f"{group.name}:", *(f"    {line.name:<18} {line.what}" for line in group.lines)]))
+        return 0
+    if args.show:
+        results = {}
+        for file in args.show:
+            results.update(json.loads(file.read_text())["lines"])
+        say(report.text(lines.groups(large=True, with_peers=True), results))
         return 0
     with_peers = have_peers()
     groups = chosen(lines.groups(args.large, with_peers), args.only)
