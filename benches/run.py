@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures Gantry beside S3, NATS, JetStream's Object Store, s5cmd and aws.
 
-    run.py                        every line, five times, in about a quarter of an hour
+    run.py                        every line, five times, in about ten minutes
     run.py --quick                every line, three times, with little data: to see that all works
     run.py --only gantry-s3,s3    some lines, or whole groups, by name
     run.py --list                 the names
