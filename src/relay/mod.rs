@@ -37,6 +37,10 @@ use crate::store::budget::Budget;
 /// How many `stat` and `list` requests a relay serves at once; above, it answers `busy`.
 const QUERIES_MAX: usize = 64;
 
+/// How many transfers may be handing a chunk to the bus at once. The others wait in line and beat meanwhile: if all of
+/// them stood in the bus' own queue, whatever a thousand transfers have to say would come seconds late.
+const SENDING_MAX: usize = 16;
+
 /// How long the last messages of a relay may take to be sent: without a connection they never are.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -118,6 +122,8 @@ struct Shared {
     instance: String,
     transfers: Arc<Semaphore>,
     queries: Arc<Semaphore>,
+    /// Whose chunk goes next; first come, first served, so that shares are equal.
+    sending: Semaphore,
     registry: registry::Registry,
     service: service::Service,
     metrics: Arc<RelayMetrics>,
@@ -158,6 +164,7 @@ impl Relay {
             bus,
             transfers: Arc::new(Semaphore::new(options.transfers_max)),
             queries: Arc::new(Semaphore::new(QUERIES_MAX)),
+            sending: Semaphore::new(SENDING_MAX),
             registry: registry::Registry::default(),
             service,
             metrics,

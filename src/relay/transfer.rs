@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, trace, warn};
 
 use super::Options;
@@ -11,6 +11,7 @@ use super::handlers::Asker;
 use super::registry::{Entry, Heard};
 use crate::bus::Message;
 use crate::metrics::{OutcomeLabel, TransferMetrics};
+use crate::proto::chunk::Chunk;
 use crate::proto::message::{Envelope, Wait};
 use crate::proto::sender::{Outcome, Sender, Settings};
 use crate::proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, WireError};
@@ -141,6 +142,28 @@ impl Link {
         self.asker.send(Message { reply, headers, payload, ..Message::default() }).await
     }
 
+    /// Publishes a chunk when it is this transfer's turn, and beats until then.
+    async fn publish_chunk(&self, chunk: Chunk) -> bool {
+        let shared = &self.asker.shared;
+        let mut turn = std::pin::pin!(shared.sending.acquire());
+        let permit = loop {
+            tokio::select! {
+                biased;
+                () = shared.shutdown.force.cancelled() => return false,
+                permit = &mut turn => break permit,
+                () = sleep(shared.options.beat_interval) => {
+                    let beat = Body::Beat { seq: chunk.seq, offset: chunk.offset, wait: Wait::Store };
+                    if !self.publish(beat).await {
+                        return false;
+                    }
+                }
+            }
+        };
+        let published = self.publish(Body::Chunk(chunk)).await;
+        drop(permit);
+        published
+    }
+
     fn count(&self, outcome: &'static str) {
         let label = OutcomeLabel { store: self.asker.store_name.to_string(), outcome };
         self.asker.shared.metrics.transfers.get_or_create(&label).inc();
@@ -171,13 +194,17 @@ impl Drive {
         loop {
             self.take_what_is_ready();
             while let Some(message) = self.sender.poll_transmit(self.clock.now()) {
-                let chunk_len = if let Body::Chunk(chunk) = &message { Some(chunk.payload.len()) } else { None };
-                if !link.publish(message).await {
+                let Body::Chunk(chunk) = message else {
+                    if link.publish(message).await {
+                        continue;
+                    }
+                    return None;
+                };
+                let len = chunk.payload.len();
+                if !link.publish_chunk(chunk).await {
                     return None;
                 }
-                if let Some(len) = chunk_len {
-                    self.count_chunk(len, link);
-                }
+                self.count_chunk(len, link);
             }
             self.stalled.note(self.sender.is_blocked(), &self.metrics);
             if let Some(outcome) = self.sender.outcome() {

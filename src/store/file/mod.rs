@@ -35,10 +35,10 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads below `root` in blocks of 256 KiB − 4 KiB, which with its headers fills a frame just below 256 KiB.
+    /// Reads below `root` in blocks of 512 KiB − 4 KiB, each of which is a chunk of the relay's default size.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), block_bytes: 256 * 1024 - crate::proto::HEADERS_MAX_BYTES }
+        Self { root: root.into(), block_bytes: 512 * 1024 - crate::proto::HEADERS_MAX_BYTES }
     }
 }
 
