@@ -85,7 +85,8 @@ impl Default for Options {
             prefix: Prefix::default(),
             delivery_allow: DeliveryAllow::default(),
             transfers_max: 1000,
-            transfer_reserve_bytes: 512 * 1024,
+            // Measured with a thousand transfers of S3 objects: 0.9 MiB each.
+            transfer_reserve_bytes: 1024 * 1024,
             budget: Budget::new(512 * 1024 * 1024),
             // Just below a power of two with its headers; larger chunks were no faster and cost memory and fairness.
             chunk_max_bytes: 512 * 1024 - HEADERS_MAX_BYTES,
