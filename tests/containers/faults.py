@@ -132,6 +132,8 @@ class Faults:
 
     def _break_serving(self, what, fault, mend):
         """Breaks the relay that serves a running download, mends it afterwards."""
+        # One that was cut off before may still hold the transfer that went on elsewhere.
+        wait_until("the relays without a transfer", self._idle, HEALTHY_LIMIT_S)
         running = self.download()
         relay = None
         try:
@@ -154,6 +156,9 @@ class Faults:
         row = Row(what, at // MIB, running.longest_wait_s(began), running.took_s, note)
         self.rows.append(row)
         say(f"  {what}: no byte for {row.pause_s:.2f} s, whole download {row.took_s:.1f} s, bytes equal; {note}")
+
+    def _idle(self):
+        return all(active_transfers(self.project.published(service, 8080)) == 0 for service in RELAYS)
 
     def _serving(self):
         """The container that has a transfer in hand, by its own metrics."""
