@@ -154,6 +154,36 @@ async fn a_large_transfer_does_not_hold_up_a_small_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_holds_up_nobody_on_its_connection() {
+    let site = Site::start().await;
+    data::sparse_file(&site.files().join("slow"), 1 << 30);
+    data::sparse_file(&site.files().join("fast"), 64 << 20);
+    let options = nats::Options { servers: vec![site.nats.url()], ..nats::Options::default() };
+    let bus = nats::connect(options).await.unwrap();
+    let client = Client::new(bus.clone(), Options::default());
+    let start = async |key: &str| client.get(Get::new(FILES.parse().unwrap(), key.parse().unwrap())).await.unwrap();
+    let mut slow = start("slow").await;
+    let progress = slow.progress();
+    let reader = tokio::spawn(async move {
+        while let Some(piece) = slow.next().await {
+            tokio::time::sleep(Duration::from_secs(1).mul_f64(piece.unwrap().len() as f64 / MIB as f64)).await;
+        }
+    });
+
+    for _ in 0..8 {
+        let fast = start("fast").await;
+        let seen = fast.progress();
+        let len: usize = fast.map(|piece| piece.unwrap().len()).collect::<Vec<_>>().await.iter().sum();
+        assert_eq!((len, seen.borrow().recoveries), (64 << 20, 0));
+    }
+
+    assert!(!reader.is_finished() && progress.borrow().written > 0);
+    assert_eq!(progress.borrow().recoveries, 0);
+    assert_eq!(bus.status().borrow().epoch, 1, "nats-server closed the connection");
+    reader.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn equal_transfers_get_equal_shares() {
     const SIZE: u64 = 512 << 20;
     let site = Site::start().await;
