@@ -712,10 +712,8 @@ impl Transfer {
     /// When the relay must hear from us again: so that it knows that we live, or once in each silence of its own.
     fn control_at(&self) -> Duration {
         let alive = self.last_control.saturating_add(self.control_interval);
-        if self.last_control > self.last_heard {
-            return alive;
-        }
-        alive.min(self.last_heard.saturating_add(self.probe_after))
+        let probe = self.last_heard.saturating_add(self.probe_after);
+        if self.last_control >= probe { alive } else { alive.min(probe) }
     }
 }
 

@@ -463,6 +463,16 @@ mod recovery {
     }
 
     #[test]
+    fn credit_given_just_before_the_relay_died_kept_us_from_asking_whether_it_is_there() {
+        let mut pair = Pair::streaming();
+        pair.hear(&chunk(0, 0, 50), SECOND);
+        pair.receiver.handle_written(50, SECOND + 100 * MS);
+        pair.outputs();
+        let outputs = pair.run(SECOND * 3);
+        assert!(matches!(outputs[..], [(at, Output::Control { .. })] if at == SECOND + 500 * MS), "{outputs:?}");
+    }
+
+    #[test]
     fn a_lost_connection_waits_for_the_next_one() {
         let mut pair = Pair::streaming();
         pair.hear(&chunk(0, 0, 50), START);
