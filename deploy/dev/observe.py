@@ -32,6 +32,7 @@ from demo import Stage, say
 from servers import DEV, ROOT, Problem
 
 MIB = 32
+STEADY_FOR_S = 6
 PLOT_FOR_S = 60
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
 # Titles of the panels to draw.
@@ -119,7 +120,9 @@ def run(stage, plot):
             # More of them in the middle.
             several = 1 + 3 * (PLOT_FOR_S / 3 < time.time() - begin < 2 * PLOT_FOR_S / 3)
             download(stage, gantry, env, several)
-    for _ in range(3):
+    # A rate needs a few samples between which its counter moved.
+    enough = time.time() + STEADY_FOR_S
+    while time.time() < enough:
         download(stage, gantry, env, 1)
     ask_all(stage, prometheus)
     if plot:
