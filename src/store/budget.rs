@@ -1,6 +1,7 @@
 //! Memory that stores may fill with bytes that nobody has asked for yet.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -12,6 +13,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub struct Budget {
     kib: Arc<Semaphore>,
     total_kib: usize,
+    readers: Arc<AtomicUsize>,
+}
+
+/// A reader that is counted for as long as this lives.
+#[derive(Debug)]
+pub struct Seat(Arc<AtomicUsize>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A part of a [`Budget`], given back when dropped.
@@ -25,7 +37,20 @@ impl Budget {
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let kib = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { kib: Arc::new(Semaphore::new(kib)), total_kib: kib }
+        Self { kib: Arc::new(Semaphore::new(kib)), total_kib: kib, readers: Arc::default() }
+    }
+
+    /// Counts one more reader of the process.
+    #[must_use]
+    pub fn enter(&self) -> Seat {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+        Seat(Arc::clone(&self.readers))
+    }
+
+    /// Returns how many readers there are.
+    #[must_use]
+    pub fn readers(&self) -> usize {
+        self.readers.load(Ordering::Relaxed)
     }
 
     /// Takes `bytes`, rounded up to whole KiB; `None` when that much is not left.
@@ -67,5 +92,14 @@ mod tests {
         assert!(budget.clone().try_reserve(4 * 1024).is_none());
         drop(held);
         assert!(budget.try_reserve(10 * 1024).is_some());
+    }
+
+    #[test]
+    fn readers_are_counted_over_all_clones() {
+        let budget = Budget::new(0);
+        let seats = [budget.enter(), budget.clone().enter()];
+        assert_eq!(budget.readers(), 2);
+        drop(seats);
+        assert_eq!(budget.readers(), 0);
     }
 }

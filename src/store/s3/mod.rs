@@ -17,14 +17,14 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use aws_sdk_s3::primitives::ByteStream;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join};
 
 use self::bucket::Bucket;
 use self::failure::{Cure, Failure};
 pub use self::options::{Credentials, KeyFiles, Limits, Options, StaticCredentials};
-use self::reader::Reader;
+use self::reader::{Reader, Response, response_end};
+use super::budget::Seat;
 use super::{Budget, Error, Opened, Store};
 use crate::proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 
@@ -57,14 +57,20 @@ impl S3Store {
     }
 }
 
+/// An object, the range that is wanted of it, and the response that begins with it unless there is nothing to read.
+type Opening = (ObjectInfo, Range<u64>, Option<Response>);
+
 impl Store for S3Store {
     fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
         async move {
-            match span {
-                Span { start: 0, end: None } => self.open_whole(key, pin).await,
-                Span { start, end } if end.is_some_and(|end| end <= start) => self.open_empty(key, pin, span).await,
-                Span { start, end } => self.open_range(key, pin, (start, end)).await,
-            }
+            // From here on, and not only when it reads: of many that come at once each must see the others.
+            let seat = self.budget.enter();
+            let opening = match (span, self.response_end(span)) {
+                (Span { start: 0, .. }, None) => self.open_whole(key, pin).await?,
+                (Span { start, end: Some(end) }, _) if end <= start => self.open_empty(key, pin, span).await?,
+                (span, response_end) => self.open_range(key, pin, span, response_end).await?,
+            };
+            Ok(self.opened(opening, seat).await)
         }
         .boxed()
     }
@@ -103,47 +109,56 @@ impl Store for S3Store {
 
 impl S3Store {
     /// One request: its first byte is there after one round trip.
-    async fn open_whole(&self, key: &Key, pin: &Pin) -> Result<Opened, Error> {
+    async fn open_whole(&self, key: &Key, pin: &Pin) -> Result<Opening, Error> {
         let what = self.bucket.what(key);
         let answer = self
             .bucket
             .retry(&what, |client| async move { self.bucket.get_whole(&client, key, pin).await })
             .await
             .map_err(|failure| failure.error)?;
-        Ok(self.opened(answer.object, answer.range, Some(answer.body)).await)
+        let response = Response { body: answer.body, end: answer.range.end };
+        Ok((answer.object, answer.range, Some(response)))
     }
 
     /// Nothing is to be read, but the object must be there.
-    async fn open_empty(&self, key: &Key, pin: &Pin, span: Span) -> Result<Opened, Error> {
+    async fn open_empty(&self, key: &Key, pin: &Pin, span: Span) -> Result<Opening, Error> {
         let object = self.describe(key, pin).await?;
         let range = resolve(span, &object)?;
-        Ok(self.opened(object, range, None).await)
+        Ok((object, range, None))
     }
 
-    /// Two requests side by side: the range, and a HEAD for the checksum, which no ranged request may ask for.
-    async fn open_range(&self, key: &Key, pin: &Pin, (start, end): (u64, Option<u64>)) -> Result<Opened, Error> {
+    /// Two requests side by side: the range, the first response to which goes to `response_end`, and a HEAD for the
+    /// checksum, which no ranged request may ask for.
+    async fn open_range(&self, key: &Key, pin: &Pin, span: Span, response_end: Option<u64>) -> Result<Opening, Error> {
         let what = self.bucket.what(key);
-        let range = |client: Arc<_>| async move { self.bucket.get_range(&client, key, pin, (start, end)).await };
+        let first = (span.start, response_end);
+        let range = |client: Arc<_>| async move { self.bucket.get_range(&client, key, pin, first).await };
         let head = |client: Arc<_>| async move { self.bucket.head(&client, key, pin).await };
         for _ in 0..REPLACED_MAX {
             match try_join(self.bucket.retry(&what, range), self.bucket.retry(&what, head)).await {
                 Ok((answer, object)) if is_same(&answer.object, &object) => {
-                    return Ok(self.opened(object, answer.range, Some(answer.body)).await);
+                    let response = Response { body: answer.body, end: answer.range.end };
+                    let range = resolve(span, &object)?;
+                    return Ok((object, range, Some(response)));
                 }
                 // Replaced between the two; without a pin the newer one will do.
                 Ok(_) => {}
                 Err(Failure { cure: Cure::Size, error }) => {
                     let object = self.describe(key, pin).await?;
-                    let range = resolve(Span { start, end }, &object)?;
+                    let range = resolve(span, &object)?;
                     if !range.is_empty() {
                         return Err(error);
                     }
-                    return Ok(self.opened(object, range, None).await);
+                    return Ok((object, range, None));
                 }
                 Err(Failure { error, .. }) => return Err(error),
             }
         }
         Err(Error::Changed(format!("{what}: is replaced faster than it can be read")))
+    }
+
+    fn response_end(&self, span: Span) -> Option<u64> {
+        response_end(&self.budget, self.bucket.limits(), span.start, span.end)
     }
 
     async fn describe(&self, key: &Key, pin: &Pin) -> Result<ObjectInfo, Error> {
@@ -154,9 +169,10 @@ impl S3Store {
             .map_err(|failure| failure.error)
     }
 
-    async fn opened(&self, mut object: ObjectInfo, range: Range<u64>, body: Option<ByteStream>) -> Opened {
+    async fn opened(&self, (mut object, range, response): Opening, seat: Seat) -> Opened {
         parts::learn(&self.bucket, &mut object).await;
-        let body = Reader::new(Arc::clone(&self.bucket), &object, range, body, self.budget.clone()).into_body();
+        let budget = self.budget.clone();
+        let body = Reader::new(Arc::clone(&self.bucket), &object, range, response, budget, seat).into_body();
         Opened { object, body }
     }
 }

@@ -3,6 +3,9 @@
 //! What the consumer takes now comes straight from a response, with TCP's own back pressure. Ranges that follow are
 //! fetched into memory beside it, as many as it takes for the consumer not to wait and as the budget allows. Where the
 //! budget is spent, one response is read from end to end.
+//!
+//! A response that waits for its consumer fills the sockets' buffers meanwhile, on both sides and with megabytes. So
+//! among many readers each asks for a little at a time.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,10 +22,24 @@ use tracing::Instrument as _;
 
 use super::bucket::{Bucket, Cures};
 use super::failure::Failure;
+use super::options::Limits;
 use super::pace::Pace;
 use crate::proto::ObjectInfo;
-use crate::store::budget::Reservation;
+use crate::store::budget::{Reservation, Seat};
 use crate::store::{Body, Budget, Error};
+
+/// From how many readers in the process on each asks for less at a time. With a thousand whole objects on their way over
+/// loopback, the kernel ran out of memory for sockets and every connection crawled.
+const CROWD: usize = 100;
+
+/// Returns where a response that begins at `start` should end: at `end`, or in a crowd after a quarter of a range.
+pub(super) fn response_end(budget: &Budget, limits: &Limits, start: u64, end: Option<u64>) -> Option<u64> {
+    if budget.readers() < CROWD {
+        return end;
+    }
+    let near = start.saturating_add((limits.range_bytes / 4).max(1));
+    Some(end.map_or(near, |end| end.min(near)))
+}
 
 /// Reads a range of one version of an object.
 ///
@@ -40,12 +57,19 @@ pub(super) struct Reader {
     pace: Pace,
     client: Arc<Client>,
     trouble: Option<Trouble>,
+    _seat: Seat,
 }
 
 enum Source {
-    /// A response that goes at least to the first range ahead.
-    Direct(ByteStream),
+    Direct(Response),
     Ahead(Ahead),
+}
+
+/// A response that is read as its bytes are wanted.
+pub(super) struct Response {
+    pub(super) body: ByteStream,
+    /// Where it ends, as an absolute offset; where a range ahead begins before that, it is left.
+    pub(super) end: u64,
 }
 
 /// A range that a task of its own fetches.
@@ -64,16 +88,18 @@ struct Trouble {
 }
 
 impl Reader {
-    /// Reads `range`. `current` is a body that begins where it does and goes at least as far.
+    /// Reads `range`. `current` is a response that begins where it does.
     pub(super) fn new(
         bucket: Arc<Bucket>,
         object: &ObjectInfo,
         range: Range<u64>,
-        current: Option<ByteStream>,
+        current: Option<Response>,
         budget: Budget,
+        seat: Seat,
     ) -> Self {
         Self {
             object: Arc::new(object.clone()),
+            _seat: seat,
             budget,
             next: range.start,
             end: range.end,
@@ -102,7 +128,8 @@ impl Reader {
                     self.trouble = None;
                     self.pace.given(Instant::now(), piece.len() as u64);
                     if self.next == self.limit() {
-                        self.current = self.ahead.pop_front().map(Source::Ahead);
+                        let next = self.next;
+                        self.current = self.ahead.pop_front_if(|ahead| ahead.range.start == next).map(Source::Ahead);
                     }
                     self.fetch_ahead();
                     return Ok(Some(piece));
@@ -115,11 +142,12 @@ impl Reader {
 
     /// Returns where the current source is left for the next one.
     fn limit(&self) -> u64 {
-        match (&self.current, self.ahead.front()) {
-            (Some(Source::Ahead(current)), _) => current.range.end,
-            (_, Some(ahead)) => ahead.range.start,
-            (_, None) => self.end,
-        }
+        let end = match &self.current {
+            Some(Source::Ahead(current)) => return current.range.end,
+            Some(Source::Direct(response)) => response.end,
+            None => response_end(&self.budget, self.bucket.limits(), self.next, Some(self.end)).unwrap_or(self.end),
+        };
+        self.ahead.front().map_or(end, |ahead| end.min(ahead.range.start))
     }
 
     /// Returns the next bytes, never none, of the current source or of a new one.
@@ -132,13 +160,14 @@ impl Reader {
                 })?;
                 (piece, Source::Ahead(ahead))
             }
-            Some(Source::Direct(mut body)) => {
-                (self.bucket.next_piece(&self.object.key, &mut body).await?, Source::Direct(body))
+            Some(Source::Direct(mut response)) => {
+                (self.bucket.next_piece(&self.object.key, &mut response.body).await?, Source::Direct(response))
             }
             None => {
-                let range = self.next..self.limit();
-                let mut body = self.bucket.resume(&self.client, &self.object, range).await?;
-                (self.bucket.next_piece(&self.object.key, &mut body).await?, Source::Direct(body))
+                let end = self.limit();
+                let mut body = self.bucket.resume(&self.client, &self.object, self.next..end).await?;
+                let piece = self.bucket.next_piece(&self.object.key, &mut body).await?;
+                (piece, Source::Direct(Response { body, end }))
             }
         };
         self.current = Some(source);
@@ -148,7 +177,7 @@ impl Reader {
     /// Starts to fetch what the consumer will ask for soon.
     fn fetch_ahead(&mut self) {
         let range_bytes = self.bucket.limits().range_bytes;
-        while self.ahead.len() < self.pace.ahead() {
+        while self.ahead.len() < self.pace.ahead() && self.budget.readers() < CROWD {
             let start = match (self.ahead.back(), &self.current) {
                 (Some(Ahead { range, .. }), _) | (None, Some(Source::Ahead(Ahead { range, .. }))) => range.end,
                 // A response that is about to be left would be left with much of it on its way.

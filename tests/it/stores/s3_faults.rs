@@ -32,6 +32,10 @@ fn limits() -> Limits {
 }
 
 async fn store(endpoint: String, limits: Limits, budget_bytes: u64) -> S3Store {
+    store_on(endpoint, limits, Budget::new(budget_bytes)).await
+}
+
+async fn store_on(endpoint: String, limits: Limits, budget: Budget) -> S3Store {
     let options = Options {
         endpoint_url: Some(endpoint),
         region: Some("us-east-1".to_owned()),
@@ -44,7 +48,7 @@ async fn store(endpoint: String, limits: Limits, budget_bytes: u64) -> S3Store {
         limits,
         ..Options::new("bucket")
     };
-    S3Store::connect(options, Budget::new(budget_bytes)).await.unwrap()
+    S3Store::connect(options, budget).await.unwrap()
 }
 
 fn object() -> Bytes {
@@ -361,4 +365,28 @@ async fn a_consumer_that_pauses_loses_nothing() {
     assert!(timeout(Duration::from_millis(1500), std::future::pending::<()>()).await.is_err());
     let rest = collect(opened).await.unwrap();
     assert!([first, rest].concat() == object());
+}
+
+/// A thousand whole objects on their way at once filled the kernel's memory for sockets, and everything crawled.
+#[tokio::test]
+async fn in_a_crowd_no_response_is_longer_than_a_quarter_of_a_range() {
+    let server = S3Double::start(object(), |_| Act::Serve).await;
+    let empty = S3Double::start(Bytes::new(), |_| Act::Serve).await;
+    let budget = Budget::new(1 << 30);
+    let store = store_on(server.endpoint(), limits(), budget.clone()).await;
+    let _crowd: Vec<_> = (0..100).map(|_| budget.enter()).collect();
+
+    assert!(read(&store, "key", &Pin::default(), 0, None).await.unwrap() == object());
+    let tail = SIZE as u64 - 5;
+    assert!(read(&store, "key", &Pin::default(), tail, None).await.unwrap() == object()[SIZE - 5..]);
+    let store = store_on(empty.endpoint(), limits(), budget).await;
+    assert!(read(&store, "key", &Pin::default(), 0, None).await.unwrap().is_empty());
+
+    let requests = server.requests();
+    let ranges: Vec<_> = requests.iter().filter(|request| request.is_get()).map(|get| get.range(SIZE)).collect();
+    assert!(ranges.len() > 40, "{ranges:?}");
+    assert!(
+        ranges.iter().all(|range| range.as_ref().is_some_and(|range| range.len() <= RANGE_BYTES / 4)),
+        "{ranges:?}"
+    );
 }
