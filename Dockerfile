@@ -5,12 +5,14 @@ ARG RUST_VERSION=1.95
 ARG DEBIAN_CODENAME=bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
-FROM rust:${RUST_VERSION}-slim-${DEBIAN_CODENAME} AS build
+# Not the slim one: the allocator is built by make.
+FROM rust:${RUST_VERSION}-${DEBIAN_CODENAME} AS build
 WORKDIR /src
 
 # The dependencies are a layer of their own, keyed by the manifests alone: a
 # change of our sources does not build the S3 client again.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \

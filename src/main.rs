@@ -6,7 +6,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use gantry_relay::cli::Cli;
+use tikv_jemallocator::Jemalloc;
 use tokio::runtime;
+
+/// Chunks are buffers of half a megabyte that live for milliseconds. glibc's allocator gives each back to the kernel,
+/// which clears its pages again for the next one: half of a consumer's CPU time. This one keeps them for a while.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// How long work that can't be cancelled, such as a write to a disk that hangs, may hold up the end of the process.
 const LINGER: Duration = Duration::from_millis(200);

@@ -1,4 +1,4 @@
-# Stands for the official rust:*-slim image: gcc, libc's headers, the toolchain.
+# Stands for the official rust image: gcc, make, libc's headers, the toolchain.
 # The crates of Cargo.lock lie in cargo's own cache, so no registry is asked.
 FROM gantry-proof/debian:bookworm
 ENV RUSTUP_HOME=/usr/local/rustup \
