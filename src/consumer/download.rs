@@ -334,6 +334,8 @@ impl Driver {
         let happened = tokio::select! {
             biased;
             () = self.cancel.cancelled() => Happened::Cancelled,
+            // A reader that failed takes no more: what it was given already would be waited for without an end.
+            () = self.chunks.closed() => Happened::Cancelled,
             Ok(()) = self.status.changed() => Happened::Status,
             () = sleep_until(self.paced_until), if paced => Happened::Pause,
             _ = self.chunks.reserve(), if !paced && self.receiver.has_deliverable() => Happened::Room,
