@@ -169,6 +169,12 @@ impl PartFile {
         &self.claim.target
     }
 
+    /// Returns whether [`Self::begin`] would go on with what is there.
+    #[must_use]
+    pub fn resumes(&self, object: &ObjectInfo, range: &Range<u64>, from: u64) -> bool {
+        matches!(&self.found, Found::Kept(kept) if kept.goes_on(object, range, from))
+    }
+
     /// Begins to write `range` of `object` at the absolute offset `from`.
     ///
     /// At `range.start` the part file is emptied first; anywhere else it is resumed.

@@ -2,15 +2,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt as _;
 
 use super::download::join;
-use super::{Client, Error, Get, Options};
+use super::verify::Proof;
+use super::{Client, Error, FileOptions, Get, Options};
 use crate::bus::memory::{Memory, MemoryNetwork};
 use crate::bus::{self, Bus as _, Message, Subscription};
 use crate::proto::chunk::Chunk;
 use crate::proto::message::{Body, Envelope, Wait};
-use crate::proto::{Accepted, Control, GetRequest, ObjectInfo, TransferId};
+use crate::proto::{
+    Accepted, Checksum, ChecksumAlgorithm, ChecksumKind, Control, End, GetRequest, ObjectInfo, TransferId,
+};
 
 const SIZE: u64 = 1_000_000;
 
@@ -111,4 +116,49 @@ async fn a_sink_that_failed_with_all_credit_in_its_queue_left_the_driver_waiting
 
     assert!(matches!(driven, Ok(Err(Error::Cancelled))), "{driven:?}");
     while !relay.control().await.cancel {}
+}
+
+/// Sends a kilobyte of an object that is then described otherwise, by the same `ETag`, and fetches it to a file.
+#[tokio::test]
+async fn a_part_file_that_the_object_contradicts_failed_every_further_download() {
+    let network = MemoryNetwork::new(1);
+    let mut relay = Relay::on(&network).await;
+    let (client, folder) = (client(&network.connect(), Options::default()), tempfile::tempdir().unwrap());
+    let (target, body) = (folder.path().join("file"), vec![7; usize::try_from(SIZE).unwrap()]);
+    let stored = |bytes: &[u8]| {
+        let value = STANDARD.encode(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes).to_be_bytes());
+        let (algorithm, kind) = (ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject);
+        Some(Checksum { algorithm, kind, value, parts: Vec::new() })
+    };
+    relay.object.checksum = stored(b"other");
+    let options = FileOptions { resume: true, ..FileOptions::default() };
+    let interrupted = client.download(wanted(), &target, options.clone());
+    let serve = async {
+        relay.accept().await;
+        relay.say(&Body::Chunk(Chunk::new(0, 0, body[..1000].to_vec().into()))).await;
+        let part = folder.path().join(".file.gantry-part");
+        while std::fs::metadata(&part).map_or(0, |metadata| metadata.len()) < 1000 {
+            tokio::task::yield_now().await;
+        }
+        options.cancel.cancel();
+    };
+    let (interrupted, ()) = tokio::join!(interrupted, serve);
+    assert!(matches!(interrupted, Err(Error::Cancelled)), "{interrupted:?}");
+
+    relay.object.checksum = stored(&body);
+    let again = client.download(wanted(), &target, FileOptions { resume: true, ..FileOptions::default() });
+    let serve = async {
+        assert_eq!(relay.accept().await.start, 1000);
+        relay.transfer = TransferId(uuid::Uuid::from_u128(2));
+        assert_eq!(relay.accept().await.start, 0);
+        relay.say(&Body::Chunk(Chunk::new(0, 0, body.clone().into()))).await;
+        relay.say(&Body::End(End { chunks: 1, bytes: SIZE })).await;
+    };
+    let (again, ()) = tokio::join!(again, serve);
+
+    let report = again.unwrap();
+    assert_eq!((report.fetched_bytes, report.resumed_from), (SIZE, None));
+    assert!(report.restarted.is_some());
+    assert!(matches!(report.proof, Proof::FullObject { .. }), "{:?}", report.proof);
+    assert_eq!(std::fs::read(&target).unwrap(), body);
 }

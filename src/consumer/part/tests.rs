@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::claim::{Hold, hold};
 use super::*;
-use crate::proto::{Checksum, ChecksumAlgorithm, ChecksumKind};
+use crate::proto::{Checksum, ChecksumAlgorithm, ChecksumKind, PartRun};
 
 const BOOT: &str = "boot one";
 
@@ -298,6 +298,22 @@ fn bytes_of_another_version_or_place_are_not_built_upon() {
         assert!(matches!(error, Error::Unresumable { from: named, .. } if named == from), "{error:?}");
     }
     assert_eq!(scene.open().resume_point().unwrap().proved, 20);
+}
+
+/// A relay names a composite checksum's parts when it can learn them in time.
+#[test]
+fn parts_that_were_named_to_one_run_only_made_the_part_file_useless_for_good() {
+    let mut scene = Scene::new();
+    let checksum = scene.object.checksum.as_mut().unwrap();
+    checksum.kind = ChecksumKind::Composite;
+    scene.interrupt(10, 20);
+    scene.object.checksum.as_mut().unwrap().parts = vec![PartRun { count: 1, size: scene.object.size }];
+
+    assert!(scene.open().resumes(&scene.object, &scene.range(), 20));
+    scene.open().begin(&scene.object, scene.range(), 20).unwrap();
+
+    scene.object.checksum.as_mut().unwrap().value = STANDARD.encode([0; 8]);
+    assert!(!scene.open().resumes(&scene.object, &scene.range(), 20));
 }
 
 #[test]
