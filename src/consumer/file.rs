@@ -1,6 +1,8 @@
 //! Downloads to a file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -56,7 +58,7 @@ pub struct Report {
 /// Runs a whole download.
 pub(super) async fn download(client: &Client, get: Get, target: &Path, options: FileOptions) -> Result<Report, Error> {
     let asked = Instant::now();
-    let part = open_part(&get, target, options.resume).await?;
+    let part = open_part(&get, target, &options).await?;
     let mut restarted = part.stale().map(|stale: Stale| stale.to_string());
     let cancel = options.cancel.clone();
     let begun = begin(client, &get, &part, &mut restarted);
@@ -102,10 +104,20 @@ pub(super) async fn download(client: &Client, get: Get, target: &Path, options: 
     })
 }
 
-async fn open_part(get: &Get, target: &Path, resume: bool) -> Result<PartFile, Error> {
+/// Opens the part file, and reads what is there unless the download is cancelled meanwhile.
+async fn open_part(get: &Get, target: &Path, options: &FileOptions) -> Result<PartFile, Error> {
     let wanted = part::Wanted { store: get.store.clone(), key: get.key.clone(), span: get.span, pin: get.pin.clone() };
-    let target = target.to_owned();
-    blocking(move || PartFile::open(&target, wanted, resume)).await
+    let (target, resume) = (target.to_owned(), options.resume);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let opening = blocking(move || PartFile::open(&target, wanted, resume, &stopped));
+    tokio::select! {
+        opened = opening => opened,
+        () = options.cancel.cancelled() => {
+            stop.store(true, Ordering::Relaxed);
+            Err(Error::Cancelled)
+        }
+    }
 }
 
 /// Asks for what is missing, and for everything if that version is gone or is not the one that is there.
