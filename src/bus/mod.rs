@@ -149,6 +149,10 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// Returns the server's limit on payload and headers together, in bytes. It may change with a reconnect.
     fn max_payload(&self) -> usize;
 
+    /// Returns how many bytes the connection has read so far, those of messages that are not complete included: what
+    /// shows that a slow link carries something.
+    fn received_bytes(&self) -> u64;
+
     /// Watches the connection.
     fn status(&self) -> watch::Receiver<Status>;
 

@@ -205,6 +205,10 @@ impl Bus for Nats {
         self.client.max_payload()
     }
 
+    fn received_bytes(&self) -> u64 {
+        self.client.statistics().in_bytes.load(Ordering::Relaxed)
+    }
+
     fn status(&self) -> watch::Receiver<Status> {
         self.shared.status.subscribe()
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{Instrument as _, info_span};
 
 use super::download::{self, Download};
@@ -15,7 +15,7 @@ use super::file::{self, FileOptions, Report};
 use super::{Error, discovery};
 use crate::bus::{Bus, Event, Message, NO_RESPONDERS};
 use crate::proto::message::{error_of, json};
-use crate::proto::receiver::{Cause, Settings};
+use crate::proto::receiver::{Cause, Link, Settings};
 use crate::proto::subject::{Operation, Prefix};
 use crate::proto::{
     HEADERS_MAX_BYTES, Headers, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, StatRequest, StoreName,
@@ -109,14 +109,19 @@ pub struct Client {
 pub(super) struct Shared {
     pub(super) bus: Arc<dyn Bus>,
     pub(super) options: Options,
+    /// Where the time of all downloads begins.
+    pub(super) clock: Instant,
     downloads: AtomicU64,
+    /// In milliseconds: see [`Link::caught_up_to`].
+    caught_up_to: AtomicU64,
 }
 
 impl Client {
     /// Makes a client on a connection.
     #[must_use]
     pub fn new(bus: Arc<dyn Bus>, options: Options) -> Self {
-        Self { shared: Arc::new(Shared { bus, options, downloads: AtomicU64::new(0) }) }
+        let (downloads, caught_up_to) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { bus, options, clock: Instant::now(), downloads, caught_up_to }) }
     }
 
     /// Starts a download and returns when a relay has accepted it.
@@ -206,6 +211,18 @@ impl Shared {
     pub(super) fn share(&self) -> u64 {
         let downloads = self.downloads.load(Ordering::Relaxed).max(1);
         (self.options.connection_window_bytes / downloads).max(SHARE_MIN_BYTES)
+    }
+
+    /// Returns what the connection has carried by now.
+    pub(super) fn link(&self) -> Link {
+        let caught_up_to = Duration::from_millis(self.caught_up_to.load(Ordering::Relaxed));
+        Link { received_bytes: self.bus.received_bytes(), caught_up_to }
+    }
+
+    /// Takes note that what was sent to this connection by then has arrived.
+    pub(super) fn caught_up(&self, to: Duration) {
+        let to = u64::try_from(to.as_millis()).unwrap_or(u64::MAX);
+        self.caught_up_to.fetch_max(to, Ordering::Relaxed);
     }
 
     pub(super) fn settings(&self) -> Settings {

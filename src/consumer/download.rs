@@ -71,10 +71,11 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
     let (accept, accepted) = oneshot::channel();
     let store = get.store.clone();
     let wanted = Wanted { key: get.key, span: get.span, pin: get.pin, context: get.context };
-    let clock = Instant::now();
+    let clock = shared.clock;
+    let now = clock.elapsed();
     let driver = Driver {
         subject: shared.options.prefix.request(Operation::Get, &get.store),
-        receiver: Receiver::new(shared.settings(), wanted, Duration::ZERO),
+        receiver: Receiver::new(shared.settings(), wanted, now),
         clock,
         status: shared.bus.status(),
         events: shared.bus.events(),
@@ -86,9 +87,10 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
         progress: told,
         accept: Some(accept),
         cancel: cancel.clone(),
-        heard_at: Duration::ZERO,
+        heard_at: now,
+        received_bytes: 0,
         _share: share,
-        paced_until: clock,
+        paced_until: Instant::now(),
         shared: Arc::clone(shared),
     };
     let cancel = cancel.drop_guard();
@@ -250,7 +252,9 @@ struct Driver {
     progress: watch::Sender<Progress>,
     accept: Option<oneshot::Sender<Accepted>>,
     cancel: CancellationToken,
-    /// When anything last arrived, or a new connection was made for want of it.
+    /// How many bytes the connection had read when it was last looked at.
+    received_bytes: u64,
+    /// When anything last arrived at the connection, or a new connection was made for want of it.
     heard_at: Duration,
     _share: Share,
     /// Before this the reader gets nothing, so that the download keeps to its limit.
@@ -345,9 +349,12 @@ impl Driver {
             () = sleep_until(timeout.unwrap_or(self.clock)), if timeout.is_some() => Happened::Timeout,
         };
         let now = self.clock.elapsed();
-        if matches!(happened, Happened::Message(_) | Happened::Status) {
+        let link = self.shared.link();
+        if link.received_bytes != self.received_bytes || matches!(happened, Happened::Message(_) | Happened::Status) {
             self.heard_at = now;
         }
+        self.received_bytes = link.received_bytes;
+        self.receiver.handle_link(link);
         match happened {
             Happened::Cancelled => self.receiver.handle_failure(Failure::Cancelled),
             Happened::Status => self.handle_status(now),
@@ -363,6 +370,7 @@ impl Driver {
             }
             Happened::Message(Some(message)) => {
                 self.receiver.handle_message(&message.headers, message.payload, now);
+                self.shared.caught_up(self.receiver.caught_up_to());
             }
             Happened::Event(event) => {
                 if let Some(error) = denial(event, &self.subject, &self.inbox_subject) {
