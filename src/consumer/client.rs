@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument as _, info_span};
 
 use super::download::{self, Download};
@@ -25,6 +25,10 @@ use crate::trace;
 
 /// The smallest window, however many downloads share the connection.
 const SHARE_MIN_BYTES: u64 = 32 * 1024;
+
+/// After how long a `stat` or `list` is asked again, in case a relay that hangs got it; the time doubles. The first answer
+/// counts, whichever request it is to.
+const QUERY_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a client holds itself to.
 #[derive(Clone, Debug)]
@@ -161,7 +165,7 @@ impl Client {
         serde_json::from_slice(&body).map_err(|error| Error::Malformed(error.to_string()))
     }
 
-    /// Asks once and waits for the one answer.
+    /// Asks, and takes the first answer.
     async fn query(
         &self,
         operation: Operation,
@@ -170,31 +174,39 @@ impl Client {
     ) -> Result<bytes::Bytes, Error> {
         let bus = &*self.shared.bus;
         let subject = self.shared.options.prefix.request(operation, store);
-        let mut events = bus.events();
-        let inbox = bus.new_inbox();
-        let mut answers = bus.subscribe(&inbox, None).await?;
         let mut headers = Headers::default();
         trace::inject(&mut headers);
-        let (subject_copy, reply) = (subject.clone(), Some(inbox.clone()));
-        bus.publish(Message { subject: subject_copy, reply, headers, payload, status: None }).await?;
+        let request = Message { subject: subject.clone(), headers, payload, ..Message::default() };
+        let mut requests = 0;
         let answer = async {
+            let mut events = bus.events();
+            let inbox = bus.new_inbox();
+            let mut answers = bus.subscribe(&inbox, None).await?;
+            let request = Message { reply: Some(inbox.clone()), ..request };
+            let mut pause = QUERY_AGAIN;
             loop {
-                tokio::select! {
-                    answer = answers.next() => return answer.ok_or(Error::Bus(crate::bus::Error::Closed)),
-                    event = events.recv() => if let Some(error) = denial(event, &subject, &inbox) {
-                        return Err(error);
+                bus.publish(request.clone()).await?;
+                requests += 1;
+                let again = Instant::now() + pause;
+                pause *= 2;
+                loop {
+                    tokio::select! {
+                        answer = answers.next() => return answer.ok_or(Error::Bus(crate::bus::Error::Closed)),
+                        event = events.recv() => if let Some(error) = denial(event, &subject, &inbox) {
+                            return Err(error);
+                        },
+                        () = sleep_until(again) => break,
                     }
                 }
             }
         };
-        let answer = timeout(self.shared.options.query_timeout, answer)
-            .await
-            .unwrap_or(Err(Error::GaveUp { cause: Cause::Stall, requests: 1 }))?;
+        let answer = timeout(self.shared.options.query_timeout, answer).await;
+        let answer = answer.unwrap_or(Err(Error::GaveUp { cause: Cause::Stall, requests }))?;
         if answer.status == Some(NO_RESPONDERS) {
             return Err(self.shared.nobody(store).await);
         }
         match error_of(&answer.headers, &answer.payload) {
-            Some(error) if error.retryable => Err(Error::GaveUp { cause: Cause::Refused(error), requests: 1 }),
+            Some(error) if error.retryable => Err(Error::GaveUp { cause: Cause::Refused(error), requests }),
             Some(error) => Err(Error::refused(error)),
             None => Ok(answer.payload),
         }

@@ -30,6 +30,9 @@ use crate::trace;
 /// How many chunks may lie between the driver and the reader. The window bounds their bytes.
 const QUEUE_CHUNKS: usize = 16;
 
+/// How long the end of a download may wait until the connection took what there is to say of it.
+const PARTING_LIMIT: Duration = Duration::from_secs(1);
+
 /// How far a download has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -283,7 +286,11 @@ impl Driver {
             match output {
                 Output::Request(request) => {
                     self.inbox_subject = self.shared.bus.new_inbox();
-                    self.inbox = Some(self.shared.bus.subscribe(&self.inbox_subject, None).await?);
+                    let (bus, inbox) = (Arc::clone(&self.shared.bus), self.inbox_subject.clone());
+                    self.inbox = self.unless_stuck(bus.subscribe(&inbox, None)).await?;
+                    if self.inbox.is_none() {
+                        continue;
+                    }
                     let mut headers = Headers::default();
                     trace::inject(&mut headers);
                     self.publish(self.subject.clone(), headers, json(&request)).await?;
@@ -325,7 +332,8 @@ impl Driver {
         if *cause == Cause::Stall && silence >= 2 * self.shared.options.stall_timeout {
             self.heard_at = now;
             info!(silence_ms = silence.as_millis(), "no relay answers: connecting anew");
-            self.shared.bus.reconnect().await?;
+            let bus = Arc::clone(&self.shared.bus);
+            self.unless_stuck(bus.reconnect()).await?;
         }
         Ok(())
     }
@@ -415,14 +423,33 @@ impl Driver {
         }
     }
 
-    /// Publishes with the inbox as reply, unless we are asked to stop while the connection takes nothing.
+    /// Publishes with the inbox as reply, if the connection takes it in time.
     async fn publish(&mut self, subject: String, headers: Headers, payload: Bytes) -> Result<(), Error> {
         let reply = Some(self.inbox_subject.clone());
         let message = Message { subject, reply, headers, payload, status: None };
+        let bus = Arc::clone(&self.shared.bus);
+        self.unless_stuck(bus.publish(message)).await.map(|_| ())
+    }
+
+    /// Does something on the bus, unless something else is due first: `None` then. A bus without a connection takes
+    /// nothing once its queue is full.
+    ///
+    /// What is not sent is made good: by the timer of a request, by the next control message, or by a new connection.
+    async fn unless_stuck<T>(
+        &mut self,
+        call: impl Future<Output = Result<T, bus::Error>> + Send,
+    ) -> Result<Option<T>, Error> {
+        let mut status = self.status.clone();
+        let over = self.receiver.outcome().is_some();
+        let due = self.receiver.poll_timeout().map(|at| self.clock + at);
+        let limit = due.filter(|_| !over).unwrap_or_else(|| Instant::now() + PARTING_LIMIT);
         tokio::select! {
             biased;
-            published = self.shared.bus.publish(message) => Ok(published?),
-            () = self.cancel.cancelled() => Ok(()),
+            done = call => Ok(Some(done?)),
+            () = self.cancel.cancelled(), if !over => Ok(None),
+            () = self.chunks.closed(), if !over => Ok(None),
+            Ok(()) = status.changed(), if !over => Ok(None),
+            () = sleep_until(limit) => Ok(None),
         }
     }
 

@@ -5,6 +5,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 use super::download::join;
 use super::verify::Proof;
@@ -12,9 +15,10 @@ use super::{Client, Error, FileOptions, Get, Options};
 use crate::bus::memory::{Memory, MemoryNetwork};
 use crate::bus::{self, Bus as _, Message, Subscription};
 use crate::proto::chunk::Chunk;
-use crate::proto::message::{Body, Envelope, Wait};
+use crate::proto::message::{Body, Envelope, Wait, json};
+use crate::proto::receiver::Cause;
 use crate::proto::{
-    Accepted, Checksum, ChecksumAlgorithm, ChecksumKind, Control, End, GetRequest, ObjectInfo, TransferId,
+    Accepted, Checksum, ChecksumAlgorithm, ChecksumKind, Control, End, GetRequest, ObjectInfo, Pin, TransferId,
 };
 
 const SIZE: u64 = 1_000_000;
@@ -116,6 +120,81 @@ async fn a_sink_that_failed_with_all_credit_in_its_queue_left_the_driver_waiting
 
     assert!(matches!(driven, Ok(Err(Error::Cancelled))), "{driven:?}");
     while !relay.control().await.cancel {}
+}
+
+/// A bus that takes nothing, as async-nats does without a connection once its queue is full.
+#[derive(Debug)]
+struct Stuck(Arc<Memory>);
+
+impl bus::Bus for Stuck {
+    fn publish(&self, _: Message) -> BoxFuture<'_, Result<(), bus::Error>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn subscribe<'a>(&'a self, _: &'a str, _: Option<&'a str>) -> BoxFuture<'a, Result<Subscription, bus::Error>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), bus::Error>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn reconnect(&self) -> BoxFuture<'_, Result<(), bus::Error>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn new_inbox(&self) -> String {
+        self.0.new_inbox()
+    }
+
+    fn max_payload(&self) -> usize {
+        self.0.max_payload()
+    }
+
+    fn received_bytes(&self) -> u64 {
+        0
+    }
+
+    fn status(&self) -> watch::Receiver<bus::Status> {
+        self.0.status()
+    }
+
+    fn events(&self) -> broadcast::Receiver<bus::Event> {
+        self.0.events()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_took_nothing_kept_a_download_waiting_past_its_patience() {
+    let stuck = Arc::new(Stuck(MemoryNetwork::new(1).connect()));
+    let client = Client::new(stuck, Options { patience: Duration::from_secs(20), ..Options::default() });
+
+    let get = tokio::time::timeout(Duration::from_secs(22), client.get(wanted())).await;
+    assert!(matches!(get, Ok(Err(Error::GaveUp { cause: Cause::Stall, .. }))), "{get:?}");
+
+    let (store, key) = ("s".parse().unwrap(), "k".parse().unwrap());
+    let stat = tokio::time::timeout(Duration::from_secs(17), client.stat(&store, &key, &Pin::default())).await;
+    assert!(matches!(stat, Ok(Err(Error::GaveUp { cause: Cause::Stall, .. }))), "{stat:?}");
+}
+
+/// nats-server gives a request to one of the relays, also to one that hangs.
+#[tokio::test(start_paused = true)]
+async fn a_frozen_relay_that_got_the_one_question_cost_the_whole_timeout() {
+    let network = MemoryNetwork::new(1);
+    let (bus, client) = (network.connect(), client(&network.connect(), Options::default()));
+    let mut questions = bus.subscribe("gantry.v1.stat.s", None).await.unwrap();
+    let relay = async {
+        questions.next().await.unwrap();
+        let Message { reply, .. } = questions.next().await.unwrap();
+        let answer = Message { subject: reply.unwrap(), payload: json(&object()), ..Message::default() };
+        bus.publish(answer).await.unwrap();
+    };
+    let asked = Instant::now();
+    let (store, key, pin) = ("s".parse().unwrap(), "k".parse().unwrap(), Pin::default());
+    let (stat, ()) = tokio::join!(client.stat(&store, &key, &pin), relay);
+
+    assert_eq!(stat.unwrap(), object());
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
 }
 
 /// Sends a kilobyte of an object that is then described otherwise, by the same `ETag`, and fetches it to a file.
