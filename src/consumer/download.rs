@@ -48,7 +48,7 @@ pub struct Progress {
 
 /// The bytes of one download, in order: a [`Stream`] that ends after they have been proved, or with an error.
 ///
-/// Dropping it cancels the transfer at the relay.
+/// Dropping it cancels the transfer at the relay; [`Self::stop`] also waits until that is said.
 #[derive(Debug)]
 pub struct Download {
     accepted: Accepted,
@@ -152,6 +152,16 @@ impl Download {
     /// Reads the bytes; the last read fails when they can't be proved.
     pub fn into_async_read(self) -> impl AsyncRead + Send + Unpin {
         StreamReader::new(self.map_err(std::io::Error::other))
+    }
+
+    /// Ends it before its time, and returns when the relay was told, or can't be told soon.
+    pub async fn stop(self) {
+        let Self { driver, cancel, over, .. } = self;
+        drop(cancel);
+        if !over {
+            // It ends by the cancellation, whatever else it would have said.
+            drop(join(driver).await);
+        }
     }
 
     /// Takes it apart for a sink that acknowledges what it has written itself.
@@ -274,9 +284,21 @@ impl Driver {
             self.receiver.handle_share(self.shared.share());
             self.act().await?;
             if let Some(outcome) = self.receiver.outcome() {
-                return outcome.map(|()| self.receiver.stats()).map_err(|failure| failure.clone().into());
+                let outcome = outcome.map(|()| self.receiver.stats()).map_err(|failure| failure.clone().into());
+                if outcome.is_err() && self.connection.connected {
+                    self.depart().await;
+                }
+                return outcome;
             }
             self.step().await?;
+        }
+    }
+
+    /// Lets the relay hear that it was cancelled before the process may end.
+    async fn depart(&mut self) {
+        let flush = self.shared.bus.flush();
+        if !matches!(tokio::time::timeout(PARTING_LIMIT, flush).await, Ok(Ok(()))) {
+            debug!("the relay may not have heard of the end");
         }
     }
 
