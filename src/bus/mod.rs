@@ -137,7 +137,7 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
 
     /// Gives up the connection and makes a new one, for who has reason to think that it is dead: over a link that was
     /// cut without a word it takes the bus itself up to half a minute to notice. Returns when it is asked for; the
-    /// new connection shows in [`Bus::status`].
+    /// new connection shows in [`Bus::status`]. One connection is given up once, however many ask.
     ///
     /// # Errors
     /// When the connection is closed for good.

@@ -351,6 +351,10 @@ impl Driver {
     async fn suspect(&mut self, cause: &Cause) -> Result<(), Error> {
         let now = self.clock.elapsed();
         let silence = now.saturating_sub(self.heard_at);
+        if *self.status.borrow() != self.connection {
+            // The one on which it was silent is no more.
+            return Ok(());
+        }
         if *cause == Cause::Stall && silence >= 2 * self.shared.options.stall_timeout {
             self.heard_at = now;
             info!(silence_ms = silence.as_millis(), "no relay answers: connecting anew");
