@@ -39,6 +39,9 @@ const ANSWER_TRIES: u32 = 6;
 /// window within this time is 20 MiB/s.
 const WRITTEN_SOON: Duration = Duration::from_millis(50);
 
+/// How long another relay is waited for when the first one can't reach the store: a live one takes less to open it.
+const SECOND_OPINION: Duration = Duration::from_secs(1);
+
 /// What is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -257,6 +260,8 @@ pub struct Receiver {
     fruitless: bool,
     /// How long the last answer took.
     answered_in: Option<Duration>,
+    /// What a first relay refused with before any accepted, and until when another is waited for.
+    refusal: Option<(WireError, Duration)>,
     /// How many requests in a row met silence.
     unanswered: u32,
     backoff: ExponentialBackoff,
@@ -287,6 +292,7 @@ impl Receiver {
             nobody_since: None,
             fruitless: false,
             answered_in: None,
+            refusal: None,
             unanswered: 0,
             deliver: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -362,7 +368,11 @@ impl Receiver {
     /// Takes note of the time, when [`Self::poll_timeout`] says so.
     pub fn handle_timeout(&mut self, now: Duration) {
         if self.is_open() && now >= self.patience_ends() {
-            let cause = if matches!(self.state, State::Offline) { Cause::Disconnected } else { Cause::Stall };
+            let cause = match (&self.refusal, &self.state) {
+                (Some((error, _)), _) => Cause::Refused(error.clone()),
+                (None, State::Offline) => Cause::Disconnected,
+                (None, _) => Cause::Stall,
+            };
             return self.give_up(cause);
         }
         match &self.state {
@@ -518,6 +528,7 @@ impl Receiver {
             self.object = Some(accepted.object.clone());
             self.limit = Some(accepted.end);
         }
+        self.refusal = None;
         // Credit that the relay cuts down would be granted twice, at the price of a round trip each time.
         self.pace.handle_window_max(accepted.window_max);
         let beat = Duration::from_millis(accepted.beat_ms);
@@ -630,8 +641,12 @@ impl Receiver {
             return;
         }
         if refused && self.object.is_none() && matches!(error.code, Code::StoreUnavailable | Code::Internal) {
-            // The relay has spent its own retry budget; a second one would keep the user waiting for nothing.
-            return self.give_up(Cause::Refused(error));
+            // The relay has spent its own retry budget, and a second one would keep the user waiting for nothing; but
+            // it may be only this relay that can't reach the store.
+            if self.refusal.is_some() {
+                return self.give_up(Cause::Refused(error));
+            }
+            self.refusal = Some((error.clone(), now.saturating_add(SECOND_OPINION)));
         }
         let pause = error.retry_after_ms.map(Duration::from_millis);
         self.recover(Cause::Refused(error), pause, now);
@@ -794,8 +809,9 @@ impl Receiver {
     }
 
     /// When the download is given up unless bytes arrive.
-    const fn patience_ends(&self) -> Duration {
-        self.progress_at.saturating_add(self.settings.patience)
+    fn patience_ends(&self) -> Duration {
+        let ends = self.progress_at.saturating_add(self.settings.patience);
+        self.refusal.as_ref().map_or(ends, |(_, until)| ends.min(*until))
     }
 
     const fn is_open(&self) -> bool {

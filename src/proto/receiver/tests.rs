@@ -592,7 +592,30 @@ mod ending {
     fn a_store_that_is_down_from_the_start_ends_the_download() {
         let mut pair = Pair::new();
         pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
-        assert!(matches!(pair.failure(), Some(Failure::GaveUp { cause: Cause::Refused(_), requests: 1, .. })));
+        assert_eq!(pair.failure(), None);
+        pair.refuse(WireError::new(Code::StoreUnavailable, "down"), SECOND / 2);
+        assert!(matches!(pair.failure(), Some(Failure::GaveUp { cause: Cause::Refused(_), requests: 2, .. })));
+    }
+
+    #[test]
+    fn a_relay_that_alone_could_not_reach_the_store_ended_the_download() {
+        let mut pair = Pair::new();
+        pair.outputs();
+        pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
+        assert_eq!(requests(&pair.outputs()).len(), 1);
+        pair.accept(0, SECOND / 2);
+        pair.hear(&beat(0, 0, Wait::Store), 2 * SECOND);
+        pair.run(3 * SECOND);
+        assert_eq!(pair.failure(), None);
+    }
+
+    #[test]
+    fn a_second_relay_is_not_waited_for_as_long_as_its_own_tries_take() {
+        let mut pair = Pair::new();
+        pair.refuse(WireError::new(Code::StoreUnavailable, "down"), 12 * SECOND);
+        pair.hear_from(None, &beat(0, 0, Wait::Store), 12 * SECOND + 50 * MS);
+        pair.run(13 * SECOND);
+        assert!(matches!(pair.failure(), Some(Failure::GaveUp { cause: Cause::Refused(_), requests: 2, .. })));
     }
 
     #[test]
