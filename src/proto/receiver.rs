@@ -368,11 +368,7 @@ impl Receiver {
     /// Takes note of the time, when [`Self::poll_timeout`] says so.
     pub fn handle_timeout(&mut self, now: Duration) {
         if self.is_open() && now >= self.patience_ends() {
-            let cause = match (&self.refusal, &self.state) {
-                (Some((error, _)), _) => Cause::Refused(error.clone()),
-                (None, State::Offline) => Cause::Disconnected,
-                (None, _) => Cause::Stall,
-            };
+            let cause = if matches!(self.state, State::Offline) { Cause::Disconnected } else { Cause::Stall };
             return self.give_up(cause);
         }
         match &self.state {
@@ -744,6 +740,8 @@ impl Receiver {
 
     fn give_up(&mut self, cause: Cause) {
         self.cancel_transfer();
+        // What the wait for another relay met is not why it was short.
+        let cause = self.refusal.take().map_or(cause, |(error, _)| Cause::Refused(error));
         let failure = Failure::GaveUp { cause, requests: self.stats.requests, accepted: self.object.is_some() };
         self.state = State::Failed(failure);
     }

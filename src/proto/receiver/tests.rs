@@ -610,6 +610,15 @@ mod ending {
     }
 
     #[test]
+    fn a_second_relay_that_is_busy_hid_why_the_first_refused() {
+        let mut pair = Pair::new();
+        pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
+        pair.refuse(busy(2000), SECOND / 2);
+        let Some(Failure::GaveUp { cause: Cause::Refused(error), .. }) = pair.failure() else { panic!("goes on") };
+        assert_eq!(error.code, Code::StoreUnavailable);
+    }
+
+    #[test]
     fn a_second_relay_is_not_waited_for_as_long_as_its_own_tries_take() {
         let mut pair = Pair::new();
         pair.refuse(WireError::new(Code::StoreUnavailable, "down"), 12 * SECOND);
