@@ -319,6 +319,20 @@ fn parts_that_were_named_to_one_run_only_made_the_part_file_useless_for_good() {
     assert!(!scene.open().resumes(&scene.object, &scene.range(), 20));
 }
 
+/// As a kill between the rename and the removal of the records leaves it.
+#[test]
+fn a_record_without_a_part_file_is_of_no_consequence() {
+    let scene = Scene::new();
+    scene.interrupt(10, 20);
+    fs::rename(scene.folder.path().join(".object.bin.gantry-part"), &scene.target).unwrap();
+
+    let part = scene.open();
+
+    assert_eq!((part.resume_point(), part.stale()), (None, None));
+    scene.finish(part).unwrap();
+    scene.assert_done();
+}
+
 #[test]
 fn reading_what_is_there_could_not_be_stopped() {
     let scene = Scene::new();
