@@ -182,6 +182,11 @@ impl Bus for Memory {
         self.network.lock().max_payload
     }
 
+    /// Messages count when they are read, as a whole.
+    fn received_bytes(&self) -> u64 {
+        self.network.lock().received_bytes(self.id)
+    }
+
     fn status(&self) -> watch::Receiver<Status> {
         self.network.lock().status(self.id)
     }

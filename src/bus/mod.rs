@@ -137,7 +137,7 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
 
     /// Gives up the connection and makes a new one, for who has reason to think that it is dead: over a link that was
     /// cut without a word it takes the bus itself up to half a minute to notice. Returns when it is asked for; the
-    /// new connection shows in [`Bus::status`].
+    /// new connection shows in [`Bus::status`]. One connection is given up once, however many ask.
     ///
     /// # Errors
     /// When the connection is closed for good.
@@ -148,6 +148,10 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the server's limit on payload and headers together, in bytes. It may change with a reconnect.
     fn max_payload(&self) -> usize;
+
+    /// Returns how many bytes the connection has read so far, those of messages that are not complete included: what
+    /// shows that a slow link carries something.
+    fn received_bytes(&self) -> u64;
 
     /// Watches the connection.
     fn status(&self) -> watch::Receiver<Status>;

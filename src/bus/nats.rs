@@ -6,7 +6,7 @@ mod messages;
 mod options;
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use async_nats::client::traits::Publisher;
@@ -29,6 +29,8 @@ const EVENTS: usize = 64;
 pub struct Nats {
     client: Arc<Client>,
     shared: Arc<Shared>,
+    /// Which connection was given up last, by its epoch.
+    given_up: AtomicU64,
 }
 
 /// What the connection's callback reaches. It must not own the client: the callback lives as long as the connection,
@@ -61,7 +63,7 @@ pub async fn connect(options: Options) -> Result<Arc<Nats>, Error> {
     let client = Arc::new(client);
     shared.client.get_or_init(|| Arc::downgrade(&client));
     shared.refresh(None);
-    Ok(Arc::new(Nats { client, shared }))
+    Ok(Arc::new(Nats { client, shared, given_up: AtomicU64::new(0) }))
 }
 
 impl Shared {
@@ -193,7 +195,15 @@ impl Bus for Nats {
     }
 
     fn reconnect(&self) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move { self.client.force_reconnect().await.map_err(|_| Error::Closed) })
+        Box::pin(async move {
+            // Whoever shares a dead connection finds out at about the same time: only the first gives it up, so that the
+            // others do not end the one that takes its place.
+            let epoch = self.client.statistics().connects.load(Ordering::Relaxed);
+            if self.given_up.swap(epoch, Ordering::Relaxed) == epoch {
+                return Ok(());
+            }
+            self.client.force_reconnect().await.map_err(|_| Error::Closed)
+        })
     }
 
     fn new_inbox(&self) -> String {
@@ -203,6 +213,10 @@ impl Bus for Nats {
     /// Follows each reconnect. A lower limit of the account alone is not known to it.
     fn max_payload(&self) -> usize {
         self.client.max_payload()
+    }
+
+    fn received_bytes(&self) -> u64 {
+        self.client.statistics().in_bytes.load(Ordering::Relaxed)
     }
 
     fn status(&self) -> watch::Receiver<Status> {

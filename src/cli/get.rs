@@ -125,23 +125,17 @@ impl Get {
         };
         if self.to_stdout() {
             let stdout = stdout().map_err(|error| output::stdout_failure(&error))?;
-            let streamed = self.stream(client, get, Path::new("-"), stdout);
-            return tokio::select! {
-                summary = streamed => summary,
-                () = shutdown.drain.cancelled() => Err(Failure::interrupted()),
-            };
+            return self.stream(client, get, Path::new("-"), stdout, shutdown).await;
         }
         let target = self.address.target(self.output.as_deref()).map_err(Failure::usage)?;
         if is_special(&target) {
-            let streamed = async {
-                let file = File::options().write(true).open(&target).await;
-                let file = file.map_err(|error| write_failure(&target, &error))?;
-                self.stream(client, get, &target, file).await
+            // Opening a FIFO waits for its reader.
+            let file = tokio::select! {
+                file = async { File::options().write(true).open(&target).await } => file,
+                () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
             };
-            return tokio::select! {
-                summary = streamed => summary,
-                () = shutdown.drain.cancelled() => Err(Failure::interrupted()),
-            };
+            let file = file.map_err(|error| write_failure(&target, &error))?;
+            return self.stream(client, get, &target, file, shutdown).await;
         }
         self.file(client, get, &target, shutdown).await
     }
@@ -196,9 +190,13 @@ impl Get {
         get: consumer::Get,
         path: &Path,
         mut to: impl AsyncWrite + Unpin,
+        shutdown: &Shutdown,
     ) -> Result<Summary, Failure> {
         let asked = Instant::now();
-        let mut download = client.get(get).await?;
+        let mut download = tokio::select! {
+            download = client.get(get) => download?,
+            () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
+        };
         let told = download.progress();
         let meter = self.meter();
         let copied = async {
@@ -207,7 +205,14 @@ impl Get {
             }
             to.flush().await.map_err(|error| write_failure(path, &error))
         };
-        meter.follow(told, copied).await?;
+        let copied = tokio::select! {
+            copied = meter.follow(told, copied) => copied,
+            () = shutdown.drain.cancelled() => Err(Failure::interrupted()),
+        };
+        if let Err(failure) = copied {
+            download.stop().await;
+            return Err(failure);
+        }
         let bytes = download.range().end - download.range().start;
         let object = download.object();
         Ok(Summary {

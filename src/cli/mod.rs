@@ -106,11 +106,11 @@ impl Command {
             Self::Serve(serve) => serve.run(config, cli, shutdown).await,
             Self::Health(health) => health.run(config).await,
             Self::Get(get) => {
-                let client = client(config, get.rate_limit()).await?;
+                let client = client(config, get.rate_limit(), shutdown).await?;
                 get.run(client, shutdown).await
             }
-            Self::Stat(stat) => stat.run(&client(config, None).await?, shutdown).await,
-            Self::Ls(ls) => ls.run(&client(config, None).await?, shutdown).await,
+            Self::Stat(stat) => stat.run(&client(config, None, shutdown).await?, shutdown).await,
+            Self::Ls(ls) => ls.run(&client(config, None, shutdown).await?, shutdown).await,
         }
     }
 
@@ -147,8 +147,15 @@ impl Command {
     }
 }
 
-async fn client(config: &Config, rate_limit: Option<RateLimit>) -> Result<consumer::Client, Failure> {
-    let bus = connect::nats(&config.nats).await?;
+async fn client(
+    config: &Config,
+    rate_limit: Option<RateLimit>,
+    shutdown: &Shutdown,
+) -> Result<consumer::Client, Failure> {
+    let bus = tokio::select! {
+        bus = connect::nats(&config.nats) => bus?,
+        () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
+    };
     let options = consumer::Options { prefix: config.prefix.clone(), rate_limit, ..consumer::Options::default() };
     Ok(consumer::Client::new(bus, options))
 }

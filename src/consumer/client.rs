@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument as _, info_span};
 
 use super::download::{self, Download};
@@ -15,7 +15,7 @@ use super::file::{self, FileOptions, Report};
 use super::{Error, discovery};
 use crate::bus::{Bus, Event, Message, NO_RESPONDERS};
 use crate::proto::message::{error_of, json};
-use crate::proto::receiver::{Cause, Settings};
+use crate::proto::receiver::{Cause, Link, Settings};
 use crate::proto::subject::{Operation, Prefix};
 use crate::proto::{
     HEADERS_MAX_BYTES, Headers, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, StatRequest, StoreName,
@@ -25,6 +25,10 @@ use crate::trace;
 
 /// The smallest window, however many downloads share the connection.
 const SHARE_MIN_BYTES: u64 = 32 * 1024;
+
+/// After how long a `stat` or `list` is asked again, in case a relay that hangs got it; the time doubles. The first answer
+/// counts, whichever request it is to.
+const QUERY_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a client holds itself to.
 #[derive(Clone, Debug)]
@@ -109,14 +113,19 @@ pub struct Client {
 pub(super) struct Shared {
     pub(super) bus: Arc<dyn Bus>,
     pub(super) options: Options,
+    /// Where the time of all downloads begins.
+    pub(super) clock: Instant,
     downloads: AtomicU64,
+    /// In milliseconds: see [`Link::caught_up_to`].
+    caught_up_to: AtomicU64,
 }
 
 impl Client {
     /// Makes a client on a connection.
     #[must_use]
     pub fn new(bus: Arc<dyn Bus>, options: Options) -> Self {
-        Self { shared: Arc::new(Shared { bus, options, downloads: AtomicU64::new(0) }) }
+        let (downloads, caught_up_to) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { bus, options, clock: Instant::now(), downloads, caught_up_to }) }
     }
 
     /// Starts a download and returns when a relay has accepted it.
@@ -156,7 +165,7 @@ impl Client {
         serde_json::from_slice(&body).map_err(|error| Error::Malformed(error.to_string()))
     }
 
-    /// Asks once and waits for the one answer.
+    /// Asks, and takes the first answer.
     async fn query(
         &self,
         operation: Operation,
@@ -165,31 +174,39 @@ impl Client {
     ) -> Result<bytes::Bytes, Error> {
         let bus = &*self.shared.bus;
         let subject = self.shared.options.prefix.request(operation, store);
-        let mut events = bus.events();
-        let inbox = bus.new_inbox();
-        let mut answers = bus.subscribe(&inbox, None).await?;
         let mut headers = Headers::default();
         trace::inject(&mut headers);
-        let (subject_copy, reply) = (subject.clone(), Some(inbox.clone()));
-        bus.publish(Message { subject: subject_copy, reply, headers, payload, status: None }).await?;
+        let request = Message { subject: subject.clone(), headers, payload, ..Message::default() };
+        let mut requests = 0;
         let answer = async {
+            let mut events = bus.events();
+            let inbox = bus.new_inbox();
+            let mut answers = bus.subscribe(&inbox, None).await?;
+            let request = Message { reply: Some(inbox.clone()), ..request };
+            let mut pause = QUERY_AGAIN;
             loop {
-                tokio::select! {
-                    answer = answers.next() => return answer.ok_or(Error::Bus(crate::bus::Error::Closed)),
-                    event = events.recv() => if let Some(error) = denial(event, &subject, &inbox) {
-                        return Err(error);
+                bus.publish(request.clone()).await?;
+                requests += 1;
+                let again = Instant::now() + pause;
+                pause *= 2;
+                loop {
+                    tokio::select! {
+                        answer = answers.next() => return answer.ok_or(Error::Bus(crate::bus::Error::Closed)),
+                        event = events.recv() => if let Some(error) = denial(event, &subject, &inbox) {
+                            return Err(error);
+                        },
+                        () = sleep_until(again) => break,
                     }
                 }
             }
         };
-        let answer = timeout(self.shared.options.query_timeout, answer)
-            .await
-            .unwrap_or(Err(Error::GaveUp { cause: Cause::Stall, requests: 1 }))?;
+        let answer = timeout(self.shared.options.query_timeout, answer).await;
+        let answer = answer.unwrap_or(Err(Error::GaveUp { cause: Cause::Stall, requests }))?;
         if answer.status == Some(NO_RESPONDERS) {
             return Err(self.shared.nobody(store).await);
         }
         match error_of(&answer.headers, &answer.payload) {
-            Some(error) if error.retryable => Err(Error::GaveUp { cause: Cause::Refused(error), requests: 1 }),
+            Some(error) if error.retryable => Err(Error::GaveUp { cause: Cause::Refused(error), requests }),
             Some(error) => Err(Error::refused(error)),
             None => Ok(answer.payload),
         }
@@ -206,6 +223,18 @@ impl Shared {
     pub(super) fn share(&self) -> u64 {
         let downloads = self.downloads.load(Ordering::Relaxed).max(1);
         (self.options.connection_window_bytes / downloads).max(SHARE_MIN_BYTES)
+    }
+
+    /// Returns what the connection has carried by now.
+    pub(super) fn link(&self) -> Link {
+        let caught_up_to = Duration::from_millis(self.caught_up_to.load(Ordering::Relaxed));
+        Link { received_bytes: self.bus.received_bytes(), caught_up_to }
+    }
+
+    /// Takes note that what was sent to this connection by then has arrived.
+    pub(super) fn caught_up(&self, to: Duration) {
+        let to = u64::try_from(to.as_millis()).unwrap_or(u64::MAX);
+        self.caught_up_to.fetch_max(to, Ordering::Relaxed);
     }
 
     pub(super) fn settings(&self) -> Settings {

@@ -30,6 +30,9 @@ use crate::trace;
 /// How many chunks may lie between the driver and the reader. The window bounds their bytes.
 const QUEUE_CHUNKS: usize = 16;
 
+/// How long the end of a download may wait until the connection took what there is to say of it.
+const PARTING_LIMIT: Duration = Duration::from_secs(1);
+
 /// How far a download has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -45,7 +48,7 @@ pub struct Progress {
 
 /// The bytes of one download, in order: a [`Stream`] that ends after they have been proved, or with an error.
 ///
-/// Dropping it cancels the transfer at the relay.
+/// Dropping it cancels the transfer at the relay; [`Self::stop`] also waits until that is said.
 #[derive(Debug)]
 pub struct Download {
     accepted: Accepted,
@@ -71,10 +74,11 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
     let (accept, accepted) = oneshot::channel();
     let store = get.store.clone();
     let wanted = Wanted { key: get.key, span: get.span, pin: get.pin, context: get.context };
-    let clock = Instant::now();
+    let clock = shared.clock;
+    let now = clock.elapsed();
     let driver = Driver {
         subject: shared.options.prefix.request(Operation::Get, &get.store),
-        receiver: Receiver::new(shared.settings(), wanted, Duration::ZERO),
+        receiver: Receiver::new(shared.settings(), wanted, now),
         clock,
         status: shared.bus.status(),
         events: shared.bus.events(),
@@ -86,9 +90,10 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
         progress: told,
         accept: Some(accept),
         cancel: cancel.clone(),
-        heard_at: Duration::ZERO,
+        heard_at: now,
+        received_bytes: 0,
         _share: share,
-        paced_until: clock,
+        paced_until: Instant::now(),
         shared: Arc::clone(shared),
     };
     let cancel = cancel.drop_guard();
@@ -147,6 +152,16 @@ impl Download {
     /// Reads the bytes; the last read fails when they can't be proved.
     pub fn into_async_read(self) -> impl AsyncRead + Send + Unpin {
         StreamReader::new(self.map_err(std::io::Error::other))
+    }
+
+    /// Ends it before its time, and returns when the relay was told, or can't be told soon.
+    pub async fn stop(self) {
+        let Self { driver, cancel, over, .. } = self;
+        drop(cancel);
+        if !over {
+            // It ends by the cancellation, whatever else it would have said.
+            drop(join(driver).await);
+        }
     }
 
     /// Takes it apart for a sink that acknowledges what it has written itself.
@@ -250,7 +265,9 @@ struct Driver {
     progress: watch::Sender<Progress>,
     accept: Option<oneshot::Sender<Accepted>>,
     cancel: CancellationToken,
-    /// When anything last arrived, or a new connection was made for want of it.
+    /// How many bytes the connection had read when it was last looked at.
+    received_bytes: u64,
+    /// When anything last arrived at the connection, or a new connection was made for want of it.
     heard_at: Duration,
     _share: Share,
     /// Before this the reader gets nothing, so that the download keeps to its limit.
@@ -267,9 +284,21 @@ impl Driver {
             self.receiver.handle_share(self.shared.share());
             self.act().await?;
             if let Some(outcome) = self.receiver.outcome() {
-                return outcome.map(|()| self.receiver.stats()).map_err(|failure| failure.clone().into());
+                let outcome = outcome.map(|()| self.receiver.stats()).map_err(|failure| failure.clone().into());
+                if outcome.is_err() && self.connection.connected {
+                    self.depart().await;
+                }
+                return outcome;
             }
             self.step().await?;
+        }
+    }
+
+    /// Lets the relay hear that it was cancelled before the process may end.
+    async fn depart(&mut self) {
+        let flush = self.shared.bus.flush();
+        if !matches!(tokio::time::timeout(PARTING_LIMIT, flush).await, Ok(Ok(()))) {
+            debug!("the relay may not have heard of the end");
         }
     }
 
@@ -279,7 +308,11 @@ impl Driver {
             match output {
                 Output::Request(request) => {
                     self.inbox_subject = self.shared.bus.new_inbox();
-                    self.inbox = Some(self.shared.bus.subscribe(&self.inbox_subject, None).await?);
+                    let (bus, inbox) = (Arc::clone(&self.shared.bus), self.inbox_subject.clone());
+                    self.inbox = self.unless_stuck(bus.subscribe(&inbox, None)).await?;
+                    if self.inbox.is_none() {
+                        continue;
+                    }
                     let mut headers = Headers::default();
                     trace::inject(&mut headers);
                     self.publish(self.subject.clone(), headers, json(&request)).await?;
@@ -318,10 +351,15 @@ impl Driver {
     async fn suspect(&mut self, cause: &Cause) -> Result<(), Error> {
         let now = self.clock.elapsed();
         let silence = now.saturating_sub(self.heard_at);
+        if *self.status.borrow() != self.connection {
+            // The one on which it was silent is no more.
+            return Ok(());
+        }
         if *cause == Cause::Stall && silence >= 2 * self.shared.options.stall_timeout {
             self.heard_at = now;
             info!(silence_ms = silence.as_millis(), "no relay answers: connecting anew");
-            self.shared.bus.reconnect().await?;
+            let bus = Arc::clone(&self.shared.bus);
+            self.unless_stuck(bus.reconnect()).await?;
         }
         Ok(())
     }
@@ -334,6 +372,8 @@ impl Driver {
         let happened = tokio::select! {
             biased;
             () = self.cancel.cancelled() => Happened::Cancelled,
+            // A reader that failed takes no more: what it was given already would be waited for without an end.
+            () = self.chunks.closed() => Happened::Cancelled,
             Ok(()) = self.status.changed() => Happened::Status,
             () = sleep_until(self.paced_until), if paced => Happened::Pause,
             _ = self.chunks.reserve(), if !paced && self.receiver.has_deliverable() => Happened::Room,
@@ -343,9 +383,12 @@ impl Driver {
             () = sleep_until(timeout.unwrap_or(self.clock)), if timeout.is_some() => Happened::Timeout,
         };
         let now = self.clock.elapsed();
-        if matches!(happened, Happened::Message(_) | Happened::Status) {
+        let link = self.shared.link();
+        if link.received_bytes != self.received_bytes || matches!(happened, Happened::Message(_) | Happened::Status) {
             self.heard_at = now;
         }
+        self.received_bytes = link.received_bytes;
+        self.receiver.handle_link(link);
         match happened {
             Happened::Cancelled => self.receiver.handle_failure(Failure::Cancelled),
             Happened::Status => self.handle_status(now),
@@ -361,6 +404,7 @@ impl Driver {
             }
             Happened::Message(Some(message)) => {
                 self.receiver.handle_message(&message.headers, message.payload, now);
+                self.shared.caught_up(self.receiver.caught_up_to());
             }
             Happened::Event(event) => {
                 if let Some(error) = denial(event, &self.subject, &self.inbox_subject) {
@@ -405,14 +449,33 @@ impl Driver {
         }
     }
 
-    /// Publishes with the inbox as reply, unless we are asked to stop while the connection takes nothing.
+    /// Publishes with the inbox as reply, if the connection takes it in time.
     async fn publish(&mut self, subject: String, headers: Headers, payload: Bytes) -> Result<(), Error> {
         let reply = Some(self.inbox_subject.clone());
         let message = Message { subject, reply, headers, payload, status: None };
+        let bus = Arc::clone(&self.shared.bus);
+        self.unless_stuck(bus.publish(message)).await.map(|_| ())
+    }
+
+    /// Does something on the bus, unless something else is due first: `None` then. A bus without a connection takes
+    /// nothing once its queue is full.
+    ///
+    /// What is not sent is made good: by the timer of a request, by the next control message, or by a new connection.
+    async fn unless_stuck<T>(
+        &mut self,
+        call: impl Future<Output = Result<T, bus::Error>> + Send,
+    ) -> Result<Option<T>, Error> {
+        let mut status = self.status.clone();
+        let over = self.receiver.outcome().is_some();
+        let due = self.receiver.poll_timeout().map(|at| self.clock + at);
+        let limit = due.filter(|_| !over).unwrap_or_else(|| Instant::now() + PARTING_LIMIT);
         tokio::select! {
             biased;
-            published = self.shared.bus.publish(message) => Ok(published?),
-            () = self.cancel.cancelled() => Ok(()),
+            done = call => Ok(Some(done?)),
+            () = self.cancel.cancelled(), if !over => Ok(None),
+            () = self.chunks.closed(), if !over => Ok(None),
+            Ok(()) = status.changed(), if !over => Ok(None),
+            () = sleep_until(limit) => Ok(None),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Downloads to a file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -56,11 +58,10 @@ pub struct Report {
 /// Runs a whole download.
 pub(super) async fn download(client: &Client, get: Get, target: &Path, options: FileOptions) -> Result<Report, Error> {
     let asked = Instant::now();
-    let part = open_part(&get, target, options.resume).await?;
+    let part = open_part(&get, target, &options).await?;
     let mut restarted = part.stale().map(|stale: Stale| stale.to_string());
-    let resume = part.resume_point().cloned();
     let cancel = options.cancel.clone();
-    let begun = begin(client, &get, resume.as_ref(), &mut restarted);
+    let begun = begin(client, &get, &part, &mut restarted);
     let download = tokio::select! {
         begun = begun => begun?,
         () = cancel.cancelled() => return Err(Error::Cancelled),
@@ -103,23 +104,35 @@ pub(super) async fn download(client: &Client, get: Get, target: &Path, options: 
     })
 }
 
-async fn open_part(get: &Get, target: &Path, resume: bool) -> Result<PartFile, Error> {
+/// Opens the part file, and reads what is there unless the download is cancelled meanwhile.
+async fn open_part(get: &Get, target: &Path, options: &FileOptions) -> Result<PartFile, Error> {
     let wanted = part::Wanted { store: get.store.clone(), key: get.key.clone(), span: get.span, pin: get.pin.clone() };
-    let target = target.to_owned();
-    blocking(move || PartFile::open(&target, wanted, resume)).await
+    let (target, resume) = (target.to_owned(), options.resume);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let opening = blocking(move || PartFile::open(&target, wanted, resume, &stopped));
+    tokio::select! {
+        opened = opening => opened,
+        () = options.cancel.cancelled() => {
+            stop.store(true, Ordering::Relaxed);
+            Err(Error::Cancelled)
+        }
+    }
 }
 
-/// Asks for what is missing, and for everything if that version is gone.
-async fn begin(
-    client: &Client,
-    get: &Get,
-    resume: Option<&part::ResumePoint>,
-    restarted: &mut Option<String>,
-) -> Result<Download, Error> {
-    if let Some(point) = resume {
+/// Asks for what is missing, and for everything if that version is gone or is not the one that is there.
+async fn begin(client: &Client, get: &Get, part: &PartFile, restarted: &mut Option<String>) -> Result<Download, Error> {
+    if let Some(point) = part.resume_point() {
         let rest = Get { span: Span { start: point.proved, end: get.span.end }, pin: point.pin.clone(), ..get.clone() };
         match client.get(rest).await {
-            Ok(download) => return Ok(download),
+            Ok(download) => {
+                let std::ops::Range { start: from, end } = download.range();
+                if part.resumes(download.object(), &(get.span.start..end), from) {
+                    return Ok(download);
+                }
+                info!("the object is described otherwise than the part file: starting afresh");
+                *restarted = Some("the object is described otherwise than when the part file was begun".to_owned());
+            }
             Err(Error::Changed(message)) => {
                 info!(message, "starting afresh");
                 *restarted = Some(message);

@@ -9,6 +9,8 @@ mod download;
 mod error;
 mod file;
 pub mod part;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 
 pub use client::{Client, Get, Options};

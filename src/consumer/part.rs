@@ -39,6 +39,7 @@ mod tests;
 use std::io::{self, Write as _};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -125,18 +126,24 @@ struct Kept {
 impl PartFile {
     /// Locks the part file of `target` and looks whether it can be resumed, for which it reads all that can be kept.
     ///
-    /// With `resume` off whatever is there will be written over.
+    /// With `resume` off whatever is there will be written over. Reading may take long: it ends when `stop` is set.
     ///
     /// # Errors
-    /// As [`Error`] says, but for those of writing and proving.
-    pub fn open(target: &Path, wanted: Wanted, resume: bool) -> Result<Self, Error> {
-        Self::open_with(target, wanted, resume, Policy::of_this_machine())
+    /// As [`Error`] says, but for those of writing and proving. [`Error::Stopped`] leaves what is there.
+    pub fn open(target: &Path, wanted: Wanted, resume: bool, stop: &AtomicBool) -> Result<Self, Error> {
+        Self::open_with(target, wanted, resume, Policy::of_this_machine(), stop)
     }
 
-    fn open_with(target: &Path, wanted: Wanted, resume: bool, policy: Policy) -> Result<Self, Error> {
+    fn open_with(
+        target: &Path,
+        wanted: Wanted,
+        resume: bool,
+        policy: Policy,
+        stop: &AtomicBool,
+    ) -> Result<Self, Error> {
         let mut claim = Claim::lock(path::resolve(target)?)?;
         let len = claim.len()?;
-        let found = if resume && len > 0 { examine(&claim, len, &wanted, &policy)? } else { Found::Nothing };
+        let found = if resume && len > 0 { examine(&claim, len, &wanted, &policy, stop)? } else { Found::Nothing };
         claim.keep = match found {
             Found::Nothing => len > 0,
             Found::Kept(_) | Found::Stale(Stale::Other) => true,
@@ -167,6 +174,12 @@ impl PartFile {
     #[must_use]
     pub fn target(&self) -> &Path {
         &self.claim.target
+    }
+
+    /// Returns whether [`Self::begin`] would go on with what is there.
+    #[must_use]
+    pub fn resumes(&self, object: &ObjectInfo, range: &Range<u64>, from: u64) -> bool {
+        matches!(&self.found, Found::Kept(kept) if kept.goes_on(object, range, from))
     }
 
     /// Begins to write `range` of `object` at the absolute offset `from`.
@@ -226,7 +239,7 @@ impl Kept {
 }
 
 /// Reads what is there, as far as it can be trusted.
-fn examine(claim: &Claim, len: u64, wanted: &Wanted, policy: &Policy) -> Result<Found, Error> {
+fn examine(claim: &Claim, len: u64, wanted: &Wanted, policy: &Policy, stop: &AtomicBool) -> Result<Found, Error> {
     let Some(sidecar) = Sidecar::read(&claim.names) else { return Ok(Found::Stale(Stale::NoRecord)) };
     if !sidecar.is_of(wanted) {
         return Ok(Found::Stale(Stale::Other));
@@ -243,9 +256,10 @@ fn examine(claim: &Claim, len: u64, wanted: &Wanted, policy: &Policy) -> Result<
         return Ok(Found::Stale(Stale::Unsynced));
     }
     let mut tally = Tally::new(&sidecar.object, &range);
-    match tally.read(&claim.file, &sidecar, reusable) {
-        Ok(true) => {}
-        Ok(false) => return Ok(Found::Stale(Stale::Damaged)),
+    match tally.read(&claim.file, &sidecar, reusable, stop) {
+        Ok(tally::Outcome::Read) => {}
+        Ok(tally::Outcome::Stopped) => return Err(Error::Stopped(claim.names.part.clone())),
+        Ok(tally::Outcome::Differs) => return Ok(Found::Stale(Stale::Damaged)),
         Err(error) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "the part file can't be read");
             return Ok(Found::Stale(Stale::Damaged));

@@ -1,5 +1,7 @@
 //! The consumer's side of one download, as a state machine that outlives transfers.
 
+mod pace;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -9,6 +11,9 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use bytes::Bytes;
 
+use self::pace::Pace;
+pub use self::silence::Link;
+use self::silence::Silence;
 use super::chunk::Chunk;
 use super::error::{Code, WireError};
 use super::message::{self, Body, Headers, Wait};
@@ -29,6 +34,13 @@ const ANSWER_TIMEOUT_INITIAL: Duration = Duration::from_secs(1);
 /// How many requests in a row get the same time to be answered; with each further one it doubles. When one of two relays
 /// is frozen, a run of this many requests that all meet it has a probability of one in 64.
 const ANSWER_TRIES: u32 = 6;
+
+/// How soon what came must be written for the writing not to count as what holds the transfer up: half of the first
+/// window within this time is 20 MiB/s.
+const WRITTEN_SOON: Duration = Duration::from_millis(50);
+
+/// How long another relay is waited for when the first one can't reach the store: a live one takes less to open it.
+const SECOND_OPINION: Duration = Duration::from_secs(1);
 
 /// What is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,8 +196,10 @@ enum State {
     /// A request is out.
     Requested {
         asked: Duration,
-        /// When its relay last showed that it lives.
-        last_heard: Option<Duration>,
+        /// Whether its relay showed that it lives.
+        heard: bool,
+        /// Since it was sent, or its relay was last heard.
+        silence: Silence,
         /// The credit that the request gave.
         credit: u64,
     },
@@ -206,11 +220,12 @@ struct Transfer {
     /// The highest credit that the relay may have been told.
     credit: u64,
     window_max: u64,
-    stall_timeout: Duration,
+    chunk_max: u64,
+    beat: Duration,
     /// Silence after which the relay is asked whether it is there: if not, nats-server says so.
     probe_after: Duration,
     control_interval: Duration,
-    last_heard: Duration,
+    silence: Silence,
     last_control: Duration,
 }
 
@@ -230,7 +245,10 @@ pub struct Receiver {
     next: u64,
     /// Up to where the driver has written.
     written: u64,
-    window: u64,
+    pace: Pace,
+    link: Link,
+    /// When the relay said that credit holds it up, while writing was behind.
+    held_up_at: Option<Duration>,
     /// The largest window that the connection's budget allows now.
     share: u64,
     state: State,
@@ -242,6 +260,8 @@ pub struct Receiver {
     fruitless: bool,
     /// How long the last answer took.
     answered_in: Option<Duration>,
+    /// What a first relay refused with before any accepted, and until when another is waited for.
+    refusal: Option<(WireError, Duration)>,
     /// How many requests in a row met silence.
     unanswered: u32,
     backoff: ExponentialBackoff,
@@ -256,7 +276,9 @@ impl Receiver {
     pub fn new(settings: Settings, wanted: Wanted, now: Duration) -> Self {
         let start = wanted.span.start;
         let mut receiver = Self {
-            window: settings.window_initial.min(settings.window_max).max(1),
+            pace: Pace::new(settings.window_initial.min(settings.window_max).max(1), settings.chunk_max),
+            link: Link::default(),
+            held_up_at: None,
             share: settings.window_max.max(1),
             backoff: backoff(&settings),
             settings,
@@ -270,6 +292,7 @@ impl Receiver {
             nobody_since: None,
             fruitless: false,
             answered_in: None,
+            refusal: None,
             unanswered: 0,
             deliver: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -331,8 +354,11 @@ impl Receiver {
         let own = match &self.state {
             State::Waiting { until } => Some(*until),
             State::Offline => None,
-            State::Requested { asked, last_heard, .. } => Some(self.answer_due(*asked, *last_heard)),
-            State::Streaming(transfer) => Some(transfer.stall_at().min(transfer.control_at())),
+            State::Requested { heard, silence, .. } => Some(silence.due(self.answer_timeout(*heard))),
+            State::Streaming(transfer) => {
+                let stall = transfer.silence.due(self.stall_timeout(transfer));
+                Some(stall.min(transfer.control_at()))
+            }
             State::Ended | State::Failed(_) => return None,
         };
         let patience = self.patience_ends();
@@ -347,10 +373,12 @@ impl Receiver {
         }
         match &self.state {
             State::Waiting { until } if now >= *until => self.request(now),
-            State::Requested { asked, last_heard, .. } if now >= self.answer_due(*asked, *last_heard) => {
-                self.recover(Cause::Stall, None, now);
+            State::Requested { heard, silence, .. } if now >= silence.due(self.answer_timeout(*heard)) => {
+                self.handle_silence(now);
             }
-            State::Streaming(transfer) if now >= transfer.stall_at() => self.recover(Cause::Stall, None, now),
+            State::Streaming(transfer) if now >= transfer.silence.due(self.stall_timeout(transfer)) => {
+                self.handle_silence(now);
+            }
             State::Streaming(transfer) if now >= transfer.control_at() => self.send_control(now),
             State::Waiting { .. }
             | State::Offline
@@ -361,6 +389,17 @@ impl Receiver {
         }
     }
 
+    /// Takes what the connection has carried by now.
+    pub const fn handle_link(&mut self, link: Link) {
+        self.link = link;
+    }
+
+    /// Returns when the latest credit was given whose bytes have arrived: whatever was sent to us by then has, too.
+    #[must_use]
+    pub const fn caught_up_to(&self) -> Duration {
+        self.pace.caught_up_to()
+    }
+
     /// Takes the connection's share of the window budget, in bytes.
     pub fn handle_share(&mut self, share: u64) {
         self.share = share.max(1);
@@ -369,6 +408,7 @@ impl Receiver {
     /// Takes note that everything below the absolute offset `limit` has been written.
     pub fn handle_written(&mut self, limit: u64, now: Duration) {
         self.written = self.written.max(limit.min(self.next));
+        self.handle_caught_up(now);
         let granted = self.grant();
         let State::Streaming(transfer) = &self.state else { return };
         let step = (self.window() / 8).max(1);
@@ -378,11 +418,23 @@ impl Receiver {
         }
     }
 
+    /// Lets the window grow after all if writing was behind only because all of a small window came at once.
+    fn handle_caught_up(&mut self, now: Duration) {
+        let State::Streaming(transfer) = &self.state else { return };
+        if self.next.saturating_sub(self.written) <= self.window() / 2
+            && self.held_up_at.take().is_some_and(|at| now.saturating_sub(at) <= WRITTEN_SOON)
+        {
+            self.pace.grow(self.settings.window_max.min(transfer.window_max).min(self.share));
+        }
+    }
+
     /// Takes note that the connection is gone, and with it all that was under way.
     pub fn handle_disconnected(&mut self) {
         if self.is_open() && !matches!(self.state, State::Offline) {
             self.fruitless = true;
             self.nobody_since = None;
+            self.end_transfer();
+            self.pace.handle_lost();
             // What was not sent yet belongs to a transfer that is gone; a fresh request follows the reconnect.
             self.outputs.retain(|output| !matches!(output, Output::Request(_) | Output::Control { .. }));
             self.stats.recoveries = self.stats.recoveries.saturating_add(1);
@@ -425,8 +477,9 @@ impl Receiver {
         let (envelope, body) = decoded;
         self.nobody_since = None;
         match &mut self.state {
-            State::Requested { asked, last_heard, credit } => {
-                if last_heard.replace(now).is_none() {
+            State::Requested { asked, heard, silence, credit } => {
+                *silence = Silence::new(now, self.link);
+                if !std::mem::replace(heard, true) {
                     self.answered_in = Some(now.saturating_sub(*asked));
                     self.unanswered = 0;
                 }
@@ -435,7 +488,7 @@ impl Receiver {
                 self.handle_answer(body, refused, credit, now);
             }
             State::Streaming(transfer) if envelope.transfer == Some(transfer.id) => {
-                transfer.last_heard = now;
+                transfer.silence = Silence::new(now, self.link);
                 self.handle_body(body, now);
             }
             State::Waiting { .. } | State::Offline | State::Streaming(_) | State::Ended | State::Failed(_) => {
@@ -471,23 +524,27 @@ impl Receiver {
             self.object = Some(accepted.object.clone());
             self.limit = Some(accepted.end);
         }
+        self.refusal = None;
         // Credit that the relay cuts down would be granted twice, at the price of a round trip each time.
-        self.window = self.window.min(accepted.window_max.max(1));
+        self.pace.handle_window_max(accepted.window_max);
         let beat = Duration::from_millis(accepted.beat_ms);
         let idle = Duration::from_millis(accepted.idle_ms);
+        let credit = accepted.credit.min(requested_credit);
         self.state = State::Streaming(Box::new(Transfer {
             id: accepted.transfer,
             control: accepted.control.clone(),
             start: accepted.start,
             seq: 0,
-            credit: accepted.credit.min(requested_credit),
+            credit,
             window_max: accepted.window_max,
-            stall_timeout: self.settings.stall_timeout.max(beat.saturating_mul(3)),
+            chunk_max: accepted.chunk_max,
+            beat,
             probe_after: (beat / 2).max(Duration::from_millis(1)),
             control_interval: (idle / 4).max(Duration::from_millis(1)),
-            last_heard: now,
+            silence: Silence::new(now, self.link),
             last_control: now,
         }));
+        self.pace.handle_granted(credit, self.next, now);
         self.outputs.push_back(Output::Accepted(accepted));
         self.handle_written(self.written, now);
     }
@@ -516,6 +573,8 @@ impl Receiver {
         transfer.seq = transfer.seq.saturating_add(1);
         self.next = chunk.limit().unwrap_or(self.next);
         self.deliver.push_back(chunk.payload);
+        self.pace.handle_arrived(self.next, now);
+        self.held_up_at = None;
         self.progress_at = now;
         if self.fruitless {
             self.fruitless = false;
@@ -545,8 +604,9 @@ impl Receiver {
         let lost = transfer.credit > offset;
         let waiting = self.next.saturating_sub(self.written);
         if waiting <= self.window() / 2 {
-            let max = self.settings.window_max.min(transfer.window_max).min(self.share).max(self.window);
-            self.window = self.window.saturating_mul(2).min(max);
+            self.pace.grow(self.settings.window_max.min(transfer.window_max).min(self.share));
+        } else {
+            self.held_up_at = Some(now);
         }
         if lost || self.grant() > transfer.credit {
             self.send_control(now);
@@ -577,8 +637,12 @@ impl Receiver {
             return;
         }
         if refused && self.object.is_none() && matches!(error.code, Code::StoreUnavailable | Code::Internal) {
-            // The relay has spent its own retry budget; a second one would keep the user waiting for nothing.
-            return self.give_up(Cause::Refused(error));
+            // The relay has spent its own retry budget, and a second one would keep the user waiting for nothing; but
+            // it may be only this relay that can't reach the store.
+            if self.refusal.is_some() {
+                return self.give_up(Cause::Refused(error));
+            }
+            self.refusal = Some((error.clone(), now.saturating_add(SECOND_OPINION)));
         }
         let pause = error.retry_after_ms.map(Duration::from_millis);
         self.recover(Cause::Refused(error), pause, now);
@@ -588,7 +652,7 @@ impl Receiver {
         self.stats.requests = self.stats.requests.saturating_add(1);
         let pin = self.object.as_ref().map_or_else(|| self.wanted.pin.clone(), ObjectInfo::pin);
         let credit = self.grant();
-        self.state = State::Requested { asked: now, last_heard: None, credit };
+        self.state = State::Requested { asked: now, heard: false, silence: Silence::new(now, self.link), credit };
         let request = GetRequest {
             v: None,
             key: self.wanted.key.clone(),
@@ -596,10 +660,29 @@ impl Receiver {
             end: self.wanted.span.end,
             pin,
             credit: Some(credit),
-            chunk_max: Some(self.settings.chunk_max),
+            chunk_max: Some(self.pace.chunk_max()),
             context: self.wanted.context.clone(),
         };
         self.outputs.push_back(Output::Request(request));
+    }
+
+    /// Takes a silence that has become too long, unless the relay's words may still be on their way.
+    fn handle_silence(&mut self, now: Duration) {
+        // What nats-server holds for us are the windows of all downloads, together about the largest that one may have.
+        let (link, ahead_max) = (self.link, self.settings.window_max);
+        let limit = match &self.state {
+            State::Streaming(transfer) => self.stall_timeout(transfer),
+            State::Requested { heard, .. } => self.answer_timeout(*heard),
+            State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => return,
+        };
+        let is_borne = match &mut self.state {
+            State::Streaming(transfer) => transfer.silence.is_borne(now, link, limit, transfer.beat, ahead_max),
+            State::Requested { silence, .. } => silence.is_borne(now, link, limit, ANSWER_TIMEOUT_MIN, ahead_max),
+            State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => true,
+        };
+        if !is_borne {
+            self.recover(Cause::Stall, None, now);
+        }
     }
 
     /// Gives the transfer up and asks anew, at once if bytes have arrived since the last time and else after a pause.
@@ -609,8 +692,20 @@ impl Receiver {
         if !matches!(self.state, State::Requested { .. } | State::Streaming(_)) {
             return;
         }
-        let unanswered = cause == Cause::Stall && matches!(self.state, State::Requested { last_heard: None, .. });
+        let unanswered = cause == Cause::Stall && matches!(self.state, State::Requested { heard: false, .. });
+        self.end_transfer();
+        if cause == Cause::Stall {
+            self.pace.handle_lost();
+            if let State::Streaming(transfer) = &self.state
+                && transfer.seq == 0
+            {
+                self.pace.handle_nothing_came(transfer.chunk_max);
+            }
+        }
         self.unanswered = if unanswered { self.unanswered.saturating_add(1) } else { 0 };
+        if unanswered {
+            self.pace.handle_unanswered();
+        }
         // The wait for an answer was the pause.
         let at_once = unanswered || (!self.fruitless && cause != Cause::NoResponders);
         self.fruitless = true;
@@ -645,6 +740,8 @@ impl Receiver {
 
     fn give_up(&mut self, cause: Cause) {
         self.cancel_transfer();
+        // What the wait for another relay met is not why it was short.
+        let cause = self.refusal.take().map_or(cause, |(error, _)| Cause::Refused(error));
         let failure = Failure::GaveUp { cause, requests: self.stats.requests, accepted: self.object.is_some() };
         self.state = State::Failed(failure);
     }
@@ -653,6 +750,13 @@ impl Receiver {
         let control = Control { credit: 0, cancel: true };
         self.outputs.push_back(Output::Control { subject: accepted.control.clone(), control });
         self.state = State::Failed(failure);
+    }
+
+    /// Learns from a transfer that is given up what the link can carry.
+    fn end_transfer(&mut self) {
+        if let State::Streaming(transfer) = &self.state {
+            self.pace.handle_over(self.next, transfer.silence.since());
+        }
     }
 
     fn cancel_transfer(&mut self) {
@@ -665,22 +769,30 @@ impl Receiver {
     fn send_control(&mut self, now: Duration) {
         let granted = self.grant();
         let State::Streaming(transfer) = &mut self.state else { return };
+        if granted > transfer.credit {
+            self.pace.handle_granted(granted, self.next, now);
+        }
         transfer.credit = transfer.credit.max(granted);
         transfer.last_control = now;
         let control = Control { credit: transfer.credit, cancel: false };
         self.outputs.push_back(Output::Control { subject: transfer.control.clone(), control });
     }
 
-    /// Returns when a request that met silence is sent again, since another relay may get it then.
-    fn answer_due(&self, asked: Duration, last_heard: Option<Duration>) -> Duration {
-        if let Some(last_heard) = last_heard {
-            return last_heard.saturating_add(self.settings.stall_timeout);
+    /// Returns the silence after which a request is sent again, since another relay may get it then.
+    fn answer_timeout(&self, heard: bool) -> Duration {
+        let longest = self.pace.patience(self.settings.stall_timeout);
+        if heard {
+            return longest;
         }
         let base =
             self.answered_in.map_or(ANSWER_TIMEOUT_INITIAL, |took| took.saturating_mul(4).max(ANSWER_TIMEOUT_MIN));
         let doublings = self.unanswered.saturating_sub(ANSWER_TRIES.saturating_sub(1)).min(16);
-        let wait = base.saturating_mul(1_u32 << doublings);
-        asked.saturating_add(wait.min(self.settings.stall_timeout))
+        base.saturating_mul(1_u32 << doublings).min(longest)
+    }
+
+    /// Returns the silence after which a relay that sends counts as lost.
+    fn stall_timeout(&self, transfer: &Transfer) -> Duration {
+        self.pace.patience(self.settings.stall_timeout.max(transfer.beat.saturating_mul(3)))
     }
 
     /// Returns the absolute offset up to which the relay may send.
@@ -691,12 +803,13 @@ impl Receiver {
 
     /// Returns how far credit may run ahead of what was written, in bytes.
     fn window(&self) -> u64 {
-        self.window.min(self.share)
+        self.pace.window().min(self.share)
     }
 
     /// When the download is given up unless bytes arrive.
-    const fn patience_ends(&self) -> Duration {
-        self.progress_at.saturating_add(self.settings.patience)
+    fn patience_ends(&self) -> Duration {
+        let ends = self.progress_at.saturating_add(self.settings.patience);
+        self.refusal.as_ref().map_or(ends, |(_, until)| ends.min(*until))
     }
 
     const fn is_open(&self) -> bool {
@@ -705,14 +818,10 @@ impl Receiver {
 }
 
 impl Transfer {
-    const fn stall_at(&self) -> Duration {
-        self.last_heard.saturating_add(self.stall_timeout)
-    }
-
     /// When the relay must hear from us again: so that it knows that we live, or once in each silence of its own.
     fn control_at(&self) -> Duration {
         let alive = self.last_control.saturating_add(self.control_interval);
-        let probe = self.last_heard.saturating_add(self.probe_after);
+        let probe = self.silence.since().saturating_add(self.probe_after);
         if self.last_control >= probe { alive } else { alive.min(probe) }
     }
 }

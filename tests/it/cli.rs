@@ -218,6 +218,20 @@ async fn a_file_that_can_not_grow_leaves_the_old_one() {
     assert_eq!(site.downloaded("file"), b"old");
 }
 
+/// All of the object is on its way to the file before the first write fails.
+#[tokio::test]
+async fn a_disk_that_was_full_before_the_end_of_a_small_object_hung_the_download() {
+    let site = Site::start().await;
+    std::fs::write(site.files().join("key"), data::random_bytes(1, 400_000)).unwrap();
+
+    let limited = ["sh", "-c", "trap '' XFSZ; ulimit -f 200; exec \"$@\"", "sh"];
+    let command = site.get(FILES, "key", "file").through(limited).deadline(RETRY_BUDGET);
+    let output = command.run().await.expect_code(1);
+
+    assert_one_line(&output, "files/key");
+    assert!(!site.downloads().join("file").exists());
+}
+
 #[tokio::test]
 async fn a_full_device_is_told() {
     let site = Site::start().await;

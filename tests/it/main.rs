@@ -9,6 +9,8 @@ mod bus;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod consumer;
+#[cfg(test)]
 mod deploy_files;
 #[cfg(test)]
 mod download;

@@ -33,6 +33,7 @@ struct Client {
     events: broadcast::Sender<Event>,
     denied: Vec<String>,
     cut: Option<WhileCut>,
+    received_bytes: u64,
 }
 
 struct Subscriber {
@@ -85,6 +86,7 @@ impl Network {
             events: broadcast::Sender::new(EVENTS),
             denied: Vec::new(),
             cut: None,
+            received_bytes: 0,
         });
         ClientId(self.clients.len() - 1)
     }
@@ -95,6 +97,10 @@ impl Network {
 
     pub(super) fn clear_faults(&mut self) {
         self.faults.clear();
+    }
+
+    pub(super) fn received_bytes(&self, client: ClientId) -> u64 {
+        self.clients[client.0].received_bytes
     }
 
     pub(super) fn status(&self, client: ClientId) -> watch::Receiver<Status> {
@@ -178,7 +184,11 @@ impl Network {
         let Some(subscriber) = self.subscribers.get_mut(&id) else { return Poll::Ready(Next::End) };
         subscriber.waker = Some(cx.waker().clone());
         match subscriber.messages.first_entry() {
-            Some(first) if first.key().0 <= now => Poll::Ready(Next::Message(Box::new(first.remove()))),
+            Some(first) if first.key().0 <= now => {
+                let message = first.remove();
+                self.clients[subscriber.client.0].received_bytes += message.wire_len() as u64;
+                Poll::Ready(Next::Message(Box::new(message)))
+            }
             Some(first) => Poll::Ready(Next::Due(first.key().0)),
             None if subscriber.open => Poll::Pending,
             None => Poll::Ready(Next::End),

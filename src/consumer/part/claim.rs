@@ -80,18 +80,31 @@ impl Claim {
 
     /// Renames the part file over the target. A crash leaves the old target and the part, or the new target.
     ///
-    /// The records go first: the lock protects them only as long as the part file has its name. After the rename they
-    /// may be those of the next download to this target.
+    /// The records go last: without a part file they vouch for nothing, but a part file without them is fetched again.
     pub(super) fn publish(&mut self) -> Result<(), Error> {
         let Names { folder, part, .. } = &self.names;
         if !is_at(&self.file, part).map_err(|source| Error::io(part, source))? {
             self.keep = true;
             return Err(Error::Broken(part.clone()));
         }
-        self.remove_records().map_err(|source| Error::io(&self.names.sidecar, source))?;
         fs::rename(part, &self.target).map_err(|source| Error::io(&self.target, source))?;
         self.keep = true;
+        self.clear();
         sync_folder(folder).map_err(|source| Error::io(folder, source))
+    }
+
+    /// Removes the records after the rename, unless they are those of the next download to this target: the lock that is
+    /// held protects them only as long as the part file has its name, so it takes a new one.
+    fn clear(&self) {
+        match Self::lock(self.target.clone()) {
+            Ok(mut next) => next.keep = !matches!(next.len(), Ok(0)),
+            // Whoever has it replaces them.
+            Err(Error::InUse(_)) => {}
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, sidecar = %self.names.sidecar.display(), "the part file's record can't be removed");
+            }
+        }
     }
 
     fn remove_records(&self) -> io::Result<()> {

@@ -50,6 +50,9 @@ pub enum Error {
     /// An earlier failure made the part file unfit to be written on; it may be opened anew.
     #[error("part file {} failed before", .0.display())]
     Broken(PathBuf),
+    /// We were asked to stop while what is there was read. It stays as it is.
+    #[error("stopped reading part file {}", .0.display())]
+    Stopped(PathBuf),
     /// The bytes are not the store's. They were thrown away, and the target was left as it was.
     #[error("{} was not written", target.display())]
     Mismatch {

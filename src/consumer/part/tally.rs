@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::sidecar::Sidecar;
 use crate::consumer::verify::{Mismatch, Proof, Verifier};
@@ -16,6 +17,16 @@ const READ_BYTES: usize = 1024 * 1024;
 pub(super) struct Tally {
     verifier: Verifier,
     crc: Box<crc_fast::Digest>,
+}
+
+/// How reading kept bytes ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Read,
+    /// They are too few, or not the ones that the sidecar knows.
+    Differs,
+    /// Somebody wanted it to stop.
+    Stopped,
 }
 
 impl Tally {
@@ -47,26 +58,35 @@ impl Tally {
         self.crc.update(bytes);
     }
 
-    /// Takes the file's first `limit` bytes; `false` when they are too few or not the ones that the sidecar knows.
-    pub(super) fn read(&mut self, mut file: &File, sidecar: &Sidecar, limit: u64) -> io::Result<bool> {
+    /// Takes the file's first `limit` bytes, unless `stop` is set meanwhile.
+    pub(super) fn read(
+        &mut self,
+        mut file: &File,
+        sidecar: &Sidecar,
+        limit: u64,
+        stop: &AtomicBool,
+    ) -> io::Result<Outcome> {
         file.seek(SeekFrom::Start(0))?;
         let mut buffer = vec![0; READ_BYTES];
         while self.len() < limit {
-            // Stops at the checkpoint, to compare there.
-            let stop = if self.len() < sidecar.durable { sidecar.durable } else { limit };
-            let room = usize::try_from(stop - self.len()).unwrap_or(usize::MAX).min(buffer.len());
+            if stop.load(Ordering::Relaxed) {
+                return Ok(Outcome::Stopped);
+            }
+            // Ends at the checkpoint, to compare there.
+            let end = if self.len() < sidecar.durable { sidecar.durable } else { limit };
+            let room = usize::try_from(end - self.len()).unwrap_or(usize::MAX).min(buffer.len());
             let count = match file.read(&mut buffer[..room]) {
-                Ok(0) => return Ok(false),
+                Ok(0) => return Ok(Outcome::Differs),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
             self.update(&buffer[..count]);
             if self.len() == sidecar.durable && self.crc.finalize() != sidecar.durable_crc {
-                return Ok(false);
+                return Ok(Outcome::Differs);
             }
         }
-        Ok(true)
+        Ok(Outcome::Read)
     }
 }
 

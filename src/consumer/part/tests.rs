@@ -12,7 +12,10 @@ use tempfile::TempDir;
 
 use super::claim::{Hold, hold};
 use super::*;
-use crate::proto::{Checksum, ChecksumAlgorithm, ChecksumKind};
+use crate::proto::{Checksum, ChecksumAlgorithm, ChecksumKind, PartRun};
+
+/// What nobody sets: reads what is there to its end.
+static RUN_ON: AtomicBool = AtomicBool::new(false);
 
 const BOOT: &str = "boot one";
 
@@ -61,7 +64,7 @@ impl Scene {
     }
 
     fn open(&self) -> PartFile {
-        PartFile::open_with(&self.target, self.wanted(), true, policy()).unwrap()
+        PartFile::open_with(&self.target, self.wanted(), true, policy(), &RUN_ON).unwrap()
     }
 
     fn range(&self) -> Range<u64> {
@@ -176,7 +179,7 @@ fn an_empty_object_is_an_empty_file() {
 fn a_range_is_proved_by_transport_only() {
     let scene = Scene::new();
     let wanted = Wanted { span: Span { start: 100, end: Some(200) }, ..scene.wanted() };
-    let open = || PartFile::open_with(&scene.target, wanted.clone(), true, policy()).unwrap();
+    let open = || PartFile::open_with(&scene.target, wanted.clone(), true, policy(), &RUN_ON).unwrap();
     let mut part = open().begin(&scene.object, 100..200, 100).unwrap();
     part.write(&scene.bytes[100..150]).unwrap();
     assert_eq!(part.written(), 150);
@@ -218,8 +221,8 @@ fn a_download_that_never_began_leaves_an_earlier_one_resumable() {
 
     drop(scene.open());
     let other = Wanted { key: "models/two".parse().unwrap(), ..scene.wanted() };
-    drop(PartFile::open_with(&scene.target, other, true, policy()).unwrap());
-    let afresh = PartFile::open_with(&scene.target, scene.wanted(), false, policy()).unwrap();
+    drop(PartFile::open_with(&scene.target, other, true, policy(), &RUN_ON).unwrap());
+    let afresh = PartFile::open_with(&scene.target, scene.wanted(), false, policy(), &RUN_ON).unwrap();
     assert_eq!((afresh.resume_point(), afresh.stale()), (None, None));
     drop(afresh);
 
@@ -255,7 +258,7 @@ fn bytes_of_anything_else_are_not_resumed() {
         Wanted { pin: pin(Some("\"e2\""), None), ..scene.wanted() },
         Wanted { pin: pin(None, Some("v2")), ..scene.wanted() },
     ] {
-        let part = PartFile::open_with(&scene.target, other.clone(), true, policy()).unwrap();
+        let part = PartFile::open_with(&scene.target, other.clone(), true, policy(), &RUN_ON).unwrap();
         assert_eq!((part.resume_point(), part.stale()), (None, Some(Stale::Other)), "{other:?}");
     }
     for same in [
@@ -263,7 +266,7 @@ fn bytes_of_anything_else_are_not_resumed() {
         Wanted { span: span(0, Some(u64::MAX)), ..scene.wanted() },
         Wanted { pin: pin(Some("\"e1\""), None), ..scene.wanted() },
     ] {
-        let part = PartFile::open_with(&scene.target, same.clone(), true, policy()).unwrap();
+        let part = PartFile::open_with(&scene.target, same.clone(), true, policy(), &RUN_ON).unwrap();
         assert!(part.resume_point().is_some(), "{same:?}");
     }
 }
@@ -276,7 +279,7 @@ fn a_resume_is_pinned_to_a_version_only_if_one_was_asked_for() {
     assert_eq!(scene.open().resume_point().unwrap().pin.version_id, None);
 
     let wanted = Wanted { pin: Pin { if_match: None, version_id: Some("v1".to_owned()) }, ..scene.wanted() };
-    let part = PartFile::open_with(&scene.target, wanted, true, policy()).unwrap();
+    let part = PartFile::open_with(&scene.target, wanted, true, policy(), &RUN_ON).unwrap();
     assert_eq!(part.resume_point().unwrap().pin.version_id.as_deref(), Some("v1"));
 }
 
@@ -297,6 +300,48 @@ fn bytes_of_another_version_or_place_are_not_built_upon() {
         let error = scene.open().begin(object, range, from).unwrap_err();
         assert!(matches!(error, Error::Unresumable { from: named, .. } if named == from), "{error:?}");
     }
+    assert_eq!(scene.open().resume_point().unwrap().proved, 20);
+}
+
+/// A relay names a composite checksum's parts when it can learn them in time.
+#[test]
+fn parts_that_were_named_to_one_run_only_made_the_part_file_useless_for_good() {
+    let mut scene = Scene::new();
+    let checksum = scene.object.checksum.as_mut().unwrap();
+    checksum.kind = ChecksumKind::Composite;
+    scene.interrupt(10, 20);
+    scene.object.checksum.as_mut().unwrap().parts = vec![PartRun { count: 1, size: scene.object.size }];
+
+    assert!(scene.open().resumes(&scene.object, &scene.range(), 20));
+    scene.open().begin(&scene.object, scene.range(), 20).unwrap();
+
+    scene.object.checksum.as_mut().unwrap().value = STANDARD.encode([0; 8]);
+    assert!(!scene.open().resumes(&scene.object, &scene.range(), 20));
+}
+
+/// As a kill between the rename and the removal of the records leaves it.
+#[test]
+fn a_record_without_a_part_file_is_of_no_consequence() {
+    let scene = Scene::new();
+    scene.interrupt(10, 20);
+    fs::rename(scene.folder.path().join(".object.bin.gantry-part"), &scene.target).unwrap();
+
+    let part = scene.open();
+
+    assert_eq!((part.resume_point(), part.stale()), (None, None));
+    scene.finish(part).unwrap();
+    scene.assert_done();
+}
+
+#[test]
+fn reading_what_is_there_could_not_be_stopped() {
+    let scene = Scene::new();
+    scene.interrupt(10, 20);
+    let stop = AtomicBool::new(true);
+
+    let stopped = PartFile::open_with(&scene.target, scene.wanted(), true, policy(), &stop);
+
+    assert!(matches!(stopped, Err(Error::Stopped(_))), "{stopped:?}");
     assert_eq!(scene.open().resume_point().unwrap().proved, 20);
 }
 
@@ -329,7 +374,7 @@ fn a_restart_of_the_machine_cuts_back_to_the_checkpoint() {
         part.write_all(&[0; 30_000]).unwrap();
 
         let policy = Policy { boot, ..policy() };
-        let part = PartFile::open_with(&scene.target, scene.wanted(), true, policy).unwrap();
+        let part = PartFile::open_with(&scene.target, scene.wanted(), true, policy, &RUN_ON).unwrap();
 
         assert_eq!(part.resume_point().unwrap().proved, 30_000);
         assert_eq!(scene.finish(part).unwrap(), PROVED);
@@ -344,7 +389,7 @@ fn what_is_written_after_a_restart_counts_in_the_new_run() {
     let scene = Scene::new();
     scene.interrupt(30_000, 60_000);
     let later = Policy { boot: Some("boot two".to_owned()), ..policy() };
-    let open = || PartFile::open_with(&scene.target, scene.wanted(), true, later.clone()).unwrap();
+    let open = || PartFile::open_with(&scene.target, scene.wanted(), true, later.clone(), &RUN_ON).unwrap();
     let mut part = open().begin(&scene.object, scene.range(), 30_000).unwrap();
     part.write(&scene.bytes[30_000..40_000]).unwrap();
     drop(part);
@@ -360,7 +405,7 @@ fn without_a_checkpoint_nothing_outlives_a_restart() {
     part.write(&scene.bytes[..60_000]).unwrap();
     drop(part);
     let policy = Policy { boot: None, ..policy() };
-    let part = PartFile::open_with(&scene.target, scene.wanted(), true, policy).unwrap();
+    let part = PartFile::open_with(&scene.target, scene.wanted(), true, policy, &RUN_ON).unwrap();
     assert_eq!((part.resume_point(), part.stale()), (None, Some(Stale::Unsynced)));
 }
 
@@ -369,7 +414,7 @@ fn suspending_makes_all_bytes_outlive_a_restart() {
     let scene = Scene::new();
     scene.interrupt(60_000, 60_000);
     let policy = Policy { boot: None, ..policy() };
-    let part = PartFile::open_with(&scene.target, scene.wanted(), true, policy).unwrap();
+    let part = PartFile::open_with(&scene.target, scene.wanted(), true, policy, &RUN_ON).unwrap();
     assert_eq!(part.resume_point().unwrap().proved, 60_000);
 }
 
@@ -377,7 +422,7 @@ fn suspending_makes_all_bytes_outlive_a_restart() {
 fn checkpoints_follow_the_writing() {
     let scene = Scene::new();
     let policy = Policy { boot: None, checkpoint_bytes: 10_000, ..policy() };
-    let open = || PartFile::open_with(&scene.target, scene.wanted(), true, policy.clone()).unwrap();
+    let open = || PartFile::open_with(&scene.target, scene.wanted(), true, policy.clone(), &RUN_ON).unwrap();
     let mut part = open().begin(&scene.object, scene.range(), 0).unwrap();
     for chunk in scene.bytes.chunks(1_000).take(50) {
         part.write(chunk).unwrap();
@@ -395,7 +440,7 @@ fn checkpoints_follow_the_writing() {
 fn a_checkpoint_is_due_after_a_while_too() {
     let scene = Scene::new();
     let policy = Policy { boot: None, checkpoint_interval: Duration::ZERO, ..policy() };
-    let open = || PartFile::open_with(&scene.target, scene.wanted(), true, policy.clone()).unwrap();
+    let open = || PartFile::open_with(&scene.target, scene.wanted(), true, policy.clone(), &RUN_ON).unwrap();
     let mut part = open().begin(&scene.object, scene.range(), 0).unwrap();
     part.write(&scene.bytes[..7]).unwrap();
     drop(part);
@@ -456,7 +501,7 @@ fn a_part_without_a_readable_record_is_not_resumed_and_not_left() {
 #[test]
 fn a_second_download_to_one_target_is_refused_at_once() {
     let scene = Scene::new();
-    let open = || PartFile::open_with(&scene.target, scene.wanted(), true, policy());
+    let open = || PartFile::open_with(&scene.target, scene.wanted(), true, policy(), &RUN_ON);
     let first = scene.open();
     assert!(matches!(open().unwrap_err(), Error::InUse(_)));
     let mut first = first.begin(&scene.object, scene.range(), 0).unwrap();
@@ -495,7 +540,7 @@ fn downloads_that_race_for_one_target_never_mix() {
         let race = || {
             let mut done = 0;
             for round in 0..200 {
-                let part = match PartFile::open_with(&scene.target, scene.wanted(), true, policy()) {
+                let part = match PartFile::open_with(&scene.target, scene.wanted(), true, policy(), &RUN_ON) {
                     Ok(part) => part,
                     Err(Error::InUse(_)) => continue,
                     Err(error) => panic!("{error:?}"),
@@ -531,7 +576,7 @@ fn a_commit_leaves_the_records_of_the_next_download_alone() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !committed.load(Ordering::Relaxed) {
-                match PartFile::open_with(&scene.target, scene.wanted(), true, policy()) {
+                match PartFile::open_with(&scene.target, scene.wanted(), true, policy(), &RUN_ON) {
                     Ok(part) => {
                         let part = part.begin(&scene.object, scene.range(), 0).unwrap();
                         assert!(scene.sidecar().exists());
@@ -544,7 +589,9 @@ fn a_commit_leaves_the_records_of_the_next_download_alone() {
         let mut finished = Ok(PROVED);
         let mut commits = 0;
         while commits < 300 && finished.is_ok() {
-            let Ok(part) = PartFile::open_with(&scene.target, scene.wanted(), true, policy()) else { continue };
+            let Ok(part) = PartFile::open_with(&scene.target, scene.wanted(), true, policy(), &RUN_ON) else {
+                continue;
+            };
             finished = scene.finish(part);
             commits += 1;
         }
@@ -606,7 +653,7 @@ fn a_target_that_can_be_no_file_is_refused() {
     let scene = Scene::new();
     let folder = scene.folder.path();
     fs::write(folder.join("file"), "").unwrap();
-    let open = |target: &Path| PartFile::open_with(target, scene.wanted(), true, policy()).unwrap_err();
+    let open = |target: &Path| PartFile::open_with(target, scene.wanted(), true, policy(), &RUN_ON).unwrap_err();
 
     for target in [folder.to_owned(), folder.join(".."), PathBuf::from("/"), PathBuf::new(), "/dev/null".into()] {
         let error = open(&target);
@@ -626,7 +673,7 @@ fn a_target_that_can_be_no_file_is_refused() {
 #[test]
 fn a_folder_that_takes_no_files_is_named() {
     let scene = Scene::new();
-    let error = PartFile::open_with(Path::new("/sys/object"), scene.wanted(), true, policy()).unwrap_err();
+    let error = PartFile::open_with(Path::new("/sys/object"), scene.wanted(), true, policy(), &RUN_ON).unwrap_err();
     assert!(matches!(&error, Error::NotWritable { path, .. } if path.starts_with("/sys")), "{error:?}");
 }
 
@@ -656,7 +703,7 @@ fn any_name_that_the_file_system_takes_will_do() {
 fn long_names_with_one_beginning_have_part_files_of_their_own() {
     let scene = Scene::new();
     let target = |end: &str| scene.folder.path().join("n".repeat(250) + end);
-    let open = |end: &str| PartFile::open_with(&target(end), scene.wanted(), true, policy());
+    let open = |end: &str| PartFile::open_with(&target(end), scene.wanted(), true, policy(), &RUN_ON);
     let (one, two) = (open("one"), open("two"));
     assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
 }
@@ -718,7 +765,7 @@ mod unix {
     fn links_in_a_circle_are_refused() {
         let scene = Scene::new();
         symlink("object.bin", &scene.target).unwrap();
-        let error = PartFile::open_with(&scene.target, scene.wanted(), true, policy()).unwrap_err();
+        let error = PartFile::open_with(&scene.target, scene.wanted(), true, policy(), &RUN_ON).unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{error:?}");
     }
 
@@ -730,7 +777,7 @@ mod unix {
         let planted = scene.folder.path().join(".object.bin.gantry-part");
         for to in ["victim", "missing"] {
             symlink(to, &planted).unwrap();
-            let error = PartFile::open_with(&scene.target, scene.wanted(), true, policy()).unwrap_err();
+            let error = PartFile::open_with(&scene.target, scene.wanted(), true, policy(), &RUN_ON).unwrap_err();
             assert!(matches!(error, Error::NotAFile(_)), "{error:?}");
             fs::remove_file(&planted).unwrap();
         }
@@ -773,7 +820,7 @@ fn write_until_killed(folder: &Path) {
     // Far more than is written before the kill, and nothing that would have to be kept to compare.
     scene.object = ObjectInfo { size: u64::MAX >> 1, checksum: None, ..scene.object };
     let policy = Policy { checkpoint_bytes: 3_000_000, ..policy() };
-    let part = PartFile::open_with(&scene.target, scene.wanted(), true, policy).unwrap();
+    let part = PartFile::open_with(&scene.target, scene.wanted(), true, policy, &RUN_ON).unwrap();
     let mut part = part.begin(&scene.object, scene.range(), 0).unwrap();
     // Bounded, should nobody be left to kill it.
     for round in 1..=20_000 {
@@ -809,7 +856,10 @@ fn a_killed_process_loses_nothing() {
     let mut victim = Victim(child.unwrap());
     let mut lines = BufReader::new(victim.0.stdout.take().unwrap()).lines().map_while(Result::ok);
     let written = lines.find_map(|line| line.strip_prefix("written ")?.parse::<u64>().ok()).unwrap();
-    assert!(matches!(PartFile::open_with(&scene.target, scene.wanted(), true, policy()).unwrap_err(), Error::InUse(_)));
+    assert!(matches!(
+        PartFile::open_with(&scene.target, scene.wanted(), true, policy(), &RUN_ON).unwrap_err(),
+        Error::InUse(_)
+    ));
     drop(victim);
 
     let proved = scene.open().resume_point().unwrap().proved;
@@ -877,7 +927,7 @@ proptest! {
         let mut damaged = false;
         let open = |boot: i32| {
             let policy = Policy { boot: Some(boot.to_string()), checkpoint_bytes, ..policy() };
-            PartFile::open_with(&scene.target, scene.wanted(), true, policy).unwrap()
+            PartFile::open_with(&scene.target, scene.wanted(), true, policy, &RUN_ON).unwrap()
         };
         for (len, event) in script {
             let part = open(boot);

@@ -1,3 +1,5 @@
+mod rig;
+
 use super::super::message::Envelope;
 use super::*;
 use uuid::Uuid;
@@ -590,7 +592,39 @@ mod ending {
     fn a_store_that_is_down_from_the_start_ends_the_download() {
         let mut pair = Pair::new();
         pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
-        assert!(matches!(pair.failure(), Some(Failure::GaveUp { cause: Cause::Refused(_), requests: 1, .. })));
+        assert_eq!(pair.failure(), None);
+        pair.refuse(WireError::new(Code::StoreUnavailable, "down"), SECOND / 2);
+        assert!(matches!(pair.failure(), Some(Failure::GaveUp { cause: Cause::Refused(_), requests: 2, .. })));
+    }
+
+    #[test]
+    fn a_relay_that_alone_could_not_reach_the_store_ended_the_download() {
+        let mut pair = Pair::new();
+        pair.outputs();
+        pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
+        assert_eq!(requests(&pair.outputs()).len(), 1);
+        pair.accept(0, SECOND / 2);
+        pair.hear(&beat(0, 0, Wait::Store), 2 * SECOND);
+        pair.run(3 * SECOND);
+        assert_eq!(pair.failure(), None);
+    }
+
+    #[test]
+    fn a_second_relay_that_is_busy_hid_why_the_first_refused() {
+        let mut pair = Pair::new();
+        pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
+        pair.refuse(busy(2000), SECOND / 2);
+        let Some(Failure::GaveUp { cause: Cause::Refused(error), .. }) = pair.failure() else { panic!("goes on") };
+        assert_eq!(error.code, Code::StoreUnavailable);
+    }
+
+    #[test]
+    fn a_second_relay_is_not_waited_for_as_long_as_its_own_tries_take() {
+        let mut pair = Pair::new();
+        pair.refuse(WireError::new(Code::StoreUnavailable, "down"), 12 * SECOND);
+        pair.hear_from(None, &beat(0, 0, Wait::Store), 12 * SECOND + 50 * MS);
+        pair.run(13 * SECOND);
+        assert!(matches!(pair.failure(), Some(Failure::GaveUp { cause: Cause::Refused(_), requests: 2, .. })));
     }
 
     #[test]
@@ -680,7 +714,7 @@ mod credit {
         pair.hear(&chunk(1, 50, 50), START);
         pair.hear(&beat(2, 100, Wait::Credit), START);
         assert_eq!(pair.outputs(), []);
-        pair.receiver.handle_written(100, START);
+        pair.receiver.handle_written(100, 100 * MS);
         assert_eq!(pair.outputs(), [credit(transfer(1), 200)]);
         pair.hear(&chunk(2, 100, 100), START);
         pair.receiver.handle_written(190, START);
@@ -691,14 +725,31 @@ mod credit {
     }
 
     #[test]
+    fn a_window_that_came_in_one_chunk_could_not_grow() {
+        let mut pair = Pair::streaming();
+        pair.hear(&chunk(0, 0, 100), START);
+        pair.hear(&beat(1, 100, Wait::Credit), START);
+        pair.receiver.handle_written(100, 10 * MS);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 300)]);
+    }
+
+    #[test]
     fn the_window_does_not_outgrow_the_settings_or_the_relay() {
         for (relay_max, expected) in [(u64::MAX, 800), (300, 300)] {
             let mut pair = Pair::new();
-            pair.accept_as(Accepted { window_max: relay_max, ..accepted(transfer(1), 0) }, START);
-            for _ in 0..5 {
-                pair.hear(&beat(0, 0, Wait::Credit), START);
+            let object = ObjectInfo { size: 10 * SIZE, ..object() };
+            let end = object.size;
+            pair.accept_as(Accepted { window_max: relay_max, object, end, ..accepted(transfer(1), 0) }, START);
+            let (mut next, mut limit) = (0, 100);
+            for seq in 0..6 {
+                pair.hear(&chunk(seq, next, limit - next), START);
+                next = limit;
+                pair.receiver.handle_written(next, START);
+                pair.hear(&beat(seq + 1, next, Wait::Credit), START);
+                let Some(Output::Control { control, .. }) = pair.outputs().pop() else { panic!("no credit") };
+                limit = control.credit;
             }
-            assert_eq!(pair.outputs().last(), Some(&credit(transfer(1), expected)));
+            assert_eq!(limit - next, expected);
         }
     }
 
@@ -849,5 +900,119 @@ mod regressions {
         let mut pair = Pair::new();
         pair.hear(&Body::Error(WireError::new(Code::StoreUnavailable, "down")), START);
         assert_eq!(pair.failure(), None);
+    }
+}
+
+/// What links of all rates carry, without being filled for longer than nats-server bears.
+mod links {
+    use super::rig::{KIB, MIB, Rig};
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_window_that_grew_whatever_the_rate_filled_a_slow_link_for_longer_than_nats_server_waits() {
+        for rate in [MIB / 2, MIB, 2 * MIB, 8 * MIB] {
+            let mut rig = Rig::new(rate, 20 * MS, true);
+            let arrived = rig.run(MINUTE);
+            assert!(arrived > rate * 57, "{rate} B/s: {arrived} bytes in a minute");
+            assert!(rig.queued_max < rate * 5, "{rate} B/s: {} bytes were queued", rig.queued_max);
+            assert_eq!(rig.receiver.stats().recoveries, 0, "{rate} B/s");
+        }
+    }
+
+    #[test]
+    fn the_window_grows_to_what_a_long_fast_link_holds() {
+        let mut rig = Rig::new(160 * MIB, 100 * MS, true);
+        rig.run(3 * SECOND);
+        let arrived = rig.run(SECOND);
+        assert!(arrived > 100 * MIB, "{arrived} bytes in a second");
+    }
+
+    #[test]
+    fn a_window_that_a_link_outgrew_shrinks_when_the_link_becomes_slow() {
+        let mut rig = Rig::new(160 * MIB, 20 * MS, true);
+        rig.run(2 * SECOND);
+        rig.rate = 2 * MIB;
+        rig.run(MINUTE);
+        rig.queued_max = 0;
+        assert!(rig.run(MINUTE) > rig.rate * 57);
+        assert!(rig.queued_max < rig.rate * 4, "{} bytes were queued", rig.queued_max);
+        assert_eq!(rig.receiver.stats().recoveries, 0);
+        rig.rate = 160 * MIB;
+        rig.run(5 * SECOND);
+        assert!(rig.run(SECOND) > 100 * MIB);
+    }
+
+    #[test]
+    fn a_chunk_that_took_longer_than_the_stall_timeout_was_never_waited_for() {
+        for rate in [20 * KIB, 50 * KIB, 100 * KIB] {
+            let mut rig = Rig::new(rate, 100 * MS, true);
+            let arrived = rig.run(2 * MINUTE);
+            assert!(arrived > rate * 100, "{rate} B/s: {arrived} bytes in two minutes");
+            assert_eq!(rig.receiver.stats().recoveries, 0, "{rate} B/s");
+        }
+    }
+
+    /// As behind a proxy that passes whole messages on.
+    #[test]
+    fn stalls_in_which_nothing_came_make_chunks_smaller_and_the_patience_longer() {
+        for rate in [50 * KIB, 100 * KIB] {
+            let mut rig = Rig::new(rate, 100 * MS, false);
+            rig.run(2 * MINUTE);
+            let before = rig.receiver.stats().recoveries;
+            let arrived = rig.run(5 * MINUTE);
+            assert!(arrived > rate * 270, "{rate} B/s: {arrived} bytes in five minutes");
+            let recoveries = rig.receiver.stats().recoveries - before;
+            assert!(recoveries < 3, "{rate} B/s: {recoveries} recoveries in five minutes");
+        }
+    }
+
+    #[test]
+    fn a_fast_link_forgets_that_it_was_slow() {
+        let mut rig = Rig::new(50 * KIB, 100 * MS, false);
+        rig.run(2 * MINUTE);
+        rig.rate = 100 * MIB;
+        rig.run(10 * SECOND);
+        assert!(rig.run(SECOND) > 90 * MIB);
+        let transfer = Pair::streaming();
+        assert_eq!(rig.receiver.pace.patience(STALL), transfer.receiver.pace.patience(STALL));
+    }
+
+    /// Bytes of others must not hide for long that the relay is dead.
+    #[test]
+    fn a_dead_relay_is_left_soon_on_a_connection_that_is_busy_with_others() {
+        let busy = |bytes_per_s: u64, caught_up: bool| {
+            let mut pair = Pair::streaming();
+            let mut now = START;
+            while pair.receiver.stats().recoveries == 0 {
+                now += 10 * MS;
+                let received_bytes = bytes_per_s * u64::try_from(now.as_millis()).unwrap() / 1000;
+                let caught_up_to = if caught_up { now.saturating_sub(500 * MS) } else { START };
+                pair.receiver.handle_link(Link { received_bytes, caught_up_to });
+                pair.run(now);
+            }
+            now
+        };
+        assert_eq!(busy(0, false), STALL);
+        assert_eq!(busy(4000, false), STALL, "others' beats");
+        // No more than a window can have been before the relay's words, and that has passed.
+        assert_eq!(busy(MIB, false), STALL);
+        assert_eq!(busy(SIZE, true), STALL);
+    }
+
+    #[test]
+    fn a_link_that_carries_something_is_not_waited_for_without_an_end() {
+        let mut silence = Silence::new(START, Link::default());
+        let mut now = START;
+        loop {
+            now = silence.due(STALL).max(now);
+            let received_bytes = 20 * u64::try_from(now.as_millis()).unwrap();
+            let link = Link { received_bytes, caught_up_to: START };
+            if !silence.is_borne(now, link, STALL, SECOND, u64::MAX) {
+                break;
+            }
+        }
+        assert_eq!(now, 30 * SECOND);
     }
 }

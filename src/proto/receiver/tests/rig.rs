@@ -1,0 +1,180 @@
+//! A receiver and a sender on virtual time, with one link of a given rate between them.
+
+use std::collections::VecDeque;
+
+use super::super::super::sender::{self, Sender};
+use super::*;
+
+pub(super) const KIB: u64 = 1024;
+pub(super) const MIB: u64 = 1024 * KIB;
+const TICK: Duration = Duration::from_millis(5);
+
+/// What the relay sent, on its way over the link.
+struct Packet {
+    headers: Headers,
+    payload: Bytes,
+    /// Which request's inbox it goes to.
+    inbox: u64,
+    /// The bytes of it that the link has not taken yet.
+    left: u64,
+}
+
+pub(super) struct Rig {
+    pub(super) receiver: Receiver,
+    /// In bytes per second.
+    pub(super) rate: u64,
+    half_trip: Duration,
+    /// Whether the receiver is told of bytes before their message is complete.
+    counts_bytes: bool,
+    pub(super) now: Duration,
+    relay: Option<Sender>,
+    inbox: u64,
+    up: VecDeque<(Duration, Output)>,
+    queue: VecDeque<Packet>,
+    down: VecDeque<(Duration, Packet)>,
+    received_bytes: u64,
+    /// The most bytes that waited for the link.
+    pub(super) queued_max: u64,
+}
+
+impl Rig {
+    /// Starts a download of an object without an end, as the consumer does by default.
+    pub(super) fn new(rate: u64, round_trip: Duration, counts_bytes: bool) -> Self {
+        let settings = Settings {
+            window_initial: 2 * MIB,
+            window_max: 24 * MIB,
+            chunk_max: MIB,
+            stall_timeout: STALL,
+            no_relay_patience: NO_RELAY_PATIENCE,
+            patience: Duration::from_secs(120),
+            backoff_min: 100 * MS,
+            backoff_max: BACKOFF_MAX,
+            jitter_seed: 1,
+        };
+        let wanted = Wanted { key: "a/b".parse().unwrap(), span: Span::default(), pin: Pin::default(), context: None };
+        Self {
+            receiver: Receiver::new(settings, wanted, START),
+            rate,
+            half_trip: round_trip / 2,
+            counts_bytes,
+            now: START,
+            relay: None,
+            inbox: 0,
+            up: VecDeque::new(),
+            queue: VecDeque::new(),
+            down: VecDeque::new(),
+            received_bytes: 0,
+            queued_max: 0,
+        }
+    }
+
+    /// Lets time pass, and returns how many bytes arrived meanwhile.
+    pub(super) fn run(&mut self, time: Duration) -> u64 {
+        let (until, before) = (self.now + time, self.receiver.next_offset());
+        while self.now < until {
+            self.now += TICK;
+            self.ask();
+            self.serve();
+            self.carry();
+            self.hear();
+        }
+        self.receiver.next_offset() - before
+    }
+
+    fn ask(&mut self) {
+        while let Some(output) = self.receiver.poll_output() {
+            if matches!(output, Output::Request(_)) {
+                self.inbox += 1;
+            }
+            self.up.push_back((self.now + self.half_trip, output));
+        }
+    }
+
+    fn serve(&mut self) {
+        while self.up.front().is_some_and(|(due, _)| *due <= self.now) {
+            match self.up.pop_front().unwrap().1 {
+                Output::Request(request) => self.begin(&request),
+                Output::Control { subject, control } if subject == control_of(self.id()) => {
+                    if let Some(relay) = &mut self.relay {
+                        relay.handle_control(control, self.now);
+                    }
+                }
+                Output::Control { .. } | Output::Accepted(_) | Output::Recovering(_) => {}
+            }
+        }
+        let Some(mut relay) = self.relay.take() else { return };
+        relay.handle_timeout(self.now);
+        loop {
+            while relay.wants_data() {
+                relay.handle_data(Bytes::from_static(&[0; 65_536]));
+            }
+            let Some(body) = relay.poll_transmit(self.now) else { break };
+            self.send(&body);
+        }
+        self.relay = Some(relay);
+    }
+
+    fn id(&self) -> TransferId {
+        transfer(self.inbox.into())
+    }
+
+    fn begin(&mut self, request: &GetRequest) {
+        let settings = sender::Settings {
+            chunk_max: usize::try_from(request.chunk_max.unwrap().min(508 * KIB)).unwrap(),
+            gather_min: 65_536,
+            window_max: 32 * MIB,
+            beat_interval: SECOND,
+            idle_timeout: 15 * SECOND,
+        };
+        let credit = request.credit.unwrap();
+        let accepted = Accepted {
+            object: ObjectInfo { size: OFFSET_MAX, ..object() },
+            end: OFFSET_MAX,
+            credit,
+            window_max: settings.window_max,
+            chunk_max: settings.chunk_max as u64,
+            ..accepted(self.id(), request.start)
+        };
+        self.relay = Some(Sender::new(settings, request.start..OFFSET_MAX, credit, self.now));
+        self.send(&Body::Accepted(Box::new(accepted)));
+    }
+
+    fn send(&mut self, body: &Body) {
+        let (headers, payload) = Envelope { transfer: Some(self.id()), context: None }.encode(body);
+        let left = payload.len() as u64 + 200;
+        self.queue.push_back(Packet { headers, payload, inbox: self.inbox, left });
+    }
+
+    fn carry(&mut self) {
+        self.queued_max = self.queued_max.max(self.queue.iter().map(|packet| packet.left).sum());
+        let mut budget = self.rate * u64::try_from(TICK.as_millis()).unwrap() / 1000;
+        while let Some(packet) = self.queue.front_mut() {
+            let taken = budget.min(packet.left);
+            packet.left -= taken;
+            budget -= taken;
+            self.received_bytes += taken;
+            if packet.left > 0 {
+                break;
+            }
+            let packet = self.queue.pop_front().unwrap();
+            self.down.push_back((self.now + self.half_trip, packet));
+        }
+    }
+
+    fn hear(&mut self) {
+        let received_bytes = if self.counts_bytes { self.received_bytes } else { 0 };
+        self.receiver.handle_link(Link { received_bytes, caught_up_to: self.receiver.caught_up_to() });
+        while self.down.front().is_some_and(|(due, _)| *due <= self.now) {
+            let (_, packet) = self.down.pop_front().unwrap();
+            if packet.inbox == self.inbox {
+                self.receiver.handle_message(&packet.headers, packet.payload, self.now);
+            }
+        }
+        while self.receiver.poll_deliver().is_some() {}
+        self.receiver.handle_written(self.receiver.next_offset(), self.now);
+        while self.receiver.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.receiver.handle_timeout(self.now);
+        }
+        assert_eq!(self.receiver.outcome(), None);
+    }
+}

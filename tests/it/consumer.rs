@@ -1,0 +1,283 @@
+//! The consumer on links that are slow, and while it is asked to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use futures_util::future::join_all;
+use gantry_relay::bus::nats;
+use gantry_relay::consumer::{Client, Error, Get, Options};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::site::FILES;
+use crate::support::{Nats, Site, data, gantry, until};
+
+const PROMPT: Duration = Duration::from_secs(2);
+
+/// A link to nats-server that carries so many bytes per second to the client, however many connections share it.
+struct SlowLink {
+    port: u16,
+    task: JoinHandle<()>,
+}
+
+impl SlowLink {
+    async fn to(nats: &Nats, bytes_per_s: u32) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, server) = (listener.local_addr().unwrap().port(), nats.port());
+        let task = tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                tokio::spawn(carry(client, server, bytes_per_s));
+            }
+        });
+        Self { port, task }
+    }
+
+    fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for SlowLink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn carry(client: TcpStream, server: u16, bytes_per_s: u32) {
+    let socket = TcpSocket::new_v4().unwrap();
+    // What the kernel holds is nothing that the link has carried.
+    socket.set_recv_buffer_size(32 * 1024).unwrap();
+    let server = socket.connect(([127, 0, 0, 1], server).into()).await.unwrap();
+    let (mut from_server, mut to_server) = server.into_split();
+    let (mut from_client, mut to_client) = client.into_split();
+    let up = copy(&mut from_client, &mut to_server);
+    let down = async {
+        let mut buffer = vec![0; 4096];
+        let mut free_at = Instant::now();
+        loop {
+            let count = from_server.read(&mut buffer).await?;
+            if count == 0 {
+                return Ok::<_, std::io::Error>(());
+            }
+            free_at =
+                free_at.max(Instant::now()) + Duration::from_secs(1) * u32::try_from(count).unwrap() / bytes_per_s;
+            tokio::time::sleep_until(free_at).await;
+            to_client.write_all(&buffer[..count]).await?;
+        }
+    };
+    // Either end may close first.
+    tokio::select! {
+        ended = up => drop(ended),
+        ended = down => drop(ended),
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_took_longer_than_the_stall_timeout_never_arrived() {
+    let site = Site::start().await;
+    let body = data::random_bytes(1, 1 << 20);
+    std::fs::write(site.files().join("key"), &body).unwrap();
+    let link = SlowLink::to(&site.nats, 100 * 1024).await;
+
+    let get = site.get(FILES, "key", "file").arg("--json").env("NATS_URL", link.url());
+    let json = get.run().await.expect_code(0).json();
+
+    assert_eq!(json["recoveries"], 0, "{json}");
+    assert!(json["elapsed_ms"].as_u64().unwrap() > 9000, "the link was not slow: {json}");
+    assert!(site.downloaded("file") == body, "the file differs");
+}
+
+#[tokio::test]
+async fn a_window_that_grew_whatever_the_rate_made_nats_server_drop_the_consumer() {
+    let site = Site::start().await;
+    let body = data::random_bytes(1, 24 << 20);
+    std::fs::write(site.files().join("key"), &body).unwrap();
+    let link = SlowLink::to(&site.nats, 1536 * 1024).await;
+
+    let get = site.get(FILES, "key", "file").arg("--json").env("NATS_URL", link.url());
+    let json = get.run().await.expect_code(0).json();
+
+    assert_eq!(json["recoveries"], 0, "{json}\n{}", site.nats.log());
+    assert!(json["elapsed_ms"].as_u64().unwrap() > 12_000, "the link was not slow: {json}");
+    assert!(site.downloaded("file") == body, "the file differs");
+}
+
+#[tokio::test]
+async fn downloads_that_waited_for_a_bus_without_a_server_outlived_their_patience() {
+    const PATIENCE: Duration = Duration::from_secs(4);
+    let mut site = Site::start().await;
+    std::fs::write(site.files().join("key"), data::random_bytes(1, 32 << 20)).unwrap();
+    let options = nats::Options { servers: vec![site.nats.url()], ..nats::Options::default() };
+    let bus = nats::connect(options).await.unwrap();
+    let client = Client::new(bus, Options { patience: PATIENCE, ..Options::default() });
+    let get = || client.get(Get::new(FILES.parse().unwrap(), "key".parse().unwrap()));
+    let downloads = join_all((0..50).map(|_| async { get().await.unwrap() })).await;
+
+    let ends = downloads.into_iter().map(|download| {
+        tokio::spawn(download.try_for_each(async |_| {
+            sleep(Duration::from_millis(20)).await;
+            Ok(())
+        }))
+    });
+    let ends: Vec<_> = ends.collect();
+    sleep(Duration::from_millis(100)).await;
+    site.nats.kill().await;
+
+    let ends = timeout(PATIENCE + Duration::from_secs(4), join_all(ends)).await.expect("all end in time");
+    for end in ends {
+        assert!(matches!(end, Ok(Err(Error::GaveUp { .. }))), "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn many_who_gave_up_one_connection_ended_the_next_one_too() {
+    let nats = Nats::plain().await;
+    let options = nats::Options { servers: vec![nats.url()], ..nats::Options::default() };
+    let bus: Arc<dyn gantry_relay::bus::Bus> = nats::connect(options).await.unwrap();
+    let mut status = bus.status();
+
+    let asked = join_all((0..20).map(|_| bus.reconnect())).await;
+    assert!(asked.iter().all(Result::is_ok));
+    let again = status.wait_for(|status| status.connected && status.epoch == 2);
+    timeout(Duration::from_secs(10), again).await.expect("it connects again").unwrap();
+
+    // Whatever was asked before is done before this.
+    let mut echo = bus.subscribe("echo", None).await.unwrap();
+    let message = gantry_relay::bus::Message { subject: "echo".to_owned(), ..Default::default() };
+    bus.publish(message).await.unwrap();
+    timeout(Duration::from_secs(10), futures_util::StreamExt::next(&mut echo)).await.unwrap().unwrap();
+    assert_eq!(bus.status().borrow().epoch, 2);
+}
+
+#[tokio::test]
+async fn an_interrupt_while_kept_bytes_were_read_was_ignored() {
+    const GIB: u64 = 1 << 30;
+    let site = Site::start().await;
+    let sparse =
+        |path, len| std::fs::File::options().create(true).append(true).open(path).unwrap().set_len(len).unwrap();
+    sparse(site.files().join("key"), 9 * GIB);
+    let part = site.downloads().join(".file.gantry-part");
+    let download = site.get(FILES, "key", "file").spawn();
+    until("some bytes", async || std::fs::metadata(&part).is_ok_and(|part| part.len() > 0).then_some(())).await;
+    download.signal("INT");
+    download.output().await.expect_code(130);
+    sparse(part.clone(), 8 * GIB);
+
+    let again = site.get(FILES, "key", "file").spawn();
+    let io = format!("/proc/{}/io", again.pid());
+    until("kept bytes are read", async || {
+        let io = std::fs::read_to_string(&io).ok()?;
+        let read: u64 = io.lines().find_map(|line| line.strip_prefix("rchar: "))?.parse().ok()?;
+        (read > 256 << 20).then_some(())
+    })
+    .await;
+    let interrupted = Instant::now();
+    again.signal("INT");
+    again.output().await.expect_code(130);
+
+    assert!(interrupted.elapsed() < PROMPT, "{:?}", interrupted.elapsed());
+    assert_eq!(std::fs::metadata(&part).unwrap().len(), 8 * GIB, "what was kept is gone");
+}
+
+#[tokio::test]
+async fn an_interrupt_while_it_connected_was_ignored() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", silent.local_addr().unwrap());
+    for args in [vec!["get", "store/key"], vec!["stat", "store/key"], vec!["ls", "store"]] {
+        let command = gantry(args).env("NATS_URL", &url).spawn();
+        let _connection = silent.accept().await.unwrap();
+        let interrupted = Instant::now();
+        command.signal("INT");
+        command.output().await.expect_code(130);
+        assert!(interrupted.elapsed() < PROMPT, "{:?}", interrupted.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_second_interrupt_ends_it_at_once() {
+    let site = Site::start().await;
+    std::fs::write(site.files().join("key"), data::random_bytes(1, 64 << 20)).unwrap();
+    let part = site.downloads().join(".file.gantry-part");
+    let download = site.get(FILES, "key", "file").arg("--limit-rate").arg("1M").spawn();
+    until("some bytes", async || std::fs::metadata(&part).is_ok_and(|part| part.len() > 0).then_some(())).await;
+
+    let interrupted = Instant::now();
+    download.signal("INT");
+    download.signal("INT");
+    download.output().await.expect_code(130);
+
+    assert!(interrupted.elapsed() < PROMPT, "{:?}", interrupted.elapsed());
+}
+
+#[tokio::test]
+async fn an_interrupted_stream_left_the_relay_to_find_out_by_itself() {
+    let site = Site::start().await;
+    std::fs::write(site.files().join("key"), data::random_bytes(1, 64 << 20)).unwrap();
+    let out = site.downloads().join("out");
+    let download = site.command(["get", "files/key", "--limit-rate", "1M", "-o", "-"]).stdout_to(&out).spawn();
+    until("some bytes", async || std::fs::metadata(&out).is_ok_and(|out| out.len() > 0).then_some(())).await;
+
+    download.signal("INT");
+    download.output().await.expect_code(130);
+
+    site.relay.logged("cancelled").await;
+    assert!(!site.relay.stderr().contains("consumer_gone"), "{}", site.relay.stderr());
+}
+
+#[tokio::test]
+async fn a_kept_part_is_not_resumed_when_that_is_not_wanted() {
+    let (site, body) = interrupted().await;
+
+    let json = site.get(FILES, "key", "file").arg("--json").arg("--no-resume").run().await.expect_code(0).json();
+
+    assert_eq!(json["fetched_bytes"], body.len(), "{json}");
+    assert!(json.get("resumed_from").is_none(), "{json}");
+    assert!(site.downloaded("file") == body, "the file differs");
+    assert_eq!(site.downloads_listed(), ["file"]);
+}
+
+#[tokio::test]
+async fn an_object_that_changed_in_between_is_begun_anew_and_that_is_said() {
+    let (site, _) = interrupted().await;
+    let other = data::random_bytes(2, 5 << 20);
+    std::fs::write(site.files().join("key"), &other).unwrap();
+
+    let output = site.get(FILES, "key", "file").run().await.expect_code(0);
+
+    assert!(output.stderr.contains("begun anew"), "{}", output.stderr);
+    assert!(site.downloaded("file") == other, "the file differs");
+    assert_eq!(site.downloads_listed(), ["file"]);
+}
+
+#[tokio::test]
+async fn a_second_download_to_the_same_file_is_refused_at_once() {
+    let site = Site::start().await;
+    std::fs::write(site.files().join("key"), data::random_bytes(1, 64 << 20)).unwrap();
+    let part = site.downloads().join(".file.gantry-part");
+    let first = site.get(FILES, "key", "file").arg("--limit-rate").arg("1M").spawn();
+    until("some bytes", async || std::fs::metadata(&part).is_ok_and(|part| part.len() > 0).then_some(())).await;
+
+    let second = site.get(FILES, "key", "file").run().await.expect_code(1);
+
+    assert!(second.stderr.contains("another download"), "{}", second.stderr);
+    assert!(second.elapsed < PROMPT, "{:?}", second.elapsed);
+    first.signal("INT");
+    first.output().await.expect_code(130);
+}
+
+/// Downloads some of an object of 64 MiB to `file`, and returns all of it.
+async fn interrupted() -> (Site, bytes::Bytes) {
+    let site = Site::start().await;
+    let body = data::random_bytes(1, 64 << 20);
+    std::fs::write(site.files().join("key"), &body).unwrap();
+    let part = site.downloads().join(".file.gantry-part");
+    let download = site.get(FILES, "key", "file").arg("--limit-rate").arg("4M").spawn();
+    until("some bytes", async || std::fs::metadata(&part).is_ok_and(|part| part.len() > 1 << 20).then_some(())).await;
+    download.signal("INT");
+    download.output().await.expect_code(130);
+    (site, body)
+}
