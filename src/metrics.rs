@@ -1,7 +1,8 @@
 //! Every metric: its name, its unit, its labels and its help, once.
 //!
 //! Labels are bounded: by the configured stores, or by words that stand in this program. No key, subject or name of a
-//! requester is ever one.
+//! requester is ever one. So each counter is there from the start, at 0: Prometheus sees no increase in a series that
+//! appears at 1, and the first failure would alert nobody.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64};
@@ -15,6 +16,9 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
+
+use crate::proto::Code;
+use crate::proto::subject::Operation;
 
 /// What the name of every metric begins with.
 pub const PREFIX: &str = "gantry";
@@ -151,6 +155,25 @@ pub const ALL: &[Spec] = &[
     S3_REQUESTS,
     S3_LATENCY,
 ];
+
+/// How a transfer ends that ends without an error; beside these there are the wire codes.
+const OUTCOMES: &[&str] = &["completed", "cancelled", "consumer_gone", "drained", "aborted"];
+
+/// Why something gets no answer; beside these there are the wire codes.
+const UNANSWERED: &[&str] = &["reply_subject", "control"];
+
+/// How asking for the stores anew ends.
+const RELOAD_RESULTS: &[&str] = &["ok", "failed"];
+
+/// What an S3 store asks for.
+const S3_OPERATIONS: &[&str] = &["get", "head", "list", "probe"];
+
+/// How a request to S3 ends, as far as it is no wire code.
+const S3_RESULTS: &[&str] = &["ok", "abandoned"];
+
+/// The wire codes of what can be wrong with a store.
+const STORE_CODES: &[Code] =
+    &[Code::BadRequest, Code::Denied, Code::NotFound, Code::Changed, Code::Range, Code::StoreUnavailable];
 
 /// A store. Bounded by the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -365,7 +388,27 @@ impl RelayMetrics {
         RELOADS.register(registry, own.reloads.clone());
         S3_REQUESTS.register(registry, own.s3.requests.clone());
         S3_LATENCY.register(registry, own.s3.latency.clone());
+        for reason in UNANSWERED.iter().copied().chain(Code::ALL.map(Code::name)) {
+            drop(own.refused.get_or_create(&ReasonLabel { reason }));
+        }
+        for result in RELOAD_RESULTS {
+            drop(own.reloads.get_or_create(&ResultLabel { result }));
+        }
         own
+    }
+
+    /// Shows the counters of a store at 0.
+    pub fn add_store(&self, store: &str) {
+        let codes = || Code::ALL.map(Code::name);
+        for outcome in OUTCOMES.iter().copied().chain(codes()) {
+            drop(self.transfers.get_or_create(&OutcomeLabel { store: store.to_owned(), outcome }));
+        }
+        for operation in Operation::ALL.map(Operation::name) {
+            for result in std::iter::once("ok").chain(codes()) {
+                drop(self.requests.get_or_create(&RequestLabel { operation, store: store.to_owned(), result }));
+            }
+        }
+        drop(self.transfer(store));
     }
 
     /// Counts a refusal.
@@ -419,9 +462,14 @@ impl Default for S3Metrics {
 }
 
 impl S3Metrics {
-    /// Returns what counts one store's requests.
+    /// Returns what counts one store's requests, and shows its counters at 0.
     #[must_use]
     pub fn of_store(&self, store: &str) -> S3Observer {
+        for operation in S3_OPERATIONS {
+            for result in S3_RESULTS.iter().copied().chain(STORE_CODES.iter().map(|code| code.name())) {
+                drop(self.requests.get_or_create(&S3ResultLabel { store: store.to_owned(), operation, result }));
+            }
+        }
         S3Observer { metrics: self.clone(), store: store.to_owned() }
     }
 }
@@ -519,6 +567,37 @@ mod tests {
         let page = include_str!("../docs/METRICS.md");
         let table = table();
         assert!(page.contains(&table), "docs/METRICS.md must hold this table:\n{table}");
+    }
+
+    /// A relay that counted nothing yet.
+    fn fresh_page() -> String {
+        let mut registry = Registry::default();
+        let facts = Facts { protocol: 1, memory_budget_bytes: 9, memory_reserved_bytes: Sampled::new(|| 0) };
+        let metrics = RelayMetrics::register(&mut registry, facts);
+        metrics.add_store("s");
+        drop(metrics.s3.of_store("s"));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn the_first_event_of_each_counter_is_an_increase() {
+        let page = fresh_page();
+        for spec in ALL.iter().filter(|spec| spec.kind == Kind::Counter) {
+            let name = spec.full_name();
+            assert!(page.lines().any(|line| line.starts_with(&name)), "{name} is not there before it counts:\n{page}");
+        }
+        for series in [
+            "gantry_reloads_total{result=\"failed\"} 0",
+            "gantry_refused_total{reason=\"reply_subject\"} 0",
+            "gantry_refused_total{reason=\"busy\"} 0",
+            "gantry_transfers_total{store=\"s\",outcome=\"store_unavailable\"} 0",
+            "gantry_requests_total{operation=\"get\",store=\"s\",result=\"denied\"} 0",
+            "gantry_s3_requests_total{store=\"s\",operation=\"get\",result=\"store_unavailable\"} 0",
+        ] {
+            assert!(page.lines().any(|line| line == series), "{series} is not on the page:\n{page}");
+        }
     }
 
     #[test]
