@@ -83,8 +83,12 @@ const BUILD: Spec = Spec::new("build", Kind::Info, &["version", "protocol"], "Wh
 const TRANSFERS: Spec =
     Spec::new("transfers", Kind::Counter, &["store", "outcome"], "Transfers that ended, by how they ended");
 const TRANSFERS_ACTIVE: Spec = Spec::new("transfers_active", Kind::Gauge, &[], "Transfers under way");
-const TRANSFERS_MAX: Spec =
-    Spec::new("transfers_max", Kind::Gauge, &[], "Transfers that may be under way at once, as configured");
+const TRANSFERS_MAX: Spec = Spec::new(
+    "transfers_max",
+    Kind::Gauge,
+    &[],
+    "Transfers that may be under way at once: `relay.transfers_max`, or the shares of the memory budget if fewer",
+);
 const SENT_BYTES: Spec =
     Spec::new("sent", Kind::Counter, &["store"], "Object bytes published, counted chunk by chunk").unit("bytes");
 const SENT_CHUNKS: Spec = Spec::new("sent_chunks", Kind::Counter, &["store"], "Chunks published");
