@@ -29,11 +29,12 @@ PINS = Path(__file__).resolve().parent / "kubernetes.txt"
 KUBERNETES = ("1.27", "1.37")
 # What systemd-analyze finds exposed, from 0 to 10, as it prints it.
 EXPOSURE_MAX = 2.0
-# Which right each of the SDK's operations needs, as S3's API pages state it.
-S3_RIGHTS = {"get_object": "s3:GetObject", "head_object": "s3:GetObject", "list_objects_v2": "s3:ListBucket",
-             "head_bucket": "s3:ListBucket", "get_object_attributes": "s3:GetObjectAttributes"}
+# Which right each of the SDK's operations needs, as S3's API pages state it, and which one when it names a version.
+S3_RIGHTS = {"get_object": ("s3:GetObject", "s3:GetObjectVersion"), "head_object": ("s3:GetObject", "s3:GetObjectVersion"),
+             "list_objects_v2": ("s3:ListBucket", None), "head_bucket": ("s3:ListBucket", None),
+             "get_object_attributes": ("s3:GetObjectAttributes", "s3:GetObjectVersionAttributes")}
 # Used where granted and done without where not; deploy/README.md has what each is good for.
-S3_OPTIONAL = {"s3:GetObjectAttributes"}
+S3_OPTIONAL = {"s3:GetObjectAttributes", "s3:GetObjectVersionAttributes"}
 
 
 class NotHere(Exception):
@@ -247,13 +248,23 @@ def iam():
     policy = json.loads((DEPLOY / "iam" / "policy.json").read_text())
     granted = {action for statement in policy["Statement"] for action in statement["Action"]}
     source = "".join(file.read_text() for file in (ROOT / "src" / "store" / "s3").glob("*.rs"))
-    used = {right for operation, right in S3_RIGHTS.items() if re.search(rf"\.{operation}\(\)", source)}
+    used = set(rights(source))
     expect(granted == used - S3_OPTIONAL, f"the policy grants {sorted(granted)}, the code uses {sorted(used)}")
     readme = (DEPLOY / "README.md").read_text()
     expect(all(f"| `{right}` |" in readme for right in used), "deploy/README.md does not explain each right")
     for statement in policy["Statement"]:
         expect(statement["Effect"] == "Allow" and "*" not in statement["Resource"], "a statement is too wide")
     return f"the policy grants {', '.join(sorted(granted))}, which is what src/store/s3 needs"
+
+
+def rights(source):
+    """The rights that the requests in the source need: each is a chain of calls from the operation to `send`."""
+    request = rf"\.({'|'.join(S3_RIGHTS)})\(\)(.*?)\.send\(\)"
+    for operation, chain in re.findall(request, source, re.DOTALL):
+        plain, of_version = S3_RIGHTS[operation]
+        yield plain
+        if of_version and ".set_version_id(" in chain:
+            yield of_version
 
 
 def metrics():
