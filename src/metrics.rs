@@ -170,7 +170,7 @@ const UNANSWERED: &[&str] = &["reply_subject", "control"];
 const RELOAD_RESULTS: &[&str] = &["ok", "failed"];
 
 /// What an S3 store asks for.
-const S3_OPERATIONS: &[&str] = &["get", "head", "list", "probe"];
+const S3_OPERATIONS: &[&str] = &["get", "head", "list", "probe", "attributes", "part"];
 
 /// How a request to S3 ends, as far as it is no wire code.
 const S3_RESULTS: &[&str] = &["ok", "abandoned"];
@@ -225,7 +225,7 @@ pub struct ResultLabel {
 pub struct S3Label {
     /// The store's name.
     pub store: String,
-    /// `get`, `head`, `list` or `probe`.
+    /// `get`, `head`, `list`, `probe`, `attributes` or `part`.
     pub operation: &'static str,
 }
 
@@ -234,7 +234,7 @@ pub struct S3Label {
 pub struct S3ResultLabel {
     /// The store's name.
     pub store: String,
-    /// `get`, `head`, `list` or `probe`.
+    /// `get`, `head`, `list`, `probe`, `attributes` or `part`.
     pub operation: &'static str,
     /// `ok`, a wire code, or `abandoned`.
     pub result: &'static str,
