@@ -84,6 +84,8 @@ def kubernetes():
     by_kind = {entry["kind"]: entry for entry in objects}
     check_pod(by_kind)
     check_selectors(by_kind)
+    check_monitor(by_kind, yaml.safe_load((DEPLOY / "kubernetes" / "optional" / "podmonitor.yaml").read_text()))
+    check_overlay(kubectl, yaml)
     return f"{len(objects)} objects are valid for Kubernetes {' and '.join(KUBERNETES)}"
 
 
@@ -165,6 +167,33 @@ def check_selectors(by_kind):
     expect(by_kind["Service"]["spec"]["ports"][0]["targetPort"] == port["name"], "the service names another port")
     ingress = by_kind["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"]
     expect(ingress == port["containerPort"], "the network policy opens another port")
+
+
+def check_monitor(by_kind, monitor):
+    """The PodMonitor finds the pods and their port."""
+    template = by_kind["Deployment"]["spec"]["template"]
+    labels = template["metadata"]["labels"].items()
+    expect(monitor["spec"]["selector"]["matchLabels"].items() <= labels, "the PodMonitor does not select the pods")
+    expect(monitor["spec"]["podMetricsEndpoints"][0]["port"] == template["spec"]["containers"][0]["ports"][0]["name"],
+           "the PodMonitor names another port")
+
+
+def check_overlay(kubectl, yaml):
+    """The overlay in README.md, on the base as it is here, sets the image and the configuration."""
+    shown = re.search(r"```yaml\n(# kustomization.yaml\n.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL).group(1)
+    overlay = yaml.safe_load(shown)
+    with servers.scratch() as scratch:
+        folder = Path(scratch) / "overlay"
+        folder.mkdir()
+        (folder / "gantry.toml").write_text("# ours\n")
+        overlay["resources"] = [os.path.relpath((DEPLOY / "kubernetes").resolve(), folder.resolve())]
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+        text = run([kubectl, "kustomize", folder], "kustomize can't render the overlay in deploy/README.md")
+    by_kind = {entry["kind"]: entry for entry in yaml.safe_load_all(text) if entry}
+    image = by_kind["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    wanted = overlay["images"][0]
+    expect(image == f"{wanted['newName']}:{wanted['newTag']}", f"the overlay's image is not used, but {image}")
+    expect(by_kind["ConfigMap"]["data"]["gantry.toml"] == "# ours\n", "the overlay's gantry.toml is not used")
 
 
 def systemd():
