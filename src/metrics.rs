@@ -4,6 +4,8 @@
 //! requester is ever one. So each counter is there from the start, at 0: Prometheus sees no increase in a series that
 //! appears at 1, and the first failure would alert nobody.
 
+mod process;
+
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
@@ -20,7 +22,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use crate::proto::Code;
 use crate::proto::subject::Operation;
 
-/// What the name of every metric begins with.
+/// What the name of every metric begins with, but those of the process.
 pub const PREFIX: &str = "gantry";
 
 /// What a metric counts.
@@ -60,7 +62,10 @@ impl Spec {
     /// Returns the name as Prometheus knows it, without the suffixes of a histogram's series.
     #[must_use]
     pub fn full_name(&self) -> String {
-        let mut name = format!("{PREFIX}_{}", self.name);
+        let mut name = self.name.to_owned();
+        if !name.starts_with("process_") {
+            name = format!("{PREFIX}_{name}");
+        }
         if let Some(unit) = self.unit {
             name = format!("{name}_{unit}");
         }
@@ -79,7 +84,14 @@ impl Spec {
     }
 }
 
-const BUILD: Spec = Spec::new("build", Kind::Info, &["version", "protocol"], "What runs; always 1");
+const BUILD: Spec = Spec::new("build", Kind::Info, &["version", "revision", "protocol"], "What runs; always 1");
+
+/// The commit that was built, where the build was told.
+const REVISION: &str = match option_env!("GANTRY_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
 const TRANSFERS: Spec =
     Spec::new("transfers", Kind::Counter, &["store", "outcome"], "Transfers that ended, by how they ended");
 const TRANSFERS_ACTIVE: Spec = Spec::new("transfers_active", Kind::Gauge, &[], "Transfers under way");
@@ -88,6 +100,14 @@ const TRANSFERS_MAX: Spec = Spec::new(
     Kind::Gauge,
     &[],
     "Transfers that may be under way at once: `relay.transfers_max`, or the shares of the memory budget if fewer",
+);
+const TRANSFERS_QUEUED: Spec =
+    Spec::new("transfers_queued", Kind::Gauge, &[], "Transfers with a chunk ready that wait for their turn to send it");
+const TRANSFERS_RESUMED: Spec = Spec::new(
+    "transfers_resumed",
+    Kind::Counter,
+    &["store"],
+    "Transfers that began past an object's start with its version pinned: consumers that recover or go on",
 );
 const SENT_BYTES: Spec =
     Spec::new("sent", Kind::Counter, &["store"], "Object bytes published, counted chunk by chunk").unit("bytes");
@@ -121,6 +141,14 @@ const RESERVED: Spec =
 const NATS_CONNECTED: Spec = Spec::new("nats_connected", Kind::Gauge, &[], "Whether there is a connection to NATS");
 const NATS_RECONNECTS: Spec =
     Spec::new("nats_reconnects", Kind::Counter, &[], "How often the connection to NATS was made anew");
+const NATS_DENIED: Spec =
+    Spec::new("nats_denied", Kind::Counter, &["action"], "How often nats-server forbade to publish or subscribe");
+const NATS_SLOW: Spec = Spec::new(
+    "nats_slow_consumer",
+    Kind::Counter,
+    &[],
+    "How often messages to the relay were dropped since it did not take them fast enough",
+);
 const DRAINING: Spec = Spec::new("draining", Kind::Gauge, &[], "Whether the relay is shutting down");
 const STORE_UP: Spec = Spec::new("store_up", Kind::Gauge, &["store"], "Whether the store answered its last probe");
 const RELOADS: Spec =
@@ -135,12 +163,24 @@ const S3_LATENCY: Spec =
     Spec::new("s3_request_duration", Kind::Histogram, &["store", "operation"], "Time to the head of S3's answer")
         .unit("seconds");
 
+const PROCESS_CPU: Spec =
+    Spec::new("process_cpu", Kind::Counter, &[], "CPU time of the process, by Linux").unit("seconds");
+const PROCESS_MEMORY: Spec =
+    Spec::new("process_resident_memory", Kind::Gauge, &[], "Resident memory of the process, by Linux").unit("bytes");
+const PROCESS_OPEN_FDS: Spec =
+    Spec::new("process_open_fds", Kind::Gauge, &[], "Open files and connections of the process, by Linux");
+const PROCESS_START: Spec =
+    Spec::new("process_start_time", Kind::Gauge, &[], "When the process began, since the epoch, by Linux")
+        .unit("seconds");
+
 /// Every metric of the relay.
 pub const ALL: &[Spec] = &[
     BUILD,
     TRANSFERS,
     TRANSFERS_ACTIVE,
     TRANSFERS_MAX,
+    TRANSFERS_QUEUED,
+    TRANSFERS_RESUMED,
     SENT_BYTES,
     SENT_CHUNKS,
     REQUESTS,
@@ -153,11 +193,17 @@ pub const ALL: &[Spec] = &[
     RESERVED,
     NATS_CONNECTED,
     NATS_RECONNECTS,
+    NATS_DENIED,
+    NATS_SLOW,
     DRAINING,
     STORE_UP,
     RELOADS,
     S3_REQUESTS,
     S3_LATENCY,
+    PROCESS_CPU,
+    PROCESS_MEMORY,
+    PROCESS_OPEN_FDS,
+    PROCESS_START,
 ];
 
 /// How a transfer ends that ends without an error; beside these there are the wire codes.
@@ -211,6 +257,13 @@ pub struct RequestLabel {
 pub struct ReasonLabel {
     /// `reply_subject`, `control`, or a wire code.
     pub reason: &'static str,
+}
+
+/// What the relay may not do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ActionLabel {
+    /// `publish` or `subscribe`.
+    pub action: &'static str,
 }
 
 /// How something went.
@@ -310,6 +363,10 @@ pub struct RelayMetrics {
     pub transfers_active: Gauge<i64, AtomicI64>,
     /// Transfers that may be under way.
     pub transfers_max: Gauge<u64, AtomicU64>,
+    /// Transfers that wait for their turn to send.
+    pub transfers_queued: Gauge<i64, AtomicI64>,
+    /// Transfers that began past the start of a pinned version.
+    pub transfers_resumed: Family<StoreLabel, Counter>,
     /// Object bytes published.
     pub sent_bytes: Family<StoreLabel, Counter>,
     /// Chunks published.
@@ -330,6 +387,10 @@ pub struct RelayMetrics {
     pub nats_connected: Flag,
     /// How often it was made anew.
     pub nats_reconnects: Counter,
+    /// What nats-server forbade.
+    pub nats_denied: Family<ActionLabel, Counter>,
+    /// How often messages to the relay were dropped.
+    pub nats_slow: Counter,
     /// Whether the relay is shutting down.
     pub draining: Flag,
     /// Whether a store answered its last probe.
@@ -346,6 +407,8 @@ impl Default for RelayMetrics {
             transfers: Family::default(),
             transfers_active: Gauge::default(),
             transfers_max: Gauge::default(),
+            transfers_queued: Gauge::default(),
+            transfers_resumed: Family::default(),
             sent_bytes: Family::default(),
             sent_chunks: Family::default(),
             requests: Family::default(),
@@ -356,6 +419,8 @@ impl Default for RelayMetrics {
             credit_stalled: Family::default(),
             nats_connected: Flag::default(),
             nats_reconnects: Counter::default(),
+            nats_denied: Family::default(),
+            nats_slow: Counter::default(),
             draining: Flag::default(),
             store_up: Family::default(),
             reloads: Family::default(),
@@ -369,12 +434,19 @@ impl RelayMetrics {
     #[must_use]
     pub fn register(registry: &mut Registry, facts: Facts) -> Self {
         let own = Self::default();
+        registry.register_collector(Box::new(process::Process));
         let registry = registry.sub_registry_with_prefix(PREFIX);
-        let build = [("version", env!("CARGO_PKG_VERSION").to_owned()), ("protocol", facts.protocol.to_string())];
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("revision", REVISION.to_owned()),
+            ("protocol", facts.protocol.to_string()),
+        ];
         BUILD.register(registry, Info::new(build.to_vec()));
         TRANSFERS.register(registry, own.transfers.clone());
         TRANSFERS_ACTIVE.register(registry, own.transfers_active.clone());
         TRANSFERS_MAX.register(registry, own.transfers_max.clone());
+        TRANSFERS_QUEUED.register(registry, own.transfers_queued.clone());
+        TRANSFERS_RESUMED.register(registry, own.transfers_resumed.clone());
         SENT_BYTES.register(registry, own.sent_bytes.clone());
         SENT_CHUNKS.register(registry, own.sent_chunks.clone());
         REQUESTS.register(registry, own.requests.clone());
@@ -387,18 +459,28 @@ impl RelayMetrics {
         RESERVED.register(registry, facts.memory_reserved_bytes);
         NATS_CONNECTED.register(registry, own.nats_connected.clone());
         NATS_RECONNECTS.register(registry, own.nats_reconnects.clone());
+        NATS_DENIED.register(registry, own.nats_denied.clone());
+        NATS_SLOW.register(registry, own.nats_slow.clone());
         DRAINING.register(registry, own.draining.clone());
         STORE_UP.register(registry, own.store_up.clone());
         RELOADS.register(registry, own.reloads.clone());
         S3_REQUESTS.register(registry, own.s3.requests.clone());
         S3_LATENCY.register(registry, own.s3.latency.clone());
+        own.begin();
+        own
+    }
+
+    /// Shows the counters at 0 whose labels are words of this program.
+    fn begin(&self) {
         for reason in UNANSWERED.iter().copied().chain(Code::ALL.map(Code::name)) {
-            drop(own.refused.get_or_create(&ReasonLabel { reason }));
+            drop(self.refused.get_or_create(&ReasonLabel { reason }));
         }
         for result in RELOAD_RESULTS {
-            drop(own.reloads.get_or_create(&ResultLabel { result }));
+            drop(self.reloads.get_or_create(&ResultLabel { result }));
         }
-        own
+        for action in ["publish", "subscribe"] {
+            drop(self.nats_denied.get_or_create(&ActionLabel { action }));
+        }
     }
 
     /// Shows the counters of a store at 0.
@@ -412,7 +494,25 @@ impl RelayMetrics {
                 drop(self.requests.get_or_create(&RequestLabel { operation, store: store.to_owned(), result }));
             }
         }
+        drop(self.transfers_resumed.get_or_create(&StoreLabel { store: store.to_owned() }));
         drop(self.transfer(store));
+    }
+
+    /// Counts a transfer among those that wait for their turn, until the answer is dropped.
+    #[must_use]
+    pub fn queue(&self) -> Queued {
+        self.transfers_queued.inc();
+        Queued(self.transfers_queued.clone())
+    }
+
+    /// Counts a transfer that began past the start of a pinned version.
+    pub fn resume(&self, store: &str) {
+        self.transfers_resumed.get_or_create(&StoreLabel { store: store.to_owned() }).inc();
+    }
+
+    /// Counts what nats-server forbade: to `publish` or to `subscribe`.
+    pub fn deny(&self, action: &'static str) {
+        self.nats_denied.get_or_create(&ActionLabel { action }).inc();
     }
 
     /// Counts a refusal.
@@ -432,6 +532,16 @@ impl RelayMetrics {
             credit_stalls: self.credit_stalls.get_or_create_owned(&label),
             credit_stalled: self.credit_stalled.get_or_create_owned(&label),
         }
+    }
+}
+
+/// A transfer that waits for its turn.
+#[derive(Debug)]
+pub struct Queued(Gauge<i64, AtomicI64>);
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -527,6 +637,7 @@ mod tests {
         metrics.transfers.get_or_create(&OutcomeLabel { store: store(), outcome: "completed" }).inc();
         metrics.requests.get_or_create(&RequestLabel { operation: "get", store: store(), result: "ok" }).inc();
         metrics.refuse("busy");
+        metrics.add_store("s");
         metrics.transfer("s").first_byte.observe(0.1);
         metrics.store_up.get_or_create(&StoreLabel { store: store() }).set(1);
         metrics.reloads.get_or_create(&ResultLabel { result: "ok" }).inc();
@@ -602,6 +713,16 @@ mod tests {
         ] {
             assert!(page.lines().any(|line| line == series), "{series} is not on the page:\n{page}");
         }
+    }
+
+    #[test]
+    fn who_waits_in_line_counts_until_he_leaves() {
+        let metrics = RelayMetrics::default();
+        let (one, two) = (metrics.queue(), metrics.queue());
+        drop(one);
+        assert_eq!(metrics.transfers_queued.get(), 1);
+        drop(two);
+        assert_eq!(metrics.transfers_queued.get(), 0);
     }
 
     #[test]

@@ -61,6 +61,9 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
         return link.end_before_start("aborted");
     }
     link.asker.count(None);
+    if request.start > 0 && request.pin.if_match.is_some() {
+        link.asker.shared.metrics.resume(link.asker.store_name.as_str());
+    }
     let opened_ms = as_millis(link.asker.elapsed());
     info!(start = range.start, end = range.end, object, opened_ms, "transfer started");
     let metrics = link.asker.shared.metrics.transfer(link.asker.store_name.as_str());
@@ -150,6 +153,7 @@ impl Link {
     /// Publishes a chunk when it is this transfer's turn, and beats until then.
     async fn publish_chunk(&self, chunk: Chunk) -> bool {
         let shared = &self.asker.shared;
+        let queued = shared.metrics.queue();
         let mut turn = std::pin::pin!(shared.sending.acquire());
         let permit = loop {
             tokio::select! {
@@ -164,6 +168,7 @@ impl Link {
                 }
             }
         };
+        drop(queued);
         let published = self.publish(Body::Chunk(chunk)).await;
         drop(permit);
         published
