@@ -39,7 +39,8 @@ trait Shown {
 
 impl<M: EncodeMetric> Shown for M {
     fn show(&self, encoder: &mut DescriptorEncoder, spec: &Spec, unit: Option<&Unit>) -> fmt::Result {
-        self.encode(encoder.encode_descriptor(spec.name, spec.help, unit, self.metric_type())?)
+        let help = format!("{}.", spec.help);
+        self.encode(encoder.encode_descriptor(spec.name, &help, unit, self.metric_type())?)
     }
 }
 
@@ -83,7 +84,7 @@ mod tests {
     fn what_linux_says_of_this_process_makes_sense() {
         let seen = Seen::now().unwrap();
         assert!(seen.resident_bytes > 1 << 20 && seen.open_fds >= 3 && seen.cpu_s >= 0.0, "{seen:?}");
-        // After 2020, and not in the future of the file that the kernel makes for us now.
+        // After 2017.
         assert!(seen.started_s > 1.5e9, "{seen:?}");
     }
 }

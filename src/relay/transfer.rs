@@ -372,7 +372,7 @@ impl Clock {
 /// Tells which object it is without its key.
 fn described(object: &ObjectInfo) -> String {
     let version = object.version_id.as_ref().map(|version| format!(" version={version}")).unwrap_or_default();
-    format!("size={} etag={}{version}", object.size, object.etag)
+    format!("size={} etag={}{version}", object.size, object.etag.trim_matches('"'))
 }
 
 const fn outcome_name(outcome: &Outcome) -> &'static str {
