@@ -4,207 +4,41 @@
 //! requester is ever one. So each counter is there from the start, at 0: Prometheus sees no increase in a series that
 //! appears at 1, and the first failure would alert nobody.
 
+mod labels;
 mod process;
+mod specs;
+
+pub use self::labels::{
+    ActionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel, StoreLabel,
+};
+pub use self::specs::{ALL, Kind, PREFIX, Spec, table};
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Metric, Registry, Unit};
+use prometheus_client::registry::Registry;
 
+use self::specs::{
+    BUDGET, BUILD, CREDIT_STALLED, CREDIT_STALLS, DRAINING, DURATION, FIRST_BYTE, NATS_CONNECTED, NATS_DENIED,
+    NATS_RECONNECTS, NATS_SLOW, REFUSED, RELOADS, REQUESTS, RESERVED, S3_LATENCY, S3_REQUESTS, SENT_BYTES, SENT_CHUNKS,
+    STORE_UP, TRANSFERS, TRANSFERS_ACTIVE, TRANSFERS_MAX, TRANSFERS_QUEUED, TRANSFERS_RESUMED,
+};
 use crate::proto::Code;
 use crate::proto::subject::Operation;
-
-/// What the name of every metric begins with, but those of the process.
-pub const PREFIX: &str = "gantry";
-
-/// What a metric counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// How often a value was how large.
-    Histogram,
-    /// Always 1; its labels are what it says.
-    Info,
-}
-
-/// One metric as it is documented.
-#[derive(Clone, Copy, Debug)]
-pub struct Spec {
-    /// The name, without prefix, unit and what the format appends.
-    name: &'static str,
-    kind: Kind,
-    unit: Option<&'static str>,
-    labels: &'static [&'static str],
-    help: &'static str,
-}
-
-impl Spec {
-    const fn new(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Self {
-        Self { name, kind, unit: None, labels, help }
-    }
-
-    const fn unit(mut self, unit: &'static str) -> Self {
-        self.unit = Some(unit);
-        self
-    }
-
-    /// Returns the name as Prometheus knows it, without the suffixes of a histogram's series.
-    #[must_use]
-    pub fn full_name(&self) -> String {
-        let mut name = self.name.to_owned();
-        if !name.starts_with("process_") {
-            name = format!("{PREFIX}_{name}");
-        }
-        if let Some(unit) = self.unit {
-            name = format!("{name}_{unit}");
-        }
-        name + match self.kind {
-            Kind::Counter => "_total",
-            Kind::Info => "_info",
-            Kind::Gauge | Kind::Histogram => "",
-        }
-    }
-
-    fn register(&self, registry: &mut Registry, metric: impl Metric) {
-        match self.unit {
-            Some(unit) => registry.register_with_unit(self.name, self.help, Unit::Other(unit.to_owned()), metric),
-            None => registry.register(self.name, self.help, metric),
-        }
-    }
-}
-
-const BUILD: Spec = Spec::new("build", Kind::Info, &["version", "revision", "protocol"], "What runs; always 1");
 
 /// The commit that was built, where the build was told.
 const REVISION: &str = match option_env!("GANTRY_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };
-
-const TRANSFERS: Spec =
-    Spec::new("transfers", Kind::Counter, &["store", "outcome"], "Transfers that ended, by how they ended");
-const TRANSFERS_ACTIVE: Spec = Spec::new("transfers_active", Kind::Gauge, &[], "Transfers under way");
-const TRANSFERS_MAX: Spec = Spec::new(
-    "transfers_max",
-    Kind::Gauge,
-    &[],
-    "Transfers that may be under way at once: `relay.transfers_max`, or the shares of the memory budget if fewer",
-);
-const TRANSFERS_QUEUED: Spec =
-    Spec::new("transfers_queued", Kind::Gauge, &[], "Transfers with a chunk ready that wait for their turn to send it");
-const TRANSFERS_RESUMED: Spec = Spec::new(
-    "transfers_resumed",
-    Kind::Counter,
-    &["store"],
-    "Transfers that began past an object's start with its version pinned: consumers that recover or go on",
-);
-const SENT_BYTES: Spec =
-    Spec::new("sent", Kind::Counter, &["store"], "Object bytes published, counted chunk by chunk").unit("bytes");
-const SENT_CHUNKS: Spec = Spec::new("sent_chunks", Kind::Counter, &["store"], "Chunks published");
-const REQUESTS: Spec = Spec::new(
-    "requests",
-    Kind::Counter,
-    &["operation", "store", "result"],
-    "Requests answered: ok, or the wire code of the refusal",
-);
-const REFUSED: Spec = Spec::new(
-    "refused",
-    Kind::Counter,
-    &["reason"],
-    "Requests refused before a transfer began, by wire code; reply_subject and control for what got no answer",
-);
-const FIRST_BYTE: Spec =
-    Spec::new("first_byte", Kind::Histogram, &["store"], "Time from a request to the publishing of its first chunk")
-        .unit("seconds");
-const DURATION: Spec =
-    Spec::new("transfer_duration", Kind::Histogram, &["store"], "Time from a request to the end of its transfer")
-        .unit("seconds");
-const CREDIT_STALLS: Spec =
-    Spec::new("credit_stalls", Kind::Counter, &["store"], "How often a transfer had bytes and no credit to send them");
-const CREDIT_STALLED: Spec =
-    Spec::new("credit_stalled", Kind::Counter, &["store"], "Time that transfers waited for credit").unit("seconds");
-const BUDGET: Spec =
-    Spec::new("memory_budget", Kind::Gauge, &[], "Memory for object bytes, as configured").unit("bytes");
-const RESERVED: Spec =
-    Spec::new("memory_reserved", Kind::Gauge, &[], "Memory of the budget that transfers hold").unit("bytes");
-const NATS_CONNECTED: Spec = Spec::new("nats_connected", Kind::Gauge, &[], "Whether there is a connection to NATS");
-const NATS_RECONNECTS: Spec =
-    Spec::new("nats_reconnects", Kind::Counter, &[], "How often the connection to NATS was made anew");
-const NATS_DENIED: Spec =
-    Spec::new("nats_denied", Kind::Counter, &["action"], "How often nats-server forbade to publish or subscribe");
-const NATS_SLOW: Spec = Spec::new(
-    "nats_slow_consumer",
-    Kind::Counter,
-    &[],
-    "How often messages to the relay were dropped since it did not take them fast enough",
-);
-const DRAINING: Spec = Spec::new("draining", Kind::Gauge, &[], "Whether the relay is shutting down");
-const STORE_UP: Spec = Spec::new("store_up", Kind::Gauge, &["store"], "Whether the store answered its last probe");
-const RELOADS: Spec =
-    Spec::new("reloads", Kind::Counter, &["result"], "How often SIGHUP asked for the stores anew: ok or failed");
-const S3_REQUESTS: Spec = Spec::new(
-    "s3_requests",
-    Kind::Counter,
-    &["store", "operation", "result"],
-    "Requests to S3, each try by itself: ok, a wire code, or abandoned when no answer was awaited any longer",
-);
-const S3_LATENCY: Spec =
-    Spec::new("s3_request_duration", Kind::Histogram, &["store", "operation"], "Time to the head of S3's answer")
-        .unit("seconds");
-
-const PROCESS_CPU: Spec =
-    Spec::new("process_cpu", Kind::Counter, &[], "CPU time of the process, by Linux").unit("seconds");
-const PROCESS_MEMORY: Spec =
-    Spec::new("process_resident_memory", Kind::Gauge, &[], "Resident memory of the process, by Linux").unit("bytes");
-const PROCESS_OPEN_FDS: Spec =
-    Spec::new("process_open_fds", Kind::Gauge, &[], "Open files and connections of the process, by Linux");
-const PROCESS_START: Spec =
-    Spec::new("process_start_time", Kind::Gauge, &[], "When the process began, since the epoch, by Linux")
-        .unit("seconds");
-
-/// Every metric of the relay.
-pub const ALL: &[Spec] = &[
-    BUILD,
-    TRANSFERS,
-    TRANSFERS_ACTIVE,
-    TRANSFERS_MAX,
-    TRANSFERS_QUEUED,
-    TRANSFERS_RESUMED,
-    SENT_BYTES,
-    SENT_CHUNKS,
-    REQUESTS,
-    REFUSED,
-    FIRST_BYTE,
-    DURATION,
-    CREDIT_STALLS,
-    CREDIT_STALLED,
-    BUDGET,
-    RESERVED,
-    NATS_CONNECTED,
-    NATS_RECONNECTS,
-    NATS_DENIED,
-    NATS_SLOW,
-    DRAINING,
-    STORE_UP,
-    RELOADS,
-    S3_REQUESTS,
-    S3_LATENCY,
-    PROCESS_CPU,
-    PROCESS_MEMORY,
-    PROCESS_OPEN_FDS,
-    PROCESS_START,
-];
 
 /// How a transfer ends that ends without an error; beside these there are the wire codes.
 const OUTCOMES: &[&str] = &["completed", "cancelled", "consumer_gone", "drained", "aborted"];
@@ -224,74 +58,6 @@ const S3_RESULTS: &[&str] = &["ok", "abandoned"];
 /// The wire codes of what can be wrong with a store.
 const STORE_CODES: &[Code] =
     &[Code::BadRequest, Code::Denied, Code::NotFound, Code::Changed, Code::Range, Code::StoreUnavailable];
-
-/// A store. Bounded by the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct StoreLabel {
-    /// The store's name.
-    pub store: String,
-}
-
-/// A store and how a transfer from it ended.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabel {
-    /// The store's name.
-    pub store: String,
-    /// `completed`, `cancelled`, `consumer_gone`, `drained`, `aborted`, or a wire code.
-    pub outcome: &'static str,
-}
-
-/// What was asked of a relay, and the answer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RequestLabel {
-    /// `get`, `stat` or `list`.
-    pub operation: &'static str,
-    /// The store's name.
-    pub store: String,
-    /// `ok` or a wire code.
-    pub result: &'static str,
-}
-
-/// Why something was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabel {
-    /// `reply_subject`, `control`, or a wire code.
-    pub reason: &'static str,
-}
-
-/// What the relay may not do.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ActionLabel {
-    /// `publish` or `subscribe`.
-    pub action: &'static str,
-}
-
-/// How something went.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ResultLabel {
-    /// `ok` or `failed`.
-    pub result: &'static str,
-}
-
-/// A request to S3.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct S3Label {
-    /// The store's name.
-    pub store: String,
-    /// `get`, `head`, `list`, `probe`, `attributes` or `part`.
-    pub operation: &'static str,
-}
-
-/// A request to S3 and its end.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct S3ResultLabel {
-    /// The store's name.
-    pub store: String,
-    /// `get`, `head`, `list`, `probe`, `attributes` or `part`.
-    pub operation: &'static str,
-    /// `ok`, a wire code, or `abandoned`.
-    pub result: &'static str,
-}
 
 /// Makes a histogram for durations: from a loopback's round trip to a download of a day.
 #[derive(Clone, Copy, Debug)]
@@ -603,22 +369,6 @@ impl S3Observer {
         let S3Label { store, operation } = label;
         self.metrics.requests.get_or_create(&S3ResultLabel { store, operation, result }).inc();
     }
-}
-
-/// Writes the table of `docs/METRICS.md`.
-#[must_use]
-pub fn table() -> String {
-    let header = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
-    ALL.iter().fold(header, |text, spec| {
-        let kind = match spec.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-            Kind::Info => "info",
-        };
-        let labels: Vec<_> = spec.labels.iter().map(|label| format!("`{label}`")).collect();
-        text + &format!("| `{}` | {kind} | {} | {} |\n", spec.full_name(), labels.join(", "), spec.help)
-    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use super::{PROCESS_CPU, PROCESS_MEMORY, PROCESS_OPEN_FDS, PROCESS_START, Spec};
+use super::specs::{PROCESS_CPU, PROCESS_MEMORY, PROCESS_OPEN_FDS, PROCESS_START, Spec};
 
 /// What a tick in `/proc` is to programs, on every architecture that Rust's Linux targets have: `USER_HZ`.
 const TICKS_PER_S: f64 = 100.0;
