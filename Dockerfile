@@ -20,10 +20,12 @@ RUN mkdir src \
     && rm -r src
 
 COPY src src
+# What gantry_build_info names.
+ARG REVISION=unknown
 # COPY keeps the files' times, which may lie before the empty crate's build:
 # without the touch cargo would take that build for the current one.
 RUN touch src/lib.rs src/main.rs \
-    && cargo build --release --locked --bin gantry
+    && GANTRY_REVISION="${REVISION}" cargo build --release --locked --bin gantry
 
 FROM ${RUNTIME_IMAGE}
 

@@ -1,217 +1,63 @@
 //! Every metric: its name, its unit, its labels and its help, once.
 //!
 //! Labels are bounded: by the configured stores, or by words that stand in this program. No key, subject or name of a
-//! requester is ever one.
+//! requester is ever one. So each counter is there from the start, at 0: Prometheus sees no increase in a series that
+//! appears at 1, and the first failure would alert nobody.
+
+mod labels;
+mod process;
+mod specs;
+
+pub use self::labels::{
+    ActionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel, StoreLabel,
+};
+pub use self::specs::{ALL, Kind, PREFIX, Spec, table};
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Metric, Registry, Unit};
+use prometheus_client::registry::Registry;
 
-/// What the name of every metric begins with.
-pub const PREFIX: &str = "gantry";
+use self::specs::{
+    BUDGET, BUILD, CREDIT_STALLED, CREDIT_STALLS, DRAINING, DURATION, FIRST_BYTE, NATS_CONNECTED, NATS_DENIED,
+    NATS_RECONNECTS, NATS_SLOW, REFUSED, RELOADS, REQUESTS, RESERVED, S3_LATENCY, S3_REQUESTS, SENT_BYTES, SENT_CHUNKS,
+    STORE_UP, TRANSFERS, TRANSFERS_ACTIVE, TRANSFERS_MAX, TRANSFERS_QUEUED, TRANSFERS_RESUMED,
+};
+use crate::proto::Code;
+use crate::proto::subject::Operation;
 
-/// What a metric counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// How often a value was how large.
-    Histogram,
-    /// Always 1; its labels are what it says.
-    Info,
-}
+/// The commit that was built, where the build was told.
+const REVISION: &str = match option_env!("GANTRY_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
 
-/// One metric as it is documented.
-#[derive(Clone, Copy, Debug)]
-pub struct Spec {
-    /// The name, without prefix, unit and what the format appends.
-    name: &'static str,
-    kind: Kind,
-    unit: Option<&'static str>,
-    labels: &'static [&'static str],
-    help: &'static str,
-}
+/// How a transfer ends that ends without an error; beside these there are the wire codes.
+const OUTCOMES: &[&str] = &["completed", "cancelled", "consumer_gone", "drained", "aborted"];
 
-impl Spec {
-    const fn new(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Self {
-        Self { name, kind, unit: None, labels, help }
-    }
+/// Why something gets no answer; beside these there are the wire codes.
+const UNANSWERED: &[&str] = &["reply_subject", "control"];
 
-    const fn unit(mut self, unit: &'static str) -> Self {
-        self.unit = Some(unit);
-        self
-    }
+/// How asking for the stores anew ends.
+const RELOAD_RESULTS: &[&str] = &["ok", "failed"];
 
-    /// Returns the name as Prometheus knows it, without the suffixes of a histogram's series.
-    #[must_use]
-    pub fn full_name(&self) -> String {
-        let mut name = format!("{PREFIX}_{}", self.name);
-        if let Some(unit) = self.unit {
-            name = format!("{name}_{unit}");
-        }
-        name + match self.kind {
-            Kind::Counter => "_total",
-            Kind::Info => "_info",
-            Kind::Gauge | Kind::Histogram => "",
-        }
-    }
+/// What an S3 store asks for.
+const S3_OPERATIONS: &[&str] = &["get", "head", "list", "probe", "attributes", "part"];
 
-    fn register(&self, registry: &mut Registry, metric: impl Metric) {
-        match self.unit {
-            Some(unit) => registry.register_with_unit(self.name, self.help, Unit::Other(unit.to_owned()), metric),
-            None => registry.register(self.name, self.help, metric),
-        }
-    }
-}
+/// How a request to S3 ends, as far as it is no wire code.
+const S3_RESULTS: &[&str] = &["ok", "abandoned"];
 
-const BUILD: Spec = Spec::new("build", Kind::Info, &["version", "protocol"], "What runs; always 1");
-const TRANSFERS: Spec =
-    Spec::new("transfers", Kind::Counter, &["store", "outcome"], "Transfers that ended, by how they ended");
-const TRANSFERS_ACTIVE: Spec = Spec::new("transfers_active", Kind::Gauge, &[], "Transfers under way");
-const TRANSFERS_MAX: Spec =
-    Spec::new("transfers_max", Kind::Gauge, &[], "Transfers that may be under way at once, as configured");
-const SENT_BYTES: Spec =
-    Spec::new("sent", Kind::Counter, &["store"], "Object bytes published, counted chunk by chunk").unit("bytes");
-const SENT_CHUNKS: Spec = Spec::new("sent_chunks", Kind::Counter, &["store"], "Chunks published");
-const REQUESTS: Spec = Spec::new(
-    "requests",
-    Kind::Counter,
-    &["operation", "store", "result"],
-    "Requests answered: ok, or the wire code of the refusal",
-);
-const REFUSED: Spec = Spec::new(
-    "refused",
-    Kind::Counter,
-    &["reason"],
-    "Requests refused before a transfer began, by wire code; reply_subject and control for what got no answer",
-);
-const FIRST_BYTE: Spec =
-    Spec::new("first_byte", Kind::Histogram, &["store"], "Time from a request to the publishing of its first chunk")
-        .unit("seconds");
-const DURATION: Spec =
-    Spec::new("transfer_duration", Kind::Histogram, &["store"], "Time from a request to the end of its transfer")
-        .unit("seconds");
-const CREDIT_STALLS: Spec =
-    Spec::new("credit_stalls", Kind::Counter, &["store"], "How often a transfer had bytes and no credit to send them");
-const CREDIT_STALLED: Spec =
-    Spec::new("credit_stalled", Kind::Counter, &["store"], "Time that transfers waited for credit").unit("seconds");
-const BUDGET: Spec =
-    Spec::new("memory_budget", Kind::Gauge, &[], "Memory for object bytes, as configured").unit("bytes");
-const RESERVED: Spec =
-    Spec::new("memory_reserved", Kind::Gauge, &[], "Memory of the budget that transfers hold").unit("bytes");
-const NATS_CONNECTED: Spec = Spec::new("nats_connected", Kind::Gauge, &[], "Whether there is a connection to NATS");
-const NATS_RECONNECTS: Spec =
-    Spec::new("nats_reconnects", Kind::Counter, &[], "How often the connection to NATS was made anew");
-const DRAINING: Spec = Spec::new("draining", Kind::Gauge, &[], "Whether the relay is shutting down");
-const STORE_UP: Spec = Spec::new("store_up", Kind::Gauge, &["store"], "Whether the store answered its last probe");
-const RELOADS: Spec =
-    Spec::new("reloads", Kind::Counter, &["result"], "How often SIGHUP asked for the stores anew: ok or failed");
-const S3_REQUESTS: Spec = Spec::new(
-    "s3_requests",
-    Kind::Counter,
-    &["store", "operation", "result"],
-    "Requests to S3, each try by itself: ok, a wire code, or abandoned when no answer was awaited any longer",
-);
-const S3_LATENCY: Spec =
-    Spec::new("s3_request_duration", Kind::Histogram, &["store", "operation"], "Time to the head of S3's answer")
-        .unit("seconds");
-
-/// Every metric of the relay.
-pub const ALL: &[Spec] = &[
-    BUILD,
-    TRANSFERS,
-    TRANSFERS_ACTIVE,
-    TRANSFERS_MAX,
-    SENT_BYTES,
-    SENT_CHUNKS,
-    REQUESTS,
-    REFUSED,
-    FIRST_BYTE,
-    DURATION,
-    CREDIT_STALLS,
-    CREDIT_STALLED,
-    BUDGET,
-    RESERVED,
-    NATS_CONNECTED,
-    NATS_RECONNECTS,
-    DRAINING,
-    STORE_UP,
-    RELOADS,
-    S3_REQUESTS,
-    S3_LATENCY,
-];
-
-/// A store. Bounded by the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct StoreLabel {
-    /// The store's name.
-    pub store: String,
-}
-
-/// A store and how a transfer from it ended.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabel {
-    /// The store's name.
-    pub store: String,
-    /// `completed`, `cancelled`, `consumer_gone`, `drained`, `aborted`, or a wire code.
-    pub outcome: &'static str,
-}
-
-/// What was asked of a relay, and the answer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RequestLabel {
-    /// `get`, `stat` or `list`.
-    pub operation: &'static str,
-    /// The store's name.
-    pub store: String,
-    /// `ok` or a wire code.
-    pub result: &'static str,
-}
-
-/// Why something was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabel {
-    /// `reply_subject`, `control`, or a wire code.
-    pub reason: &'static str,
-}
-
-/// How something went.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ResultLabel {
-    /// `ok` or `failed`.
-    pub result: &'static str,
-}
-
-/// A request to S3.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct S3Label {
-    /// The store's name.
-    pub store: String,
-    /// `get`, `head`, `list` or `probe`.
-    pub operation: &'static str,
-}
-
-/// A request to S3 and its end.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct S3ResultLabel {
-    /// The store's name.
-    pub store: String,
-    /// `get`, `head`, `list` or `probe`.
-    pub operation: &'static str,
-    /// `ok`, a wire code, or `abandoned`.
-    pub result: &'static str,
-}
+/// The wire codes of what can be wrong with a store.
+const STORE_CODES: &[Code] =
+    &[Code::BadRequest, Code::Denied, Code::NotFound, Code::Changed, Code::Range, Code::StoreUnavailable];
 
 /// Makes a histogram for durations: from a loopback's round trip to a download of a day.
 #[derive(Clone, Copy, Debug)]
@@ -283,6 +129,10 @@ pub struct RelayMetrics {
     pub transfers_active: Gauge<i64, AtomicI64>,
     /// Transfers that may be under way.
     pub transfers_max: Gauge<u64, AtomicU64>,
+    /// Transfers that wait for their turn to send.
+    pub transfers_queued: Gauge<i64, AtomicI64>,
+    /// Transfers that began past the start of a pinned version.
+    pub transfers_resumed: Family<StoreLabel, Counter>,
     /// Object bytes published.
     pub sent_bytes: Family<StoreLabel, Counter>,
     /// Chunks published.
@@ -303,6 +153,10 @@ pub struct RelayMetrics {
     pub nats_connected: Flag,
     /// How often it was made anew.
     pub nats_reconnects: Counter,
+    /// What nats-server forbade.
+    pub nats_denied: Family<ActionLabel, Counter>,
+    /// How often messages to the relay were dropped.
+    pub nats_slow: Counter,
     /// Whether the relay is shutting down.
     pub draining: Flag,
     /// Whether a store answered its last probe.
@@ -319,6 +173,8 @@ impl Default for RelayMetrics {
             transfers: Family::default(),
             transfers_active: Gauge::default(),
             transfers_max: Gauge::default(),
+            transfers_queued: Gauge::default(),
+            transfers_resumed: Family::default(),
             sent_bytes: Family::default(),
             sent_chunks: Family::default(),
             requests: Family::default(),
@@ -329,6 +185,8 @@ impl Default for RelayMetrics {
             credit_stalled: Family::default(),
             nats_connected: Flag::default(),
             nats_reconnects: Counter::default(),
+            nats_denied: Family::default(),
+            nats_slow: Counter::default(),
             draining: Flag::default(),
             store_up: Family::default(),
             reloads: Family::default(),
@@ -342,12 +200,19 @@ impl RelayMetrics {
     #[must_use]
     pub fn register(registry: &mut Registry, facts: Facts) -> Self {
         let own = Self::default();
+        registry.register_collector(Box::new(process::Process));
         let registry = registry.sub_registry_with_prefix(PREFIX);
-        let build = [("version", env!("CARGO_PKG_VERSION").to_owned()), ("protocol", facts.protocol.to_string())];
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("revision", REVISION.to_owned()),
+            ("protocol", facts.protocol.to_string()),
+        ];
         BUILD.register(registry, Info::new(build.to_vec()));
         TRANSFERS.register(registry, own.transfers.clone());
         TRANSFERS_ACTIVE.register(registry, own.transfers_active.clone());
         TRANSFERS_MAX.register(registry, own.transfers_max.clone());
+        TRANSFERS_QUEUED.register(registry, own.transfers_queued.clone());
+        TRANSFERS_RESUMED.register(registry, own.transfers_resumed.clone());
         SENT_BYTES.register(registry, own.sent_bytes.clone());
         SENT_CHUNKS.register(registry, own.sent_chunks.clone());
         REQUESTS.register(registry, own.requests.clone());
@@ -360,12 +225,60 @@ impl RelayMetrics {
         RESERVED.register(registry, facts.memory_reserved_bytes);
         NATS_CONNECTED.register(registry, own.nats_connected.clone());
         NATS_RECONNECTS.register(registry, own.nats_reconnects.clone());
+        NATS_DENIED.register(registry, own.nats_denied.clone());
+        NATS_SLOW.register(registry, own.nats_slow.clone());
         DRAINING.register(registry, own.draining.clone());
         STORE_UP.register(registry, own.store_up.clone());
         RELOADS.register(registry, own.reloads.clone());
         S3_REQUESTS.register(registry, own.s3.requests.clone());
         S3_LATENCY.register(registry, own.s3.latency.clone());
+        own.begin();
         own
+    }
+
+    /// Shows the counters at 0 whose labels are words of this program.
+    fn begin(&self) {
+        for reason in UNANSWERED.iter().copied().chain(Code::ALL.map(Code::name)) {
+            drop(self.refused.get_or_create(&ReasonLabel { reason }));
+        }
+        for result in RELOAD_RESULTS {
+            drop(self.reloads.get_or_create(&ResultLabel { result }));
+        }
+        for action in ["publish", "subscribe"] {
+            drop(self.nats_denied.get_or_create(&ActionLabel { action }));
+        }
+    }
+
+    /// Shows the counters of a store at 0.
+    pub fn add_store(&self, store: &str) {
+        let codes = || Code::ALL.map(Code::name);
+        for outcome in OUTCOMES.iter().copied().chain(codes()) {
+            drop(self.transfers.get_or_create(&OutcomeLabel { store: store.to_owned(), outcome }));
+        }
+        for operation in Operation::ALL.map(Operation::name) {
+            for result in std::iter::once("ok").chain(codes()) {
+                drop(self.requests.get_or_create(&RequestLabel { operation, store: store.to_owned(), result }));
+            }
+        }
+        drop(self.transfers_resumed.get_or_create(&StoreLabel { store: store.to_owned() }));
+        drop(self.transfer(store));
+    }
+
+    /// Counts a transfer among those that wait for their turn, until the answer is dropped.
+    #[must_use]
+    pub fn queue(&self) -> Queued {
+        self.transfers_queued.inc();
+        Queued(self.transfers_queued.clone())
+    }
+
+    /// Counts a transfer that began past the start of a pinned version.
+    pub fn resume(&self, store: &str) {
+        self.transfers_resumed.get_or_create(&StoreLabel { store: store.to_owned() }).inc();
+    }
+
+    /// Counts what nats-server forbade: to `publish` or to `subscribe`.
+    pub fn deny(&self, action: &'static str) {
+        self.nats_denied.get_or_create(&ActionLabel { action }).inc();
     }
 
     /// Counts a refusal.
@@ -385,6 +298,16 @@ impl RelayMetrics {
             credit_stalls: self.credit_stalls.get_or_create_owned(&label),
             credit_stalled: self.credit_stalled.get_or_create_owned(&label),
         }
+    }
+}
+
+/// A transfer that waits for its turn.
+#[derive(Debug)]
+pub struct Queued(Gauge<i64, AtomicI64>);
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -419,9 +342,14 @@ impl Default for S3Metrics {
 }
 
 impl S3Metrics {
-    /// Returns what counts one store's requests.
+    /// Returns what counts one store's requests, and shows its counters at 0.
     #[must_use]
     pub fn of_store(&self, store: &str) -> S3Observer {
+        for operation in S3_OPERATIONS {
+            for result in S3_RESULTS.iter().copied().chain(STORE_CODES.iter().map(|code| code.name())) {
+                drop(self.requests.get_or_create(&S3ResultLabel { store: store.to_owned(), operation, result }));
+            }
+        }
         S3Observer { metrics: self.clone(), store: store.to_owned() }
     }
 }
@@ -443,22 +371,6 @@ impl S3Observer {
     }
 }
 
-/// Writes the table of `docs/METRICS.md`.
-#[must_use]
-pub fn table() -> String {
-    let header = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
-    ALL.iter().fold(header, |text, spec| {
-        let kind = match spec.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-            Kind::Info => "info",
-        };
-        let labels: Vec<_> = spec.labels.iter().map(|label| format!("`{label}`")).collect();
-        text + &format!("| `{}` | {kind} | {} | {} |\n", spec.full_name(), labels.join(", "), spec.help)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -475,6 +387,7 @@ mod tests {
         metrics.transfers.get_or_create(&OutcomeLabel { store: store(), outcome: "completed" }).inc();
         metrics.requests.get_or_create(&RequestLabel { operation: "get", store: store(), result: "ok" }).inc();
         metrics.refuse("busy");
+        metrics.add_store("s");
         metrics.transfer("s").first_byte.observe(0.1);
         metrics.store_up.get_or_create(&StoreLabel { store: store() }).set(1);
         metrics.reloads.get_or_create(&ResultLabel { result: "ok" }).inc();
@@ -519,6 +432,47 @@ mod tests {
         let page = include_str!("../docs/METRICS.md");
         let table = table();
         assert!(page.contains(&table), "docs/METRICS.md must hold this table:\n{table}");
+    }
+
+    /// A relay that counted nothing yet.
+    fn fresh_page() -> String {
+        let mut registry = Registry::default();
+        let facts = Facts { protocol: 1, memory_budget_bytes: 9, memory_reserved_bytes: Sampled::new(|| 0) };
+        let metrics = RelayMetrics::register(&mut registry, facts);
+        metrics.add_store("s");
+        drop(metrics.s3.of_store("s"));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn the_first_event_of_each_counter_is_an_increase() {
+        let page = fresh_page();
+        for spec in ALL.iter().filter(|spec| spec.kind == Kind::Counter) {
+            let name = spec.full_name();
+            assert!(page.lines().any(|line| line.starts_with(&name)), "{name} is not there before it counts:\n{page}");
+        }
+        for series in [
+            "gantry_reloads_total{result=\"failed\"} 0",
+            "gantry_refused_total{reason=\"reply_subject\"} 0",
+            "gantry_refused_total{reason=\"busy\"} 0",
+            "gantry_transfers_total{store=\"s\",outcome=\"store_unavailable\"} 0",
+            "gantry_requests_total{operation=\"get\",store=\"s\",result=\"denied\"} 0",
+            "gantry_s3_requests_total{store=\"s\",operation=\"get\",result=\"store_unavailable\"} 0",
+        ] {
+            assert!(page.lines().any(|line| line == series), "{series} is not on the page:\n{page}");
+        }
+    }
+
+    #[test]
+    fn who_waits_in_line_counts_until_he_leaves() {
+        let metrics = RelayMetrics::default();
+        let (one, two) = (metrics.queue(), metrics.queue());
+        drop(one);
+        assert_eq!(metrics.transfers_queued.get(), 1);
+        drop(two);
+        assert_eq!(metrics.transfers_queued.get(), 0);
     }
 
     #[test]

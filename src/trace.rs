@@ -18,6 +18,14 @@ pub fn headers_of_current_span() -> Vec<(&'static str, String)> {
     carrier.0
 }
 
+/// Returns the id of the trace that the current span is part of; none when no traces are exported.
+#[must_use]
+pub fn current_id() -> Option<String> {
+    let headers = headers_of_current_span();
+    let (_, parent) = headers.iter().find(|(name, _)| *name == NAMES[0])?;
+    parent.split('-').nth(1).map(str::to_owned)
+}
+
 /// Names the current span on a message.
 pub fn inject(headers: &mut Headers) {
     for (name, value) in headers_of_current_span() {
@@ -69,6 +77,7 @@ mod tests {
         let mut headers = Headers::default();
         inject(&mut headers);
         assert!(headers.is_empty());
+        assert_eq!(current_id(), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bus", &["proto"]),
     ("config", &["proto"]),
     ("telemetry", &["config"]),
-    ("metrics", &[]),
+    ("metrics", &["proto"]),
     ("trace", &["proto"]),
     ("shutdown", &[]),
     ("rate", &[]),

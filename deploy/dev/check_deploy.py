@@ -29,11 +29,12 @@ PINS = Path(__file__).resolve().parent / "kubernetes.txt"
 KUBERNETES = ("1.27", "1.37")
 # What systemd-analyze finds exposed, from 0 to 10, as it prints it.
 EXPOSURE_MAX = 2.0
-# Which right each of the SDK's operations needs, as S3's API pages state it.
-S3_RIGHTS = {"get_object": "s3:GetObject", "head_object": "s3:GetObject", "list_objects_v2": "s3:ListBucket",
-             "head_bucket": "s3:ListBucket", "get_object_attributes": "s3:GetObjectAttributes"}
+# Which right each of the SDK's operations needs, as S3's API pages state it, and which one when it names a version.
+S3_RIGHTS = {"get_object": ("s3:GetObject", "s3:GetObjectVersion"), "head_object": ("s3:GetObject", "s3:GetObjectVersion"),
+             "list_objects_v2": ("s3:ListBucket", None), "head_bucket": ("s3:ListBucket", None),
+             "get_object_attributes": ("s3:GetObjectAttributes", "s3:GetObjectVersionAttributes")}
 # Used where granted and done without where not; deploy/README.md has what each is good for.
-S3_OPTIONAL = {"s3:GetObjectAttributes"}
+S3_OPTIONAL = {"s3:GetObjectAttributes", "s3:GetObjectVersionAttributes"}
 
 
 class NotHere(Exception):
@@ -83,6 +84,8 @@ def kubernetes():
     by_kind = {entry["kind"]: entry for entry in objects}
     check_pod(by_kind)
     check_selectors(by_kind)
+    check_monitor(by_kind, yaml.safe_load((DEPLOY / "kubernetes" / "optional" / "podmonitor.yaml").read_text()))
+    check_overlay(kubectl, yaml)
     return f"{len(objects)} objects are valid for Kubernetes {' and '.join(KUBERNETES)}"
 
 
@@ -129,6 +132,8 @@ def check_pod(by_kind):
     memory = relay["resources"]["limits"]["memory"]
     expect(memory.endswith("Mi") and settings["relay"]["memory_budget_bytes"] * 2 <= int(memory[:-2]) << 20,
            "the memory limit is not twice the memory budget")
+    expect(settings["relay"]["transfers_max"] << 20 < settings["relay"]["memory_budget_bytes"],
+           "the memory budget leaves nothing to read ahead when all transfers are taken")
     expect(settings["http"]["listen"] == f"0.0.0.0:{relay['ports'][0]['containerPort']}",
            "the probes ask another port than the relay answers on")
     scale_at = int(by_kind["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["target"]["averageValue"])
@@ -162,6 +167,33 @@ def check_selectors(by_kind):
     expect(by_kind["Service"]["spec"]["ports"][0]["targetPort"] == port["name"], "the service names another port")
     ingress = by_kind["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"]
     expect(ingress == port["containerPort"], "the network policy opens another port")
+
+
+def check_monitor(by_kind, monitor):
+    """The PodMonitor finds the pods and their port."""
+    template = by_kind["Deployment"]["spec"]["template"]
+    labels = template["metadata"]["labels"].items()
+    expect(monitor["spec"]["selector"]["matchLabels"].items() <= labels, "the PodMonitor does not select the pods")
+    expect(monitor["spec"]["podMetricsEndpoints"][0]["port"] == template["spec"]["containers"][0]["ports"][0]["name"],
+           "the PodMonitor names another port")
+
+
+def check_overlay(kubectl, yaml):
+    """The overlay in README.md, on the base as it is here, sets the image and the configuration."""
+    shown = re.search(r"```yaml\n(# kustomization.yaml\n.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL).group(1)
+    overlay = yaml.safe_load(shown)
+    with servers.scratch() as scratch:
+        folder = Path(scratch) / "overlay"
+        folder.mkdir()
+        (folder / "gantry.toml").write_text("# ours\n")
+        overlay["resources"] = [os.path.relpath((DEPLOY / "kubernetes").resolve(), folder.resolve())]
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+        text = run([kubectl, "kustomize", folder], "kustomize can't render the overlay in deploy/README.md")
+    by_kind = {entry["kind"]: entry for entry in yaml.safe_load_all(text) if entry}
+    image = by_kind["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    wanted = overlay["images"][0]
+    expect(image == f"{wanted['newName']}:{wanted['newTag']}", f"the overlay's image is not used, but {image}")
+    expect(by_kind["ConfigMap"]["data"]["gantry.toml"] == "# ours\n", "the overlay's gantry.toml is not used")
 
 
 def systemd():
@@ -201,7 +233,22 @@ def prometheus():
     folder = DEPLOY / "prometheus"
     promtool("check", "rules", "--lint-fatal", folder / "alerts.yml", problem="the alert rules are wrong")
     promtool("test", "rules", folder / "alerts.test.yml", problem="the alert rules do not alert as they should")
-    return f"{(folder / 'alerts.yml').read_text().count('- alert:')} alert rules, and their tests hold"
+    alerts = set(re.findall(r"- alert: (\w+)", (folder / "alerts.yml").read_text()))
+    yaml, _ = schema_packages()
+    unseen = alerts - set(fired(yaml.safe_load((folder / "alerts.test.yml").read_text())))
+    expect(not unseen, f"no test in alerts.test.yml shows that these fire: {sorted(unseen)}")
+    return f"{len(alerts)} alert rules, each of which fires in a test that holds"
+
+
+def fired(tests):
+    """The alerts that the tests expect to fire."""
+    for test in tests["tests"]:
+        for case in test.get("alert_rule_test", []):
+            if case.get("exp_alerts"):
+                yield case["alertname"]
+        for case in test.get("promql_expr_test", []):
+            for sample in case["exp_samples"]:
+                yield re.search(r'alertname="(\w+)"', sample["labels"]).group(1)
 
 
 def grafana():
@@ -230,13 +277,23 @@ def iam():
     policy = json.loads((DEPLOY / "iam" / "policy.json").read_text())
     granted = {action for statement in policy["Statement"] for action in statement["Action"]}
     source = "".join(file.read_text() for file in (ROOT / "src" / "store" / "s3").glob("*.rs"))
-    used = {right for operation, right in S3_RIGHTS.items() if re.search(rf"\.{operation}\(\)", source)}
+    used = set(rights(source))
     expect(granted == used - S3_OPTIONAL, f"the policy grants {sorted(granted)}, the code uses {sorted(used)}")
     readme = (DEPLOY / "README.md").read_text()
     expect(all(f"| `{right}` |" in readme for right in used), "deploy/README.md does not explain each right")
     for statement in policy["Statement"]:
         expect(statement["Effect"] == "Allow" and "*" not in statement["Resource"], "a statement is too wide")
     return f"the policy grants {', '.join(sorted(granted))}, which is what src/store/s3 needs"
+
+
+def rights(source):
+    """The rights that the requests in the source need: each is a chain of calls from the operation to `send`."""
+    request = rf"\.({'|'.join(S3_RIGHTS)})\(\)(.*?)\.send\(\)"
+    for operation, chain in re.findall(request, source, re.DOTALL):
+        plain, of_version = S3_RIGHTS[operation]
+        yield plain
+        if of_version and ".set_version_id(" in chain:
+            yield of_version
 
 
 def metrics():

@@ -145,9 +145,9 @@ impl Asker {
     pub(super) async fn refuse(&self, context: Option<String>, error: &WireError) {
         self.shared.metrics.refuse(error.code.name());
         self.count(Some(error));
-        info!(store = %self.store_name, operation = self.operation.name(), code = %error.code, "refusing a request");
-        // It may name the key.
-        debug!(%error, "the reason");
+        let (operation, reason) = (self.operation.name(), keyless(&error.message));
+        info!(store = %self.store_name, operation, code = %error.code, reason, "refusing a request");
+        debug!(%error, "the reason in full");
         let (headers, payload) = match self.operation {
             Operation::Get => Envelope { transfer: None, context }.encode(&Body::Error(error.clone())),
             Operation::Stat | Operation::List => {
@@ -191,6 +191,42 @@ impl Asker {
     }
 }
 
+/// Returns a message for the log without what stands in quotes: that may be a key.
+pub(super) fn keyless(message: &str) -> String {
+    let (mut kept, mut is_quoted, mut is_escaped) = (String::new(), false, false);
+    for c in message.chars() {
+        match c {
+            '"' if !is_escaped => {
+                kept.push_str(if is_quoted { "\"" } else { "\"…" });
+                is_quoted = !is_quoted;
+            }
+            _ if is_quoted => {}
+            _ => kept.push(c),
+        }
+        is_escaped = is_quoted && c == '\\' && !is_escaped;
+    }
+    kept
+}
+
 fn busy(message: impl Into<String>) -> WireError {
     WireError::new(Code::Busy, message).with_retry_after_ms(BUSY_RETRY_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_at_info_names_no_key() {
+        for (message, reason) in [
+            (
+                format!("key {:?} in bucket {:?}: no such key (404)", "a\\\"b\"", "c"),
+                "key \"…\" in bucket \"…\": no such key (404)",
+            ),
+            ("all 8 transfers are taken".to_owned(), "all 8 transfers are taken"),
+            ("key \"cut off".to_owned(), "key \"…"),
+        ] {
+            assert_eq!(keyless(&message), reason);
+        }
+    }
 }

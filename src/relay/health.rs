@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::Shared;
 use crate::bus::{Event, Status};
-use crate::metrics::StoreLabel;
+use crate::metrics::{RelayMetrics, StoreLabel};
 use crate::proto::StoreName;
 use crate::proto::subject::Operation;
 use crate::store::Store;
@@ -107,7 +107,9 @@ async fn watch_connection(shared: &Shared) {
 async fn watch_denials(shared: &Shared, mut events: broadcast::Receiver<Event>) {
     let mut warned: Option<Instant> = None;
     loop {
-        match events.recv().await {
+        let event = events.recv().await;
+        count(&shared.metrics, event.as_ref().ok());
+        match event {
             Ok(Event::SubscribeDenied(subject)) => {
                 error!(subject, "nats-server forbids the relay to subscribe: grant that to its user");
                 if is_vital(shared, &subject) {
@@ -126,6 +128,17 @@ async fn watch_denials(shared: &Shared, mut events: broadcast::Receiver<Event>) 
             Ok(Event::PublishDenied(_)) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
         }
+    }
+}
+
+fn count(metrics: &RelayMetrics, event: Option<&Event>) {
+    match event {
+        Some(Event::PublishDenied(_)) => metrics.deny("publish"),
+        Some(Event::SubscribeDenied(_)) => metrics.deny("subscribe"),
+        Some(Event::SlowConsumer) => {
+            metrics.nats_slow.inc();
+        }
+        Some(Event::LameDuck) | None => {}
     }
 }
 

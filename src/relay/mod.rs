@@ -102,6 +102,14 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Returns how many transfers find both a place and their share of the memory budget.
+    fn places(&self) -> u64 {
+        let by_memory = self.budget.total_bytes().checked_div(self.transfer_reserve_bytes);
+        by_memory.unwrap_or(u64::MAX).min(self.transfers_max as u64)
+    }
+}
+
 /// Why a relay could not start or stop cleanly.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -160,7 +168,7 @@ impl Relay {
         }
         let instance = Uuid::new_v4().simple().to_string();
         let service = service::Service::new(&instance, &options);
-        metrics.transfers_max.set(options.transfers_max as u64);
+        metrics.transfers_max.set(options.places());
         let shared = Arc::new(Shared {
             bus,
             transfers: Arc::new(Semaphore::new(options.transfers_max)),
@@ -285,5 +293,20 @@ async fn drain(shared: Arc<Shared>) {
             warn!(transfers = shared.registry.len(), "transfers can't tell their consumers: ending them");
             shared.shutdown.force.cancel();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_no_more_than_the_memory_budget_has_shares() {
+        let of = |transfers_max, budget_mib: u64| {
+            let budget = Budget::new(budget_mib << 20);
+            Options { transfers_max, transfer_reserve_bytes: 1 << 20, budget, ..Options::default() }.places()
+        };
+        assert_eq!((of(1000, 512), of(256, 512), of(1, 8)), (512, 256, 1));
+        assert_eq!(Options { transfer_reserve_bytes: 0, ..Options::default() }.places(), 1000);
     }
 }

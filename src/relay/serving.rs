@@ -90,6 +90,7 @@ async fn add(shared: &Arc<Shared>, name: &StoreName, store: Arc<dyn Store>) -> R
         subscribed.push((operation, shared.bus.subscribe(&subject, Some(QUEUE_GROUP)).await?));
     }
     shared.service.add(name);
+    shared.metrics.add_store(name.as_str());
     for (operation, requests) in subscribed {
         let endpoint = Endpoint {
             operation,

@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, info, trace, warn};
+use tracing::{debug, info, warn};
 
 use super::Options;
-use super::handlers::Asker;
+use super::handlers::{Asker, keyless};
 use super::registry::{Entry, Heard};
 use crate::bus::Message;
 use crate::metrics::{OutcomeLabel, TransferMetrics};
 use crate::proto::chunk::Chunk;
 use crate::proto::message::{Envelope, Wait};
 use crate::proto::sender::{Outcome, Sender, Settings};
-use crate::proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, WireError};
+use crate::proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, ObjectInfo, WireError};
 use crate::rate::RateLimit;
 use crate::store::{self, Opened};
+use crate::trace;
 
 /// How long opening a store may take before the consumer is told that its request is in hand.
 const FIRST_BEAT: Duration = Duration::from_millis(50);
@@ -26,10 +27,10 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     let envelope = Envelope { transfer: Some(entry.transfer), context: request.context.clone() };
     let control = asker.shared.options.prefix.control(&asker.shared.instance, entry.transfer);
     let mut link = Link { asker, envelope, control };
-    debug!(key = %request.key, start = request.start, "opening");
+    debug!(key = %request.key, start = request.start, context = request.context.as_deref(), "opening");
     let opened = match link.open(&request, &mut entry).await {
         Ok(Some(opened)) => opened,
-        Ok(None) => return link.count("consumer_gone"),
+        Ok(None) => return link.end_before_start("consumer_gone"),
         Err(error) => {
             let context = request.context;
             return link.asker.refuse(context, &error.to_wire()).await;
@@ -42,6 +43,7 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     let settings = link.settings(&request);
     let clock = Clock::start();
     let sender = Sender::new(settings, range.clone(), request.credit.unwrap_or(OFFSET_MAX), clock.now());
+    let object = described(&opened.object);
     let accepted = Accepted {
         transfer: entry.transfer,
         instance: link.asker.shared.instance.clone(),
@@ -56,10 +58,14 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
         idle_ms: as_millis(settings.idle_timeout),
     };
     if !link.publish(Body::Accepted(Box::new(accepted))).await {
-        return link.count("aborted");
+        return link.end_before_start("aborted");
     }
     link.asker.count(None);
-    info!(start = range.start, end = range.end, opened_ms = as_millis(link.asker.elapsed()), "transfer started");
+    if request.start > 0 && request.pin.if_match.is_some() {
+        link.asker.shared.metrics.resume(link.asker.store_name.as_str());
+    }
+    let opened_ms = as_millis(link.asker.elapsed());
+    info!(start = range.start, end = range.end, object, opened_ms, "transfer started");
     let metrics = link.asker.shared.metrics.transfer(link.asker.store_name.as_str());
     let mut drive = Drive {
         sender,
@@ -71,6 +77,8 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
         stalled: Stalled::default(),
         limits: limits(&link.asker.shared.options),
         paced_until: Instant::now(),
+        object,
+        first_byte: None,
     };
     let outcome = drive.run(&mut link).await;
     let took = link.asker.elapsed();
@@ -136,7 +144,7 @@ impl Link {
 
     /// Sends a message whose reply is the control subject, so that nats-server tells us when nobody listens.
     async fn publish(&self, body: Body) -> bool {
-        trace!(kind = body.type_name(), "publishing");
+        tracing::trace!(kind = body.type_name(), "publishing");
         let (headers, payload) = self.envelope.encode(&body);
         let reply = Some(self.control.clone());
         self.asker.send(Message { reply, headers, payload, ..Message::default() }).await
@@ -145,6 +153,7 @@ impl Link {
     /// Publishes a chunk when it is this transfer's turn, and beats until then.
     async fn publish_chunk(&self, chunk: Chunk) -> bool {
         let shared = &self.asker.shared;
+        let queued = shared.metrics.queue();
         let mut turn = std::pin::pin!(shared.sending.acquire());
         let permit = loop {
             tokio::select! {
@@ -159,9 +168,20 @@ impl Link {
                 }
             }
         };
+        drop(queued);
         let published = self.publish(Body::Chunk(chunk)).await;
         drop(permit);
         published
+    }
+
+    fn end_before_start(&self, outcome: &'static str) {
+        info!(
+            outcome,
+            ms = as_millis(self.asker.elapsed()),
+            trace = trace::current_id().as_deref(),
+            "transfer ended before it started"
+        );
+        self.count(outcome);
     }
 
     fn count(&self, outcome: &'static str) {
@@ -181,6 +201,10 @@ struct Drive {
     limits: Vec<RateLimit>,
     /// Before this the store is not read, so that the transfer keeps to its limits.
     paced_until: Instant,
+    /// What is sent, for the log.
+    object: String,
+    /// How long after the request the first chunk was published.
+    first_byte: Option<Duration>,
 }
 
 impl Drive {
@@ -228,9 +252,11 @@ impl Drive {
         }
     }
 
-    fn count_chunk(&self, len: usize, link: &Link) {
+    fn count_chunk(&mut self, len: usize, link: &Link) {
         if self.sender.sent_chunks() == 1 {
-            self.metrics.first_byte.observe(link.asker.elapsed().as_secs_f64());
+            let took = link.asker.elapsed();
+            self.metrics.first_byte.observe(took.as_secs_f64());
+            self.first_byte = Some(took);
         }
         self.metrics.sent_chunks.inc();
         self.metrics.sent_bytes.inc_by(len as u64);
@@ -243,12 +269,21 @@ impl Drive {
         let (ms, stalled_ms) = (as_millis(took), as_millis(self.stalled.total));
         let bytes_per_s = bytes.saturating_mul(1000).checked_div(ms).unwrap_or(bytes);
         let outcome_name = outcome.map_or("aborted", outcome_name);
+        let (object, first_byte_ms, trace) =
+            (self.object.as_str(), self.first_byte.map(as_millis), trace::current_id());
+        let trace = trace.as_deref();
         if let Some(Outcome::Failed(error)) = outcome {
-            // It may name the key.
-            debug!(%error, "the reason");
-            warn!(outcome = outcome_name, bytes, chunks, ms, stalled_ms, bytes_per_s, "transfer ended");
+            debug!(%error, "the reason in full");
+            let reason = keyless(&error.message);
+            warn!(
+                outcome = outcome_name,
+                reason, object, bytes, chunks, ms, first_byte_ms, stalled_ms, bytes_per_s, trace, "transfer ended"
+            );
         } else {
-            info!(outcome = outcome_name, bytes, chunks, ms, stalled_ms, bytes_per_s, "transfer ended");
+            info!(
+                outcome = outcome_name,
+                object, bytes, chunks, ms, first_byte_ms, stalled_ms, bytes_per_s, trace, "transfer ended"
+            );
         }
     }
 
@@ -332,6 +367,12 @@ impl Clock {
     fn at(&self, since_start: Duration) -> Instant {
         self.0 + since_start
     }
+}
+
+/// Tells which object it is without its key.
+fn described(object: &ObjectInfo) -> String {
+    let version = object.version_id.as_ref().map(|version| format!(" version={version}")).unwrap_or_default();
+    format!("size={} etag={}{version}", object.size, object.etag.trim_matches('"'))
 }
 
 const fn outcome_name(outcome: &Outcome) -> &'static str {

@@ -161,19 +161,34 @@ class Faults:
         return all(active_transfers(self.project.published(service, 8080)) == 0 for service in RELAYS)
 
     def _serving(self):
-        """The container that has a transfer in hand, by its own metrics."""
-        for service in RELAYS:
-            if active_transfers(self.project.published(service, 8080)) > 0:
-                return self.project.container(service)
-        raise Failed("no relay says that it serves the download")
+        """The container whose sent bytes grow: one with a transfer that nobody reads any more is not it."""
+        addresses = {service: self.project.published(service, 8080) for service in RELAYS}
+        before = {service: sent_bytes(address) for service, address in addresses.items()}
+        grown = {}
+
+        def found():
+            grown.update({service: sent_bytes(address) - before[service] for service, address in addresses.items()})
+            return any(grown.values())
+
+        wait_until("a relay that serves the download", found, HEALTHY_LIMIT_S)
+        return self.project.container(max(grown, key=grown.get))
 
 
 def active_transfers(address):
+    return metric(address, "gantry_transfers_active")
+
+
+def sent_bytes(address):
+    return metric(address, "gantry_sent_bytes_total")
+
+
+def metric(address, name):
+    """The sum of a metric's series."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
         text = answer.read().decode()
-    found = re.findall(r"^gantry_transfers_active(?:\{[^}]*\})? ([\d.e+]+)$", text, re.M)
+    found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? ([\d.e+]+)$", text, re.M)
     if not found:
-        raise Failed("gantry_transfers_active is not among the metrics")
+        raise Failed(f"{name} is not among the metrics")
     return sum(float(value) for value in found)
 
 

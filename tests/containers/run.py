@@ -133,8 +133,9 @@ def build():
     revision = engine.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=False).stdout.strip() or "unknown"
     # The first stage has a name of its own: it holds the compiled dependencies,
     # and what it replaces is found by its label and removed.
-    for arguments in (["--target", "build", "--label", f"{BASE_LABEL}=build", "--tag", BUILD_STAGE],
-                      ["--tag", IMAGE, "--build-arg", f"REVISION={revision}"]):
+    for arguments in (["--target", "build", "--label", f"{BASE_LABEL}=build", "--tag", BUILD_STAGE], ["--tag", IMAGE]):
+        # To both, or the second one would build again what the first one has.
+        arguments += ["--build-arg", f"REVISION={revision}"]
         done = subprocess.run(["docker", "build", *arguments, str(ROOT)], stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S)
         if done.returncode != 0:
@@ -147,9 +148,23 @@ def bring_up(project, relays):
     for relay in relays:
         container = project.container(relay)
         wait_until(f"{relay} healthy", lambda: health(container) == "healthy", 120)
+        serves_hardened(container)
     seed = inspect(project.container("seed"))["State"]
     if seed["Running"] or seed["ExitCode"] != 0:
         raise Failed(f"seed: running {seed['Running']}, exit {seed['ExitCode']}")
+
+
+def serves_hardened(relay):
+    """A relay that serves, and whose health check answers, does so with nothing to write to and no capability."""
+    container = inspect(relay)
+    held, user = container["HostConfig"], container["Config"]["User"]
+    if not held["ReadonlyRootfs"] or held["CapDrop"] != ["ALL"] or held["CapAdd"]:
+        raise Failed(f"the relay may write or has capabilities: {held['ReadonlyRootfs']}, {held['CapDrop']}")
+    if not any(option.startswith("no-new-privileges") for option in held["SecurityOpt"] or []):
+        raise Failed("the relay may gain privileges")
+    if user != "65532:65532":
+        raise Failed(f"the relay runs as {user!r}")
+    say("   the relay is healthy as 65532:65532, read-only, without a capability")
 
 
 def sample_digests(project):

@@ -59,6 +59,10 @@ impl Bucket {
         &self.limits
     }
 
+    pub(super) const fn observer(&self) -> &S3Observer {
+        &self.observer
+    }
+
     /// Names an object in messages.
     pub(super) fn what(&self, key: &Key) -> String {
         format!("key {:?} in bucket {:?}", key.as_str(), self.name)

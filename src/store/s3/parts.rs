@@ -11,6 +11,8 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::time::timeout;
 
 use super::bucket::Bucket;
+use super::failure::Failure;
+use super::observe::observed;
 use crate::proto::{ChecksumKind, ObjectInfo, PartRun};
 
 /// How long a transfer may wait for the sizes.
@@ -52,8 +54,9 @@ pub(super) async fn learn(bucket: &Bucket, object: &mut ObjectInfo) {
 async fn attributes(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Option<Vec<u64>> {
     let mut sizes = Vec::new();
     let mut marker = None;
+    let what = bucket.what(&object.key);
     for _ in 0..PAGES_MAX {
-        let output = client
+        let request = client
             .get_object_attributes()
             .bucket(bucket.name())
             .key(bucket.full(&object.key))
@@ -61,9 +64,9 @@ async fn attributes(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Op
             .object_attributes(ObjectAttributes::Etag)
             .object_attributes(ObjectAttributes::ObjectParts)
             .set_part_number_marker(marker)
-            .send()
-            .await
-            .ok()?;
+            .send();
+        let asked = async { Box::pin(request).await.map_err(|error| Failure::of(&error, &what)) };
+        let output = observed(bucket.observer(), "attributes", asked).await.ok()?;
         // This answer has the ETag without its quotes.
         if output.e_tag()?.trim_matches('"') != object.etag.trim_matches('"') {
             return None;
@@ -82,16 +85,17 @@ async fn attributes(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Op
 
 /// Asks for each part. Without `If-Match`, which several stores refuse here; the `ETag` is compared.
 async fn one_by_one(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Option<Vec<u64>> {
+    let what = bucket.what(&object.key);
     let part = async |number: u32| {
-        let output = client
+        let request = client
             .head_object()
             .bucket(bucket.name())
             .key(bucket.full(&object.key))
             .set_version_id(object.version_id.clone())
             .part_number(i32::try_from(number).ok()?)
-            .send()
-            .await
-            .ok()?;
+            .send();
+        let asked = async { Box::pin(request).await.map_err(|error| Failure::of(&error, &what)) };
+        let output = observed(bucket.observer(), "part", asked).await.ok()?;
         let size = u64::try_from(output.content_length()?).ok()?;
         (output.e_tag() == Some(&object.etag)).then_some((size, output.parts_count()))
     };

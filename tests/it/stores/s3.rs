@@ -5,9 +5,11 @@ use std::time::Duration;
 use aws_sdk_s3::types::{ChecksumAlgorithm as S3Algorithm, ChecksumType};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use gantry_relay::metrics::{Facts, RelayMetrics, Sampled};
 use gantry_relay::proto::{ChecksumAlgorithm, ChecksumKind, Key, ListRequest, Pin, Span};
 use gantry_relay::store::s3::{Credentials, KeyFiles, Limits, Options, S3Store, StaticCredentials};
 use gantry_relay::store::{Budget, Error, Store};
+use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::conformance::Ways;
@@ -128,6 +130,32 @@ async fn an_upload_in_parts_is_read_whole_and_its_part_sizes_are_learned() {
         });
         assert_eq!(proof, expected, "{name}");
     }
+}
+
+#[tokio::test]
+async fn the_requests_for_part_sizes_are_counted_as_what_they_are() {
+    let s3 = S3::shared().await;
+    let bucket = s3.bucket().await;
+    let parts = [random_bytes(1, 5 << 20), random_bytes(2, 1234)];
+    s3.put_multipart(&bucket, "key", &parts, Some((S3Algorithm::Sha256, ChecksumType::Composite))).await;
+    let mut registry = Registry::default();
+    let facts = Facts { protocol: 1, memory_budget_bytes: 0, memory_reserved_bytes: Sampled::new(|| 0) };
+    let observer = RelayMetrics::register(&mut registry, facts).s3.of_store("s");
+    let store =
+        S3Store::connect(Options { observer, ..options(s3, &bucket, s3.admin()) }, Budget::new(0)).await.unwrap();
+
+    store.stat(&key("key"), &Pin::default()).await.unwrap();
+
+    let mut page = String::new();
+    prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+    let counted = |operation: &str| -> u32 {
+        let begin = format!("gantry_s3_requests_total{{store=\"s\",operation={operation:?},");
+        let lines = page.lines().filter(|line| line.starts_with(&begin));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()).sum()
+    };
+    // One question for all sizes, which this server may not know, and then one for each part.
+    assert_eq!((counted("head"), counted("attributes")), (1, 1), "{page}");
+    assert!([0, 2].contains(&counted("part")), "{page}");
 }
 
 #[tokio::test]
