@@ -131,6 +131,7 @@ impl Link {
             window_max: options.window_max_bytes,
             beat_interval: options.beat_interval,
             idle_timeout: options.idle_timeout,
+            keeps_alive: request.keeps_alive,
         }
     }
 

@@ -15,6 +15,10 @@ use crate::relay::Relay;
 /// More events than any world needs.
 const STEPS_MAX: u64 = 2_000_000;
 
+/// How long the last word of a consumer may be on its way to a relay, by latency and delay, and its last request be
+/// without an answer.
+const LAST_WORD_MAX: Duration = Duration::from_secs(3);
+
 /// The share of a connection that nobody else uses.
 const SHARE_ALL: u64 = 1 << 40;
 
@@ -96,8 +100,7 @@ impl World {
         let Some(done_at) = self.consumer.done_at else {
             return (*now > plan.deadline).then(|| format!("not done at {now:?}"));
         };
-        // A read may stall for 10 s before the relay has anything to say that could find out that nobody listens.
-        let settled_at = done_at.max(plan.heal_at) + plan.sender.idle_timeout + Duration::from_secs(15);
+        let settled_at = done_at.max(plan.heal_at) + plan.sender.idle_timeout + LAST_WORD_MAX;
         let left: usize = self.relays.iter().map(|process| process.relay.transfers()).sum();
         (*now > settled_at && left > 0).then(|| format!("{left} transfers are left of a consumer that is gone"))
     }
