@@ -662,6 +662,7 @@ impl Receiver {
             credit: Some(credit),
             chunk_max: Some(self.pace.chunk_max()),
             context: self.wanted.context.clone(),
+            keeps_alive: true,
         };
         self.outputs.push_back(Output::Request(request));
     }

@@ -22,8 +22,10 @@ pub struct Settings {
     pub window_max: u64,
     /// The longest silence.
     pub beat_interval: Duration,
-    /// How long to wait for any control message while credit is used up.
+    /// How long to wait for any control message: always when the consumer keeps alive, else while credit is used up.
     pub idle_timeout: Duration,
+    /// Whether the consumer promised to speak also while it has nothing to allow.
+    pub keeps_alive: bool,
 }
 
 /// How a transfer ended, as the relay sees it.
@@ -188,7 +190,7 @@ impl Sender {
         if self.is_over() {
             return;
         }
-        if self.is_blocked() && now >= self.idle_at() {
+        if self.idle_at().is_some_and(|at| now >= at) {
             let message = format!("nothing heard from the consumer for {} ms", self.settings.idle_timeout.as_millis());
             return self.handle_failure(WireError::new(Code::Idle, message));
         }
@@ -202,14 +204,21 @@ impl Sender {
             return None;
         }
         let beat = self.last_sent.saturating_add(self.settings.beat_interval);
-        Some(if self.is_blocked() { beat.min(self.idle_at()) } else { beat })
+        Some(self.idle_at().map_or(beat, |idle| idle.min(beat)))
     }
 
-    /// When a consumer that stays silent is given up. A consumer need not speak while it has nothing to allow, so the
-    /// time counts from when it was told that it holds us up.
-    fn idle_at(&self) -> Duration {
-        let since = self.blocked_at.map_or(self.last_heard, |(_, told)| told.max(self.last_heard));
-        since.saturating_add(self.settings.idle_timeout)
+    /// When a consumer that stays silent is given up; `None` while its silence means nothing. One that did not promise
+    /// to keep alive need not speak while it has nothing to allow: then the time counts from when it was told that it
+    /// holds us up.
+    fn idle_at(&self) -> Option<Duration> {
+        let since = if self.settings.keeps_alive {
+            self.last_heard
+        } else if self.is_blocked() {
+            self.blocked_at.map_or(self.last_heard, |(_, told)| told.max(self.last_heard))
+        } else {
+            return None;
+        };
+        Some(since.saturating_add(self.settings.idle_timeout))
     }
 
     /// Hands out the next message to publish, until there is none.
@@ -325,9 +334,18 @@ mod tests {
     const START: Duration = Duration::ZERO;
 
     fn sender(range: Range<u64>, credit: u64) -> Sender {
-        let settings =
-            Settings { chunk_max: 8, gather_min: 4, window_max: 64, beat_interval: BEAT, idle_timeout: IDLE };
-        Sender::new(settings, range, credit, START)
+        Sender::new(settings(), range, credit, START)
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            chunk_max: 8,
+            gather_min: 4,
+            window_max: 64,
+            beat_interval: BEAT,
+            idle_timeout: IDLE,
+            keeps_alive: false,
+        }
     }
 
     fn chunk(seq: u64, offset: u64, payload: &'static [u8]) -> Body {
@@ -415,6 +433,45 @@ mod tests {
         assert!(matches!(drain(&mut sender, IDLE * 3 - BEAT)[..], [Body::Beat { wait: Wait::Credit, .. }]));
         sender.handle_timeout(IDLE * 3);
         assert!(matches!(drain(&mut sender, IDLE * 3)[..], [Body::Error(ref error)] if error.code == Code::Idle));
+    }
+
+    #[test]
+    fn a_consumer_that_keeps_alive_and_falls_silent_is_given_up_also_while_it_has_credit() {
+        let mut sender = Sender::new(Settings { keeps_alive: true, ..settings() }, 0..64, 64, START);
+        sender.handle_control(Control { credit: 64, cancel: false }, BEAT);
+        // The store is slow, so that credit never runs out.
+        let mut now = START;
+        while now < IDLE {
+            now += BEAT;
+            sender.handle_data(Bytes::from_static(b"ab"));
+            sender.handle_timeout(now);
+            assert!(matches!(drain(&mut sender, now)[..], [Body::Chunk(_)]));
+        }
+        assert_eq!(sender.poll_timeout(), Some(BEAT + IDLE));
+        sender.handle_timeout(BEAT + IDLE);
+        assert!(matches!(drain(&mut sender, BEAT + IDLE)[..], [Body::Error(ref error)] if error.code == Code::Idle));
+        assert!(matches!(sender.outcome(), Some(Outcome::Failed(_))));
+    }
+
+    #[test]
+    fn a_consumer_that_keeps_alive_is_kept_for_as_long_as_it_speaks() {
+        let mut sender = Sender::new(Settings { keeps_alive: true, ..settings() }, 0..64, 0, START);
+        sender.handle_data(Bytes::from_static(b"ab"));
+        for round in 1..100 {
+            let now = (IDLE - BEAT / 10) * round;
+            sender.handle_timeout(now);
+            drain(&mut sender, now);
+            assert_eq!(sender.outcome(), None);
+            sender.handle_control(Control::default(), now);
+        }
+    }
+
+    #[test]
+    fn a_consumer_that_promised_nothing_may_be_silent_while_it_has_credit() {
+        let mut sender = sender(0..10, 10);
+        sender.handle_timeout(IDLE * 10);
+        assert!(matches!(drain(&mut sender, IDLE * 10)[..], [Body::Beat { wait: Wait::Store, .. }]));
+        assert_eq!(sender.poll_timeout(), Some(IDLE * 10 + BEAT));
     }
 
     #[test]

@@ -196,6 +196,10 @@ pub struct GetRequest {
     /// Opaque text that comes back on every message of the transfer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<String>,
+    /// Whether the consumer promises control messages also while it has nothing to allow, so that its silence means
+    /// that it is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_alive: bool,
 }
 
 impl GetRequest {
@@ -211,6 +215,7 @@ impl GetRequest {
             credit: None,
             chunk_max: None,
             context: None,
+            keeps_alive: false,
         }
     }
 
@@ -461,7 +466,8 @@ pub struct Accepted {
     pub chunk_max: u64,
     /// The longest silence of a living relay, in milliseconds.
     pub beat_ms: u64,
-    /// How long the relay waits for any control message while it may not send, in milliseconds.
+    /// How long the relay waits for any control message: always when the request has `keeps_alive`, else while it may
+    /// not send. In milliseconds.
     pub idle_ms: u64,
 }
 
@@ -599,6 +605,7 @@ mod tests {
             (r#"{"key":"a","credit":1e30}"#.to_owned(), "`credit`"),
             (r#"{"key":"a","credit":18446744073709551616}"#.to_owned(), "`credit`"),
             (r#"{"key":"a","chunk_max":0}"#.to_owned(), "`chunk_max`"),
+            (r#"{"key":"a","keeps_alive":1}"#.to_owned(), "keeps_alive"),
             (r#"{"key":"a","if_match":""}"#.to_owned(), "`if_match`"),
             (format!(r#"{{"key":"a","context":"{context}"}}"#), "`context`"),
             (r#"{"key":"a","context":"a\r\nB: c"}"#.to_owned(), "`context`"),
@@ -623,7 +630,7 @@ mod tests {
         #[test]
         fn any_json_is_parsed_or_refused(
             fields in vec(
-                ("(v|key|start|end|if_match|version_id|credit|chunk_max|context|prefix|limit|token|cancel)",
+                ("(v|key|start|end|if_match|version_id|credit|chunk_max|context|keeps_alive|prefix|limit|token|cancel)",
                  r#"([0-9]{1,21}|-[0-9]{1,5}|[0-9]\.[0-9]e[0-9]{1,3}|"[a-z \\]{0,9}"|null|true|\[\]|\{\})"#),
                 0..6,
             ),

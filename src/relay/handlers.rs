@@ -45,6 +45,7 @@ pub(super) async fn handle(
     store: Arc<dyn Store>,
     request: Message,
 ) {
+    shared.sending.see_bus();
     let allowed = |reply: &String| shared.options.delivery_allow.allows(reply);
     let Some(reply) = request.reply.clone().filter(allowed) else {
         shared.metrics.refuse("reply_subject");
@@ -175,18 +176,27 @@ impl Asker {
         self.asked.elapsed()
     }
 
-    /// Publishes to the delivery subject; `false` when the message can't be sent any more.
+    /// Publishes to the delivery subject; `false` when the message can't be sent any more, or not in time.
     pub(super) async fn send(&self, mut message: Message) -> bool {
         message.subject.clone_from(&self.reply);
+        let sending = &self.shared.sending;
         tokio::select! {
+            biased;
             sent = self.shared.bus.publish(message) => match sent {
-                Ok(()) => true,
+                Ok(()) => {
+                    sending.see_bus();
+                    true
+                }
                 Err(error) => {
                     warn!(%error, "can't answer");
                     false
                 }
             },
             () = self.shared.shutdown.force.cancelled() => false,
+            () = sending.bus_stuck(self.shared.options.idle_timeout) => {
+                warn!("giving an answer up: NATS has taken and brought nothing for the idle timeout");
+                false
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 mod handlers;
 mod health;
 mod registry;
+mod sending;
 mod service;
 mod serving;
 mod transfer;
@@ -37,10 +38,6 @@ use crate::store::budget::Budget;
 /// How many `stat` and `list` requests a relay serves at once; above, it answers `busy`.
 const QUERIES_MAX: usize = 64;
 
-/// How many transfers may be handing a chunk to the bus at once. The others wait in line and beat meanwhile: if all of
-/// them stood in the bus' own queue, whatever a thousand transfers have to say would come seconds late.
-const SENDING_MAX: usize = 16;
-
 /// How long the last messages of a relay may take to be sent: without a connection they never are.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -69,7 +66,8 @@ pub struct Options {
     pub window_max_bytes: u64,
     /// The longest silence towards a consumer.
     pub beat_interval: Duration,
-    /// How long to wait for any word of a consumer that gives no credit.
+    /// How long to wait for any word of a consumer that gives no credit or promised to keep alive, and for the bus to
+    /// take or bring any message.
     pub idle_timeout: Duration,
     /// How long transfers may go on after a shutdown was asked for.
     pub drain_grace: Duration,
@@ -131,8 +129,7 @@ struct Shared {
     instance: String,
     transfers: Arc<Semaphore>,
     queries: Arc<Semaphore>,
-    /// Whose chunk goes next; first come, first served, so that shares are equal.
-    sending: Semaphore,
+    sending: sending::Sending,
     registry: registry::Registry,
     service: service::Service,
     metrics: Arc<RelayMetrics>,
@@ -173,7 +170,7 @@ impl Relay {
             bus,
             transfers: Arc::new(Semaphore::new(options.transfers_max)),
             queries: Arc::new(Semaphore::new(QUERIES_MAX)),
-            sending: Semaphore::new(SENDING_MAX),
+            sending: sending::Sending::new(),
             registry: registry::Registry::default(),
             service,
             metrics,

@@ -105,6 +105,7 @@ pub(super) async fn dispatch(shared: Arc<Shared>, mut controls: Subscription) {
 }
 
 fn hear(shared: &Shared, message: &Message) {
+    shared.sending.see_bus();
     let Some(transfer) = transfer_of_control(&message.subject) else { return };
     if message.status == Some(NO_RESPONDERS) {
         return shared.registry.hear(transfer, |heard| heard.gone = true);

@@ -29,8 +29,8 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     let mut link = Link { asker, envelope, control };
     debug!(key = %request.key, start = request.start, context = request.context.as_deref(), "opening");
     let opened = match link.open(&request, &mut entry).await {
-        Ok(Some(opened)) => opened,
-        Ok(None) => return link.end_before_start("consumer_gone"),
+        Ok(Opening::Done(opened)) => *opened,
+        Ok(Opening::Ended(outcome)) => return link.end_before_start(outcome),
         Err(error) => {
             let context = request.context;
             return link.asker.refuse(context, &error.to_wire()).await;
@@ -91,6 +91,13 @@ fn limits(options: &Options) -> Vec<RateLimit> {
     options.transfer_rate_max.map(RateLimit::new).into_iter().chain(options.rate_limit.clone()).collect()
 }
 
+/// What came of opening a store that did not fail.
+enum Opening {
+    Done(Box<Opened>),
+    /// The transfer ended before it began, with this outcome.
+    Ended(&'static str),
+}
+
 /// The way from one transfer to its consumer.
 struct Link {
     asker: Asker,
@@ -99,32 +106,36 @@ struct Link {
 }
 
 impl Link {
-    /// Opens the store, beating meanwhile; `None` when the consumer left or the relay must stop.
-    async fn open(&mut self, request: &GetRequest, entry: &mut Entry) -> Result<Option<Opened>, store::Error> {
+    /// Opens the store, beating meanwhile, unless the consumer leaves or the relay must stop.
+    async fn open(&self, request: &GetRequest, entry: &mut Entry) -> Result<Opening, store::Error> {
         let store = std::sync::Arc::clone(&self.asker.store);
         let mut opening = store.open(&request.key, &request.pin, request.span());
         let period = self.asker.shared.options.beat_interval;
         // The first one comes early: by it the consumer knows that its request did not meet a frozen relay.
         let mut beats = tokio::time::interval_at(Instant::now() + FIRST_BEAT.min(period), period);
-        let force = self.asker.shared.shutdown.force.clone();
-        loop {
+        let shared = &self.asker.shared;
+        let ended = loop {
             tokio::select! {
-                opened = &mut opening => return opened.map(Some),
+                opened = &mut opening => return opened.map(|opened| Opening::Done(Box::new(opened))),
                 _ = beats.tick() => {
                     let beat = Body::Beat { seq: 0, offset: request.start, wait: Wait::Store };
                     if !self.publish(beat).await {
-                        return Ok(None);
+                        break "aborted";
                     }
                 }
-                Ok(()) = entry.heard.changed() => {
-                    let heard = *entry.heard.borrow();
-                    if heard.gone || heard.control.cancel {
-                        return Ok(None);
-                    }
+                Ok(()) = entry.heard.changed() => match *entry.heard.borrow() {
+                    Heard { gone: true, .. } => break outcome_name(&Outcome::ConsumerGone),
+                    Heard { control, .. } if control.cancel => break outcome_name(&Outcome::Cancelled),
+                    Heard { .. } => {}
+                },
+                () = shared.goaway.cancelled() => {
+                    let told = self.publish(Body::Goaway).await;
+                    break if told { outcome_name(&Outcome::Drained) } else { "aborted" };
                 }
-                () = force.cancelled() => return Ok(None),
+                () = shared.shutdown.force.cancelled() => break "aborted",
             }
-        }
+        };
+        Ok(Opening::Ended(ended))
     }
 
     fn settings(&self, request: &GetRequest) -> Settings {
@@ -139,6 +150,7 @@ impl Link {
             window_max: options.window_max_bytes,
             beat_interval: options.beat_interval,
             idle_timeout: options.idle_timeout,
+            keeps_alive: request.keeps_alive,
         }
     }
 
@@ -154,7 +166,7 @@ impl Link {
     async fn publish_chunk(&self, chunk: Chunk) -> bool {
         let shared = &self.asker.shared;
         let queued = shared.metrics.queue();
-        let mut turn = std::pin::pin!(shared.sending.acquire());
+        let mut turn = std::pin::pin!(shared.sending.turn());
         let permit = loop {
             tokio::select! {
                 biased;

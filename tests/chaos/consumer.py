@@ -8,12 +8,13 @@ import subprocess
 import time
 
 import demo
-from rig import STORE, ended, urls
+from rig import STORE, ended, urls, usage
 from wire import Meter
 
 # Far above all that the faults can cost a download.
 DOWNLOAD_WITHIN_S = 400
 GAVE_UP = 5
+LOOKS_EVERY_S = 0.2
 # What the command prints, in the folder of its files.
 OURS = "said"
 
@@ -36,6 +37,7 @@ class Consumer:
         self.may_run.set()
         self.stopping = False
         self.within_s = DOWNLOAD_WITHIN_S
+        self.rss_peak_bytes = 0
         self.task = None
 
     async def connect(self):
@@ -87,8 +89,12 @@ class Consumer:
             self.process = subprocess.Popen(
                 demo.supervised([self.rig.gantry, "get", f"{STORE}/{key}", "-o", target, "--json"]),
                 stdin=self.rig.alive_fd, stdout=said, stderr=errors, env=env)
+            looked_at = 0.0
             while self.process.poll() is None and time.monotonic() < deadline:
                 await asyncio.sleep(0.02)
+                if time.monotonic() - looked_at > LOOKS_EVERY_S:
+                    looked_at = time.monotonic()
+                    self.rss_peak_bytes = max(self.rss_peak_bytes, usage(self.process.pid)["rss_peak_bytes"])
             code = self.process.poll()
             if code is None:
                 self.process.kill()

@@ -6,6 +6,7 @@ import signal
 import time
 
 from demo import Problem
+from http_faults import Refuse, Shorten
 from rig import ended, until
 
 # Far above what any fault takes to pass: who is silent for so long hangs.
@@ -13,8 +14,9 @@ FLOWS_WITHIN_S = 150
 # Bytes that were on their way come for a moment after a fault; a flow is one that goes on.
 SETTLED_AFTER_S = 1.0
 SILENT_S = 0.5
-# Issue and PROTOCOL.md: a dead consumer's transfer is freed within this.
+# SEMANTICS.md: a dead consumer's transfer is freed within this; looking takes a moment more.
 FREED_WITHIN_S = 15
+LOOKS_WITHIN_S = 1
 SLOW_BYTES_PER_S = 512 << 10
 
 
@@ -83,6 +85,16 @@ class Hit:
         return [(meter.longest_gap_s, meter.twice - twice) for _, meter, twice in self.watched
                 if meter.last_new_at and meter.last_new_at > meter.since]
 
+    async def freed(self):
+        """Waits until the relay has let go of the transfer of a consumer that is dead."""
+        process = self.relay.process
+
+        async def is_free():
+            others = sum(self.same_relay(other) and other.running for other in self.consumers if other is not self.consumer)
+            return process.poll() is not None or await self.relay.active() <= others
+
+        await until("a dead consumer's transfer is freed", is_free, FREED_WITHIN_S + LOOKS_WITHIN_S)
+
     def same_relay(self, other):
         return self.relay is not None and other.meter.instance == self.relay.instance
 
@@ -136,13 +148,7 @@ async def consumer_gone(hit):
     try:
         hit.consumer.strike(signal.SIGKILL, -9)
         await ended(hit.consumer.process)
-        process = hit.relay.process
-
-        async def freed():
-            others = sum(hit.same_relay(other) and other.running for other in hit.consumers)
-            return process.poll() is not None or await hit.relay.active() <= others
-
-        await until("a dead consumer's transfer is freed", freed, FREED_WITHIN_S)
+        await hit.freed()
     finally:
         hit.mended(counts=True)
         hit.consumer.may_run.set()
@@ -154,10 +160,33 @@ async def consumer_freeze(hit):
     process = hit.consumer.process
     process.send_signal(signal.SIGSTOP)
     try:
-        await asyncio.sleep(hit.order.lasts_s)
+        thaws = asyncio.create_task(asyncio.sleep(hit.order.lasts_s))
+        await hit.freed()
+        await thaws
     finally:
         hit.mended(counts=True)
         process.send_signal(signal.SIGCONT)
+    await hit.flows()
+
+
+async def nats_freeze(hit):
+    hit.begins(lambda other: True)
+    await frozen(hit, hit.node.process)
+
+
+async def s3_freeze(hit):
+    hit.begins(lambda other: True)
+    await frozen(hit, hit.rig.s3_process)
+
+
+async def frozen(hit, process):
+    """A server that everybody needs stands still for a while."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(hit.order.lasts_s)
+    finally:
+        process.send_signal(signal.SIGCONT)
+        hit.mended(counts=True)
     await hit.flows()
 
 
@@ -205,6 +234,24 @@ async def s3_kill(hit):
     await hit.rig.start_s3()
     hit.mended(counts=True)
     await hit.flows()
+
+
+def s3_http(make):
+    """S3 answers wrongly for a while, to the requests under way, too: these are asked again."""
+    async def strike(hit):
+        hit.begins(lambda other: True)
+        broken = [relay.s3_proxy for relay in hit.rig.relays]
+        try:
+            for proxy in broken:
+                proxy.http_fault = make()
+                proxy.cut()
+            await asyncio.sleep(hit.order.lasts_s)
+        finally:
+            for proxy in broken:
+                proxy.http_fault = None
+            hit.mended(counts=True)
+        await hit.flows()
+    return strike
 
 
 def link(proxies, who, fault, counts=False):
@@ -277,6 +324,7 @@ KINDS = {
     "consumer's NATS link blackholed": (consumer_link(blackhole), 4, 9, None),
     "consumer's NATS link throttled": (consumer_link(throttle), 2, 4, None),
     "consumer's NATS link delayed": (consumer_link(delay), 2, 4, None),
+    "nats-server frozen, thawed": (nats_freeze, 3, 9, None),
     "nats-server restarted": (nats_restart, 0, 0, 1),
     "nats-server gone": (nats_gone, 30, 30, 1),
     "nats-server of a cluster killed": (node_kill, 0, 0, 3),
@@ -285,10 +333,16 @@ KINDS = {
     "S3 link blackholed": (s3_link(blackhole), 3, 18, None),
     "S3 link throttled": (s3_link(throttle), 2, 4, None),
     "S3 link delayed": (s3_link(delay), 2, 4, None),
+    "S3 server frozen, thawed": (s3_freeze, 2, 17, None),
     "S3 server killed, started again": (s3_kill, 0, 12, None),
+    "S3 answers 503 SlowDown": (s3_http(lambda: Refuse("503 Slow Down", "SlowDown")), 1, 6, None),
+    "S3 answers 500": (s3_http(lambda: Refuse("500 Internal Server Error", "InternalError")), 1, 6, None),
+    "S3 bodies cut": (s3_http(lambda: Shorten(300_000, honest=True)), 1, 4, None),
+    "S3 bodies short": (s3_http(lambda: Shorten(300_000, honest=False)), 1, 4, None),
 }
 # Those that take long come once for so many of the others.
-RARE = {"nats-server gone": 4, "consumer frozen, thawed": 2, "S3 server killed, started again": 2}
+RARE = {"nats-server gone": 4, "consumer frozen, thawed": 2, "S3 server killed, started again": 2,
+        "S3 server frozen, thawed": 2}
 
 
 def plan(random, count, nodes, consumers, kinds=None):

@@ -22,15 +22,20 @@ from rig import Rig, until, usage
 # A relay at rest, compared with itself when it was new: threads that wait for work, a connection being probed.
 FDS_MORE, THREADS_MORE = 4, 24
 S3_CONNECTIONS_MAX = 16
-# The default of relay.memory_budget_bytes.
-RSS_MAX_BYTES = 512 << 20
+# On top of it while a transfer runs: what it reads ahead over, and the pipes and sockets on the way.
+FDS_PER_TRANSFER, S3_CONNECTIONS_PER_TRANSFER = 4, 16
+# Resident memory at its peak, with the few downloads of these scripts.
+RSS_MAX_BYTES, CONSUMER_RSS_MAX_BYTES = 150 << 20, 96 << 20
 IDLE_WITHIN_S = 60
+# A relay that was cut off holds a transfer for its idle timeout, and NATS must have heard of it again.
+FITS_WITHIN_S = 20
 
 
 def options(parser):
     parser.add_argument("--seed", default="1", help="the same faults for the same seed")
     parser.add_argument("--gantry", type=lambda path: Path(path).resolve(), help="the binary, in place of a fresh build")
     parser.add_argument("--keep", action="store_true", help="keep the logs")
+    parser.add_argument("--within-s", type=float, default=3600, help="give up after so long")
 
 
 def play(acted, args):
@@ -46,7 +51,7 @@ def play(acted, args):
         gantry = args.gantry or demo.build(stage)
         stage.folder = Path(tempfile.mkdtemp(dir=servers.DEV, prefix="chaos-"))
         remove_when_gone(stage)
-        asyncio.run(acted(stage, gantry, args))
+        asyncio.run(within(acted(stage, gantry, args), args.within_s))
     except Problem as problem:
         sys.exit(f"chaos, {name}: {problem}")
     except KeyboardInterrupt:
@@ -56,6 +61,13 @@ def play(acted, args):
             kept = shutil.copytree(stage.folder, f"{stage.folder}-kept", ignore=shutil.ignore_patterns("data", "*.sock"))
             say(f"logs: {kept}")
         stage.close()
+
+
+async def within(acted, within_s):
+    try:
+        await asyncio.wait_for(acted, within_s)
+    except TimeoutError:
+        raise Problem(f"not done within {within_s:.0f} s") from None
 
 
 def remove_when_gone(stage):
@@ -80,6 +92,37 @@ async def place(name, stage, gantry, report, seed, sizes, nodes=1, consumers=1, 
     except BaseException:
         await rig.close()
         raise
+
+
+async def fits(rig, crowd, report, where):
+    """What must hold after each fault: no relay has more of anything than the downloads that run explain."""
+    state = {}
+
+    async def fit():
+        running = sum(consumer.running for consumer in crowd)
+        for relay in rig.relays:
+            now, active, s3 = usage(relay.process.pid), await relay.active(), relay.s3_proxy.connections
+            state.update(relay=relay.number, running=running, active=active, s3=s3, idle=relay.idle, **now)
+            if (active > running or s3 > S3_CONNECTIONS_MAX + S3_CONNECTIONS_PER_TRANSFER * active
+                    or now["fds"] - s3 > relay.idle["fds"] + FDS_MORE + FDS_PER_TRANSFER * active
+                    or now["threads"] > relay.idle["threads"] + THREADS_MORE):
+                return False
+        return True
+
+    try:
+        await until("relays have what the downloads explain", fit, FITS_WITHIN_S)
+    except Problem as problem:
+        report.leak(f"{where}: {problem}: {state}")
+
+
+def check_memory(rig, crowd, report):
+    """Holds the most memory that was seen against the bounds."""
+    rig.sample()
+    for who, what, bound in [*((f"relay {relay.number}", relay, RSS_MAX_BYTES) for relay in rig.relays),
+                             *((f"consumer {one.number}", one, CONSUMER_RSS_MAX_BYTES) for one in crowd)]:
+        if what.rss_peak_bytes > bound:
+            report.leak(f"{rig.name} {who} had {what.rss_peak_bytes >> 20} MiB in memory, more than {bound >> 20}")
+    report.notes.append(f"{rig.name}: at most {max(one.rss_peak_bytes for one in crowd) >> 20} MiB in a consumer's memory")
 
 
 async def at_rest(rig, report):

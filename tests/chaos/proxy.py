@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback whose link can be cut, held without closing, throttled and delayed."""
+"""A TCP proxy on loopback whose link can be cut, held without closing, throttled and delayed, and speak bad HTTP."""
 
 import asyncio
 import socket
@@ -22,6 +22,8 @@ class Proxy:
         self.rate_bytes_per_s = None
         self.slow_bytes_per_s = None
         self.delay_s = 0.0
+        # What is done to HTTP, of http_faults.
+        self.http_fault = None
         self.bytes_down = 0
         self._passing = asyncio.Event()
         self._passing.set()
@@ -96,6 +98,9 @@ class Link:
         self.proxy = proxy
         self.near = (reader, writer)
         self.far = None
+        # What the proxy's HTTP fault does to this connection.
+        self.meddler = None
+        self.meddles_for = None
         self.task = asyncio.current_task()
 
     def cut(self):
@@ -142,14 +147,32 @@ class Link:
                 await self.proxy.gate()
                 if told:
                     told(piece)
+                piece, last = self._meddle(way, piece)
                 if way == "down":
                     self.proxy.bytes_down += len(piece)
                 writer.write(piece)
                 await writer.drain()
+                if last:
+                    return
         except OSError:
             return
         finally:
             reading.cancel()
+
+    def _meddle(self, way, piece):
+        """What of a piece is passed on, and whether the connection ends after it."""
+        if self.meddles_for is not self.proxy.http_fault:
+            self.meddles_for = self.proxy.http_fault
+            self.meddler = self.meddles_for.begin() if self.meddles_for else None
+        if not self.meddler:
+            return piece, False
+        if way == "down":
+            return self.meddler.response(piece)
+        answer = self.meddler.request(piece)
+        if answer is None:
+            return piece, False
+        self.near[1].write(answer)
+        return b"", True
 
     async def _read(self, reader, queue):
         loop = asyncio.get_running_loop()

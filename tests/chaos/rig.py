@@ -200,7 +200,7 @@ class Rig:
         """Notes the relays' memory."""
         for relay in self.relays:
             if relay.process and relay.process.poll() is None:
-                relay.rss_peak_bytes = max(relay.rss_peak_bytes, usage(relay.process.pid)["rss_bytes"])
+                relay.rss_peak_bytes = max(relay.rss_peak_bytes, usage(relay.process.pid)["rss_peak_bytes"])
 
     async def close(self):
         for process in self.processes:
@@ -216,14 +216,15 @@ def urls(proxies):
 
 
 def usage(pid):
-    """Open files, threads and memory of a process; zeros when it is gone."""
+    """Open files, threads and memory of a process, now and at most so far; zeros when it is gone."""
     proc = Path("/proc") / str(pid)
     try:
         status = (proc / "status").read_text()
         return {"fds": len(os.listdir(proc / "fd")), "threads": int(re.search(r"Threads:\s+(\d+)", status).group(1)),
-                "rss_bytes": int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) << 10}
+                "rss_bytes": int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) << 10,
+                "rss_peak_bytes": int(re.search(r"VmHWM:\s+(\d+)", status).group(1)) << 10}
     except (OSError, AttributeError):
-        return {"fds": 0, "threads": 0, "rss_bytes": 0}
+        return {"fds": 0, "threads": 0, "rss_bytes": 0, "rss_peak_bytes": 0}
 
 
 def free_port():

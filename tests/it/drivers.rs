@@ -8,14 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use gantry_relay::bus::Bus;
 use gantry_relay::bus::memory::{Action, Fault, Memory, MemoryNetwork, When, WhileCut};
+use gantry_relay::bus::{Bus, Message};
 use gantry_relay::consumer::{self, Client, Download, Error, Get};
 use gantry_relay::metrics::RelayMetrics;
 use gantry_relay::proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 use gantry_relay::relay::{self, Relay};
 use gantry_relay::shutdown::Shutdown;
 use gantry_relay::store::{self, Opened, Store};
+
+use tokio::time::Instant;
 
 use crate::support::data::random_bytes;
 
@@ -71,6 +73,69 @@ impl Store for OneObject {
     }
 }
 
+/// A store whose object comes byte by byte, for ever so to say.
+#[derive(Debug)]
+struct Trickle;
+
+impl Trickle {
+    const SIZE: u64 = 1 << 40;
+}
+
+impl Store for Trickle {
+    fn open<'a>(&'a self, key: &'a Key, _: &'a Pin, _: Span) -> BoxFuture<'a, Result<Opened, store::Error>> {
+        let object = ObjectInfo { size: Self::SIZE, ..OneObject(Bytes::new()).info(key) };
+        let body = futures_util::stream::repeat(()).then(async |()| {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok(Bytes::from_static(b"."))
+        });
+        async { Ok(Opened { object, body: body.boxed() }) }.boxed()
+    }
+
+    fn stat<'a>(&'a self, _: &'a Key, _: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, store::Error>> {
+        std::future::pending().boxed()
+    }
+
+    fn list<'a>(&'a self, _: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, store::Error>> {
+        std::future::pending().boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), store::Error>> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+/// A store that never answers.
+#[derive(Debug)]
+struct Silent;
+
+impl Store for Silent {
+    fn open<'a>(&'a self, _: &'a Key, _: &'a Pin, _: Span) -> BoxFuture<'a, Result<Opened, store::Error>> {
+        std::future::pending().boxed()
+    }
+
+    fn stat<'a>(&'a self, _: &'a Key, _: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, store::Error>> {
+        std::future::pending().boxed()
+    }
+
+    fn list<'a>(&'a self, _: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, store::Error>> {
+        std::future::pending().boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), store::Error>> {
+        std::future::pending().boxed()
+    }
+}
+
+/// Waits until a relay has no transfer, and returns how long that took.
+async fn emptied(relay: &Relay) -> Duration {
+    let began = Instant::now();
+    while relay.transfers_active() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(600), "the transfer does not end");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    began.elapsed()
+}
+
 struct World {
     network: MemoryNetwork,
     bytes: Bytes,
@@ -92,8 +157,12 @@ impl World {
     }
 
     async fn relay(&self, shutdown: Shutdown) -> (Relay, Arc<Memory>) {
+        self.relay_of(OneObject(self.bytes.clone()), shutdown).await
+    }
+
+    async fn relay_of(&self, store: impl Store, shutdown: Shutdown) -> (Relay, Arc<Memory>) {
         let bus = self.network.connect();
-        let store: Arc<dyn Store> = Arc::new(OneObject(self.bytes.clone()));
+        let store: Arc<dyn Store> = Arc::new(store);
         let stores = BTreeMap::from([("s".parse().unwrap(), store)]);
         let options = relay::Options { chunk_max_bytes: CHUNK, gather_min_bytes: 200, ..relay::Options::default() };
         let metrics = Arc::new(RelayMetrics::default());
@@ -216,6 +285,58 @@ async fn a_dropped_download_frees_the_relay_at_once() {
     })
     .await
     .expect("the transfer ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_whose_publish_is_not_taken_frees_the_transfer() {
+    let world = World::new(300_000);
+    let (relay, relay_bus) = world.relay(Shutdown::default()).await;
+    let mut download = world.get().await.unwrap();
+    download.next().await.unwrap().unwrap();
+    assert_eq!(relay.transfers_active(), 1);
+    relay_bus.cut(WhileCut::Wait);
+    let took = emptied(&relay).await;
+    let idle = relay::Options::default().idle_timeout;
+    assert!((idle..idle + Duration::from_secs(2)).contains(&took), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_is_cut_off_while_it_has_credit_is_given_up_in_time() {
+    let world = World::new(300_000);
+    let (relay, _) = world.relay_of(Trickle, Shutdown::default()).await;
+    let mut download = world.get().await.unwrap();
+    download.next().await.unwrap().unwrap();
+    // Nobody tells the relay: its messages are taken, and lost.
+    world.network.add_fault(Fault::new(Action::Drop).from(world.consumer_bus.id()));
+    let took = emptied(&relay).await;
+    assert!(took <= relay::Options::default().idle_timeout, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_while_the_store_opens_is_answered_with_goaway() {
+    let world = World::new(0);
+    let shutdown = Shutdown::default();
+    let (relay, _) = world.relay_of(Silent, shutdown.clone()).await;
+    let inbox = world.consumer_bus.new_inbox();
+    let mut answers = world.consumer_bus.subscribe(&inbox, None).await.unwrap();
+    let request = Message {
+        subject: "gantry.v1.get.s".to_owned(),
+        reply: Some(inbox),
+        payload: Bytes::from_static(br#"{"key":"k"}"#),
+        ..Message::default()
+    };
+    world.consumer_bus.publish(request).await.unwrap();
+    answers.next().await.unwrap();
+    shutdown.drain.cancel();
+    let last = loop {
+        let answer = answers.next().await.unwrap();
+        let kind = answer.headers.get("Gantry-Type").unwrap().to_owned();
+        if kind != "beat" {
+            break kind;
+        }
+    };
+    assert_eq!(last, "goaway");
+    relay.wait().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

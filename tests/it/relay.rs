@@ -80,6 +80,24 @@ async fn a_consumer_that_never_speaks_is_told_that_it_is_idle() {
 }
 
 #[tokio::test]
+async fn a_consumer_that_keeps_alive_and_falls_silent_with_credit_in_hand_is_told_that_it_is_idle() {
+    let options = Options { idle_timeout: Duration::from_millis(300), ..lively() };
+    // The store stalls, so that the credit is never used up.
+    let world = World::new(Shelf::default().put("k", Item::Stuck(random_bytes(1, 5000))), options).await;
+    let mut silent = world.get(json!({"key": "k", "keeps_alive": true})).await;
+
+    let error = loop {
+        let heard = silent.next().await;
+        if !matches!(heard.kind(), "accepted" | "beat" | "chunk") {
+            break heard;
+        }
+    };
+
+    assert_eq!((error.kind(), &error.json()["code"]), ("error", &json!("idle")));
+    until("the place", async || (world.relay.transfers_active() == 0).then_some(())).await;
+}
+
+#[tokio::test]
 async fn relays_with_different_stores_share_a_prefix() {
     let nats = Nats::plain().await;
     let (one, other) = (Shelf::default().bytes("k", "one"), Shelf::default().bytes("k", "other"));

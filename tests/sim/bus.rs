@@ -17,6 +17,9 @@ pub(crate) const GET: &str = "gantry.v1.get.files";
 /// The largest extra delay of a message.
 const DELAY_MAX: Duration = Duration::from_millis(2500);
 
+/// What a message takes on a link beside its payload, about: subjects and headers.
+pub(crate) const HEAD_BYTES: usize = 200;
+
 /// What goes over a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Packet {
@@ -108,7 +111,11 @@ impl Bus {
         if !link.connected || link.blackholed {
             return;
         }
-        link.up_at = link.up_at.max(context.now + latency);
+        let len = match &packet {
+            Packet::Message(message) => message.payload.len() + HEAD_BYTES,
+            Packet::Subscribe(_) => HEAD_BYTES,
+        };
+        link.up_at = link.up_at.max(context.now + latency) + context.plan.link_time(len);
         context.schedule(link.up_at, Event::AtServer { from, epoch: link.epoch, packet });
     }
 
@@ -195,7 +202,8 @@ impl Bus {
         if !link.connected || link.blackholed {
             return;
         }
-        link.down_at = link.down_at.max(context.now + latency);
+        link.down_at =
+            link.down_at.max(context.now + latency) + context.plan.link_time(message.payload.len() + HEAD_BYTES);
         let packet = Packet::Message(message);
         context.schedule(link.down_at, Event::AtClient { to, epoch: link.epoch, packet });
     }

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gantry_relay::consumer::verify::{Mismatch, Proof, Verifier};
 use gantry_relay::proto::message::json;
 use gantry_relay::proto::receiver::{Cause, Failure, Output, Receiver, Wanted};
-use gantry_relay::proto::{Code, Pin, Span};
+use gantry_relay::proto::{Checksum, Code, Pin, Span};
 
 use crate::bus::{Bus, GET, Message, Packet};
 use crate::context::Context;
@@ -92,6 +93,11 @@ impl Consumer {
             timer_at: None,
         });
         self.pump(context, bus);
+    }
+
+    /// Returns whether a download runs.
+    pub(crate) const fn is_running(&self) -> bool {
+        self.run.is_some()
     }
 
     /// Kills the process: what was not on the disk is lost, and sometimes what was not synced.
@@ -255,7 +261,7 @@ impl Consumer {
             }
             let Some(chunk) = run.receiver.poll_deliver() else { return };
             let known = version.expect("bytes come after a relay accepted");
-            let right = context.model.bytes_of(known, run.next, chunk.len()) == chunk;
+            let right = context.model.is_as_stored(known, run.next, &chunk);
             let at = run.next;
             context.model.check(right, || format!("handed out wrong bytes at {at}"));
             let mixed = !self.disk.is_empty() && self.disk_version != version;
@@ -270,17 +276,33 @@ impl Consumer {
         let Some(run) = self.run.take() else { return };
         bus.set_inbox(None);
         self.generation += 1;
-        self.done_at = Some(context.now);
-        let Some(version) = run.receiver.object().and_then(|object| version_of(&object.etag)) else {
+        let Some(object) = run.receiver.object() else {
             return context.model.check(false, || "done without an object".to_owned());
         };
+        let version = version_of(&object.etag).expect("the store's own etag");
         let range = context.plan.span.resolve(context.plan.sizes[version]).expect("the span starts within every size");
         let len = usize::try_from(range.end - range.start).expect("objects are small");
+        let covered = object.checksum.as_ref().filter(|_| range == (0..object.size));
+        if let Err(mismatch) = prove(covered, &self.disk, len) {
+            return self.throw_away(context, version, &mismatch);
+        }
+        self.done_at = Some(context.now);
         let right = context.model.bytes_of(version, range.start, len) == self.disk;
         let on_disk = self.disk.len();
         context.model.check(right, || format!("done with {on_disk} bytes that are not the {len} of version {version}"));
         context.tally.bytes += range.end - range.start;
         context.log(|| format!("consumer is done: {len} bytes, {:?}", run.receiver.stats()));
+    }
+
+    /// Begins anew with bytes that are not what the store keeps a checksum of.
+    fn throw_away(&mut self, context: &mut Context, version: usize, mismatch: &Mismatch) {
+        context.log(|| format!("consumer throws version {version} away: {mismatch}"));
+        *context.tally.failures.entry("integrity").or_default() += 1;
+        let lied = context.model.has_lied(version);
+        context.model.check(lied, || format!("an honest store's bytes are thrown away: {mismatch}"));
+        self.disk.clear();
+        self.disk_version = None;
+        context.schedule_in(RETRY_PAUSE, Event::ConsumerStart);
     }
 
     /// Holds a failure against what went on, and lets the person try again.
@@ -317,6 +339,13 @@ impl Consumer {
         }
         context.schedule_in(RETRY_PAUSE, Event::ConsumerStart);
     }
+}
+
+/// Holds the bytes against the checksum that the store keeps of them.
+fn prove(checksum: Option<&Checksum>, bytes: &[u8], len: usize) -> Result<Proof, Mismatch> {
+    let mut verifier = Verifier::new(checksum, len as u64);
+    verifier.update(bytes);
+    verifier.finish()
 }
 
 impl Run {

@@ -55,7 +55,7 @@ pub(crate) enum RelayEvent {
 /// A fault that the plan schedules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The connection is lost; its owner knows.
+    /// The connection is lost; its owner learns it.
     Cut(Node),
     /// Nothing passes the connection; nobody knows.
     Blackhole(Node),
@@ -67,6 +67,8 @@ pub(crate) enum Fault {
     Drain(usize),
     /// The consumer's process is killed, and started anew later.
     CrashConsumer,
+    /// The consumer's process stops, and goes on later.
+    FreezeConsumer,
     /// The consumer's disk takes nothing for a while.
     FreezeWriter,
     /// The connection's budget for this download changes.
@@ -86,6 +88,7 @@ impl Fault {
             Self::Freeze(_) => "freeze relay",
             Self::Drain(_) => "drain relay",
             Self::CrashConsumer => "crash consumer",
+            Self::FreezeConsumer => "freeze consumer",
             Self::FreezeWriter => "freeze writer",
             Self::Share(_) => "share changed",
             Self::Replace => "replace object",

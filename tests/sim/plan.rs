@@ -5,11 +5,15 @@ use std::time::Duration;
 use fastrand::Rng;
 use gantry_relay::proto::{Span, receiver, sender};
 
+use crate::bus::HEAD_BYTES;
 use crate::context::between;
 use crate::event::{Fault, Node};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+
+/// The longest that a link takes for a whole window.
+const WINDOW_TIME_MAX: Duration = Duration::from_millis(250);
 
 /// How often faults hit single messages and reads, as probabilities.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +28,8 @@ pub(crate) struct Rates {
     pub(crate) read_stalls: f64,
     pub(crate) short_body: f64,
     pub(crate) long_body: f64,
+    /// A wrong byte of the store's own, that only the stored checksum can show.
+    pub(crate) wrong_byte: f64,
 }
 
 /// The plan of one world.
@@ -33,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) sizes: Vec<u64>,
     /// Whether the store keeps old versions.
     pub(crate) versioned: bool,
+    /// Whether the store keeps a checksum of each version.
+    pub(crate) has_checksums: bool,
     pub(crate) span: Span,
     pub(crate) relays: usize,
     /// How many transfers a relay takes at once.
@@ -41,7 +49,11 @@ pub(crate) struct Plan {
     /// The largest read of the store, in bytes.
     pub(crate) frame_max: usize,
     pub(crate) store_latency: Duration,
+    /// How long the store takes for a byte.
+    pub(crate) store_per_byte: Duration,
     pub(crate) link_latency: Duration,
+    /// How long each link takes for a byte, either way.
+    pub(crate) link_per_byte: Duration,
     /// How many chunks lie between the driver and the writer.
     pub(crate) queue_chunks: usize,
     /// How long the disk takes for a byte.
@@ -64,30 +76,56 @@ impl Plan {
         let largest = if chunks == 0 { rng.u64(..=1) } else { (chunk_max * chunks) as u64 };
         let span = draw_span(rng, largest);
         let sizes = (0..4).map(|_| draw_size(rng, span.start, largest, chunk_max)).collect();
-        let heal_at = between_any(rng, 10 * MS, &[200 * MS, SECOND, 5 * SECOND, 20 * SECOND]);
-        let relays = rng.usize(1..=3);
+        // So slow that a consumer may stop and be missed long before its credit is used up.
+        let store_is_slow = rng.u8(..8) == 0;
+        let heal_at = if store_is_slow {
+            between(rng, 20 * SECOND, 30 * SECOND)
+        } else {
+            between_any(rng, 10 * MS, &[200 * MS, SECOND, 5 * SECOND, 20 * SECOND])
+        };
+        // One alone has nobody to hand over to.
+        let relays = if rng.u8(..8) == 0 { 1 } else { rng.usize(2..=3) };
         let receiver = draw_receiver(rng, chunk_max);
         let sender = draw_sender(rng, chunk_max);
-        let deadline = heal_at + 2 * sender.idle_timeout + receiver.patience.min(30 * SECOND) + 90 * SECOND;
+        let deadline = heal_at + 2 * sender.idle_timeout + receiver.patience.min(30 * SECOND) + 180 * SECOND;
+        let mut faults = draw_faults(rng, relays, heal_at);
+        if store_is_slow {
+            faults.push((between(rng, Duration::ZERO, 2 * SECOND), 30 * SECOND, Fault::FreezeConsumer));
+        }
+        let frame_max = rng.usize(chunk_max / 8 + 1..=4 * chunk_max);
+        // What a stored checksum covers is the whole object.
+        let has_checksums = span == Span::default() && rng.bool();
+        let mut rates = draw_rates(rng);
+        if !has_checksums {
+            rates.wrong_byte = 0.0;
+        }
         Self {
             sizes,
             versioned: rng.bool(),
+            has_checksums,
             span,
             relays,
             transfers_max: pick(rng, &[1, 2, 8]),
             drain_grace: between(rng, Duration::ZERO, 2 * SECOND),
-            frame_max: rng.usize(chunk_max / 8 + 1..=4 * chunk_max),
+            frame_max,
+            store_per_byte: if store_is_slow { draw_store_speed(rng, largest, frame_max) } else { Duration::ZERO },
             store_latency: between_any(rng, Duration::ZERO, &[Duration::ZERO, 2 * MS, 30 * MS]),
             link_latency: between_any(rng, MS / 20, &[MS / 10, 5 * MS, 60 * MS]),
+            link_per_byte: draw_link_speed(rng, largest, receiver.window_max, receiver.chunk_max.min(chunk_max as u64)),
             queue_chunks: rng.usize(1..=16),
             write_per_byte: draw_write_speed(rng, largest, heal_at),
             receiver,
             sender,
-            rates: draw_rates(rng),
-            faults: draw_faults(rng, relays, heal_at),
+            rates,
+            faults,
             heal_at,
             deadline,
         }
+    }
+
+    /// Returns how long a link takes for `len` bytes.
+    pub(crate) fn link_time(&self, len: usize) -> Duration {
+        self.link_per_byte * u32::try_from(len).expect("messages are small")
     }
 
     /// Returns how long the disk takes for `len` bytes.
@@ -110,6 +148,25 @@ fn between_any(rng: &mut Rng, least: Duration, mosts: &[Duration]) -> Duration {
 fn draw_write_speed(rng: &mut Rng, bytes: u64, faulty: Duration) -> Duration {
     let bytes = u32::try_from(bytes.max(1)).expect("objects are small");
     if rng.u8(..3) == 0 { Duration::ZERO } else { faulty / bytes * rng.u32(1..=200) / 100 }
+}
+
+/// Draws how long a slow store takes for a byte: up to forty seconds for all of them, up to one for a frame.
+fn draw_store_speed(rng: &mut Rng, bytes: u64, frame_max: usize) -> Duration {
+    let frame_max = u32::try_from(frame_max).expect("frames are small");
+    (between(rng, SECOND, 40 * SECOND) / u32::try_from(bytes.max(1)).expect("objects are small"))
+        .min(SECOND / frame_max)
+}
+
+/// Draws how long a link takes for a byte: the chunks of a window take up to a quarter of a second, and all bytes, cut
+/// as small as they may be, up to twenty. What slower links need is more than a consumer does now.
+fn draw_link_speed(rng: &mut Rng, bytes: u64, window: u64, chunk: u64) -> Duration {
+    if rng.bool() {
+        return Duration::ZERO;
+    }
+    let heads = HEAD_BYTES as u64 * (window / chunk + 4);
+    let window = u32::try_from(window + heads).expect("windows are small");
+    let bytes = u32::try_from(bytes).expect("objects are small") + 1;
+    (between(rng, MS, WINDOW_TIME_MAX) / window).min(20 * SECOND / (26 * bytes))
 }
 
 fn draw_span(rng: &mut Rng, largest: u64) -> Span {
@@ -154,6 +211,8 @@ fn draw_sender(rng: &mut Rng, chunk_max: usize) -> sender::Settings {
         window_max: rng.u64(1..=64) * chunk_max as u64,
         beat_interval: between(rng, 100 * MS, SECOND),
         idle_timeout: between(rng, 3 * SECOND, 15 * SECOND),
+        // The request says it.
+        keeps_alive: false,
     }
 }
 
@@ -170,6 +229,7 @@ fn draw_rates(rng: &mut Rng) -> Rates {
         read_stalls: rate(0.02),
         short_body: rate(0.3),
         long_body: rate(0.2),
+        wrong_byte: rate(0.05),
     }
 }
 
@@ -178,7 +238,7 @@ fn draw_faults(rng: &mut Rng, relays: usize, heal_at: Duration) -> Vec<(Duration
     (0..rng.usize(..=most))
         .map(|_| {
             let relay = rng.usize(..relays);
-            let fault = match rng.u8(..14) {
+            let fault = match rng.u8(..16) {
                 0 => Fault::Cut(Node::Consumer),
                 1 => Fault::Cut(Node::Relay(relay)),
                 2 => Fault::Blackhole(Node::Consumer),
@@ -189,10 +249,13 @@ fn draw_faults(rng: &mut Rng, relays: usize, heal_at: Duration) -> Vec<(Duration
                 9 | 10 => Fault::CrashConsumer,
                 11 => Fault::FreezeWriter,
                 12 => Fault::Share(rng.u64(1..=20_000)),
+                13 | 14 => Fault::FreezeConsumer,
                 _ => Fault::Replace,
             };
             let at = between(rng, Duration::ZERO, heal_at);
-            (at, between_any(rng, Duration::ZERO, &[100 * MS, 2 * SECOND, 10 * SECOND]), fault)
+            // A consumer that stands still must do so for long enough to be given up.
+            let most = if fault == Fault::FreezeConsumer { 30 * SECOND } else { 10 * SECOND };
+            (at, between_any(rng, Duration::ZERO, &[100 * MS, 2 * SECOND, most]), fault)
         })
         .collect()
 }

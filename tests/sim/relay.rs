@@ -188,7 +188,7 @@ impl Relay {
         let asked = request.chunk_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
         let chunk_max = asked.min(context.plan.sender.chunk_max);
         let gather_min = context.plan.sender.gather_min.min(chunk_max);
-        let settings = Settings { chunk_max, gather_min, ..context.plan.sender };
+        let settings = Settings { chunk_max, gather_min, keeps_alive: request.keeps_alive, ..context.plan.sender };
         let credit = request.credit.unwrap_or(gantry_relay::proto::OFFSET_MAX);
         let sender = Sender::new(settings, range.clone(), credit, context.now);
         context.model.relay_accepts(id, &object.etag, range.clone(), credit, settings);

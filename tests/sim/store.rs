@@ -73,7 +73,7 @@ pub(crate) fn open(context: &mut Context, request: &GetRequest) -> Result<(Objec
         last_modified: None,
         content_type: None,
         metadata: std::collections::BTreeMap::new(),
-        checksum: None,
+        checksum: context.plan.has_checksums.then(|| context.model.checksum_of(version)),
     };
     Ok((object, Body { version, next: range.start, end }))
 }
@@ -101,7 +101,15 @@ impl Body {
             return (latency, Read::End);
         }
         let len = context.rng.usize(1..=context.plan.frame_max).min(left);
-        let frame = context.model.bytes_of(self.version, self.next, len);
+        latency += context.plan.store_per_byte * u32::try_from(len).expect("frames are small");
+        let mut frame = context.model.bytes_of(self.version, self.next, len);
+        if context.inject(context.plan.rates.wrong_byte, "wrong byte") {
+            let at = context.rng.usize(..len);
+            let mut wrong = frame.to_vec();
+            wrong[at] ^= context.rng.u8(1..);
+            frame = wrong.into();
+            context.model.store_lies(self.version, self.next + at as u64);
+        }
         self.next += len as u64;
         (latency, Read::Frame(frame))
     }

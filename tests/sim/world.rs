@@ -15,6 +15,10 @@ use crate::relay::Relay;
 /// More events than any world needs.
 const STEPS_MAX: u64 = 2_000_000;
 
+/// How long the last word of a consumer may be on its way to a relay, by latency and delay, and its last request be
+/// without an answer.
+const LAST_WORD_MAX: Duration = Duration::from_secs(3);
+
 /// The share of a connection that nobody else uses.
 const SHARE_ALL: u64 = 1 << 40;
 
@@ -31,18 +35,32 @@ struct World {
     bus: Bus,
     relays: Vec<Process>,
     consumer: Consumer,
+    /// What waits for the consumer's process while it is frozen, and since when.
+    frozen: Option<(Duration, Vec<Errand>)>,
 }
 
 /// A relay, and what waits for it while it is frozen.
 struct Process {
     relay: Relay,
     backlog: Option<Vec<Work>>,
+    thawed_at: Duration,
 }
 
 /// What a relay's process has to deal with.
 enum Work {
     Message { epoch: u64, message: Message },
     Own { generation: u64, event: RelayEvent },
+}
+
+/// What the consumer's process has to deal with.
+enum Errand {
+    Message { epoch: u64, message: Message },
+    Timer { generation: u64 },
+    WriteDone { generation: u64 },
+    Cut,
+    Reconnect,
+    Writer { is_frozen: bool },
+    Share(u64),
 }
 
 /// Runs the world of a seed to its end.
@@ -52,8 +70,9 @@ pub(crate) fn run(seed: u64, logging: Logging) -> Report {
     let model = Model::new(seed, plan.sizes.clone());
     let mut world = World {
         bus: Bus::new(plan.relays),
-        relays: (0..plan.relays).map(|index| Process { relay: Relay::new(index), backlog: None }).collect(),
+        relays: (0..plan.relays).map(Process::new).collect(),
         consumer: Consumer::default(),
+        frozen: None,
         context: Context::new(rng, plan, model, logging),
     };
     let violation = world.run();
@@ -63,6 +82,12 @@ pub(crate) fn run(seed: u64, logging: Logging) -> Report {
         .context
         .log(|| violation.as_ref().map_or_else(|| "all holds".to_owned(), |what| format!("VIOLATION: {what}")));
     Report { log: world.context.take_log(), tally: world.context.tally, violation }
+}
+
+impl Process {
+    const fn new(index: usize) -> Self {
+        Self { relay: Relay::new(index), backlog: None, thawed_at: Duration::ZERO }
+    }
 }
 
 impl World {
@@ -93,11 +118,20 @@ impl World {
         if tally.steps > STEPS_MAX {
             return Some(format!("not over after {STEPS_MAX} steps"));
         }
+        if let Some((frozen_at, _)) = &self.frozen
+            && self.consumer.is_running()
+            && let Some(late) = self.relays.iter().find(|process| {
+                let frees_at = process.thawed_at.max(*frozen_at) + plan.sender.idle_timeout + LAST_WORD_MAX;
+                process.backlog.is_none() && *now > frees_at && process.relay.transfers() > 0
+            })
+        {
+            let instance = &late.relay.instance;
+            return Some(format!("{instance} keeps the transfer of a consumer that is frozen since {frozen_at:?}"));
+        }
         let Some(done_at) = self.consumer.done_at else {
             return (*now > plan.deadline).then(|| format!("not done at {now:?}"));
         };
-        // A read may stall for 10 s before the relay has anything to say that could find out that nobody listens.
-        let settled_at = done_at.max(plan.heal_at) + plan.sender.idle_timeout + Duration::from_secs(15);
+        let settled_at = done_at.max(plan.heal_at) + plan.sender.idle_timeout + LAST_WORD_MAX;
         let left: usize = self.relays.iter().map(|process| process.relay.transfers()).sum();
         (*now > settled_at && left > 0).then(|| format!("{left} transfers are left of a consumer that is gone"))
     }
@@ -107,22 +141,15 @@ impl World {
         match event {
             Event::AtServer { from, epoch, packet } => bus.route(context, from, epoch, packet),
             Event::AtClient { to: Node::Consumer, epoch, packet: Packet::Message(message) } => {
-                if bus.arrives(Node::Consumer, epoch) {
-                    consumer.handle_message(context, bus, message);
-                }
+                self.ask(Errand::Message { epoch, message });
             }
             Event::AtClient { to: Node::Relay(index), epoch, packet: Packet::Message(message) } => {
                 self.give(index, Work::Message { epoch, message });
             }
             Event::AtClient { packet: Packet::Subscribe(_), .. } => {}
             Event::Relay { index, generation, event } => self.give(index, Work::Own { generation, event }),
-            Event::ConsumerTimer { generation } if generation == consumer.generation => {
-                consumer.handle_timer(context, bus);
-            }
-            Event::WriteDone { generation } if generation == consumer.generation => {
-                consumer.handle_write_done(context, bus);
-            }
-            Event::ConsumerTimer { .. } | Event::WriteDone { .. } => {}
+            Event::ConsumerTimer { generation } => self.ask(Errand::Timer { generation }),
+            Event::WriteDone { generation } => self.ask(Errand::WriteDone { generation }),
             Event::ConsumerStart => consumer.start(context, bus),
             Event::Fault(fault) => self.break_something(fault),
             Event::Heal(fault) => self.heal(fault),
@@ -133,7 +160,7 @@ impl World {
     /// Lets a relay work, now or when it is thawed.
     fn give(&mut self, index: usize, work: Work) {
         let Self { context, bus, relays, .. } = self;
-        let Process { relay, backlog } = &mut relays[index];
+        let Process { relay, backlog, .. } = &mut relays[index];
         if let Some(backlog) = backlog {
             return backlog.push(work);
         }
@@ -148,8 +175,48 @@ impl World {
         }
     }
 
+    /// Lets the consumer's process act, now or when it is thawed.
+    fn ask(&mut self, errand: Errand) {
+        let Self { context, bus, consumer, frozen, .. } = self;
+        if let Some((_, backlog)) = frozen {
+            return backlog.push(errand);
+        }
+        match errand {
+            Errand::Message { epoch, message } if bus.arrives(Node::Consumer, epoch) => {
+                consumer.handle_message(context, bus, message);
+            }
+            Errand::Timer { generation } if generation == consumer.generation => consumer.handle_timer(context, bus),
+            Errand::WriteDone { generation } if generation == consumer.generation => {
+                consumer.handle_write_done(context, bus);
+            }
+            Errand::Message { .. } | Errand::Timer { .. } | Errand::WriteDone { .. } => {}
+            Errand::Cut => {
+                bus.connect(Node::Consumer, false);
+                consumer.handle_connection(context, bus, false);
+            }
+            Errand::Reconnect if bus.is_connected(Node::Consumer) => {}
+            Errand::Reconnect => {
+                bus.connect(Node::Consumer, true);
+                consumer.handle_connection(context, bus, true);
+            }
+            Errand::Writer { is_frozen } => consumer.handle_writer(context, bus, is_frozen),
+            Errand::Share(share) => consumer.handle_share(context, bus, share),
+        }
+    }
+
+    /// Lets a frozen consumer do all that has come meanwhile, as if it came now: its timers first or last, as it may be.
+    fn thaw_consumer(&mut self) {
+        let Some((_, backlog)) = self.frozen.take() else { return };
+        let is_timer = |errand: &Errand| matches!(errand, Errand::Timer { .. });
+        let (timers, others): (Vec<_>, Vec<_>) = backlog.into_iter().partition(is_timer);
+        let (first, last) = if self.context.rng.bool() { (timers, others) } else { (others, timers) };
+        for errand in first.into_iter().chain(last) {
+            self.ask(errand);
+        }
+    }
+
     fn break_something(&mut self, fault: Fault) {
-        let Self { context, bus, consumer, relays } = self;
+        let Self { context, bus, consumer, relays, frozen } = self;
         if !context.is_faulty() {
             return;
         }
@@ -160,7 +227,7 @@ impl World {
             Fault::Cut(node) => {
                 bus.connect(node, false);
                 if node == Node::Consumer {
-                    consumer.handle_connection(context, bus, false);
+                    self.ask(Errand::Cut);
                 }
             }
             Fault::Blackhole(node) => bus.blackhole(node, true),
@@ -177,20 +244,26 @@ impl World {
             Fault::Drain(_) => {}
             Fault::CrashConsumer => {
                 consumer.kill(context, bus);
-                return context.schedule_in(lasts, Event::ConsumerStart);
+                context.schedule_in(lasts, Event::ConsumerStart);
+                // What is not of the process itself goes on.
+                return self.thaw_consumer();
             }
-            Fault::FreezeWriter => consumer.handle_writer(context, bus, true),
-            Fault::Share(share) => consumer.handle_share(context, bus, share),
+            Fault::FreezeConsumer if consumer.is_running() => {
+                frozen.get_or_insert((context.now, Vec::new()));
+            }
+            Fault::FreezeConsumer => {}
+            Fault::FreezeWriter => self.ask(Errand::Writer { is_frozen: true }),
+            Fault::Share(share) => self.ask(Errand::Share(share)),
             Fault::Replace => {
                 context.model.replace();
             }
         }
-        context.schedule_in(lasts, Event::Heal(fault));
+        self.context.schedule_in(lasts, Event::Heal(fault));
     }
 
     fn heal(&mut self, fault: Fault) {
         self.context.log(|| format!("healed: {}", fault.name()));
-        let Self { context, bus, consumer, relays } = self;
+        let Self { context, bus, relays, .. } = self;
         match fault {
             Fault::Cut(node) => self.reconnect(node),
             Fault::Blackhole(node) => bus.blackhole(node, false),
@@ -202,8 +275,9 @@ impl World {
                 }
             }
             Fault::Freeze(index) => self.thaw(index),
-            Fault::FreezeWriter => consumer.handle_writer(context, bus, false),
-            Fault::Share(_) => consumer.handle_share(context, bus, SHARE_ALL),
+            Fault::FreezeConsumer => self.thaw_consumer(),
+            Fault::FreezeWriter => self.ask(Errand::Writer { is_frozen: false }),
+            Fault::Share(_) => self.ask(Errand::Share(SHARE_ALL)),
             Fault::CrashConsumer | Fault::Replace => {}
         }
     }
@@ -219,25 +293,28 @@ impl World {
                 self.heal(fault);
             }
         }
-        for fault in
-            [Fault::Cut(Node::Consumer), Fault::Blackhole(Node::Consumer), Fault::FreezeWriter, Fault::Share(SHARE_ALL)]
-        {
+        for fault in [
+            Fault::FreezeConsumer,
+            Fault::Cut(Node::Consumer),
+            Fault::Blackhole(Node::Consumer),
+            Fault::FreezeWriter,
+            Fault::Share(SHARE_ALL),
+        ] {
             self.heal(fault);
         }
     }
 
     fn reconnect(&mut self, node: Node) {
-        if self.bus.is_connected(node) {
-            return;
-        }
-        self.bus.connect(node, true);
         if node == Node::Consumer {
-            self.consumer.handle_connection(&mut self.context, &mut self.bus, true);
+            self.ask(Errand::Reconnect);
+        } else if !self.bus.is_connected(node) {
+            self.bus.connect(node, true);
         }
     }
 
     /// Lets a frozen relay do all that has come meanwhile, as if it came now.
     fn thaw(&mut self, index: usize) {
+        self.relays[index].thawed_at = self.context.now;
         for work in self.relays[index].backlog.take().unwrap_or_default() {
             self.give(index, work);
         }

@@ -193,6 +193,7 @@ mod progress {
             credit: Some(60),
             chunk_max: Some(50),
             context: Some("mine".to_owned()),
+            keeps_alive: true,
         };
         assert_eq!(pair.outputs(), [Output::Request(expected)]);
     }
@@ -293,6 +294,7 @@ mod recovery {
             credit: Some(100),
             chunk_max: Some(50),
             context: Some("mine".to_owned()),
+            keeps_alive: true,
         };
         assert_eq!(outputs.first(), Some(&cancel(transfer(1), 100)));
         assert_eq!(outputs.last(), Some(&Output::Request(pinned)));

@@ -170,30 +170,45 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// What tells one version of a file from another, as far as a file system tells.
+///
+/// The time of the last write can be set back, as `rsync --inplace --times` does; that of the last change can't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     inode: u64,
     mtime_ns: i128,
+    ctime_ns: i128,
     size: u64,
 }
 
 impl Identity {
     fn of(metadata: &cap_std::fs::Metadata) -> Self {
-        let mtime_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Self { inode: metadata.ino(), mtime_ns, size: metadata.len() }
+        Self {
+            inode: metadata.ino(),
+            mtime_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+            size: metadata.len(),
+        }
     }
 
-    fn of_std(metadata: &std::fs::Metadata) -> Self {
+    /// Returns whether the open file still holds the bytes of this version.
+    fn holds(&self, now: &std::fs::Metadata) -> bool {
         use std::os::unix::fs::MetadataExt as _;
-        let mtime_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Self { inode: metadata.ino(), mtime_ns, size: metadata.len() }
+        // To lose its last name, when another file takes it, is a change of the file but not of its bytes.
+        let unchanged = nanoseconds(now.ctime(), now.ctime_nsec()) == self.ctime_ns || now.nlink() == 0;
+        unchanged
+            && (now.ino(), now.len()) == (self.inode, self.size)
+            && nanoseconds(now.mtime(), now.mtime_nsec()) == self.mtime_ns
     }
 
     fn etag(&self) -> String {
-        format!("\"{:x}-{:x}-{:x}\"", self.inode, self.mtime_ns, self.size)
+        format!("\"{:x}-{:x}-{:x}-{:x}\"", self.inode, self.mtime_ns, self.ctime_ns, self.size)
     }
 
     fn last_modified(&self) -> Option<String> {
         OffsetDateTime::from_unix_timestamp_nanos(self.mtime_ns).ok()?.format(&Rfc3339).ok()
     }
+}
+
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> i128 {
+    i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
 }

@@ -90,9 +90,9 @@ impl Source {
         file.seek(SeekFrom::Start(offset))
             .and_then(|_| file.take(len).read_to_end(&mut block))
             .map_err(|error| failed(&self.name, &error))?;
-        // After the read: what was written before it shows in the time of the last write by now.
+        // After the read: what was written before it shows in the file's times by now.
         let now = self.file.metadata().map_err(|error| failed(&self.name, &error))?;
-        if Identity::of_std(&now) != self.identity || block.len() as u64 != len {
+        if !self.identity.holds(&now) || block.len() as u64 != len {
             return Err(Error::Changed(format!("{} was written to while it was read", self.name)));
         }
         Ok(Bytes::from(block))

@@ -1,6 +1,7 @@
 //! The file store.
 
-use std::os::unix::fs::symlink;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use gantry_relay::store::{Budget, Error, Store};
 use super::conformance::Ways;
 use super::{collect, conformance, key, list_all, read};
 use crate::support::data::{folder, random_bytes};
+use crate::support::until;
 
 fn store(root: &Path, budget_bytes: u64) -> FileStore {
     let options = Options { block_bytes: conformance::RANGE_BYTES, ..Options::new(root) };
@@ -126,6 +128,40 @@ async fn a_write_while_reading_is_noticed() {
         let error = collect(opened).await.unwrap_err();
         assert!(matches!(error, Error::Changed(_)), "{error:?}");
     }
+}
+
+/// Writes other bytes of the same length into the file and sets its time back, until the file system's clock has gone
+/// on.
+async fn rewrite_in_place(path: &Path, bytes: &[u8]) {
+    let before = std::fs::metadata(path).unwrap();
+    until("another time of change", async || {
+        let mut file = std::fs::File::options().write(true).open(path).unwrap();
+        file.write_all(bytes).unwrap();
+        file.set_modified(before.modified().unwrap()).unwrap();
+        let now = file.metadata().unwrap();
+        assert_eq!((now.modified().unwrap(), now.len()), (before.modified().unwrap(), before.len()));
+        ((now.ctime(), now.ctime_nsec()) != (before.ctime(), before.ctime_nsec())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rewrite_in_place_that_sets_the_time_back_is_another_version() {
+    let root = folder();
+    put(root.path(), "file", &random_bytes(1, 4 * conformance::RANGE_BYTES));
+    let store = store(root.path(), 0);
+    let pin = store.stat(&key("file"), &Pin::default()).await.unwrap().pin();
+    let mut opened = store.open(&key("file"), &pin, Span::default()).await.unwrap();
+    opened.body.try_next().await.unwrap().unwrap();
+
+    rewrite_in_place(&root.path().join("file"), &random_bytes(2, 4 * conformance::RANGE_BYTES)).await;
+
+    for error in [collect(opened).await.unwrap_err(), store.stat(&key("file"), &pin).await.unwrap_err()] {
+        assert!(matches!(error, Error::Changed(_)), "{error:?}");
+    }
+    let listed = store.list(&gantry_relay::proto::ListRequest::default()).await.unwrap();
+    let object = store.stat(&key("file"), &Pin::default()).await.unwrap();
+    assert_eq!(listed.entries[0].etag, Some(object.etag));
 }
 
 #[tokio::test]

@@ -125,6 +125,7 @@ impl Rig {
             window_max: 32 * MIB,
             beat_interval: SECOND,
             idle_timeout: 15 * SECOND,
+            keeps_alive: true,
         };
         let credit = request.credit.unwrap();
         let accepted = Accepted {
