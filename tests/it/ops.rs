@@ -70,6 +70,30 @@ async fn readiness_follows_nats_and_the_stores() {
     assert!(metric(&address, "gantry_nats_reconnects_total").await >= 1.0);
 }
 
+/// The pages were once answered only after the first connection, and the relay gave up after four seconds.
+#[tokio::test]
+async fn a_relay_waits_for_nats_and_says_so_meanwhile() {
+    let mut nats = Nats::plain().await;
+    let folder = data::folder();
+    let (address, url, store) = (address(), nats.url(), format!("s={}", store(folder.path())));
+    nats.kill().await;
+    let serve = || gantry(["serve", "--store", &store, "--http", &address, "-s", &url, "--timeout", "300ms"]);
+
+    let waiting = serve().spawn();
+    let said = ready(&address, 503).await;
+    assert!(said.contains("nats: not connected"), "{said}");
+    assert_eq!(page(&address, "/livez").await.map(|(status, _)| status), Some(200));
+    waiting.signal("TERM");
+    waiting.output().await.expect_code(0);
+
+    let waiting = serve().spawn();
+    ready(&address, 503).await;
+    nats.restart().await;
+    ready(&address, 200).await;
+    waiting.signal("TERM");
+    waiting.output().await.expect_code(0);
+}
+
 #[tokio::test]
 async fn an_address_that_was_chosen_must_be_free() {
     let nats = Nats::plain().await;
