@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use super::exit::Failure;
-use crate::bus::Bus;
 use crate::bus::nats;
+use crate::bus::{self, Bus};
 use crate::config::{Auth, Nats, SecretSource};
 
 /// Connects to NATS.
 pub(super) async fn nats(config: &Nats) -> Result<Arc<dyn Bus>, Failure> {
+    Ok(try_nats(config).await?)
+}
+
+/// Connects to NATS, and says what went wrong as the bus does.
+pub(super) async fn try_nats(config: &Nats) -> Result<Arc<dyn Bus>, bus::Error> {
     let bus = nats::connect(options(config)).await?;
     Ok(bus)
 }

@@ -7,17 +7,19 @@ use std::sync::Arc;
 use clap::Args;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
 use super::{Cli, check, connect, stores};
+use crate::bus::{self, Bus};
 use crate::config::{self, Config, Place, Sources};
 use crate::http;
 use crate::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
 use crate::proto::{self, StoreName};
 use crate::rate::RateLimit;
-use crate::relay::{self, Relay, Replaced};
+use crate::relay::{self, Readiness, Relay, Replaced};
 use crate::shutdown::{self, Shutdown};
 use crate::store::budget::Budget;
 
@@ -106,9 +108,8 @@ impl Serve {
         let metrics = Arc::new(RelayMetrics::register(&mut registry, facts(&budget)));
         let stores = stores::open(config, &budget, &metrics.s3).await?;
         let listener = listen(&config.http).await?;
-        let bus = connect::nats(&config.nats).await?;
-        let relay = Relay::start(bus, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
-        let pages = http::Pages { registry: Arc::new(registry), readiness: relay.readiness() };
+        let readiness = watch::Sender::new(Readiness::default());
+        let pages = http::Pages { registry: Arc::new(registry), readiness: readiness.subscribe() };
         let stop = CancellationToken::new();
         let told = async {
             if let Some(listener) = listener {
@@ -116,17 +117,44 @@ impl Serve {
             }
         };
         let served = async {
-            let served = loop {
+            let _stop = stop.clone().drop_guard();
+            let Some(bus) = first_connection(&config.nats, shutdown).await? else { return Ok(()) };
+            let relay = Relay::start(bus, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
+            let mut of_relay = relay.readiness();
+            loop {
+                let now = of_relay.borrow_and_update().clone();
+                readiness.send_replace(now);
                 tokio::select! {
-                    served = relay.wait() => break served,
+                    served = relay.wait() => return Ok(served?),
+                    Ok(()) = of_relay.changed() => {}
                     Some(()) = hangups.recv() => reload(&relay, config, cli, &budget, &metrics).await,
                 }
-            };
-            stop.cancel();
-            served
+            }
         };
         let ((), served) = tokio::join!(told, served);
-        Ok(served?)
+        served
+    }
+}
+
+/// Connects to NATS, trying for as long as it takes: nats-server may come later. Returns `None` for a shutdown.
+///
+/// # Errors
+/// When another try would fail the same way: the server refuses us, or an option is unusable.
+async fn first_connection(config: &config::Nats, shutdown: &Shutdown) -> Result<Option<Arc<dyn Bus>>, Failure> {
+    loop {
+        // Dropped on a shutdown, an attempt leaves nothing behind.
+        let attempt = tokio::select! {
+            attempt = connect::try_nats(config) => attempt,
+            () = shutdown.drain.cancelled() => return Ok(None),
+            () = shutdown.force.cancelled() => return Ok(None),
+        };
+        match attempt {
+            Ok(bus) => return Ok(Some(bus)),
+            Err(bus::Error::Unreachable { servers, reason }) => {
+                warn!(servers, reason, "no connection to NATS yet: trying on, /readyz says not ready meanwhile");
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

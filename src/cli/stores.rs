@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use super::exit::{Exit, Failure};
-use crate::config::{Config, Place, S3, S3Keys};
+use crate::config::{self, Config, Place, S3, S3Keys};
 use crate::metrics::S3Metrics;
 use crate::proto::StoreName;
 use crate::relay::Stores;
@@ -13,24 +13,46 @@ use crate::store::file::{self, FileStore};
 use crate::store::s3::{self, S3Store};
 use crate::store::{self, Store};
 
+/// Why a store could not be opened.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    /// A key's file is unusable; the failure names the key.
+    Key(Failure),
+    /// The store itself says so.
+    Store(store::Error),
+}
+
 /// Opens every store of the configuration; their read-ahead shares `budget`, their requests are counted in `metrics`. No request is sent to S3.
 pub(super) async fn open(config: &Config, budget: &Budget, metrics: &S3Metrics) -> Result<Stores, Failure> {
     let mut stores = Stores::new();
     for (name, store) in &config.stores {
-        let opened: Arc<dyn Store> = match &store.place {
-            Place::File { dir } => {
-                let options = file::Options::new(dir);
-                Arc::new(FileStore::new(&options, budget.clone()).map_err(|error| failure(name, &error))?)
-            }
-            Place::S3 { bucket, prefix } => {
-                let options = s3_options(name, bucket, prefix, &store.s3)?;
-                let options = s3::Options { observer: metrics.of_store(name.as_str()), ..options };
-                Arc::new(S3Store::connect(options, budget.clone()).await.map_err(|error| failure(name, &error))?)
-            }
-        };
+        let opened = open_one(name, store, budget, metrics).await.map_err(|error| match error {
+            OpenError::Key(failure) => failure,
+            OpenError::Store(error) => failure(name, &error),
+        })?;
         stores.insert(name.clone(), opened);
     }
     Ok(stores)
+}
+
+/// Opens one store.
+pub(super) async fn open_one(
+    name: &StoreName,
+    config: &config::Store,
+    budget: &Budget,
+    metrics: &S3Metrics,
+) -> Result<Arc<dyn Store>, OpenError> {
+    match &config.place {
+        Place::File { dir } => {
+            let options = file::Options::new(dir);
+            Ok(Arc::new(FileStore::new(&options, budget.clone()).map_err(OpenError::Store)?))
+        }
+        Place::S3 { bucket, prefix } => {
+            let options = s3_options(name, bucket, prefix, &config.s3).map_err(OpenError::Key)?;
+            let options = s3::Options { observer: metrics.of_store(name.as_str()), ..options };
+            Ok(Arc::new(S3Store::connect(options, budget.clone()).await.map_err(OpenError::Store)?))
+        }
+    }
 }
 
 fn failure(name: &StoreName, error: &store::Error) -> Failure {

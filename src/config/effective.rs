@@ -65,7 +65,8 @@ fn toml(value: &ValueKind) -> String {
 }
 
 /// Takes user names, passwords and tokens out of addresses, of which there may be several with commas between them.
-pub(super) fn without_credentials(text: &str) -> String {
+#[must_use]
+pub fn without_credentials(text: &str) -> String {
     let clean = |address: &str| match address.split_once("://") {
         Some((scheme, rest)) => {
             let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());

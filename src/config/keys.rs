@@ -107,7 +107,12 @@ pub const KEYS: &[KeySpec] = &[
     ),
     KeySpec::new("nats.creds_file", Kind::Path, "credentials file (JWT and seed)").foreign_env("NATS_CREDS"),
     KeySpec::new("nats.nkey_file", Kind::Path, "file with an nkey seed").foreign_env("NATS_NKEY"),
-    KeySpec::new("nats.user", Kind::Text, "user name; needs a password").foreign_env("NATS_USER"),
+    KeySpec::new(
+        "nats.user",
+        Kind::Text,
+        "user name, with a password; of `NATS_USER` or a flag and without any password, a token",
+    )
+    .foreign_env("NATS_USER"),
     KeySpec::new("nats.password", Kind::Secret, "password of `nats.user`; prefer `nats.password_file`")
         .foreign_env("NATS_PASSWORD"),
     KeySpec::new("nats.password_file", Kind::Path, "file with the password of `nats.user`"),

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use config::{FileFormat, Map, Source, Value, ValueKind};
 
+use super::effective::without_credentials;
 use super::error::Problem;
 use super::keys::{self, ENV_PREFIX, KEYS, Kind};
 
@@ -89,14 +90,17 @@ impl Layer {
                 layer.push("nats.connect_timeout_ms", ms, name);
             }
         }
-        layer.user_alone_is_token();
         Ok(layer)
     }
 
-    /// The `nats` command line takes a user without a password for a token.
+    /// Returns whether a password is set here, or the file that holds one.
+    pub(super) fn has_password(&self) -> bool {
+        self.0.iter().any(|setting| ["nats.password", "nats.password_file"].contains(&setting.key().as_str()))
+    }
+
+    /// The `nats` command line takes a user for whom there is no password, wherever it might stand, for a token.
     pub(super) fn user_alone_is_token(&mut self) {
-        let has = |key: &str| self.0.iter().any(|setting| setting.key() == key);
-        if has("nats.password") || has("nats.password_file") || has("nats.token") {
+        if self.0.iter().any(|setting| setting.key() == "nats.token") {
             return;
         }
         if let Some(user) = self.0.iter_mut().find(|setting| setting.key() == "nats.user") {
@@ -259,7 +263,7 @@ fn text_of(value: &ValueKind) -> Option<&str> {
 
 fn shown(value: &ValueKind) -> String {
     if let Some(text) = text_of(value) {
-        return format!("{text:?}");
+        return format!("{:?}", without_credentials(text));
     }
     if matches!(value, ValueKind::Table(_)) {
         return "a table".to_owned();

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 pub use context::Choice as ContextChoice;
 pub use duration::parse_ms as parse_duration_ms;
-pub use effective::Effective;
+pub use effective::{Effective, without_credentials};
 pub use error::{Error, Problem};
 pub use keys::{ENV_PREFIX, KEYS, KeySpec, Kind, tables};
 pub use place::Place;
@@ -306,9 +306,12 @@ impl Sources {
         };
         let context = take(context::layer(&self.context, self.config_home.as_deref(), self.home.as_deref()));
         let file = take(self.file.as_deref().map_or_else(|| Ok(Layer::default()), Layer::file));
-        let nats = take(Layer::foreign_environment(&self.environment));
+        let mut nats = take(Layer::foreign_environment(&self.environment));
         let environment = Layer::environment(&self.environment, &mut problems);
-        self.flags.0.user_alone_is_token();
+        if ![&context, &file, &nats, &environment, &self.flags.0].into_iter().any(Layer::has_password) {
+            nats.user_alone_is_token();
+            self.flags.0.user_alone_is_token();
+        }
         let (selected, named) = match self.context {
             ContextChoice::Named(_) => (Layer::default(), context),
             ContextChoice::Selected | ContextChoice::Never => (context, Layer::default()),

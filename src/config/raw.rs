@@ -381,7 +381,7 @@ impl Check {
             && !url.strip_prefix("http://").is_some_and(|rest| !rest.is_empty() && !rest.contains('@'))
         {
             let cure = "must be http://HOST:PORT of a collector near by, which takes care of encryption";
-            self.value("telemetry.otlp_endpoint", &without_credentials(url), cure);
+            self.value("telemetry.otlp_endpoint", url, cure);
         }
         Telemetry { otlp_endpoint }
     }
@@ -403,7 +403,7 @@ impl Check {
     }
 
     fn value(&mut self, key: &str, value: &impl std::fmt::Debug, cure: &str) {
-        let (value, origin) = (format!("{value:?}"), self.origin(key));
+        let (value, origin) = (without_credentials(&format!("{value:?}")), self.origin(key));
         self.problems.push(Problem::Value { key: key.to_owned(), value, origin, cure: cure.to_owned() });
     }
 

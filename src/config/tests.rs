@@ -133,6 +133,34 @@ fn a_user_without_password_is_a_token_as_for_the_nats_command() {
     assert_eq!(auth, Auth::Token(SecretSource::Inline(Secret::new("t0ken"))));
 }
 
+/// The user was once taken for a token before the other layers had been asked for a password.
+#[test]
+fn a_user_is_no_token_when_another_layer_has_the_password() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let expected = Auth::UserPassword { user: "u".to_owned(), password: SecretSource::File(path.into()) };
+    let foreign = Setup::new("").env("NATS_USER", "u").env("GANTRY_NATS__PASSWORD_FILE", path);
+    assert_eq!(foreign.ok().nats.auth, expected);
+    let flag = Setup::new("").flag("nats.user", "u", "--user").env("GANTRY_NATS__PASSWORD_FILE", path);
+    assert_eq!(flag.ok().nats.auth, expected);
+}
+
+/// What was wrong with an address was once told with the password in it.
+#[test]
+fn a_wrong_address_is_told_without_its_credentials() {
+    for (file, variable) in [
+        ("[stores.s]\nurl = \"s3://b\"\nendpoint_url = \"ftp://key:hush@h\"\n", None),
+        ("[stores.s]\nurl = \"ftp://key:hush@h\"\n", None),
+        ("[relay]\ntransfers_max = \"http://key:hush@h\"\n", None),
+        ("", Some(("GANTRY_HTTP__LISTEN", "http://key:hush@h"))),
+    ] {
+        let setup = Setup::new(file);
+        let setup = variable.iter().fold(setup, |setup, (name, value)| setup.env(name, value));
+        let error = setup.error();
+        assert!(error.contains("[redacted]@h") && !error.contains("hush"), "{error}");
+    }
+}
+
 #[test]
 fn two_ways_to_authenticate_in_one_layer_conflict() {
     let error = Setup::new("").env("NATS_CREDS", "/x").env("NATS_TOKEN", "t0ken").error();

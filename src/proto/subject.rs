@@ -108,6 +108,11 @@ impl DeliveryAllow {
         Ok(Self(prefixes))
     }
 
+    /// Returns the prefixes, each with its final dot.
+    pub fn prefixes(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// Returns whether the relay may publish to `subject`.
     #[must_use]
     pub fn allows(&self, subject: &str) -> bool {

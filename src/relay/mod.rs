@@ -12,6 +12,7 @@ mod serving;
 mod transfer;
 
 pub use self::health::{Readiness, probe};
+pub use self::service::subjects as service_subjects;
 pub use self::serving::Replaced;
 
 use std::collections::BTreeMap;

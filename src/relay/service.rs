@@ -138,16 +138,7 @@ impl Service {
 
     /// Returns the subjects under which the service is asked about itself.
     pub(super) fn subjects(&self) -> Vec<String> {
-        ["PING", "INFO", "STATS"]
-            .into_iter()
-            .flat_map(|verb| {
-                [
-                    format!("$SRV.{verb}"),
-                    format!("$SRV.{verb}.{NAME}"),
-                    format!("$SRV.{verb}.{NAME}.{}", self.identity.id),
-                ]
-            })
-            .collect()
+        subjects(&self.identity.id)
     }
 
     /// Counts one answered request.
@@ -213,6 +204,16 @@ impl Endpoint {
             average_processing_time: processing_time.checked_div(counts.requests).unwrap_or(0),
         }
     }
+}
+
+/// Returns the subjects under which the relay `instance` is asked about itself.
+pub fn subjects(instance: &str) -> Vec<String> {
+    ["PING", "INFO", "STATS"]
+        .into_iter()
+        .flat_map(|verb| {
+            [format!("$SRV.{verb}"), format!("$SRV.{verb}.{NAME}"), format!("$SRV.{verb}.{NAME}.{instance}")]
+        })
+        .collect()
 }
 
 /// Answers questions about the service until a shutdown.

@@ -40,8 +40,11 @@ impl Site {
     }
 
     async fn start_on(version: NatsVersion, config: &str) -> Self {
+        Self::start_with(version, shipped(config)).await
+    }
+
+    async fn start_with(version: NatsVersion, config: String) -> Self {
         let folder = data::folder();
-        let config = std::fs::read_to_string(root().join("deploy/nats").join(config)).unwrap();
         let (authority, certificate, key) = certificates();
         std::fs::write(folder.path().join("ca.crt"), authority).unwrap();
         for store in ["firmware", "models"] {
@@ -111,6 +114,12 @@ impl Site {
         let relay = Relay::on(&self.nats).probe(self.client(probe).await);
         let relay = self.env("relay").into_iter().fold(relay, |relay, (name, value)| relay.env(name, value));
         stores.iter().fold(relay, |relay, store| relay.store(store, format!("file://{}", self.file(store).display())))
+    }
+
+    /// Runs `gantry serve --check` as the relay.
+    async fn check(&self) -> Output {
+        let store = format!("--store=firmware=file://{}", self.file("firmware").display());
+        self.gantry_in_any_inbox("relay", ["serve", "--check", "--http=off", &store].map(str::to_owned)).run().await
     }
 
     async fn relay(&self, probe: &str, stores: &[&str]) -> Relay {
@@ -225,6 +234,46 @@ async fn a_relay_answers_to_inboxes_only() {
     denied(&site, "relay", "Publish", "orders.new").await;
 }
 
+/// The check once asked for rights that a relay does not need, and did not ask for those that it does.
+#[tokio::test]
+async fn the_check_asks_for_the_rights_that_are_granted() {
+    for config in ["server.conf", "import.conf"] {
+        let said = Site::start(config).await.check().await.expect_code(0);
+        let text = said.stdout_text();
+        assert!(text.contains("nats: connected") && text.contains("all rights"), "{config}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn the_check_names_each_right_that_is_missing() {
+    let cases = [
+        (r#""gantry.v1.get.* gantry""#, "", 2, r#"to subscribe to "gantry.v1.get.firmware""#),
+        (r#""gantry.v1.get.* gantry""#, r#""gantry.v1.get.* others""#, 2, "gantry.v1.get.firmware"),
+        (r#""gantry.v1.ctl.*.*""#, "", 2, r#"to subscribe to "gantry.v1.ctl."#),
+        (r#"allow: ["_INBOX.>", "_R_.>"]"#, r#"allow: ["_R_.>"]"#, 2, r#"to publish to "_INBOX.gantry-check."#),
+        (r#"allow: ["_INBOX.>", "_R_.>"]"#, r#"allow: ["_INBOX.>"]"#, 0, r#"to publish to "_R_.gantry-check."#),
+        (r#""$SRV.PING", "#, "", 0, r#"to subscribe to "$SRV.PING""#),
+        (r#""gantry.v1.list.* gantry""#, "", 0, r#"to subscribe to "gantry.v1.list.firmware""#),
+    ];
+    for (grant, instead, code, named) in cases {
+        let config = shipped("server.conf").replacen(grant, instead, 1);
+        let site = Site::start_with(NatsVersion::Current, config).await;
+        let said = site.check().await.expect_code(code);
+        let text = if code == 0 { said.stdout_text() } else { said.stderr.clone() };
+        assert!(text.contains(named), "{named} without {grant}: {text}");
+        assert!(code == 0 || text.contains("`nats.user` = \"relay\" in NATS_USER"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_check_names_the_key_for_a_server_that_is_not_trusted() {
+    let site = Site::start("server.conf").await;
+    let store = format!("--store=firmware=file://{}", site.file("firmware").display());
+    let args = ["serve", "--check", "--http=off", &store].map(str::to_owned);
+    let said = site.gantry_in_any_inbox("relay", args).env("NATS_CA", "").run().await.expect_code(2).stderr;
+    assert!(said.contains("`nats.tls_ca_file` is not set") && said.contains("authority that signed"), "{said}");
+}
+
 #[tokio::test]
 async fn another_account_downloads_through_its_import() {
     let site = Site::start("import.conf").await;
@@ -285,6 +334,11 @@ async fn debians_nats_server_serves_both_configurations() {
     let site = Site::start_on(NatsVersion::Debian, "import.conf").await;
     let _relay = site.relay("line1", &["firmware"]).await;
     site.download("line1", "firmware/large.bin").await;
+}
+
+/// Reads a configuration of `deploy/nats`.
+fn shipped(name: &str) -> String {
+    std::fs::read_to_string(root().join("deploy/nats").join(name)).unwrap()
 }
 
 fn promptly(output: Output) -> String {

@@ -70,6 +70,30 @@ async fn readiness_follows_nats_and_the_stores() {
     assert!(metric(&address, "gantry_nats_reconnects_total").await >= 1.0);
 }
 
+/// The pages were once answered only after the first connection, and the relay gave up after four seconds.
+#[tokio::test]
+async fn a_relay_waits_for_nats_and_says_so_meanwhile() {
+    let mut nats = Nats::plain().await;
+    let folder = data::folder();
+    let (address, url, store) = (address(), nats.url(), format!("s={}", store(folder.path())));
+    nats.kill().await;
+    let serve = || gantry(["serve", "--store", &store, "--http", &address, "-s", &url, "--timeout", "300ms"]);
+
+    let waiting = serve().spawn();
+    let said = ready(&address, 503).await;
+    assert!(said.contains("nats: not connected"), "{said}");
+    assert_eq!(page(&address, "/livez").await.map(|(status, _)| status), Some(200));
+    waiting.signal("TERM");
+    waiting.output().await.expect_code(0);
+
+    let waiting = serve().spawn();
+    ready(&address, 503).await;
+    nats.restart().await;
+    ready(&address, 200).await;
+    waiting.signal("TERM");
+    waiting.output().await.expect_code(0);
+}
+
 #[tokio::test]
 async fn an_address_that_was_chosen_must_be_free() {
     let nats = Nats::plain().await;
@@ -251,7 +275,7 @@ async fn the_check_tells_what_applies_and_what_is_wrong() {
     let said = gantry(["serve", "--check", "--store", &store, "--http", "off"]);
     let said = said.env("NATS_TOKEN", "hush-hush").nats(&nats).run().await.expect_code(0);
     let text = said.stdout_text();
-    for part in ["stores.s.url = ", "# --store", "nats.token = \"[redacted]\"  # NATS_TOKEN", "stores.s.url: answers"] {
+    for part in ["stores.s.url = ", "# --store", "nats.token = \"[redacted]\"  # NATS_TOKEN", "stores.s: answers"] {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert!(!text.contains("hush-hush") && !said.stderr.contains("hush-hush"));
@@ -267,6 +291,51 @@ async fn the_check_tells_what_applies_and_what_is_wrong() {
     let said = s3.env(s3.admin()).into_iter().fold(said, |said, (name, value)| said.env(name, value));
     let said = said.run().await.expect_code(2);
     assert!(said.stderr.contains("`stores.s.url` = \"s3://no-such-bucket-here\" in --store"), "{}", said.stderr);
+}
+
+/// Whatever failed was once told as the address of nats-server or of the store.
+#[tokio::test]
+async fn the_check_names_the_key_that_is_to_blame() {
+    let (nats, s3, folder) = (Nats::plain().await, S3::shared().await, data::folder());
+    let bucket = s3.bucket().await;
+    let (garbage, directory) = (folder.path().join("garbage"), format!("s={}", store(folder.path())));
+    std::fs::write(&garbage, "garbage\n").unwrap();
+    let garbage = garbage.display().to_string();
+    let (missing, in_s3) = (format!("{directory}/none"), format!("s=s3://{bucket}"));
+    let gone = format!("http://127.0.0.1:{}", data::free_port());
+    for (store, variable, value, named, cure) in [
+        (&directory, "NATS_CREDS", garbage.as_str(), "`nats.creds_file` = ", "correct the file"),
+        (&directory, "NATS_CA", &garbage, "`nats.tls_ca_file` = ", "correct the file"),
+        (&missing, "AWS_REGION", "x", "`stores.s.url` = ", "create the directory"),
+        (&in_s3, "AWS_ENDPOINT_URL", &gone, "in AWS_ENDPOINT_URL: ", "start the S3 server"),
+        (&in_s3, "AWS_SECRET_ACCESS_KEY", "wrong", "from AWS_ACCESS_KEY_ID: ", "check these credentials"),
+    ] {
+        let check = gantry(["serve", "--check", "--http", "off", "--store", store]).nats(&nats);
+        let check = s3.env(s3.admin()).into_iter().fold(check, |check, (name, value)| check.env(name, value));
+        let said = check.env(variable, value).run().await.expect_code(2).stderr;
+        assert!(said.contains(named) && said.contains(cure) && said.lines().count() == 1, "{variable}: {said}");
+    }
+}
+
+/// Credentials without any right were once told to be good.
+#[tokio::test]
+async fn the_check_tells_what_credentials_may_do() {
+    let (nats, s3) = (Nats::plain().await, S3::shared().await);
+    let bucket = s3.bucket().await;
+    for (put, user, told) in [
+        (false, s3.admin(), "reading is not proved, there is no object"),
+        (true, s3.admin(), "may list and read"),
+        (true, s3.denied(), "may not list: missing keys will read as denied; reading is not proved"),
+    ] {
+        if put {
+            s3.put(&bucket, "key", data::random_bytes(1, 10), None).await;
+        }
+        let check =
+            gantry(["serve", "--check", "--http", "off", "--store"]).arg(format!("s=s3://{bucket}")).nats(&nats);
+        let check = s3.env(user).into_iter().fold(check, |check, (name, value)| check.env(name, value));
+        let said = check.run().await.expect_code(0).stdout_text();
+        assert!(said.contains(told), "{told}: {said}");
+    }
 }
 
 #[tokio::test]

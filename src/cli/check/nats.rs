@@ -1,0 +1,177 @@
+//! The connection to NATS, and the rights on it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::super::connect;
+use super::{find, named};
+use crate::bus::{self, Bus, Event, Message};
+use crate::config::{Config, Effective};
+use crate::proto::subject::{Operation, QUEUE_GROUP};
+use crate::relay;
+
+/// How long nats-server may take to answer.
+const ROUND_TRIP: Duration = Duration::from_secs(3);
+
+/// How long its refusals may take to reach us once it has answered what came after them: they go through another queue
+/// of the client library.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// The beginning of the subjects that nats-server makes for requests of other accounts.
+const IMPORTED: &str = "_R_.";
+
+pub(super) async fn check(config: &Config, effective: &[Effective]) -> Result<String, String> {
+    let bus = connect::try_nats(&config.nats).await.map_err(|error| unconnected(&error, effective))?;
+    let rights = Rights::needed(config);
+    let forbidden = forbidden(&*bus, &rights)
+        .await
+        .map_err(|error| format!("{}: {error}: try again", named(effective, "nats.url")))?;
+    let (vital, rest): (Vec<_>, Vec<_>) = forbidden.into_iter().partition(|denied| rights.is_vital(denied));
+    if !vital.is_empty() {
+        let key = named(effective, auth_key(effective));
+        return Err(format!("{key}: nats-server forbids the relay {}: grant that to its user", vital.join(", ")));
+    }
+    let connected = format!("connected, messages of up to {} bytes", bus.max_payload());
+    if rest.is_empty() {
+        return Ok(format!("{connected}, all rights"));
+    }
+    Ok(format!("{connected}; downloads need no more, but nats-server forbids the relay {}", rest.join(", ")))
+}
+
+/// Says which key is to blame for there being no connection, and what to do.
+fn unconnected(error: &bus::Error, effective: &[Effective]) -> String {
+    let text = error.to_string();
+    let (key, cure) = match error {
+        bus::Error::Unauthorized { .. } => match auth_key(effective) {
+            "nats.url" => ("nats.url", "set `nats.creds_file`, or another way to say who the relay is"),
+            key => (key, "check these credentials, and whether the server knows the user"),
+        },
+        bus::Error::Options(_) => blamed(&text, effective),
+        bus::Error::Unreachable { .. }
+        | bus::Error::TooLarge { .. }
+        | bus::Error::Subject(_)
+        | bus::Error::Header(_)
+        | bus::Error::Closed => ("nats.url", "start nats-server, or correct the address or the port"),
+    };
+    format!("{}: {text}: {cure}", named(effective, key))
+}
+
+/// Finds the key of an unusable option: the one whose file the bus names, else it is about TLS or the address.
+fn blamed<'a>(text: &str, effective: &'a [Effective]) -> (&'a str, &'static str) {
+    let file = effective.iter().find(|line| {
+        line.key.starts_with("nats.") && line.key.ends_with("_file") && text.contains(line.value.trim_matches('"'))
+    });
+    match file {
+        Some(line) => (&line.key, "correct the file, or name another"),
+        None if text.contains("TLS") => (
+            "nats.tls_ca_file",
+            "name the authority that signed nats-server's certificate, and in `nats.url` a host that it vouches for",
+        ),
+        None if text.contains("sign") => (auth_key(effective), "check these credentials"),
+        None => ("nats.url", "correct the address"),
+    }
+}
+
+fn auth_key(effective: &[Effective]) -> &'static str {
+    ["nats.creds_file", "nats.nkey_file", "nats.user", "nats.token_file", "nats.token"]
+        .into_iter()
+        .find(|key| find(effective, key).is_some())
+        .unwrap_or("nats.url")
+}
+
+/// What a relay subscribes and publishes to.
+struct Rights {
+    requests: Vec<String>,
+    controls: String,
+    /// A subject below the one with all our control messages, on which nats-server answers.
+    answers: String,
+    service: Vec<String>,
+    /// One subject that nobody listens to below each prefix of `relay.delivery_allow`.
+    deliveries: Vec<String>,
+    /// The requests without which nothing can be downloaded.
+    gets: Vec<String>,
+}
+
+impl Rights {
+    fn needed(config: &Config) -> Self {
+        let instance = Uuid::new_v4().simple().to_string();
+        let all = |operation| config.stores.keys().map(move |store| config.prefix.request(operation, store));
+        let controls = config.prefix.controls(&instance);
+        Self {
+            requests: Operation::ALL.into_iter().flat_map(all).collect(),
+            answers: controls.replace('*', "check"),
+            controls,
+            service: relay::service_subjects(&instance),
+            deliveries: config
+                .relay
+                .delivery_allow
+                .prefixes()
+                .map(|prefix| format!("{prefix}gantry-check.{instance}"))
+                .collect(),
+            gets: all(Operation::Get).collect(),
+        }
+    }
+
+    /// Returns whether no object can be had without it. A relay may well be forbidden to list, and answers for other
+    /// accounts are for who has such.
+    fn is_vital(&self, denied: &str) -> bool {
+        let vital = self.gets.iter().chain([&self.controls]).chain(&self.deliveries);
+        vital.filter(|subject| !subject.starts_with(IMPORTED)).any(|subject| denied.contains(&format!("{subject:?}")))
+    }
+}
+
+/// Does once what a relay does, and returns what nats-server forbids of it.
+///
+/// The last message asks for nats-server's own answer to a subject that nobody listens to, so that all refusals have
+/// been said when it is back. A request that comes in the moment between subscribing and unsubscribing is lost, and its
+/// consumer asks again.
+async fn forbidden(bus: &dyn Bus, rights: &Rights) -> Result<BTreeSet<String>, bus::Error> {
+    let mut events = bus.events();
+    let mut forbidden = BTreeSet::new();
+    for subject in &rights.requests {
+        drop(bus.subscribe(subject, Some(QUEUE_GROUP)).await?);
+    }
+    for subject in &rights.service {
+        drop(bus.subscribe(subject, None).await?);
+    }
+    let mut answers = bus.subscribe(&rights.controls, None).await?;
+    for subject in &rights.deliveries {
+        let reply = Some(rights.answers.clone());
+        bus.publish(Message { subject: subject.clone(), reply, ..Message::default() }).await?;
+    }
+    bus.flush().await?;
+    let answered = timeout(ROUND_TRIP, async {
+        loop {
+            tokio::select! {
+                answer = answers.next() => return answer.is_some(),
+                denied = next_denied(&mut events) => forbidden.insert(denied),
+            };
+        }
+    })
+    .await;
+    while let Ok(denied) = timeout(SETTLE, next_denied(&mut events)).await {
+        forbidden.insert(denied);
+    }
+    if forbidden.is_empty() && answered != Ok(true) {
+        forbidden.insert(format!("something: nothing came back on {:?}", rights.controls));
+    }
+    Ok(forbidden)
+}
+
+/// Waits for the next refusal.
+async fn next_denied(events: &mut Receiver<Event>) -> String {
+    loop {
+        match events.recv().await {
+            Ok(Event::SubscribeDenied(subject)) => return format!("to subscribe to {subject:?}"),
+            Ok(Event::PublishDenied(subject)) => return format!("to publish to {subject:?}"),
+            Ok(Event::SlowConsumer | Event::LameDuck) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
+    }
+}
