@@ -788,7 +788,8 @@ impl Receiver {
         let base =
             self.answered_in.map_or(ANSWER_TIMEOUT_INITIAL, |took| took.saturating_mul(4).max(ANSWER_TIMEOUT_MIN));
         let doublings = self.unanswered.saturating_sub(ANSWER_TRIES.saturating_sub(1)).min(16);
-        base.saturating_mul(1_u32 << doublings).min(longest)
+        // Nobody answers, or nobody can within the stall timeout: then a longer wait is the only one that ends.
+        base.saturating_mul(1_u32 << doublings).min(longest.saturating_mul(if doublings > 0 { 4 } else { 1 }))
     }
 
     /// Returns the silence after which a relay that sends counts as lost.

@@ -416,8 +416,18 @@ mod recovery {
     fn a_request_without_an_answer_is_sent_again_soon_and_then_ever_later() {
         let mut pair = Pair::new();
         pair.outputs();
-        let asked = seconds_of_requests(&pair.run(14 * SECOND));
-        assert_eq!(asked, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 11.0, 14.0]);
+        let asked = seconds_of_requests(&pair.run(13 * SECOND));
+        assert_eq!(asked, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0]);
+    }
+
+    /// Over a link that takes longer than the stall timeout to bring an answer, each request was given up too early.
+    #[test]
+    fn an_answer_may_take_four_stall_timeouts_once_many_requests_met_silence() {
+        let mut pair = Pair::new();
+        pair.outputs();
+        pair.receiver.unanswered = 20;
+        let asked = seconds_of_requests(&pair.run(STALL * 4));
+        assert_eq!(asked, [(STALL * 4).as_secs_f64()]);
     }
 
     /// A frozen relay keeps its place in the queue group, and gets every other request.
