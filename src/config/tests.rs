@@ -295,6 +295,43 @@ fn wrong_configurations_name_key_value_place_and_cure() {
     }
 }
 
+/// The rows of the documentation's table: a configuration file or `NAME=value` of the environment.
+const WRONG: &[&str] = &[
+    "relay.transfer_max = 100",
+    "GANTRY_RELAY_TRANSFERS_MAX=100",
+    "nats.tls_first = \"yes\"",
+    "relay.chunk_max_bytes = 0",
+    "relay.idle_timeout_ms = 1500",
+    "prefix =",
+    "stores.files.region = \"eu-west-1\"",
+    "stores.files.url = \"gs://bucket\"",
+    "stores.files = { url = \"s3://bucket\", endpoint_url = \"minio:9000\" }",
+    "stores.files = { url = \"s3://bucket\", access_key_id_file = \"/run/s3/id\" }",
+    "nats = { creds_file = \"/run/nats/relay.creds\", token_file = \"/run/nats/token\" }",
+    "nats.creds_file = \"/run/nats/relay.creds\"",
+    "nats.user = \"relay\"",
+    "http.listen = \"8080\"",
+    "log.format = \"xml\"",
+    "telemetry.otlp_endpoint = \"https://collector:4318\"",
+];
+
+/// Returns what a configuration gives, with its file at one place.
+fn told(wrong: &str) -> String {
+    let setup = match wrong.split_once('=') {
+        Some((name, value)) if name.starts_with(keys::ENV_PREFIX) => Setup::new("").env(name, value),
+        _ => Setup::new(wrong),
+    };
+    let folder = setup.folder.path().display().to_string();
+    setup.error().replace(&folder, "/etc/gantry")
+}
+
+#[test]
+fn the_documentation_shows_what_wrong_configurations_give() {
+    let rows: String = WRONG.iter().map(|wrong| format!("| `{wrong}` | `` {} `` |\n", told(wrong))).collect();
+    let page = include_str!("../../docs/CONFIGURATION.md");
+    assert!(page.contains(&rows), "docs/CONFIGURATION.md must hold:\n{rows}");
+}
+
 #[test]
 fn all_problems_are_told_at_once() {
     let error = Setup::new("prefx = 1\n[relay]\ntransfers_max = 0\n").env("GANTRY_RELAY__CHUNK_MAX_BYTES", "1").error();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
+use crate::support::doc::assert_documented;
 use crate::support::gantry::{Command, Output, RelayBuilder};
 use crate::support::nats::NatsVersion;
 use crate::support::{DEADLINE, Nats, NatsOptions, Relay, data, gantry, until};
@@ -262,16 +263,27 @@ async fn the_check_names_each_right_that_is_missing() {
         let text = if code == 0 { said.stdout_text() } else { said.stderr.clone() };
         assert!(text.contains(named), "{named} without {grant}: {text}");
         assert!(code == 0 || text.contains("`nats.user` = \"relay\" in NATS_USER"), "{text}");
+        // The other refusals name subjects with a random part.
+        if named.contains("gantry.v1.get.firmware") {
+            assert_documented(&text, &[]);
+        }
     }
 }
 
 #[tokio::test]
-async fn the_check_names_the_key_for_a_server_that_is_not_trusted() {
+async fn the_check_names_the_key_when_one_side_does_not_trust_the_other() {
     let site = Site::start("server.conf").await;
     let store = format!("--store=firmware=file://{}", site.file("firmware").display());
-    let args = ["serve", "--check", "--http=off", &store].map(str::to_owned);
-    let said = site.gantry_in_any_inbox("relay", args).env("NATS_CA", "").run().await.expect_code(2).stderr;
-    assert!(said.contains("`nats.tls_ca_file` is not set") && said.contains("authority that signed"), "{said}");
+    for (variable, value, named, cure) in [
+        ("NATS_CA", "", "`nats.tls_ca_file` is not set", "authority that signed"),
+        ("NATS_PASSWORD", "wrong", "`nats.user` = \"relay\" in NATS_USER", "check these credentials"),
+    ] {
+        let args = ["serve", "--check", "--http=off", &store].map(str::to_owned);
+        let said = site.gantry_in_any_inbox("relay", args).env(variable, value).run().await.expect_code(2).stderr;
+        assert!(said.contains(named) && said.contains(cure), "{said}");
+        let address = site.nats.url();
+        assert_documented(&said, &[(address.rsplit_once("//").unwrap().1, "127.0.0.1:4222")]);
+    }
 }
 
 #[tokio::test]

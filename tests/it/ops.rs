@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use self::collector::Collector;
+use crate::support::doc::assert_documented;
 use crate::support::{Nats, NatsOptions, Relay, S3, data, gantry, until};
 
 /// A relay's page: the status and the body.
@@ -285,12 +286,15 @@ async fn the_check_tells_what_applies_and_what_is_wrong() {
     let said = said.run().await.expect_code(2);
     assert!(said.stderr.contains("`nats.url` = ") && said.stderr.contains("start nats-server"), "{}", said.stderr);
     assert!(!said.stdout_text().contains("hush-hush") && !said.stderr.contains("hush-hush"));
+    let at = gone.rsplit_once('@').unwrap().1;
+    assert_documented(&said.stderr, &[(at, "127.0.0.1:4222")]);
 
     let s3 = S3::shared().await;
     let said = gantry(["serve", "--check", "--store", "s=s3://no-such-bucket-here", "--http", "off"]).nats(&nats);
     let said = s3.env(s3.admin()).into_iter().fold(said, |said, (name, value)| said.env(name, value));
     let said = said.run().await.expect_code(2);
     assert!(said.stderr.contains("`stores.s.url` = \"s3://no-such-bucket-here\" in --store"), "{}", said.stderr);
+    assert_documented(&said.stderr, &[]);
 }
 
 /// Whatever failed was once told as the address of nats-server or of the store.
@@ -314,6 +318,8 @@ async fn the_check_names_the_key_that_is_to_blame() {
         let check = s3.env(s3.admin()).into_iter().fold(check, |check, (name, value)| check.env(name, value));
         let said = check.env(variable, value).run().await.expect_code(2).stderr;
         assert!(said.contains(named) && said.contains(cure) && said.lines().count() == 1, "{variable}: {said}");
+        let folder = folder.path().display().to_string();
+        assert_documented(&said, &[(&folder, "/srv"), (&gone, "http://127.0.0.1:9000"), (&bucket, "bucket")]);
     }
 }
 
