@@ -395,6 +395,35 @@ async fn one_trace_shows_consumer_relay_and_s3() {
     assert!(!s3.is_empty() && s3.iter().all(|span| span.parent == transfer.id), "{spans:?}");
 }
 
+/// A variable that a platform puts into every container once stopped every command, a health check's too.
+#[tokio::test]
+async fn a_collector_that_can_not_be_used_costs_nothing_but_traces() {
+    let nats = Nats::plain().await;
+    let folder = data::folder();
+    data::random_file(&folder.path().join("object"), 7, 100_000);
+    let (address, endpoint) = (address(), "OTEL_EXPORTER_OTLP_ENDPOINT");
+    let relay = Relay::on(&nats).store("s", store(folder.path())).arg("--http").arg(&address);
+    let relay = relay.env(endpoint, "https://collector:4318").start().await;
+    relay.logged("https://collector:4318").await;
+    ready(&address, 200).await;
+
+    let gone = format!("http://127.0.0.1:{}", data::free_port());
+    for (collector, told) in [("https://collector:4318", "so there are no traces"), (&gone, "did not reach")] {
+        let get = gantry(["get", "s/object", "-o", "-"]).nats(&nats).env(endpoint, collector);
+        let said = get.run().await.expect_code(0).stderr;
+        assert_eq!(said.lines().filter(|line| line.contains("WARN")).count(), 1, "{said}");
+        assert!(said.contains(told), "{said}");
+        let url = format!("http://{address}/readyz");
+        let said = gantry(["health", "--url", &url]).env(endpoint, collector).run().await.expect_code(0).stderr;
+        assert_eq!(said, "");
+    }
+    let off = gantry(["get", "s/object", "-o", "-"]).nats(&nats).env(endpoint, &gone).env("OTEL_SDK_DISABLED", "true");
+    let said = off.run().await.expect_code(0).stderr;
+    assert!(!said.contains("WARN"), "{said}");
+    let own = gantry(["get", "s/object", "-o", "-"]).nats(&nats);
+    own.env("GANTRY_TELEMETRY__OTLP_ENDPOINT", "https://collector:4318").run().await.expect_code(2);
+}
+
 /// Opens a named pipe for reading and, so that this does not block, for writing.
 fn hold(pipe: &Path) -> (std::fs::File, std::fs::File) {
     let both = std::fs::OpenOptions::new().read(true).write(true).open(pipe).unwrap();
