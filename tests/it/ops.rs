@@ -2,6 +2,7 @@
 
 mod collector;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use self::collector::Collector;
+use self::collector::{Collector, Span};
 use crate::support::doc::assert_documented;
+use crate::support::s3_double::{Act, S3Double};
 use crate::support::{Nats, NatsOptions, Relay, S3, data, gantry, until};
 
 /// A relay's page: the status and the body.
@@ -372,7 +374,7 @@ async fn a_password_in_a_file_is_read_again_at_each_connection() {
 async fn one_trace_shows_consumer_relay_and_s3() {
     let (nats, s3, collector) = (Nats::plain().await, S3::shared().await, Collector::start().await);
     let bucket = s3.bucket().await;
-    s3.put(&bucket, "object", data::random_bytes(5, 3 << 20), None).await;
+    s3.put(&bucket, "object", data::random_bytes(5, 20 << 20), None).await;
     let address = address();
     let relay = Relay::on(&nats).store("s", format!("s3://{bucket}")).s3(s3).arg("--http").arg(&address);
     let mut relay = relay.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()).start().await;
@@ -384,15 +386,72 @@ async fn one_trace_shows_consumer_relay_and_s3() {
     assert_eq!(relay.wait().await.code(), Some(0));
 
     let spans = collector.spans();
-    let find = |service: &str, name: &str| {
-        let found = spans.iter().filter(|span| span.service == service && span.name == name);
-        found.cloned().collect::<Vec<_>>()
+    let download = spans.iter().find(|span| span.name == "download").unwrap_or_else(|| panic!("{spans:?}"));
+    assert!(download.parent.is_empty() && spans.iter().all(|span| !span.has_failed), "{spans:?}");
+    let tree = tree(&spans, download, 0);
+    // How many ranges are read, and how long it takes, differs from run to run.
+    let page = include_str!("../../docs/OPERATING.md");
+    for line in tree.lines() {
+        let without_duration = line.trim_end_matches(|c: char| c.is_ascii_digit() || " .ms".contains(c));
+        assert!(page.contains(&format!("    {without_duration} ")), "docs/OPERATING.md must hold:\n{tree}");
+    }
+}
+
+/// A span and those below it, a line each.
+fn tree(spans: &[Span], top: &Span, depth: usize) -> String {
+    let name = format!("{:indent$}{} {}", "", top.name, top.attribute("operation"), indent = 3 * depth);
+    let ms = top.took.as_secs_f64() * 1000.0;
+    let mut text = format!("{:20} {:6} {:15} {ms:8.1} ms\n", name.trim_end(), top.kind, top.service);
+    let mut below: Vec<_> = spans.iter().filter(|span| span.parent == top.id && span.trace == top.trace).collect();
+    below.sort_by_key(|span| span.begun_ns);
+    for span in below {
+        text += &tree(spans, span, depth + 1);
+    }
+    text
+}
+
+#[tokio::test]
+async fn s3_is_told_the_span_of_each_request_and_a_failure_shows() {
+    let (nats, collector) = (Nats::plain().await, Collector::start().await);
+    let object = data::random_bytes(8, 1 << 20);
+    let s3 = S3Double::start(object.clone(), |request| {
+        if request.target.contains("denied") { Act::Fail(403, "AccessDenied", "") } else { Act::Serve }
+    })
+    .await;
+    let relay = Relay::on(&nats).store("s", "s3://bucket").arg("--http").arg("off");
+    let relay = relay.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url());
+    let relay = relay.env("AWS_ACCESS_KEY_ID", "id").env("AWS_SECRET_ACCESS_KEY", "secret");
+    let relay = relay.env("GANTRY_STORES__S__ENDPOINT_URL", s3.endpoint());
+    let mut relay = relay.env("GANTRY_STORES__S__RANGE_BYTES", "65536").start().await;
+    for (key, code) in [("s/object", 0), ("s/denied", 8)] {
+        let get = gantry(["get", key, "-o", "-"]).nats(&nats);
+        let got = get.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()).run().await.expect_code(code);
+        assert!(code != 0 || got.stdout == object);
+    }
+    relay.signal("TERM");
+    assert_eq!(relay.wait().await.code(), Some(0));
+
+    let spans = collector.spans();
+    let of = |name: &str, failed: bool| {
+        let found = spans.iter().filter(|span| span.name == name && span.has_failed == failed);
+        found.collect::<Vec<_>>()
     };
-    let download = find("gantry-consumer", "download").pop().unwrap_or_else(|| panic!("{spans:?}"));
-    let transfer = find("gantry-relay", "transfer").pop().unwrap_or_else(|| panic!("{spans:?}"));
-    assert_eq!((&transfer.trace, &transfer.parent), (&download.trace, &download.id), "{spans:?}");
-    let s3: Vec<_> = find("gantry-relay", "s3").into_iter().filter(|span| span.trace == download.trace).collect();
-    assert!(!s3.is_empty() && s3.iter().all(|span| span.parent == transfer.id), "{spans:?}");
+    let (transfer, failed) = (of("transfer", false), of("transfer", true));
+    assert_eq!((transfer.len(), transfer[0].attribute("outcome").as_str()), (1, "completed"), "{spans:?}");
+    assert_eq!((failed.len(), failed[0].attribute("outcome").as_str()), (1, "denied"), "{spans:?}");
+    assert_eq!((of("download", false).len(), of("download", true).len()), (1, 1), "{spans:?}");
+    assert!(!of("s3", true).is_empty());
+
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let named: BTreeSet<_> = of("s3", false)
+        .into_iter()
+        .filter(|span| span.parent == transfer[0].id)
+        .map(|span| format!("00-{}-{}-01", hex(&span.trace), hex(&span.id)))
+        .collect();
+    let reads = s3.requests().into_iter().filter(|request| request.is_get() && request.target.contains("/object"));
+    let told: Vec<_> = reads.map(|request| request.header("traceparent").unwrap_or_default().to_owned()).collect();
+    // The first range, and those that are read ahead by tasks of their own.
+    assert!(told.len() > 1 && told.iter().all(|header| named.contains(header)), "{told:?}: {spans:?}");
 }
 
 /// A variable that a platform puts into every container once stopped every command, a health check's too.
