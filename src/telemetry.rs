@@ -1,15 +1,17 @@
 //! Logs, always to stderr, and traces to a collector.
 
 use std::io::{self, IsTerminal as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{Protocol, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -17,6 +19,9 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 /// How long the last traces may take to reach the collector when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between two warnings that traces are lost: the SDK exports every five seconds.
+const FAILURES_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,8 +40,10 @@ pub struct Options<'a> {
     pub level: &'a str,
     /// How log lines are written.
     pub format: Format,
-    /// The collector's address without path; `None` for no traces.
-    pub otlp_endpoint: Option<&'a str>,
+    /// Where the collector takes traces; `None` for no traces.
+    pub traces_url: Option<&'a str>,
+    /// Whether to go on without traces, with a warning, when they can't be exported.
+    pub traces_optional: bool,
     /// What the process is called in traces, unless `OTEL_SERVICE_NAME` says.
     pub service: &'static str,
 }
@@ -53,10 +60,10 @@ pub enum Error {
         reason: String,
     },
     /// The exporter of traces can't be made.
-    #[error("`telemetry.otlp_endpoint` = {endpoint:?}: {reason}")]
+    #[error("`telemetry.otlp_endpoint`: traces can't go to {url:?}: {reason}")]
     Endpoint {
-        /// The address as given.
-        endpoint: String,
+        /// Where they were to go.
+        url: String,
         /// What is wrong with it, or with one of OpenTelemetry's own variables.
         reason: String,
     },
@@ -70,6 +77,7 @@ pub enum Error {
 #[must_use = "the last traces are sent by `end`"]
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
+    failures: Arc<Failures>,
 }
 
 /// Begins to log, and to export traces if there is a collector. It must be called on the runtime, which sends them.
@@ -86,29 +94,39 @@ pub fn init(options: Options<'_>) -> Result<Telemetry, Error> {
         Format::Text => log.boxed(),
         Format::Json => log.json().flatten_event(true).boxed(),
     };
-    let provider = options.otlp_endpoint.map(|endpoint| provider(endpoint, options.service)).transpose()?;
+    let failures = Arc::new(Failures::default());
+    let made = options.traces_url.map(|url| provider(url, options.service, &failures)).transpose();
+    let (provider, unmade) = match made {
+        Ok(provider) => (provider, None),
+        Err(error) if options.traces_optional => (None, Some(error)),
+        Err(error) => return Err(error),
+    };
     // Spans of ours only, whatever is logged: the libraries' own would drown them.
     let own = Targets::new().with_target("gantry_relay", LevelFilter::INFO);
     let traces = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer().with_tracer(provider.tracer("gantry")).with_location(false).with_filter(own)
     });
     tracing_subscriber::registry().with(log.with_filter(filter)).with(traces).try_init().map_err(|_| Error::Begun)?;
-    Ok(Telemetry { provider })
+    if let Some(error) = unmade {
+        tracing::warn!(%error, "going without traces");
+    }
+    Ok(Telemetry { provider, failures })
 }
 
-fn provider(endpoint: &str, service: &'static str) -> Result<SdkTracerProvider, Error> {
+fn provider(url: &str, service: &'static str, failures: &Arc<Failures>) -> Result<SdkTracerProvider, Error> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_protocol(Protocol::HttpBinary)
-        .with_endpoint(format!("{endpoint}/v1/traces"))
+        .with_endpoint(url)
         .build()
-        .map_err(|error| Error::Endpoint { endpoint: endpoint.to_owned(), reason: error.to_string() })?;
-    let resource = Resource::builder();
+        .map_err(|error| Error::Endpoint { url: url.to_owned(), reason: error.to_string() })?;
+    let resource = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
     let resource = match std::env::var_os("OTEL_SERVICE_NAME") {
         Some(_) => resource.build(),
         None => resource.with_service_name(service).build(),
     };
-    let exporter = OnRuntime { exporter: Arc::new(exporter), runtime: Handle::current() };
+    let failures = Arc::clone(failures);
+    let exporter = OnRuntime { exporter: Arc::new(exporter), runtime: Handle::current(), failures };
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
@@ -118,9 +136,35 @@ impl Telemetry {
         let Some(provider) = self.provider else { return };
         // It blocks until the batch is sent, which this runtime does meanwhile.
         let shut = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
-        if !matches!(shut, Ok(Ok(()))) {
-            tracing::warn!("the last traces did not reach the collector");
+        let reason = match shut {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.failures.tell(&reason, Instant::now());
+    }
+}
+
+/// Tells of traces that were lost, but not at every batch while the collector is away.
+#[derive(Debug, Default)]
+struct Failures {
+    told: Mutex<Option<Instant>>,
+}
+
+impl Failures {
+    fn tell(&self, reason: &str, now: Instant) {
+        if self.is_due(now) {
+            tracing::warn!(reason, "traces did not reach the collector");
         }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = told.is_none_or(|told| now.duration_since(told) >= FAILURES_INTERVAL);
+        if is_due {
+            *told = Some(now);
+        }
+        is_due
     }
 }
 
@@ -129,18 +173,35 @@ impl Telemetry {
 struct OnRuntime {
     exporter: Arc<opentelemetry_otlp::SpanExporter>,
     runtime: Handle,
+    failures: Arc<Failures>,
 }
 
 impl SpanExporter for OnRuntime {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exporter = Arc::clone(&self.exporter);
         let task = self.runtime.spawn(async move { exporter.export(batch).await });
-        task.await.map_err(|error| OTelSdkError::InternalFailure(error.to_string()))?
+        let done = task.await.unwrap_or_else(|error| Err(OTelSdkError::InternalFailure(error.to_string())));
+        if let Err(error) = &done {
+            self.failures.tell(&error.to_string(), Instant::now());
+        }
+        done
     }
 
     fn set_resource(&mut self, resource: &Resource) {
         if let Some(exporter) = Arc::get_mut(&mut self.exporter) {
             exporter.set_resource(resource);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_traces_are_told_once_a_minute() {
+        let (failures, begun) = (Failures::default(), Instant::now());
+        let at = |seconds| failures.is_due(begun + Duration::from_secs(seconds));
+        assert_eq!([0, 5, 59, 60, 65, 120].map(at), [true, false, false, true, false, true]);
     }
 }

@@ -83,10 +83,14 @@ impl Cli {
         let options = telemetry::Options {
             level,
             format,
-            otlp_endpoint: config.telemetry.otlp_endpoint.as_deref(),
+            traces_url: config.telemetry.traces_url.as_deref().filter(|_| self.command.is_traced()),
+            traces_optional: config.telemetry.inherited,
             service: self.command.service(),
         };
         let telemetry = telemetry::init(options).map_err(|error| Failure::usage(error.to_string()))?;
+        if let Some(ignored) = config.telemetry.ignored.as_deref().filter(|_| self.command.is_traced()) {
+            tracing::warn!("{ignored}");
+        }
         let shutdown = Shutdown::default();
         let signals = Signals::listen().map_err(|error| Failure::new(Exit::Failed, format!("signals: {error}")))?;
         let done = tokio::select! {
@@ -120,6 +124,11 @@ impl Command {
             Self::Serve(serve) => serve.settings(sources),
             Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => Ok(()),
         }
+    }
+
+    /// A container's health check, every few seconds, is nothing to trace.
+    const fn is_traced(&self) -> bool {
+        !matches!(self, Self::Health(_))
     }
 
     const fn service(&self) -> &'static str {

@@ -9,6 +9,10 @@ use config::{FileFormat, Map, Source, Value, ValueKind};
 use super::effective::without_credentials;
 use super::error::Problem;
 use super::keys::{self, ENV_PREFIX, KEYS, Kind};
+use super::otel::Otel;
+
+/// The key that OpenTelemetry's own variables set.
+const TRACES: &str = "telemetry.otlp_endpoint";
 
 /// One setting and where it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,7 +82,8 @@ impl Layer {
     pub(super) fn foreign_environment(variables: &[(String, String)]) -> Result<Self, Problem> {
         let mut layer = Self::default();
         for (name, value) in variables.iter().filter(|(_, value)| !value.is_empty()) {
-            if let Some(spec) = KEYS.iter().find(|spec| spec.foreign_env == Some(name)) {
+            let spec = KEYS.iter().find(|spec| spec.foreign_env == Some(name) && spec.name != TRACES);
+            if let Some(spec) = spec {
                 layer.push(spec.name, value.as_str(), name);
             } else if name == "NATS_TIMEOUT" {
                 let ms = super::duration::parse_ms(value).map_err(|cure| Problem::Value {
@@ -89,6 +94,9 @@ impl Layer {
                 })?;
                 layer.push("nats.connect_timeout_ms", ms, name);
             }
+        }
+        if let Some((name, url)) = Otel::of_environment(variables).endpoint {
+            layer.push(TRACES, url, name);
         }
         Ok(layer)
     }

@@ -11,6 +11,7 @@ mod effective;
 mod error;
 mod keys;
 mod layer;
+mod otel;
 mod place;
 mod raw;
 mod secret;
@@ -34,6 +35,7 @@ pub use secret::{Secret, SecretSource};
 use crate::proto::StoreName;
 use crate::proto::subject::{DeliveryAllow, Prefix};
 use layer::Layer;
+use otel::Otel;
 
 /// A configuration that holds together.
 #[derive(Clone, Debug)]
@@ -173,8 +175,12 @@ pub struct Http {
 /// Where traces go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Telemetry {
-    /// The collector's address, without path.
-    pub otlp_endpoint: Option<String>,
+    /// Where the collector takes them, with the path.
+    pub traces_url: Option<String>,
+    /// Whether a variable of OpenTelemetry asks for them, and not a key of ours: then they must not stop anything.
+    pub inherited: bool,
+    /// Why there are none although a variable of OpenTelemetry asks for them, for a person.
+    pub ignored: Option<String>,
 }
 
 /// What is logged, and how.
@@ -281,8 +287,14 @@ impl Sources {
     /// # Errors
     /// With everything that is wrong, not only the first.
     pub fn load(self) -> Result<Config, Error> {
-        let layers = self.layers()?;
-        raw::resolve(layers)
+        let otel = Otel::of_environment(&self.environment);
+        let mut config = raw::resolve(self.layers()?)?;
+        let telemetry = &mut config.telemetry;
+        if otel.disabled {
+            telemetry.traces_url = None;
+        }
+        telemetry.ignored = otel.ignored.filter(|_| telemetry.traces_url.is_none());
+        Ok(config)
     }
 
     /// Returns every key as it applies, with its origin; secrets are redacted.

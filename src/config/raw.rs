@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::effective::without_credentials;
 use super::error::{Error, Problem};
 use super::layer::Layer;
+use super::otel;
 use super::{
     Auth, Config, Http, KEYS, Log, LogFormat, Nats, Place, Relay, S3, S3Keys, Secret, SecretSource, Store, Telemetry,
 };
@@ -376,14 +377,14 @@ impl Check {
     }
 
     fn telemetry(&mut self, raw: RawTelemetry) -> Telemetry {
-        let otlp_endpoint = raw.otlp_endpoint.map(|url| url.trim_end_matches('/').to_owned());
-        if let Some(url) = &otlp_endpoint
-            && !url.strip_prefix("http://").is_some_and(|rest| !rest.is_empty() && !rest.contains('@'))
-        {
-            let cure = "must be http://HOST:PORT of a collector near by, which takes care of encryption";
-            self.value("telemetry.otlp_endpoint", url, cure);
-        }
-        Telemetry { otlp_endpoint }
+        let origin = self.origin("telemetry.otlp_endpoint");
+        let traces_url = raw.otlp_endpoint.map(|url| {
+            if !otel::is_usable(&url) {
+                self.value("telemetry.otlp_endpoint", &url, otel::CURE);
+            }
+            if origin == otel::TRACES_ENDPOINT { url } else { format!("{}/v1/traces", url.trim_end_matches('/')) }
+        });
+        Telemetry { traces_url, inherited: origin.starts_with("OTEL_"), ignored: None }
     }
 
     fn log(&mut self, raw: RawLog) -> Log {

@@ -295,6 +295,43 @@ fn wrong_configurations_name_key_value_place_and_cure() {
     }
 }
 
+/// The rows of the documentation's table: a configuration file or `NAME=value` of the environment.
+const WRONG: &[&str] = &[
+    "relay.transfer_max = 100",
+    "GANTRY_RELAY_TRANSFERS_MAX=100",
+    "nats.tls_first = \"yes\"",
+    "relay.chunk_max_bytes = 0",
+    "relay.idle_timeout_ms = 1500",
+    "prefix =",
+    "stores.files.region = \"eu-west-1\"",
+    "stores.files.url = \"gs://bucket\"",
+    "stores.files = { url = \"s3://bucket\", endpoint_url = \"minio:9000\" }",
+    "stores.files = { url = \"s3://bucket\", access_key_id_file = \"/run/s3/id\" }",
+    "nats = { creds_file = \"/run/nats/relay.creds\", token_file = \"/run/nats/token\" }",
+    "nats.creds_file = \"/run/nats/relay.creds\"",
+    "nats.user = \"relay\"",
+    "http.listen = \"8080\"",
+    "log.format = \"xml\"",
+    "telemetry.otlp_endpoint = \"https://collector:4318\"",
+];
+
+/// Returns what a configuration gives, with its file at one place.
+fn told(wrong: &str) -> String {
+    let setup = match wrong.split_once('=') {
+        Some((name, value)) if name.starts_with(ENV_PREFIX) => Setup::new("").env(name, value),
+        _ => Setup::new(wrong),
+    };
+    let folder = setup.folder.path().display().to_string();
+    setup.error().replace(&folder, "/etc/gantry")
+}
+
+#[test]
+fn the_documentation_shows_what_wrong_configurations_give() {
+    let rows: String = WRONG.iter().map(|wrong| format!("| `{wrong}` | `` {} `` |\n", told(wrong))).collect();
+    let page = include_str!("../../docs/CONFIGURATION.md");
+    assert!(page.contains(&rows), "docs/CONFIGURATION.md must hold:\n{rows}");
+}
+
 #[test]
 fn all_problems_are_told_at_once() {
     let error = Setup::new("prefx = 1\n[relay]\ntransfers_max = 0\n").env("GANTRY_RELAY__CHUNK_MAX_BYTES", "1").error();
@@ -499,6 +536,27 @@ fn the_operators_pages_are_on_loopback_unless_told_otherwise() {
     assert_eq!(http(Setup::new("[http]\nlisten = \"off\"\n")).listen, None);
     let error = Setup::new("[http]\nlisten = \"8080\"\n").error();
     assert!(error.starts_with("`http.listen` = \"8080\" in /") && error.contains("127.0.0.1:8080"), "{error}");
-    let error = Setup::new("").env("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:hush@h").error();
-    assert!(error.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && !error.contains("hush"), "{error}");
+}
+
+/// A variable that a platform puts into every container once stopped every command.
+#[test]
+fn an_inherited_collector_that_is_of_no_use_costs_the_traces_only() {
+    let telemetry = |setup: Setup| setup.ok().telemetry;
+    let (general, special) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
+    let own = "[telemetry]\notlp_endpoint = \"http://own:4318/\"\n";
+
+    let found = telemetry(Setup::new("").env(general, "https://h"));
+    assert!(found.traces_url.is_none() && found.ignored.is_some());
+    let found = telemetry(Setup::new(own).env(general, "https://h"));
+    let expected =
+        Telemetry { traces_url: Some("http://own:4318/v1/traces".to_owned()), inherited: false, ignored: None };
+    assert_eq!(found, expected);
+    let found = telemetry(Setup::new(own).env(general, "http://h:1"));
+    assert_eq!((found.traces_url.as_deref(), found.inherited), (Some("http://h:1/v1/traces"), true));
+    let found = telemetry(Setup::new("").env(general, "http://h:1").env(special, "http://h:2/own"));
+    assert_eq!(found.traces_url.as_deref(), Some("http://h:2/own"));
+    assert_eq!(telemetry(Setup::new(own).env("OTEL_SDK_DISABLED", "true")).traces_url, None);
+
+    let error = Setup::new("").env("GANTRY_TELEMETRY__OTLP_ENDPOINT", "https://u:hush@h").error();
+    assert!(error.contains("GANTRY_TELEMETRY__OTLP_ENDPOINT") && !error.contains("hush"), "{error}");
 }

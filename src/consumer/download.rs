@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::io::StreamReader;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::field::Empty;
 use tracing::{Instrument as _, debug, info, info_span};
 
 use super::Error;
@@ -97,8 +98,13 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
         shared: Arc::clone(shared),
     };
     let cancel = cancel.drop_guard();
-    let span = info_span!("download", otel.kind = "client", %store);
-    let driver = tokio::spawn(driver.run().instrument(span));
+    let span = info_span!("download", otel.kind = "client", otel.status_code = Empty, outcome = Empty, %store);
+    let run = async {
+        let ended = driver.run().await;
+        trace::record_outcome(if ended.is_ok() { "completed" } else { "failed" }, ended.is_err());
+        ended
+    };
+    let driver = tokio::spawn(run.instrument(span));
     let Ok(accepted) = accepted.await else {
         return Err(match join(driver).await {
             Err(Error::NoRelay) => shared.nobody(&store).await,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::field::Empty;
 use tracing::{Instrument, debug, info, info_span, warn};
 use uuid::Uuid;
 
@@ -63,7 +64,14 @@ pub(super) async fn handle(
         Operation::Get => handle_get(asker, &request).await,
         Operation::Stat | Operation::List => {
             let name = operation.name();
-            let span = info_span!("query", otel.kind = "server", operation = name, store = %store_name);
+            let span = info_span!(
+                "query",
+                otel.kind = "server",
+                otel.status_code = Empty,
+                outcome = Empty,
+                operation = name,
+                store = %store_name,
+            );
             trace::adopt(&span, &request.headers);
             let Ok(permit) = Arc::clone(&shared.queries).try_acquire_owned() else {
                 return asker.refuse(None, &busy("too many requests at once")).await;
@@ -92,7 +100,14 @@ async fn handle_get(asker: Asker, message: &Message) {
     };
     let transfer = TransferId(Uuid::new_v4());
     let entry = shared.registry.enter(&shared, transfer);
-    let span = info_span!("transfer", otel.kind = "server", %transfer, store = %asker.store_name);
+    let span = info_span!(
+        "transfer",
+        otel.kind = "server",
+        otel.status_code = Empty,
+        outcome = Empty,
+        %transfer,
+        store = %asker.store_name,
+    );
     trace::adopt(&span, &message.headers);
     let run = async move {
         transfer::run(asker, request, entry).await;
@@ -149,6 +164,7 @@ impl Asker {
         let (operation, reason) = (self.operation.name(), keyless(&error.message));
         info!(store = %self.store_name, operation, code = %error.code, reason, "refusing a request");
         debug!(%error, "the reason in full");
+        trace::record_outcome(error.code.name(), true);
         let (headers, payload) = match self.operation {
             Operation::Get => Envelope { transfer: None, context }.encode(&Body::Error(error.clone())),
             Operation::Stat | Operation::List => {

@@ -84,7 +84,8 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     let took = link.asker.elapsed();
     drive.metrics.duration.observe(took.as_secs_f64());
     drive.log_end(outcome.as_ref(), took);
-    link.count(outcome.as_ref().map_or("aborted", outcome_name));
+    let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
+    link.count(outcome.as_ref().map_or("aborted", outcome_name), has_failed);
 }
 
 fn limits(options: &Options) -> Vec<RateLimit> {
@@ -193,10 +194,11 @@ impl Link {
             trace = trace::current_id().as_deref(),
             "transfer ended before it started"
         );
-        self.count(outcome);
+        self.count(outcome, false);
     }
 
-    fn count(&self, outcome: &'static str) {
+    fn count(&self, outcome: &'static str, has_failed: bool) {
+        trace::record_outcome(outcome, has_failed);
         let label = OutcomeLabel { store: self.asker.store_name.to_string(), outcome };
         self.asker.shared.metrics.transfers.get_or_create(&label).inc();
     }

@@ -2,6 +2,7 @@
 
 mod collector;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -9,7 +10,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use self::collector::Collector;
+use self::collector::{Collector, Span};
+use crate::support::doc::assert_documented;
+use crate::support::s3_double::{Act, S3Double};
 use crate::support::{Nats, NatsOptions, Relay, S3, data, gantry, until};
 
 /// A relay's page: the status and the body.
@@ -285,12 +288,15 @@ async fn the_check_tells_what_applies_and_what_is_wrong() {
     let said = said.run().await.expect_code(2);
     assert!(said.stderr.contains("`nats.url` = ") && said.stderr.contains("start nats-server"), "{}", said.stderr);
     assert!(!said.stdout_text().contains("hush-hush") && !said.stderr.contains("hush-hush"));
+    let at = gone.rsplit_once('@').unwrap().1;
+    assert_documented(&said.stderr, &[(at, "127.0.0.1:4222")]);
 
     let s3 = S3::shared().await;
     let said = gantry(["serve", "--check", "--store", "s=s3://no-such-bucket-here", "--http", "off"]).nats(&nats);
     let said = s3.env(s3.admin()).into_iter().fold(said, |said, (name, value)| said.env(name, value));
     let said = said.run().await.expect_code(2);
     assert!(said.stderr.contains("`stores.s.url` = \"s3://no-such-bucket-here\" in --store"), "{}", said.stderr);
+    assert_documented(&said.stderr, &[]);
 }
 
 /// Whatever failed was once told as the address of nats-server or of the store.
@@ -314,6 +320,8 @@ async fn the_check_names_the_key_that_is_to_blame() {
         let check = s3.env(s3.admin()).into_iter().fold(check, |check, (name, value)| check.env(name, value));
         let said = check.env(variable, value).run().await.expect_code(2).stderr;
         assert!(said.contains(named) && said.contains(cure) && said.lines().count() == 1, "{variable}: {said}");
+        let folder = folder.path().display().to_string();
+        assert_documented(&said, &[(&folder, "/srv"), (&gone, "http://127.0.0.1:9000"), (&bucket, "bucket")]);
     }
 }
 
@@ -366,7 +374,7 @@ async fn a_password_in_a_file_is_read_again_at_each_connection() {
 async fn one_trace_shows_consumer_relay_and_s3() {
     let (nats, s3, collector) = (Nats::plain().await, S3::shared().await, Collector::start().await);
     let bucket = s3.bucket().await;
-    s3.put(&bucket, "object", data::random_bytes(5, 3 << 20), None).await;
+    s3.put(&bucket, "object", data::random_bytes(5, 20 << 20), None).await;
     let address = address();
     let relay = Relay::on(&nats).store("s", format!("s3://{bucket}")).s3(s3).arg("--http").arg(&address);
     let mut relay = relay.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()).start().await;
@@ -378,15 +386,101 @@ async fn one_trace_shows_consumer_relay_and_s3() {
     assert_eq!(relay.wait().await.code(), Some(0));
 
     let spans = collector.spans();
-    let find = |service: &str, name: &str| {
-        let found = spans.iter().filter(|span| span.service == service && span.name == name);
-        found.cloned().collect::<Vec<_>>()
+    let download = spans.iter().find(|span| span.name == "download").unwrap_or_else(|| panic!("{spans:?}"));
+    assert!(download.parent.is_empty() && spans.iter().all(|span| !span.has_failed), "{spans:?}");
+    let tree = tree(&spans, download, 0);
+    // How many ranges are read, and how long it takes, differs from run to run.
+    let page = include_str!("../../docs/OPERATING.md");
+    for line in tree.lines() {
+        let without_duration = line.trim_end_matches(|c: char| c.is_ascii_digit() || " .ms".contains(c));
+        assert!(page.contains(&format!("    {without_duration} ")), "docs/OPERATING.md must hold:\n{tree}");
+    }
+}
+
+/// A span and those below it, a line each.
+fn tree(spans: &[Span], top: &Span, depth: usize) -> String {
+    let name = format!("{:indent$}{} {}", "", top.name, top.attribute("operation"), indent = 3 * depth);
+    let ms = top.took.as_secs_f64() * 1000.0;
+    let mut text = format!("{:20} {:6} {:15} {ms:8.1} ms\n", name.trim_end(), top.kind, top.service);
+    let mut below: Vec<_> = spans.iter().filter(|span| span.parent == top.id && span.trace == top.trace).collect();
+    below.sort_by_key(|span| span.begun_ns);
+    for span in below {
+        text += &tree(spans, span, depth + 1);
+    }
+    text
+}
+
+#[tokio::test]
+async fn s3_is_told_the_span_of_each_request_and_a_failure_shows() {
+    let (nats, collector) = (Nats::plain().await, Collector::start().await);
+    let object = data::random_bytes(8, 1 << 20);
+    let s3 = S3Double::start(object.clone(), |request| {
+        if request.target.contains("denied") { Act::Fail(403, "AccessDenied", "") } else { Act::Serve }
+    })
+    .await;
+    let relay = Relay::on(&nats).store("s", "s3://bucket").arg("--http").arg("off");
+    let relay = relay.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url());
+    let relay = relay.env("AWS_ACCESS_KEY_ID", "id").env("AWS_SECRET_ACCESS_KEY", "secret");
+    let relay = relay.env("GANTRY_STORES__S__ENDPOINT_URL", s3.endpoint());
+    let mut relay = relay.env("GANTRY_STORES__S__RANGE_BYTES", "65536").start().await;
+    for (key, code) in [("s/object", 0), ("s/denied", 8)] {
+        let get = gantry(["get", key, "-o", "-"]).nats(&nats);
+        let got = get.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()).run().await.expect_code(code);
+        assert!(code != 0 || got.stdout == object);
+    }
+    relay.signal("TERM");
+    assert_eq!(relay.wait().await.code(), Some(0));
+
+    let spans = collector.spans();
+    let of = |name: &str, failed: bool| {
+        let found = spans.iter().filter(|span| span.name == name && span.has_failed == failed);
+        found.collect::<Vec<_>>()
     };
-    let download = find("gantry-consumer", "download").pop().unwrap_or_else(|| panic!("{spans:?}"));
-    let transfer = find("gantry-relay", "transfer").pop().unwrap_or_else(|| panic!("{spans:?}"));
-    assert_eq!((&transfer.trace, &transfer.parent), (&download.trace, &download.id), "{spans:?}");
-    let s3: Vec<_> = find("gantry-relay", "s3").into_iter().filter(|span| span.trace == download.trace).collect();
-    assert!(!s3.is_empty() && s3.iter().all(|span| span.parent == transfer.id), "{spans:?}");
+    let (transfer, failed) = (of("transfer", false), of("transfer", true));
+    assert_eq!((transfer.len(), transfer[0].attribute("outcome").as_str()), (1, "completed"), "{spans:?}");
+    assert_eq!((failed.len(), failed[0].attribute("outcome").as_str()), (1, "denied"), "{spans:?}");
+    assert_eq!((of("download", false).len(), of("download", true).len()), (1, 1), "{spans:?}");
+    assert!(!of("s3", true).is_empty());
+
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let named: BTreeSet<_> = of("s3", false)
+        .into_iter()
+        .filter(|span| span.parent == transfer[0].id)
+        .map(|span| format!("00-{}-{}-01", hex(&span.trace), hex(&span.id)))
+        .collect();
+    let reads = s3.requests().into_iter().filter(|request| request.is_get() && request.target.contains("/object"));
+    let told: Vec<_> = reads.map(|request| request.header("traceparent").unwrap_or_default().to_owned()).collect();
+    // The first range, and those that are read ahead by tasks of their own.
+    assert!(told.len() > 1 && told.iter().all(|header| named.contains(header)), "{told:?}: {spans:?}");
+}
+
+/// A variable that a platform puts into every container once stopped every command, a health check's too.
+#[tokio::test]
+async fn a_collector_that_can_not_be_used_costs_nothing_but_traces() {
+    let nats = Nats::plain().await;
+    let folder = data::folder();
+    data::random_file(&folder.path().join("object"), 7, 100_000);
+    let (address, endpoint) = (address(), "OTEL_EXPORTER_OTLP_ENDPOINT");
+    let relay = Relay::on(&nats).store("s", store(folder.path())).arg("--http").arg(&address);
+    let relay = relay.env(endpoint, "https://collector:4318").start().await;
+    relay.logged("https://collector:4318").await;
+    ready(&address, 200).await;
+
+    let gone = format!("http://127.0.0.1:{}", data::free_port());
+    for (collector, told) in [("https://collector:4318", "so there are no traces"), (&gone, "did not reach")] {
+        let get = gantry(["get", "s/object", "-o", "-"]).nats(&nats).env(endpoint, collector);
+        let said = get.run().await.expect_code(0).stderr;
+        assert_eq!(said.lines().filter(|line| line.contains("WARN")).count(), 1, "{said}");
+        assert!(said.contains(told), "{said}");
+        let url = format!("http://{address}/readyz");
+        let said = gantry(["health", "--url", &url]).env(endpoint, collector).run().await.expect_code(0).stderr;
+        assert_eq!(said, "");
+    }
+    let off = gantry(["get", "s/object", "-o", "-"]).nats(&nats).env(endpoint, &gone).env("OTEL_SDK_DISABLED", "true");
+    let said = off.run().await.expect_code(0).stderr;
+    assert!(!said.contains("WARN"), "{said}");
+    let own = gantry(["get", "s/object", "-o", "-"]).nats(&nats);
+    own.env("GANTRY_TELEMETRY__OTLP_ENDPOINT", "https://collector:4318").run().await.expect_code(2);
 }
 
 /// Opens a named pipe for reading and, so that this does not block, for writing.

@@ -17,11 +17,14 @@ pub(super) async fn observed<T>(
     operation: &'static str,
     request: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let span = info_span!("s3", otel.kind = "client", operation, result = Empty);
+    let span = info_span!("s3", otel.kind = "client", otel.status_code = Empty, operation, result = Empty);
     let mut watch = Watch { observer, operation, begun: Instant::now(), result: "abandoned" };
     let answer = request.instrument(span.clone()).await;
     watch.result = answer.as_ref().map_or_else(|failure| failure.error.code().name(), |_| "ok");
     span.record("result", watch.result);
+    if answer.is_err() {
+        span.record("otel.status_code", "ERROR");
+    }
     answer
 }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod data;
+pub(crate) mod doc;
 pub(crate) mod gantry;
 pub(crate) mod nats;
 pub(crate) mod process;
