@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 
 use super::exit::{Exit, Failure};
 use super::output;
-use crate::config::{Config, Effective};
+use crate::config::{self, Config, Effective};
 use crate::http;
 
 /// Tries `config` out; `effective` is what it was read from.
@@ -27,8 +27,17 @@ pub(super) async fn run(config: &Config, effective: &[Effective]) -> Result<(), 
     if problems.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Usage, problems.join("\n"))) }
 }
 
+/// Prints what is valid of a configuration that is wrong, so that the error can be told from what is around it.
+pub(super) fn print_valid(effective: &[Effective], error: &config::Error) -> Result<(), Failure> {
+    output::line("# The configuration is wrong, and nothing was tried. What of it is valid:")?;
+    for line in effective.iter().filter(|line| !error.is_about(&line.key)) {
+        output::line(&line.to_string())?;
+    }
+    Ok(())
+}
+
 /// Prints every key that applies.
-pub(super) fn print(effective: &[Effective]) -> Result<(), Failure> {
+fn print(effective: &[Effective]) -> Result<(), Failure> {
     output::line("# The configuration that applies, and where each value comes from.")?;
     for line in effective {
         output::line(&line.to_string())?;

@@ -74,7 +74,15 @@ impl Cli {
 
     async fn try_run(self) -> Result<(), Failure> {
         let sources = self.sources()?;
-        let config = sources.clone().load()?;
+        let config = match sources.clone().load() {
+            Ok(config) => config,
+            Err(error) => {
+                if self.command.is_check() {
+                    check::print_valid(&sources.effective(), &error)?;
+                }
+                return Err(error.into());
+            }
+        };
         let level = config.log.level.as_deref().unwrap_or_else(|| self.command.log_level());
         let format = match config.log.format {
             LogFormat::Text => telemetry::Format::Text,
@@ -124,6 +132,10 @@ impl Command {
             Self::Serve(serve) => serve.settings(sources),
             Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => Ok(()),
         }
+    }
+
+    const fn is_check(&self) -> bool {
+        matches!(self, Self::Serve(serve) if serve.is_check())
     }
 
     /// A container's health check, every few seconds, is nothing to trace.

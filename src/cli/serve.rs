@@ -92,7 +92,7 @@ impl Serve {
 
     pub(super) async fn run(self, config: &Config, cli: &Cli, shutdown: &Shutdown) -> Result<(), Failure> {
         if self.check {
-            return check::run(config, &cli.sources()?.effective()?).await;
+            return check::run(config, &cli.sources()?.effective()).await;
         }
         if config.stores.is_empty() {
             return Err(Failure::usage(

@@ -10,6 +10,14 @@ pub struct Error {
     pub problems: Vec<Problem>,
 }
 
+impl Error {
+    /// Returns whether the value of this key is wrong.
+    #[must_use]
+    pub fn is_about(&self, wanted: &str) -> bool {
+        self.problems.iter().any(|problem| matches!(problem, Problem::Value { key, .. } if key == wanted))
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, problem) in self.problems.iter().enumerate() {
@@ -87,6 +95,17 @@ pub enum Problem {
         /// Why, and what to do.
         reason: String,
     },
+}
+
+impl Problem {
+    /// Returns whether it can't come from settings that were left out because they are wrong.
+    pub(super) fn is_of_its_own(&self) -> bool {
+        match self {
+            Self::Value { origin, .. } => origin != "defaults",
+            Self::Missing { .. } => false,
+            Self::Unknown { .. } | Self::Conflict { .. } | Self::File { .. } | Self::Context { .. } => true,
+        }
+    }
 }
 
 fn suggestion(nearest: Option<&str>) -> String {

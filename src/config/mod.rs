@@ -288,7 +288,14 @@ impl Sources {
     /// With everything that is wrong, not only the first.
     pub fn load(self) -> Result<Config, Error> {
         let otel = Otel::of_environment(&self.environment);
-        let mut config = raw::resolve(self.layers()?)?;
+        let (layers, mut problems) = self.layers();
+        let resolved = raw::resolve(layers);
+        if !problems.is_empty() {
+            let more = resolved.err().into_iter().flat_map(|error| error.problems);
+            problems.extend(more.filter(Problem::is_of_its_own));
+            return Err(Error { problems });
+        }
+        let mut config = resolved?;
         let telemetry = &mut config.telemetry;
         if otel.disabled {
             telemetry.traces_url = None;
@@ -297,18 +304,17 @@ impl Sources {
         Ok(config)
     }
 
-    /// Returns every key as it applies, with its origin; secrets are redacted.
-    ///
-    /// # Errors
-    /// With what keeps the keys from being read; not with what is wrong between them.
-    pub fn effective(self) -> Result<Vec<Effective>, Error> {
-        let mut layers = self.layers()?;
-        raw::keep_one_auth(&mut layers)?;
-        Ok(effective::of_layers(&layers))
+    /// Returns every key as it applies, with its origin; secrets are redacted. What can't be read is left out.
+    #[must_use]
+    pub fn effective(self) -> Vec<Effective> {
+        let (mut layers, _) = self.layers();
+        // Of ways to authenticate that exclude each other all are there to be seen.
+        drop(raw::keep_one_auth(&mut layers));
+        effective::of_layers(&layers)
     }
 
-    /// Returns the checked layers, lowest first.
-    fn layers(mut self) -> Result<Vec<Layer>, Error> {
+    /// Returns the checked layers, lowest first, and what in them is wrong and left out.
+    fn layers(mut self) -> (Vec<Layer>, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut take = |layer: Result<Layer, Problem>| {
             layer.unwrap_or_else(|problem| {
@@ -329,7 +335,7 @@ impl Sources {
             ContextChoice::Selected | ContextChoice::Never => (context, Layer::default()),
         };
         let layers = [Layer::defaults(), selected, file, named, nats, environment, self.flags.0];
-        let layers: Vec<_> = layers.into_iter().map(|layer| layer.check(&mut problems)).collect();
-        if problems.is_empty() { Ok(layers) } else { Err(Error { problems }) }
+        let layers = layers.into_iter().map(|layer| layer.check(&mut problems)).collect();
+        (layers, problems)
     }
 }

@@ -336,6 +336,10 @@ fn the_documentation_shows_what_wrong_configurations_give() {
 fn all_problems_are_told_at_once() {
     let error = Setup::new("prefx = 1\n[relay]\ntransfers_max = 0\n").env("GANTRY_RELAY__CHUNK_MAX_BYTES", "1").error();
     assert_eq!(error.lines().count(), 3, "{error}");
+    // What only shows between keys was once told when all else was right.
+    let between = "[relay]\nchunk_max_bytes = 0\n[http]\nlisten = \"8080\"\n[stores.a]\nurl = 5\n";
+    let error = Setup::new(between).error();
+    assert!(error.contains("`http.listen`") && error.lines().count() == 3, "{error}");
 }
 
 #[test]
@@ -518,7 +522,7 @@ fn the_documentation_lists_every_key() {
 fn effective_settings_name_their_origin_and_hide_secrets() {
     let setup = Setup::new("[stores.a]\nurl = \"s3://b\"\n").env("NATS_PASSWORD", "hush").env("NATS_USER", "u");
     let setup = setup.env("NATS_URL", "nats://u:hush@h:1");
-    let lines = setup.sources.effective().unwrap();
+    let lines = setup.sources.effective();
     let line = |key: &str| lines.iter().find(|line| line.key == key).unwrap().to_string();
     assert_eq!(line("nats.password"), "nats.password = \"[redacted]\"  # NATS_PASSWORD");
     assert_eq!(line("nats.url"), "nats.url = \"nats://[redacted]@h:1\"  # NATS_URL");

@@ -283,6 +283,15 @@ async fn the_check_tells_what_applies_and_what_is_wrong() {
     }
     assert!(!text.contains("hush-hush") && !said.stderr.contains("hush-hush"));
 
+    // What is wrong was once all that it told.
+    let said = gantry(["serve", "--check", "--store", &store, "--http", "8080"]).env("NATS_TOKEN", "hush-hush");
+    let said = said.env("GANTRY_RELAY__CHUNK_MAX_BYTES", "1").run().await.expect_code(2);
+    let text = said.stdout_text();
+    assert!(text.contains("stores.s.url = ") && text.contains("nats.token = \"[redacted]\""), "{text}");
+    assert!(!text.contains("http.listen") && said.stderr.contains("`http.listen` = \"8080\""), "{said:?}");
+    assert!(!text.contains("chunk_max_bytes") && said.stderr.contains("`relay.chunk_max_bytes` = \"1\""), "{said:?}");
+    assert!(!text.contains("hush-hush") && !said.stderr.contains("hush-hush"));
+
     let gone = format!("nats://u:hush-hush@127.0.0.1:{}", data::free_port());
     let said = gantry(["serve", "--check", "--store", &store, "--timeout", "300ms", "--http", "off", "-s", &gone]);
     let said = said.run().await.expect_code(2);
