@@ -1,5 +1,5 @@
 # Both roles in one image: `serve` by default, `get`, `stat`, `ls` as arguments.
-# Nothing here names an architecture: the platform of the base images decides.
+# The platform of the base images decides which architecture it is for.
 
 ARG RUST_VERSION=1.95
 ARG DEBIAN_CODENAME=bookworm
@@ -13,9 +13,13 @@ WORKDIR /src
 # change of our sources does not build the S3 client again.
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
+# The allocator must be built for the largest pages that it may meet, as a power
+# of two: 64 KiB on arm64, where the kernel decides, and 4 KiB elsewhere.
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
+    && if [ "$(uname -m)" = aarch64 ]; then page=16; else page=12; fi \
+    && echo "JEMALLOC_SYS_WITH_LG_PAGE = \"$page\"" >> .cargo/config.toml \
     && cargo build --release --locked --bin gantry \
     && rm -r src
 

@@ -101,7 +101,12 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
     let span = info_span!("download", otel.kind = "client", otel.status_code = Empty, outcome = Empty, %store);
     let run = async {
         let ended = driver.run().await;
-        trace::record_outcome(if ended.is_ok() { "completed" } else { "failed" }, ended.is_err());
+        let outcome = match &ended {
+            Ok(_) => "completed",
+            Err(Error::Cancelled) => "cancelled",
+            Err(_) => "failed",
+        };
+        trace::record_outcome(outcome, outcome == "failed");
         ended
     };
     let driver = tokio::spawn(run.instrument(span));

@@ -28,7 +28,7 @@ impl Collector for Process {
         show(&PROCESS_CPU, &ConstCounter::new(seen.cpu_s))?;
         show(&PROCESS_MEMORY, &ConstGauge::new(seen.resident_bytes))?;
         show(&PROCESS_OPEN_FDS, &ConstGauge::new(seen.open_fds))?;
-        show(&PROCESS_START, &ConstGauge::new(seen.started_s))
+        seen.started_s.map_or(Ok(()), |started_s| show(&PROCESS_START, &ConstGauge::new(started_s)))
     }
 }
 
@@ -49,7 +49,8 @@ struct Seen {
     cpu_s: f64,
     resident_bytes: u64,
     open_fds: u64,
-    started_s: f64,
+    /// Absent where `/proc/stat` is hidden, as by systemd's `ProcSubset=pid`.
+    started_s: Option<f64>,
 }
 
 impl Seen {
@@ -61,13 +62,13 @@ impl Seen {
         let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();
         let status = fs::read_to_string("/proc/self/status").ok()?;
         let resident_kib: u64 = word_after(&status, "VmRSS:")?.parse().ok()?;
-        let booted_s: f64 = word_after(&fs::read_to_string("/proc/stat").ok()?, "btime ")?.parse().ok()?;
+        let booted_s = || word_after(&fs::read_to_string("/proc/stat").ok()?, "btime ")?.parse::<f64>().ok();
         Some(Self {
             cpu_s: (ticks(14)? + ticks(15)?) / TICKS_PER_S,
             resident_bytes: resident_kib * 1024,
             // Without the one by which they are counted.
             open_fds: (fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1),
-            started_s: booted_s + ticks(22)? / TICKS_PER_S,
+            started_s: booted_s().zip(ticks(22)).map(|(booted_s, ticks)| booted_s + ticks / TICKS_PER_S),
         })
     }
 }
@@ -85,6 +86,6 @@ mod tests {
         let seen = Seen::now().unwrap();
         assert!(seen.resident_bytes > 1 << 20 && seen.open_fds >= 3 && seen.cpu_s >= 0.0, "{seen:?}");
         // After 2017.
-        assert!(seen.started_s > 1.5e9, "{seen:?}");
+        assert!(seen.started_s.is_some_and(|started_s| started_s > 1.5e9), "{seen:?}");
     }
 }

@@ -643,6 +643,9 @@ impl Receiver {
                 return self.give_up(Cause::Refused(error));
             }
             self.refusal = Some((error.clone(), now.saturating_add(SECOND_OPINION)));
+            // The pause is this relay's, and the other one is asked at once.
+            self.fruitless = false;
+            return self.recover(Cause::Refused(error), None, now);
         }
         let pause = error.retry_after_ms.map(Duration::from_millis);
         self.recover(Cause::Refused(error), pause, now);

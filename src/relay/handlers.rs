@@ -74,7 +74,7 @@ pub(super) async fn handle(
             );
             trace::adopt(&span, &request.headers);
             let Ok(permit) = Arc::clone(&shared.queries).try_acquire_owned() else {
-                return asker.refuse(None, &busy("too many requests at once")).await;
+                return asker.refuse(None, &busy("too many requests at once")).instrument(span).await;
             };
             let answer = async move {
                 asker.answer_query(&request.payload).await;
@@ -125,6 +125,7 @@ impl Asker {
         };
         match answer {
             Ok(body) => {
+                trace::record_outcome("ok", false);
                 self.count(None);
                 self.send(Message { payload: body, ..Message::default() }).await;
             }

@@ -16,6 +16,9 @@ use crate::config::{Config, Effective};
 use crate::proto::subject::{Operation, QUEUE_GROUP};
 use crate::relay;
 
+/// How long all of it may take: a nats-server that goes away meanwhile would be waited for without end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long nats-server may take to answer.
 const ROUND_TRIP: Duration = Duration::from_secs(3);
 
@@ -29,8 +32,9 @@ const IMPORTED: &str = "_R_.";
 pub(super) async fn check(config: &Config, effective: &[Effective]) -> Result<String, String> {
     let bus = connect::try_nats(&config.nats).await.map_err(|error| unconnected(&error, effective))?;
     let rights = Rights::needed(config);
-    let forbidden = forbidden(&*bus, &rights)
+    let forbidden = timeout(PATIENCE, forbidden(&*bus, &rights))
         .await
+        .unwrap_or(Err(bus::Error::Closed))
         .map_err(|error| format!("{}: {error}: try again", named(effective, "nats.url")))?;
     let (vital, rest): (Vec<_>, Vec<_>) = forbidden.into_iter().partition(|denied| rights.is_vital(denied));
     if !vital.is_empty() {

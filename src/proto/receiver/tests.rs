@@ -621,6 +621,16 @@ mod ending {
         assert_eq!(pair.failure(), None);
     }
 
+    /// S3's `Retry-After` is the first relay's matter.
+    #[test]
+    fn a_pause_that_the_first_relay_asks_for_kept_the_second_from_being_asked() {
+        let mut pair = Pair::new();
+        pair.outputs();
+        pair.refuse(WireError::new(Code::StoreUnavailable, "slow down").with_retry_after_ms(5000), START);
+        assert_eq!(pair.failure(), None);
+        assert_eq!(requests(&pair.outputs()).len(), 1);
+    }
+
     #[test]
     fn a_second_relay_that_is_busy_hid_why_the_first_refused() {
         let mut pair = Pair::new();
