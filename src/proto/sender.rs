@@ -11,6 +11,10 @@ use super::error::{Code, WireError};
 use super::message::{Body, Wait};
 use super::types::{Control, End};
 
+/// The largest first chunk's payload, in bytes: it is read in one go with the acceptance, and on a slow link the first
+/// byte need not wait for half a megabyte.
+const FIRST_CHUNK_MAX: usize = 32 << 10;
+
 /// What a [`Sender`] holds itself to.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -106,6 +110,12 @@ impl Sender {
     #[must_use]
     pub const fn sent_chunks(&self) -> u64 {
         self.seq
+    }
+
+    /// Returns whether every byte has gone out.
+    #[must_use]
+    pub const fn is_all_sent(&self) -> bool {
+        self.next >= self.range.end
     }
 
     /// Returns whether nothing but credit keeps the next chunk back.
@@ -249,7 +259,7 @@ impl Sender {
             self.next = chunk.limit().unwrap_or(self.range.end);
             return Some(Body::Chunk(chunk));
         }
-        if self.next >= self.range.end {
+        if self.is_all_sent() {
             self.outcome = Some(Outcome::Completed);
             return Some(Body::End(End { chunks: self.seq, bytes: self.sent_bytes() }));
         }
@@ -267,7 +277,8 @@ impl Sender {
     /// Takes the next chunk's bytes off the buffer, as far as credit and the chunk limit allow.
     fn cut(&mut self) -> Option<Bytes> {
         let allowed = usize::try_from(self.credit.saturating_sub(self.next)).unwrap_or(usize::MAX);
-        let max = allowed.min(self.settings.chunk_max);
+        let chunk_max = if self.seq == 0 { FIRST_CHUNK_MAX } else { usize::MAX };
+        let max = allowed.min(self.settings.chunk_max).min(chunk_max);
         if max == 0 {
             return None;
         }
@@ -376,6 +387,20 @@ mod tests {
         assert!(!sender.wants_data());
         let end = Body::End(End { chunks: 3, bytes: 13 });
         assert_eq!(drain(&mut sender, START), [chunk(2, 19, b"jklm"), end]);
+    }
+
+    #[test]
+    fn the_first_chunk_is_small_and_the_others_as_they_come() {
+        let max = FIRST_CHUNK_MAX;
+        let settings = Settings { chunk_max: 4 * max, window_max: u64::MAX, ..settings() };
+        let size = to_u64(3 * max);
+        let mut sender = Sender::new(settings, 0..size, size, START);
+        sender.handle_data(Bytes::from(vec![7; 3 * max]));
+        let sent = drain(&mut sender, START);
+        let lens: Vec<_> =
+            sent.iter().map(|body| if let Body::Chunk(chunk) = body { chunk.payload.len() } else { 0 }).collect();
+        assert_eq!(lens, [max, 2 * max, 0]);
+        assert!(sender.is_all_sent());
     }
 
     #[test]

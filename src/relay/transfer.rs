@@ -1,9 +1,10 @@
 //! Runs one transfer: drives a [`Sender`] between a store's body and the bus.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::Options;
@@ -21,6 +22,10 @@ use crate::trace;
 
 /// How long opening a store may take before the consumer is told that its request is in hand.
 const FIRST_BEAT: Duration = Duration::from_millis(50);
+
+/// How long the first chunk may be on its way to the connection alone. Written together with what follows, it would
+/// reach nobody before nats-server has read that, too.
+const HEAD_START: Duration = Duration::from_millis(5);
 
 /// Serves one `get` from the opened store to the last message.
 pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
@@ -57,15 +62,6 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
         beat_ms: as_millis(settings.beat_interval),
         idle_ms: as_millis(settings.idle_timeout),
     };
-    if !link.publish(Body::Accepted(Box::new(accepted))).await {
-        return link.end_before_start("aborted");
-    }
-    link.asker.count(None);
-    if request.start > 0 && request.pin.if_match.is_some() {
-        link.asker.shared.metrics.resume(link.asker.store_name.as_str());
-    }
-    let opened_ms = as_millis(link.asker.elapsed());
-    info!(start = range.start, end = range.end, object, opened_ms, "transfer started");
     let metrics = link.asker.shared.metrics.transfer(link.asker.store_name.as_str());
     let mut drive = Drive {
         sender,
@@ -78,8 +74,19 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
         limits: limits(&link.asker.shared.options),
         paced_until: Instant::now(),
         object,
+        started: Some(range),
+        opened_ms: as_millis(link.asker.elapsed()),
         first_byte: None,
     };
+    // What is there by now goes out right behind the acceptance.
+    drive.take_what_is_ready();
+    if !link.publish(Body::Accepted(Box::new(accepted))).await {
+        return link.end_before_start("aborted");
+    }
+    link.asker.count(None);
+    if request.start > 0 && request.pin.if_match.is_some() {
+        link.asker.shared.metrics.resume(link.asker.store_name.as_str());
+    }
     let outcome = drive.run(&mut link).await;
     let took = link.asker.elapsed();
     drive.metrics.duration.observe(took.as_secs_f64());
@@ -217,6 +224,9 @@ struct Drive {
     paced_until: Instant,
     /// What is sent, for the log.
     object: String,
+    /// What is sent of it, until that was logged.
+    started: Option<Range<u64>>,
+    opened_ms: u64,
     /// How long after the request the first chunk was published.
     first_byte: Option<Duration>,
 }
@@ -231,24 +241,19 @@ impl Drive {
         self.hear(heard);
         loop {
             self.take_what_is_ready();
-            while let Some(message) = self.sender.poll_transmit(self.clock.now()) {
-                let Body::Chunk(chunk) = message else {
-                    if link.publish(message).await {
-                        continue;
-                    }
-                    return None;
-                };
-                let len = chunk.payload.len();
-                if !link.publish_chunk(chunk).await {
-                    return None;
-                }
-                self.count_chunk(len, link);
+            let is_sent = self.transmit(link).await;
+            if let Some(Range { start, end }) = self.started.take() {
+                let opened_ms = self.opened_ms;
+                info!(start, end, object = self.object, opened_ms, "transfer started");
+            }
+            if !is_sent {
+                return None;
             }
             self.stalled.note(self.sender.is_blocked(), &self.metrics);
             if let Some(outcome) = self.sender.outcome() {
                 return Some(outcome.clone());
             }
-            let timeout = self.sender.poll_timeout().map(|at| self.clock.at(at));
+            let wakes_at = self.sender.poll_timeout().map(|at| self.clock.at(at));
             tokio::select! {
                 biased;
                 () = force.cancelled() => return None,
@@ -259,11 +264,33 @@ impl Drive {
                 }
                 frame = self.body.next(), if self.wants_data() => self.take(frame),
                 () = sleep_until(self.paced_until), if self.is_paced() => {}
-                () = sleep_until(timeout.unwrap_or_else(Instant::now)), if timeout.is_some() => {
+                () = sleep_until(wakes_at.unwrap_or_else(Instant::now)), if wakes_at.is_some() => {
                     self.sender.handle_timeout(self.clock.now());
                 }
             }
         }
+    }
+
+    /// Publishes what there is to say; `false` when the relay must stop at once or the bus is closed.
+    async fn transmit(&mut self, link: &Link) -> bool {
+        while let Some(message) = self.sender.poll_transmit(self.clock.now()) {
+            let Body::Chunk(chunk) = message else {
+                if link.publish(message).await {
+                    continue;
+                }
+                return false;
+            };
+            let len = chunk.payload.len();
+            if !link.publish_chunk(chunk).await {
+                return false;
+            }
+            self.count_chunk(len, link);
+            if self.sender.sent_chunks() == 1 && !self.sender.is_all_sent() {
+                // However that ends: what has gone wrong is told by the next message.
+                drop(timeout(HEAD_START, link.asker.shared.bus.flush()).await);
+            }
+        }
+        true
     }
 
     fn count_chunk(&mut self, len: usize, link: &Link) {
