@@ -22,6 +22,7 @@ use super::Error;
 use super::client::{Get, Share, Shared, denial};
 use super::verify::{Proof, Verifier};
 use crate::bus::{self, Event, Message, NO_RESPONDERS, Status, Subscription};
+use crate::proto::chunk::Chunk;
 use crate::proto::message::json;
 use crate::proto::receiver::{Cause, Failure, Output, Receiver, Stats, Wanted};
 use crate::proto::subject::Operation;
@@ -53,7 +54,7 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Download {
     accepted: Accepted,
-    chunks: mpsc::Receiver<Bytes>,
+    chunks: mpsc::Receiver<Chunk>,
     written: watch::Sender<u64>,
     progress: watch::Receiver<Progress>,
     driver: JoinHandle<Result<Stats, Error>>,
@@ -220,12 +221,12 @@ impl Stream for Download {
         }
         // Whoever asks for more has dealt with what it was given.
         self.acknowledge();
-        if let Some(bytes) = ready!(self.chunks.poll_recv(cx)) {
-            self.taken += bytes.len() as u64;
+        if let Some(chunk) = ready!(self.chunks.poll_recv(cx)) {
+            self.taken += chunk.payload.len() as u64;
             if let Some(verifier) = &mut self.verifier {
-                verifier.update(&bytes);
+                verifier.update_chunk(&chunk);
             }
-            return Poll::Ready(Some(Ok(bytes)));
+            return Poll::Ready(Some(Ok(chunk.payload)));
         }
         let driven = ready!(self.driver.poll_unpin(cx)).unwrap_or(Err(Error::Cancelled));
         Poll::Ready(self.finish(driven))
@@ -236,7 +237,7 @@ impl Stream for Download {
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) accepted: Accepted,
-    pub(super) chunks: mpsc::Receiver<Bytes>,
+    pub(super) chunks: mpsc::Receiver<Chunk>,
     /// Takes the absolute offset up to which bytes are written.
     pub(super) written: watch::Sender<u64>,
     pub(super) progress: watch::Receiver<Progress>,
@@ -271,7 +272,7 @@ struct Driver {
     connection: Status,
     inbox: Option<Subscription>,
     inbox_subject: String,
-    chunks: mpsc::Sender<Bytes>,
+    chunks: mpsc::Sender<Chunk>,
     written: watch::Receiver<u64>,
     progress: watch::Sender<Progress>,
     accept: Option<oneshot::Sender<Accepted>>,
@@ -432,11 +433,11 @@ impl Driver {
         while self.receiver.has_deliverable() && !self.is_paced() {
             match self.chunks.try_reserve() {
                 Ok(room) => {
-                    if let Some(bytes) = self.receiver.poll_deliver() {
+                    if let Some(chunk) = self.receiver.poll_deliver() {
                         if let Some(limit) = &self.shared.options.rate_limit {
-                            self.paced_until = limit.take(bytes.len());
+                            self.paced_until = limit.take(chunk.payload.len());
                         }
-                        room.send(bytes);
+                        room.send(chunk);
                     }
                 }
                 Err(TrySendError::Full(())) => return,

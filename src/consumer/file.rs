@@ -18,6 +18,7 @@ use super::download::{Download, Progress, join};
 use super::part::{self, PartFile, PartWriter, Stale};
 use super::verify::Proof;
 use crate::proto::Span;
+use crate::proto::chunk::Chunk;
 
 /// How to write a file.
 #[derive(Clone, Debug, Default)]
@@ -146,11 +147,11 @@ async fn begin(client: &Client, get: &Get, part: &PartFile, restarted: &mut Opti
 /// Writes chunks until there are no more; on a thread that may block.
 fn write(
     mut writer: PartWriter,
-    mut chunks: mpsc::Receiver<bytes::Bytes>,
+    mut chunks: mpsc::Receiver<Chunk>,
     written: &watch::Sender<u64>,
 ) -> (PartWriter, Result<(), part::Error>) {
     while let Some(chunk) = chunks.blocking_recv() {
-        if let Err(error) = writer.write(&chunk) {
+        if let Err(error) = writer.write_chunk(&chunk) {
             return (writer, Err(error));
         }
         drop(chunk);

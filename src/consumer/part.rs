@@ -51,6 +51,7 @@ pub use self::path::is_special;
 use self::sidecar::Sidecar;
 use self::tally::Tally;
 use super::verify::{Mismatch, Proof};
+use crate::proto::chunk::{self, Chunk};
 use crate::proto::{Key, ObjectInfo, Pin, Span, StoreName};
 
 /// What is being downloaded, as it was asked for. Bytes of anything else are not resumed.
@@ -292,13 +293,25 @@ impl PartWriter {
     /// # Errors
     /// As the file system answers. None of these bytes count as written then, and the same ones may be written again.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.write_summed(bytes, chunk::crc(bytes))
+    }
+
+    /// The same with the bytes of a chunk whose checksum was checked.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_chunk(&mut self, chunk: &Chunk) -> Result<(), Error> {
+        self.write_summed(&chunk.payload, chunk.crc)
+    }
+
+    fn write_summed(&mut self, bytes: &[u8], crc: u64) -> Result<(), Error> {
         self.collect_checkpoint(false)?;
         if let Err(source) = self.claim.file.write_all(bytes) {
             // What was taken of them are the right bytes: whoever opens the file later may rely on its length.
             self.claim.seek(self.tally.len())?;
             return Err(Error::io(&self.claim.names.part, source));
         }
-        self.tally.update(bytes);
+        self.tally.update(bytes, crc);
         self.claim.keep = self.tally.len() > 0;
         if self.checkpoint.is_none() && self.is_checkpoint_due() {
             self.start_checkpoint()?;

@@ -265,7 +265,7 @@ pub struct Receiver {
     /// How many requests in a row met silence.
     unanswered: u32,
     backoff: ExponentialBackoff,
-    deliver: VecDeque<Bytes>,
+    deliver: VecDeque<Chunk>,
     outputs: VecDeque<Output>,
     stats: Stats,
 }
@@ -337,8 +337,8 @@ impl Receiver {
         self.outputs.pop_front()
     }
 
-    /// Hands out the next bytes to write, in order. Report them with [`Self::handle_written`].
-    pub fn poll_deliver(&mut self) -> Option<Bytes> {
+    /// Hands out the next chunk to write, in order, its checksum checked. Report them with [`Self::handle_written`].
+    pub fn poll_deliver(&mut self) -> Option<Chunk> {
         self.deliver.pop_front()
     }
 
@@ -572,7 +572,7 @@ impl Receiver {
         }
         transfer.seq = transfer.seq.saturating_add(1);
         self.next = chunk.limit().unwrap_or(self.next);
-        self.deliver.push_back(chunk.payload);
+        self.deliver.push_back(chunk);
         self.pace.handle_arrived(self.next, now);
         self.held_up_at = None;
         self.progress_at = now;

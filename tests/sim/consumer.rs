@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_relay::consumer::verify::{Mismatch, Proof, Verifier};
+use gantry_relay::proto::chunk::Chunk;
 use gantry_relay::proto::message::json;
 use gantry_relay::proto::receiver::{Cause, Failure, Output, Receiver, Wanted};
 use gantry_relay::proto::{Checksum, Code, Pin, Span};
@@ -259,7 +260,7 @@ impl Consumer {
             if run.queue.len() >= context.plan.queue_chunks {
                 return;
             }
-            let Some(chunk) = run.receiver.poll_deliver() else { return };
+            let Some(Chunk { payload: chunk, .. }) = run.receiver.poll_deliver() else { return };
             let known = version.expect("bytes come after a relay accepted");
             let right = context.model.is_as_stored(known, run.next, &chunk);
             let at = run.next;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::sidecar::Sidecar;
 use crate::consumer::verify::{Mismatch, Proof, Verifier};
-use crate::proto::ObjectInfo;
+use crate::proto::{ObjectInfo, chunk};
 
 /// What one read of kept bytes takes.
 const READ_BYTES: usize = 1024 * 1024;
@@ -16,7 +16,8 @@ const READ_BYTES: usize = 1024 * 1024;
 /// What is known of the bytes in the part file.
 pub(super) struct Tally {
     verifier: Verifier,
-    crc: Box<crc_fast::Digest>,
+    /// CRC-64/NVME.
+    crc: u64,
 }
 
 /// How reading kept bytes ended.
@@ -33,10 +34,7 @@ impl Tally {
     pub(super) fn new(object: &ObjectInfo, range: &Range<u64>) -> Self {
         let is_whole = *range == (0..object.size);
         let checksum = object.checksum.as_ref().filter(|_| is_whole);
-        Self {
-            verifier: Verifier::new(checksum, range.end.saturating_sub(range.start)),
-            crc: Box::new(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme)),
-        }
+        Self { verifier: Verifier::new(checksum, range.end.saturating_sub(range.start)), crc: chunk::crc(&[]) }
     }
 
     pub(super) const fn len(&self) -> u64 {
@@ -44,8 +42,8 @@ impl Tally {
     }
 
     /// Returns the CRC-64/NVME of the bytes so far.
-    pub(super) fn crc(&self) -> u64 {
-        self.crc.finalize()
+    pub(super) const fn crc(&self) -> u64 {
+        self.crc
     }
 
     /// Compares the bytes so far with what the store keeps.
@@ -53,9 +51,10 @@ impl Tally {
         self.verifier.clone().finish()
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
-        self.verifier.update(bytes);
-        self.crc.update(bytes);
+    /// Takes bytes and their CRC-64/NVME.
+    pub(super) fn update(&mut self, bytes: &[u8], crc: u64) {
+        self.verifier.update_summed(bytes, crc);
+        self.crc = chunk::join_crcs(self.crc, crc, bytes.len() as u64);
     }
 
     /// Takes the file's first `limit` bytes, unless `stop` is set meanwhile.
@@ -81,8 +80,8 @@ impl Tally {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            self.update(&buffer[..count]);
-            if self.len() == sidecar.durable && self.crc.finalize() != sidecar.durable_crc {
+            self.update(&buffer[..count], chunk::crc(&buffer[..count]));
+            if self.len() == sidecar.durable && self.crc != sidecar.durable_crc {
                 return Ok(Outcome::Differs);
             }
         }

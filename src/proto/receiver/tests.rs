@@ -55,7 +55,7 @@ impl Pair {
     }
 
     fn delivered(&mut self) -> Vec<u8> {
-        std::iter::from_fn(|| self.receiver.poll_deliver()).flatten().collect()
+        std::iter::from_fn(|| self.receiver.poll_deliver()).flat_map(|chunk| chunk.payload).collect()
     }
 
     /// Lets the relay say something on its transfer.
