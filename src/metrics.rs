@@ -28,8 +28,9 @@ use prometheus_client::registry::Registry;
 
 use self::specs::{
     BUDGET, BUILD, CREDIT_STALLED, CREDIT_STALLS, DRAINING, DURATION, FIRST_BYTE, NATS_CONNECTED, NATS_DENIED,
-    NATS_RECONNECTS, NATS_SLOW, REFUSED, RELOADS, REQUESTS, RESERVED, S3_LATENCY, S3_REQUESTS, SENT_BYTES, SENT_CHUNKS,
-    STORE_UP, TRANSFERS, TRANSFERS_ACTIVE, TRANSFERS_MAX, TRANSFERS_QUEUED, TRANSFERS_RESUMED,
+    NATS_RECONNECTS, NATS_SLOW, REFUSED, RELOADS, REQUESTS, RESERVED, S3_CONNECTIONS, S3_CONNECTIONS_OPENED,
+    S3_LATENCY, S3_REQUESTS, SENT_BYTES, SENT_CHUNKS, STORE_UP, TRANSFERS, TRANSFERS_ACTIVE, TRANSFERS_MAX,
+    TRANSFERS_QUEUED, TRANSFERS_RESUMED,
 };
 use crate::proto::Code;
 use crate::proto::subject::Operation;
@@ -232,6 +233,8 @@ impl RelayMetrics {
         RELOADS.register(registry, own.reloads.clone());
         S3_REQUESTS.register(registry, own.s3.requests.clone());
         S3_LATENCY.register(registry, own.s3.latency.clone());
+        S3_CONNECTIONS.register(registry, own.s3.connections.clone());
+        S3_CONNECTIONS_OPENED.register(registry, own.s3.connections_opened.clone());
         own.begin();
         own
     }
@@ -333,11 +336,18 @@ pub struct TransferMetrics {
 pub struct S3Metrics {
     requests: Family<S3ResultLabel, Counter>,
     latency: DurationFamily<S3Label>,
+    connections: Family<StoreLabel, Gauge<i64, AtomicI64>>,
+    connections_opened: Family<StoreLabel, Counter>,
 }
 
 impl Default for S3Metrics {
     fn default() -> Self {
-        Self { requests: Family::default(), latency: Family::new_with_constructor(Durations(ANSWER_BUCKETS)) }
+        Self {
+            requests: Family::default(),
+            latency: Family::new_with_constructor(Durations(ANSWER_BUCKETS)),
+            connections: Family::default(),
+            connections_opened: Family::default(),
+        }
     }
 }
 
@@ -350,11 +360,14 @@ impl S3Metrics {
                 drop(self.requests.get_or_create(&S3ResultLabel { store: store.to_owned(), operation, result }));
             }
         }
+        let label = StoreLabel { store: store.to_owned() };
+        drop(self.connections.get_or_create(&label));
+        drop(self.connections_opened.get_or_create(&label));
         S3Observer { metrics: self.clone(), store: store.to_owned() }
     }
 }
 
-/// Counts the requests of one S3 store.
+/// Counts the requests and connections of one S3 store.
 #[derive(Clone, Debug, Default)]
 pub struct S3Observer {
     metrics: S3Metrics,
@@ -368,6 +381,18 @@ impl S3Observer {
         self.metrics.latency.get_or_create(&label).observe(took.as_secs_f64());
         let S3Label { store, operation } = label;
         self.metrics.requests.get_or_create(&S3ResultLabel { store, operation, result }).inc();
+    }
+
+    /// Counts a connection that was made.
+    pub fn connected(&self) {
+        let label = StoreLabel { store: self.store.clone() };
+        self.metrics.connections.get_or_create(&label).inc();
+        self.metrics.connections_opened.get_or_create(&label).inc();
+    }
+
+    /// Counts a connection that is no longer.
+    pub fn disconnected(&self) {
+        self.metrics.connections.get_or_create(&StoreLabel { store: self.store.clone() }).dec();
     }
 }
 

@@ -138,6 +138,14 @@ pub(super) const S3_REQUESTS: Spec = Spec::new(
 pub(super) const S3_LATENCY: Spec =
     Spec::new("s3_request_duration", Kind::Histogram, &["store", "operation"], "Time to the head of S3's answer")
         .unit("seconds");
+pub(super) const S3_CONNECTIONS: Spec =
+    Spec::new("s3_connections", Kind::Gauge, &["store"], "Open connections to S3, in use or kept for the next request");
+pub(super) const S3_CONNECTIONS_OPENED: Spec = Spec::new(
+    "s3_connections_opened",
+    Kind::Counter,
+    &["store"],
+    "Connections made to S3; a request that made none went over one that was kept",
+);
 
 pub(super) const PROCESS_CPU: Spec =
     Spec::new("process_cpu", Kind::Counter, &[], "CPU time of the process, by Linux").unit("seconds");
@@ -176,6 +184,8 @@ pub const ALL: &[Spec] = &[
     RELOADS,
     S3_REQUESTS,
     S3_LATENCY,
+    S3_CONNECTIONS,
+    S3_CONNECTIONS_OPENED,
     PROCESS_CPU,
     PROCESS_MEMORY,
     PROCESS_OPEN_FDS,

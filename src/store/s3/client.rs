@@ -11,11 +11,12 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     AppName, BehaviorVersion, Builder, Credentials as SdkCredentials, Region, ResponseChecksumValidation,
-    StalledStreamProtectionConfig,
+    SharedHttpClient, StalledStreamProtectionConfig,
 };
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::connections;
 use super::observe::TraceHeader;
 use super::options::{Credentials, Options, StaticCredentials};
 use crate::store::Error;
@@ -30,6 +31,8 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Live {
     options: Options,
+    /// Its connections outlive a client.
+    http: SharedHttpClient,
     client: RwLock<Arc<Client>>,
     /// Which credentials there are; held while they are loaded.
     loaded: Mutex<Loaded>,
@@ -46,9 +49,10 @@ impl Live {
     pub(super) async fn connect(options: Options) -> Result<Self, Error> {
         check(&options)?;
         let keys = keys(&options.credentials)?;
-        let client = Box::pin(client(&options, keys.as_ref())).await;
+        let http = connections::pool(&options.observer)?;
+        let client = Box::pin(client(&options, keys.as_ref(), &http)).await;
         let loaded = Mutex::new(Loaded { at: Instant::now(), keys });
-        Ok(Self { options, client: RwLock::new(Arc::new(client)), loaded })
+        Ok(Self { options, http, client: RwLock::new(Arc::new(client)), loaded })
     }
 
     pub(super) fn client(&self) -> Arc<Client> {
@@ -88,7 +92,7 @@ impl Live {
         }
         let region = used.config().region().map(|region| region.as_ref().to_owned());
         let options = Options { region, ..self.options.clone() };
-        let fresh = Box::pin(client(&options, keys.as_ref())).await;
+        let fresh = Box::pin(client(&options, keys.as_ref(), &self.http)).await;
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
         *loaded = Loaded { at: Instant::now(), keys };
         Ok(true)
@@ -123,7 +127,7 @@ fn keys(credentials: &Credentials) -> Result<Option<StaticCredentials>, Error> {
     })
 }
 
-async fn client(options: &Options, keys: Option<&StaticCredentials>) -> Client {
+async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &SharedHttpClient) -> Client {
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).region(region(options));
     if let Some(profile) = &options.profile {
         loader = loader.profile_name(profile);
@@ -141,6 +145,7 @@ async fn client(options: &Options, keys: Option<&StaticCredentials>) -> Client {
         None => loader,
     };
     let mut config = Builder::from(&loader.load().await)
+        .http_client(http.clone())
         .force_path_style(options.path_style)
         // A ranged GET must not be held against the whole object's checksum. The consumer verifies.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)

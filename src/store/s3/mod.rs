@@ -5,6 +5,7 @@
 
 mod bucket;
 mod client;
+mod connections;
 mod failure;
 mod object;
 mod observe;

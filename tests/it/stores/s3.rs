@@ -159,6 +159,39 @@ async fn the_requests_for_part_sizes_are_counted_as_what_they_are() {
 }
 
 #[tokio::test]
+async fn a_connection_is_used_again_and_counted_until_it_is_closed() {
+    let s3 = S3::shared().await;
+    let bucket = s3.bucket().await;
+    s3.put(&bucket, "key", random_bytes(3, 1000), None).await;
+    let mut registry = Registry::default();
+    let facts = Facts { protocol: 1, memory_budget_bytes: 0, memory_reserved_bytes: Sampled::new(|| 0) };
+    let observer = RelayMetrics::register(&mut registry, facts).s3.of_store("s");
+    let counted = |name: &str| -> i64 {
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        let begin = format!("gantry_s3_connections{name}{{store=\"s\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&begin)).unwrap().parse().unwrap()
+    };
+    let store =
+        S3Store::connect(Options { observer, ..options(s3, &bucket, s3.admin()) }, Budget::new(0)).await.unwrap();
+    assert_eq!((counted("_opened_total"), counted("")), (0, 0));
+
+    for _ in 0..5 {
+        store.stat(&key("key"), &Pin::default()).await.unwrap();
+        read(&store, "key", &Pin::default(), 0, None).await.unwrap();
+    }
+    assert_eq!((counted("_opened_total"), counted("")), (1, 1));
+
+    drop(store);
+    let deadline = Instant::now() + DEADLINE;
+    while counted("") > 0 {
+        assert!(Instant::now() < deadline, "the connection outlives its store");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(counted("_opened_total"), 1);
+}
+
+#[tokio::test]
 async fn metadata_and_type_are_described() {
     let s3 = S3::shared().await;
     let bucket = s3.bucket().await;
