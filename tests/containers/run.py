@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 
+import compose
 import engine
 from bases import BASE_LABEL, ROOT, Bases
 from engine import Failed, Project, docker, health, inspect, say, wait_until
@@ -69,6 +70,7 @@ class Proof:
         self.check("base images", self.bases.make)
         self.check("docker build", build)
         self.check("what the image is", lambda: check_image(IMAGE, self.run_id))
+        compose.provide()
         composes = engine.compose_commands()
         if not composes:
             raise Failed("neither docker compose nor docker-compose is here")
