@@ -3,9 +3,12 @@
 from collections import namedtuple
 
 import peers
-from measure import (FROZEN, LONG_LINK_MS, frozen, gantry, long_link, nats, object_get, object_put_get, s3, s3_file,
+from measure import (FROZEN, LONG_LINK_MS, ask, frozen, gantry, long_link, nats, object_get, object_put_get, s3, s3_file,
                      tool)
 from rig import BUCKET
+
+# Before each download whose first byte is timed.
+REST_MS = 10
 
 # `run(rig)` returns a sample, whose value is in `unit`. `sets` are the objects that it needs.
 Line = namedtuple("Line", "name what unit run sets", defaults=(("big",),))
@@ -51,10 +54,13 @@ def small(name, downloads, in_flight):
 
 
 def first_byte():
-    load = {"name": "1m", "downloads": 300, "unit": "ms", "warm_up": 10}
-    return Group("first-byte", [
-        Line("s3-first-byte", "S3 GET, 1 MiB object, time to first byte", "ms", s3(**load), ("1m",)),
-        Line("gantry-first-byte", "Gantry, 1 MiB object, time to first byte", "ms", gantry(**load), ("1m",))])
+    """With a rest before each, as it is for whoever wants one file now; and one right after the other."""
+    found = []
+    for name, what, pause_ms in (("first-byte", f"after {REST_MS} ms of rest", REST_MS), ("busy", "back to back", 0)):
+        load = {"name": "1m", "downloads": 200, "unit": "ms", "warm_up": 10, "pause_ms": pause_ms}
+        found += [Line(f"{way}-{name}", f"{who}, 1 MiB object, time to first byte, {what}", "ms", run(**load), ("1m",))
+                  for way, who, run in (("s3", "S3 GET", s3), ("nats", "NATS request", ask), ("gantry", "Gantry", gantry))]
+    return Group("first-byte", found)
 
 
 def at_once():
@@ -69,6 +75,8 @@ def at_once():
     lines += [Line("file-at-once-1000", "Gantry, file store, 1000 transfers at once", "MiB/s",
                    gantry("files", **load(1000), connections=1000), ("8m",)),
               Line("s3-at-once-1000", "S3 GET, 1000 at once", "MiB/s", s3(**load(1000)), ("8m",))]
+    lines += [Line(f"nats-at-once-{count}", f"NATS requests, {count} at once", "MiB/s",
+                   ask(**load(count), connections=count), ("8m",)) for count in (1, 1000)]
     return Group("at-once", lines, rarer=2)
 
 

@@ -17,29 +17,29 @@ FROZEN, FROZEN_CONNECTIONS, FROZEN_FOR_S = 1000, 100, 5
 LONG_LINK_MS = 50
 
 
-def s3(name="big", downloads=1, in_flight=1, unit="MiB/s", warm_up=0):
+def s3(name="big", downloads=1, in_flight=1, unit="MiB/s", warm_up=0, pause_ms=0):
     """Straight from S3."""
     def run(rig):
         with rig.watch() as sample:
             said = rig.call("s3", "--bucket", BUCKET, "--object-bytes", rig.sets[name][1],
-                            *load(rig, name, downloads, in_flight, warm_up))
+                            *load(rig, name, downloads, in_flight, warm_up, pause_ms))
         return finished(rig, sample, said, name, rig.fewer(downloads), unit)
     return run
 
 
-def gantry(store="s3", name="big", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_up=0):
+def gantry(store="s3", name="big", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_up=0, pause_ms=0):
     """Through the relay, to the product's consumer."""
     def run(rig, env=None):
         with rig.watch() as sample:
             said = rig.call("consume", "--store", store, "--connections", connections,
-                            *load(rig, name, downloads, in_flight, warm_up), env=env)
+                            *load(rig, name, downloads, in_flight, warm_up, pause_ms), env=env)
         return finished(rig, sample, said, name, rig.fewer(downloads), unit)
     return run
 
 
-def load(rig, name, downloads, in_flight, warm_up):
+def load(rig, name, downloads, in_flight, warm_up, pause_ms):
     return ["--set", name, "--objects", rig.sets[name][0], "--downloads", rig.fewer(downloads),
-            "--in-flight", in_flight, "--warm-up", warm_up]
+            "--in-flight", in_flight, "--warm-up", warm_up, "--pause-ms", pause_ms]
 
 
 def nats():
@@ -51,6 +51,22 @@ def nats():
             published = rig.result(publisher)
         sample["cpu_s"]["publisher"] = published["cpu_s"]
         return finished(rig, sample, said, "big")
+    return run
+
+
+def ask(name="8m", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_up=0, pause_ms=0):
+    """NATS alone, request by request."""
+    def run(rig):
+        answerer = rig.start("answer", rig.objects / name)
+        try:
+            answerer.stdout.readline()
+            with rig.watch() as sample:
+                said = rig.call("ask", "--object-bytes", rig.sets[name][1], "--connections", connections,
+                                *load(rig, name, downloads, in_flight, warm_up, pause_ms))
+        finally:
+            answerer.kill()
+            answerer.communicate()
+        return finished(rig, sample, said, name, rig.fewer(downloads), unit)
     return run
 
 

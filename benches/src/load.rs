@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use clap::Args;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::sample::{Clock, Got, Sample};
 
@@ -26,6 +28,9 @@ pub struct Load {
     /// How many to make before the clock starts, so that connections stand and caches are warm.
     #[arg(long, default_value_t = 0)]
     pub warm_up: usize,
+    /// How long to wait before each, in milliseconds, so that one does not pay for what another left to be done.
+    #[arg(long, default_value_t = 0)]
+    pub pause_ms: u64,
 }
 
 impl Load {
@@ -65,6 +70,9 @@ impl Load {
                     let download = next.fetch_add(1, Ordering::Relaxed);
                     if download >= downloads {
                         return anyhow::Ok(done);
+                    }
+                    if load.pause_ms > 0 {
+                        sleep(Duration::from_millis(load.pause_ms)).await;
                     }
                     done.push((download, get(worker, load.key(download)).await?));
                 }

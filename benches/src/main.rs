@@ -30,6 +30,10 @@ enum Command {
     Publish(nats::Publish),
     /// Take what `publish` publishes
     Subscribe(nats::Subscribe),
+    /// Answer requests with files, without the product
+    Answer(nats::Answer),
+    /// Ask what `answer` answers
+    Ask(nats::Ask),
     /// Pass connections on, every byte later by a delay
     Delay(delay::Delay),
     /// Print the CRC-64/NVME of files
@@ -49,6 +53,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Frozen(frozen) => frozen.run().await,
         Command::Publish(publish) => publish.run().await,
         Command::Subscribe(subscribe) => subscribe.run().await,
+        Command::Answer(answer) => answer.run().await,
+        Command::Ask(ask) => ask.run().await,
         Command::Delay(delay) => delay.run().await,
         Command::Crc { files } => crc(&files),
     }

@@ -1,5 +1,6 @@
 //! NATS alone, with the product's chunk size and window: the other half of the bound.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,12 +9,19 @@ use async_nats::{Client, ConnectOptions, StatusCode, Subscriber};
 use bytes::Bytes;
 use clap::Args;
 use futures_util::StreamExt as _;
+use gantry_bench::load::Load;
 use gantry_bench::sample::{Clock, Got, Sink, print};
 use tokio::time::{sleep, timeout};
 
 /// Where `publish` waits for a request, and where it is told how much has arrived.
 const START: &str = "bench.start";
 const ARRIVED: &str = "bench.arrived";
+
+/// Where `answer` waits for requests.
+const ASK: &str = "bench.ask";
+
+/// What comes first of an answer, as from the product.
+const FIRST_BYTES: usize = 32 << 10;
 
 /// The window and the chunks of the product's defaults on a server with NATS' default `max_payload`.
 const WINDOW_BYTES: usize = 24 << 20;
@@ -38,6 +46,28 @@ pub(crate) struct Subscribe {
     /// How many bytes will come.
     #[arg(long)]
     bytes: u64,
+    #[arg(long, env = "NATS_URL")]
+    nats: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Answer {
+    /// A folder of files, whose names requests give.
+    folder: PathBuf,
+    #[arg(long, env = "NATS_URL")]
+    nats: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Ask {
+    #[command(flatten)]
+    load: Load,
+    /// The size of every object.
+    #[arg(long)]
+    object_bytes: u64,
+    /// How many connections share the downloads.
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
     #[arg(long, env = "NATS_URL")]
     nats: String,
 }
@@ -104,6 +134,60 @@ impl Subscribe {
         let sample = clock.take().context("the clock stands")?.stop(vec![Got::from(sink)])?;
         client.flush().await?;
         print(&sample)
+    }
+}
+
+impl Answer {
+    /// Answers every request with the file that it names, from memory.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut files = HashMap::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            files.insert(entry.file_name().into_encoded_bytes(), Bytes::from(std::fs::read(entry.path())?));
+        }
+        let client = connect(&self.nats).await?;
+        let mut requests = client.subscribe(ASK).await?;
+        client.flush().await?;
+        print(&"ready")?;
+        while let Some(request) = requests.next().await {
+            let reply = request.reply.context("a request without a reply subject")?;
+            let mut rest = files.get(&*request.payload).context("no such file")?.clone();
+            let client = client.clone();
+            tokio::spawn(async move {
+                let mut chunk_bytes = FIRST_BYTES;
+                while !rest.is_empty() {
+                    client.publish(reply.clone(), rest.split_to(chunk_bytes.min(rest.len()))).await?;
+                    chunk_bytes = CHUNK_BYTES;
+                }
+                anyhow::Ok(())
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Ask {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut clients = Vec::new();
+        for _ in 0..self.connections {
+            clients.push(connect(&self.nats).await?);
+        }
+        let object_bytes = self.object_bytes;
+        let get = move |worker: usize, key: String| {
+            let client = clients[worker % clients.len()].clone();
+            async move {
+                let mut sink = Sink::default();
+                let inbox = client.new_inbox();
+                let mut messages = client.subscribe(inbox.clone()).await?;
+                let (_, name) = key.rsplit_once('/').context("a key without a folder")?;
+                client.publish_with_reply(ASK, inbox, name.to_owned().into()).await?;
+                while sink.bytes() < object_bytes {
+                    sink.take(&next(&mut messages).await?.payload);
+                }
+                Ok(Got::from(sink))
+            }
+        };
+        print(&self.load.measure(get).await?)
     }
 }
 
