@@ -22,10 +22,11 @@ use tracing::debug;
 use crate::relay::Readiness;
 
 /// How many connections are served at once; the next one waits.
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = 256;
 
-/// How long a client may take for its request's headers.
-const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take for its request's headers: less than a probe waits for its answer, lest silent clients
+/// make a relay look dead.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What Prometheus wants to be told the format is.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -89,6 +90,8 @@ async fn serve_connection(stream: TcpStream, pages: Pages) {
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
+        // A client that keeps its connection would keep another one waiting.
+        .keep_alive(false)
         .header_read_timeout(HEADERS_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -203,6 +206,18 @@ mod tests {
             listening.readiness.send_replace(unready.clone());
             assert_eq!(listening.status("GET /readyz").await, "503", "{unready:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn many_silent_clients_do_not_hold_up_a_probe() {
+        let listening = listen().await;
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS_MAX + 20 {
+            silent.push(TcpStream::connect(listening.address).await.unwrap());
+        }
+        let probe = listening.status("GET /livez");
+        // The default of `gantry health`.
+        assert_eq!(tokio::time::timeout(Duration::from_secs(2), probe).await.unwrap(), "200");
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::bus;
 use crate::config;
 use crate::consumer::{self, part};
-use crate::proto::Code;
+use crate::proto::{Code, TransferId};
 
 /// The exit codes, as the help and `docs` state them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +98,9 @@ pub(super) struct Failure {
     pub(super) subject: Option<String>,
     /// One line for a person; empty to say nothing, as for a reader that went away.
     pub(super) message: String,
+    /// The last transfer, by which a relay's log knows what failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) transfer: Option<TransferId>,
 }
 
 fn name_of<S: serde::Serializer>(exit: &Exit, serializer: S) -> Result<S::Ok, S::Error> {
@@ -108,7 +111,7 @@ impl Failure {
     /// Makes a failure that is about nothing in particular.
     #[must_use]
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, subject: None, message: message.into() }
+        Self { exit, subject: None, message: message.into(), transfer: None }
     }
 
     /// Makes a failure of the command line.
@@ -130,11 +133,19 @@ impl Failure {
         self
     }
 
+    /// Says by which transfer a relay's log knows it.
+    #[must_use]
+    pub(super) const fn of(mut self, transfer: Option<TransferId>) -> Self {
+        self.transfer = transfer;
+        self
+    }
+
     /// Returns the lines that go to stderr.
     #[must_use]
     pub(super) fn lines(&self) -> Vec<String> {
         let subject = self.subject.as_ref().map_or_else(String::new, |subject| format!("{subject}: "));
-        self.message.lines().map(|line| format!("gantry: {subject}{line}")).collect()
+        let transfer = self.transfer.map_or_else(String::new, |id| format!(" (transfer {id})"));
+        self.message.lines().map(|line| format!("gantry: {subject}{line}{transfer}")).collect()
     }
 }
 

@@ -22,7 +22,7 @@ use super::output::{self, Form};
 use crate::consumer::part::is_special;
 use crate::consumer::verify::Proof;
 use crate::consumer::{self, Client, FileOptions, Progress};
-use crate::proto::{Pin, Span};
+use crate::proto::{Pin, Span, TransferId};
 use crate::rate::RateLimit;
 use crate::shutdown::Shutdown;
 
@@ -86,6 +86,9 @@ struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     version_id: Option<String>,
     recoveries: u64,
+    /// The last transfer, by which a relay's log knows the download.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transfer: Option<TransferId>,
 }
 
 fn milliseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -167,7 +170,9 @@ impl Get {
         let options = FileOptions { resume: !self.no_resume, progress: Some(progress), cancel: shutdown.drain.clone() };
         let meter = self.meter();
         let download = client.download(get, target, options);
-        let report = meter.follow(told, download).await?;
+        let report = meter.follow(told.clone(), download).await;
+        let transfer = told.borrow().transfer;
+        let report = report.map_err(|error| Failure::from(error).of(transfer))?;
         Ok(Summary {
             path: report.path,
             bytes: report.bytes,
@@ -179,6 +184,7 @@ impl Get {
             etag: report.etag,
             version_id: report.version_id,
             recoveries: report.recoveries,
+            transfer,
             ..self.summary()
         })
     }
@@ -198,6 +204,7 @@ impl Get {
             () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
         };
         let told = download.progress();
+        let progress = told.clone();
         let meter = self.meter();
         let copied = async {
             while let Some(bytes) = download.next().await {
@@ -211,7 +218,7 @@ impl Get {
         };
         if let Err(failure) = copied {
             download.stop().await;
-            return Err(failure);
+            return Err(failure.of(progress.borrow().transfer));
         }
         let bytes = download.range().end - download.range().start;
         let object = download.object();
@@ -223,7 +230,8 @@ impl Get {
             proof: download.proof().unwrap_or(Proof::Transport),
             etag: object.etag.clone(),
             version_id: object.version_id.clone(),
-            recoveries: download.progress().borrow().recoveries,
+            recoveries: progress.borrow().recoveries,
+            transfer: progress.borrow().transfer,
             ..self.summary()
         })
     }
@@ -246,6 +254,7 @@ impl Get {
             etag: String::new(),
             version_id: None,
             recoveries: 0,
+            transfer: None,
         }
     }
 
@@ -315,6 +324,7 @@ mod tests {
             etag: "\"x\"".to_owned(),
             version_id: None,
             recoveries: 0,
+            transfer: None,
         }
     }
 

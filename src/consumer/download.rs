@@ -26,7 +26,7 @@ use crate::proto::chunk::Chunk;
 use crate::proto::message::json;
 use crate::proto::receiver::{Cause, Failure, Output, Receiver, Stats, Wanted};
 use crate::proto::subject::Operation;
-use crate::proto::{Accepted, Headers, ObjectInfo};
+use crate::proto::{Accepted, Headers, ObjectInfo, TransferId};
 use crate::trace;
 
 /// How many chunks may lie between the driver and the reader. The window bounds their bytes.
@@ -46,6 +46,8 @@ pub struct Progress {
     pub end: u64,
     /// How often a transfer was given up and begun anew.
     pub recoveries: u64,
+    /// The newest transfer, as the relay's log names it; `None` before one was accepted.
+    pub transfer: Option<TransferId>,
 }
 
 /// The bytes of one download, in order: a [`Stream`] that ends after they have been proved, or with an error.
@@ -340,6 +342,7 @@ impl Driver {
                             progress.written = accepted.start;
                         }
                         progress.end = accepted.end;
+                        progress.transfer = Some(accepted.transfer);
                     });
                     if let Some(accept) = self.accept.take()
                         && accept.send(*accepted).is_err()

@@ -45,6 +45,16 @@ async fn the_proof_is_named_on_the_last_line_and_in_json() {
 }
 
 #[tokio::test]
+async fn a_download_is_found_in_the_relays_log_by_its_transfer() {
+    let site = Site::start().await;
+    std::fs::write(site.files().join("key"), "content").unwrap();
+
+    let json = site.get(FILES, "key", "file").arg("--json").run().await.expect_code(0).json();
+
+    site.relay.logged(json["transfer"].as_str().unwrap()).await;
+}
+
+#[tokio::test]
 async fn quiet_says_nothing_of_success() {
     let site = Site::start().await;
     std::fs::write(site.files().join("key"), "content").unwrap();

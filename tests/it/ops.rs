@@ -450,6 +450,9 @@ async fn s3_is_told_the_span_of_each_request_and_a_failure_shows() {
     assert_eq!((failed.len(), failed[0].attribute("outcome").as_str()), (1, "denied"), "{spans:?}");
     assert_eq!((of("download", false).len(), of("download", true).len()), (1, 1), "{spans:?}");
     assert!(!of("s3", true).is_empty());
+    // A sign of life every ten seconds was a trace of its own.
+    let probes: Vec<_> = spans.iter().filter(|span| span.attribute("operation") == "probe").collect();
+    assert!(probes.is_empty(), "{probes:?}");
 
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let named: BTreeSet<_> = of("s3", false)

@@ -36,7 +36,7 @@ impl Meter {
                 done = &mut work => return done,
                 changed = told.changed(), if open => open = changed.is_ok(),
             }
-            let Progress { start, written, end, recoveries } = *told.borrow_and_update();
+            let Progress { start, written, end, recoveries, .. } = *told.borrow_and_update();
             bar.set_length(end.saturating_sub(start));
             bar.set_position(written.saturating_sub(start));
             if !begun {

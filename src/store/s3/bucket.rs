@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::client::Live;
 use super::failure::{Cure, Failure};
 use super::object;
-use super::observe::observed;
+use super::observe::{PROBE, observed};
 use super::options::{Limits, Options};
 use crate::metrics::S3Observer;
 use crate::proto::{Key, ListPage, ListRequest, ObjectInfo, Pin};
@@ -178,7 +178,7 @@ impl Bucket {
                 Ok(_) => Ok(()),
             }
         };
-        observed(&self.observer, "probe", asked).await
+        observed(&self.observer, PROBE, asked).await
     }
 
     /// Repeats `request` within the retry budget for as long as there is hope, and cures what can be.

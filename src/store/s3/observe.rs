@@ -5,11 +5,14 @@ use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use tokio::time::Instant;
 use tracing::field::Empty;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, Span, info_span};
 
 use super::failure::Failure;
 use crate::metrics::S3Observer;
 use crate::trace;
+
+/// The operation that belongs to no request.
+pub(super) const PROBE: &str = "probe";
 
 /// Runs one request, counts it, and shows it as a span.
 pub(super) async fn observed<T>(
@@ -17,7 +20,12 @@ pub(super) async fn observed<T>(
     operation: &'static str,
     request: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let span = info_span!("s3", otel.kind = "client", otel.status_code = Empty, operation, result = Empty);
+    let span = if operation == PROBE {
+        // Each would be a trace of its own, every ten seconds.
+        Span::none()
+    } else {
+        info_span!("s3", otel.kind = "client", otel.status_code = Empty, operation, result = Empty)
+    };
     let mut watch = Watch { observer, operation, begun: Instant::now(), result: "abandoned" };
     let answer = request.instrument(span.clone()).await;
     watch.result = answer.as_ref().map_or_else(|failure| failure.error.code().name(), |_| "ok");
