@@ -79,6 +79,8 @@ class Proof:
         if not any(command[0] == "docker" for _, command in composes):
             say("\nNOT RUN: Compose v2 is not on this machine; only docker-compose was seen")
         self.cluster_file(*composes[0])
+        for name, command in composes[1:]:
+            self.cluster_comes_up(name, command)
 
     def compose_file(self, name, command, number):
         project = self.project(command, "docker-compose.yml", f"one{number}",
@@ -109,6 +111,13 @@ class Proof:
                 ("both relays roll under load", faults.roll_relays)):
             self.check(what, fault)
         self.rows += faults.rows
+        project.down()
+
+    def cluster_comes_up(self, name, command):
+        project = self.project(command, "deploy/compose/cluster.yml", "cluster-too", SAMPLES=ONE_SAMPLES)
+        self.check(f"{name}: three nats-servers, two relays: up", lambda: bring_up(project, ["relay-1", "relay-2"]))
+        samples = sample_digests(project)
+        self.check(f"{name}: run consumer in the cluster", lambda: run_consumer(project, samples))
         project.down()
 
     def tear_down(self):
