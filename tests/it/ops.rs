@@ -270,6 +270,38 @@ async fn a_hangup_reloads_the_stores_and_keeps_the_transfers() {
     assert_eq!(read, std::fs::read(files.join("big")).unwrap());
 }
 
+/// The relay once did nothing else while a reload waited for NATS.
+#[tokio::test]
+async fn a_reload_that_waits_for_nats_holds_up_nothing() {
+    let mut nats = Nats::plain().await;
+    let folder = data::folder();
+    let address = address();
+    let relay = Relay::on(&nats).store("s", store(folder.path())).arg("--http").arg(&address);
+    let mut relay = relay.env("GANTRY_RELAY__DRAIN_GRACE_MS", "50").start().await;
+    ready(&address, 200).await;
+
+    // It wakes to both: no connection, and a reload to do.
+    relay.signal("STOP");
+    nats.kill().await;
+    relay.signal("HUP");
+    relay.signal("CONT");
+    let text = ready(&address, 503).await;
+    assert!(text.contains("nats: not connected"), "{text}");
+
+    nats.restart().await;
+    ready(&address, 200).await;
+    until("the reload", async || (metric(&address, "gantry_reloads_total{result=\"ok\"} ").await >= 1.0).then_some(()))
+        .await;
+
+    nats.kill().await;
+    ready(&address, 503).await;
+    relay.signal("HUP");
+    relay.signal("TERM");
+    until("draining", async || page(&address, "/readyz").await.filter(|(_, body)| body.contains("draining"))).await;
+    let status = tokio::time::timeout(Duration::from_secs(10), relay.wait()).await;
+    assert_eq!(status.expect("it ends").code(), Some(0), "{}", relay.stderr());
+}
+
 #[tokio::test]
 async fn the_check_tells_what_applies_and_what_is_wrong() {
     let nats = Nats::plain().await;
