@@ -332,7 +332,7 @@ async fn a_hangup_asks_again_for_what_nats_forbade() {
     let text = ready(&address, 503).await;
     until("the denial", async || page(&address, "/readyz").await.filter(|(_, body)| body.contains("get.b"))).await;
     assert!(!text.contains("get.a"), "{text}");
-    get(&nats, "b/object").await.expect_code(5);
+    get(&nats, "b/object").await.expect_code(4);
 
     // Granted.
     nats.set_config(with_b);
