@@ -107,6 +107,11 @@ impl Memory {
         self.network.lock().deny_publish(self.id, pattern.into());
     }
 
+    /// Lets each later subscription to this subject fail, as when the connection is closed.
+    pub fn fail_subscribe(&self, subject: impl Into<String>) {
+        self.network.lock().fail_subscribe(self.id, subject.into());
+    }
+
     /// Hears an event, as if the server had said it.
     pub fn say(&self, event: Event) {
         self.network.lock().say(self.id, event);
@@ -148,7 +153,7 @@ impl Bus for Memory {
             if !is_pattern(subject) {
                 return Err(Error::Subject(subject.to_owned()));
             }
-            let id = self.network.lock().subscribe(self.id, subject, queue);
+            let id = self.network.lock().subscribe(self.id, subject, queue).ok_or(Error::Closed)?;
             let messages = Messages { network: self.network.clone(), id, sleep: None };
             let network = self.network.clone();
             Ok(Subscription::new(Box::pin(messages), move || network.lock().close(id)))

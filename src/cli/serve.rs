@@ -120,19 +120,33 @@ impl Serve {
             let _stop = stop.clone().drop_guard();
             let Some(bus) = first_connection(&config.nats, shutdown).await? else { return Ok(()) };
             let relay = Relay::start(bus, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
-            let mut of_relay = relay.readiness();
-            loop {
-                let now = of_relay.borrow_and_update().clone();
-                readiness.send_replace(now);
-                tokio::select! {
-                    served = relay.wait() => return Ok(served?),
-                    Ok(()) = of_relay.changed() => {}
-                    Some(()) = hangups.recv() => reload(&relay, config, cli, &budget, &metrics).await,
+            let reloads = async {
+                // Signals that come during a reload are one by then.
+                while hangups.recv().await.is_some() {
+                    reload(&relay, config, cli, &budget, &metrics).await;
                 }
+            };
+            // Side by side: a reload waits for NATS, and neither readiness nor the end waits for a reload. One that is
+            // under way at the end is dropped with all that it would have served.
+            let beside = async { tokio::join!(show(relay.readiness(), &readiness), reloads) };
+            tokio::select! {
+                served = relay.wait() => Ok(served?),
+                _ = beside => Ok(relay.wait().await?),
             }
         };
         let ((), served) = tokio::join!(told, served);
         served
+    }
+}
+
+/// Shows the relay's readiness on the operator's pages.
+async fn show(mut of_relay: watch::Receiver<Readiness>, readiness: &watch::Sender<Readiness>) {
+    loop {
+        let now = of_relay.borrow_and_update().clone();
+        readiness.send_replace(now);
+        if of_relay.changed().await.is_err() {
+            return;
+        }
     }
 }
 

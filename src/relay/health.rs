@@ -93,6 +93,7 @@ async fn watch_connection(shared: &Shared) {
             readiness.connected = connected;
             if renewed {
                 // The server says it again if it still forbids them.
+                shared.serving.denied().clear();
                 readiness.denied.clear();
             }
             changed
@@ -112,11 +113,8 @@ async fn watch_denials(shared: &Shared, mut events: broadcast::Receiver<Event>) 
         match event {
             Ok(Event::SubscribeDenied(subject)) => {
                 error!(subject, "nats-server forbids the relay to subscribe: grant that to its user");
-                if is_vital(shared, &subject) {
-                    shared.readiness.send_modify(|readiness| {
-                        readiness.denied.insert(subject);
-                    });
-                }
+                shared.serving.denied().insert(subject);
+                show_denied(shared);
             }
             // There may be one for every chunk.
             Ok(Event::PublishDenied(subject)) if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) => {
@@ -129,6 +127,17 @@ async fn watch_denials(shared: &Shared, mut events: broadcast::Receiver<Event>) 
             Err(RecvError::Closed) => return,
         }
     }
+}
+
+/// Shows what is forbidden of what is served now.
+pub(super) fn show_denied(shared: &Shared) {
+    shared.readiness.send_if_modified(|readiness| {
+        let mut denied = shared.serving.denied().clone();
+        denied.retain(|subject| is_vital(shared, subject));
+        let changed = readiness.denied != denied;
+        readiness.denied = denied;
+        changed
+    });
 }
 
 fn count(metrics: &RelayMetrics, event: Option<&Event>) {

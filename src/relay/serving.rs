@@ -1,14 +1,14 @@
 //! The stores that are served now: their subscriptions, and their replacement while transfers run.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures_util::StreamExt;
-use tokio::sync::{Mutex, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
-use super::{Error, Shared, Stores, handlers};
+use super::{Error, Shared, Stores, handlers, health};
 use crate::bus::Subscription;
 use crate::metrics::StoreLabel;
 use crate::proto::StoreName;
@@ -19,16 +19,18 @@ use crate::store::Store;
 #[derive(Debug, Default)]
 pub(super) struct Serving {
     stores: RwLock<BTreeMap<StoreName, Served>>,
-    /// Held while they are replaced.
-    replacing: Mutex<()>,
+    /// The subjects that nats-server forbids the relay to subscribe to, also those without which it serves.
+    denied: Mutex<BTreeSet<String>>,
+    /// Held while the stores are replaced.
+    replacing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Served {
     /// What new requests read from; a running transfer keeps what it began with.
     store: watch::Sender<Arc<dyn Store>>,
-    /// Ends the subscriptions.
-    stop: CancellationToken,
+    /// By subject; dropping one ends its subscription.
+    endpoints: BTreeMap<String, DropGuard>,
 }
 
 /// What replacing the stores changed.
@@ -48,6 +50,16 @@ impl Serving {
         self.read().iter().map(|(name, served)| (name.clone(), Arc::clone(&served.store.borrow()))).collect()
     }
 
+    /// Returns the subjects that nats-server forbids the relay to subscribe to.
+    pub(super) fn denied(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether requests at the subject reach the relay, as far as nats-server has said.
+    fn hears(&self, store: &StoreName, subject: &str) -> bool {
+        self.read().contains_key(store) && !self.denied().contains(subject)
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<StoreName, Served>> {
         self.stores.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,60 +70,93 @@ impl Serving {
 }
 
 /// Serves `stores` and nothing else from now on. Transfers under way go on with what they began with.
+///
+/// # Cancel safety
+/// Dropped before it is ready, it has changed nothing, but may have forgotten what nats-server forbids.
 pub(super) async fn replace(shared: &Arc<Shared>, stores: Stores) -> Result<Replaced, Error> {
     if stores.is_empty() {
         return Err(Error::NoStore);
     }
-    let _replacing = shared.serving.replacing.lock().await;
+    let serving = &shared.serving;
+    let _replacing = serving.replacing.lock().await;
+    // All that can fail comes first, so that a bus that takes no subscription leaves all that was served.
+    let subscribed = subscribe(shared, stores.keys()).await?;
+    let gone: Vec<_> = serving.read().keys().filter(|name| !stores.contains_key(name)).cloned().collect();
     let mut replaced = Replaced::default();
-    let gone: Vec<_> = shared.serving.read().keys().filter(|name| !stores.contains_key(name)).cloned().collect();
     for (name, store) in stores {
-        let known = shared.serving.read().get(&name).map(|served| served.store.send_replace(Arc::clone(&store)));
+        let known = serving.read().get(&name).map(|served| served.store.send_replace(Arc::clone(&store)));
         if known.is_some() {
             replaced.kept.push(name);
         } else {
-            add(shared, &name, store).await?;
+            add(shared, &name, store);
             replaced.added.push(name);
         }
     }
-    // Last, so that a bus that takes no subscription leaves all that was served.
+    for subscribed in subscribed {
+        serve(shared, subscribed);
+    }
     for name in gone {
         remove(shared, &name);
         replaced.removed.push(name);
     }
+    health::show_denied(shared);
     Ok(replaced)
 }
 
-async fn add(shared: &Arc<Shared>, name: &StoreName, store: Arc<dyn Store>) -> Result<(), Error> {
-    let served = Served { store: watch::Sender::new(store), stop: CancellationToken::new() };
-    let mut subscribed = Vec::new();
-    for operation in Operation::ALL {
-        let subject = shared.options.prefix.request(operation, name);
-        subscribed.push((operation, shared.bus.subscribe(&subject, Some(QUEUE_GROUP)).await?));
+struct Subscribed {
+    name: StoreName,
+    operation: Operation,
+    subject: String,
+    requests: Subscription,
+}
+
+/// Subscribes to what the relay does not hear of these stores: all of a new one, and what nats-server forbade before.
+async fn subscribe(shared: &Shared, names: impl Iterator<Item = &StoreName>) -> Result<Vec<Subscribed>, Error> {
+    let mut all = Vec::new();
+    let mut forgotten = BTreeSet::new();
+    for name in names {
+        for operation in Operation::ALL {
+            let subject = shared.options.prefix.request(operation, name);
+            if shared.serving.hears(name, &subject) {
+                continue;
+            }
+            // Forgotten before, since nats-server's answer may come at any time after.
+            forgotten.extend(shared.serving.denied().take(&subject));
+            match shared.bus.subscribe(&subject, Some(QUEUE_GROUP)).await {
+                Ok(requests) => all.push(Subscribed { name: name.clone(), operation, subject, requests }),
+                Err(error) => {
+                    shared.serving.denied().append(&mut forgotten);
+                    return Err(error.into());
+                }
+            }
+        }
     }
+    Ok(all)
+}
+
+fn add(shared: &Shared, name: &StoreName, store: Arc<dyn Store>) {
     shared.service.add(name);
     shared.metrics.add_store(name.as_str());
-    for (operation, requests) in subscribed {
-        let endpoint = Endpoint {
-            operation,
-            name: name.clone(),
-            store: served.store.subscribe(),
-            stop: served.stop.clone(),
-            shared: Arc::clone(shared),
-        };
-        shared.tasks.spawn(endpoint.serve(requests));
-    }
+    let served = Served { store: watch::Sender::new(store), endpoints: BTreeMap::new() };
     shared.serving.write().insert(name.clone(), served);
-    Ok(())
+}
+
+/// Serves what arrives at a subscription, in place of the one that its subject had.
+fn serve(shared: &Arc<Shared>, Subscribed { name, operation, subject, requests }: Subscribed) {
+    let mut stores = shared.serving.write();
+    let Some(served) = stores.get_mut(&name) else { return };
+    let stop = CancellationToken::new();
+    served.endpoints.insert(subject, stop.clone().drop_guard());
+    let endpoint = Endpoint { operation, name, store: served.store.subscribe(), stop, shared: Arc::clone(shared) };
+    shared.tasks.spawn(endpoint.serve(requests));
 }
 
 fn remove(shared: &Shared, name: &StoreName) {
-    if let Some(served) = shared.serving.write().remove(name) {
-        served.stop.cancel();
-        shared.service.remove(name);
-        shared.metrics.store_up.remove(&StoreLabel { store: name.to_string() });
-        info!(store = %name, "no longer serving the store");
-    }
+    let Some(served) = shared.serving.write().remove(name) else { return };
+    shared.serving.denied().retain(|subject| !served.endpoints.contains_key(subject));
+    shared.service.remove(name);
+    shared.metrics.store_up.remove(&StoreLabel { store: name.to_string() });
+    info!(store = %name, "no longer serving the store");
 }
 
 /// One operation of one store.
@@ -150,3 +195,6 @@ impl Endpoint {
         handlers::handle(&self.shared, self.operation, &self.name, store, request).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -270,6 +270,98 @@ async fn a_hangup_reloads_the_stores_and_keeps_the_transfers() {
     assert_eq!(read, std::fs::read(files.join("big")).unwrap());
 }
 
+/// The relay once did nothing else while a reload waited for NATS.
+#[tokio::test]
+async fn a_reload_that_waits_for_nats_holds_up_nothing() {
+    let mut nats = Nats::plain().await;
+    let folder = data::folder();
+    let address = address();
+    let relay = Relay::on(&nats).store("s", store(folder.path())).arg("--http").arg(&address);
+    let mut relay = relay.env("GANTRY_RELAY__DRAIN_GRACE_MS", "50").start().await;
+    ready(&address, 200).await;
+
+    // It wakes to both: no connection, and a reload to do.
+    relay.signal("STOP");
+    nats.kill().await;
+    relay.signal("HUP");
+    relay.signal("CONT");
+    let text = ready(&address, 503).await;
+    assert!(text.contains("nats: not connected"), "{text}");
+
+    nats.restart().await;
+    ready(&address, 200).await;
+    until("the reload", async || (metric(&address, "gantry_reloads_total{result=\"ok\"} ").await >= 1.0).then_some(()))
+        .await;
+
+    nats.kill().await;
+    ready(&address, 503).await;
+    relay.signal("HUP");
+    relay.signal("TERM");
+    until("draining", async || page(&address, "/readyz").await.filter(|(_, body)| body.contains("draining"))).await;
+    let status = tokio::time::timeout(Duration::from_secs(10), relay.wait()).await;
+    assert_eq!(status.expect("it ends").code(), Some(0), "{}", relay.stderr());
+}
+
+/// The denial once outlived both the right that was missing and the store.
+#[tokio::test]
+async fn a_hangup_asks_again_for_what_nats_forbade() {
+    let users = |denied: &str| {
+        format!(
+            "authorization {{ users: [{{ user: all, password: p }}, {{ user: relay, password: p, permissions: {{ \
+             subscribe: {{ deny: [{denied}] }} }} }}] }}"
+        )
+    };
+    let (without_b, with_b) = (users("\"gantry.v1.get.b\""), users("\"nothing\""));
+    let mut nats = Nats::start(NatsOptions { config: without_b.clone(), ..NatsOptions::default() }).await;
+    let folder = data::folder();
+    data::random_file(&folder.path().join("object"), 5, 1000);
+    let (config, address) = (folder.path().join("relay.toml"), address());
+    let write = |stores: &[&str]| {
+        let sections = stores.iter().map(|name| format!("[stores.{name}]\nurl = {:?}\n", store(folder.path())));
+        let text = format!("[http]\nlisten = {address:?}\n{}", sections.collect::<String>());
+        std::fs::write(&config, text).unwrap();
+    };
+    write(&["a", "b"]);
+    let all = async_nats::ConnectOptions::with_user_and_password("all".to_owned(), "p".to_owned());
+    let relay = Relay::on(&nats).probe(all.connect(nats.url()).await.unwrap()).arg("--config").arg(&config);
+    let relay = relay.env("NATS_USER", "relay").env("NATS_PASSWORD", "p").start().await;
+    let get = async |nats: &Nats, object: &str| {
+        let get = gantry(["get", object, "-o", "-"]).nats(nats).env("NATS_USER", "all").env("NATS_PASSWORD", "p");
+        get.run().await
+    };
+    let text = ready(&address, 503).await;
+    until("the denial", async || page(&address, "/readyz").await.filter(|(_, body)| body.contains("get.b"))).await;
+    assert!(!text.contains("get.a"), "{text}");
+    get(&nats, "b/object").await.expect_code(4);
+
+    // Granted.
+    nats.set_config(with_b);
+    reload_nats(&nats, 1).await;
+    relay.signal("HUP");
+    ready(&address, 200).await;
+    get(&nats, "b/object").await.expect_code(0);
+
+    // Forbidden again, and then not asked for any more.
+    nats.set_config(without_b);
+    reload_nats(&nats, 2).await;
+    let text = ready(&address, 503).await;
+    assert!(text.contains("gantry.v1.get.b"), "{text}");
+    write(&["a"]);
+    relay.signal("HUP");
+    let text = ready(&address, 200).await;
+    assert!(!text.contains("get.b"), "{text}");
+    get(&nats, "a/object").await.expect_code(0);
+}
+
+/// Lets nats-server read its configuration again, for the `times`th time.
+async fn reload_nats(nats: &Nats, times: usize) {
+    nats.signal("HUP");
+    until("nats-server's reload", async || {
+        (nats.log().matches("Reloaded server configuration").count() >= times).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn the_check_tells_what_applies_and_what_is_wrong() {
     let nats = Nats::plain().await;

@@ -32,6 +32,7 @@ struct Client {
     status: watch::Sender<Status>,
     events: broadcast::Sender<Event>,
     denied: Vec<String>,
+    unsubscribable: Vec<String>,
     cut: Option<WhileCut>,
     received_bytes: u64,
 }
@@ -85,6 +86,7 @@ impl Network {
             status: watch::Sender::new(Status { connected: true, epoch: 1 }),
             events: broadcast::Sender::new(EVENTS),
             denied: Vec::new(),
+            unsubscribable: Vec::new(),
             cut: None,
             received_bytes: 0,
         });
@@ -120,6 +122,10 @@ impl Network {
         self.clients[client.0].denied.push(pattern);
     }
 
+    pub(super) fn fail_subscribe(&mut self, client: ClientId, subject: String) {
+        self.clients[client.0].unsubscribable.push(subject);
+    }
+
     pub(super) fn is_connected(&self, client: ClientId) -> bool {
         self.clients[client.0].cut.is_none()
     }
@@ -152,7 +158,10 @@ impl Network {
         format!("_INBOX.{:016x}{:06}", self.random(), self.serial)
     }
 
-    pub(super) fn subscribe(&mut self, client: ClientId, subject: &str, queue: Option<&str>) -> u64 {
+    pub(super) fn subscribe(&mut self, client: ClientId, subject: &str, queue: Option<&str>) -> Option<u64> {
+        if self.clients[client.0].unsubscribable.iter().any(|own| own == subject) {
+            return None;
+        }
         self.serial += 1;
         let subscriber = Subscriber {
             client,
@@ -163,7 +172,7 @@ impl Network {
             waker: None,
         };
         self.subscribers.insert(self.serial, subscriber);
-        self.serial
+        Some(self.serial)
     }
 
     /// Stops new messages and loses those on their way.
