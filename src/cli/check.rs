@@ -4,11 +4,18 @@ mod nats;
 mod stores;
 
 use std::io::ErrorKind;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::exit::{Exit, Failure};
 use super::output;
 use crate::config::{self, Config, Effective};
 use crate::http;
+
+/// How long the collector of traces may take to accept a connection.
+const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Tries `config` out; `effective` is what it was read from.
 pub(super) async fn run(config: &Config, effective: &[Effective]) -> Result<(), Failure> {
@@ -23,6 +30,9 @@ pub(super) async fn run(config: &Config, effective: &[Effective]) -> Result<(), 
     }
     for name in config.stores.keys() {
         tell(&format!("stores.{name}"), stores::check(config, name, effective).await, &mut problems)?;
+    }
+    if let Some(url) = &config.telemetry.traces_url {
+        tell("telemetry.otlp_endpoint", Ok(collector(url).await), &mut problems)?;
     }
     if problems.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Usage, problems.join("\n"))) }
 }
@@ -77,5 +87,35 @@ async fn listen(config: &Config, effective: &[Effective]) -> Result<String, Stri
             Err(format!("{key}: can't be listened on: {error}: choose another address, or off"))
         }
         Err(error) => Ok(format!("{address} can't be listened on ({error}): the relay would go without its pages")),
+    }
+}
+
+/// Says whether the collector of traces is there. It is no problem if not: a relay works without it.
+async fn collector(url: &str) -> String {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let host = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let address = if has_port { host.to_owned() } else { format!("{host}:80") };
+    let reason = match timeout(COLLECTOR_TIMEOUT, TcpStream::connect(&address)).await {
+        Ok(Ok(_)) => return format!("{address} accepts connections"),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {COLLECTOR_TIMEOUT:?}"),
+    };
+    format!("WARNING: {address} can't be reached ({reason}): traces are lost until a collector listens there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A collector that was away passed without a word.
+    #[tokio::test]
+    async fn a_collector_that_is_away_is_told() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+        assert!(collector(&url).await.ends_with("accepts connections"));
+        drop(listener);
+        let told = collector(&url).await;
+        assert!(told.starts_with("WARNING: 127.0.0.1:") && told.contains("refused"), "{told}");
     }
 }

@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 
 use self::exit::Failure;
 use self::output::Form;
-use crate::config::{Config, LogFormat, Sources};
+use crate::config::{Config, Effective, LogFormat, Sources};
 use crate::consumer;
 use crate::rate::RateLimit;
 use crate::shutdown::{Shutdown, Signals};
@@ -56,10 +56,15 @@ impl Cli {
     /// Runs the command to its end.
     pub async fn run(self) -> Exit {
         let form = self.command.form();
-        match Box::pin(self.try_run()).await {
+        let mut is_logged = false;
+        match Box::pin(self.try_run(&mut is_logged)).await {
             Ok(()) => Exit::Done,
             Err(failure) => {
-                output::failure(&failure, form);
+                if is_logged {
+                    output::logged_failure(&failure)
+                } else {
+                    output::failure(&failure, form)
+                }
                 failure.exit
             }
         }
@@ -72,13 +77,14 @@ impl Cli {
         Ok(self.global.sources(sources))
     }
 
-    async fn try_run(self) -> Result<(), Failure> {
-        let sources = self.sources()?;
-        let config = match sources.clone().load() {
+    /// Runs the command; `is_logged` becomes true once a log whose reader takes JSON only is to tell of failures.
+    async fn try_run(self, is_logged: &mut bool) -> Result<(), Failure> {
+        let (config, effective) = self.sources()?.read();
+        let config = match config {
             Ok(config) => config,
             Err(error) => {
                 if self.command.is_check() {
-                    check::print_valid(&sources.effective(), &error)?;
+                    check::print_valid(&effective, &error)?;
                 }
                 return Err(error.into());
             }
@@ -96,13 +102,14 @@ impl Cli {
             service: self.command.service(),
         };
         let telemetry = telemetry::init(options).map_err(|error| Failure::usage(error.to_string()))?;
+        *is_logged = self.command.is_relay() && format == telemetry::Format::Json;
         if let Some(ignored) = config.telemetry.ignored.as_deref().filter(|_| self.command.is_traced()) {
             tracing::warn!("{ignored}");
         }
         let shutdown = Shutdown::default();
         let signals = Signals::listen().map_err(|error| Failure::new(Exit::Failed, format!("signals: {error}")))?;
         let done = tokio::select! {
-            done = self.command.clone().run(&config, &self, &shutdown) => done,
+            done = self.command.clone().run(&config, &effective, &self, &shutdown) => done,
             () = signals.drive(&shutdown) => Err(Failure::interrupted()),
         };
         if !shutdown.force.is_cancelled() {
@@ -113,9 +120,15 @@ impl Cli {
 }
 
 impl Command {
-    async fn run(self, config: &Config, cli: &Cli, shutdown: &Shutdown) -> Result<(), Failure> {
+    async fn run(
+        self,
+        config: &Config,
+        effective: &[Effective],
+        cli: &Cli,
+        shutdown: &Shutdown,
+    ) -> Result<(), Failure> {
         match self {
-            Self::Serve(serve) => serve.run(config, cli, shutdown).await,
+            Self::Serve(serve) => serve.run(config, effective, cli, shutdown).await,
             Self::Health(health) => health.run(config).await,
             Self::Get(get) => {
                 let client = client(config, get.rate_limit(), shutdown).await?;
@@ -136,6 +149,10 @@ impl Command {
 
     const fn is_check(&self) -> bool {
         matches!(self, Self::Serve(serve) if serve.is_check())
+    }
+
+    const fn is_relay(&self) -> bool {
+        matches!(self, Self::Serve(serve) if !serve.is_check())
     }
 
     /// A container's health check, every few seconds, is nothing to trace.

@@ -49,6 +49,16 @@ pub(super) fn failure(failure: &Failure, form: Form) {
     }
 }
 
+/// Tells of a failure in the log, unless that is off: it must not hide why the relay ended.
+pub(super) fn logged_failure(told: &Failure) {
+    if !tracing::enabled!(tracing::Level::ERROR) {
+        return failure(told, Form::Text);
+    }
+    for line in told.message.lines() {
+        tracing::error!(code = told.exit.name(), "{line}");
+    }
+}
+
 /// How a command reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::exit::{Exit, Failure};
 use super::{Cli, check, connect, stores};
 use crate::bus::{self, Bus};
-use crate::config::{self, Config, Place, Sources};
+use crate::config::{self, Config, Effective, Place, Sources, without_credentials};
 use crate::http;
 use crate::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
 use crate::proto::{self, StoreName};
@@ -40,7 +40,7 @@ pub(super) struct Serve {
         value_name = "NAME=URL",
         help = "A store's name and where its objects are: s3://bucket/prefix or file:///dir. May be given more than once"
     )]
-    stores: Vec<StoreArg>,
+    stores: Vec<String>,
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -63,7 +63,10 @@ impl FromStr for StoreArg {
     fn from_str(text: &str) -> Result<Self, String> {
         let form = "must be NAME=URL, as in files=file:///srv/files";
         let (name, url) = text.split_once('=').ok_or(form)?;
-        let name = name.parse().map_err(|error| format!("{error}: {form}"))?;
+        // The error of the name would show it, and an address that was put there.
+        let name = name
+            .parse()
+            .map_err(|error| if name.contains('@') { form.to_owned() } else { format!("{error}: {form}") })?;
         Place::parse(url)?;
         Ok(Self { name, url: url.to_owned() })
     }
@@ -72,13 +75,17 @@ impl FromStr for StoreArg {
 impl Serve {
     pub(super) fn settings(&self, sources: &mut Sources) -> Result<(), Failure> {
         let mut seen = BTreeSet::new();
-        for StoreArg { name, url } in &self.stores {
-            if !seen.insert(name) {
+        for text in &self.stores {
+            // Not parsed by clap, which would print the whole of a wrong one, with the password that may be in it.
+            let StoreArg { name, url } = text
+                .parse()
+                .map_err(|error| Failure::usage(format!("--store {:?}: {error}", without_credentials(text))))?;
+            if !seen.insert(name.clone()) {
                 return Err(Failure::usage(format!(
                     "--store {name} is given twice: give each store a name of its own"
                 )));
             }
-            sources.flags.set_store(name, url);
+            sources.flags.set_store(&name, &url);
         }
         if let Some(address) = &self.http {
             sources.flags.set("http.listen", address, "--http");
@@ -90,9 +97,15 @@ impl Serve {
         self.check
     }
 
-    pub(super) async fn run(self, config: &Config, cli: &Cli, shutdown: &Shutdown) -> Result<(), Failure> {
+    pub(super) async fn run(
+        self,
+        config: &Config,
+        effective: &[Effective],
+        cli: &Cli,
+        shutdown: &Shutdown,
+    ) -> Result<(), Failure> {
         if self.check {
-            return check::run(config, &cli.sources()?.effective()).await;
+            return check::run(config, effective).await;
         }
         if config.stores.is_empty() {
             return Err(Failure::usage(

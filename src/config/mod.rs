@@ -287,8 +287,22 @@ impl Sources {
     /// # Errors
     /// With everything that is wrong, not only the first.
     pub fn load(self) -> Result<Config, Error> {
+        self.read().0
+    }
+
+    /// Returns the configuration, or all that is wrong with it, and every key as it applies, with its origin; secrets
+    /// are redacted. What can't be read is left out. Each place is read once: a pipe holds its text only once.
+    #[must_use]
+    pub fn read(self) -> (Result<Config, Error>, Vec<Effective>) {
         let otel = Otel::of_environment(&self.environment);
-        let (layers, mut problems) = self.layers();
+        let (layers, problems) = self.layers();
+        let mut shown = layers.clone();
+        // Of ways to authenticate that exclude each other all are there to be seen.
+        drop(raw::keep_one_auth(&mut shown));
+        (Self::resolve(layers, problems, otel), effective::of_layers(&shown))
+    }
+
+    fn resolve(layers: Vec<Layer>, mut problems: Vec<Problem>, otel: Otel) -> Result<Config, Error> {
         let resolved = raw::resolve(layers);
         if !problems.is_empty() {
             let more = resolved.err().into_iter().flat_map(|error| error.problems);
@@ -302,15 +316,6 @@ impl Sources {
         }
         telemetry.ignored = otel.ignored.filter(|_| telemetry.traces_url.is_none());
         Ok(config)
-    }
-
-    /// Returns every key as it applies, with its origin; secrets are redacted. What can't be read is left out.
-    #[must_use]
-    pub fn effective(self) -> Vec<Effective> {
-        let (mut layers, _) = self.layers();
-        // Of ways to authenticate that exclude each other all are there to be seen.
-        drop(raw::keep_one_auth(&mut layers));
-        effective::of_layers(&layers)
     }
 
     /// Returns the checked layers, lowest first, and what in them is wrong and left out.

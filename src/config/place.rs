@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// Nothing of such an address is shown: any part before its last `@` may be a password.
+const NO_USER: &str = "must hold no user and password: must be s3://bucket/prefix or file:///dir";
+
 /// Where a store's objects are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -36,14 +39,18 @@ impl Place {
         match scheme {
             "s3" => Self::s3(rest),
             "file" => Self::file(rest),
-            other => Err(format!("{form}, not {other}://")),
+            other if other.bytes().all(|byte| byte.is_ascii_alphanumeric()) => Err(format!("{form}, not {other}://")),
+            _ => Err(form.to_owned()),
         }
     }
 
     fn s3(rest: &str) -> Result<Self, String> {
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let fits = (1..=255).contains(&bucket.len())
-            && bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':'));
+            && bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+        if !fits && rest.contains('@') {
+            return Err(NO_USER.to_owned());
+        }
         if !fits {
             return Err(format!("{bucket:?} is not a bucket's name: must be s3://bucket/prefix"));
         }
@@ -56,6 +63,9 @@ impl Place {
 
     fn file(rest: &str) -> Result<Self, String> {
         let path = rest.strip_prefix("localhost").unwrap_or(rest);
+        if !path.starts_with('/') && path.contains('@') {
+            return Err(NO_USER.to_owned());
+        }
         if !path.starts_with('/') {
             return Err(format!("must be an absolute path after three slashes, as in file:///{path}"));
         }

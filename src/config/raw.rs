@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::effective::without_credentials;
+use super::effective;
 use super::error::{Error, Problem};
 use super::layer::Layer;
 use super::otel;
@@ -329,6 +329,15 @@ impl Check {
                 .any(|scheme| endpoint.len() > scheme.len() && endpoint.starts_with(scheme))
         {
             self.value(&key("endpoint_url"), endpoint, "must begin with http:// or https:// and name a host");
+        } else if let Some(endpoint) = raw.endpoint_url.as_ref().filter(|endpoint| endpoint.contains('@')) {
+            let cure =
+                "must hold no user and password: `access_key_id_file` and `secret_access_key_file` are for these";
+            self.value(&key("endpoint_url"), endpoint, cure);
+        }
+        if let Some(region) = &raw.region
+            && !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        {
+            self.value(&key("region"), region, "must be the name of a region, as in eu-west-1");
         }
         let s3_keys = match (raw.access_key_id_file, raw.secret_access_key_file) {
             (Some(access_key_id), Some(secret_access_key)) => {
@@ -404,7 +413,11 @@ impl Check {
     }
 
     fn value(&mut self, key: &str, value: &impl std::fmt::Debug, cure: &str) {
-        let (value, origin) = (without_credentials(&format!("{value:?}")), self.origin(key));
+        let (value, origin) = (format!("{value:?}"), self.origin(key));
+        let value = match value.strip_prefix('"') {
+            Some(text) => format!("\"{}", effective::shown(key, text)),
+            None => value,
+        };
         self.problems.push(Problem::Value { key: key.to_owned(), value, origin, cure: cure.to_owned() });
     }
 

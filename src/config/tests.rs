@@ -313,6 +313,9 @@ const WRONG: &[&str] = &[
     "http.listen = \"8080\"",
     "log.format = \"xml\"",
     "telemetry.otlp_endpoint = \"https://collector:4318\"",
+    "stores.files.url = \"s3://me:secret@bucket\"",
+    "stores.files = { url = \"s3://bucket\", region = \"EU WEST\" }",
+    "stores.files = { url = \"s3://bucket\", endpoint_url = \"http://me:secret@minio:9000\" }",
 ];
 
 /// Returns what a configuration gives, with its file at one place.
@@ -522,7 +525,7 @@ fn the_documentation_lists_every_key() {
 fn effective_settings_name_their_origin_and_hide_secrets() {
     let setup = Setup::new("[stores.a]\nurl = \"s3://b\"\n").env("NATS_PASSWORD", "hush").env("NATS_USER", "u");
     let setup = setup.env("NATS_URL", "nats://u:hush@h:1");
-    let lines = setup.sources.effective();
+    let lines = setup.sources.read().1;
     let line = |key: &str| lines.iter().find(|line| line.key == key).unwrap().to_string();
     assert_eq!(line("nats.password"), "nats.password = \"[redacted]\"  # NATS_PASSWORD");
     assert_eq!(line("nats.url"), "nats.url = \"nats://[redacted]@h:1\"  # NATS_URL");
@@ -563,4 +566,49 @@ fn an_inherited_collector_that_is_of_no_use_costs_the_traces_only() {
 
     let error = Setup::new("").env("GANTRY_TELEMETRY__OTLP_ENDPOINT", "https://u:hush@h").error();
     assert!(error.contains("GANTRY_TELEMETRY__OTLP_ENDPOINT") && !error.contains("hush"), "{error}");
+}
+
+/// Addresses without a scheme, with `/`, `?` or `#` in a password, and of wrong stores once showed their passwords.
+#[test]
+fn no_form_of_an_address_shows_its_password() {
+    let bucket = "[stores.d]\nurl = \"s3://b\"\n";
+    let urls = [
+        "s3://me:hush@demo",
+        "s3://me:hush/hush@demo",
+        "s3://me:hush,hush@demo",
+        "s3://me:x?hush@demo",
+        "s3://me:x#hush@demo",
+        "file://me:hush@h/x",
+        "me:hush@demo",
+        "me:hush@demo://x",
+        "gs://me:hush@demo",
+    ];
+    let stores = urls.iter().map(|url| Setup::new(&format!("[stores.d]\nurl = \"{url}\"\n")));
+    let endpoints = ["http://me:hush@h", "http://me:hush/x@h", "me:hush@h"];
+    let endpoints = endpoints.iter().map(|url| Setup::new(&format!("{bucket}endpoint_url = \"{url}\"\n")));
+    let collectors = ["http://me:hush@h", "me:hush@h", "https://me:hush/x@h"];
+    let collectors = collectors.iter().map(|url| Setup::new(&format!("telemetry.otlp_endpoint = \"{url}\"\n")));
+    let servers =
+        ["c:hush@h", "nats://a@h,c:hush@h", "nats://me:hush/pw@h", "nats://me:x#hush@h", "nats://me:x?hush@h"];
+    let servers = servers.iter().map(|url| Setup::new("").env("NATS_URL", url));
+    for setup in stores.chain(endpoints).chain(collectors).chain(servers) {
+        let (config, effective) = setup.sources.read();
+        let told = config.err().map(|error| error.to_string()).unwrap_or_default();
+        let lines = effective.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert!(!told.contains("hush") && !lines.contains("hush"), "{told}\n{lines}");
+    }
+}
+
+/// A pipe was read a second time, when it was empty, for what `--check` prints.
+#[cfg(unix)]
+#[test]
+fn what_applies_and_what_is_shown_are_read_at_once() {
+    use std::io::Write as _;
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"prefix = \"piped\"\n").unwrap();
+    drop(writer);
+    let file = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+    let (config, effective) = Sources { file: Some(file.into()), ..Sources::default() }.read();
+    assert_eq!(config.unwrap().prefix, Prefix::new("piped".to_owned()).unwrap());
+    assert_eq!(effective.iter().find(|line| line.key == "prefix").unwrap().value, "\"piped\"");
 }

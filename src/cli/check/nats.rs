@@ -73,6 +73,8 @@ fn blamed<'a>(text: &str, effective: &'a [Effective]) -> (&'a str, &'static str)
     });
     match file {
         Some(line) => (&line.key, "correct the file, or name another"),
+        // What a TLS client makes of a server's greeting in plain text.
+        None if text.contains("InvalidContentType") => without_tls(effective),
         None if text.contains("TLS") => (
             "nats.tls_ca_file",
             "name the authority that signed nats-server's certificate, and in `nats.url` a host that it vouches for",
@@ -80,6 +82,22 @@ fn blamed<'a>(text: &str, effective: &'a [Effective]) -> (&'a str, &'static str)
         None if text.contains("sign") => (auth_key(effective), "check these credentials"),
         None => ("nats.url", "correct the address"),
     }
+}
+
+/// Finds the key that asks for TLS, which nats-server does not speak.
+fn without_tls(effective: &[Effective]) -> (&str, &'static str) {
+    let is_on = |key: &str| find(effective, key).is_some_and(|line| line.value != "false");
+    if is_on("nats.tls_first") {
+        return (
+            "nats.tls_first",
+            "the server does not begin with TLS: set `handshake_first` there, or remove this key",
+        );
+    }
+    if find(effective, "nats.url").is_some_and(|line| line.value.contains("tls://")) {
+        return ("nats.url", "the server speaks no TLS: set it up there, or write nats:// for tls://");
+    }
+    let key = ["nats.tls_required", "nats.tls_ca_file", "nats.tls_cert_file"].into_iter().find(|key| is_on(key));
+    (key.unwrap_or("nats.url"), "the server speaks no TLS: set it up there, or remove this key")
 }
 
 fn auth_key(effective: &[Effective]) -> &'static str {

@@ -67,7 +67,21 @@ async fn stat(store: &dyn Store, key: &str) -> Result<ObjectInfo, Error> {
 /// Says which key is to blame for S3's answer, or for its absence, and what to do.
 fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> String {
     let url = || named(effective, &format!("stores.{name}.url"));
+    let profile = format!("stores.{name}.profile");
     let (key, cure) = match error {
+        // What the SDK says here is about the last place where it looked.
+        Error::Unavailable { message, .. }
+            if message.contains("no credentials") && find(effective, &profile).is_some() =>
+        {
+            let key = named(effective, &profile);
+            return format!(
+                "{key}: there is no such profile, or no credentials in it: correct the name or the profile"
+            );
+        }
+        // What a TLS client makes of an answer in plain text.
+        Error::Unavailable { message, .. } if message.contains("InvalidContentType") => {
+            (endpoint(name, effective), "use http://, the server speaks no TLS there")
+        }
         Error::Unavailable { message, .. } if message.contains("credentials") => {
             (credentials(name, effective), "give the relay credentials that are valid")
         }

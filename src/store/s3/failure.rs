@@ -136,12 +136,31 @@ fn region(response: &HttpResponse, status: u16, code: &str) -> Option<String> {
     Some(region.to_owned())
 }
 
-/// Returns the first cause in a chain of errors: the outer ones only say that something failed.
+/// Returns the first cause in a chain of errors, on one line: the outer ones only say that something failed.
 fn innermost(error: &(dyn StdError + 'static)) -> String {
-    chain(error).last().map_or_else(String::new, ToString::to_string)
+    one_line(&chain(error).last().map_or_else(String::new, ToString::to_string))
+}
+
+/// Joins the lines of a text: the SDK takes one for each place where it looked for credentials.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 /// Goes from an error to its causes.
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error| (*error).source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_of_several_lines_is_told_on_one() {
+        assert_eq!(
+            one_line("no provider:\n  environment: unset\n\n  profile: none\n"),
+            "no provider:; environment: unset; profile: none"
+        );
+        assert_eq!(one_line("connection refused"), "connection refused");
+    }
 }
