@@ -47,7 +47,9 @@ impl Place {
     fn s3(rest: &str) -> Result<Self, String> {
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let fits = (1..=255).contains(&bucket.len())
-            && bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+            && bucket.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':'))
+            // Only the name of an access point has colons; elsewhere they part a user from a password.
+            && (bucket.starts_with("arn:") || !bucket.contains(':'));
         if !fits && rest.contains('@') {
             return Err(NO_USER.to_owned());
         }

@@ -495,6 +495,8 @@ fn addresses_are_read() {
     assert_eq!(Place::parse("s3://b"), s3("b", ""));
     assert_eq!(Place::parse("s3://b/"), s3("b", ""));
     assert_eq!(Place::parse("s3://b/p"), s3("b", "p/"));
+    let access_point = "arn:aws:s3:eu-west-1:123456789012:accesspoint:point";
+    assert_eq!(Place::parse(&format!("s3://{access_point}/p")), s3(access_point, "p/"));
     assert_eq!(Place::parse("s3://b/p/q/"), s3("b", "p/q/"));
     assert_eq!(Place::parse("s3://b/%3F%25"), s3("b", "?%/"));
     assert_eq!(Place::parse("file:///a%20b/c"), Ok(Place::File { dir: "/a b/c".into() }));
