@@ -292,7 +292,6 @@ impl Sources {
 
     /// Returns the configuration, or all that is wrong with it, and every key as it applies, with its origin; secrets
     /// are redacted. What can't be read is left out. Each place is read once: a pipe holds its text only once.
-    #[must_use]
     pub fn read(self) -> (Result<Config, Error>, Vec<Effective>) {
         let otel = Otel::of_environment(&self.environment);
         let (layers, problems) = self.layers();

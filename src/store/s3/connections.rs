@@ -30,11 +30,11 @@ struct Counted(S3Observer);
 
 impl ConnectionEventListener for Counted {
     fn on_event(&self, event: &ConnectionEvent<'_>) {
-        match event {
-            ConnectionEvent::Opened(_) => self.0.connected(),
-            ConnectionEvent::PhysicalClose(_) => self.0.disconnected(),
-            // A failed attempt is told by the request that wanted it.
-            _ => {}
+        if matches!(event, ConnectionEvent::Opened(_)) {
+            self.0.connected();
+        } else if matches!(event, ConnectionEvent::PhysicalClose(_)) {
+            self.0.disconnected();
         }
+        // A failed attempt is told by the request that wanted it.
     }
 }
