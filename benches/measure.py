@@ -23,7 +23,7 @@ def s3(name="big", downloads=1, in_flight=1, unit="MiB/s", warm_up=0, pause_ms=0
         with rig.watch() as sample:
             said = rig.call("s3", "--bucket", BUCKET, "--object-bytes", rig.sets[name][1],
                             *load(rig, name, downloads, in_flight, warm_up, pause_ms))
-        return finished(rig, sample, said, name, rig.fewer(downloads), unit)
+        return finished(rig, sample, said, name, rig.fewer(downloads), unit, warm_up)
     return run
 
 
@@ -33,7 +33,7 @@ def gantry(store="s3", name="big", downloads=1, in_flight=1, connections=1, unit
         with rig.watch() as sample:
             said = rig.call("consume", "--store", store, "--connections", connections,
                             *load(rig, name, downloads, in_flight, warm_up, pause_ms), env=env)
-        return finished(rig, sample, said, name, rig.fewer(downloads), unit)
+        return finished(rig, sample, said, name, rig.fewer(downloads), unit, warm_up)
     return run
 
 
@@ -66,7 +66,7 @@ def ask(name="8m", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_u
         finally:
             answerer.kill()
             answerer.communicate()
-        return finished(rig, sample, said, name, rig.fewer(downloads), unit)
+        return finished(rig, sample, said, name, rig.fewer(downloads), unit, warm_up)
     return run
 
 
@@ -176,9 +176,12 @@ def frozen():
     return run
 
 
-def finished(rig, sample, said, name, downloads=1, unit="MiB/s"):
+def finished(rig, sample, said, name, downloads=1, unit="MiB/s", warm_up=0):
     """Completes a sample by what its client said, once the bytes are compared."""
     rig.compare(name, said["downloads"], downloads)
+    # Servers were watched from before the warm-up on; the client leaves it out by itself.
+    for server in sample["cpu_s"]:
+        sample["cpu_s"][server] *= downloads / (downloads + warm_up)
     sample.update(seconds=said["seconds"], mib=downloads * rig.sets[name][1] / MIB, downloads=downloads)
     sample["cpu_s"]["consumer"] = said["cpu_s"]
     sample["rss_mib"]["consumer"] = said["rss_bytes"] / MIB

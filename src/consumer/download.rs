@@ -21,6 +21,7 @@ use tracing::{Instrument as _, debug, info, info_span};
 use super::Error;
 use super::client::{Get, Share, Shared, denial};
 use super::verify::{Proof, Verifier};
+use super::written::{self, Writer, Written};
 use crate::bus::{self, Event, Message, NO_RESPONDERS, Status, Subscription};
 use crate::proto::chunk::Chunk;
 use crate::proto::message::json;
@@ -57,7 +58,7 @@ pub struct Progress {
 pub struct Download {
     accepted: Accepted,
     chunks: mpsc::Receiver<Chunk>,
-    written: watch::Sender<u64>,
+    written: Writer,
     progress: watch::Receiver<Progress>,
     driver: JoinHandle<Result<Stats, Error>>,
     verifier: Option<Verifier>,
@@ -73,7 +74,7 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
     let share = Share::take(shared);
     let cancel = CancellationToken::new();
     let (chunks, received) = mpsc::channel(QUEUE_CHUNKS);
-    let (written, written_below) = watch::channel(get.span.start);
+    let (written, written_below) = written::channel(get.span.start);
     let (told, progress) = watch::channel(Progress::default());
     let (accept, accepted) = oneshot::channel();
     let store = get.store.clone();
@@ -190,14 +191,6 @@ impl Download {
         }
     }
 
-    fn acknowledge(&self) {
-        self.written.send_if_modified(|written| {
-            let moved = *written != self.taken;
-            *written = self.taken;
-            moved
-        });
-    }
-
     fn finish(&mut self, driven: Result<Stats, Error>) -> Option<Result<Bytes, Error>> {
         self.over = true;
         let proved = driven.and_then(|_| match self.verifier.take() {
@@ -222,7 +215,8 @@ impl Stream for Download {
             return Poll::Ready(None);
         }
         // Whoever asks for more has dealt with what it was given.
-        self.acknowledge();
+        let taken = self.taken;
+        self.written.advance(taken);
         if let Some(chunk) = ready!(self.chunks.poll_recv(cx)) {
             self.taken += chunk.payload.len() as u64;
             if let Some(verifier) = &mut self.verifier {
@@ -240,8 +234,7 @@ impl Stream for Download {
 pub(super) struct Parts {
     pub(super) accepted: Accepted,
     pub(super) chunks: mpsc::Receiver<Chunk>,
-    /// Takes the absolute offset up to which bytes are written.
-    pub(super) written: watch::Sender<u64>,
+    pub(super) written: Writer,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) driver: JoinHandle<Result<Stats, Error>>,
     pub(super) cancel: DropGuard,
@@ -275,7 +268,7 @@ struct Driver {
     inbox: Option<Subscription>,
     inbox_subject: String,
     chunks: mpsc::Sender<Chunk>,
-    written: watch::Receiver<u64>,
+    written: Written,
     progress: watch::Sender<Progress>,
     accept: Option<oneshot::Sender<Accepted>>,
     cancel: CancellationToken,
@@ -296,6 +289,7 @@ impl Driver {
         }
         loop {
             self.receiver.handle_share(self.shared.share());
+            self.deliver();
             self.act().await?;
             if let Some(outcome) = self.receiver.outcome() {
                 let outcome = outcome.map(|()| self.receiver.stats()).map_err(|failure| failure.clone().into());
@@ -382,6 +376,7 @@ impl Driver {
     /// Waits for the next thing to happen, and takes note of it. No branch loses anything when another one wins.
     async fn step(&mut self) -> Result<(), Error> {
         let timeout = self.receiver.poll_timeout().map(|at| self.clock + at);
+        let written_due = self.receiver.written_due();
         let paced = self.is_paced();
         let next_message: OptionFuture<_> = self.inbox.as_mut().map(StreamExt::next).into();
         let happened = tokio::select! {
@@ -392,7 +387,7 @@ impl Driver {
             Ok(()) = self.status.changed() => Happened::Status,
             () = sleep_until(self.paced_until), if paced => Happened::Pause,
             _ = self.chunks.reserve(), if !paced && self.receiver.has_deliverable() => Happened::Room,
-            Ok(()) = self.written.changed() => Happened::Written,
+            () = self.written.reached(written_due) => Happened::Written,
             Some(message) = next_message => Happened::Message(message),
             event = self.events.recv() => Happened::Event(event),
             () = sleep_until(timeout.unwrap_or(self.clock)), if timeout.is_some() => Happened::Timeout,
@@ -404,15 +399,11 @@ impl Driver {
         }
         self.received_bytes = link.received_bytes;
         self.receiver.handle_link(link);
+        self.note_written(now);
         match happened {
             Happened::Cancelled => self.receiver.handle_failure(Failure::Cancelled),
             Happened::Status => self.handle_status(now),
-            Happened::Room | Happened::Pause => self.deliver(),
-            Happened::Written => {
-                let written = *self.written.borrow_and_update();
-                self.receiver.handle_written(written, now);
-                self.tell(|progress| progress.written = written);
-            }
+            Happened::Room | Happened::Pause | Happened::Written => {}
             Happened::Message(None) => return Err(bus::Error::Closed.into()),
             Happened::Message(Some(message)) if message.status == Some(NO_RESPONDERS) => {
                 self.receiver.handle_no_responders(now);
@@ -429,6 +420,15 @@ impl Driver {
             Happened::Timeout => self.receiver.handle_timeout(now),
         }
         Ok(())
+    }
+
+    fn note_written(&mut self, now: Duration) {
+        let (before, written) = (self.receiver.written_offset(), self.written.limit());
+        // Also when it has not moved: a larger share may allow more by now.
+        self.receiver.handle_written(written, now);
+        if written > before {
+            self.tell(|progress| progress.written = written);
+        }
     }
 
     /// Hands chunks to the reader while it has room.

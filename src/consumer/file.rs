@@ -17,6 +17,7 @@ use super::client::{Client, Get};
 use super::download::{Download, Progress, join};
 use super::part::{self, PartFile, PartWriter, Stale};
 use super::verify::Proof;
+use super::written::Writer;
 use crate::proto::Span;
 use crate::proto::chunk::Chunk;
 
@@ -75,7 +76,7 @@ pub(super) async fn download(client: &Client, get: Get, target: &Path, options: 
     let path = part.target().to_owned();
     let (begin_object, begin_range) = (object.clone(), range.clone());
     let writer = blocking(move || part.begin(&begin_object, begin_range, from)).await?;
-    let sink = spawn_blocking(move || write(writer, parts.chunks, &parts.written));
+    let sink = spawn_blocking(move || write(writer, parts.chunks, parts.written));
     let stop = cancel.clone();
     let cancelled = async move {
         stop.cancelled().await;
@@ -148,14 +149,14 @@ async fn begin(client: &Client, get: &Get, part: &PartFile, restarted: &mut Opti
 fn write(
     mut writer: PartWriter,
     mut chunks: mpsc::Receiver<Chunk>,
-    written: &watch::Sender<u64>,
+    mut written: Writer,
 ) -> (PartWriter, Result<(), part::Error>) {
     while let Some(chunk) = chunks.blocking_recv() {
         if let Err(error) = writer.write_chunk(&chunk) {
             return (writer, Err(error));
         }
         drop(chunk);
-        written.send_replace(writer.written());
+        written.advance(writer.written());
     }
     (writer, Ok(()))
 }

@@ -12,6 +12,7 @@ pub mod part;
 #[cfg(test)]
 mod tests;
 pub mod verify;
+mod written;
 
 pub use client::{Client, Get, Options};
 pub use download::{Download, Progress};

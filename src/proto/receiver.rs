@@ -314,6 +314,12 @@ impl Receiver {
         self.next
     }
 
+    /// Returns the offset up to which bytes are known to be written.
+    #[must_use]
+    pub const fn written_offset(&self) -> u64 {
+        self.written
+    }
+
     /// Returns what the download met so far.
     #[must_use]
     pub const fn stats(&self) -> Stats {
@@ -411,11 +417,32 @@ impl Receiver {
         self.handle_caught_up(now);
         let granted = self.grant();
         let State::Streaming(transfer) = &self.state else { return };
-        let step = (self.window() / 8).max(1);
-        if granted >= transfer.credit.saturating_add(step) || (granted > transfer.credit && Some(granted) == self.limit)
-        {
+        if granted >= self.granting_step(transfer) || (granted > transfer.credit && Some(granted) == self.limit) {
             self.send_control(now);
         }
+    }
+
+    /// Returns from which absolute offset on [`Self::handle_written`] has something to do.
+    #[must_use]
+    pub fn written_due(&self) -> u64 {
+        let transfer = match &self.state {
+            State::Ended => return self.next,
+            State::Streaming(transfer) => transfer,
+            State::Waiting { .. } | State::Offline | State::Requested { .. } | State::Failed(_) => return u64::MAX,
+        };
+        let limit = self.limit.unwrap_or(OFFSET_MAX);
+        let credit_due = if transfer.credit < limit {
+            self.granting_step(transfer).min(limit).saturating_sub(self.window())
+        } else {
+            u64::MAX
+        };
+        let caught_up = self.next.saturating_sub(self.window() / 2);
+        credit_due.min(if self.held_up_at.is_some() { caught_up } else { u64::MAX })
+    }
+
+    /// Returns from which credit on it is worth telling.
+    fn granting_step(&self, transfer: &Transfer) -> u64 {
+        transfer.credit.saturating_add((self.window() / 8).max(1))
     }
 
     /// Lets the window grow after all if writing was behind only because all of a small window came at once.

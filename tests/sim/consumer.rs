@@ -113,7 +113,18 @@ impl Consumer {
         context.log(|| format!("consumer killed, {kept} bytes are on the disk"));
     }
 
+    /// Tells the receiver how much the disk has, as the driver does at each step.
+    fn note_written(&mut self, context: &mut Context) {
+        let written = context.plan.span.start + self.disk.len() as u64;
+        if let Some(run) = &mut self.run {
+            run.receiver.handle_written(written, context.now);
+            let (due, is_over) = (run.receiver.written_due(), run.receiver.outcome().is_some());
+            context.model.check(is_over || due > written, || format!("{written} is written, and {due} still due"));
+        }
+    }
+
     pub(crate) fn handle_connection(&mut self, context: &mut Context, bus: &mut Bus, connected: bool) {
+        self.note_written(context);
         let Some(run) = &mut self.run else { return };
         if connected {
             bus.set_inbox(Some(run.inbox.clone()));
@@ -125,6 +136,7 @@ impl Consumer {
     }
 
     pub(crate) fn handle_message(&mut self, context: &mut Context, bus: &mut Bus, message: Message) {
+        self.note_written(context);
         let Some(run) = self.run.as_mut().filter(|run| run.inbox == message.subject) else { return };
         let before = run.receiver.next_offset();
         if message.nobody {
@@ -142,6 +154,7 @@ impl Consumer {
     }
 
     pub(crate) fn handle_timer(&mut self, context: &mut Context, bus: &mut Bus) {
+        self.note_written(context);
         let Some(run) = &mut self.run else { return };
         run.timer_at = None;
         run.receiver.handle_timeout(context.now);
@@ -174,7 +187,10 @@ impl Consumer {
         let Some(chunk) = run.writing.take() else { return };
         self.disk.extend_from_slice(&chunk);
         let written = context.plan.span.start + self.disk.len() as u64;
-        run.receiver.handle_written(written, context.now);
+        // The driver is woken for no less, and learns the rest when something else happens.
+        if written >= run.receiver.written_due() {
+            run.receiver.handle_written(written, context.now);
+        }
         self.pump(context, bus);
     }
 

@@ -149,6 +149,13 @@ fn credit(transfer: TransferId, credit: u64) -> Output {
     Output::Control { subject: control_of(transfer), control: Control { credit, cancel: false } }
 }
 
+fn credit_in(outputs: &[Output]) -> Option<u64> {
+    outputs.iter().rev().find_map(|output| match output {
+        Output::Control { control, .. } => Some(control.credit),
+        Output::Request(_) | Output::Accepted(_) | Output::Recovering(_) => None,
+    })
+}
+
 fn cancel(transfer: TransferId, credit: u64) -> Output {
     Output::Control { subject: control_of(transfer), control: Control { credit, cancel: true } }
 }
@@ -718,6 +725,38 @@ mod credit {
     }
 
     #[test]
+    fn nothing_is_due_below_the_offset_that_is_named() {
+        let wanted = [Span::default(), Span { start: 0, end: Some(110) }];
+        for (span, end) in wanted.into_iter().zip([SIZE, 110]) {
+            let mut pair = Pair::wanting(span, Pin::default());
+            assert_eq!(pair.receiver.written_due(), u64::MAX);
+            pair.accept_as(Accepted { end, ..accepted(transfer(1), 0) }, START);
+            pair.outputs();
+            let (mut seq, mut next, mut limit) = (0, 0, 100);
+            for written in 0..=end {
+                if written == next && next < end {
+                    // All of the window at once, and the relay says that it waits.
+                    pair.hear(&chunk(seq, next, limit - next), START);
+                    (seq, next) = (seq + 1, limit);
+                    if next < end {
+                        pair.hear(&beat(seq, next, Wait::Credit), START);
+                    }
+                }
+                limit = credit_in(&pair.outputs()).unwrap_or(limit);
+                let due = pair.receiver.written_due();
+                pair.receiver.handle_written(written, START);
+                let told = credit_in(&pair.outputs());
+                assert!(told.is_none() || written >= due, "{written} of {due}: {told:?}");
+                assert!(pair.receiver.written_due() > written, "the driver would be woken over and over");
+                limit = told.unwrap_or(limit);
+            }
+            assert_eq!((next, limit), (end, end));
+            pair.hear(&Body::End(End { chunks: seq, bytes: end }), START);
+            assert_eq!(pair.receiver.written_due(), end);
+        }
+    }
+
+    #[test]
     fn never_runs_past_the_end_of_the_range() {
         let mut pair = Pair::wanting(Span { start: 0, end: Some(110) }, Pin::default());
         pair.accept_as(Accepted { end: 110, ..accepted(transfer(1), 0) }, START);
@@ -784,6 +823,21 @@ mod credit {
         assert_eq!(pair.outputs(), []);
         pair.receiver.handle_written(100, START);
         assert_eq!(pair.outputs(), [credit(transfer(1), 110)]);
+    }
+
+    #[test]
+    fn a_larger_share_is_due_at_once() {
+        let mut pair = Pair::streaming();
+        pair.receiver.handle_share(50);
+        pair.hear(&chunk(0, 0, 50), START);
+        pair.receiver.handle_written(50, START);
+        assert_eq!(pair.outputs(), []);
+        assert!(pair.receiver.written_due() > 50);
+        pair.receiver.handle_share(100);
+        assert!(pair.receiver.written_due() <= 50);
+        pair.receiver.handle_written(50, START);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 150)]);
+        assert!(pair.receiver.written_due() > 50);
     }
 
     #[test]
