@@ -39,7 +39,7 @@ def gantry(store="s3", name="big", downloads=1, in_flight=1, connections=1, unit
 
 def load(rig, name, downloads, in_flight, warm_up, pause_ms):
     return ["--set", name, "--objects", rig.sets[name][0], "--downloads", rig.fewer(downloads),
-            "--in-flight", in_flight, "--warm-up", warm_up, "--pause-ms", pause_ms]
+            "--in-flight", in_flight, "--warm-up", rig.fewer(warm_up), "--pause-ms", pause_ms]
 
 
 def nats():
@@ -179,9 +179,9 @@ def frozen():
 def finished(rig, sample, said, name, downloads=1, unit="MiB/s", warm_up=0):
     """Completes a sample by what its client said, once the bytes are compared."""
     rig.compare(name, said["downloads"], downloads)
-    # Servers were watched from before the warm-up on; the client leaves it out by itself.
+    # Servers were watched from before the warm-up on, whose downloads count like the others; clients leave it out.
     for server in sample["cpu_s"]:
-        sample["cpu_s"][server] *= downloads / (downloads + warm_up)
+        sample["cpu_s"][server] *= downloads / (downloads + rig.fewer(warm_up))
     sample.update(seconds=said["seconds"], mib=downloads * rig.sets[name][1] / MIB, downloads=downloads)
     sample["cpu_s"]["consumer"] = said["cpu_s"]
     sample["rss_mib"]["consumer"] = said["rss_bytes"] / MIB

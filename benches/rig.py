@@ -123,7 +123,7 @@ class Rig:
         return s3.tail(self.stage.log("clients"))
 
     def fewer(self, downloads):
-        return max(1, downloads // 8) if self.quick else downloads
+        return -(-downloads // 8) if self.quick else downloads
 
     def call(self, *command, **options):
         return self.result(self.start(*command, **options))

@@ -21,7 +21,7 @@ use tracing::{Instrument as _, debug, info, info_span};
 use super::Error;
 use super::client::{Get, Share, Shared, denial};
 use super::verify::{Proof, Verifier};
-use super::written::{self, Writer, Written};
+use super::written;
 use crate::bus::{self, Event, Message, NO_RESPONDERS, Status, Subscription};
 use crate::proto::chunk::Chunk;
 use crate::proto::message::json;
@@ -41,7 +41,7 @@ const PARTING_LIMIT: Duration = Duration::from_secs(1);
 pub struct Progress {
     /// The absolute offset at which the range starts.
     pub start: u64,
-    /// The absolute offset up to which bytes are written.
+    /// The absolute offset up to which bytes are written; those of the last moments may be missing until more are.
     pub written: u64,
     /// The absolute exclusive end of the range.
     pub end: u64,
@@ -58,7 +58,7 @@ pub struct Progress {
 pub struct Download {
     accepted: Accepted,
     chunks: mpsc::Receiver<Chunk>,
-    written: Writer,
+    written: written::Sender,
     progress: watch::Receiver<Progress>,
     driver: JoinHandle<Result<Stats, Error>>,
     verifier: Option<Verifier>,
@@ -234,7 +234,7 @@ impl Stream for Download {
 pub(super) struct Parts {
     pub(super) accepted: Accepted,
     pub(super) chunks: mpsc::Receiver<Chunk>,
-    pub(super) written: Writer,
+    pub(super) written: written::Sender,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) driver: JoinHandle<Result<Stats, Error>>,
     pub(super) cancel: DropGuard,
@@ -268,7 +268,7 @@ struct Driver {
     inbox: Option<Subscription>,
     inbox_subject: String,
     chunks: mpsc::Sender<Chunk>,
-    written: Written,
+    written: written::Receiver,
     progress: watch::Sender<Progress>,
     accept: Option<oneshot::Sender<Accepted>>,
     cancel: CancellationToken,

@@ -17,7 +17,7 @@ use super::client::{Client, Get};
 use super::download::{Download, Progress, join};
 use super::part::{self, PartFile, PartWriter, Stale};
 use super::verify::Proof;
-use super::written::Writer;
+use super::written;
 use crate::proto::Span;
 use crate::proto::chunk::Chunk;
 
@@ -149,7 +149,7 @@ async fn begin(client: &Client, get: &Get, part: &PartFile, restarted: &mut Opti
 fn write(
     mut writer: PartWriter,
     mut chunks: mpsc::Receiver<Chunk>,
-    mut written: Writer,
+    mut written: written::Sender,
 ) -> (PartWriter, Result<(), part::Error>) {
     while let Some(chunk) = chunks.blocking_recv() {
         if let Err(error) = writer.write_chunk(&chunk) {

@@ -9,14 +9,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long the driver may lag behind, for whoever watches the progress.
+/// How long the reader keeps its steps to itself, for whoever watches the progress. Those before a pause are told with
+/// the next one, or when the driver looks for another reason.
 const TELL_AFTER: Duration = Duration::from_millis(50);
 
 /// Makes both ends. All offsets are absolute; everything below `start` counts as written.
-pub(super) fn channel(start: u64) -> (Writer, Written) {
+pub(super) fn channel(start: u64) -> (Sender, Receiver) {
     let shared =
         Arc::new(Shared { limit: AtomicU64::new(start), wake_at: AtomicU64::new(start), wanted: Notify::new() });
-    (Writer { shared: Arc::clone(&shared), told_at: Instant::now() }, Written(shared))
+    (Sender { shared: Arc::clone(&shared), told_at: Instant::now() }, Receiver(shared))
 }
 
 #[derive(Debug)]
@@ -30,12 +31,12 @@ struct Shared {
 
 /// The reader's end.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) struct Sender {
     shared: Arc<Shared>,
     told_at: Instant,
 }
 
-impl Writer {
+impl Sender {
     /// Takes note that everything below `limit` has been written. It never falls.
     pub(super) fn advance(&mut self, limit: u64) {
         // Each side writes before it reads what the other one wrote, so that at least one of them sees both.
@@ -51,15 +52,15 @@ impl Writer {
 
 /// The driver's end.
 #[derive(Debug)]
-pub(super) struct Written(Arc<Shared>);
+pub(super) struct Receiver(Arc<Shared>);
 
-impl Written {
+impl Receiver {
     /// Returns the limit below which everything has been written.
     pub(super) fn limit(&self) -> u64 {
         self.0.limit.load(Ordering::SeqCst)
     }
 
-    /// Waits until the limit is `at` or more, or has lagged behind for a while. Safe to cancel.
+    /// Waits until the limit is `at` or more, or is told for the time it took. Safe to cancel.
     pub(super) async fn reached(&self, at: u64) {
         self.0.wake_at.store(at, Ordering::SeqCst);
         if self.limit() < at {
@@ -106,18 +107,27 @@ mod tests {
 
     #[tokio::test]
     async fn no_wake_up_is_lost_between_threads() {
-        const STEPS: u64 = 20_000;
+        const STEPS: u64 = 50_000;
         let (mut writer, written) = channel(0);
+        let seen = Arc::new(AtomicU64::new(0));
+        let seen_by_writer = Arc::clone(&seen);
+        // In turns, so that no step makes good for one before it that was not heard of.
         let writing = std::thread::spawn(move || {
-            // Never told for the time it took.
-            writer.told_at = Instant::now() + Duration::from_secs(3600);
-            (1..=STEPS).for_each(|limit| writer.advance(limit));
+            for limit in 1..=STEPS {
+                while seen_by_writer.load(Ordering::Relaxed) != limit - 1 {
+                    std::hint::spin_loop();
+                }
+                // Never told for the time it took.
+                writer.told_at = Instant::now() + Duration::from_secs(3600);
+                writer.advance(limit);
+            }
         });
         let waiting = async {
-            let mut seen = 0;
-            while seen < STEPS {
-                written.reached(seen + 1).await;
-                seen = seen.max(written.limit());
+            for limit in 1..=STEPS {
+                while written.limit() < limit {
+                    written.reached(limit).await;
+                }
+                seen.store(limit, Ordering::Relaxed);
             }
         };
         tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();

@@ -32,9 +32,12 @@ use crate::store::{Body, Budget, Error};
 /// loopback, the kernel ran out of memory for sockets and every connection crawled.
 const CROWD: usize = 100;
 
-/// What all the readers of a crowd may ask for at a time, together, in bytes. With 512 readers 1 GiB is as fast as less;
-/// with 2 GiB it is a quarter as fast.
+/// What the readers of a crowd ask for at a time, together, in bytes, if that is less. Of 512 readers, with 1 GiB in all
+/// they were as fast as with less, and with 2 GiB a quarter as fast.
 const CROWD_BYTES: u64 = 1 << 30;
+
+/// The least that a reader asks for in an even larger crowd, in bytes: a request is not free.
+const CROWD_SHARE_MIN: u64 = 256 * 1024;
 
 /// Returns where a response that begins at `start` should end: at `end`, or in a crowd after a quarter of a range at the
 /// most.
@@ -43,7 +46,7 @@ pub(super) fn response_end(budget: &Budget, limits: &Limits, start: u64, end: Op
     if readers < CROWD {
         return end;
     }
-    let share = CROWD_BYTES / u64::try_from(readers).unwrap_or(u64::MAX);
+    let share = (CROWD_BYTES / u64::try_from(readers).unwrap_or(u64::MAX)).max(CROWD_SHARE_MIN);
     let near = start.saturating_add((limits.range_bytes / 4).min(share).max(1));
     Some(end.map_or(near, |end| end.min(near)))
 }
@@ -242,6 +245,27 @@ async fn fetch(
         };
         if pieces.send(piece).is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_larger_a_crowd_the_less_each_reader_asks_for_at_a_time() {
+        const MIB: u64 = 1 << 20;
+        let (budget, limits) = (Budget::new(0), Limits { range_bytes: 8 * MIB, ..Limits::default() });
+        let mut seats = Vec::new();
+        let mut end = |readers: usize, end| {
+            seats.resize_with(readers, || budget.enter());
+            response_end(&budget, &limits, MIB, end)
+        };
+        assert_eq!((end(99, None), end(99, Some(100 * MIB))), (None, Some(100 * MIB)));
+        for (readers, share) in [(100, 2 * MIB), (512, 2 * MIB), (1024, MIB), (10_000, MIB / 4)] {
+            assert_eq!(end(readers, None), Some(MIB + share), "{readers}");
+            assert_eq!(end(readers, Some(MIB + 7)), Some(MIB + 7), "{readers}");
         }
     }
 }
