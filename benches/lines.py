@@ -64,11 +64,11 @@ def first_byte():
 
 
 def at_once():
-    """Each transfer has a connection of its own, as each device has; each connection has carried one before."""
+    """Each transfer has a connection of its own, as each device has."""
     def load(count):
-        return {"name": "8m", "downloads": max(256, count), "in_flight": count, "warm_up": count}
+        return {"name": "8m", "downloads": max(256, count), "in_flight": count}
 
-    lines = [Line("at-once-1", "Gantry, 1 transfer", "MiB/s", gantry(warm_up=1))]
+    lines = [Line("at-once-1", "Gantry, 1 transfer", "MiB/s", gantry())]
     lines += [Line(f"at-once-{count}", f"Gantry, {count} transfers at once", "MiB/s",
                    gantry(**load(count), connections=count), ("8m",)) for count in (10, 100, 1000)]
     # Which of the two sides it is that a thousand costs more.
@@ -81,7 +81,7 @@ def at_once():
 
 
 def two_relays():
-    run = gantry(name="8m", downloads=256, in_flight=10, connections=10, warm_up=10)
+    run = gantry(name="8m", downloads=256, in_flight=10, connections=10)
     return Group("two-relays", [
         Line("two-relays", "Gantry, 10 transfers at once, two relays", "MiB/s", run, ("8m",))], relays=2, rarer=2)
 

@@ -145,7 +145,7 @@ pub const KEYS: &[KeySpec] = &[
     KeySpec::new(
         "relay.memory_budget_bytes",
         Kind::Integer { min: 8 * MIB, max: 1024 * GIB },
-        "bytes of objects held in memory over all transfers, at least 1 MiB each; beyond it `busy`",
+        "bytes of objects held in memory over all transfers, at least 1.5 MiB each; beyond it `busy`",
     )
     .unit("bytes")
     .default("536870912"),

@@ -74,7 +74,7 @@ pub(super) async fn handle(
             );
             trace::adopt(&span, &request.headers);
             let Ok(permit) = Arc::clone(&shared.queries).try_acquire_owned() else {
-                return asker.refuse(None, &busy("too many requests at once")).instrument(span).await;
+                return asker.refuse_aside(None, busy("too many requests at once")).instrument(span).await;
             };
             let answer = async move {
                 asker.answer_query(&request.payload).await;
@@ -88,15 +88,15 @@ pub(super) async fn handle(
 async fn handle_get(asker: Asker, message: &Message) {
     let request = match GetRequest::parse(&message.payload) {
         Ok(request) => request,
-        Err(error) => return asker.refuse(None, &error).await,
+        Err(error) => return asker.refuse_aside(None, error).await,
     };
     let shared = Arc::clone(&asker.shared);
     let Ok(permit) = Arc::clone(&shared.transfers).try_acquire_owned() else {
         let message = format!("all {} transfers of this relay are taken", shared.options.transfers_max);
-        return asker.refuse(request.context, &busy(message)).await;
+        return asker.refuse_aside(request.context, busy(message)).await;
     };
     let Some(reservation) = shared.options.budget.try_reserve(shared.options.transfer_reserve_bytes) else {
-        return asker.refuse(request.context, &busy("the memory budget of this relay is used up")).await;
+        return asker.refuse_aside(request.context, busy("the memory budget of this relay is used up")).await;
     };
     let transfer = TransferId(Uuid::new_v4());
     let entry = shared.registry.enter(&shared, transfer);
@@ -175,6 +175,20 @@ impl Asker {
             }
         };
         self.send(Message { headers, payload, ..Message::default() }).await;
+    }
+
+    /// Refuses on a task of its own. While transfers fill the bus an answer takes long to be taken, and a request that
+    /// waits behind many refusals is asked again before its turn.
+    async fn refuse_aside(self, context: Option<String>, error: WireError) {
+        let shared = Arc::clone(&self.shared);
+        let Ok(permit) = Arc::clone(&shared.refusals).try_acquire_owned() else {
+            return self.refuse(context, &error).await;
+        };
+        let refusing = async move {
+            self.refuse(context, &error).await;
+            drop(permit);
+        };
+        shared.tasks.spawn(refusing.in_current_span());
     }
 
     /// Counts a request as answered.

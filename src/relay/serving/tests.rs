@@ -1,9 +1,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::time::{sleep, timeout};
 
-use crate::bus::memory::{Memory, MemoryNetwork};
+use crate::bus::memory::{Memory, MemoryNetwork, WhileCut};
 use crate::bus::{self, Bus, Event, Message, NO_RESPONDERS};
 use crate::metrics::RelayMetrics;
 use crate::relay::{Error, Options, Relay, Stores};
@@ -80,4 +82,30 @@ async fn a_reload_forgets_what_was_forbidden_until_it_is_again() {
     deny("gantry.v1.get.b");
     denied(&["gantry.v1.get.a"]).await;
     assert!(relay.shared.serving.denied().contains("gantry.v1.get.a"));
+}
+
+/// While transfers filled the bus, each request waited until the refusals before it were taken. Its consumer asked again
+/// meanwhile: of a thousand transfers at once most were begun several times.
+#[tokio::test(start_paused = true)]
+async fn a_request_does_not_wait_until_the_refusals_before_it_are_sent() {
+    let network = MemoryNetwork::new(1);
+    let bus = network.connect();
+    let store = Arc::new(MemoryStore::new(1));
+    store.put("k".parse().unwrap(), "bytes");
+    let _relay = relay(&bus, &Stores::from([("a".parse().unwrap(), Arc::clone(&store) as _)])).await;
+    let client = network.connect();
+    for payload in ["{", "{", r#"{"key":"k"}"#] {
+        let (subject, reply) = ("gantry.v1.get.a".to_owned(), Some(client.new_inbox()));
+        client.publish(Message { subject, reply, payload: payload.into(), ..Message::default() }).await.unwrap();
+    }
+
+    // What has arrived is there to be read; what is published waits.
+    bus.cut(WhileCut::Wait);
+
+    let opened = async {
+        while store.opens() == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_millis(500), opened).await.expect("the request waits");
 }
