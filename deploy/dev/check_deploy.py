@@ -132,7 +132,8 @@ def check_pod(by_kind):
     memory = relay["resources"]["limits"]["memory"]
     expect(memory.endswith("Mi") and settings["relay"]["memory_budget_bytes"] * 2 <= int(memory[:-2]) << 20,
            "the memory limit is not twice the memory budget")
-    expect(settings["relay"]["transfers_max"] << 20 < settings["relay"]["memory_budget_bytes"],
+    # A transfer counts as 1.5 MiB (`transfer_reserve_bytes` in src/relay/mod.rs).
+    expect(settings["relay"]["transfers_max"] * 3 << 19 < settings["relay"]["memory_budget_bytes"],
            "the memory budget leaves nothing to read ahead when all transfers are taken")
     expect(settings["http"]["listen"] == f"0.0.0.0:{relay['ports'][0]['containerPort']}",
            "the probes ask another port than the relay answers on")

@@ -57,8 +57,8 @@ pub struct Options {
     pub delivery_allow: DeliveryAllow,
     /// How many transfers may run at once; above, it answers `busy`.
     pub transfers_max: usize,
-    /// What a transfer takes from the memory budget for as long as it runs, in bytes: the frame that it holds, and
-    /// the read buffer that the frame pins.
+    /// What a transfer takes from the memory budget for as long as it runs, in bytes: the frames that it holds, the
+    /// read buffers that they pin, and what the allocator keeps around them.
     pub transfer_reserve_bytes: u64,
     /// Memory for object bytes, shared by all transfers and their read-ahead.
     pub budget: Budget,
@@ -312,5 +312,6 @@ mod tests {
         };
         assert_eq!((of(1000, 512), of(256, 512), of(1, 8)), (512, 256, 1));
         assert_eq!(Options { transfer_reserve_bytes: 0, ..Options::default() }.places(), 1000);
+        assert_eq!(Options::default().places(), 341);
     }
 }
