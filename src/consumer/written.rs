@@ -1,6 +1,7 @@
 //! How far the reader of a download has come, told to its driver no more often than that has use for it.
 //!
-//! To wake a task for every chunk would take a consumer longer than to check the chunk.
+//! Each wake-up costs a switch between tasks, often between threads; a driver that is woken for every chunk has nothing
+//! to do for most of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
