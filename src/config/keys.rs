@@ -1,5 +1,9 @@
 //! Every configuration key, once: what is accepted, documented and suggested comes from this table.
 
+use std::time::Duration;
+
+use crate::proto::limits;
+
 /// What a key takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -93,6 +97,11 @@ pub(super) const STORE_PLACEHOLDER: &str = "NAME";
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
+#[expect(clippy::cast_possible_truncation, reason = "bounds of an hour at most")]
+const fn ms(bound: Duration) -> u64 {
+    bound.as_millis() as u64
+}
+
 /// Every key, by section.
 pub const KEYS: &[KeySpec] = &[
     KeySpec::new("prefix", Kind::Text, "first tokens of every subject; relay and consumers must agree")
@@ -151,7 +160,7 @@ pub const KEYS: &[KeySpec] = &[
     .default("536870912"),
     KeySpec::new(
         "relay.chunk_max_bytes",
-        Kind::Integer { min: 1024, max: 8 * MIB },
+        Kind::Integer { min: limits::CHUNK_MIN_BYTES, max: limits::CHUNK_MAX_BYTES },
         "largest chunk; nats-server's `max_payload` lowers it further",
     )
     .unit("bytes")
@@ -165,14 +174,14 @@ pub const KEYS: &[KeySpec] = &[
     .default("33554432"),
     KeySpec::new(
         "relay.beat_interval_ms",
-        Kind::Integer { min: 50, max: 60_000 },
+        Kind::Integer { min: ms(limits::BEAT_MIN), max: ms(limits::BEAT_MAX) },
         "sign of life on a transfer that has nothing to send",
     )
     .unit("ms")
     .default("1000"),
     KeySpec::new(
         "relay.idle_timeout_ms",
-        Kind::Integer { min: 1000, max: 3_600_000 },
+        Kind::Integer { min: ms(limits::IDLE_MIN), max: ms(limits::IDLE_MAX) },
         "a transfer ends when its consumer is silent for so long",
     )
     .unit("ms")

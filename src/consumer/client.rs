@@ -14,11 +14,11 @@ use super::download::{self, Download};
 use super::file::{self, FileOptions, Report};
 use super::{Error, discovery};
 use crate::bus::{Bus, Event, Message, NO_RESPONDERS};
-use crate::proto::message::{error_of, json};
+use crate::proto::message::{self, error_of, json};
 use crate::proto::receiver::{Cause, Link, Settings};
 use crate::proto::subject::{Operation, Prefix};
 use crate::proto::{
-    HEADERS_MAX_BYTES, Headers, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, StatRequest, StoreName,
+    HEADERS_MAX_BYTES, Headers, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, StatRequest, StoreName, check,
 };
 use crate::rate::RateLimit;
 use crate::trace;
@@ -152,7 +152,12 @@ impl Client {
         let request = StatRequest { v: None, key: key.clone(), pin: pin.clone() };
         let span = info_span!("query", otel.kind = "client", operation = "stat", %store);
         let body = self.query(Operation::Stat, store, json(&request)).instrument(span).await?;
-        serde_json::from_slice(&body).map_err(|error| Error::Malformed(error.to_string()))
+        let object: ObjectInfo = parse(&body)?;
+        if object.key != *key {
+            return Err(Error::Malformed("it describes another key than was asked for".to_owned()));
+        }
+        check::object(&object).map_err(|malformed| Error::Malformed(malformed.to_string()))?;
+        Ok(object)
     }
 
     /// Lists one page of keys; its `next` is the `token` of the following request.
@@ -162,7 +167,9 @@ impl Client {
     pub async fn list_page(&self, store: &StoreName, request: &ListRequest) -> Result<ListPage, Error> {
         let span = info_span!("query", otel.kind = "client", operation = "list", %store);
         let body = self.query(Operation::List, store, json(request)).instrument(span).await?;
-        serde_json::from_slice(&body).map_err(|error| Error::Malformed(error.to_string()))
+        let page: ListPage = parse(&body)?;
+        check::page(&page, request).map_err(|malformed| Error::Malformed(malformed.to_string()))?;
+        Ok(page)
     }
 
     /// Asks, and takes the first answer.
@@ -216,7 +223,11 @@ impl Client {
 impl Shared {
     /// Words the error for a store that nobody serves.
     pub(super) async fn nobody(&self, store: &StoreName) -> Error {
-        if discovery::any_relay(&*self.bus).await { Error::NoStore(store.clone()) } else { Error::NoRelay }
+        if discovery::any_relay(&*self.bus, &self.options.prefix).await {
+            Error::NoStore(store.clone())
+        } else {
+            Error::NoRelay
+        }
     }
 
     /// Returns the window that each download may have now, in bytes.
@@ -240,6 +251,7 @@ impl Shared {
     pub(super) fn settings(&self) -> Settings {
         let payload_max = u64::try_from(self.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES)).unwrap_or(u64::MAX);
         Settings {
+            prefix: self.options.prefix.clone(),
             window_initial: self.options.window_initial_bytes.min(self.share()),
             window_max: self.options.window_max_bytes,
             chunk_max: self.options.chunk_max_bytes.min(payload_max).max(1),
@@ -268,6 +280,10 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.0.downloads.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    message::from_json(body).map_err(|malformed| Error::Malformed(malformed.to_string()))
 }
 
 /// Returns the error if nats-server forbade one of our two subjects.

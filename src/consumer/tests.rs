@@ -17,6 +17,7 @@ use crate::bus::{self, Bus as _, Message, Subscription};
 use crate::proto::chunk::Chunk;
 use crate::proto::message::{Body, Envelope, Wait, json};
 use crate::proto::receiver::Cause;
+use crate::proto::subject::Prefix;
 use crate::proto::{
     Accepted, Checksum, ChecksumAlgorithm, ChecksumKind, Control, End, GetRequest, ObjectInfo, Pin, TransferId,
 };
@@ -37,7 +38,7 @@ impl Relay {
     async fn on(network: &MemoryNetwork) -> Self {
         let bus = network.connect();
         let requests = bus.subscribe("gantry.v1.get.s", None).await.unwrap();
-        let controls = bus.subscribe("control", None).await.unwrap();
+        let controls = bus.subscribe("gantry.v1.ctl.relay.*", None).await.unwrap();
         Self {
             bus,
             requests,
@@ -56,7 +57,7 @@ impl Relay {
         let accepted = Accepted {
             transfer: self.transfer,
             instance: "relay".to_owned(),
-            control: "control".to_owned(),
+            control: self.control_subject(),
             object: self.object.clone(),
             start: request.start,
             end: SIZE,
@@ -72,9 +73,13 @@ impl Relay {
 
     async fn say(&self, body: &Body) {
         let (headers, payload) = Envelope { transfer: Some(self.transfer), context: None }.encode(body);
-        let reply = Some("control".to_owned());
+        let reply = Some(self.control_subject());
         let message = Message { subject: self.inbox.clone(), reply, headers, payload, status: None };
         self.bus.publish(message).await.unwrap();
+    }
+
+    fn control_subject(&self) -> String {
+        Prefix::default().control("relay", self.transfer)
     }
 
     async fn control(&mut self) -> Control {

@@ -1,6 +1,7 @@
 //! The subjects of protocol v1, and which subjects a relay may deliver to.
 
 use super::VERSION;
+use super::limits::INSTANCE_MAX_BYTES;
 use super::types::{Malformed, StoreName, TransferId};
 
 /// The queue group that relays of one prefix share.
@@ -78,6 +79,13 @@ impl std::fmt::Display for Prefix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Returns whether `text` may be a relay's instance: one token of letters, digits, `_` and `-`, not too long.
+#[must_use]
+pub fn is_instance(text: &str) -> bool {
+    (1..=INSTANCE_MAX_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
 /// Returns the transfer that a control subject names.

@@ -11,17 +11,15 @@ use uuid::Uuid;
 use super::{Shared, transfer};
 use crate::bus::Message;
 use crate::metrics::RequestLabel;
+use crate::proto::limits::PAGE_MAX;
 use crate::proto::message::{Envelope, json, push_error};
 use crate::proto::subject::Operation;
 use crate::proto::{
     Body, Code, GetRequest, HEADERS_MAX_BYTES, Headers, ListPage, ListRequest, StatRequest, StoreName, TransferId,
-    WireError,
+    WireError, check,
 };
 use crate::store::Store;
 use crate::trace;
-
-/// The most entries in a page of a listing; S3's own limit.
-const PAGE_MAX: u32 = 1000;
 
 /// How long a consumer should wait when the relay is at a limit.
 const BUSY_RETRY_MS: u64 = 500;
@@ -135,7 +133,8 @@ impl Asker {
 
     async fn stat(&self, payload: &[u8]) -> Result<bytes::Bytes, WireError> {
         let request = StatRequest::parse(payload)?;
-        let object = self.store.stat(&request.key, &request.pin).await.map_err(|error| error.to_wire())?;
+        let mut object = self.store.stat(&request.key, &request.pin).await.map_err(|error| error.to_wire())?;
+        check::trim(&mut object);
         Ok(json(&object))
     }
 

@@ -15,7 +15,7 @@ use crate::metrics::{OutcomeLabel, TransferMetrics};
 use crate::proto::chunk::Chunk;
 use crate::proto::message::{Envelope, Wait};
 use crate::proto::sender::{Outcome, Sender, Settings};
-use crate::proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, ObjectInfo, WireError};
+use crate::proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, ObjectInfo, WireError, check, limits};
 use crate::rate::RateLimit;
 use crate::store::{self, Opened};
 use crate::trace;
@@ -33,7 +33,7 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     let control = asker.shared.options.prefix.control(&asker.shared.instance, entry.transfer);
     let mut link = Link { asker, envelope, control };
     debug!(key = %request.key, start = request.start, context = request.context.as_deref(), "opening");
-    let opened = match link.open(&request, &mut entry).await {
+    let mut opened = match link.open(&request, &mut entry).await {
         Ok(Opening::Done(opened)) => *opened,
         Ok(Opening::Ended(outcome)) => return link.end_before_start(outcome),
         Err(error) => {
@@ -41,6 +41,7 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
             return link.asker.refuse(context, &error.to_wire()).await;
         }
     };
+    check::trim(&mut opened.object);
     let Some(range) = request.span().resolve(opened.object.size) else {
         let error = store::Error::Range { start: request.start, size: opened.object.size };
         return link.asker.refuse(request.context, &error.to_wire()).await;
@@ -118,7 +119,7 @@ impl Link {
     async fn open(&self, request: &GetRequest, entry: &mut Entry) -> Result<Opening, store::Error> {
         let store = std::sync::Arc::clone(&self.asker.store);
         let mut opening = store.open(&request.key, &request.pin, request.span());
-        let period = self.asker.shared.options.beat_interval;
+        let period = limits::beat(self.asker.shared.options.beat_interval);
         // The first one comes early: by it the consumer knows that its request did not meet a frozen relay.
         let mut beats = tokio::time::interval_at(Instant::now() + FIRST_BEAT.min(period), period);
         let shared = &self.asker.shared;
@@ -149,17 +150,18 @@ impl Link {
     fn settings(&self, request: &GetRequest) -> Settings {
         let shared = &self.asker.shared;
         let options = &shared.options;
-        let asked = request.chunk_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-        let payload_max = shared.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES).max(1);
-        let chunk_max = asked.min(options.chunk_max_bytes).min(payload_max);
-        Settings {
-            chunk_max,
-            gather_min: options.gather_min_bytes.min(chunk_max),
+        let payload_max = shared.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES);
+        let own = options.chunk_max_bytes.min(payload_max);
+        let chunk_max = limits::chunk_max(request.chunk_max, u64::try_from(own).unwrap_or(u64::MAX));
+        let settings = Settings {
+            chunk_max: usize::try_from(chunk_max).unwrap_or(own),
+            gather_min: options.gather_min_bytes,
             window_max: options.window_max_bytes,
             beat_interval: options.beat_interval,
             idle_timeout: options.idle_timeout,
             keeps_alive: request.keeps_alive,
-        }
+        };
+        settings.within_bounds()
     }
 
     /// Sends a message whose reply is the control subject, so that nats-server tells us when nobody listens.
@@ -180,7 +182,7 @@ impl Link {
                 biased;
                 () = shared.shutdown.force.cancelled() => return false,
                 permit = &mut turn => break permit,
-                () = sleep(shared.options.beat_interval) => {
+                () = sleep(limits::beat(shared.options.beat_interval)) => {
                     let beat = Body::Beat { seq: chunk.seq, offset: chunk.offset, wait: Wait::Store };
                     if !self.publish(beat).await {
                         return false;
