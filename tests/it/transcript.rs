@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use gantry_relay::proto::subject::QUEUE_GROUP;
-use gantry_relay::proto::{CONTEXT_MAX_BYTES, Code, HEADERS_MAX_BYTES, Key, REQUEST_MAX_BYTES};
+use gantry_relay::proto::{CONTEXT_MAX_BYTES, Code, HEADERS_MAX_BYTES, Key, REQUEST_MAX_BYTES, limits};
 use gantry_relay::relay::Options;
 use serde_json::Value;
 
@@ -88,6 +88,30 @@ fn the_documented_limits_are_the_codes() {
         format!("queue group `{QUEUE_GROUP}`"),
     ] {
         assert!(PROTOCOL.contains(&limit), "{limit:?} is not in the document");
+    }
+}
+
+#[test]
+fn the_documented_bounds_are_the_codes() {
+    let ms = |bound: std::time::Duration| grouped(bound.as_millis());
+    for row in [
+        format!("| `chunk_max` of a request | consumer | {} (0 is rejected) |", grouped(limits::CHUNK_MIN_BYTES)),
+        format!("| `window_max` | relay | {} |", limits::WINDOW_MIN_BYTES),
+        format!("| `beat_ms` | relay | {} | {} |", ms(limits::BEAT_MIN), ms(limits::BEAT_MAX)),
+        format!("| `idle_ms` | relay | {} | {} |", ms(limits::IDLE_MIN), ms(limits::IDLE_MAX)),
+        format!("| `retry_after_ms` | relay | 0 | {} |", ms(limits::RETRY_AFTER_MAX)),
+        format!("| `limit` of a list | consumer | 1 (0 is rejected) | {} |", grouped(limits::PAGE_MAX)),
+        format!("| `token`, `next` | both | 0 | {} bytes |", grouped(limits::TOKEN_MAX_BYTES)),
+        format!("| `etag`, `version_id` | relay | 1 | {} bytes", grouped(limits::VERSION_MAX_BYTES)),
+        format!("names and values together | relay | 0 | {} bytes |", grouped(limits::METADATA_MAX_BYTES)),
+        format!("`last_modified` | relay | 0 | {} bytes |", grouped(limits::DESCRIPTION_MAX_BYTES)),
+        format!("| `value` of a checksum | relay | 0 | {} bytes |", grouped(limits::CHECKSUM_MAX_BYTES)),
+        format!("| `parts` of a checksum | relay | 0 | {} runs |", grouped(limits::PART_RUNS_MAX)),
+        format!("| `message` of an error | relay | 0 | {} bytes |", grouped(limits::MESSAGE_MAX_BYTES)),
+        format!("| answer to a `$SRV` question | relay | 0 | {} bytes |", grouped(limits::SERVICE_MAX_BYTES)),
+        format!("token of 1 to {} characters from `A-Z a-z 0-9 _ -` |", limits::INSTANCE_MAX_BYTES),
+    ] {
+        assert!(PROTOCOL.contains(&row), "{row:?} is not in the document");
     }
 }
 
