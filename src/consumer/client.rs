@@ -30,6 +30,9 @@ const SHARE_MIN_BYTES: u64 = 32 * 1024;
 /// counts, whichever request it is to.
 const QUERY_AGAIN: Duration = Duration::from_secs(1);
 
+/// Stands for a time that a clock can't show: the caller may have chosen a patience without an end.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
+
 /// What a client holds itself to.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -228,6 +231,11 @@ impl Shared {
         } else {
             Error::NoRelay
         }
+    }
+
+    /// Returns when the clock of all downloads shows `at`, or a time that does not come.
+    pub(super) fn instant(&self, at: Duration) -> Instant {
+        self.clock.checked_add(at).unwrap_or_else(|| Instant::now() + NEVER)
     }
 
     /// Returns the window that each download may have now, in bytes.

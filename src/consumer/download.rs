@@ -36,9 +36,6 @@ const QUEUE_CHUNKS: usize = 16;
 /// How long the end of a download may wait until the connection took what there is to say of it.
 const PARTING_LIMIT: Duration = Duration::from_secs(1);
 
-/// Stands for a time that can't be reached: a patience that the caller chose without a limit.
-const NEVER: Duration = Duration::from_secs(86_400 * 365);
-
 /// How far a download has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -378,7 +375,7 @@ impl Driver {
 
     /// Waits for the next thing to happen, and takes note of it. No branch loses anything when another one wins.
     async fn step(&mut self) -> Result<(), Error> {
-        let timeout = self.receiver.poll_timeout().map(|at| self.at(at));
+        let timeout = self.receiver.poll_timeout().map(|at| self.shared.instant(at));
         let written_due = self.receiver.written_due();
         let paced = self.is_paced();
         let next_message: OptionFuture<_> = self.inbox.as_mut().map(StreamExt::next).into();
@@ -485,7 +482,7 @@ impl Driver {
     ) -> Result<Option<T>, Error> {
         let mut status = self.status.clone();
         let over = self.receiver.outcome().is_some();
-        let due = self.receiver.poll_timeout().map(|at| self.at(at));
+        let due = self.receiver.poll_timeout().map(|at| self.shared.instant(at));
         let limit = due.filter(|_| !over).unwrap_or_else(|| Instant::now() + PARTING_LIMIT);
         tokio::select! {
             biased;
@@ -495,11 +492,6 @@ impl Driver {
             Ok(()) = status.changed(), if !over => Ok(None),
             () = sleep_until(limit) => Ok(None),
         }
-    }
-
-    /// Returns when the receiver's clock shows `at`, or a time that never comes.
-    fn at(&self, at: Duration) -> Instant {
-        self.clock.checked_add(at).unwrap_or_else(|| Instant::now() + NEVER)
     }
 
     fn tell(&self, update: impl FnOnce(&mut Progress)) {

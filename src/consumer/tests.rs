@@ -19,7 +19,8 @@ use crate::proto::message::{Body, Envelope, Wait, json};
 use crate::proto::receiver::Cause;
 use crate::proto::subject::Prefix;
 use crate::proto::{
-    Accepted, Checksum, ChecksumAlgorithm, ChecksumKind, Control, End, GetRequest, ObjectInfo, Pin, TransferId,
+    Accepted, Checksum, ChecksumAlgorithm, ChecksumKind, Control, End, GetRequest, ListRequest, ObjectInfo, Pin,
+    TransferId,
 };
 
 const SIZE: u64 = 1_000_000;
@@ -245,4 +246,60 @@ async fn a_part_file_that_the_object_contradicts_failed_every_further_download()
     assert!(report.restarted.is_some());
     assert!(matches!(report.proof, Proof::FullObject { .. }), "{:?}", report.proof);
     assert_eq!(std::fs::read(&target).unwrap(), body);
+}
+
+/// Answers every question to a subject with the same body.
+async fn answer(bus: Arc<Memory>, subject: &str, body: String) {
+    let mut questions = bus.subscribe(subject, None).await.unwrap();
+    while let Some(question) = questions.next().await {
+        let message = Message { subject: question.reply.unwrap(), payload: body.clone().into(), ..Message::default() };
+        bus.publish(message).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_relay_of_the_own_prefix_makes_a_missing_relay_a_missing_store() {
+    let answers = |prefix: &str| format!(r#"{{"name":"gantry","id":"1","metadata":{{"prefix":"{prefix}"}}}}"#);
+    for (body, is_ours) in [(answers("gantry"), true), (answers("other"), false), ("hello".to_owned(), false)] {
+        let network = MemoryNetwork::new(1);
+        let client = client(&network.connect(), Options::default());
+
+        let ended = tokio::select! {
+            ended = client.get(wanted()) => ended.map(|_| ()),
+            () = answer(network.connect(), "$SRV.PING.gantry", body) => panic!("the subscription ended"),
+        };
+
+        assert!(matches!(ended, Err(Error::NoStore(_)) if is_ours) || matches!(ended, Err(Error::NoRelay) if !is_ours));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_about_something_else_is_not_taken() {
+    let describe = |key: &str, size: u64| format!(r#"{{"key":"{key}","size":{size},"etag":"1"}}"#);
+    let list = |entries: &str| format!(r#"{{"entries":[{entries}],"prefixes":[]}}"#);
+    let entry = |key: &str| format!(r#"{{"key":"{key}","size":1}}"#);
+    for (stat, page, is_right) in [
+        (describe("k", 1), list(&entry("a/b")), true),
+        (describe("other", 1), list(&entry("b")), false),
+        (describe("k", 1 << 63), list(&entry("a/\\n")), false),
+        ("[".repeat(10_000), list(&[entry("a/b"), entry("a/c"), entry("a/d")].join(",")), false),
+    ] {
+        let network = MemoryNetwork::new(1);
+        let client = client(&network.connect(), Options::default());
+        let store = "s".parse().unwrap();
+        let request = ListRequest { prefix: "a/".to_owned(), limit: Some(2), ..ListRequest::default() };
+
+        let (described, listed) = tokio::select! {
+            answers = async {
+                let key = "k".parse().unwrap();
+                (client.stat(&store, &key, &Pin::default()).await, client.list_page(&store, &request).await)
+            } => answers,
+            () = answer(network.connect(), "gantry.v1.stat.s", stat) => panic!("the subscription ended"),
+            () = answer(network.connect(), "gantry.v1.list.s", page) => panic!("the subscription ended"),
+        };
+
+        assert!(described.is_ok() == is_right && listed.is_ok() == is_right, "{described:?} {listed:?}");
+        assert!(is_right || matches!(described, Err(Error::Malformed(_))), "{described:?}");
+        assert!(is_right || matches!(listed, Err(Error::Malformed(_))), "{listed:?}");
+    }
 }

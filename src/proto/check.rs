@@ -70,6 +70,12 @@ pub fn page(page: &ListPage, request: &ListRequest) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// Leaves out the names of a store's page that are no keys, which a consumer would reject with the whole page.
+pub fn trim_page(page: &mut ListPage, prefix: &str) {
+    page.entries.retain(|entry| is_listed(&entry.key, prefix));
+    page.prefixes.retain(|key| is_listed(key, prefix));
+}
+
 /// Returns the subject prefix of the relay that answered a question to the service `gantry`; `None` when the answer is
 /// no relay's.
 #[must_use]
@@ -187,6 +193,18 @@ mod tests {
         ] {
             assert!(page(&wrong, &request).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_name_that_is_no_key_does_not_cost_the_page() {
+        let entry = |key: &str| ListEntry { key: key.to_owned(), size: 1, etag: None, last_modified: None };
+        let mut found = ListPage {
+            entries: vec![entry("a/\n"), entry("a/b")],
+            prefixes: vec!["a/\r/".to_owned(), "a/c/".to_owned()],
+            next: None,
+        };
+        trim_page(&mut found, "a/");
+        assert_eq!(found, ListPage { entries: vec![entry("a/b")], prefixes: vec!["a/c/".to_owned()], next: None });
     }
 
     #[test]

@@ -145,7 +145,8 @@ impl Asker {
         let mut limit = request.limit.unwrap_or(PAGE_MAX).min(PAGE_MAX);
         loop {
             request.limit = Some(limit);
-            let page: ListPage = self.store.list(&request).await.map_err(|error| error.to_wire())?;
+            let mut page: ListPage = self.store.list(&request).await.map_err(|error| error.to_wire())?;
+            check::trim_page(&mut page, &request.prefix);
             let body = json(&page);
             if body.len() <= room {
                 return Ok(body);

@@ -17,7 +17,7 @@ use super::{Options, Shared};
 use crate::bus::{Message, Subscription};
 use crate::proto::message::json;
 use crate::proto::subject::{Operation, Prefix, QUEUE_GROUP};
-use crate::proto::{StoreName, VERSION, WireError};
+use crate::proto::{StoreName, VERSION, WireError, limits};
 
 /// The service's name.
 const NAME: &str = "gantry";
@@ -108,7 +108,7 @@ impl Service {
             ("chunk_max_bytes", options.chunk_max_bytes.to_string()),
             ("window_max_bytes", options.window_max_bytes.to_string()),
             ("transfers_max", options.transfers_max.to_string()),
-            ("beat_ms", options.beat_interval.as_millis().to_string()),
+            ("beat_ms", limits::beat(options.beat_interval).as_millis().to_string()),
             ("idle_ms", options.idle_timeout.as_millis().to_string()),
         ]);
         Self {

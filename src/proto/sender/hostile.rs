@@ -177,6 +177,6 @@ proptest! {
                 None => prop_assert!(sender.outcome().is_some()),
             }
         }
-        prop_assert!(messages <= end + 2 * (now.as_millis() as u64 / 10) + 200);
+        prop_assert!(u128::from(messages) <= u128::from(end) + 2 * (now.as_millis() / 10) + 200);
     }
 }

@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::super::limits::{BEAT_MAX, OFFSET_MAX, SILENCE_MAX};
+use super::super::super::limits::{OFFSET_MAX, SILENCE_MAX};
 use super::super::super::types::{Checksum, ChecksumAlgorithm, ChecksumKind};
 use super::*;
 
@@ -172,7 +172,7 @@ mod numbers {
     /// A relay that claims to beat once in a million years could never be left.
     #[test]
     fn a_huge_beat_does_not_keep_a_silent_relay() {
-        for beat_ms in [BEAT_MAX.as_millis() as u64, 60_000, 1 << 63, u64::MAX] {
+        for beat_ms in [10_000, 60_000, 1 << 63, u64::MAX] {
             let mut pair = accepted_with(beat_ms, 15_000);
             let outputs = pair.run(PATIENCE / 2);
             let left = outputs.iter().find(|(_, output)| *output == Output::Recovering(Cause::Stall));
