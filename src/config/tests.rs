@@ -231,6 +231,11 @@ fn wrong_configurations_name_key_value_place_and_cure() {
             "[relay]\nchunk_max_bytes = 0",
             "`relay.chunk_max_bytes` = 0 in {file}: must be an integer between 1024 and 8388608",
         ),
+        // Consumers take more for less: a relay that beats so slowly would seem to be lost.
+        (
+            "[relay]\nbeat_interval_ms = 60000\nidle_timeout_ms = 200000",
+            "`relay.beat_interval_ms` = 60000 in {file}: must be an integer between 50 and 10000",
+        ),
         (
             "[relay]\ntransfers_max = \"many\"",
             "`relay.transfers_max` = \"many\" in {file}: must be an integer between 1 and",

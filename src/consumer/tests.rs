@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::download::join;
 use super::verify::Proof;
 use super::{Client, Error, FileOptions, Get, Options};
-use crate::bus::memory::{Memory, MemoryNetwork};
+use crate::bus::memory::{Memory, MemoryNetwork, WhileCut};
 use crate::bus::{self, Bus as _, Message, Subscription};
 use crate::proto::chunk::Chunk;
 use crate::proto::message::{Body, Envelope, Wait, json};
@@ -302,4 +302,16 @@ async fn an_answer_about_something_else_is_not_taken() {
         assert!(is_right || matches!(described, Err(Error::Malformed(_))), "{described:?}");
         assert!(is_right || matches!(listed, Err(Error::Malformed(_))), "{listed:?}");
     }
+}
+
+/// The sum of now and an endless patience is a time that no clock shows.
+#[tokio::test(start_paused = true)]
+async fn a_patience_without_an_end_is_waited_for() {
+    let bus = MemoryNetwork::new(1).connect();
+    bus.cut(WhileCut::Wait);
+    let client = client(&bus, Options { patience: Duration::MAX, ..Options::default() });
+
+    let waiting = tokio::time::timeout(Duration::from_secs(3600), client.get(wanted())).await;
+
+    assert!(waiting.is_err(), "{waiting:?}");
 }
