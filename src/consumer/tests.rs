@@ -289,11 +289,12 @@ async fn an_answer_about_something_else_is_not_taken() {
         let store = "s".parse().unwrap();
         let request = ListRequest { prefix: "a/".to_owned(), limit: Some(2), ..ListRequest::default() };
 
+        let asking = async {
+            let (key, pin) = ("k".parse().unwrap(), Pin::default());
+            (client.stat(&store, &key, &pin).await, client.list_page(&store, &request).await)
+        };
         let (described, listed) = tokio::select! {
-            answers = async {
-                let key = "k".parse().unwrap();
-                (client.stat(&store, &key, &Pin::default()).await, client.list_page(&store, &request).await)
-            } => answers,
+            answers = asking => answers,
             () = answer(network.connect(), "gantry.v1.stat.s", stat) => panic!("the subscription ended"),
             () = answer(network.connect(), "gantry.v1.list.s", page) => panic!("the subscription ended"),
         };
