@@ -293,10 +293,12 @@ async fn an_answer_about_something_else_is_not_taken() {
             let (key, pin) = ("k".parse().unwrap(), Pin::default());
             (client.stat(&store, &key, &pin).await, client.list_page(&store, &request).await)
         };
+        // The answers' subscriptions come first: nobody would listen to the questions.
         let (described, listed) = tokio::select! {
-            answers = asking => answers,
+            biased;
             () = answer(network.connect(), "gantry.v1.stat.s", stat) => panic!("the subscription ended"),
             () = answer(network.connect(), "gantry.v1.list.s", page) => panic!("the subscription ended"),
+            answers = asking => answers,
         };
 
         assert!(described.is_ok() == is_right && listed.is_ok() == is_right, "{described:?} {listed:?}");
