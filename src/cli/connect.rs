@@ -6,6 +6,7 @@ use super::exit::Failure;
 use crate::bus::nats;
 use crate::bus::{self, Bus};
 use crate::config::{Auth, Nats, SecretSource};
+use crate::relay::Buses;
 
 /// Connects to NATS.
 pub(super) async fn nats(config: &Nats) -> Result<Arc<dyn Bus>, Failure> {
@@ -16,6 +17,16 @@ pub(super) async fn nats(config: &Nats) -> Result<Arc<dyn Bus>, Failure> {
 pub(super) async fn try_nats(config: &Nats) -> Result<Arc<dyn Bus>, bus::Error> {
     let bus = nats::connect(options(config)).await?;
     Ok(bus)
+}
+
+/// Makes the two connections of a relay, named so that `nats server report connections` shows which is which.
+pub(super) async fn try_buses(config: &Nats) -> Result<Buses, bus::Error> {
+    let named = |connection: &str| {
+        let name = format!("{} {connection}", config.connection_name);
+        nats::connect(nats::Options { name, ..options(config) })
+    };
+    let (requests, data) = tokio::try_join!(named("requests"), named("data"))?;
+    Ok(Buses { requests, data })
 }
 
 fn options(config: &Nats) -> nats::Options {

@@ -279,7 +279,7 @@ pub(super) fn denial(event: Result<Event, RecvError>, request: &str, inbox: &str
         Ok(Event::SubscribeDenied(subject)) if subject == inbox => {
             Some(Error::NotPermitted { what: "subscribing to", subject })
         }
-        Ok(Event::PublishDenied(_) | Event::SubscribeDenied(_) | Event::SlowConsumer | Event::LameDuck)
+        Ok(Event::PublishDenied(_) | Event::SubscribeDenied(_) | Event::SlowConsumer | Event::LameDuck | Event::Closed(_))
         | Err(RecvError::Lagged(_) | RecvError::Closed) => None,
     }
 }

@@ -31,7 +31,8 @@ const HEAD_START: Duration = Duration::from_millis(5);
 pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     let envelope = Envelope { transfer: Some(entry.transfer), context: request.context.clone() };
     let control = asker.shared.options.prefix.control(&asker.shared.instance, entry.transfer);
-    let mut link = Link { asker, envelope, control };
+    let gone = asker.shared.options.prefix.gone(&asker.shared.secret, entry.transfer);
+    let mut link = Link { asker, envelope, control, gone };
     debug!(key = %request.key, start = request.start, context = request.context.as_deref(), "opening");
     let opened = match link.open(&request, &mut entry).await {
         Ok(Opening::Done(opened)) => *opened,
@@ -110,7 +111,10 @@ enum Opening {
 struct Link {
     asker: Asker,
     envelope: Envelope,
+    /// Where the consumer sends credit and cancel.
     control: String,
+    /// Where nats-server reports that nobody receives a message.
+    gone: String,
 }
 
 impl Link {
@@ -150,7 +154,7 @@ impl Link {
         let shared = &self.asker.shared;
         let options = &shared.options;
         let asked = request.chunk_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-        let payload_max = shared.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES).max(1);
+        let payload_max = shared.buses.data.max_payload().saturating_sub(HEADERS_MAX_BYTES).max(1);
         let chunk_max = asked.min(options.chunk_max_bytes).min(payload_max);
         Settings {
             chunk_max,
@@ -162,11 +166,11 @@ impl Link {
         }
     }
 
-    /// Sends a message whose reply is the control subject, so that nats-server tells us when nobody listens.
+    /// Sends a message whose reply subject is ours, so that nats-server reports there when nobody receives it.
     async fn publish(&self, body: Body) -> bool {
         tracing::trace!(kind = body.type_name(), "publishing");
         let (headers, payload) = self.envelope.encode(&body);
-        let reply = Some(self.control.clone());
+        let reply = Some(self.gone.clone());
         self.asker.send(Message { reply, headers, payload, ..Message::default() }).await
     }
 
@@ -287,7 +291,7 @@ impl Drive {
             self.count_chunk(len, link);
             if self.sender.sent_chunks() == 1 && !self.sender.is_all_sent() {
                 // However that ends: what has gone wrong is told by the next message.
-                drop(timeout(HEAD_START, link.asker.shared.bus.flush()).await);
+                drop(timeout(HEAD_START, link.asker.shared.buses.data.flush()).await);
             }
         }
         true

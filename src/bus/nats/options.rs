@@ -9,7 +9,8 @@ use super::super::Error;
 /// How to reach nats-server, by the options that NATS users know.
 #[derive(Clone)]
 pub struct Options {
-    /// Server addresses, each `[nats://|tls://][user:password@|token@]host[:port]` or several with commas between.
+    /// Server addresses, each `[nats://|tls://][user:password@|token@]host[:port]` or several with commas between. One
+    /// with `tls://` makes TLS required for all, also for servers that are learned of later.
     pub servers: Vec<String>,
     /// The connection's name, as `nats server report connections` shows it.
     pub name: String,
@@ -25,6 +26,8 @@ pub struct Options {
     pub tls_required: bool,
     /// Begins with the TLS handshake, before the server's first word; the server must have `handshake_first`.
     pub tls_first: bool,
+    /// Connects only to `servers`, and not to others of their cluster that they name.
+    pub ignore_discovered_servers: bool,
     /// The first tokens of reply subjects.
     pub inbox_prefix: String,
     /// The bound on making the first connection, every attempt included.
@@ -48,6 +51,7 @@ impl Default for Options {
             tls_key: None,
             tls_required: false,
             tls_first: false,
+            ignore_discovered_servers: false,
             inbox_prefix: "_INBOX".to_owned(),
             // Five round trips make a connection with TLS: enough for a slow link, and still below 5 s with the
             // process's own start.
@@ -116,6 +120,7 @@ impl fmt::Debug for Options {
             .field("tls_key", &self.tls_key)
             .field("tls_required", &self.tls_required)
             .field("tls_first", &self.tls_first)
+            .field("ignore_discovered_servers", &self.ignore_discovered_servers)
             .field("inbox_prefix", &self.inbox_prefix)
             .field("connect_timeout", &self.connect_timeout)
             .field("queue_messages", &self.queue_messages)

@@ -192,7 +192,7 @@ async fn next_denied(events: &mut Receiver<Event>) -> String {
         match events.recv().await {
             Ok(Event::SubscribeDenied(subject)) => return format!("to subscribe to {subject:?}"),
             Ok(Event::PublishDenied(subject)) => return format!("to publish to {subject:?}"),
-            Ok(Event::SlowConsumer | Event::LameDuck) | Err(RecvError::Lagged(_)) => {}
+            Ok(Event::SlowConsumer | Event::LameDuck | Event::Closed(_)) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return std::future::pending().await,
         }
     }
