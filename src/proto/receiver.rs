@@ -39,6 +39,13 @@ const ANSWER_TRIES: u32 = 6;
 /// window within this time is 20 MiB/s.
 const WRITTEN_SOON: Duration = Duration::from_millis(50);
 
+/// How soon a control message is sent again that met nobody: a relay that makes its connection anew is back within
+/// milliseconds.
+const CONTROL_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long a relay whose control subject has no listener must be silent at least to count as lost.
+const ABSENCE_MIN: Duration = Duration::from_millis(250);
+
 /// How long another relay is waited for when the first one can't reach the store: a live one takes less to open it.
 const SECOND_OPINION: Duration = Duration::from_secs(1);
 
@@ -227,6 +234,8 @@ struct Transfer {
     control_interval: Duration,
     silence: Silence,
     last_control: Duration,
+    /// When nats-server reported that nobody heard our control message, until it is sent again.
+    unheard_at: Option<Duration>,
 }
 
 /// Turns the messages of any number of transfers into one contiguous run of bytes.
@@ -478,9 +487,14 @@ impl Receiver {
     }
 
     /// Takes nats-server's word that nobody listens where we last published.
+    ///
+    /// A relay may be making anew the connection that hears us, and send on all the while: only one that is silent, too,
+    /// is gone.
     pub fn handle_no_responders(&mut self, now: Duration) {
-        if matches!(self.state, State::Requested { .. } | State::Streaming(_)) {
-            self.recover(Cause::NoResponders, None, now);
+        match &mut self.state {
+            State::Streaming(transfer) if now < transfer.absent_at() => transfer.unheard_at = Some(now),
+            State::Requested { .. } | State::Streaming(_) => self.recover(Cause::NoResponders, None, now),
+            State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => {}
         }
     }
 
@@ -570,6 +584,7 @@ impl Receiver {
             control_interval: (idle / 4).max(Duration::from_millis(1)),
             silence: Silence::new(now, self.link),
             last_control: now,
+            unheard_at: None,
         }));
         self.pace.handle_granted(credit, self.next, now);
         self.outputs.push_back(Output::Accepted(accepted));
@@ -805,6 +820,7 @@ impl Receiver {
         }
         transfer.credit = transfer.credit.max(granted);
         transfer.last_control = now;
+        transfer.unheard_at = None;
         let control = Control { credit: transfer.credit, cancel: false };
         self.outputs.push_back(Output::Control { subject: transfer.control.clone(), control });
     }
@@ -850,8 +866,18 @@ impl Receiver {
 }
 
 impl Transfer {
-    /// When the relay must hear from us again: so that it knows that we live, or once in each silence of its own.
+    /// From when on the relay is gone if nobody hears our control messages: one that lives speaks every beat.
+    fn absent_at(&self) -> Duration {
+        let beat = self.beat.saturating_add(self.beat / 4);
+        self.silence.since().saturating_add(beat.max(ABSENCE_MIN))
+    }
+
+    /// When the relay must hear from us again: so that it knows that we live, once in each silence of its own, or because
+    /// nobody heard the last one.
     fn control_at(&self) -> Duration {
+        if let Some(at) = self.unheard_at {
+            return at.saturating_add(CONTROL_AGAIN);
+        }
         let alive = self.last_control.saturating_add(self.control_interval);
         let probe = self.silence.since().saturating_add(self.probe_after);
         if self.last_control >= probe { alive } else { alive.min(probe) }
