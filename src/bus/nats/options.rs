@@ -32,6 +32,9 @@ pub struct Options {
     pub inbox_prefix: String,
     /// The bound on making the first connection, every attempt included.
     pub connect_timeout: Duration,
+    /// How long a server that refuses us is asked again before the bus closes for good, once a connection has died: it may
+    /// be reading its configuration, or somebody may be replacing our credentials.
+    pub refused_limit: Duration,
     /// How many messages may wait to be sent. Messages are counted, not bytes: with messages of 1 MiB the default
     /// bounds the queue to 16 MiB.
     pub queue_messages: usize,
@@ -56,6 +59,7 @@ impl Default for Options {
             // Five round trips make a connection with TLS: enough for a slow link, and still below 5 s with the
             // process's own start.
             connect_timeout: Duration::from_secs(4),
+            refused_limit: Duration::from_secs(10),
             queue_messages: 16,
             // async-nats' own default; slots are allocated as they are used.
             subscription_messages: 65_536,
@@ -123,6 +127,7 @@ impl fmt::Debug for Options {
             .field("ignore_discovered_servers", &self.ignore_discovered_servers)
             .field("inbox_prefix", &self.inbox_prefix)
             .field("connect_timeout", &self.connect_timeout)
+            .field("refused_limit", &self.refused_limit)
             .field("queue_messages", &self.queue_messages)
             .field("subscription_messages", &self.subscription_messages)
             .finish()

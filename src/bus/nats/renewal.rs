@@ -18,10 +18,6 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// times per second, and yet leave moments in which requests are heard.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How long a server that refuses us is asked again before the bus closes for good: it may be reading its configuration,
-/// or somebody may be replacing our credentials.
-const REFUSED_LIMIT: Duration = Duration::from_secs(10);
-
 /// A subscription that must outlive its connection.
 pub(super) struct Registered {
     subject: String,
@@ -57,7 +53,7 @@ async fn renew(inner: &Weak<Inner>) -> Option<Arc<Over>> {
             Err(error @ (Error::Unauthorized { .. } | Error::Options(_))) => {
                 let since = *refused_at.get_or_insert_with(Instant::now);
                 inner.reports.failing(&error);
-                if since.elapsed() >= REFUSED_LIMIT {
+                if since.elapsed() >= inner.options.refused_limit {
                     inner.close(&error).await;
                     return None;
                 }
