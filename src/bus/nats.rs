@@ -6,6 +6,7 @@ mod link;
 mod losses;
 mod messages;
 mod options;
+mod panics;
 mod renewal;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use super::{Bus, Error, Event, Message, Status, Subscription};
 use crate::proto::subject::is_literal;
 
 pub use options::{Auth, Options};
+pub use panics::quieten_panics;
 
 /// A connection to nats-server.
 ///

@@ -40,6 +40,7 @@ fn options(config: &Nats) -> nats::Options {
         tls_key,
         tls_required: config.tls_required,
         tls_first: config.tls_first,
+        ignore_discovered_servers: config.ignore_discovered_servers,
         inbox_prefix: config.inbox_prefix.clone(),
         connect_timeout: config.connect_timeout,
         ..nats::Options::default()
