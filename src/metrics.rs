@@ -8,8 +8,9 @@ mod labels;
 mod process;
 mod specs;
 
-pub use self::labels::{ConnectionLabel, 
-    ActionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel, StoreLabel,
+pub use self::labels::{
+    ActionLabel, ConnectionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel,
+    StoreLabel,
 };
 pub use self::specs::{ALL, Kind, PREFIX, Spec, table};
 

@@ -23,7 +23,7 @@ pub(super) async fn try_nats(config: &Nats) -> Result<Arc<dyn Bus>, bus::Error> 
 pub(super) async fn try_buses(config: &Nats) -> Result<Buses, bus::Error> {
     let named = |connection: &str| {
         let name = format!("{} {connection}", config.connection_name);
-        nats::connect(nats::Options { name, ..options(config) })
+        Box::pin(nats::connect(nats::Options { name, ..options(config) }))
     };
     let (requests, data) = tokio::try_join!(named("requests"), named("data"))?;
     Ok(Buses { requests, data })

@@ -43,6 +43,10 @@ const WRITTEN_SOON: Duration = Duration::from_millis(50);
 /// milliseconds.
 const CONTROL_AGAIN: Duration = Duration::from_millis(50);
 
+/// The longest pause between requests that meet nobody before any relay has accepted: a relay that somebody makes connect
+/// anew again and again hears one of several.
+const NOBODY_AGAIN: Duration = Duration::from_millis(150);
+
 /// How long a relay whose control subject has no listener must be silent at least to count as lost.
 const ABSENCE_MIN: Duration = Duration::from_millis(250);
 
@@ -755,14 +759,12 @@ impl Receiver {
         // The wait for an answer was the pause.
         let at_once = unanswered || (!self.fruitless && cause != Cause::NoResponders);
         self.fruitless = true;
-        let own = if at_once {
-            Duration::ZERO
-        } else {
-            self.backoff.next().unwrap_or(self.settings.backoff_max).min(self.settings.backoff_max)
-        };
+        let nobody_yet = cause == Cause::NoResponders && self.object.is_none();
+        let own_max = if nobody_yet { NOBODY_AGAIN } else { self.settings.backoff_max };
+        let own = if at_once { Duration::ZERO } else { self.backoff.next().unwrap_or(own_max).min(own_max) };
         let until = now.saturating_add(pause.unwrap_or_default().min(self.settings.backoff_max).max(own));
         let mut patience_ends = self.patience_ends();
-        if cause == Cause::NoResponders && self.object.is_none() {
+        if nobody_yet {
             let since = *self.nobody_since.get_or_insert(now);
             patience_ends = patience_ends.min(since.saturating_add(self.settings.no_relay_patience));
         }

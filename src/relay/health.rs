@@ -98,8 +98,10 @@ pub(super) async fn watch(shared: Arc<Shared>, events: [broadcast::Receiver<Even
 
 async fn watch_connection(shared: &Shared, connection: Connection) {
     let label = ConnectionLabel { connection: connection.name() };
-    let (up, reconnects) =
-        (shared.metrics.nats_connected.get_or_create_owned(&label), shared.metrics.nats_reconnects.get_or_create_owned(&label));
+    let (up, reconnects) = (
+        shared.metrics.nats_connected.get_or_create_owned(&label),
+        shared.metrics.nats_reconnects.get_or_create_owned(&label),
+    );
     let mut status = shared.buses.of(connection).status();
     let mut epoch = status.borrow().epoch;
     loop {

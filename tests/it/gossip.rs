@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gantry_relay::bus::nats::{self, Auth, Options};
 use gantry_relay::bus::Bus;
+use gantry_relay::bus::nats::{self, Auth, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -16,7 +16,8 @@ use crate::support::{DEADLINE, Nats, Relay, data, until};
 const PASSWORD: &str = "s3cret-word";
 
 /// What nats-server greets with, as far as a client needs it.
-const GREETING: &str = "INFO {\"server_id\":\"X\",\"version\":\"2.10.0\",\"proto\":1,\"headers\":true,\"max_payload\":1048576}\r\n";
+const GREETING: &str =
+    "INFO {\"server_id\":\"X\",\"version\":\"2.10.0\",\"proto\":1,\"headers\":true,\"max_payload\":1048576}\r\n";
 
 /// A server without TLS that keeps what it is sent.
 struct Recorder {

@@ -187,7 +187,17 @@ async fn overhear(config: &str, probe: &str, victim: &str, other: &str) {
     let mut own = eavesdropper.subscribe(format!("_INBOX.{other}.>")).await.unwrap();
     let inbox = format!("_INBOX.{victim}.>");
     let mut heard = Vec::new();
-    for subject in [">", "_INBOX.>", "_INBOX.*.*", &inbox, "_R_.>", "gantry.>", "gantry.v1.ctl.*.*", "gantry.v1.gone.*.*", "$SRV.>"] {
+    for subject in [
+        ">",
+        "_INBOX.>",
+        "_INBOX.*.*",
+        &inbox,
+        "_R_.>",
+        "gantry.>",
+        "gantry.v1.ctl.*.*",
+        "gantry.v1.gone.*.*",
+        "$SRV.>",
+    ] {
         heard.push(eavesdropper.subscribe(subject.to_owned()).await.unwrap());
         denied(&site, other, "Subscription", subject).await;
     }

@@ -6,11 +6,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Instant;
 
 use async_nats::connection::State;
 use async_nats::{Client, ServerError};
 use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::Instant;
 
 use super::super::{Error, Event, Status};
 use super::dial;
@@ -73,11 +73,7 @@ pub(super) async fn make(
 ) -> Result<(Arc<Link>, bool), Error> {
     let mut guard = None;
     let dialled = dial::dial(options, discovered, |options| {
-        let own = Arc::new(Guard {
-            reports: Arc::clone(reports),
-            over: Arc::default(),
-            link: OnceLock::new(),
-        });
+        let own = Arc::new(Guard { reports: Arc::clone(reports), over: Arc::default(), link: OnceLock::new() });
         // A guard that we keep would not be dropped with the task.
         guard = Some((Arc::downgrade(&own), Arc::clone(&own.over)));
         options.event_callback(move |event| {
@@ -85,7 +81,7 @@ pub(super) async fn make(
             async move { own.handle(event).await }
         })
     });
-    let (client, uses_tls) = dialled.await?;
+    let (client, uses_tls) = Box::pin(dialled).await?;
     let (guard, over) = guard.ok_or(Error::Closed)?;
 
     let link = Arc::new(Link { client, made_at: Instant::now(), over, earlier });

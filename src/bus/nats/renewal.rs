@@ -1,10 +1,10 @@
 //! Replacing a connection of async-nats that has died: another is made, and everything is subscribed to again.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::Subscriber;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::super::{Error, Event};
 use super::link::{self, Link, Over};
