@@ -119,17 +119,17 @@ impl Bus for Nats {
                     return Err(Error::Subject(subject.clone()));
                 }
             }
-            let (len, max) = (message.wire_len(), self.max_payload());
+            let link = self.inner.live_link().await?;
+            let (len, max) = (message.wire_len(), link.client.max_payload());
             if len > max {
                 return Err(Error::TooLarge { len, max });
             }
             let subject = message.subject.clone();
             let outbound = messages::outbound(message)?;
 
-            let link = self.inner.live_link().await?;
             let Err(error) = link.client.publish_message(outbound).await else { return Ok(()) };
             match error.kind() {
-                PublishErrorKind::MaxPayloadExceeded => Err(Error::TooLarge { len, max: self.max_payload() }),
+                PublishErrorKind::MaxPayloadExceeded => Err(Error::TooLarge { len, max: link.client.max_payload() }),
                 PublishErrorKind::InvalidSubject => Err(Error::Subject(subject)),
                 // The connection died under it, and the message is lost as one before a reconnect may be.
                 PublishErrorKind::Send => self.inner.link_after(&link).await.map(drop),

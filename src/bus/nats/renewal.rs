@@ -14,9 +14,9 @@ use super::{Inner, dial, subscribe_on};
 /// A connection that lived for less than this is replaced after a pause.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
-/// The pause after a short life. Hostile messages that kill each new connection make us dial no more than a hundred
-/// times per second, and yet leave moments in which requests are heard.
-const PAUSE: Duration = Duration::from_millis(10);
+/// The pause after a short life. Hostile messages that kill each new connection make us dial a few hundred times per
+/// second at most, and yet leave moments in which requests are heard.
+const PAUSE: Duration = Duration::from_millis(3);
 
 /// A subscription that must outlive its connection.
 pub(super) struct Registered {
