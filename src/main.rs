@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use gantry_relay::bus::nats;
 use gantry_relay::cli::Cli;
 use tikv_jemallocator::Jemalloc;
 use tokio::runtime;
@@ -20,7 +19,6 @@ const LINGER: Duration = Duration::from_millis(200);
 
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
-    nats::quieten_panics();
     let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
     let exit = runtime.block_on(cli.run());
     runtime.shutdown_timeout(LINGER);
