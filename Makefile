@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test test-containers sim chaos chaos-more bench check-deploy observe fmt lint
+.PHONY: help servers demo dev test test-containers sim chaos chaos-more flood bench check-deploy observe fmt lint
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ chaos: ## break everything under running downloads: 212 faults by seed, every fi
 
 chaos-more: ## measure failover, 20 kills of 1 GiB, 10 GiB over a link that is cut, and a slow consumer
 	@for script in failover kills long slow; do $(PYTHON) tests/chaos/$$script.py $(ARGS) || exit 1; done
+
+# ARGS="--gantry target/debug/gantry --rates 100" and so on.
+flood: ## flood a relay with malformed messages beside a download of 200 MB, and kill its connection
+	@$(PYTHON) tests/chaos/flood.py $(ARGS)
 
 bench: ## measure it beside S3, NATS, the Object Store, s5cmd and aws; ARGS=--quick to try, ARGS=--help
 	@$(PYTHON) benches/run.py $(ARGS)

@@ -9,7 +9,8 @@ mod process;
 mod specs;
 
 pub use self::labels::{
-    ActionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel, StoreLabel,
+    ActionLabel, ConnectionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel,
+    StoreLabel,
 };
 pub use self::specs::{ALL, Kind, PREFIX, Spec, table};
 
@@ -150,10 +151,10 @@ pub struct RelayMetrics {
     pub credit_stalls: Family<StoreLabel, Counter>,
     /// How long transfers waited for credit, in seconds.
     pub credit_stalled: Family<StoreLabel, Counter<f64, AtomicU64>>,
-    /// Whether there is a connection to NATS.
-    pub nats_connected: Flag,
-    /// How often it was made anew.
-    pub nats_reconnects: Counter,
+    /// Whether each connection to NATS stands.
+    pub nats_connected: Family<ConnectionLabel, Flag>,
+    /// How often each was made anew.
+    pub nats_reconnects: Family<ConnectionLabel, Counter>,
     /// What nats-server forbade.
     pub nats_denied: Family<ActionLabel, Counter>,
     /// How often messages to the relay were dropped.
@@ -184,8 +185,8 @@ impl Default for RelayMetrics {
             duration: Family::new_with_constructor(Durations(TRANSFER_BUCKETS)),
             credit_stalls: Family::default(),
             credit_stalled: Family::default(),
-            nats_connected: Flag::default(),
-            nats_reconnects: Counter::default(),
+            nats_connected: Family::default(),
+            nats_reconnects: Family::default(),
             nats_denied: Family::default(),
             nats_slow: Counter::default(),
             draining: Flag::default(),
@@ -246,6 +247,10 @@ impl RelayMetrics {
         }
         for result in RELOAD_RESULTS {
             drop(self.reloads.get_or_create(&ResultLabel { result }));
+        }
+        for connection in ["requests", "data"] {
+            drop(self.nats_connected.get_or_create(&ConnectionLabel { connection }));
+            drop(self.nats_reconnects.get_or_create(&ConnectionLabel { connection }));
         }
         for action in ["publish", "subscribe"] {
             drop(self.nats_denied.get_or_create(&ActionLabel { action }));

@@ -86,7 +86,7 @@ pub struct Telemetry {
 /// When the level or the collector's address is none, or when it is called twice.
 pub fn init(options: Options<'_>) -> Result<Telemetry, Error> {
     let filter = EnvFilter::builder()
-        .parse(options.level)
+        .parse(quietened(options.level))
         .map_err(|error| Error::Level { level: options.level.to_owned(), reason: error.to_string() })?;
     let ansi = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let log = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(ansi);
@@ -111,6 +111,13 @@ pub fn init(options: Options<'_>) -> Result<Telemetry, Error> {
         tracing::warn!(%error, "going without traces");
     }
     Ok(Telemetry { provider, failures })
+}
+
+/// Leaves async-nats' own lines at INFO out unless they are asked for by name: there are three for each connection, which
+/// any client can end, and the bus logs what matters of them.
+fn quietened(level: &str) -> String {
+    let asks_for_info = level.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("info"));
+    if asks_for_info && !level.contains("async_nats") { format!("{level},async_nats=warn") } else { level.to_owned() }
 }
 
 fn provider(url: &str, service: &'static str, failures: &Arc<Failures>) -> Result<SdkTracerProvider, Error> {
@@ -197,6 +204,19 @@ impl SpanExporter for OnRuntime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn async_nats_is_quiet_unless_it_is_named() {
+        for (level, filter) in [
+            ("info", "info,async_nats=warn"),
+            ("info,gantry_relay::relay=debug", "info,gantry_relay::relay=debug,async_nats=warn"),
+            ("info,async_nats=info", "info,async_nats=info"),
+            ("error", "error"),
+            ("debug", "debug"),
+        ] {
+            assert_eq!(quietened(level), filter);
+        }
+    }
 
     #[test]
     fn lost_traces_are_told_once_a_minute() {

@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
 
 use self::exit::Failure;
 use self::output::Form;
+use crate::bus;
 use crate::config::{Config, Effective, LogFormat, Sources};
 use crate::consumer;
 use crate::rate::RateLimit;
@@ -55,6 +56,7 @@ enum Command {
 impl Cli {
     /// Runs the command to its end.
     pub async fn run(self) -> Exit {
+        bus::nats::quieten_panics();
         let form = self.command.form();
         let mut is_logged = false;
         match Box::pin(self.try_run(&mut is_logged)).await {

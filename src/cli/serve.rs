@@ -13,13 +13,13 @@ use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
 use super::{Cli, check, connect, stores};
-use crate::bus::{self, Bus};
+use crate::bus;
 use crate::config::{self, Config, Effective, Place, Sources, without_credentials};
 use crate::http;
 use crate::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
 use crate::proto::{self, StoreName};
 use crate::rate::RateLimit;
-use crate::relay::{self, Readiness, Relay, Replaced};
+use crate::relay::{self, Buses, Readiness, Relay, Replaced};
 use crate::shutdown::{self, Shutdown};
 use crate::store::budget::Budget;
 
@@ -131,8 +131,8 @@ impl Serve {
         };
         let served = async {
             let _stop = stop.clone().drop_guard();
-            let Some(bus) = first_connection(&config.nats, shutdown).await? else { return Ok(()) };
-            let relay = Relay::start(bus, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
+            let Some(buses) = first_connections(&config.nats, shutdown).await? else { return Ok(()) };
+            let relay = Relay::start(buses, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
             let reloads = async {
                 // Signals that come during a reload are one by then.
                 while hangups.recv().await.is_some() {
@@ -167,16 +167,16 @@ async fn show(mut of_relay: watch::Receiver<Readiness>, readiness: &watch::Sende
 ///
 /// # Errors
 /// When another try would fail the same way: the server refuses us, or an option is unusable.
-async fn first_connection(config: &config::Nats, shutdown: &Shutdown) -> Result<Option<Arc<dyn Bus>>, Failure> {
+async fn first_connections(config: &config::Nats, shutdown: &Shutdown) -> Result<Option<Buses>, Failure> {
     loop {
         // Dropped on a shutdown, an attempt leaves nothing behind.
         let attempt = tokio::select! {
-            attempt = connect::try_nats(config) => attempt,
+            attempt = connect::try_buses(config) => attempt,
             () = shutdown.drain.cancelled() => return Ok(None),
             () = shutdown.force.cancelled() => return Ok(None),
         };
         match attempt {
-            Ok(bus) => return Ok(Some(bus)),
+            Ok(buses) => return Ok(Some(buses)),
             Err(bus::Error::Unreachable { servers, reason }) => {
                 warn!(servers, reason, "no connection to NATS yet: trying on, /readyz says not ready meanwhile");
             }
@@ -264,6 +264,7 @@ impl From<relay::Error> for Failure {
         match error {
             relay::Error::NoStore => Self::usage(error.to_string()),
             relay::Error::Bus(error) => error.into(),
+            relay::Error::Lost { .. } => Self::new(Exit::Denied, error.to_string()),
         }
     }
 }

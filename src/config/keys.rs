@@ -133,9 +133,15 @@ pub const KEYS: &[KeySpec] = &[
         .foreign_env("NATS_CERT"),
     KeySpec::new("nats.tls_key_file", Kind::Path, "client key, PEM; needs `nats.tls_cert_file`")
         .foreign_env("NATS_KEY"),
-    KeySpec::new("nats.tls_required", Kind::Switch, "refuse a connection without TLS; a `tls://` address does so too")
+    KeySpec::new("nats.tls_required", Kind::Switch, "refuse every connection without TLS; one `tls://` address, a TLS file, or a first server that asks for TLS does so too")
         .default("false"),
     KeySpec::new("nats.tls_first", Kind::Switch, "begin TLS before the server's greeting").default("false"),
+    KeySpec::new(
+        "nats.ignore_discovered_servers",
+        Kind::Switch,
+        "connect only to the servers of `nats.url`, not to others of their cluster",
+    )
+    .default("false"),
     KeySpec::new(
         "nats.inbox_prefix",
         Kind::Text,

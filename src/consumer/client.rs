@@ -32,6 +32,8 @@ const QUERY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Stands for a time that a clock can't show: the caller may have chosen a patience without an end.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
+/// How soon a `stat` or `list` that met nobody is asked again.
+const NOBODY_AGAIN: Duration = Duration::from_millis(150);
 
 /// What a client holds itself to.
 #[derive(Clone, Debug)]
@@ -194,20 +196,29 @@ impl Client {
             let mut answers = bus.subscribe(&inbox, None).await?;
             let request = Message { reply: Some(inbox.clone()), ..request };
             let mut pause = QUERY_AGAIN;
+            let nobody_until = Instant::now() + self.shared.options.no_relay_patience;
             loop {
                 bus.publish(request.clone()).await?;
                 requests += 1;
-                let again = Instant::now() + pause;
-                pause *= 2;
+                let mut again = Instant::now() + pause;
+                let mut pause_after = pause * 2;
                 loop {
                     tokio::select! {
-                        answer = answers.next() => return answer.ok_or(Error::Bus(crate::bus::Error::Closed)),
+                        answer = answers.next() => {
+                            let answer = answer.ok_or(Error::Bus(crate::bus::Error::Closed))?;
+                            if answer.status != Some(NO_RESPONDERS) || Instant::now() >= nobody_until {
+                                return Ok(answer);
+                            }
+                            // A relay may be making its connection anew.
+                            (again, pause_after) = (Instant::now() + NOBODY_AGAIN, pause);
+                        },
                         event = events.recv() => if let Some(error) = denial(event, &subject, &inbox) {
                             return Err(error);
                         },
                         () = sleep_until(again) => break,
                     }
                 }
+                pause = pause_after;
             }
         };
         let answer = timeout(self.shared.options.query_timeout, answer).await;
@@ -303,7 +314,13 @@ pub(super) fn denial(event: Result<Event, RecvError>, request: &str, inbox: &str
         Ok(Event::SubscribeDenied(subject)) if subject == inbox => {
             Some(Error::NotPermitted { what: "subscribing to", subject })
         }
-        Ok(Event::PublishDenied(_) | Event::SubscribeDenied(_) | Event::SlowConsumer | Event::LameDuck)
+        Ok(
+            Event::PublishDenied(_)
+            | Event::SubscribeDenied(_)
+            | Event::SlowConsumer
+            | Event::LameDuck
+            | Event::Closed(_),
+        )
         | Err(RecvError::Lagged(_) | RecvError::Closed) => None,
     }
 }

@@ -113,9 +113,9 @@ pub(super) const BUDGET: Spec =
 pub(super) const RESERVED: Spec =
     Spec::new("memory_reserved", Kind::Gauge, &[], "Memory of the budget that transfers hold").unit("bytes");
 pub(super) const NATS_CONNECTED: Spec =
-    Spec::new("nats_connected", Kind::Gauge, &[], "Whether there is a connection to NATS");
+    Spec::new("nats_connected", Kind::Gauge, &["connection"], "Whether the connection to NATS stands");
 pub(super) const NATS_RECONNECTS: Spec =
-    Spec::new("nats_reconnects", Kind::Counter, &[], "How often the connection to NATS was made anew");
+    Spec::new("nats_reconnects", Kind::Counter, &["connection"], "How often the connection to NATS was made anew");
 pub(super) const NATS_DENIED: Spec =
     Spec::new("nats_denied", Kind::Counter, &["action"], "How often nats-server forbade to publish or subscribe");
 pub(super) const NATS_SLOW: Spec = Spec::new(

@@ -50,6 +50,16 @@ const BEATS_TIMEOUT_MIN: Duration = Duration::from_secs(3);
 
 /// How soon a silent relay is asked whether it is there, at the earliest.
 const PROBE_MIN: Duration = Duration::from_millis(50);
+/// How soon a control message is sent again that met nobody: a relay that makes its connection anew is back within
+/// milliseconds.
+const CONTROL_AGAIN: Duration = Duration::from_millis(50);
+
+/// The longest pause between requests that meet nobody before any relay has accepted: a relay that somebody makes connect
+/// anew again and again hears one of several.
+const NOBODY_AGAIN: Duration = Duration::from_millis(150);
+
+/// How long a relay whose control subject has no listener must be silent at least to count as lost.
+const ABSENCE_MIN: Duration = Duration::from_millis(250);
 
 /// How long another relay is waited for when the first one can't reach the store: a live one takes less to open it.
 const SECOND_OPINION: Duration = Duration::from_secs(1);
@@ -243,6 +253,8 @@ struct Transfer {
     last_control: Duration,
     /// When a control message is due that could not be sent earlier, since there were too many.
     control_due: Option<Duration>,
+    /// When nats-server reported that nobody heard our control message, until it is sent again.
+    unheard_at: Option<Duration>,
 }
 
 /// Turns the messages of any number of transfers into one contiguous run of bytes.
@@ -503,9 +515,14 @@ impl Receiver {
     }
 
     /// Takes nats-server's word that nobody listens where we last published.
+    ///
+    /// A relay may be making anew the connection that hears us, and send on all the while: only one that is silent, too,
+    /// is gone.
     pub fn handle_no_responders(&mut self, now: Duration) {
-        if matches!(self.state, State::Requested { .. } | State::Streaming(_)) {
-            self.recover(Cause::NoResponders, None, now);
+        match &mut self.state {
+            State::Streaming(transfer) if now < transfer.absent_at() => transfer.unheard_at = Some(now),
+            State::Requested { .. } | State::Streaming(_) => self.recover(Cause::NoResponders, None, now),
+            State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => {}
         }
     }
 
@@ -631,6 +648,7 @@ impl Receiver {
             silence: Silence::new(now, self.link),
             last_control: now,
             control_due: None,
+            unheard_at: None,
         }));
         self.pace.handle_granted(credit, self.next, now);
         self.outputs.push_back(Output::Accepted(accepted));
@@ -803,14 +821,12 @@ impl Receiver {
         let may_hurry = !self.fruitless && cause != Cause::NoResponders && self.recoveries.try_take(now);
         let at_once = unanswered || may_hurry;
         self.fruitless = true;
-        let own = if at_once {
-            Duration::ZERO
-        } else {
-            self.backoff.next().unwrap_or(self.settings.backoff_max).min(self.settings.backoff_max)
-        };
+        let nobody_yet = cause == Cause::NoResponders && self.object.is_none();
+        let own_max = if nobody_yet { NOBODY_AGAIN } else { self.settings.backoff_max };
+        let own = if at_once { Duration::ZERO } else { self.backoff.next().unwrap_or(own_max).min(own_max) };
         let until = now.saturating_add(pause.unwrap_or_default().min(self.settings.backoff_max).max(own));
         let mut patience_ends = self.patience_ends();
-        if cause == Cause::NoResponders && self.object.is_none() {
+        if nobody_yet {
             let since = *self.nobody_since.get_or_insert(now);
             patience_ends = patience_ends.min(since.saturating_add(self.settings.no_relay_patience));
         }
@@ -875,6 +891,7 @@ impl Receiver {
         }
         transfer.credit = transfer.credit.max(granted);
         transfer.last_control = now;
+        transfer.unheard_at = None;
         let control = Control { credit: transfer.credit, cancel: false };
         self.outputs.push_back(Output::Control { subject: transfer.control.clone(), control });
     }
@@ -922,10 +939,20 @@ impl Receiver {
 }
 
 impl Transfer {
-    /// When the relay must hear from us again: so that it knows that we live, or once in each silence of its own.
+    /// From when on the relay is gone if nobody hears our control messages: one that lives speaks every beat.
+    fn absent_at(&self) -> Duration {
+        let beat = self.beat.saturating_add(self.beat / 4);
+        self.silence.since().saturating_add(beat.max(ABSENCE_MIN))
+    }
+
+    /// When the relay must hear from us again: so that it knows that we live, once in each silence of its own, or because
+    /// nobody heard the last one.
     fn control_at(&self) -> Duration {
         if let Some(due) = self.control_due {
             return due;
+        }
+        if let Some(at) = self.unheard_at {
+            return at.saturating_add(CONTROL_AGAIN);
         }
         let alive = self.last_control.saturating_add(self.control_interval);
         let probe = self.silence.since().saturating_add(self.probe_after);

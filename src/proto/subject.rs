@@ -69,6 +69,22 @@ impl Prefix {
     }
 }
 
+impl Prefix {
+    /// Returns the NATS reply subject of the messages of `transfer`, where nats-server reports that nobody receives them.
+    ///
+    /// `secret` is one token that only the relay that publishes them chooses. Consumers do not publish here.
+    #[must_use]
+    pub fn gone(&self, secret: &str, transfer: TransferId) -> String {
+        format!("{}.v{VERSION}.gone.{secret}.{transfer}", self.0)
+    }
+
+    /// Returns the subject under which a relay hears all those reports.
+    #[must_use]
+    pub fn all_gone(&self, secret: &str) -> String {
+        format!("{}.v{VERSION}.gone.{secret}.*", self.0)
+    }
+}
+
 impl Default for Prefix {
     fn default() -> Self {
         Self("gantry".to_owned())
@@ -88,7 +104,7 @@ pub fn is_instance(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// Returns the transfer that a control subject names.
+/// Returns the transfer that a control subject, or the reply subject of a transfer's messages, names.
 #[must_use]
 pub fn transfer_of_control(subject: &str) -> Option<TransferId> {
     subject.rsplit('.').next()?.parse().ok()

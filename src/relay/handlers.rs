@@ -44,7 +44,7 @@ pub(super) async fn handle(
     store: Arc<dyn Store>,
     request: Message,
 ) {
-    shared.sending.see_bus();
+    shared.see_requests();
     let allowed = |reply: &String| shared.options.delivery_allow.allows(reply);
     let Some(reply) = request.reply.clone().filter(allowed) else {
         shared.metrics.refuse("reply_subject");
@@ -141,7 +141,7 @@ impl Asker {
     /// Lists a page that fits into one message, asking the store for fewer entries until it does.
     async fn list(&self, payload: &[u8]) -> Result<bytes::Bytes, WireError> {
         let mut request = ListRequest::parse(payload)?;
-        let room = self.shared.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES);
+        let room = self.shared.buses.data.max_payload().saturating_sub(HEADERS_MAX_BYTES);
         let mut limit = request.limit.unwrap_or(PAGE_MAX).min(PAGE_MAX);
         loop {
             request.limit = Some(limit);
@@ -213,7 +213,7 @@ impl Asker {
         let sending = &self.shared.sending;
         tokio::select! {
             biased;
-            sent = self.shared.bus.publish(message) => match sent {
+            sent = self.shared.buses.data.publish(message) => match sent {
                 Ok(()) => {
                     sending.see_bus();
                     true

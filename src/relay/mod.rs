@@ -3,6 +3,7 @@
 //! [`Relay::start`] subscribes; every request and transfer runs as a task on one tracker; [`Relay::wait`] returns when
 //! all of them have ended after a shutdown.
 
+mod buses;
 mod handlers;
 mod health;
 mod registry;
@@ -11,13 +12,14 @@ mod service;
 mod serving;
 mod transfer;
 
+pub use self::buses::Buses;
 pub use self::health::{Readiness, probe};
 pub use self::service::subjects as service_subjects;
 pub use self::serving::Replaced;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -27,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::bus::{self, Bus};
+use crate::bus::{self, Status};
 use crate::metrics::RelayMetrics;
 use crate::proto::subject::{DeliveryAllow, Prefix};
 use crate::proto::{HEADERS_MAX_BYTES, StoreName};
@@ -122,16 +124,30 @@ pub enum Error {
     /// The bus failed.
     #[error(transparent)]
     Bus(#[from] bus::Error),
+    /// A connection was lost, and nats-server does not let us make it again.
+    #[error("the {connection} connection to NATS can't be made again: {reason}")]
+    Lost {
+        /// `requests` or `data`.
+        connection: &'static str,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What all tasks of one relay share.
 #[derive(Debug)]
 struct Shared {
-    bus: Arc<dyn Bus>,
+    buses: Buses,
+    /// The state of the data connection.
+    data_status: watch::Receiver<Status>,
+    /// The connection that can't be made again.
+    lost: OnceLock<Lost>,
     serving: serving::Serving,
     options: Options,
     /// The service id, also a token of every control subject.
     instance: String,
+    /// A token of the reply subject of every message, which is not published anywhere else.
+    secret: String,
     transfers: Arc<Semaphore>,
     queries: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
@@ -148,6 +164,13 @@ struct Shared {
     tasks: TaskTracker,
 }
 
+/// A connection that can't be made again, and why.
+#[derive(Debug)]
+struct Lost {
+    connection: buses::Connection,
+    reason: String,
+}
+
 /// A running relay.
 #[derive(Debug)]
 pub struct Relay {
@@ -160,7 +183,7 @@ impl Relay {
     /// # Errors
     /// When there is no store, or the bus does not take the subscriptions.
     pub async fn start(
-        bus: Arc<dyn Bus>,
+        buses: impl Into<Buses>,
         stores: Stores,
         options: Options,
         metrics: Arc<RelayMetrics>,
@@ -172,8 +195,12 @@ impl Relay {
         let instance = Uuid::new_v4().simple().to_string();
         let service = service::Service::new(&instance, &options);
         metrics.transfers_max.set(options.places());
+        let buses = buses.into();
         let shared = Arc::new(Shared {
-            bus,
+            data_status: buses.data.status(),
+            buses,
+            lost: OnceLock::new(),
+            secret: Uuid::new_v4().simple().to_string(),
             transfers: Arc::new(Semaphore::new(options.transfers_max)),
             queries: Arc::new(Semaphore::new(QUERIES_MAX)),
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
@@ -190,18 +217,16 @@ impl Relay {
             serving: serving::Serving::default(),
             options,
         });
-        let events = shared.bus.events();
-        let controls = shared.options.prefix.controls(&shared.instance);
-        let controls = shared.bus.subscribe(&controls, None).await?;
-        shared.tasks.spawn(registry::dispatch(Arc::clone(&shared), controls));
+        let events = buses::Connection::ALL.map(|connection| shared.buses.of(connection).events());
+        registry::start(&shared).await?;
         for subject in shared.service.subjects() {
-            let questions = shared.bus.subscribe(&subject, None).await?;
+            let questions = shared.buses.requests.subscribe(&subject, None).await?;
             shared.tasks.spawn(service::answer(Arc::clone(&shared), questions));
         }
         let served = serving::replace(&shared, stores).await?;
         shared.tasks.spawn(health::watch(Arc::clone(&shared), events));
         shared.tasks.spawn(drain(Arc::clone(&shared)));
-        shared.bus.flush().await?;
+        shared.buses.flush().await?;
         info!(instance = %shared.instance, prefix = %shared.options.prefix, stores = served.added.len(), "serving");
         Ok(Self { shared })
     }
@@ -231,7 +256,7 @@ impl Relay {
     /// When there is no store, or the bus does not take the subscriptions. Then all that was served still is.
     pub async fn replace_stores(&self, stores: Stores) -> Result<Replaced, Error> {
         let replaced = serving::replace(&self.shared, stores).await?;
-        self.shared.bus.flush().await?;
+        self.shared.buses.requests.flush().await?;
         self.shared.probe.notify_one();
         Ok(replaced)
     }
@@ -239,7 +264,7 @@ impl Relay {
     /// Waits until the relay was asked to stop and every transfer has ended.
     ///
     /// # Errors
-    /// When the last messages could not be sent.
+    /// When the last messages could not be sent, or when it stopped because a connection can't be made again.
     pub async fn wait(&self) -> Result<(), Error> {
         tokio::select! {
             () = self.shared.tasks.wait() => {}
@@ -248,8 +273,11 @@ impl Relay {
                 self.shared.shutdown.force.cancel();
             }
         }
+        if let Some(Lost { connection, reason }) = self.shared.lost.get() {
+            return Err(Error::Lost { connection: connection.name(), reason: reason.clone() });
+        }
         tokio::select! {
-            flushed = timeout(LAST_WORDS_TIMEOUT, self.shared.bus.flush()) => match flushed {
+            flushed = timeout(LAST_WORDS_TIMEOUT, self.shared.buses.flush()) => match flushed {
                 Ok(flushed) => flushed?,
                 Err(_) => warn!("there is no connection to NATS to send the last messages over"),
             },
@@ -263,7 +291,7 @@ impl Relay {
     /// consumer or to unsubscribe, would wait on.
     async fn cut_off(&self) {
         self.shared.goaway.cancelled().await;
-        let mut status = self.shared.bus.status();
+        let mut status = self.shared.data_status.clone();
         while status.wait_for(|status| !status.connected).await.is_ok() {
             let again = timeout(LAST_WORDS_TIMEOUT, status.wait_for(|status| status.connected)).await;
             if again.is_err() {
@@ -272,6 +300,21 @@ impl Relay {
         }
         // The bus is gone, and with it all that waits for it.
         std::future::pending().await
+    }
+}
+
+impl Shared {
+    /// Takes note that a request or control message came: as long as the data connection stands, it may only be slow.
+    fn see_requests(&self) {
+        if self.data_status.borrow().connected {
+            self.sending.see_bus();
+        }
+    }
+
+    /// Stops the relay, since a connection can't be made again.
+    fn lose(&self, connection: buses::Connection, reason: String) {
+        self.lost.get_or_init(|| Lost { connection, reason });
+        self.shutdown.drain.cancel();
     }
 }
 

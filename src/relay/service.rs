@@ -232,7 +232,7 @@ pub(super) async fn answer(shared: Arc<Shared>, mut questions: Subscription) {
             continue;
         };
         let answer = Message { subject: reply, payload, ..Message::default() };
-        if let Err(error) = shared.bus.publish(answer).await {
+        if let Err(error) = shared.buses.data.publish(answer).await {
             warn!(%error, "can't answer a service question");
         }
     }

@@ -122,7 +122,7 @@ async fn subscribe(shared: &Shared, names: impl Iterator<Item = &StoreName>) -> 
             }
             // Forgotten before, since nats-server's answer may come at any time after.
             forgotten.extend(shared.serving.denied().take(&subject));
-            match shared.bus.subscribe(&subject, Some(QUEUE_GROUP)).await {
+            match shared.buses.requests.subscribe(&subject, Some(QUEUE_GROUP)).await {
                 Ok(requests) => all.push(Subscribed { name: name.clone(), operation, subject, requests }),
                 Err(error) => {
                     shared.serving.denied().append(&mut forgotten);

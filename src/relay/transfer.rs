@@ -31,7 +31,8 @@ const HEAD_START: Duration = Duration::from_millis(5);
 pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     let envelope = Envelope { transfer: Some(entry.transfer), context: request.context.clone() };
     let control = asker.shared.options.prefix.control(&asker.shared.instance, entry.transfer);
-    let mut link = Link { asker, envelope, control };
+    let gone = asker.shared.options.prefix.gone(&asker.shared.secret, entry.transfer);
+    let mut link = Link { asker, envelope, control, gone };
     debug!(key = %request.key, start = request.start, context = request.context.as_deref(), "opening");
     let mut opened = match link.open(&request, &mut entry).await {
         Ok(Opening::Done(opened)) => *opened,
@@ -111,7 +112,10 @@ enum Opening {
 struct Link {
     asker: Asker,
     envelope: Envelope,
+    /// Where the consumer sends credit and cancel.
     control: String,
+    /// Where nats-server reports that nobody receives a message.
+    gone: String,
 }
 
 impl Link {
@@ -150,7 +154,7 @@ impl Link {
     fn settings(&self, request: &GetRequest) -> Settings {
         let shared = &self.asker.shared;
         let options = &shared.options;
-        let payload_max = shared.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES);
+        let payload_max = shared.buses.data.max_payload().saturating_sub(HEADERS_MAX_BYTES);
         let own = options.chunk_max_bytes.min(payload_max);
         let chunk_max = limits::chunk_max(request.chunk_max, u64::try_from(own).unwrap_or(u64::MAX));
         let settings = Settings {
@@ -164,11 +168,11 @@ impl Link {
         settings.within_bounds()
     }
 
-    /// Sends a message whose reply is the control subject, so that nats-server tells us when nobody listens.
+    /// Sends a message whose reply subject is ours, so that nats-server reports there when nobody receives it.
     async fn publish(&self, body: Body) -> bool {
         tracing::trace!(kind = body.type_name(), "publishing");
         let (headers, payload) = self.envelope.encode(&body);
-        let reply = Some(self.control.clone());
+        let reply = Some(self.gone.clone());
         self.asker.send(Message { reply, headers, payload, ..Message::default() }).await
     }
 
@@ -289,7 +293,7 @@ impl Drive {
             self.count_chunk(len, link);
             if self.sender.sent_chunks() == 1 && !self.sender.is_all_sent() {
                 // However that ends: what has gone wrong is told by the next message.
-                drop(timeout(HEAD_START, link.asker.shared.bus.flush()).await);
+                drop(timeout(HEAD_START, link.asker.shared.buses.data.flush()).await);
             }
         }
         true

@@ -17,7 +17,11 @@ mod download;
 #[cfg(test)]
 mod drivers;
 #[cfg(test)]
+mod gossip;
+#[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod malformed;
 #[cfg(test)]
 mod nats_deploy;
 #[cfg(test)]

@@ -157,10 +157,14 @@ impl Names {
         self.real.entry(documented.to_owned()).or_insert_with(|| real.to_owned());
     }
 
-    /// Takes the instance and the transfer from where a message first names them.
+    /// Takes the instance, the transfer and the relay's secret from where a message first names them.
     fn learn_from(&mut self, line: &Line, heard: &Heard) {
         if let (Some(documented), Some(real)) = (line.headers.get("Gantry-Transfer"), heard.header("Gantry-Transfer")) {
             self.learn(documented, real);
+        }
+        if line.headers.get("Gantry-Type").is_some_and(|kind| kind == "accepted") {
+            let documented: Value = serde_json::from_str(&line.payload).unwrap();
+            self.learn(documented["instance"].as_str().unwrap(), heard.json()["instance"].as_str().unwrap());
         }
         if let (Some(documented), Some(real)) = (&line.reply, heard.reply()) {
             for (documented, real) in documented.split('.').zip(real.split('.')).skip(3) {

@@ -45,7 +45,10 @@ async fn a_chunk_is_headers_and_bytes() {
         let chunk = inbox.next_but_beats().await;
         let payload = bytes.slice(offset..offset + len);
         assert_eq!(chunk.0.payload, payload);
-        assert_eq!(chunk.reply(), Some(control.as_str()));
+        // For nats-server, which reports there that nobody receives the message.
+        let reply: Vec<_> = chunk.reply().unwrap().split('.').collect();
+        assert_eq!((&reply[..3], reply[4], reply.len()), (&["gantry", "v1", "gone"][..], transfer.as_str(), 5));
+        assert_ne!(reply[3], world.relay.instance());
         let expected = [
             ("Gantry-Type", "chunk".to_owned()),
             ("Gantry-Transfer", transfer.clone()),
@@ -226,7 +229,10 @@ async fn two_transfers_of_one_requester_interleave() {
             "accepted" => {
                 controls.insert(
                     key,
-                    (heard.reply().unwrap().to_owned(), heard.header("Gantry-Transfer").unwrap().to_owned()),
+                    (
+                        heard.json()["control"].as_str().unwrap().to_owned(),
+                        heard.header("Gantry-Transfer").unwrap().to_owned(),
+                    ),
                 );
             }
             "chunk" => {
@@ -357,7 +363,7 @@ async fn the_built_relay_sends_a_file_to_a_plain_client() {
         let mut chunks = 0;
         let end = loop {
             let heard = inbox.next().await;
-            assert_eq!((heard.header("Gantry-Context"), heard.reply()), (Some("c"), Some(control)));
+            assert_eq!(heard.header("Gantry-Context"), Some("c"));
             match heard.kind() {
                 "chunk" => {
                     let place = (heard.number("Gantry-Seq"), heard.number("Gantry-Offset"));

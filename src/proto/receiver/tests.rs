@@ -520,10 +520,35 @@ mod recovery {
     #[test]
     fn a_dead_relay_is_left_when_its_control_subject_has_no_listener() {
         let mut pair = Pair::streaming();
-        pair.receiver.handle_no_responders(START);
-        assert_eq!(recovers_from(&pair.outputs()), [&Cause::NoResponders]);
-        let outputs = pair.run(300 * MS);
-        assert!(matches!(outputs[..], [(at, Output::Request(_))] if at >= 100 * MS));
+        let mut now = START;
+        let outputs = loop {
+            pair.receiver.handle_no_responders(now);
+            let outputs = pair.outputs();
+            if !outputs.is_empty() {
+                break outputs;
+            }
+            now = pair.receiver.poll_timeout().unwrap();
+            assert_eq!(pair.run(now).len(), 1, "the control message is sent again");
+        };
+        assert_eq!(recovers_from(&outputs), [&Cause::NoResponders]);
+        assert!(now >= 1250 * MS && now <= 1300 * MS, "{now:?}");
+        let outputs = pair.run(now + 300 * MS);
+        assert!(matches!(outputs[..], [(at, Output::Request(_))] if at >= now + 100 * MS));
+    }
+
+    /// A relay whose request connection is made anew for each malformed message was taken for dead.
+    #[test]
+    fn a_relay_that_speaks_is_kept_though_its_control_subject_has_no_listener() {
+        let mut pair = Pair::streaming();
+        for second in 1..60 {
+            let now = SECOND * second;
+            pair.hear(&beat(0, 0, Wait::Store), now);
+            for _ in 0..10 {
+                pair.receiver.handle_no_responders(now + 900 * MS);
+            }
+            pair.outputs();
+        }
+        assert_eq!((pair.receiver.stats().recoveries, pair.failure()), (0, None));
     }
 
     #[test]
