@@ -150,7 +150,8 @@ impl Service {
         counts.processing = counts.processing.saturating_add(took);
         if let Some(error) = error {
             counts.errors = counts.errors.saturating_add(1);
-            counts.last_error = format!("{}:{}", error.code.number(), error.message);
+            // Everyone may ask for it, so that it must not tell what others asked for.
+            counts.last_error = format!("{}:{}", error.code.number(), error.code.name());
         }
     }
 

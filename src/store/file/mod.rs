@@ -171,7 +171,8 @@ fn is_absent(error: &io::Error) -> bool {
 
 /// What tells one version of a file from another, as far as a file system tells.
 ///
-/// The time of the last write can be set back, as `rsync --inplace --times` does; that of the last change can't.
+/// The time of the last write can be set back, as `rsync --inplace --times` does; that of the last change can't. So
+/// both are held against the open file for as long as it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     inode: u64,
@@ -200,8 +201,10 @@ impl Identity {
             && nanoseconds(now.mtime(), now.mtime_nsec()) == self.mtime_ns
     }
 
+    /// Returns the ETag: size and time of the last write, which a copy keeps that `cp -a` or `rsync -t` makes. With
+    /// inode and time of the last change, no relay could go on where another one of a copy left off.
     fn etag(&self) -> String {
-        format!("\"{:x}-{:x}-{:x}-{:x}\"", self.inode, self.mtime_ns, self.ctime_ns, self.size)
+        format!("\"{:x}-{:x}\"", self.mtime_ns, self.size)
     }
 
     fn last_modified(&self) -> Option<String> {
