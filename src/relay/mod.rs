@@ -5,6 +5,7 @@
 
 mod handlers;
 mod health;
+mod pacer;
 mod registry;
 mod sending;
 mod service;

@@ -7,8 +7,8 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::Options;
 use super::handlers::{Asker, keyless};
+use super::pacer::Pacer;
 use super::registry::{Entry, Heard};
 use crate::bus::Message;
 use crate::metrics::{OutcomeLabel, TransferMetrics};
@@ -16,7 +16,6 @@ use crate::proto::chunk::Chunk;
 use crate::proto::message::{Envelope, Wait};
 use crate::proto::sender::{Outcome, Sender, Settings};
 use crate::proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, ObjectInfo, WireError};
-use crate::rate::RateLimit;
 use crate::store::{self, Opened};
 use crate::trace;
 
@@ -47,7 +46,11 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     };
     let settings = link.settings(&request);
     let clock = Clock::start();
-    let sender = Sender::new(settings, range.clone(), request.credit.unwrap_or(OFFSET_MAX), clock.now());
+    let pacer = Pacer::new(&link.asker.shared.options);
+    let mut sender = Sender::new(settings, range.clone(), request.credit.unwrap_or(OFFSET_MAX), clock.now());
+    if pacer.has_limits() {
+        sender.hold();
+    }
     let object = described(&opened.object);
     let accepted = Accepted {
         transfer: entry.transfer,
@@ -71,8 +74,7 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
         entry,
         metrics,
         stalled: Stalled::default(),
-        limits: limits(&link.asker.shared.options),
-        paced_until: Instant::now(),
+        pacer,
         object,
         started: Some(range),
         opened_ms: as_millis(link.asker.elapsed()),
@@ -93,10 +95,6 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     drive.log_end(outcome.as_ref(), took);
     let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
     link.count(outcome.as_ref().map_or("aborted", outcome_name), has_failed);
-}
-
-fn limits(options: &Options) -> Vec<RateLimit> {
-    options.transfer_rate_max.map(RateLimit::new).into_iter().chain(options.rate_limit.clone()).collect()
 }
 
 /// What came of opening a store that did not fail.
@@ -219,9 +217,7 @@ struct Drive {
     entry: Entry,
     metrics: TransferMetrics,
     stalled: Stalled,
-    limits: Vec<RateLimit>,
-    /// Before this the store is not read, so that the transfer keeps to its limits.
-    paced_until: Instant,
+    pacer: Pacer,
     /// What is sent, for the log.
     object: String,
     /// What is sent of it, until that was logged.
@@ -253,6 +249,7 @@ impl Drive {
             if let Some(outcome) = self.sender.outcome() {
                 return Some(outcome.clone());
             }
+            self.pacer.ask(self.sender.held_back());
             let wakes_at = self.sender.poll_timeout().map(|at| self.clock.at(at));
             tokio::select! {
                 biased;
@@ -263,7 +260,7 @@ impl Drive {
                     self.hear(heard);
                 }
                 frame = self.body.next(), if self.wants_data() => self.take(frame),
-                () = sleep_until(self.paced_until), if self.is_paced() => {}
+                bytes = self.pacer.turn(), if self.pacer.is_waiting() => self.sender.permit(bytes),
                 () = sleep_until(wakes_at.unwrap_or_else(Instant::now)), if wakes_at.is_some() => {
                     self.sender.handle_timeout(self.clock.now());
                 }
@@ -337,21 +334,12 @@ impl Drive {
     }
 
     fn wants_data(&self) -> bool {
-        !self.store_ended && self.sender.wants_data() && !self.is_paced()
-    }
-
-    fn is_paced(&self) -> bool {
-        !self.limits.is_empty() && Instant::now() < self.paced_until
+        !self.store_ended && self.sender.wants_data()
     }
 
     fn take(&mut self, frame: Option<Result<bytes::Bytes, store::Error>>) {
         match frame {
-            Some(Ok(bytes)) => {
-                for limit in &self.limits {
-                    self.paced_until = self.paced_until.max(limit.take(bytes.len()));
-                }
-                self.sender.handle_data(bytes);
-            }
+            Some(Ok(bytes)) => self.sender.handle_data(bytes),
             Some(Err(error)) => {
                 self.store_ended = true;
                 self.sender.handle_failure(error.to_wire());
