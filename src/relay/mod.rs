@@ -6,6 +6,7 @@
 mod handlers;
 mod health;
 mod pacer;
+mod peers;
 mod registry;
 mod sending;
 mod service;
@@ -201,6 +202,7 @@ impl Relay {
         }
         let served = serving::replace(&shared, stores).await?;
         shared.tasks.spawn(health::watch(Arc::clone(&shared), events));
+        shared.tasks.spawn(peers::watch(Arc::clone(&shared)));
         shared.tasks.spawn(drain(Arc::clone(&shared)));
         shared.bus.flush().await?;
         info!(instance = %shared.instance, prefix = %shared.options.prefix, stores = served.added.len(), "serving");

@@ -19,8 +19,9 @@ use crate::proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, Ob
 use crate::store::{self, Opened};
 use crate::trace;
 
-/// How long opening a store may take before the consumer is told that its request is in hand.
-const FIRST_BEAT: Duration = Duration::from_millis(50);
+/// How long opening a store may take before the consumer is told that its request is in hand. Where nobody listens the
+/// answer to this is there before S3's is, and its body is not read.
+const FIRST_BEAT: Duration = Duration::from_millis(1);
 
 /// How long the first chunk may be on its way to the connection alone. Written together with what follows, it would
 /// reach nobody before nats-server has read that, too.
@@ -122,6 +123,12 @@ impl Link {
         let shared = &self.asker.shared;
         let ended = loop {
             tokio::select! {
+                biased;
+                Ok(()) = entry.heard.changed() => match *entry.heard.borrow() {
+                    Heard { gone: true, .. } => break outcome_name(&Outcome::ConsumerGone),
+                    Heard { control, .. } if control.cancel => break outcome_name(&Outcome::Cancelled),
+                    Heard { .. } => {}
+                },
                 opened = &mut opening => return opened.map(|opened| Opening::Done(Box::new(opened))),
                 _ = beats.tick() => {
                     let beat = Body::Beat { seq: 0, offset: request.start, wait: Wait::Store };
@@ -129,11 +136,6 @@ impl Link {
                         break "aborted";
                     }
                 }
-                Ok(()) = entry.heard.changed() => match *entry.heard.borrow() {
-                    Heard { gone: true, .. } => break outcome_name(&Outcome::ConsumerGone),
-                    Heard { control, .. } if control.cancel => break outcome_name(&Outcome::Cancelled),
-                    Heard { .. } => {}
-                },
                 () = shared.goaway.cancelled() => {
                     let told = self.publish(Body::Goaway).await;
                     break if told { outcome_name(&Outcome::Drained) } else { "aborted" };

@@ -48,6 +48,7 @@ pub struct FileStore {
     dir: Arc<Dir>,
     block_bytes: usize,
     budget: Budget,
+    fingerprint: String,
 }
 
 impl FileStore {
@@ -62,7 +63,10 @@ impl FileStore {
         }
         let dir = Dir::open_ambient_dir(&options.root, ambient_authority())
             .map_err(|error| Error::Invalid(format!("directory {root}: {error}")))?;
-        Ok(Self { dir: Arc::new(dir), block_bytes: options.block_bytes, budget })
+        // As it was given, so that copies on several hosts are one place, but for `//`, `/.` and a final slash.
+        let plain: PathBuf = options.root.components().collect();
+        let fingerprint = super::fingerprint("file", &[&plain.to_string_lossy()]);
+        Ok(Self { dir: Arc::new(dir), block_bytes: options.block_bytes, budget, fingerprint })
     }
 }
 
@@ -93,6 +97,10 @@ impl Store for FileStore {
             Err(error) => Err(failed("the directory", &error)),
         })
         .boxed()
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        Some(self.fingerprint.clone())
     }
 }
 

@@ -39,6 +39,7 @@ const REPLACED_MAX: u32 = 3;
 pub struct S3Store {
     bucket: Arc<Bucket>,
     budget: Budget,
+    fingerprint: String,
 }
 
 impl fmt::Debug for S3Store {
@@ -57,7 +58,8 @@ impl S3Store {
     /// # Errors
     /// [`Error::Invalid`] when the options contradict themselves.
     pub async fn connect(options: Options, budget: Budget) -> Result<Self, Error> {
-        Ok(Self { bucket: Arc::new(Bucket::connect(options).await?), budget })
+        let fingerprint = fingerprint(&options);
+        Ok(Self { bucket: Arc::new(Bucket::connect(options).await?), budget, fingerprint })
     }
 }
 
@@ -109,6 +111,27 @@ impl Store for S3Store {
         }
         .boxed()
     }
+
+    fn fingerprint(&self) -> Option<String> {
+        Some(self.fingerprint.clone())
+    }
+}
+
+/// Names the place by its endpoint, bucket and prefix. An endpoint that only a profile names is not seen.
+fn fingerprint(options: &Options) -> String {
+    let of_environment = || {
+        ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok().filter(|url| !url.is_empty()))
+    };
+    let endpoint = options.endpoint_url.clone().or_else(of_environment).unwrap_or_default().to_ascii_lowercase();
+    let endpoint = endpoint.trim_end_matches('/');
+    let endpoint = match endpoint.split_once("://") {
+        Some(("http", _)) => endpoint.trim_end_matches(":80"),
+        Some(("https", _)) => endpoint.trim_end_matches(":443"),
+        _ => endpoint,
+    };
+    super::fingerprint("s3", &[endpoint, &options.bucket, &options.prefix])
 }
 
 impl S3Store {
