@@ -3,6 +3,7 @@
 //! [`Relay::start`] subscribes; every request and transfer runs as a task on one tracker; [`Relay::wait`] returns when
 //! all of them have ended after a shutdown.
 
+mod caution;
 mod handlers;
 mod health;
 mod pacer;
@@ -138,6 +139,7 @@ struct Shared {
     queries: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     sending: sending::Sending,
+    caution: caution::Caution,
     registry: registry::Registry,
     service: service::Service,
     metrics: Arc<RelayMetrics>,
@@ -180,6 +182,7 @@ impl Relay {
             queries: Arc::new(Semaphore::new(QUERIES_MAX)),
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             sending: sending::Sending::new(),
+            caution: caution::Caution::default(),
             registry: registry::Registry::default(),
             service,
             metrics,

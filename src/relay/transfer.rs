@@ -35,7 +35,10 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     debug!(key = %request.key, start = request.start, context = request.context.as_deref(), "opening");
     let opened = match link.open(&request, &mut entry).await {
         Ok(Opening::Done(opened)) => *opened,
-        Ok(Opening::Ended(outcome)) => return link.end_before_start(outcome),
+        Ok(Opening::Ended(outcome)) => {
+            entry.note_unheard(link.asker.elapsed());
+            return link.end_before_start(outcome);
+        }
         Err(error) => {
             let context = request.context;
             return link.asker.refuse(context, &error.to_wire()).await;
@@ -92,6 +95,7 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     }
     let outcome = drive.run(&mut link).await;
     let took = link.asker.elapsed();
+    drive.entry.note_unheard(took);
     drive.metrics.duration.observe(took.as_secs_f64());
     drive.log_end(outcome.as_ref(), took);
     let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
@@ -115,6 +119,9 @@ struct Link {
 impl Link {
     /// Opens the store, beating meanwhile, unless the consumer leaves or the relay must stop.
     async fn open(&self, request: &GetRequest, entry: &mut Entry) -> Result<Opening, store::Error> {
+        if self.is_unheard(request, entry).await {
+            return Ok(Opening::Ended(outcome_name(&Outcome::ConsumerGone)));
+        }
         let store = std::sync::Arc::clone(&self.asker.store);
         let mut opening = store.open(&request.key, &request.pin, request.span());
         let period = self.asker.shared.options.beat_interval;
@@ -144,6 +151,17 @@ impl Link {
             }
         };
         Ok(Opening::Ended(ended))
+    }
+
+    /// Returns whether nobody hears the answer, as far as that is known in time; asked only when there is reason to.
+    async fn is_unheard(&self, request: &GetRequest, entry: &mut Entry) -> bool {
+        let Some(wait) = self.asker.shared.caution.wait() else { return false };
+        let beat = Body::Beat { seq: 0, offset: request.start, wait: Wait::Store };
+        if !self.publish(beat).await {
+            return false;
+        }
+        let gone = entry.heard.wait_for(|heard| heard.gone || heard.control.cancel);
+        timeout(wait, gone).await.is_ok_and(|heard| heard.is_ok_and(|heard| heard.gone))
     }
 
     fn settings(&self, request: &GetRequest) -> Settings {

@@ -21,7 +21,8 @@ async fn relays_over_copies_of_a_directory_take_over_from_one_another() {
     std::fs::File::options().write(true).open(other.path().join("key")).unwrap().set_modified(written).unwrap();
     let mut first = Relay::on(&nats).store("files", url(one.path())).start().await;
     let target = downloads.path().join("key");
-    let download = gantry(["get", "files/key", "--limit-rate", "4MiB", "--json", "-o"]).arg(&target).nats(&nats).spawn();
+    let download =
+        gantry(["get", "files/key", "--limit-rate", "4MiB", "--json", "-o"]).arg(&target).nats(&nats).spawn();
     let part = downloads.path().join(".key.gantry-part");
     until("some bytes", async || std::fs::metadata(&part).is_ok_and(|part| part.len() > 0).then_some(())).await;
 
@@ -50,7 +51,8 @@ async fn relays_with_other_places_under_one_name_warn_and_count_each_other() {
 #[tokio::test]
 async fn the_check_tells_a_console_from_s3() {
     let nats = Nats::plain().await;
-    let page = Act::Raw(200, "content-type: text/html\r\netag: \"1\"", "<!doctype html><title>Console</title>".to_owned());
+    let page =
+        Act::Raw(200, "content-type: text/html\r\netag: \"1\"", "<!doctype html><title>Console</title>".to_owned());
     let server = S3Double::start(Bytes::new(), move |_: &Request| page.clone()).await;
 
     let said = gantry(["serve", "--check", "--store", "s=s3://bucket"])
@@ -78,4 +80,38 @@ async fn names_that_are_not_shown_are_reported_on_standard_error() {
 
     assert_eq!(said.stdout_text().lines().count(), 1, "{}", said.stdout_text());
     assert!(said.stderr.contains("1 name is not shown"), "{}", said.stderr);
+}
+
+#[tokio::test]
+async fn requests_that_nobody_hears_the_answer_to_cost_s3_next_to_nothing() {
+    const UNHEARD: usize = 20;
+    let nats = Nats::plain().await;
+    let server = S3Double::start(data::random_bytes(1, 1 << 20), |_: &Request| Act::Serve).await;
+    let relay = Relay::on(&nats)
+        .store("s", "s3://bucket")
+        .env("AWS_ENDPOINT_URL", server.endpoint())
+        .env("AWS_ACCESS_KEY_ID", "id")
+        .env("AWS_SECRET_ACCESS_KEY", "secret")
+        .start()
+        .await;
+    let client = nats.client().await;
+    let ask = async |number: usize| {
+        let (reply, body) = (format!("_INBOX.nobody.{number}"), r#"{"key":"k"}"#.into());
+        client.publish_with_reply("gantry.v1.get.s", reply, body).await.unwrap();
+        client.flush().await.unwrap();
+    };
+    ask(0).await;
+    relay.logged("consumer_gone").await;
+
+    for number in 1..=UNHEARD {
+        ask(number).await;
+    }
+    let ended = async || (relay.stderr().matches("consumer_gone").count() > UNHEARD).then_some(());
+    until("the end of all", ended).await;
+
+    let gets = server.requests().iter().filter(|request| request.is_get() && !request.is_list()).count();
+    println!("{} requests that nobody heard the answer to: {gets} to S3", UNHEARD + 1);
+    assert!(gets <= UNHEARD / 4, "{gets}");
+    let said = gantry(["get", "s/k", "-o", "-"]).nats(&nats).run().await.expect_code(0);
+    assert_eq!(said.stdout.len(), 1 << 20);
 }
