@@ -30,8 +30,8 @@ use prometheus_client::registry::Registry;
 use self::specs::{
     BUDGET, BUILD, CREDIT_STALLED, CREDIT_STALLS, DRAINING, DURATION, FIRST_BYTE, NATS_CONNECTED, NATS_DENIED,
     NATS_RECONNECTS, NATS_SLOW, REFUSED, RELOADS, REQUESTS, RESERVED, S3_CONNECTIONS, S3_CONNECTIONS_OPENED,
-    S3_LATENCY, S3_REQUESTS, SENT_BYTES, SENT_CHUNKS, STORE_UP, TRANSFERS, TRANSFERS_ACTIVE, TRANSFERS_MAX,
-    TRANSFERS_QUEUED, TRANSFERS_RESUMED,
+    S3_LATENCY, S3_REQUESTS, SENT_BYTES, SENT_CHUNKS, STORE_DIFFERING, STORE_UP, TRANSFERS, TRANSFERS_ACTIVE,
+    TRANSFERS_MAX, TRANSFERS_QUEUED, TRANSFERS_RESUMED,
 };
 use crate::proto::Code;
 use crate::proto::subject::Operation;
@@ -163,6 +163,8 @@ pub struct RelayMetrics {
     pub draining: Flag,
     /// Whether a store answered its last probe.
     pub store_up: Family<StoreLabel, Flag>,
+    /// How many other relays serve a store of this name from another place.
+    pub store_differing: Family<StoreLabel, Gauge<i64, AtomicI64>>,
     /// How often the stores were asked for anew.
     pub reloads: Family<ResultLabel, Counter>,
     /// What the S3 stores count.
@@ -191,6 +193,7 @@ impl Default for RelayMetrics {
             nats_slow: Counter::default(),
             draining: Flag::default(),
             store_up: Family::default(),
+            store_differing: Family::default(),
             reloads: Family::default(),
             s3: S3Metrics::default(),
         }
@@ -231,6 +234,7 @@ impl RelayMetrics {
         NATS_SLOW.register(registry, own.nats_slow.clone());
         DRAINING.register(registry, own.draining.clone());
         STORE_UP.register(registry, own.store_up.clone());
+        STORE_DIFFERING.register(registry, own.store_differing.clone());
         RELOADS.register(registry, own.reloads.clone());
         S3_REQUESTS.register(registry, own.s3.requests.clone());
         S3_LATENCY.register(registry, own.s3.latency.clone());
@@ -269,6 +273,7 @@ impl RelayMetrics {
             }
         }
         drop(self.transfers_resumed.get_or_create(&StoreLabel { store: store.to_owned() }));
+        drop(self.store_differing.get_or_create(&StoreLabel { store: store.to_owned() }));
         drop(self.transfer(store));
     }
 

@@ -52,17 +52,22 @@ impl Ls {
         }
     }
 
-    /// Prints every page, and returns how many lines that were.
+    /// Prints every page, and returns whether there was anything: the lines, and one more for what can't be shown.
     async fn list(&self, client: &Client) -> Result<usize, Failure> {
         let mut request =
             ListRequest { prefix: self.address.prefix.clone(), recursive: self.recursive, ..ListRequest::default() };
         let mut count = 0;
+        let mut omitted = 0_u64;
         loop {
             let page = client.list_page(&self.address.store, &request).await?;
             count += page.entries.len() + page.prefixes.len();
+            omitted = omitted.saturating_add(page.omitted);
             self.print(&page)?;
             match page.next {
-                None => return Ok(count),
+                None => {
+                    warn_of_omitted(omitted);
+                    return Ok(count + usize::from(omitted > 0));
+                }
                 next if next == request.token => {
                     return Err(Failure::new(Exit::Failed, "the relay names the same page twice"));
                 }
@@ -89,6 +94,16 @@ impl Ls {
         }
         Ok(())
     }
+}
+
+/// Reports on standard error how much of the listing is missing.
+fn warn_of_omitted(omitted: u64) {
+    let names = match omitted {
+        0 => return,
+        1 => "1 name is".to_owned(),
+        count => format!("{count} names are"),
+    };
+    output::note(&format!("{names} not shown: unreadable, or not valid as a key"));
 }
 
 fn row(size: &str, date: &str, key: &str) -> String {

@@ -26,6 +26,10 @@ use crate::trace;
 /// The smallest window, however many downloads share the connection.
 const SHARE_MIN_BYTES: u64 = 32 * 1024;
 
+/// The smallest window and chunk of a client that is held to a rate: below, messages cost more than what they carry.
+const LIMITED_WINDOW_MIN_BYTES: u64 = 4 * 1024;
+const LIMITED_CHUNK_MIN_BYTES: u64 = 1024;
+
 /// After how long a `stat` or `list` is asked again, in case a relay that hangs got it; the time doubles. The first answer
 /// counts, whichever request it is to.
 const QUERY_AGAIN: Duration = Duration::from_secs(1);
@@ -269,11 +273,16 @@ impl Shared {
 
     pub(super) fn settings(&self) -> Settings {
         let payload_max = u64::try_from(self.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES)).unwrap_or(u64::MAX);
+        // What may arrive is no more than what may be handed on in a second, or a limit would be kept here and not on the
+        // way here.
+        let rate = self.options.rate_limit.as_ref().map_or(u64::MAX, |limit| limit.bytes_per_s().get());
+        let window = rate.max(LIMITED_WINDOW_MIN_BYTES);
+        let chunk = (rate / 4).max(LIMITED_CHUNK_MIN_BYTES);
         Settings {
             prefix: self.options.prefix.clone(),
-            window_initial: self.options.window_initial_bytes.min(self.share()),
-            window_max: self.options.window_max_bytes,
-            chunk_max: self.options.chunk_max_bytes.min(payload_max).max(1),
+            window_initial: self.options.window_initial_bytes.min(self.share()).min(window),
+            window_max: self.options.window_max_bytes.min(window),
+            chunk_max: self.options.chunk_max_bytes.min(payload_max).min(chunk).max(1),
             stall_timeout: self.options.stall_timeout,
             no_relay_patience: self.options.no_relay_patience,
             patience: self.options.patience,

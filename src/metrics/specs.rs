@@ -127,6 +127,12 @@ pub(super) const NATS_SLOW: Spec = Spec::new(
 pub(super) const DRAINING: Spec = Spec::new("draining", Kind::Gauge, &[], "Whether the relay is shutting down");
 pub(super) const STORE_UP: Spec =
     Spec::new("store_up", Kind::Gauge, &["store"], "Whether the store answered its last probe");
+pub(super) const STORE_DIFFERING: Spec = Spec::new(
+    "store_differing_relays",
+    Kind::Gauge,
+    &["store"],
+    "Other relays of the same prefix that serve a store of this name from another place, at the last look",
+);
 pub(super) const RELOADS: Spec =
     Spec::new("reloads", Kind::Counter, &["result"], "How often SIGHUP asked for the stores anew: ok or failed");
 pub(super) const S3_REQUESTS: Spec = Spec::new(
@@ -181,6 +187,7 @@ pub const ALL: &[Spec] = &[
     NATS_SLOW,
     DRAINING,
     STORE_UP,
+    STORE_DIFFERING,
     RELOADS,
     S3_REQUESTS,
     S3_LATENCY,

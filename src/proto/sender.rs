@@ -80,6 +80,8 @@ pub struct Sender {
     credit: u64,
     buffered: VecDeque<Bytes>,
     buffered_len: u64,
+    /// How many bytes may go out by the transfer's rate limits; `None` when it has none.
+    permitted: Option<usize>,
     last_sent: Duration,
     last_heard: Duration,
     /// The credit limit at which the consumer was last told that it holds us up, and when.
@@ -104,6 +106,7 @@ impl Sender {
             credit: 0,
             buffered: VecDeque::new(),
             buffered_len: 0,
+            permitted: None,
             last_sent: now,
             last_heard: now,
             blocked_at: None,
@@ -144,6 +147,26 @@ impl Sender {
     #[must_use]
     pub const fn is_blocked(&self) -> bool {
         self.buffered_len > 0 && self.credit <= self.next && self.last_message.is_none()
+    }
+
+    /// Holds chunks back from now on, until [`Self::permit`] lets bytes go.
+    pub const fn hold(&mut self) {
+        self.permitted = Some(0);
+    }
+
+    /// Lets `bytes` go out that were held back.
+    pub fn permit(&mut self, bytes: usize) {
+        self.permitted = Some(self.permitted.unwrap_or(0).saturating_add(bytes));
+    }
+
+    /// Returns how many bytes are held back and could go out by credit, as one chunk; 0 while there is a permit left.
+    #[must_use]
+    pub fn held_back(&self) -> usize {
+        if self.permitted != Some(0) || self.is_over() {
+            return 0;
+        }
+        let sendable = self.credit.saturating_sub(self.next).min(self.buffered_len);
+        usize::try_from(sendable).unwrap_or(usize::MAX).min(self.settings.chunk_max)
     }
 
     /// Returns how the transfer ended, once its last message has been handed out.
@@ -316,7 +339,8 @@ impl Sender {
     fn cut(&mut self) -> Option<Bytes> {
         let allowed = usize::try_from(self.credit.saturating_sub(self.next)).unwrap_or(usize::MAX);
         let chunk_max = if self.seq == 0 { FIRST_CHUNK_MAX } else { usize::MAX };
-        let max = allowed.min(self.settings.chunk_max).min(chunk_max);
+        let permitted = self.permitted.unwrap_or(usize::MAX);
+        let max = allowed.min(self.settings.chunk_max).min(chunk_max).min(permitted);
         if max == 0 {
             return None;
         }
@@ -329,6 +353,7 @@ impl Sender {
             self.gather(max.min(self.settings.gather_min))
         };
         self.buffered_len = self.buffered_len.saturating_sub(to_u64(payload.len()));
+        self.permitted = self.permitted.map(|bytes| bytes.saturating_sub(payload.len()));
         Some(payload)
     }
 

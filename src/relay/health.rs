@@ -11,8 +11,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{error, info, warn};
 
-use super::Shared;
 use super::buses::Connection;
+use super::{Shared, peers};
 use crate::bus::{Event, Status};
 use crate::metrics::{ConnectionLabel, RelayMetrics, StoreLabel};
 use crate::proto::StoreName;
@@ -134,8 +134,17 @@ async fn watch_connection(shared: &Shared, connection: Connection) {
 /// the connection is lost for good.
 async fn watch_events(shared: &Shared, connection: Connection, mut events: broadcast::Receiver<Event>) {
     let mut warned: Option<Instant> = None;
+    let mut is_comparing_denied = false;
     loop {
         let event = events.recv().await;
+        if let Ok(Event::PublishDenied(subject) | Event::SubscribeDenied(subject)) = &event
+            && event.as_ref().is_ok_and(|event| peers::is_about_comparing(event, &shared.instance))
+        {
+            if !std::mem::replace(&mut is_comparing_denied, true) {
+                peers::note_denied(subject);
+            }
+            continue;
+        }
         count(&shared.metrics, event.as_ref().ok());
         match event {
             Ok(Event::SubscribeDenied(subject)) => {

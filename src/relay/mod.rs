@@ -4,8 +4,11 @@
 //! all of them have ended after a shutdown.
 
 mod buses;
+mod caution;
 mod handlers;
 mod health;
+mod pacer;
+mod peers;
 mod registry;
 mod sending;
 mod service;
@@ -152,6 +155,7 @@ struct Shared {
     queries: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     sending: sending::Sending,
+    caution: caution::Caution,
     registry: registry::Registry,
     service: service::Service,
     metrics: Arc<RelayMetrics>,
@@ -205,6 +209,7 @@ impl Relay {
             queries: Arc::new(Semaphore::new(QUERIES_MAX)),
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             sending: sending::Sending::new(),
+            caution: caution::Caution::default(),
             registry: registry::Registry::default(),
             service,
             metrics,
@@ -225,6 +230,7 @@ impl Relay {
         }
         let served = serving::replace(&shared, stores).await?;
         shared.tasks.spawn(health::watch(Arc::clone(&shared), events));
+        shared.tasks.spawn(peers::watch(Arc::clone(&shared)));
         shared.tasks.spawn(drain(Arc::clone(&shared)));
         shared.buses.flush().await?;
         info!(instance = %shared.instance, prefix = %shared.options.prefix, stores = served.added.len(), "serving");

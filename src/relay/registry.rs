@@ -72,6 +72,16 @@ pub(super) struct Entry {
     pub(super) heard: watch::Receiver<Heard>,
 }
 
+impl Entry {
+    /// Takes note, at the end of a transfer, if nobody ever heard of it.
+    pub(super) fn note_unheard(&self, took: std::time::Duration) {
+        let Heard { control, gone } = *self.heard.borrow();
+        if gone && control.credit == 0 && !control.cancel {
+            self.shared.caution.note_unheard(took);
+        }
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         let registry = &self.shared.registry;

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::warn;
 
-use super::{Options, Shared};
+use super::{Options, Shared, peers};
 use crate::bus::{Message, Subscription};
 use crate::proto::message::json;
 use crate::proto::subject::{Operation, Prefix, QUEUE_GROUP};
@@ -44,6 +44,8 @@ struct Endpoint {
     operation: Operation,
     store: StoreName,
     subject: String,
+    /// What tells the store's place from others.
+    fingerprint: Option<String>,
     counts: Counts,
 }
 
@@ -110,6 +112,7 @@ impl Service {
             ("transfers_max", options.transfers_max.to_string()),
             ("beat_ms", limits::beat(options.beat_interval).as_millis().to_string()),
             ("idle_ms", options.idle_timeout.as_millis().to_string()),
+            ("host", peers::host()),
         ]);
         Self {
             identity: Identity { name: NAME, id: instance.to_owned(), version: env!("CARGO_PKG_VERSION"), metadata },
@@ -126,8 +129,17 @@ impl Service {
             operation,
             store: store.clone(),
             subject: self.prefix.request(operation, store),
+            fingerprint: None,
             counts: Counts::default(),
         }));
+    }
+
+    /// Says from which place a store is served now.
+    pub(super) fn mark(&self, store: &StoreName, fingerprint: Option<&String>) {
+        let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.store == *store) {
+            endpoint.fingerprint = fingerprint.cloned();
+        }
     }
 
     /// Takes a store's endpoints away.
@@ -150,7 +162,8 @@ impl Service {
         counts.processing = counts.processing.saturating_add(took);
         if let Some(error) = error {
             counts.errors = counts.errors.saturating_add(1);
-            counts.last_error = format!("{}:{}", error.code.number(), error.message);
+            // Everyone may ask for it, so that it must not tell what others asked for.
+            counts.last_error = format!("{}:{}", error.code.number(), error.code.name());
         }
     }
 
@@ -186,7 +199,10 @@ impl Endpoint {
             name: self.name(),
             subject: &self.subject,
             queue_group: QUEUE_GROUP,
-            metadata: BTreeMap::from([("store", self.store.to_string())]),
+            metadata: [("store", self.store.to_string())]
+                .into_iter()
+                .chain(self.fingerprint.clone().map(|fingerprint| ("fingerprint", fingerprint)))
+                .collect(),
         }
     }
 

@@ -84,13 +84,15 @@ pub(super) async fn replace(shared: &Arc<Shared>, stores: Stores) -> Result<Repl
     let gone: Vec<_> = serving.read().keys().filter(|name| !stores.contains_key(name)).cloned().collect();
     let mut replaced = Replaced::default();
     for (name, store) in stores {
+        let fingerprint = store.fingerprint();
         let known = serving.read().get(&name).map(|served| served.store.send_replace(Arc::clone(&store)));
         if known.is_some() {
-            replaced.kept.push(name);
+            replaced.kept.push(name.clone());
         } else {
             add(shared, &name, store);
-            replaced.added.push(name);
+            replaced.added.push(name.clone());
         }
+        shared.service.mark(&name, fingerprint.as_ref());
     }
     for subscribed in subscribed {
         serve(shared, subscribed);
@@ -156,6 +158,7 @@ fn remove(shared: &Shared, name: &StoreName) {
     shared.serving.denied().retain(|subject| !served.endpoints.contains_key(subject));
     shared.service.remove(name);
     shared.metrics.store_up.remove(&StoreLabel { store: name.to_string() });
+    shared.metrics.store_differing.remove(&StoreLabel { store: name.to_string() });
     info!(store = %name, "no longer serving the store");
 }
 

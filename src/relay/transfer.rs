@@ -7,8 +7,8 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::Options;
 use super::handlers::{Asker, keyless};
+use super::pacer::Pacer;
 use super::registry::{Entry, Heard};
 use crate::bus::Message;
 use crate::metrics::{OutcomeLabel, TransferMetrics};
@@ -16,12 +16,12 @@ use crate::proto::chunk::Chunk;
 use crate::proto::message::{Envelope, Wait};
 use crate::proto::sender::{Outcome, Sender, Settings};
 use crate::proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, ObjectInfo, WireError, check, limits};
-use crate::rate::RateLimit;
 use crate::store::{self, Opened};
 use crate::trace;
 
-/// How long opening a store may take before the consumer is told that its request is in hand.
-const FIRST_BEAT: Duration = Duration::from_millis(50);
+/// How long opening a store may take before the consumer is told that its request is in hand. Where nobody listens the
+/// answer to this is there before S3's is, and its body is not read.
+const FIRST_BEAT: Duration = Duration::from_millis(1);
 
 /// How long the first chunk may be on its way to the connection alone. Written together with what follows, it would
 /// reach nobody before nats-server has read that, too.
@@ -36,7 +36,10 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     debug!(key = %request.key, start = request.start, context = request.context.as_deref(), "opening");
     let mut opened = match link.open(&request, &mut entry).await {
         Ok(Opening::Done(opened)) => *opened,
-        Ok(Opening::Ended(outcome)) => return link.end_before_start(outcome),
+        Ok(Opening::Ended(outcome)) => {
+            entry.note_unheard(link.asker.elapsed());
+            return link.end_before_start(outcome);
+        }
         Err(error) => {
             let context = request.context;
             return link.asker.refuse(context, &error.to_wire()).await;
@@ -49,7 +52,11 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     };
     let settings = link.settings(&request);
     let clock = Clock::start();
-    let sender = Sender::new(settings, range.clone(), request.credit.unwrap_or(OFFSET_MAX), clock.now());
+    let pacer = Pacer::new(&link.asker.shared.options);
+    let mut sender = Sender::new(settings, range.clone(), request.credit.unwrap_or(OFFSET_MAX), clock.now());
+    if pacer.has_limits() {
+        sender.hold();
+    }
     let object = described(&opened.object);
     let accepted = Accepted {
         transfer: entry.transfer,
@@ -73,8 +80,7 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
         entry,
         metrics,
         stalled: Stalled::default(),
-        limits: limits(&link.asker.shared.options),
-        paced_until: Instant::now(),
+        pacer,
         object,
         started: Some(range),
         opened_ms: as_millis(link.asker.elapsed()),
@@ -91,14 +97,11 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     }
     let outcome = drive.run(&mut link).await;
     let took = link.asker.elapsed();
+    drive.entry.note_unheard(took);
     drive.metrics.duration.observe(took.as_secs_f64());
     drive.log_end(outcome.as_ref(), took);
     let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
     link.count(outcome.as_ref().map_or("aborted", outcome_name), has_failed);
-}
-
-fn limits(options: &Options) -> Vec<RateLimit> {
-    options.transfer_rate_max.map(RateLimit::new).into_iter().chain(options.rate_limit.clone()).collect()
 }
 
 /// What came of opening a store that did not fail.
@@ -121,6 +124,9 @@ struct Link {
 impl Link {
     /// Opens the store, beating meanwhile, unless the consumer leaves or the relay must stop.
     async fn open(&self, request: &GetRequest, entry: &mut Entry) -> Result<Opening, store::Error> {
+        if self.is_unheard(request, entry).await {
+            return Ok(Opening::Ended(outcome_name(&Outcome::ConsumerGone)));
+        }
         let store = std::sync::Arc::clone(&self.asker.store);
         let mut opening = store.open(&request.key, &request.pin, request.span());
         let period = limits::beat(self.asker.shared.options.beat_interval);
@@ -129,6 +135,12 @@ impl Link {
         let shared = &self.asker.shared;
         let ended = loop {
             tokio::select! {
+                biased;
+                Ok(()) = entry.heard.changed() => match *entry.heard.borrow() {
+                    Heard { gone: true, .. } => break outcome_name(&Outcome::ConsumerGone),
+                    Heard { control, .. } if control.cancel => break outcome_name(&Outcome::Cancelled),
+                    Heard { .. } => {}
+                },
                 opened = &mut opening => return opened.map(|opened| Opening::Done(Box::new(opened))),
                 _ = beats.tick() => {
                     let beat = Body::Beat { seq: 0, offset: request.start, wait: Wait::Store };
@@ -136,11 +148,6 @@ impl Link {
                         break "aborted";
                     }
                 }
-                Ok(()) = entry.heard.changed() => match *entry.heard.borrow() {
-                    Heard { gone: true, .. } => break outcome_name(&Outcome::ConsumerGone),
-                    Heard { control, .. } if control.cancel => break outcome_name(&Outcome::Cancelled),
-                    Heard { .. } => {}
-                },
                 () = shared.goaway.cancelled() => {
                     let told = self.publish(Body::Goaway).await;
                     break if told { outcome_name(&Outcome::Drained) } else { "aborted" };
@@ -149,6 +156,17 @@ impl Link {
             }
         };
         Ok(Opening::Ended(ended))
+    }
+
+    /// Returns whether nobody hears the answer, as far as that is known in time; asked only when there is reason to.
+    async fn is_unheard(&self, request: &GetRequest, entry: &mut Entry) -> bool {
+        let Some(wait) = self.asker.shared.caution.wait() else { return false };
+        let beat = Body::Beat { seq: 0, offset: request.start, wait: Wait::Store };
+        if !self.publish(beat).await {
+            return false;
+        }
+        let gone = entry.heard.wait_for(|heard| heard.gone || heard.control.cancel);
+        timeout(wait, gone).await.is_ok_and(|heard| heard.is_ok_and(|heard| heard.gone))
     }
 
     fn settings(&self, request: &GetRequest) -> Settings {
@@ -225,9 +243,7 @@ struct Drive {
     entry: Entry,
     metrics: TransferMetrics,
     stalled: Stalled,
-    limits: Vec<RateLimit>,
-    /// Before this the store is not read, so that the transfer keeps to its limits.
-    paced_until: Instant,
+    pacer: Pacer,
     /// What is sent, for the log.
     object: String,
     /// What is sent of it, until that was logged.
@@ -259,6 +275,7 @@ impl Drive {
             if let Some(outcome) = self.sender.outcome() {
                 return Some(outcome.clone());
             }
+            self.pacer.ask(self.sender.held_back());
             let wakes_at = self.sender.poll_timeout().map(|at| self.clock.at(at));
             tokio::select! {
                 biased;
@@ -269,7 +286,7 @@ impl Drive {
                     self.hear(heard);
                 }
                 frame = self.body.next(), if self.wants_data() => self.take(frame),
-                () = sleep_until(self.paced_until), if self.is_paced() => {}
+                bytes = self.pacer.turn(), if self.pacer.is_waiting() => self.sender.permit(bytes),
                 () = sleep_until(wakes_at.unwrap_or_else(Instant::now)), if wakes_at.is_some() => {
                     self.sender.handle_timeout(self.clock.now());
                 }
@@ -343,21 +360,12 @@ impl Drive {
     }
 
     fn wants_data(&self) -> bool {
-        !self.store_ended && self.sender.wants_data() && !self.is_paced()
-    }
-
-    fn is_paced(&self) -> bool {
-        !self.limits.is_empty() && Instant::now() < self.paced_until
+        !self.store_ended && self.sender.wants_data()
     }
 
     fn take(&mut self, frame: Option<Result<bytes::Bytes, store::Error>>) {
         match frame {
-            Some(Ok(bytes)) => {
-                for limit in &self.limits {
-                    self.paced_until = self.paced_until.max(limit.take(bytes.len()));
-                }
-                self.sender.handle_data(bytes);
-            }
+            Some(Ok(bytes)) => self.sender.handle_data(bytes),
             Some(Err(error)) => {
                 self.store_ended = true;
                 self.sender.handle_failure(error.to_wire());

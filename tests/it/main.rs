@@ -29,6 +29,8 @@ mod ops;
 #[cfg(test)]
 mod options;
 #[cfg(test)]
+mod places;
+#[cfg(test)]
 mod raw;
 #[cfg(test)]
 mod relay;

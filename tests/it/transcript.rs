@@ -145,10 +145,13 @@ fn compare(line: &Line, heard: &Heard, names: &Names) {
     }
 }
 
-/// A release changes the version that a service states; the document need not follow.
+/// A release changes the version that a service states, and each machine has a name of its own.
 fn forget_version(body: &mut Value) {
     if let Some(version) = body.get_mut("version") {
         *version = Value::Null;
+    }
+    if let Some(host) = body.pointer_mut("/metadata/host") {
+        *host = Value::Null;
     }
 }
 
