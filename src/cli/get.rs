@@ -19,7 +19,7 @@ use self::progress::Meter;
 use super::address::{ByteRange, ObjectAddress, Rate};
 use super::exit::{Exit, Failure};
 use super::output::{self, Form};
-use crate::consumer::part::Destination;
+use crate::consumer::part::{self, Destination};
 use crate::consumer::verify::Proof;
 use crate::consumer::{self, Client, FileOptions, Progress};
 use crate::proto::{Pin, Span, TransferId};
@@ -125,17 +125,14 @@ impl Get {
     }
 
     async fn download(&self, client: &Client, shutdown: &Shutdown) -> Result<Summary, Failure> {
-        let get = tokio::select! {
-            get = self.wanted(client) => get?,
-            () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
-        };
         let Some(stream) = self.stream_target() else {
             let target = self.target()?;
+            let get = self.wanted(client, shutdown).await?;
             return self.file(client, get, &target, shutdown).await;
         };
 
-        let path =
-            if stream == stream::STDOUT { Path::new("-") } else { self.output.as_deref().unwrap_or(Path::new("-")) };
+        let path = self.output.as_deref().filter(|_| stream != stream::STDOUT).unwrap_or(Path::new("-"));
+        let get = self.wanted(client, shutdown).await?;
         let opening = tokio::task::spawn_blocking(move || stream::open(&stream));
         let opened = tokio::select! {
             opened = opening => opened.map_err(io::Error::other).and_then(|file| file),
@@ -149,6 +146,10 @@ impl Get {
     ///
     /// A part of an object never takes the name of the whole unless it was asked to by that name.
     fn target(&self) -> Result<PathBuf, Failure> {
+        // A folder is reached through a link only if a file would be.
+        if let Some(Err(error @ part::Error::ForeignLink { .. })) = self.output.as_deref().map(part::destination) {
+            return Err(consumer::Error::from(error).into());
+        }
         let target = self.address.target(self.output.as_deref()).map_err(Failure::usage)?;
         if self.range.is_some() && self.output.as_ref() != Some(&target) {
             let message =
@@ -159,14 +160,17 @@ impl Get {
     }
 
     /// Turns the command line into what to ask for; the last bytes of an object are known once its size is.
-    async fn wanted(&self, client: &Client) -> Result<consumer::Get, Failure> {
+    async fn wanted(&self, client: &Client, shutdown: &Shutdown) -> Result<consumer::Get, Failure> {
         let ObjectAddress { store, key } = self.address.clone();
         let mut pin = Pin { if_match: self.if_match.clone(), version_id: self.version_id.clone() };
         let span = match self.range {
             None => Span::default(),
             Some(ByteRange::Span(span)) => span,
             Some(ByteRange::Last(count)) => {
-                let object = client.stat(&store, &key, &pin).await?;
+                let object = tokio::select! {
+                    object = client.stat(&store, &key, &pin) => object?,
+                    () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
+                };
                 pin.if_match = Some(object.etag);
                 Span { start: object.size.saturating_sub(count), end: None }
             }

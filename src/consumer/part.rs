@@ -166,6 +166,7 @@ impl PartFile {
         let len = claim.len()?;
         // Also where it says nothing: one that is not ours is refused before the first byte.
         let recorded = Sidecar::read(&claim.names, &ours)?;
+        claim.records_are_ours = true;
         let found = if resume && len > 0 { examine(&claim, recorded, &wanted, &policy, stop)? } else { Found::Nothing };
         claim.keep = match found {
             Found::Nothing => len > 0,

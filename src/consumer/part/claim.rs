@@ -20,6 +20,8 @@ pub(super) struct Claim {
     pub names: Names,
     pub file: File,
     pub keep: bool,
+    /// Whether the records beside it are ours, so that they may be removed with it.
+    pub records_are_ours: bool,
 }
 
 /// A lock on a part file that is ours, and what that means here.
@@ -58,7 +60,7 @@ impl Claim {
         for _ in 0..LOCK_ATTEMPTS {
             let Some(file) = open_part(&names.part)? else { continue };
             match hold(&file, &names.part).map_err(|source| Error::io(&names.part, source))? {
-                Hold::Ours => return Ok(Self { target, names, file, keep: true }),
+                Hold::Ours => return Ok(Self { target, names, file, keep: true, records_are_ours: false }),
                 Hold::Theirs => return Err(Error::InUse(target)),
                 Hold::Moved => {}
             }
@@ -114,7 +116,10 @@ impl Claim {
     /// held protects them only as long as the part file has its name, so it takes a new one.
     fn clear(&self) {
         match Self::lock(self.target.clone()) {
-            Ok(mut next) => next.keep = !matches!(next.len(), Ok(0)),
+            Ok(mut next) => {
+                next.keep = !matches!(next.len(), Ok(0));
+                next.records_are_ours = true;
+            }
             // Whoever has it replaces them.
             Err(Error::InUse(_)) => {}
             Err(error) => {
@@ -125,6 +130,9 @@ impl Claim {
     }
 
     fn remove_records(&self) -> io::Result<()> {
+        if !self.records_are_ours {
+            return Ok(());
+        }
         sidecar::remove(&self.names.sidecar)?;
         sidecar::remove(&self.names.scratch)
     }

@@ -187,6 +187,12 @@ impl Record {
     pub(super) fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { file: self.file.try_clone()?, ..*self })
     }
+
+    /// Makes every further mark fail.
+    #[cfg(test)]
+    pub(super) fn break_for_test(&mut self, sidecar: &Path) {
+        self.file = File::open(sidecar).expect("it is in place");
+    }
 }
 
 fn check(header_crc: u64, slot: usize, mark: Mark) -> u64 {

@@ -1,3 +1,6 @@
+mod foreign;
+mod resume;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
