@@ -18,7 +18,7 @@ use super::client::{Client, Get};
 use super::download::{Download, Progress, join};
 use super::part::{self, PartFile, PartWriter, Stale};
 use super::verify::Proof;
-use super::written;
+use super::{stated, written};
 use crate::proto::chunk::Chunk;
 use crate::proto::{Code, Span, WireError};
 
@@ -119,7 +119,7 @@ async fn attempt(
     let finished = async {
         let telling = tell(parts.progress, range.start, options.progress);
         let (stats, ()) = tokio::join!(join(parts.driver), telling);
-        finish(stats, sink).await
+        finish(stats, sink, &parts.restated, &cancel).await
     };
     let (proof, stats) = tokio::select! {
         finished = finished => finished?,
@@ -222,12 +222,20 @@ async fn tell(mut from: watch::Receiver<Progress>, start: u64, to: Option<watch:
 async fn finish(
     driven: Result<crate::proto::receiver::Stats, Error>,
     sink: JoinHandle<(PartWriter, Result<(), part::Error>)>,
+    restated: &stated::Later,
+    cancel: &CancellationToken,
 ) -> Result<(Proof, crate::proto::receiver::Stats), Error> {
-    let Ok((writer, written)) = sink.await else { return Err(Error::Cancelled) };
+    let Ok((mut writer, written)) = sink.await else { return Err(Error::Cancelled) };
     let failure = match (written, driven) {
         (Ok(()), Ok(stats)) => {
-            let proof = blocking(move || writer.commit()).await?;
-            return Ok((proof, stats));
+            let restated = restated.checksum().cloned();
+            let proving = stoppable(cancel, move |stop| {
+                if let Some(checksum) = restated {
+                    writer.check_against(&checksum, stop)?;
+                }
+                writer.commit()
+            });
+            return Ok((proving.await?, stats));
         }
         // The driver only noticed that its reader had left.
         (Err(error), _) => error.into(),

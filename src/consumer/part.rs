@@ -46,6 +46,7 @@ mod checkpoint;
 mod claim;
 mod descriptor;
 mod error;
+mod kept;
 mod path;
 mod sidecar;
 mod tally;
@@ -64,6 +65,7 @@ use tokio::time::Instant;
 use self::checkpoint::{Checkpoint, Lapse};
 use self::claim::{Claim, Held};
 pub use self::error::Error;
+use self::kept::{Found, examine};
 pub use self::path::{Destination, destination};
 use self::sidecar::{Mark, Record, Sidecar};
 use self::tally::Tally;
@@ -71,7 +73,7 @@ pub use self::trust::Distrust;
 use self::trust::Ours;
 use super::verify::{Mismatch, Proof};
 use crate::proto::chunk::{self, Chunk};
-use crate::proto::{Key, ObjectInfo, Pin, Span, StoreName};
+use crate::proto::{Checksum, Key, ObjectInfo, Pin, Span, StoreName};
 
 /// What is being downloaded, as it was asked for. Bytes of anything else are not resumed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,21 +129,6 @@ pub struct PartFile {
     wanted: Wanted,
     policy: Policy,
     found: Found,
-}
-
-#[derive(Debug)]
-enum Found {
-    Nothing,
-    Stale(Stale),
-    Kept(Box<Kept>),
-}
-
-/// Bytes that can be reused, read and hashed.
-#[derive(Debug)]
-struct Kept {
-    point: ResumePoint,
-    sidecar: Sidecar,
-    tally: Tally,
 }
 
 impl PartFile {
@@ -247,6 +234,7 @@ impl PartFile {
             record,
             tally,
             start: range.start,
+            size: object.size,
             durable: mark,
             noted: mark,
             noted_at: Instant::now(),
@@ -261,79 +249,6 @@ impl PartFile {
     }
 }
 
-impl Kept {
-    fn goes_on(&self, object: &ObjectInfo, range: &Range<u64>, from: u64) -> bool {
-        self.point.proved == from && self.point.range == *range && self.sidecar.is_same_version(object)
-    }
-
-    /// Takes over the bytes for `object` as it is described now.
-    fn take_up(self, object: &ObjectInfo, claim: &Claim, stop: &AtomicBool) -> Result<(Sidecar, Tally), Error> {
-        let Self { point, mut sidecar, tally } = self;
-        let recorded = std::mem::replace(&mut sidecar.object, object.clone()).checksum;
-
-        let mut afresh = Tally::new(object, &point.range);
-        if !afresh.is_checked() {
-            // What an earlier relay stated of the same version still holds.
-            sidecar.object.checksum = recorded.or_else(|| object.checksum.clone());
-            return Ok((sidecar, tally));
-        }
-        if object.checksum == recorded {
-            return Ok((sidecar, tally));
-        }
-
-        let part = &claim.names.part;
-        match afresh.read(&claim.file, &[tally.mark()], stop).map_err(|source| Error::io(part, source))? {
-            tally::Outcome::Read => Ok((sidecar, afresh)),
-            tally::Outcome::Stopped => Err(Error::Stopped(part.clone())),
-            tally::Outcome::Differs => Err(Error::Unresumable { path: part.clone(), from: point.proved }),
-        }
-    }
-}
-
-/// Reads what is there, as far as it was recorded.
-fn examine(
-    claim: &Claim,
-    recorded: Option<sidecar::Found>,
-    wanted: &Wanted,
-    policy: &Policy,
-    stop: &AtomicBool,
-) -> Result<Found, Error> {
-    let Some(sidecar::Found { sidecar, durable: mut marks, noted }) = recorded else {
-        return Ok(Found::Stale(Stale::NoRecord));
-    };
-    if !sidecar.is_of(wanted) {
-        return Ok(Found::Stale(Stale::Other));
-    }
-
-    let same_boot = sidecar.boot.is_some() && sidecar.boot == policy.boot;
-    // Bytes past the checkpoint are to be durable before a new one claims them, and a failure to write them back that
-    // nobody saw shows here.
-    if same_boot && claim.file.sync_data().is_ok() {
-        marks.extend(noted);
-    }
-    marks.retain(|mark| mark.len > 0);
-    marks.sort_by_key(|mark| mark.len);
-    if marks.is_empty() {
-        return Ok(Found::Stale(Stale::Unrecorded));
-    }
-
-    let range = sidecar.range();
-    let mut tally = Tally::new(&sidecar.object, &range);
-    match tally.read(&claim.file, &marks, stop) {
-        Ok(tally::Outcome::Read) => {}
-        Ok(tally::Outcome::Stopped) => return Err(Error::Stopped(claim.names.part.clone())),
-        Ok(tally::Outcome::Differs) => return Ok(Found::Stale(Stale::Damaged)),
-        Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the part file can't be read");
-            return Ok(Found::Stale(Stale::Damaged));
-        }
-    }
-
-    let pin = Pin { if_match: Some(sidecar.object.etag.clone()), version_id: wanted.pin.version_id.clone() };
-    let point = ResumePoint { object: sidecar.object.clone(), proved: range.start + tally.len(), range, pin };
-    Ok(Found::Kept(Box::new(Kept { point, sidecar, tally })))
-}
-
 /// A part file that is being written.
 ///
 /// Dropping it keeps what is written, to be resumed; nothing stays if nothing is written.
@@ -344,6 +259,8 @@ pub struct PartWriter {
     record: Record,
     tally: Tally,
     start: u64,
+    /// Of the whole object.
+    size: u64,
     /// The last checkpoint.
     durable: Mark,
     /// The last note.
@@ -399,6 +316,25 @@ impl PartWriter {
     #[must_use]
     pub const fn written(&self) -> u64 {
         self.start + self.tally.len()
+    }
+
+    /// Has the bytes proved against a checksum that was stated while they were written, unless they already are against
+    /// another: reads them again, until `stop` is set.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`], [`Error::Broken`] when the file no longer holds what was written. Otherwise as the file system
+    /// answers.
+    pub fn check_against(&mut self, checksum: &Checksum, stop: &AtomicBool) -> Result<(), Error> {
+        let range = self.start..self.written();
+        let Some(mut afresh) = self.tally.checked_instead(checksum, &range, self.size) else { return Ok(()) };
+
+        let part = &self.claim.names.part;
+        match afresh.read(&self.claim.file, &[self.tally.mark()], stop).map_err(|source| Error::io(part, source))? {
+            tally::Outcome::Read => self.tally = afresh,
+            tally::Outcome::Stopped => return Err(Error::Stopped(part.clone())),
+            tally::Outcome::Differs => return Err(Error::Broken(part.clone())),
+        }
+        Ok(())
     }
 
     /// Proves the bytes, makes them durable and renames them over the target.

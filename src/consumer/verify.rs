@@ -69,6 +69,13 @@ pub enum Mismatch {
     },
 }
 
+impl Checksum {
+    /// Returns whether both can't be of the same bytes. Those of another algorithm or kind can't be compared.
+    pub(super) fn contradicts(&self, other: &Self) -> bool {
+        (self.algorithm, self.kind) == (other.algorithm, other.kind) && self.value != other.value
+    }
+}
+
 /// Computes the checksum of bytes as they come and compares it with the one that the store keeps.
 ///
 /// A composite checksum is proved when its part sizes are known and add up to the object's size. A stored checksum

@@ -102,12 +102,8 @@ impl Sidecar {
     /// Checksums of another algorithm or kind can't be compared: the bytes are held against the one stated now. A
     /// checksum's parts are not compared: a relay names them when it can learn them in time.
     pub(super) fn is_same_version(&self, object: &ObjectInfo) -> bool {
-        let contradicts = match (&self.object.checksum, &object.checksum) {
-            (Some(ours), Some(theirs)) => {
-                (ours.algorithm, ours.kind) == (theirs.algorithm, theirs.kind) && ours.value != theirs.value
-            }
-            (None, _) | (_, None) => false,
-        };
+        let contradicts =
+            matches!((&self.object.checksum, &object.checksum), (Some(ours), Some(theirs)) if ours.contradicts(theirs));
         self.object.key == object.key
             && self.object.size == object.size
             && self.object.etag == object.etag

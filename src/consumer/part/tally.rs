@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::sidecar::Mark;
 use crate::consumer::verify::{Mismatch, Proof, Verifier};
-use crate::proto::{ObjectInfo, chunk};
+use crate::proto::{Checksum, ObjectInfo, chunk};
 
 /// What one read of kept bytes takes.
 const READ_BYTES: usize = 1024 * 1024;
@@ -33,8 +33,17 @@ pub(super) enum Outcome {
 
 impl Tally {
     pub(super) fn new(object: &ObjectInfo, range: &Range<u64>) -> Self {
-        let is_whole = *range == (0..object.size);
-        let checksum = object.checksum.as_ref().filter(|_| is_whole);
+        Self::of(object.checksum.as_ref(), range, object.size)
+    }
+
+    /// Makes an empty one for `checksum`, of an object of `size` bytes, if this one is for none and that can be checked.
+    pub(super) fn checked_instead(&self, checksum: &Checksum, range: &Range<u64>, size: u64) -> Option<Self> {
+        let instead = Self::of(Some(checksum), range, size);
+        (!self.is_checked() && instead.is_checked()).then_some(instead)
+    }
+
+    fn of(checksum: Option<&Checksum>, range: &Range<u64>, size: u64) -> Self {
+        let checksum = checksum.filter(|_| *range == (0..size));
         Self { verifier: Verifier::new(checksum, range.end.saturating_sub(range.start)), crc: chunk::crc(&[]) }
     }
 
