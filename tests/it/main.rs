@@ -41,6 +41,8 @@ mod stores;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod targets;
+#[cfg(test)]
 mod told;
 #[cfg(test)]
 mod transcript;
