@@ -22,6 +22,7 @@ use crate::rate::RateLimit;
 use crate::relay::{self, Readiness, Relay, Replaced};
 use crate::shutdown::{self, Shutdown};
 use crate::store::budget::Budget;
+use crate::telemetry;
 
 const ABOUT: &str = "Serve stores to whoever may ask
 
@@ -191,6 +192,7 @@ fn facts(budget: &Budget) -> Facts {
         protocol: proto::VERSION,
         memory_budget_bytes: budget.total_bytes(),
         memory_reserved_bytes: Sampled::new(move || sampled.reserved_bytes()),
+        log_lines_dropped: Sampled::new(telemetry::dropped_lines),
     }
 }
 
@@ -263,6 +265,7 @@ impl From<relay::Error> for Failure {
     fn from(error: relay::Error) -> Self {
         match error {
             relay::Error::NoStore => Self::usage(error.to_string()),
+            relay::Error::TaskEnded(_) => Self::new(Exit::Failed, error.to_string()),
             relay::Error::Bus(error) => error.into(),
         }
     }
