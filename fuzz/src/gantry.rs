@@ -20,8 +20,8 @@ pub(crate) use gantry_relay::proto::{
 };
 pub(crate) use gantry_relay::relay::{self, Relay};
 pub(crate) use gantry_relay::shutdown::Shutdown;
+pub(crate) use gantry_relay::store::Store;
 pub(crate) use gantry_relay::store::budget::Budget;
 pub(crate) use gantry_relay::store::memory::MemoryStore;
 pub(crate) use gantry_relay::store::s3::{self, S3Store, fuzzing as pretended_s3};
-pub(crate) use gantry_relay::store::Store;
 pub(crate) use gantry_relay::trace;

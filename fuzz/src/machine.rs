@@ -43,17 +43,44 @@ pub(crate) fn headers(pairs: &[(String, String)]) -> Headers {
 /// What a hostile relay may say.
 #[derive(Arbitrary, Clone, Debug)]
 pub(crate) enum Said {
-    Accepted { numbers: [Number; 8], control: Option<String>, etag: bool, checksum: bool },
+    Accepted {
+        numbers: [Number; 8],
+        control: Option<String>,
+        etag: bool,
+        checksum: bool,
+    },
     /// The chunk that is due, with this many bytes.
-    Next { len: u16 },
-    Chunk { seq: Number, offset: Number, crc: bool, len: u16 },
-    Beat { seq: Number, offset: Number, credit: bool },
-    End { chunks: Number, bytes: Number },
+    Next {
+        len: u16,
+    },
+    Chunk {
+        seq: Number,
+        offset: Number,
+        crc: bool,
+        len: u16,
+    },
+    Beat {
+        seq: Number,
+        offset: Number,
+        credit: bool,
+    },
+    End {
+        chunks: Number,
+        bytes: Number,
+    },
     /// The end that is due.
     Finish,
-    Error { code: u8, retryable: bool, retry_after_ms: Option<Number>, message: String },
+    Error {
+        code: u8,
+        retryable: bool,
+        retry_after_ms: Option<Number>,
+        message: String,
+    },
     Goaway,
-    Raw { headers: Vec<(String, String)>, payload: Vec<u8> },
+    Raw {
+        headers: Vec<(String, String)>,
+        payload: Vec<u8>,
+    },
 }
 
 /// What has been said so far, so that a relay can go on.
@@ -70,7 +97,9 @@ impl Said {
         let transfer = if is_ours { TRANSFER } else { TransferId(Uuid::from_u128(2)) };
         let body = match self {
             Self::Raw { headers: pairs, payload } => return (headers(pairs), payload.clone().into()),
-            Self::Accepted { numbers, control, etag, checksum } => accepted(transfer, numbers, control, *etag, *checksum, at),
+            Self::Accepted { numbers, control, etag, checksum } => {
+                accepted(transfer, numbers, control, *etag, *checksum, at)
+            }
             Self::Next { len } => Body::Chunk(Chunk::new(at.seq, at.offset, pattern(at.offset, *len))),
             Self::Chunk { seq, offset, crc, len } => {
                 let mut chunk = Chunk::new(seq.0, offset.0, pattern(offset.0, *len));

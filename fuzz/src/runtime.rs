@@ -3,11 +3,14 @@
 use tokio::runtime::{Builder, Runtime};
 
 thread_local! {
-    static RUNTIME: Runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime without I/O needs nothing");
+    // Never dropped: what tasks hold asks for the time as it goes, which the end of a thread does not know any more.
+    static RUNTIME: &'static Runtime = Box::leak(Box::new(
+        Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O needs nothing"),
+    ));
 }
 
 /// Runs `work` to its end.

@@ -208,7 +208,6 @@ mod tests {
     use super::*;
     use crate::consumer::verify::Mismatch;
     use crate::proto::WireError;
-    use crate::proto::WireError;
     use crate::proto::receiver::Cause;
 
     #[test]

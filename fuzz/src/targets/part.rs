@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::gantry::{Pin, PartFile, Span, part};
+use crate::gantry::{PartFile, Pin, Span, part};
 use crate::machine::{SIZE, object};
 
 #[derive(Arbitrary, Debug)]
@@ -22,9 +22,18 @@ enum Record {
     None,
     Raw(Vec<u8>),
     /// One that fits but for these numbers.
-    Fits { start: u64, end: u64, durable: u64, crc: u64, size: u64, format: u8 },
+    Fits {
+        start: u64,
+        end: u64,
+        durable: u64,
+        crc: u64,
+        size: u64,
+        format: u8,
+    },
     /// One that fits.
-    Good { durable: u16 },
+    Good {
+        durable: u16,
+    },
 }
 
 thread_local! {
@@ -53,12 +62,8 @@ fn check(folder: &std::path::Path, input: &Input) {
     }
 
     let span = Span { start: input.start.into(), end: input.end.map(u64::from) };
-    let wanted = part::Wanted {
-        store: "s".parse().expect("it is a name"),
-        key: object().key,
-        span,
-        pin: Pin::default(),
-    };
+    let wanted =
+        part::Wanted { store: "s".parse().expect("it is a name"), key: object().key, span, pin: Pin::default() };
     let Ok(file) = PartFile::open(&target, wanted, true, &AtomicBool::new(false)) else { return };
     let Some(range) = span.resolve(SIZE) else { return };
     if let Some(point) = file.resume_point() {

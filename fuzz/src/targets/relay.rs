@@ -7,9 +7,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use futures_util::StreamExt as _;
 
-use crate::gantry::{
-    Bus, MemoryNetwork, MemoryStore, Message, Relay, RelayMetrics, Shutdown, Store, StoreName, relay,
-};
+use crate::gantry::{Bus, MemoryNetwork, MemoryStore, Message, Relay, RelayMetrics, Shutdown, Store, StoreName, relay};
 use crate::machine::{Number, headers, pattern};
 use crate::runtime;
 

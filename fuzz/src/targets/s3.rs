@@ -125,11 +125,8 @@ async fn ask(asked: &Asked, sent: u64) {
 }
 
 fn options() -> s3::Options {
-    let keys = s3::StaticCredentials {
-        access_key_id: "a".to_owned(),
-        secret_access_key: "b".to_owned(),
-        session_token: None,
-    };
+    let keys =
+        s3::StaticCredentials { access_key_id: "a".to_owned(), secret_access_key: "b".to_owned(), session_token: None };
     s3::Options {
         region: Some("us-east-1".to_owned()),
         endpoint_url: Some("http://127.0.0.1:1".to_owned()),

@@ -19,7 +19,8 @@ pub(crate) fn run(data: &[u8]) {
 
 fn check(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let (parent, state) = text.split_once('|').unwrap_or(("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", &text));
+    let (parent, state) =
+        text.split_once('|').unwrap_or(("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", &text));
     let mut headers = Headers::default();
     headers.push("traceparent", parent);
     headers.push("tracestate", state);
