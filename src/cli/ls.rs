@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_row_is_one_line_whatever_the_relay_sends() {
         let date = to_the_second("2026\n\u{1b}[31m.5");
-        assert_eq!(row("1", &date, "a\nb\u{9b}"), "             1  2026\\n\\u{1b}[31m       \"a\\nb\\u009b\"");
+        assert_eq!(row("1", &date, "a\nb\u{9b}"), "             1  2026\\n\\u{1b}[31m      \"a\\nb\\u009b\"");
     }
 
     #[test]
