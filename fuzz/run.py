@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,8 +29,9 @@ INPUT_TIMEOUT = 20
 MEMORY_MAX = 1024
 INPUT_MAX_BYTES = 4096
 # Of a corpus that is committed: small files, few of them.
-COMMITTED_FILES = 12
+COMMITTED_FILES = 10
 COMMITTED_BYTES = 512
+SCRATCH = "/dev/shm"
 
 
 def main():
@@ -47,7 +49,9 @@ def main():
     if options.build:
         return
     chosen = [options.target] if options.target else TARGETS
-    results = [run(program, target, options.seconds) for target in chosen]
+    # In memory, where there is a file system there: targets write files.
+    with tempfile.TemporaryDirectory(dir=SCRATCH if os.access(SCRATCH, os.W_OK) else None) as scratch:
+        results = [run(program, target, options.seconds, scratch) for target in chosen]
     table(results)
     if options.merge:
         for target in chosen:
@@ -82,7 +86,7 @@ def target_folder():
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 
 
-def run(program, target, seconds):
+def run(program, target, seconds, scratch):
     """Plays the corpus of one target back, and goes on from there."""
     committed, found, artifacts = FUZZ / "corpus" / target, ROOT / ".dev" / "fuzz" / target, FUZZ / "artifacts"
     for folder in (committed, found, artifacts):
@@ -92,7 +96,8 @@ def run(program, target, seconds):
                found, committed]
     print(f"--- {target}", flush=True)
     began = time.monotonic()
-    process = subprocess.run(command, env={**os.environ, "GANTRY_FUZZ_TARGET": target}, stdin=subprocess.DEVNULL,
+    environment = {**os.environ, "GANTRY_FUZZ_TARGET": target, "TMPDIR": scratch}
+    process = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
     output = process.stdout
     counters = re.search(r"\((\d+) inline 8-bit counters\)", output)
@@ -127,10 +132,12 @@ def merge(program, target):
     subprocess.run([program, "-merge=1", f"-max_len={COMMITTED_BYTES}", committed, found], check=True,
                    env={**os.environ, "GANTRY_FUZZ_TARGET": target}, stdin=subprocess.DEVNULL,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # The inputs that cover most come first in a merge by size; what is too much is dropped.
-    files = sorted(committed.iterdir(), key=lambda file: (file.stat().st_size > COMMITTED_BYTES, -file.stat().st_size))
-    for file in files[COMMITTED_FILES:]:
-        file.unlink()
+    # The larger of the small ones cover most.
+    files = sorted(committed.iterdir(), key=lambda file: file.stat().st_size)
+    kept = [file for file in files if 0 < file.stat().st_size <= COMMITTED_BYTES][-COMMITTED_FILES:] or files[:1]
+    for file in files:
+        if file not in kept:
+            file.unlink()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-//! One runtime for each thread, on paused time: whatever waits is waited for at once.
+//! What targets run in: one runtime for each thread, on paused time, so that whatever waits is waited for at once; and
+//! files for scratch, below `TMPDIR`.
+
+use std::path::PathBuf;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -16,4 +19,9 @@ thread_local! {
 /// Runs `work` to its end.
 pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(work))
+}
+
+/// Returns a path of this process that nothing else uses.
+pub(crate) fn scratch(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("gantry-fuzz-{}-{name}", std::process::id()))
 }

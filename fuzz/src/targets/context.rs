@@ -3,27 +3,20 @@
 use std::path::PathBuf;
 
 use crate::gantry::config::{ContextChoice, Sources};
+use crate::runtime;
 
 const PASSWORD: &str = "9d1c7f30e4";
 
-thread_local! {
-    static FILE: PathBuf = {
-        let root = if PathBuf::from("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
-        root.join(format!("gantry-fuzz-{}.json", std::process::id()))
-    };
-}
-
 pub(crate) fn run(data: &[u8]) {
-    FILE.with(|file| {
-        std::fs::write(file, data).expect("the folder for temporary files takes files");
-        load(ContextChoice::Named(file.display().to_string()), file);
-        let name = String::from_utf8_lossy(data).into_owned();
-        load(ContextChoice::Named(name), file);
-        let text = String::from_utf8_lossy(data);
-        let object = serde_json::json!({ "url": text, "user": text, "password": PASSWORD, "creds": text });
-        std::fs::write(file, object.to_string()).expect("it is written");
-        load(ContextChoice::Named(file.display().to_string()), file);
-    });
+    let file = &runtime::scratch("context.json");
+    std::fs::write(file, data).expect("the folder for temporary files takes files");
+    load(ContextChoice::Named(file.display().to_string()), file);
+    let name = String::from_utf8_lossy(data).into_owned();
+    load(ContextChoice::Named(name), file);
+    let text = String::from_utf8_lossy(data);
+    let object = serde_json::json!({ "url": text, "user": text, "password": PASSWORD, "creds": text });
+    std::fs::write(file, object.to_string()).expect("it is written");
+    load(ContextChoice::Named(file.display().to_string()), file);
 }
 
 fn load(context: ContextChoice, file: &std::path::Path) {

@@ -1,13 +1,14 @@
 //! A part file and its record with any content: what is resumed lies within the object and within the file, and a
 //! download can begin whatever was there.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::gantry::{PartFile, Pin, Span, part};
 use crate::machine::{SIZE, object};
+use crate::runtime;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -36,21 +37,14 @@ enum Record {
     },
 }
 
-thread_local! {
-    static FOLDER: PathBuf = {
-        let root = if PathBuf::from("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
-        let folder = root.join(format!("gantry-fuzz-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("the folder for temporary files takes files");
-        folder
-    };
-}
-
 pub(crate) fn run(data: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
-    FOLDER.with(|folder| check(folder, &input));
+    let folder = runtime::scratch("part");
+    std::fs::create_dir_all(&folder).expect("the folder for temporary files takes files");
+    check(&folder, &input);
 }
 
-fn check(folder: &std::path::Path, input: &Input) {
+fn check(folder: &Path, input: &Input) {
     let target = folder.join("out");
     let (part_path, record_path) = (folder.join(".out.gantry-part"), folder.join(".out.gantry-part.json"));
     for path in [&target, &part_path, &record_path] {

@@ -66,7 +66,7 @@ pub(crate) fn run(data: &[u8]) {
             Event::Timeout => sender.handle_timeout(now),
             Event::Transmit => model.transmit(&mut sender, &range, now),
         }
-        assert_eq!(sender.poll_timeout().is_none() || sender.outcome().is_none(), true);
+        assert!(sender.poll_timeout().is_none() || sender.outcome().is_none(), "a timer after the end");
         assert!(sender.credit() <= range.end.max(range.start));
     }
     model.transmit(&mut sender, &range, now);
