@@ -1,7 +1,7 @@
 //! Feeds arbitrary bytes to everything that a peer or a file can feed us.
 //!
 //! A target takes bytes, never fails on them, and panics if our code does or breaks one of its promises. Each has its
-//! folder in `corpus/`, which `tests/replay.rs` plays back without libFuzzer.
+//! folder in `corpus/` with inputs to begin with.
 
 mod gantry;
 mod machine;

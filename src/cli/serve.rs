@@ -125,11 +125,13 @@ impl Serve {
         let readiness = watch::Sender::new(Readiness::default());
         let pages = http::Pages { registry: Arc::new(registry), readiness: readiness.subscribe() };
         let stop = CancellationToken::new();
-        let told = async {
-            if let Some(listener) = listener {
-                http::serve(listener, pages, stop.clone()).await;
+        let stopped = stop.clone();
+        let mut told = tokio::spawn(async move {
+            match listener {
+                Some(listener) => http::serve(listener, pages, stopped).await,
+                None => stopped.cancelled().await,
             }
-        };
+        });
         let served = async {
             let _stop = stop.clone().drop_guard();
             let Some(bus) = first_connection(&config.nats, shutdown).await? else { return Ok(()) };
@@ -148,8 +150,14 @@ impl Serve {
                 _ = beside => Ok(relay.wait().await?),
             }
         };
-        let ((), served) = tokio::join!(told, served);
-        served
+        tokio::select! {
+            served = served => {
+                // However it ended: the relay has.
+                drop(told.await);
+                served
+            }
+            _ = &mut told => Err(Failure::new(Exit::Failed, "the task of the operator's pages ended: see the log")),
+        }
     }
 }
 
