@@ -56,10 +56,9 @@ enum Command {
 impl Cli {
     /// Runs the command to its end.
     pub async fn run(self) -> Exit {
-        bus::nats::quieten_panics();
         let form = self.command.form();
         let mut is_logged = false;
-        match Box::pin(self.try_run(&mut is_logged)).await {
+        let exit = match Box::pin(self.try_run(&mut is_logged)).await {
             Ok(()) => Exit::Done,
             Err(failure) => {
                 if is_logged {
@@ -69,7 +68,9 @@ impl Cli {
                 }
                 failure.exit
             }
-        }
+        };
+        telemetry::flush().await;
+        exit
     }
 
     /// Returns where settings are looked for, with what this command line says.
@@ -102,8 +103,11 @@ impl Cli {
             traces_url: config.telemetry.traces_url.as_deref().filter(|_| self.command.is_traced()),
             traces_optional: config.telemetry.inherited,
             service: self.command.service(),
+            is_queued: self.command.is_relay(),
         };
         let telemetry = telemetry::init(options).map_err(|error| Failure::usage(error.to_string()))?;
+        // After the log's own hook, so that it comes before it.
+        bus::nats::quieten_panics();
         *is_logged = self.command.is_relay() && format == telemetry::Format::Json;
         if let Some(ignored) = config.telemetry.ignored.as_deref().filter(|_| self.command.is_traced()) {
             tracing::warn!("{ignored}");

@@ -9,6 +9,7 @@ pub mod chunk;
 pub mod error;
 pub mod limits;
 pub mod message;
+pub mod printable;
 mod quota;
 pub mod receiver;
 pub mod sender;

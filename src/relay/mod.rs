@@ -13,6 +13,8 @@ mod registry;
 mod sending;
 mod service;
 mod serving;
+mod supervision;
+mod throttle;
 mod transfer;
 
 pub use self::buses::Buses;
@@ -135,6 +137,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A task ended that the relay can't do without.
+    #[error("the relay's {0} task ended: see the log, and restart the relay")]
+    TaskEnded(String),
 }
 
 /// What all tasks of one relay share.
@@ -166,6 +171,8 @@ struct Shared {
     /// Tells transfers that the grace is over.
     goaway: CancellationToken,
     tasks: TaskTracker,
+    supervision: supervision::Supervision,
+    throttle: throttle::Throttle,
 }
 
 /// A connection that can't be made again, and why.
@@ -218,6 +225,8 @@ impl Relay {
             shutdown,
             goaway: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            supervision: supervision::Supervision::default(),
+            throttle: throttle::Throttle::default(),
             instance,
             serving: serving::Serving::default(),
             options,
@@ -226,12 +235,14 @@ impl Relay {
         registry::start(&shared).await?;
         for subject in shared.service.subjects() {
             let questions = shared.buses.requests.subscribe(&subject, None).await?;
-            shared.tasks.spawn(service::answer(Arc::clone(&shared), questions));
+            supervision::spawn(&shared, "service", None, service::answer(Arc::clone(&shared), questions));
         }
         let served = serving::replace(&shared, stores).await?;
-        shared.tasks.spawn(health::watch(Arc::clone(&shared), events));
+        supervision::spawn(&shared, "health", None, health::watch(Arc::clone(&shared), events));
+        supervision::spawn(&shared, "log", None, throttle::report(Arc::clone(&shared)));
+        // The relay can do without it: it only compares.
         shared.tasks.spawn(peers::watch(Arc::clone(&shared)));
-        shared.tasks.spawn(drain(Arc::clone(&shared)));
+        supervision::spawn(&shared, "drain", None, drain(Arc::clone(&shared)));
         shared.buses.flush().await?;
         info!(instance = %shared.instance, prefix = %shared.options.prefix, stores = served.added.len(), "serving");
         Ok(Self { shared })
@@ -270,7 +281,8 @@ impl Relay {
     /// Waits until the relay was asked to stop and every transfer has ended.
     ///
     /// # Errors
-    /// When the last messages could not be sent, or when it stopped because a connection can't be made again.
+    /// When the last messages could not be sent, when a connection can't be made again, or when a task ended that the
+    /// relay can't do without.
     pub async fn wait(&self) -> Result<(), Error> {
         tokio::select! {
             () = self.shared.tasks.wait() => {}
@@ -278,6 +290,7 @@ impl Relay {
                 warn!("there is no connection to NATS: ending what waits for it");
                 self.shared.shutdown.force.cancel();
             }
+            task = self.shared.supervision.broken() => return self.give_up(task).await,
         }
         if let Some(Lost { connection, reason }) = self.shared.lost.get() {
             return Err(Error::Lost { connection: connection.name(), reason: reason.clone() });
@@ -291,6 +304,20 @@ impl Relay {
         }
         info!(instance = %self.shared.instance, "stopped");
         Ok(())
+    }
+
+    /// Sends the consumers to other relays, as far as that works, and returns why.
+    async fn give_up(&self, task: String) -> Result<(), Error> {
+        self.shared.shutdown.drain.cancel();
+        self.shared.goaway.cancel();
+        let told = async {
+            self.shared.registry.emptied().await;
+            self.shared.bus.flush().await
+        };
+        // Whether they heard or not, the relay ends.
+        drop(timeout(LAST_WORDS_TIMEOUT, told).await);
+        self.shared.shutdown.force.cancel();
+        Err(Error::TaskEnded(task))
     }
 
     /// Returns when the grace is over and there has been no connection for a while: whatever waits for one, to tell its

@@ -7,7 +7,8 @@ use futures_util::StreamExt;
 use tokio::sync::{Notify, watch};
 use tracing::debug;
 
-use super::Shared;
+use super::{Shared, supervision};
+use super::throttle::REFUSALS;
 use crate::bus::{self, Message, NO_RESPONDERS, Subscription};
 use crate::proto::subject::transfer_of_control;
 use crate::proto::{Control, TransferId};
@@ -103,8 +104,8 @@ pub(super) async fn start(shared: &Arc<Shared>) -> Result<(), bus::Error> {
     let reports = shared.options.prefix.all_gone(&shared.secret);
     let reports = shared.buses.data.subscribe(&reports, None).await?;
 
-    shared.tasks.spawn(dispatch(Arc::clone(shared), controls, hear_control));
-    shared.tasks.spawn(dispatch(Arc::clone(shared), reports, hear_report));
+    supervision::spawn(shared, "control", None, dispatch(Arc::clone(shared), controls, hear_control));
+    supervision::spawn(shared, "gone", None, dispatch(Arc::clone(shared), reports, hear_report));
     Ok(())
 }
 
@@ -139,7 +140,9 @@ fn hear_control(shared: &Shared, message: &Message) {
         }),
         Err(error) => {
             shared.metrics.refuse("control");
-            debug!(%transfer, %error, "ignoring a control message");
+            if shared.throttle.admits("control", REFUSALS) {
+                debug!(%transfer, %error, "ignoring a control message");
+            }
         }
     }
 }

@@ -10,6 +10,8 @@ use tracing::{debug, info, warn};
 use super::handlers::{Asker, keyless};
 use super::pacer::Pacer;
 use super::registry::{Entry, Heard};
+use super::throttle::TRANSFERS;
+use super::{Options, Shared};
 use crate::bus::Message;
 use crate::metrics::{OutcomeLabel, TransferMetrics};
 use crate::proto::chunk::Chunk;
@@ -99,7 +101,7 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     let took = link.asker.elapsed();
     drive.entry.note_unheard(took);
     drive.metrics.duration.observe(took.as_secs_f64());
-    drive.log_end(outcome.as_ref(), took);
+    drive.log_end(&link.asker.shared, outcome.as_ref(), took);
     let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
     link.count(outcome.as_ref().map_or("aborted", outcome_name), has_failed);
 }
@@ -219,12 +221,14 @@ impl Link {
     }
 
     fn end_before_start(&self, outcome: &'static str) {
-        info!(
-            outcome,
-            ms = as_millis(self.asker.elapsed()),
-            trace = trace::current_id().as_deref(),
-            "transfer ended before it started"
-        );
+        if self.asker.shared.throttle.admits("transfer_unstarted", TRANSFERS) {
+            info!(
+                outcome,
+                ms = as_millis(self.asker.elapsed()),
+                trace = trace::current_id().as_deref(),
+                "transfer ended before it started"
+            );
+        }
         self.count(outcome, false);
     }
 
@@ -266,7 +270,9 @@ impl Drive {
             let is_sent = self.transmit(link).await;
             if let Some(Range { start, end }) = self.started.take() {
                 let opened_ms = self.opened_ms;
-                info!(start, end, object = self.object, opened_ms, "transfer started");
+                if link.asker.shared.throttle.admits("transfer_started", TRANSFERS) {
+                    info!(start, end, object = self.object, opened_ms, "transfer started");
+                }
             }
             if !is_sent {
                 return None;
@@ -327,8 +333,11 @@ impl Drive {
     }
 
     /// The one line with all that a support person asks for.
-    fn log_end(&mut self, outcome: Option<&Outcome>, took: Duration) {
+    fn log_end(&mut self, shared: &Shared, outcome: Option<&Outcome>, took: Duration) {
         self.stalled.note(false, &self.metrics);
+        if !shared.throttle.admits("transfer_ended", TRANSFERS) {
+            return;
+        }
         let (bytes, chunks) = (self.sender.sent_bytes(), self.sender.sent_chunks());
         let (ms, stalled_ms) = (as_millis(took), as_millis(self.stalled.total));
         let bytes_per_s = bytes.saturating_mul(1000).checked_div(ms).unwrap_or(bytes);
@@ -410,6 +419,9 @@ impl Stalled {
 /// Time since a transfer began, as the state machine counts it.
 struct Clock(Instant);
 
+/// Later than any transfer waits for anything.
+const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
+
 impl Clock {
     fn start() -> Self {
         Self(Instant::now())
@@ -420,7 +432,8 @@ impl Clock {
     }
 
     fn at(&self, since_start: Duration) -> Instant {
-        self.0 + since_start
+        // What can't be reached is as good as a month away.
+        self.0.checked_add(since_start).unwrap_or_else(|| self.0 + FAR)
     }
 }
 
