@@ -74,10 +74,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Takes note, at the end of a transfer, if nobody ever heard of it.
+    /// Takes note, at the end of a transfer, if nobody ever heard of it. Of one that had time for a beat somebody may have
+    /// heard, and left since.
     pub(super) fn note_unheard(&self, took: std::time::Duration) {
         let Heard { control, gone } = *self.heard.borrow();
-        if gone && control.credit == 0 && !control.cancel {
+        let is_at_once = took < self.shared.options.beat_interval;
+        if gone && is_at_once && control.credit == 0 && !control.cancel {
             self.shared.caution.note_unheard(took);
         }
     }

@@ -69,6 +69,7 @@ class Client:
 
     def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(b'CONNECT {"verbose":false,"headers":true}\r\n')
         self.file = self.socket.makefile("rb")
 
