@@ -197,24 +197,31 @@ mod tests {
 
     /// A pipe that nobody reads until it is opened.
     #[derive(Clone, Default)]
-    struct Pipe(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
+    struct Pipe(Arc<Ends>);
+
+    #[derive(Default)]
+    struct Ends {
+        /// Whether somebody reads, and what was read.
+        state: Mutex<(bool, Vec<u8>)>,
+        opened: Condvar,
+    }
 
     impl Pipe {
         fn open(&self) {
-            self.0.0.lock().unwrap().0 = true;
-            self.0.1.notify_all();
+            self.0.state.lock().unwrap().0 = true;
+            self.0.opened.notify_all();
         }
 
         fn text(&self) -> String {
-            String::from_utf8(self.0.0.lock().unwrap().1.clone()).unwrap()
+            String::from_utf8(self.0.state.lock().unwrap().1.clone()).unwrap()
         }
     }
 
     impl Write for Pipe {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let (pipe, opened) = &*self.0;
-            let mut pipe = opened.wait_while(pipe.lock().unwrap(), |(is_open, _)| !*is_open).unwrap();
-            pipe.1.extend_from_slice(bytes);
+            let state = self.0.state.lock().unwrap();
+            let mut state = self.0.opened.wait_while(state, |(is_open, _)| !*is_open).unwrap();
+            state.1.extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
