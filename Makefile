@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test test-containers sim chaos chaos-more bench check-deploy observe fmt lint
+.PHONY: help servers demo dev test test-containers sim chaos chaos-more bench check-deploy observe fuzz fmt lint
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ chaos-more: ## measure failover, 20 kills of 1 GiB, 10 GiB over a link that is c
 
 bench: ## measure it beside S3, NATS, the Object Store, s5cmd and aws; ARGS=--quick to try, ARGS=--help
 	@$(PYTHON) benches/run.py $(ARGS)
+
+SECONDS ?= 30
+fuzz: ## feed arbitrary bytes to all that peers and files feed us, SECONDS=30 each; FUZZ=name for one
+	@$(PYTHON) fuzz/run.py --seconds $(SECONDS) $(if $(FUZZ),--target $(FUZZ))
 
 check-deploy: ## hold deploy/ to kubectl, systemd and promtool; part of test
 	@$(PYTHON) deploy/dev/check_deploy.py

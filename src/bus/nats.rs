@@ -2,6 +2,9 @@
 
 mod auth;
 mod dial;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod messages;
 mod options;
 

@@ -24,7 +24,7 @@ pub(super) fn outbound(message: Message) -> Result<OutboundMessage, Error> {
 }
 
 /// Checks what async-nats would panic at: names and values that would break the header block.
-fn header_map(headers: &Headers) -> Result<HeaderMap, Error> {
+pub(super) fn header_map(headers: &Headers) -> Result<HeaderMap, Error> {
     let mut map = HeaderMap::new();
     for (name, value) in headers.iter() {
         let unusable = || Error::Header(name.to_owned());

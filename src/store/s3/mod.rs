@@ -7,6 +7,9 @@ mod bucket;
 mod client;
 mod connections;
 mod failure;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod object;
 mod observe;
 mod options;
