@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
@@ -27,10 +27,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use self::specs::{
-    BUDGET, BUILD, CREDIT_STALLED, CREDIT_STALLS, DRAINING, DURATION, FIRST_BYTE, NATS_CONNECTED, NATS_DENIED,
-    NATS_RECONNECTS, NATS_SLOW, REFUSED, RELOADS, REQUESTS, RESERVED, S3_CONNECTIONS, S3_CONNECTIONS_OPENED,
-    S3_LATENCY, S3_REQUESTS, SENT_BYTES, SENT_CHUNKS, STORE_UP, TRANSFERS, TRANSFERS_ACTIVE, TRANSFERS_MAX,
-    TRANSFERS_QUEUED, TRANSFERS_RESUMED,
+    BUDGET, BUILD, CREDIT_STALLED, CREDIT_STALLS, DRAINING, DURATION, FIRST_BYTE, LOG_LINES_DROPPED, NATS_CONNECTED,
+    NATS_DENIED, NATS_RECONNECTS, NATS_SLOW, REFUSED, RELOADS, REQUESTS, RESERVED, S3_CONNECTIONS,
+    S3_CONNECTIONS_OPENED, S3_LATENCY, S3_REQUESTS, SENT_BYTES, SENT_CHUNKS, STORE_UP, TRANSFERS, TRANSFERS_ACTIVE,
+    TRANSFERS_MAX, TRANSFERS_QUEUED, TRANSFERS_RESUMED,
 };
 use crate::proto::Code;
 use crate::proto::subject::Operation;
@@ -110,6 +110,20 @@ impl EncodeMetric for Sampled {
     }
 }
 
+/// A counter that is asked for its value when the metrics are.
+#[derive(Debug)]
+struct SampledCounter(Sampled);
+
+impl EncodeMetric for SampledCounter {
+    fn encode(&self, encoder: MetricEncoder) -> fmt::Result {
+        ConstCounter::new((self.0.0)()).encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Counter
+    }
+}
+
 /// What is true of a relay's process as long as it lives.
 #[derive(Debug)]
 pub struct Facts {
@@ -119,6 +133,8 @@ pub struct Facts {
     pub memory_budget_bytes: u64,
     /// What of it is taken.
     pub memory_reserved_bytes: Sampled,
+    /// Log lines that were lost.
+    pub log_lines_dropped: Sampled,
 }
 
 /// What a relay counts.
@@ -224,6 +240,7 @@ impl RelayMetrics {
         CREDIT_STALLED.register(registry, own.credit_stalled.clone());
         BUDGET.register(registry, ConstGauge::new(facts.memory_budget_bytes));
         RESERVED.register(registry, facts.memory_reserved_bytes);
+        LOG_LINES_DROPPED.register(registry, SampledCounter(facts.log_lines_dropped));
         NATS_CONNECTED.register(registry, own.nats_connected.clone());
         NATS_RECONNECTS.register(registry, own.nats_reconnects.clone());
         NATS_DENIED.register(registry, own.nats_denied.clone());
@@ -406,7 +423,12 @@ mod tests {
     fn page() -> String {
         let mut registry = Registry::default();
         let reserved = Sampled::new(|| 7);
-        let facts = Facts { protocol: 1, memory_budget_bytes: 9, memory_reserved_bytes: reserved };
+        let facts = Facts {
+            protocol: 1,
+            memory_budget_bytes: 9,
+            memory_reserved_bytes: reserved,
+            log_lines_dropped: Sampled::new(|| 0),
+        };
         let metrics = RelayMetrics::register(&mut registry, facts);
         let store = || "s".to_owned();
         metrics.transfers.get_or_create(&OutcomeLabel { store: store(), outcome: "completed" }).inc();
@@ -462,7 +484,12 @@ mod tests {
     /// A relay that counted nothing yet.
     fn fresh_page() -> String {
         let mut registry = Registry::default();
-        let facts = Facts { protocol: 1, memory_budget_bytes: 9, memory_reserved_bytes: Sampled::new(|| 0) };
+        let facts = Facts {
+            protocol: 1,
+            memory_budget_bytes: 9,
+            memory_reserved_bytes: Sampled::new(|| 0),
+            log_lines_dropped: Sampled::new(|| 0),
+        };
         let metrics = RelayMetrics::register(&mut registry, facts);
         metrics.add_store("s");
         drop(metrics.s3.of_store("s"));

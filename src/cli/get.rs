@@ -25,6 +25,7 @@ use crate::consumer::{self, Client, FileOptions, Progress};
 use crate::proto::{Pin, Span, TransferId};
 use crate::rate::RateLimit;
 use crate::shutdown::Shutdown;
+use crate::telemetry;
 
 /// Download an object and prove that it is the right one
 ///
@@ -261,7 +262,7 @@ impl Get {
     fn report(&self, summary: &Summary) -> Result<(), Failure> {
         match self.form() {
             Form::Json => output::json(summary)?,
-            Form::JsonToStderr => output::note(&output::to_json(summary)),
+            Form::JsonToStderr => telemetry::print(&output::to_json(summary)),
             Form::Text if self.quiet => {}
             Form::Text => output::note(&summary.line()),
         }

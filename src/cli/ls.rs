@@ -7,12 +7,13 @@ use super::address::ListAddress;
 use super::exit::{Exit, Failure};
 use super::output::{self, Form};
 use crate::consumer::Client;
-use crate::proto::{ListEntry, ListPage, ListRequest};
+use crate::proto::{ListEntry, ListPage, ListRequest, printable};
 use crate::shutdown::Shutdown;
 
 /// List keys
 ///
-/// Prints size in bytes, date and key; a key that goes on after a slash is cut there, unless -r is given.
+/// Prints size in bytes, date and key; a key that goes on after a slash is cut there, unless -r is given. A key with
+/// characters that a terminal would act on, such as a line break, is printed as a JSON string, in quotation marks.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Ls {
     #[arg(value_name = "STORE[/PREFIX]", help = "The store, and what the keys begin with")]
@@ -92,7 +93,7 @@ impl Ls {
 }
 
 fn row(size: &str, date: &str, key: &str) -> String {
-    format!("{size:>14}  {date:<20}  {}", output::printable(key))
+    format!("{size:>14}  {:<20}  {}", printable::text(date), printable::name(key))
 }
 
 /// Cuts the fraction of a second out of an RFC 3339 date.
@@ -106,6 +107,12 @@ fn to_the_second(date: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_is_one_line_whatever_the_relay_sends() {
+        let date = to_the_second("2026\n\u{1b}[31m.5");
+        assert_eq!(row("1", &date, "a\nb\u{9b}"), "             1  2026\\n\\u{1b}[31m      \"a\\nb\\u009b\"");
+    }
 
     #[test]
     fn a_row_has_size_date_to_the_second_and_key() {

@@ -22,6 +22,7 @@ use crate::rate::RateLimit;
 use crate::relay::{self, Readiness, Relay, Replaced};
 use crate::shutdown::{self, Shutdown};
 use crate::store::budget::Budget;
+use crate::telemetry;
 
 const ABOUT: &str = "Serve stores to whoever may ask
 
@@ -124,11 +125,13 @@ impl Serve {
         let readiness = watch::Sender::new(Readiness::default());
         let pages = http::Pages { registry: Arc::new(registry), readiness: readiness.subscribe() };
         let stop = CancellationToken::new();
-        let told = async {
-            if let Some(listener) = listener {
-                http::serve(listener, pages, stop.clone()).await;
+        let stopped = stop.clone();
+        let mut told = tokio::spawn(async move {
+            match listener {
+                Some(listener) => http::serve(listener, pages, stopped).await,
+                None => stopped.cancelled().await,
             }
-        };
+        });
         let served = async {
             let _stop = stop.clone().drop_guard();
             let Some(bus) = first_connection(&config.nats, shutdown).await? else { return Ok(()) };
@@ -147,8 +150,14 @@ impl Serve {
                 _ = beside => Ok(relay.wait().await?),
             }
         };
-        let ((), served) = tokio::join!(told, served);
-        served
+        tokio::select! {
+            served = served => {
+                // However it ended: the relay has.
+                drop(told.await);
+                served
+            }
+            _ = &mut told => Err(Failure::new(Exit::Failed, "the task of the operator's pages ended: see the log")),
+        }
     }
 }
 
@@ -191,6 +200,7 @@ fn facts(budget: &Budget) -> Facts {
         protocol: proto::VERSION,
         memory_budget_bytes: budget.total_bytes(),
         memory_reserved_bytes: Sampled::new(move || sampled.reserved_bytes()),
+        log_lines_dropped: Sampled::new(telemetry::dropped_lines),
     }
 }
 
@@ -263,6 +273,7 @@ impl From<relay::Error> for Failure {
     fn from(error: relay::Error) -> Self {
         match error {
             relay::Error::NoStore => Self::usage(error.to_string()),
+            relay::Error::TaskEnded(_) => Self::new(Exit::Failed, error.to_string()),
             relay::Error::Bus(error) => error.into(),
         }
     }

@@ -375,7 +375,7 @@ impl Driver {
 
     /// Waits for the next thing to happen, and takes note of it. No branch loses anything when another one wins.
     async fn step(&mut self) -> Result<(), Error> {
-        let timeout = self.receiver.poll_timeout().map(|at| self.clock + at);
+        let timeout = self.receiver.poll_timeout().and_then(|at| self.clock.checked_add(at));
         let written_due = self.receiver.written_due();
         let paced = self.is_paced();
         let next_message: OptionFuture<_> = self.inbox.as_mut().map(StreamExt::next).into();

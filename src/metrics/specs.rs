@@ -112,6 +112,12 @@ pub(super) const BUDGET: Spec =
     Spec::new("memory_budget", Kind::Gauge, &[], "Memory for object bytes, as configured").unit("bytes");
 pub(super) const RESERVED: Spec =
     Spec::new("memory_reserved", Kind::Gauge, &[], "Memory of the budget that transfers hold").unit("bytes");
+pub(super) const LOG_LINES_DROPPED: Spec = Spec::new(
+    "log_lines_dropped",
+    Kind::Counter,
+    &[],
+    "Log lines that were lost since nobody took them from stderr in time",
+);
 pub(super) const NATS_CONNECTED: Spec =
     Spec::new("nats_connected", Kind::Gauge, &[], "Whether there is a connection to NATS");
 pub(super) const NATS_RECONNECTS: Spec =
@@ -175,6 +181,7 @@ pub const ALL: &[Spec] = &[
     CREDIT_STALLED,
     BUDGET,
     RESERVED,
+    LOG_LINES_DROPPED,
     NATS_CONNECTED,
     NATS_RECONNECTS,
     NATS_DENIED,

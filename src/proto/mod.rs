@@ -7,6 +7,7 @@
 pub mod chunk;
 pub mod error;
 pub mod message;
+pub mod printable;
 pub mod receiver;
 pub mod sender;
 pub mod subject;

@@ -8,6 +8,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, debug, info, info_span, warn};
 use uuid::Uuid;
 
+use super::throttle::REFUSALS;
 use super::{Shared, transfer};
 use crate::bus::Message;
 use crate::metrics::RequestLabel;
@@ -50,7 +51,10 @@ pub(super) async fn handle(
     let allowed = |reply: &String| shared.options.delivery_allow.allows(reply);
     let Some(reply) = request.reply.clone().filter(allowed) else {
         shared.metrics.refuse("reply_subject");
-        return warn!(store = %store_name, operation = operation.name(), "refusing a request whose reply subject is not allowed");
+        if shared.throttle.admits("reply_subject", REFUSALS) {
+            warn!(store = %store_name, operation = operation.name(), "refusing a request whose reply subject is not allowed");
+        }
+        return;
     };
     let asker = Asker {
         shared: Arc::clone(shared),
@@ -163,8 +167,10 @@ impl Asker {
         self.shared.metrics.refuse(error.code.name());
         self.count(Some(error));
         let (operation, reason) = (self.operation.name(), keyless(&error.message));
-        info!(store = %self.store_name, operation, code = %error.code, reason, "refusing a request");
-        debug!(%error, "the reason in full");
+        if self.shared.throttle.admits(error.code.name(), REFUSALS) {
+            info!(store = %self.store_name, operation, code = %error.code, reason, "refusing a request");
+            debug!(%error, "the reason in full");
+        }
         trace::record_outcome(error.code.name(), true);
         let (headers, payload) = match self.operation {
             Operation::Get => Envelope { transfer: None, context }.encode(&Body::Error(error.clone())),
@@ -219,13 +225,17 @@ impl Asker {
                     true
                 }
                 Err(error) => {
-                    warn!(%error, "can't answer");
+                    if self.shared.throttle.admits("answer", REFUSALS) {
+                        warn!(%error, "can't answer");
+                    }
                     false
                 }
             },
             () = self.shared.shutdown.force.cancelled() => false,
             () = sending.bus_stuck(self.shared.options.idle_timeout) => {
-                warn!("giving an answer up: NATS has taken and brought nothing for the idle timeout");
+                if self.shared.throttle.admits("answer", REFUSALS) {
+                    warn!("giving an answer up: NATS has taken and brought nothing for the idle timeout");
+                }
                 false
             }
         }

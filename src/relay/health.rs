@@ -14,8 +14,8 @@ use tracing::{error, info, warn};
 use super::Shared;
 use crate::bus::{Event, Status};
 use crate::metrics::{RelayMetrics, StoreLabel};
-use crate::proto::StoreName;
 use crate::proto::subject::Operation;
+use crate::proto::{StoreName, printable};
 use crate::store::Store;
 
 /// How often the stores are asked for a sign of life.
@@ -56,7 +56,7 @@ impl fmt::Display for Readiness {
             f.write_str("\ndraining")?;
         }
         for subject in &self.denied {
-            write!(f, "\nnats-server forbids to subscribe to {subject}")?;
+            write!(f, "\nnats-server forbids to subscribe to {}", printable::text(subject))?;
         }
         for (store, failure) in &self.stores {
             write!(f, "\nstore {store}: {}", failure.as_deref().unwrap_or("ok"))?;
@@ -199,7 +199,8 @@ async fn probe_stores(shared: &Shared) {
 /// With the reason, for a person, when it gives none.
 pub async fn probe(store: &dyn Store) -> Result<(), String> {
     match timeout(PROBE_TIMEOUT, store.probe()).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
+        // It goes into pages and logs line by line, and may hold the store's own words.
+        Ok(answer) => answer.map_err(|error| printable::text(&error.to_string()).into_owned()),
         Err(_) => Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }

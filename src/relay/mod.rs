@@ -9,6 +9,8 @@ mod registry;
 mod sending;
 mod service;
 mod serving;
+mod supervision;
+mod throttle;
 mod transfer;
 
 pub use self::health::{Readiness, probe};
@@ -122,6 +124,9 @@ pub enum Error {
     /// The bus failed.
     #[error(transparent)]
     Bus(#[from] bus::Error),
+    /// A task ended that the relay can't do without.
+    #[error("the relay's {0} task ended: see the log, and restart the relay")]
+    TaskEnded(String),
 }
 
 /// What all tasks of one relay share.
@@ -146,6 +151,8 @@ struct Shared {
     /// Tells transfers that the grace is over.
     goaway: CancellationToken,
     tasks: TaskTracker,
+    supervision: supervision::Supervision,
+    throttle: throttle::Throttle,
 }
 
 /// A running relay.
@@ -186,6 +193,8 @@ impl Relay {
             shutdown,
             goaway: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            supervision: supervision::Supervision::default(),
+            throttle: throttle::Throttle::default(),
             instance,
             serving: serving::Serving::default(),
             options,
@@ -193,14 +202,15 @@ impl Relay {
         let events = shared.bus.events();
         let controls = shared.options.prefix.controls(&shared.instance);
         let controls = shared.bus.subscribe(&controls, None).await?;
-        shared.tasks.spawn(registry::dispatch(Arc::clone(&shared), controls));
+        supervision::spawn(&shared, "control", None, registry::dispatch(Arc::clone(&shared), controls));
         for subject in shared.service.subjects() {
             let questions = shared.bus.subscribe(&subject, None).await?;
-            shared.tasks.spawn(service::answer(Arc::clone(&shared), questions));
+            supervision::spawn(&shared, "service", None, service::answer(Arc::clone(&shared), questions));
         }
         let served = serving::replace(&shared, stores).await?;
-        shared.tasks.spawn(health::watch(Arc::clone(&shared), events));
-        shared.tasks.spawn(drain(Arc::clone(&shared)));
+        supervision::spawn(&shared, "health", None, health::watch(Arc::clone(&shared), events));
+        supervision::spawn(&shared, "log", None, throttle::report(Arc::clone(&shared)));
+        supervision::spawn(&shared, "drain", None, drain(Arc::clone(&shared)));
         shared.bus.flush().await?;
         info!(instance = %shared.instance, prefix = %shared.options.prefix, stores = served.added.len(), "serving");
         Ok(Self { shared })
@@ -239,7 +249,7 @@ impl Relay {
     /// Waits until the relay was asked to stop and every transfer has ended.
     ///
     /// # Errors
-    /// When the last messages could not be sent.
+    /// When the last messages could not be sent, or a task ended that the relay can't do without.
     pub async fn wait(&self) -> Result<(), Error> {
         tokio::select! {
             () = self.shared.tasks.wait() => {}
@@ -247,6 +257,7 @@ impl Relay {
                 warn!("there is no connection to NATS: ending what waits for it");
                 self.shared.shutdown.force.cancel();
             }
+            task = self.shared.supervision.broken() => return self.give_up(task).await,
         }
         tokio::select! {
             flushed = timeout(LAST_WORDS_TIMEOUT, self.shared.bus.flush()) => match flushed {
@@ -257,6 +268,20 @@ impl Relay {
         }
         info!(instance = %self.shared.instance, "stopped");
         Ok(())
+    }
+
+    /// Sends the consumers to other relays, as far as that works, and returns why.
+    async fn give_up(&self, task: String) -> Result<(), Error> {
+        self.shared.shutdown.drain.cancel();
+        self.shared.goaway.cancel();
+        let told = async {
+            self.shared.registry.emptied().await;
+            self.shared.bus.flush().await
+        };
+        // Whether they heard or not, the relay ends.
+        drop(timeout(LAST_WORDS_TIMEOUT, told).await);
+        self.shared.shutdown.force.cancel();
+        Err(Error::TaskEnded(task))
     }
 
     /// Returns when the grace is over and there has been no connection for a while: whatever waits for one, to tell its

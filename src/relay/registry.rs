@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use tracing::debug;
 
 use super::Shared;
+use super::throttle::REFUSALS;
 use crate::bus::{Message, NO_RESPONDERS, Subscription};
 use crate::proto::subject::transfer_of_control;
 use crate::proto::{Control, TransferId};
@@ -117,7 +118,9 @@ fn hear(shared: &Shared, message: &Message) {
         }),
         Err(error) => {
             shared.metrics.refuse("control");
-            debug!(%transfer, %error, "ignoring a control message");
+            if shared.throttle.admits("control", REFUSALS) {
+                debug!(%transfer, %error, "ignoring a control message");
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::warn;
 
+use super::throttle::REFUSALS;
 use super::{Options, Shared};
 use crate::bus::{Message, Subscription};
 use crate::proto::message::json;
@@ -232,7 +233,9 @@ pub(super) async fn answer(shared: Arc<Shared>, mut questions: Subscription) {
             continue;
         };
         let answer = Message { subject: reply, payload, ..Message::default() };
-        if let Err(error) = shared.bus.publish(answer).await {
+        if let Err(error) = shared.bus.publish(answer).await
+            && shared.throttle.admits("service", REFUSALS)
+        {
             warn!(%error, "can't answer a service question");
         }
     }

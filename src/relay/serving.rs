@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
-use super::{Error, Shared, Stores, handlers, health};
+use super::{Error, Shared, Stores, handlers, health, supervision};
 use crate::bus::Subscription;
 use crate::metrics::StoreLabel;
 use crate::proto::StoreName;
@@ -145,10 +145,11 @@ fn add(shared: &Shared, name: &StoreName, store: Arc<dyn Store>) {
 fn serve(shared: &Arc<Shared>, Subscribed { name, operation, subject, requests }: Subscribed) {
     let mut stores = shared.serving.write();
     let Some(served) = stores.get_mut(&name) else { return };
+    let task = format!("{} of store {name}", operation.name());
     let stop = CancellationToken::new();
     served.endpoints.insert(subject, stop.clone().drop_guard());
     let endpoint = Endpoint { operation, name, store: served.store.subscribe(), stop, shared: Arc::clone(shared) };
-    shared.tasks.spawn(endpoint.serve(requests));
+    supervision::spawn(shared, task, Some(endpoint.stop.clone()), endpoint.serve(requests));
 }
 
 fn remove(shared: &Shared, name: &StoreName) {

@@ -7,9 +7,10 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::Options;
 use super::handlers::{Asker, keyless};
 use super::registry::{Entry, Heard};
+use super::throttle::TRANSFERS;
+use super::{Options, Shared};
 use crate::bus::Message;
 use crate::metrics::{OutcomeLabel, TransferMetrics};
 use crate::proto::chunk::Chunk;
@@ -90,7 +91,7 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     let outcome = drive.run(&mut link).await;
     let took = link.asker.elapsed();
     drive.metrics.duration.observe(took.as_secs_f64());
-    drive.log_end(outcome.as_ref(), took);
+    drive.log_end(&link.asker.shared, outcome.as_ref(), took);
     let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
     link.count(outcome.as_ref().map_or("aborted", outcome_name), has_failed);
 }
@@ -195,12 +196,14 @@ impl Link {
     }
 
     fn end_before_start(&self, outcome: &'static str) {
-        info!(
-            outcome,
-            ms = as_millis(self.asker.elapsed()),
-            trace = trace::current_id().as_deref(),
-            "transfer ended before it started"
-        );
+        if self.asker.shared.throttle.admits("transfer_unstarted", TRANSFERS) {
+            info!(
+                outcome,
+                ms = as_millis(self.asker.elapsed()),
+                trace = trace::current_id().as_deref(),
+                "transfer ended before it started"
+            );
+        }
         self.count(outcome, false);
     }
 
@@ -244,7 +247,9 @@ impl Drive {
             let is_sent = self.transmit(link).await;
             if let Some(Range { start, end }) = self.started.take() {
                 let opened_ms = self.opened_ms;
-                info!(start, end, object = self.object, opened_ms, "transfer started");
+                if link.asker.shared.throttle.admits("transfer_started", TRANSFERS) {
+                    info!(start, end, object = self.object, opened_ms, "transfer started");
+                }
             }
             if !is_sent {
                 return None;
@@ -304,8 +309,11 @@ impl Drive {
     }
 
     /// The one line with all that a support person asks for.
-    fn log_end(&mut self, outcome: Option<&Outcome>, took: Duration) {
+    fn log_end(&mut self, shared: &Shared, outcome: Option<&Outcome>, took: Duration) {
         self.stalled.note(false, &self.metrics);
+        if !shared.throttle.admits("transfer_ended", TRANSFERS) {
+            return;
+        }
         let (bytes, chunks) = (self.sender.sent_bytes(), self.sender.sent_chunks());
         let (ms, stalled_ms) = (as_millis(took), as_millis(self.stalled.total));
         let bytes_per_s = bytes.saturating_mul(1000).checked_div(ms).unwrap_or(bytes);
@@ -396,6 +404,9 @@ impl Stalled {
 /// Time since a transfer began, as the state machine counts it.
 struct Clock(Instant);
 
+/// Later than any transfer waits for anything.
+const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
+
 impl Clock {
     fn start() -> Self {
         Self(Instant::now())
@@ -406,7 +417,8 @@ impl Clock {
     }
 
     fn at(&self, since_start: Duration) -> Instant {
-        self.0 + since_start
+        // What can't be reached is as good as a month away.
+        self.0.checked_add(since_start).unwrap_or_else(|| self.0 + FAR)
     }
 }
 

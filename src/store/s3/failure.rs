@@ -8,6 +8,9 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use crate::store::Error;
 
+/// The longest time to wait that is taken over from S3: far longer than any retry budget.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
 /// One failed try.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -84,7 +87,7 @@ fn answered(response: &HttpResponse, code: Option<&str>, what: &str) -> Failure 
     }
     let passing = |text: &str| Error::Unavailable {
         message: format!("{what}: {text} ({label})"),
-        retry_after: response.headers().get("retry-after").and_then(|s| s.parse().ok()).map(Duration::from_secs),
+        retry_after: response.headers().get("retry-after").and_then(retry_after),
     };
     let (error, cure) = match (status, code.unwrap_or_default()) {
         (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" | "RequestExpired") => {
@@ -115,6 +118,17 @@ fn answered(response: &HttpResponse, code: Option<&str>, what: &str) -> Failure 
         _ => (Error::Invalid(format!("{what}: S3 refuses the request ({label})")), Cure::None),
     };
     Failure { error, cure }
+}
+
+/// Reads how many seconds S3 asks to wait. More than can be meant is cut down; a date is not heeded.
+fn retry_after(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Digits that fit no integer are too many seconds.
+    let seconds = text.parse().unwrap_or(u64::MAX);
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
 /// Returns the region that the bucket is in, where that is why the request failed.
@@ -154,6 +168,22 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_to_wait_is_bounded_whatever_s3_says() {
+        for (text, wait) in [
+            ("7", Some(Duration::from_secs(7))),
+            (" 7 ", Some(Duration::from_secs(7))),
+            ("18446744073709551615", Some(RETRY_AFTER_MAX)),
+            ("99999999999999999999999", Some(RETRY_AFTER_MAX)),
+            ("-1", None),
+            ("+1", None),
+            ("", None),
+            ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ] {
+            assert_eq!(retry_after(text), wait, "{text:?}");
+        }
+    }
 
     #[test]
     fn a_cause_of_several_lines_is_told_on_one() {

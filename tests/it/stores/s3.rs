@@ -139,7 +139,12 @@ async fn the_requests_for_part_sizes_are_counted_as_what_they_are() {
     let parts = [random_bytes(1, 5 << 20), random_bytes(2, 1234)];
     s3.put_multipart(&bucket, "key", &parts, Some((S3Algorithm::Sha256, ChecksumType::Composite))).await;
     let mut registry = Registry::default();
-    let facts = Facts { protocol: 1, memory_budget_bytes: 0, memory_reserved_bytes: Sampled::new(|| 0) };
+    let facts = Facts {
+        protocol: 1,
+        memory_budget_bytes: 0,
+        memory_reserved_bytes: Sampled::new(|| 0),
+        log_lines_dropped: Sampled::new(|| 0),
+    };
     let observer = RelayMetrics::register(&mut registry, facts).s3.of_store("s");
     let store =
         S3Store::connect(Options { observer, ..options(s3, &bucket, s3.admin()) }, Budget::new(0)).await.unwrap();
@@ -164,7 +169,12 @@ async fn a_connection_is_used_again_and_counted_until_it_is_closed() {
     let bucket = s3.bucket().await;
     s3.put(&bucket, "key", random_bytes(3, 1000), None).await;
     let mut registry = Registry::default();
-    let facts = Facts { protocol: 1, memory_budget_bytes: 0, memory_reserved_bytes: Sampled::new(|| 0) };
+    let facts = Facts {
+        protocol: 1,
+        memory_budget_bytes: 0,
+        memory_reserved_bytes: Sampled::new(|| 0),
+        log_lines_dropped: Sampled::new(|| 0),
+    };
     let observer = RelayMetrics::register(&mut registry, facts).s3.of_store("s");
     let counted = |name: &str| -> i64 {
         let mut page = String::new();
