@@ -4,6 +4,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::Options;
+use crate::proto::sender::Sender;
 use crate::rate::RateLimit;
 
 /// Waits for a transfer's turn at each of its limits.
@@ -16,13 +17,14 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    pub(super) fn new(options: &Options) -> Self {
+    /// Holds a transfer to its limits, if it has any.
+    pub(super) fn new(options: &Options, sender: &mut Sender) -> Self {
         let own = options.transfer_rate_max.map(RateLimit::new);
-        Self { limits: own.into_iter().chain(options.rate_limit.clone()).collect(), waiting: None }
-    }
-
-    pub(super) const fn has_limits(&self) -> bool {
-        !self.limits.is_empty()
+        let limits: Vec<_> = own.into_iter().chain(options.rate_limit.clone()).collect();
+        if !limits.is_empty() {
+            sender.hold();
+        }
+        Self { limits, waiting: None }
     }
 
     pub(super) const fn is_waiting(&self) -> bool {

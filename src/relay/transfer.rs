@@ -54,11 +54,8 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     };
     let settings = link.settings(&request);
     let clock = Clock::start();
-    let pacer = Pacer::new(&link.asker.shared.options);
     let mut sender = Sender::new(settings, range.clone(), request.credit.unwrap_or(OFFSET_MAX), clock.now());
-    if pacer.has_limits() {
-        sender.hold();
-    }
+    let pacer = Pacer::new(&link.asker.shared.options, &mut sender);
     let object = described(&opened.object);
     let accepted = Accepted {
         transfer: entry.transfer,

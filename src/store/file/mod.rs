@@ -209,7 +209,7 @@ impl Identity {
             && nanoseconds(now.mtime(), now.mtime_nsec()) == self.mtime_ns
     }
 
-    /// Returns the ETag: size and time of the last write, which a copy keeps that `cp -a` or `rsync -t` makes. With
+    /// Returns the `ETag`: size and time of the last write, which a copy keeps that `cp -a` or `rsync -t` makes. With
     /// inode and time of the last change, no relay could go on where another one of a copy left off.
     fn etag(&self) -> String {
         format!("\"{:x}-{:x}\"", self.mtime_ns, self.size)
