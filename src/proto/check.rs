@@ -70,10 +70,15 @@ pub fn page(page: &ListPage, request: &ListRequest) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Leaves out the names of a store's page that are no keys, which a consumer would reject with the whole page.
+/// Leaves out the names of a store's page that are not keys, and counts them as omitted: a consumer would reject the
+/// whole page for one of them.
 pub fn trim_page(page: &mut ListPage, prefix: &str) {
+    let before = page.entries.len() + page.prefixes.len();
     page.entries.retain(|entry| is_listed(&entry.key, prefix));
     page.prefixes.retain(|key| is_listed(key, prefix));
+
+    let after = page.entries.len() + page.prefixes.len();
+    page.omitted = page.omitted.saturating_add((before - after) as u64);
 }
 
 /// Returns the subject prefix of the relay that answered a question to the service `gantry`; `None` when the answer is
@@ -178,8 +183,12 @@ mod tests {
             token: Some("t".to_owned()),
             ..ListRequest::default()
         };
-        let good =
-            ListPage { entries: vec![entry("a/b", 1)], prefixes: vec!["a/c/".to_owned()], next: Some("u".to_owned()) };
+        let good = ListPage {
+            entries: vec![entry("a/b", 1)],
+            prefixes: vec!["a/c/".to_owned()],
+            next: Some("u".to_owned()),
+            omitted: 0,
+        };
         assert_eq!(page(&good, &request), Ok(()));
         for wrong in [
             ListPage { entries: vec![entry("a/b", 1); 2], ..good.clone() },
@@ -202,9 +211,13 @@ mod tests {
             entries: vec![entry("a/\n"), entry("a/b")],
             prefixes: vec!["a/\r/".to_owned(), "a/c/".to_owned()],
             next: None,
+            omitted: 1,
         };
         trim_page(&mut found, "a/");
-        assert_eq!(found, ListPage { entries: vec![entry("a/b")], prefixes: vec!["a/c/".to_owned()], next: None });
+        assert_eq!(
+            found,
+            ListPage { entries: vec![entry("a/b")], prefixes: vec!["a/c/".to_owned()], next: None, omitted: 3 }
+        );
     }
 
     #[test]

@@ -60,3 +60,9 @@ impl From<Arc<dyn Bus>> for Buses {
         Self { requests: Arc::clone(&bus), data: bus }
     }
 }
+
+impl<B: Bus> From<Arc<B>> for Buses {
+    fn from(bus: Arc<B>) -> Self {
+        Self::from(bus as Arc<dyn Bus>)
+    }
+}

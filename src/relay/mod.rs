@@ -312,7 +312,7 @@ impl Relay {
         self.shared.goaway.cancel();
         let told = async {
             self.shared.registry.emptied().await;
-            self.shared.bus.flush().await
+            self.shared.buses.flush().await
         };
         // Whether they heard or not, the relay ends.
         drop(timeout(LAST_WORDS_TIMEOUT, told).await);

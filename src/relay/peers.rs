@@ -78,7 +78,7 @@ pub(super) fn is_about_comparing(event: &Event, instance: &str) -> bool {
     match event {
         Event::PublishDenied(subject) => subject == QUESTION,
         Event::SubscribeDenied(subject) => *subject == inbox(instance),
-        Event::SlowConsumer | Event::LameDuck => false,
+        Event::SlowConsumer | Event::LameDuck | Event::Closed(_) => false,
     }
 }
 

@@ -7,8 +7,8 @@ use futures_util::StreamExt;
 use tokio::sync::{Notify, watch};
 use tracing::debug;
 
-use super::{Shared, supervision};
 use super::throttle::REFUSALS;
+use super::{Shared, supervision};
 use crate::bus::{self, Message, NO_RESPONDERS, Subscription};
 use crate::proto::subject::transfer_of_control;
 use crate::proto::{Control, TransferId};

@@ -7,11 +7,11 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
+use super::Shared;
 use super::handlers::{Asker, keyless};
 use super::pacer::Pacer;
 use super::registry::{Entry, Heard};
 use super::throttle::TRANSFERS;
-use super::{Options, Shared};
 use crate::bus::Message;
 use crate::metrics::{OutcomeLabel, TransferMetrics};
 use crate::proto::chunk::Chunk;
@@ -94,13 +94,20 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     if request.start > 0 && request.pin.if_match.is_some() {
         link.asker.shared.metrics.resume(link.asker.store_name.as_str());
     }
+
     let outcome = drive.run(&mut link).await;
+    record_end(&link, &mut drive, outcome.as_ref());
+}
+
+/// Puts the end of a transfer into the log and the metrics.
+fn record_end(link: &Link, drive: &mut Drive, outcome: Option<&Outcome>) {
     let took = link.asker.elapsed();
     drive.entry.note_unheard(took);
     drive.metrics.duration.observe(took.as_secs_f64());
-    drive.log_end(&link.asker.shared, outcome.as_ref(), took);
+    drive.log_end(&link.asker.shared, outcome, took);
+
     let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
-    link.count(outcome.as_ref().map_or("aborted", outcome_name), has_failed);
+    link.count(outcome.map_or("aborted", outcome_name), has_failed);
 }
 
 /// What came of opening a store that did not fail.

@@ -199,7 +199,7 @@ async fn names_that_cannot_be_shown_are_counted_and_hide_no_other() {
     std::fs::write(root.path().join(std::ffi::OsStr::from_bytes(b"b\xff")), "").unwrap();
     std::fs::write(root.path().join("m/line\nbreak"), "").unwrap();
     std::fs::create_dir(root.path().join("lost+found")).unwrap();
-    std::fs::set_permissions(root.path().join("lost+found"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(root.path().join("lost+found"), std::fs::Permissions::from_mode(0o000)).unwrap();
     symlink("loop", root.path().join("loop")).unwrap();
     symlink(".", root.path().join("m/self")).unwrap();
     let is_denied = std::fs::read_dir(root.path().join("lost+found")).is_err();
