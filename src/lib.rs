@@ -4,19 +4,10 @@
 //! ([`consumer`]) asks, reassembles the bytes and proves that they are right. Both speak the protocol in [`proto`],
 //! which is pure: no I/O, no clock, no runtime. `docs/PROTOCOL.md` is its specification.
 
-pub mod bus;
 pub mod cli;
 pub mod config;
-pub mod consumer;
 pub mod http;
-pub mod metrics;
-pub mod proto;
-pub mod rate;
-pub mod relay;
-pub mod shutdown;
-pub mod store;
 pub mod telemetry;
-pub mod trace;
 
 /// The README's example compiles.
 #[cfg(doctest)]

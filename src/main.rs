@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use gantry_relay::cli::Cli;
+use gantry::cli::Cli;
 use tikv_jemallocator::Jemalloc;
 use tokio::runtime;
 

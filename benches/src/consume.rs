@@ -6,9 +6,9 @@ use clap::Args;
 use futures_util::TryStreamExt as _;
 use gantry_bench::load::Load;
 use gantry_bench::sample::{Got, Sink, print};
-use gantry_relay::bus::nats;
-use gantry_relay::consumer::{Client, Get, Options};
-use gantry_relay::proto::StoreName;
+use gantry_bus::nats;
+use gantry_client::{Client, Get, Options};
+use gantry_proto::StoreName;
 
 #[derive(Args, Debug)]
 pub(crate) struct Consume {

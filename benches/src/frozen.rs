@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use gantry_relay::consumer::{Download, Get};
-use gantry_relay::proto::{Key, StoreName};
+use gantry_client::{Download, Get};
+use gantry_proto::{Key, StoreName};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 

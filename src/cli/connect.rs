@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::exit::Failure;
-use crate::bus::nats;
-use crate::bus::{self, Bus};
 use crate::config::{Auth, Nats, SecretSource};
+use gantry_bus::nats;
+use gantry_bus::{self as bus, Bus};
 
 /// Connects to NATS.
 pub(super) async fn nats(config: &Nats) -> Result<Arc<dyn Bus>, Failure> {

@@ -18,10 +18,10 @@ use clap::{Parser, Subcommand};
 use self::exit::Failure;
 use self::output::Form;
 use crate::config::{Config, Effective, LogFormat, Sources};
-use crate::consumer;
-use crate::rate::RateLimit;
-use crate::shutdown::{Shutdown, Signals};
 use crate::telemetry;
+use gantry_bus::rate::RateLimit;
+use gantry_client as consumer;
+use gantry_relay::shutdown::{Shutdown, Signals};
 
 pub use self::exit::Exit;
 

@@ -13,15 +13,15 @@ use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
 use super::{Cli, check, connect, stores};
-use crate::bus::{self, Bus};
 use crate::config::{self, Config, Effective, Place, Sources, without_credentials};
 use crate::http;
-use crate::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
-use crate::proto::{self, StoreName};
-use crate::rate::RateLimit;
-use crate::relay::{self, Readiness, Relay, Replaced};
-use crate::shutdown::{self, Shutdown};
-use crate::store::budget::Budget;
+use gantry_bus::rate::RateLimit;
+use gantry_bus::{self as bus, Bus};
+use gantry_proto::{self as proto, StoreName};
+use gantry_relay::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
+use gantry_relay::shutdown::{self, Shutdown};
+use gantry_relay::{self as relay, Readiness, Relay, Replaced};
+use gantry_store::budget::Budget;
 
 const ABOUT: &str = "Serve stores to whoever may ask
 

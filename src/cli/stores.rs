@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::exit::{Exit, Failure};
 use crate::config::{self, Config, Place, S3, S3Keys};
-use crate::metrics::S3Metrics;
-use crate::proto::StoreName;
-use crate::relay::Stores;
-use crate::store::budget::Budget;
-use crate::store::file::{self, FileStore};
-use crate::store::s3::{self, S3Store};
-use crate::store::{self, Store};
+use gantry_proto::StoreName;
+use gantry_relay::Stores;
+use gantry_relay::metrics::S3Metrics;
+use gantry_store::budget::Budget;
+use gantry_store::file::{self, FileStore};
+use gantry_store::s3::{self, S3Store};
+use gantry_store::{self as store, Store};
 
 /// Why a store could not be opened.
 #[derive(Debug)]

@@ -183,7 +183,7 @@ fn is_service_link(rest: &str) -> bool {
 fn check(setting: Setting) -> Result<Setting, Problem> {
     if let [section, store, ..] = setting.path.as_slice()
         && section == "stores"
-        && let Err(error) = store.parse::<crate::proto::StoreName>()
+        && let Err(error) = store.parse::<gantry_proto::StoreName>()
     {
         let (key, origin) = (setting.key(), setting.origin);
         return Err(Problem::Value { key, value: format!("{store:?}"), origin, cure: error.to_string() });

@@ -32,8 +32,8 @@ pub use keys::{ENV_PREFIX, KEYS, KeySpec, Kind, tables};
 pub use place::Place;
 pub use secret::{Secret, SecretSource};
 
-use crate::proto::StoreName;
-use crate::proto::subject::{DeliveryAllow, Prefix};
+use gantry_proto::StoreName;
+use gantry_proto::subject::{DeliveryAllow, Prefix};
 use layer::Layer;
 use otel::Otel;
 

@@ -14,8 +14,8 @@ use super::otel;
 use super::{
     Auth, Config, Http, KEYS, Log, LogFormat, Nats, Place, Relay, S3, S3Keys, Secret, SecretSource, Store, Telemetry,
 };
-use crate::proto::StoreName;
-use crate::proto::subject::{DeliveryAllow, Prefix, is_literal};
+use gantry_proto::StoreName;
+use gantry_proto::subject::{DeliveryAllow, Prefix, is_literal};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

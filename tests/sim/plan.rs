@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use gantry_relay::proto::{Span, receiver, sender};
+use gantry_proto::{Span, receiver, sender};
 
 use crate::bus::HEAD_BYTES;
 use crate::context::between;

@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use super::super::connect;
 use super::{find, named};
-use crate::bus::{self, Bus, Event, Message};
 use crate::config::{Config, Effective};
-use crate::proto::subject::{Operation, QUEUE_GROUP};
-use crate::relay;
+use gantry_bus::{self as bus, Bus, Event, Message};
+use gantry_proto::subject::{Operation, QUEUE_GROUP};
+use gantry_relay as relay;
 
 /// How long all of it may take: a nats-server that goes away meanwhile would be waited for without end.
 const PATIENCE: Duration = Duration::from_secs(10);

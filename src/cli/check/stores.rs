@@ -7,10 +7,10 @@ use tokio::time::timeout;
 use super::super::stores::{self, OpenError};
 use super::{find, named};
 use crate::config::{Config, Effective, Place, without_credentials};
-use crate::metrics::S3Metrics;
-use crate::proto::{Key, ListRequest, ObjectInfo, Pin, StoreName};
-use crate::store::budget::Budget;
-use crate::store::{Error, Store};
+use gantry_proto::{Key, ListRequest, ObjectInfo, Pin, StoreName};
+use gantry_relay::metrics::S3Metrics;
+use gantry_store::budget::Budget;
+use gantry_store::{Error, Store};
 
 /// How long a store may take to answer: longer than the retries of S3's client, so that their reason is heard.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);

@@ -5,10 +5,10 @@ use std::time::Duration;
 use aws_sdk_s3::types::{ChecksumAlgorithm as S3Algorithm, ChecksumType};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use gantry_proto::{ChecksumAlgorithm, ChecksumKind, Key, ListRequest, Pin, Span};
 use gantry_relay::metrics::{Facts, RelayMetrics, Sampled};
-use gantry_relay::proto::{ChecksumAlgorithm, ChecksumKind, Key, ListRequest, Pin, Span};
-use gantry_relay::store::s3::{Credentials, KeyFiles, Limits, Options, S3Store, StaticCredentials};
-use gantry_relay::store::{Budget, Error, Store};
+use gantry_store::s3::{Credentials, KeyFiles, Limits, Options, S3Store, StaticCredentials};
+use gantry_store::{Budget, Error, Store};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 

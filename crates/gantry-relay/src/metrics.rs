@@ -1,0 +1,510 @@
+//! Every metric: its name, its unit, its labels and its help, once.
+//!
+//! Labels are bounded: by the configured stores, or by words that stand in this program. No key, subject or name of a
+//! requester is ever one. So each counter is there from the start, at 0: Prometheus sees no increase in a series that
+//! appears at 1, and the first failure would alert nobody.
+
+mod labels;
+mod process;
+mod specs;
+
+pub use self::labels::{
+    ActionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel, StoreLabel,
+};
+pub use self::specs::{ALL, Kind, PREFIX, Spec, table};
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use self::specs::{
+    BUDGET, BUILD, CREDIT_STALLED, CREDIT_STALLS, DRAINING, DURATION, FIRST_BYTE, NATS_CONNECTED, NATS_DENIED,
+    NATS_RECONNECTS, NATS_SLOW, REFUSED, RELOADS, REQUESTS, RESERVED, S3_CONNECTIONS, S3_CONNECTIONS_OPENED,
+    S3_LATENCY, S3_REQUESTS, SENT_BYTES, SENT_CHUNKS, STORE_UP, TRANSFERS, TRANSFERS_ACTIVE, TRANSFERS_MAX,
+    TRANSFERS_QUEUED, TRANSFERS_RESUMED,
+};
+use gantry_proto::Code;
+use gantry_proto::subject::Operation;
+
+/// The commit that was built, where the build was told.
+const REVISION: &str = match option_env!("GANTRY_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// How a transfer ends that ends without an error; beside these there are the wire codes.
+const OUTCOMES: &[&str] = &["completed", "cancelled", "consumer_gone", "drained", "aborted"];
+
+/// Why something gets no answer; beside these there are the wire codes.
+const UNANSWERED: &[&str] = &["reply_subject", "control"];
+
+/// How asking for the stores anew ends.
+const RELOAD_RESULTS: &[&str] = &["ok", "failed"];
+
+/// What an S3 store asks for.
+const S3_OPERATIONS: &[&str] = &["get", "head", "list", "probe", "attributes", "part"];
+
+/// How a request to S3 ends, as far as it is no wire code.
+const S3_RESULTS: &[&str] = &["ok", "abandoned"];
+
+/// The wire codes of what can be wrong with a store.
+const STORE_CODES: &[Code] =
+    &[Code::BadRequest, Code::Denied, Code::NotFound, Code::Changed, Code::Range, Code::StoreUnavailable];
+
+/// Makes a histogram for durations: from a loopback's round trip to a download of a day.
+#[derive(Clone, Copy, Debug)]
+pub struct Durations(&'static [f64]);
+
+/// In seconds: how long an answer takes.
+const ANSWER_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// In seconds: how long a transfer takes.
+const TRANSFER_BUCKETS: &[f64] =
+    &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
+
+impl MetricConstructor<Histogram> for Durations {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
+
+/// A histogram of durations by label.
+pub type DurationFamily<L> = Family<L, Histogram, Durations>;
+
+/// A flag: 0 or 1.
+pub type Flag = Gauge<i64, AtomicI64>;
+
+/// A gauge that is asked for its value when the metrics are.
+pub struct Sampled(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl Sampled {
+    /// Asks `value`, which must be quick.
+    #[must_use]
+    pub fn new(value: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self(Box::new(value))
+    }
+}
+
+impl fmt::Debug for Sampled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Sampled").field(&(self.0)()).finish()
+    }
+}
+
+impl EncodeMetric for Sampled {
+    fn encode(&self, encoder: MetricEncoder) -> fmt::Result {
+        ConstGauge::new((self.0)()).encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
+/// What is true of a relay's process as long as it lives.
+#[derive(Debug)]
+pub struct Facts {
+    /// The protocol's version.
+    pub protocol: u32,
+    /// Memory for object bytes.
+    pub memory_budget_bytes: u64,
+    /// What of it is taken.
+    pub memory_reserved_bytes: Sampled,
+}
+
+/// What a relay counts.
+#[derive(Clone, Debug)]
+pub struct RelayMetrics {
+    /// Transfers that ended, by store and outcome.
+    pub transfers: Family<OutcomeLabel, Counter>,
+    /// Transfers under way.
+    pub transfers_active: Gauge<i64, AtomicI64>,
+    /// Transfers that may be under way.
+    pub transfers_max: Gauge<u64, AtomicU64>,
+    /// Transfers that wait for their turn to send.
+    pub transfers_queued: Gauge<i64, AtomicI64>,
+    /// Transfers that began past the start of a pinned version.
+    pub transfers_resumed: Family<StoreLabel, Counter>,
+    /// Object bytes published.
+    pub sent_bytes: Family<StoreLabel, Counter>,
+    /// Chunks published.
+    pub sent_chunks: Family<StoreLabel, Counter>,
+    /// Requests answered.
+    pub requests: Family<RequestLabel, Counter>,
+    /// Requests refused before a transfer began.
+    pub refused: Family<ReasonLabel, Counter>,
+    /// From a request to its first chunk.
+    pub first_byte: DurationFamily<StoreLabel>,
+    /// From a request to the end of its transfer.
+    pub duration: DurationFamily<StoreLabel>,
+    /// How often a transfer waited for credit.
+    pub credit_stalls: Family<StoreLabel, Counter>,
+    /// How long transfers waited for credit, in seconds.
+    pub credit_stalled: Family<StoreLabel, Counter<f64, AtomicU64>>,
+    /// Whether there is a connection to NATS.
+    pub nats_connected: Flag,
+    /// How often it was made anew.
+    pub nats_reconnects: Counter,
+    /// What nats-server forbade.
+    pub nats_denied: Family<ActionLabel, Counter>,
+    /// How often messages to the relay were dropped.
+    pub nats_slow: Counter,
+    /// Whether the relay is shutting down.
+    pub draining: Flag,
+    /// Whether a store answered its last probe.
+    pub store_up: Family<StoreLabel, Flag>,
+    /// How often the stores were asked for anew.
+    pub reloads: Family<ResultLabel, Counter>,
+    /// What the S3 stores count.
+    pub s3: S3Metrics,
+}
+
+impl Default for RelayMetrics {
+    fn default() -> Self {
+        Self {
+            transfers: Family::default(),
+            transfers_active: Gauge::default(),
+            transfers_max: Gauge::default(),
+            transfers_queued: Gauge::default(),
+            transfers_resumed: Family::default(),
+            sent_bytes: Family::default(),
+            sent_chunks: Family::default(),
+            requests: Family::default(),
+            refused: Family::default(),
+            first_byte: Family::new_with_constructor(Durations(ANSWER_BUCKETS)),
+            duration: Family::new_with_constructor(Durations(TRANSFER_BUCKETS)),
+            credit_stalls: Family::default(),
+            credit_stalled: Family::default(),
+            nats_connected: Flag::default(),
+            nats_reconnects: Counter::default(),
+            nats_denied: Family::default(),
+            nats_slow: Counter::default(),
+            draining: Flag::default(),
+            store_up: Family::default(),
+            reloads: Family::default(),
+            s3: S3Metrics::default(),
+        }
+    }
+}
+
+impl RelayMetrics {
+    /// Makes the metrics and registers them, with what is true of the process.
+    #[must_use]
+    pub fn register(registry: &mut Registry, facts: Facts) -> Self {
+        let own = Self::default();
+        registry.register_collector(Box::new(process::Process));
+        let registry = registry.sub_registry_with_prefix(PREFIX);
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("revision", REVISION.to_owned()),
+            ("protocol", facts.protocol.to_string()),
+        ];
+        BUILD.register(registry, Info::new(build.to_vec()));
+        TRANSFERS.register(registry, own.transfers.clone());
+        TRANSFERS_ACTIVE.register(registry, own.transfers_active.clone());
+        TRANSFERS_MAX.register(registry, own.transfers_max.clone());
+        TRANSFERS_QUEUED.register(registry, own.transfers_queued.clone());
+        TRANSFERS_RESUMED.register(registry, own.transfers_resumed.clone());
+        SENT_BYTES.register(registry, own.sent_bytes.clone());
+        SENT_CHUNKS.register(registry, own.sent_chunks.clone());
+        REQUESTS.register(registry, own.requests.clone());
+        REFUSED.register(registry, own.refused.clone());
+        FIRST_BYTE.register(registry, own.first_byte.clone());
+        DURATION.register(registry, own.duration.clone());
+        CREDIT_STALLS.register(registry, own.credit_stalls.clone());
+        CREDIT_STALLED.register(registry, own.credit_stalled.clone());
+        BUDGET.register(registry, ConstGauge::new(facts.memory_budget_bytes));
+        RESERVED.register(registry, facts.memory_reserved_bytes);
+        NATS_CONNECTED.register(registry, own.nats_connected.clone());
+        NATS_RECONNECTS.register(registry, own.nats_reconnects.clone());
+        NATS_DENIED.register(registry, own.nats_denied.clone());
+        NATS_SLOW.register(registry, own.nats_slow.clone());
+        DRAINING.register(registry, own.draining.clone());
+        STORE_UP.register(registry, own.store_up.clone());
+        RELOADS.register(registry, own.reloads.clone());
+        S3_REQUESTS.register(registry, own.s3.requests.clone());
+        S3_LATENCY.register(registry, own.s3.latency.clone());
+        S3_CONNECTIONS.register(registry, own.s3.connections.clone());
+        S3_CONNECTIONS_OPENED.register(registry, own.s3.connections_opened.clone());
+        own.begin();
+        own
+    }
+
+    /// Shows the counters at 0 whose labels are words of this program.
+    fn begin(&self) {
+        for reason in UNANSWERED.iter().copied().chain(Code::ALL.map(Code::name)) {
+            drop(self.refused.get_or_create(&ReasonLabel { reason }));
+        }
+        for result in RELOAD_RESULTS {
+            drop(self.reloads.get_or_create(&ResultLabel { result }));
+        }
+        for action in ["publish", "subscribe"] {
+            drop(self.nats_denied.get_or_create(&ActionLabel { action }));
+        }
+    }
+
+    /// Shows the counters of a store at 0.
+    pub fn add_store(&self, store: &str) {
+        let codes = || Code::ALL.map(Code::name);
+        for outcome in OUTCOMES.iter().copied().chain(codes()) {
+            drop(self.transfers.get_or_create(&OutcomeLabel { store: store.to_owned(), outcome }));
+        }
+        for operation in Operation::ALL.map(Operation::name) {
+            for result in std::iter::once("ok").chain(codes()) {
+                drop(self.requests.get_or_create(&RequestLabel { operation, store: store.to_owned(), result }));
+            }
+        }
+        drop(self.transfers_resumed.get_or_create(&StoreLabel { store: store.to_owned() }));
+        drop(self.transfer(store));
+    }
+
+    /// Counts a transfer among those that wait for their turn, until the answer is dropped.
+    #[must_use]
+    pub fn queue(&self) -> Queued {
+        self.transfers_queued.inc();
+        Queued(self.transfers_queued.clone())
+    }
+
+    /// Counts a transfer that began past the start of a pinned version.
+    pub fn resume(&self, store: &str) {
+        self.transfers_resumed.get_or_create(&StoreLabel { store: store.to_owned() }).inc();
+    }
+
+    /// Counts what nats-server forbade: to `publish` or to `subscribe`.
+    pub fn deny(&self, action: &'static str) {
+        self.nats_denied.get_or_create(&ActionLabel { action }).inc();
+    }
+
+    /// Counts a refusal.
+    pub fn refuse(&self, reason: &'static str) {
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Returns one transfer's counters, so that a chunk costs no look-up.
+    #[must_use]
+    pub fn transfer(&self, store: &str) -> TransferMetrics {
+        let label = StoreLabel { store: store.to_owned() };
+        TransferMetrics {
+            sent_bytes: self.sent_bytes.get_or_create_owned(&label),
+            sent_chunks: self.sent_chunks.get_or_create_owned(&label),
+            first_byte: self.first_byte.get_or_create_owned(&label),
+            duration: self.duration.get_or_create_owned(&label),
+            credit_stalls: self.credit_stalls.get_or_create_owned(&label),
+            credit_stalled: self.credit_stalled.get_or_create_owned(&label),
+        }
+    }
+}
+
+/// A transfer that waits for its turn.
+#[derive(Debug)]
+pub struct Queued(Gauge<i64, AtomicI64>);
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The counters of a transfer's store.
+#[derive(Clone, Debug)]
+pub struct TransferMetrics {
+    /// Object bytes published.
+    pub sent_bytes: Counter,
+    /// Chunks published.
+    pub sent_chunks: Counter,
+    /// From the request to the first chunk.
+    pub first_byte: Histogram,
+    /// From the request to the end.
+    pub duration: Histogram,
+    /// How often it waited for credit.
+    pub credit_stalls: Counter,
+    /// How long it waited for credit, in seconds.
+    pub credit_stalled: Counter<f64, AtomicU64>,
+}
+
+/// What S3 stores count.
+#[derive(Clone, Debug)]
+pub struct S3Metrics {
+    requests: Family<S3ResultLabel, Counter>,
+    latency: DurationFamily<S3Label>,
+    connections: Family<StoreLabel, Gauge<i64, AtomicI64>>,
+    connections_opened: Family<StoreLabel, Counter>,
+}
+
+impl Default for S3Metrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            latency: Family::new_with_constructor(Durations(ANSWER_BUCKETS)),
+            connections: Family::default(),
+            connections_opened: Family::default(),
+        }
+    }
+}
+
+impl S3Metrics {
+    /// Returns what counts one store's requests, and shows its counters at 0.
+    #[must_use]
+    pub fn of_store(&self, store: &str) -> S3Observer {
+        for operation in S3_OPERATIONS {
+            for result in S3_RESULTS.iter().copied().chain(STORE_CODES.iter().map(|code| code.name())) {
+                drop(self.requests.get_or_create(&S3ResultLabel { store: store.to_owned(), operation, result }));
+            }
+        }
+        let label = StoreLabel { store: store.to_owned() };
+        drop(self.connections.get_or_create(&label));
+        drop(self.connections_opened.get_or_create(&label));
+        S3Observer { metrics: self.clone(), store: store.to_owned() }
+    }
+}
+
+/// Counts the requests and connections of one S3 store.
+#[derive(Clone, Debug, Default)]
+pub struct S3Observer {
+    metrics: S3Metrics,
+    store: String,
+}
+
+impl S3Observer {
+    /// Counts a request that ended.
+    pub fn count(&self, operation: &'static str, result: &'static str, took: Duration) {
+        let label = S3Label { store: self.store.clone(), operation };
+        self.metrics.latency.get_or_create(&label).observe(took.as_secs_f64());
+        let S3Label { store, operation } = label;
+        self.metrics.requests.get_or_create(&S3ResultLabel { store, operation, result }).inc();
+    }
+
+    /// Counts a connection that was made.
+    pub fn connected(&self) {
+        let label = StoreLabel { store: self.store.clone() };
+        self.metrics.connections.get_or_create(&label).inc();
+        self.metrics.connections_opened.get_or_create(&label).inc();
+    }
+
+    /// Counts a connection that is no longer.
+    pub fn disconnected(&self) {
+        self.metrics.connections.get_or_create(&StoreLabel { store: self.store.clone() }).dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Uses everything once, so that everything shows.
+    fn page() -> String {
+        let mut registry = Registry::default();
+        let reserved = Sampled::new(|| 7);
+        let facts = Facts { protocol: 1, memory_budget_bytes: 9, memory_reserved_bytes: reserved };
+        let metrics = RelayMetrics::register(&mut registry, facts);
+        let store = || "s".to_owned();
+        metrics.transfers.get_or_create(&OutcomeLabel { store: store(), outcome: "completed" }).inc();
+        metrics.requests.get_or_create(&RequestLabel { operation: "get", store: store(), result: "ok" }).inc();
+        metrics.refuse("busy");
+        metrics.add_store("s");
+        metrics.transfer("s").first_byte.observe(0.1);
+        metrics.store_up.get_or_create(&StoreLabel { store: store() }).set(1);
+        metrics.reloads.get_or_create(&ResultLabel { result: "ok" }).inc();
+        metrics.s3.of_store("s").count("get", "ok", Duration::from_millis(1));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn the_page_shows_what_the_table_says() {
+        let page = page();
+        let mut shown = BTreeMap::new();
+        for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').unwrap();
+            shown.insert(name.to_owned(), kind.to_owned());
+        }
+        let mut told = BTreeMap::new();
+        for spec in ALL {
+            let full = spec.full_name();
+            let (family, kind) = match spec.kind {
+                Kind::Counter => (full.strip_suffix("_total").unwrap(), "counter"),
+                Kind::Gauge => (full.as_str(), "gauge"),
+                Kind::Histogram => (full.as_str(), "histogram"),
+                Kind::Info => (full.strip_suffix("_info").unwrap(), "info"),
+            };
+            told.insert(family.to_owned(), kind.to_owned());
+            let series: Vec<_> = page.lines().filter(|line| line.starts_with(&full)).collect();
+            assert!(!series.is_empty(), "{full} is not on the page:\n{page}");
+            for line in series {
+                let labels = line.split_once('{').map_or("", |(_, rest)| rest.split('}').next().unwrap());
+                let labels: Vec<_> = labels.split(',').filter_map(|label| label.split('=').next()).collect();
+                let labels: Vec<_> = labels.into_iter().filter(|label| !["", "le"].contains(label)).collect();
+                assert_eq!(labels, spec.labels, "{line}");
+            }
+        }
+        assert_eq!(shown, told);
+    }
+
+    #[test]
+    fn the_documentation_holds_the_table() {
+        let page = include_str!("../docs/METRICS.md");
+        let table = table();
+        assert!(page.contains(&table), "docs/METRICS.md must hold this table:\n{table}");
+    }
+
+    /// A relay that counted nothing yet.
+    fn fresh_page() -> String {
+        let mut registry = Registry::default();
+        let facts = Facts { protocol: 1, memory_budget_bytes: 9, memory_reserved_bytes: Sampled::new(|| 0) };
+        let metrics = RelayMetrics::register(&mut registry, facts);
+        metrics.add_store("s");
+        drop(metrics.s3.of_store("s"));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn the_first_event_of_each_counter_is_an_increase() {
+        let page = fresh_page();
+        for spec in ALL.iter().filter(|spec| spec.kind == Kind::Counter) {
+            let name = spec.full_name();
+            assert!(page.lines().any(|line| line.starts_with(&name)), "{name} is not there before it counts:\n{page}");
+        }
+        for series in [
+            "gantry_reloads_total{result=\"failed\"} 0",
+            "gantry_refused_total{reason=\"reply_subject\"} 0",
+            "gantry_refused_total{reason=\"busy\"} 0",
+            "gantry_transfers_total{store=\"s\",outcome=\"store_unavailable\"} 0",
+            "gantry_requests_total{operation=\"get\",store=\"s\",result=\"denied\"} 0",
+            "gantry_s3_requests_total{store=\"s\",operation=\"get\",result=\"store_unavailable\"} 0",
+        ] {
+            assert!(page.lines().any(|line| line == series), "{series} is not on the page:\n{page}");
+        }
+    }
+
+    #[test]
+    fn who_waits_in_line_counts_until_he_leaves() {
+        let metrics = RelayMetrics::default();
+        let (one, two) = (metrics.queue(), metrics.queue());
+        drop(one);
+        assert_eq!(metrics.transfers_queued.get(), 1);
+        drop(two);
+        assert_eq!(metrics.transfers_queued.get(), 0);
+    }
+
+    #[test]
+    fn counters_of_one_store_are_shared() {
+        let metrics = RelayMetrics::default();
+        metrics.transfer("s").sent_bytes.inc_by(3);
+        metrics.transfer("s").sent_bytes.inc_by(4);
+        assert_eq!(metrics.sent_bytes.get_or_create(&StoreLabel { store: "s".to_owned() }).get(), 7);
+    }
+}
