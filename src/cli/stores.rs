@@ -49,7 +49,7 @@ pub(super) async fn open_one(
         }
         Place::S3 { bucket, prefix } => {
             let options = s3_options(name, bucket, prefix, &config.s3).map_err(OpenError::Key)?;
-            let options = s3::Options { observer: metrics.of_store(name.as_str()), ..options };
+            let options = s3::Options { observer: Arc::new(metrics.of_store(name.as_str())), ..options };
             Ok(Arc::new(S3Store::connect(options, budget.clone()).await.map_err(OpenError::Store)?))
         }
     }

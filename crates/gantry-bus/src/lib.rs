@@ -201,18 +201,3 @@ pub enum Error {
     #[error("the connection to nats-server is closed")]
     Closed,
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn buses_are_shared_as_trait_objects() {
-        const fn is_shared<T: Send + Sync + 'static + ?Sized>() {}
-        const fn is_sent<T: Send + Unpin>() {}
-        is_shared::<dyn Bus>();
-        is_sent::<Subscription>();
-        let bus: std::sync::Arc<dyn Bus> = memory::MemoryNetwork::new(0).connect();
-        assert!(bus.status().borrow().connected);
-    }
-}

@@ -34,6 +34,7 @@ use self::specs::{
 };
 use gantry_proto::Code;
 use gantry_proto::subject::Operation;
+use gantry_store::Observe;
 
 /// The commit that was built, where the build was told.
 const REVISION: &str = match option_env!("GANTRY_REVISION") {
@@ -374,25 +375,27 @@ pub struct S3Observer {
     store: String,
 }
 
-impl S3Observer {
-    /// Counts a request that ended.
-    pub fn count(&self, operation: &'static str, result: &'static str, took: Duration) {
+impl Observe for S3Observer {
+    fn request_ended(&self, operation: &'static str, result: &'static str, took: Duration) {
         let label = S3Label { store: self.store.clone(), operation };
         self.metrics.latency.get_or_create(&label).observe(took.as_secs_f64());
+
         let S3Label { store, operation } = label;
         self.metrics.requests.get_or_create(&S3ResultLabel { store, operation, result }).inc();
     }
 
-    /// Counts a connection that was made.
-    pub fn connected(&self) {
+    fn connection_opened(&self) {
         let label = StoreLabel { store: self.store.clone() };
         self.metrics.connections.get_or_create(&label).inc();
         self.metrics.connections_opened.get_or_create(&label).inc();
     }
 
-    /// Counts a connection that is no longer.
-    pub fn disconnected(&self) {
+    fn connection_closed(&self) {
         self.metrics.connections.get_or_create(&StoreLabel { store: self.store.clone() }).dec();
+    }
+
+    fn trace_headers(&self) -> Vec<(&'static str, String)> {
+        gantry_bus::trace::headers_of_current_span()
     }
 }
 
@@ -416,7 +419,7 @@ mod tests {
         metrics.transfer("s").first_byte.observe(0.1);
         metrics.store_up.get_or_create(&StoreLabel { store: store() }).set(1);
         metrics.reloads.get_or_create(&ResultLabel { result: "ok" }).inc();
-        metrics.s3.of_store("s").count("get", "ok", Duration::from_millis(1));
+        metrics.s3.of_store("s").request_ended("get", "ok", Duration::from_millis(1));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         text
@@ -454,7 +457,7 @@ mod tests {
 
     #[test]
     fn the_documentation_holds_the_table() {
-        let page = include_str!("../docs/METRICS.md");
+        let page = include_str!("../../../docs/METRICS.md");
         let table = table();
         assert!(page.contains(&table), "docs/METRICS.md must hold this table:\n{table}");
     }

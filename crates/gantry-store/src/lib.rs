@@ -4,7 +4,10 @@
 //! its [`ObjectInfo`] describes, or the body fails with [`Error::Changed`].
 
 pub mod budget;
+#[cfg(feature = "file")]
 pub mod file;
+mod observe;
+#[cfg(feature = "s3")]
 pub mod s3;
 
 use std::fmt;
@@ -17,6 +20,7 @@ use futures_util::stream::BoxStream;
 use gantry_proto::{Code, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, WireError};
 
 pub use budget::Budget;
+pub use observe::{Observe, Observer, Unobserved};
 
 /// The most entries and prefixes that a page of a listing holds, as S3 has it.
 pub const LIST_LIMIT_MAX: u32 = 1000;

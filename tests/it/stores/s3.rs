@@ -1,5 +1,6 @@
 //! The S3 store against a real S3 server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::types::{ChecksumAlgorithm as S3Algorithm, ChecksumType};
@@ -140,7 +141,7 @@ async fn the_requests_for_part_sizes_are_counted_as_what_they_are() {
     s3.put_multipart(&bucket, "key", &parts, Some((S3Algorithm::Sha256, ChecksumType::Composite))).await;
     let mut registry = Registry::default();
     let facts = Facts { protocol: 1, memory_budget_bytes: 0, memory_reserved_bytes: Sampled::new(|| 0) };
-    let observer = RelayMetrics::register(&mut registry, facts).s3.of_store("s");
+    let observer = Arc::new(RelayMetrics::register(&mut registry, facts).s3.of_store("s"));
     let store =
         S3Store::connect(Options { observer, ..options(s3, &bucket, s3.admin()) }, Budget::new(0)).await.unwrap();
 
@@ -165,7 +166,7 @@ async fn a_connection_is_used_again_and_counted_until_it_is_closed() {
     s3.put(&bucket, "key", random_bytes(3, 1000), None).await;
     let mut registry = Registry::default();
     let facts = Facts { protocol: 1, memory_budget_bytes: 0, memory_reserved_bytes: Sampled::new(|| 0) };
-    let observer = RelayMetrics::register(&mut registry, facts).s3.of_store("s");
+    let observer = Arc::new(RelayMetrics::register(&mut registry, facts).s3.of_store("s"));
     let counted = |name: &str| -> i64 {
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();

@@ -17,9 +17,8 @@ use super::failure::{Cure, Failure};
 use super::object;
 use super::observe::{PROBE, observed};
 use super::options::{Limits, Options};
-use crate::{Error, LIST_LIMIT_MAX};
+use crate::{Error, LIST_LIMIT_MAX, Observe, Observer};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin};
-use gantry_relay::metrics::S3Observer;
 
 /// A bucket with a prefix.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ pub(super) struct Bucket {
     name: String,
     prefix: String,
     limits: Limits,
-    observer: S3Observer,
+    observer: Observer,
     live: Live,
 }
 
@@ -43,7 +42,7 @@ pub(super) struct Answer {
 impl Bucket {
     pub(super) async fn connect(options: Options) -> Result<Self, Error> {
         let (name, prefix, limits) = (options.bucket.clone(), options.prefix.clone(), options.limits.clone());
-        let observer = options.observer.clone();
+        let observer = Observer::clone(&options.observer);
         Ok(Self { name, prefix, limits, observer, live: Live::connect(options).await? })
     }
 
@@ -59,8 +58,8 @@ impl Bucket {
         &self.limits
     }
 
-    pub(super) const fn observer(&self) -> &S3Observer {
-        &self.observer
+    pub(super) fn observer(&self) -> &dyn Observe {
+        &*self.observer
     }
 
     /// Names an object in messages.
@@ -93,7 +92,7 @@ impl Bucket {
             let object = object::of_whole(key, pin, &output, &what).map_err(Failure::is_final)?;
             Ok(Answer { range: 0..object.size, object, body: output.body })
         };
-        observed(&self.observer, "get", asked).await
+        observed(&*self.observer, "get", asked).await
     }
 
     /// Asks once for a range, without its end for all that follows.
@@ -125,7 +124,7 @@ impl Bucket {
                 object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::is_final)?;
             Ok(Answer { object, range, body: output.body })
         };
-        observed(&self.observer, "get", asked).await
+        observed(&*self.observer, "get", asked).await
     }
 
     /// Asks once for an object's description with its checksum.
@@ -144,7 +143,7 @@ impl Bucket {
             let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
             object::of_head(key, pin, &output, &what).map_err(Failure::is_final)
         };
-        observed(&self.observer, "head", asked).await
+        observed(&*self.observer, "head", asked).await
     }
 
     /// Asks once for a page of keys.
@@ -163,7 +162,7 @@ impl Bucket {
             let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
             Ok(object::of_listing(&output, &self.prefix))
         };
-        observed(&self.observer, "list", asked).await
+        observed(&*self.observer, "list", asked).await
     }
 
     /// Asks once for what needs no object to exist, with the right to list or to read.
@@ -178,7 +177,7 @@ impl Bucket {
                 Ok(_) => Ok(()),
             }
         };
-        observed(&self.observer, PROBE, asked).await
+        observed(&*self.observer, PROBE, asked).await
     }
 
     /// Repeats `request` within the retry budget for as long as there is hope, and cures what can be.

@@ -153,7 +153,7 @@ async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &Shar
         // of retries among all requests, and gives up on a body after 5 s.
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .interceptor(TraceHeader)
+        .interceptor(TraceHeader(Arc::clone(&options.observer)))
         .timeout_config(TimeoutConfig::builder().connect_timeout(options.limits.connect_timeout).build());
     if let Some(url) = &options.endpoint_url {
         config = config.endpoint_url(url);

@@ -8,15 +8,14 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
 use super::failure::Failure;
-use gantry_bus::trace;
-use gantry_relay::metrics::S3Observer;
+use crate::{Observe, Observer};
 
 /// The operation that belongs to no request.
 pub(super) const PROBE: &str = "probe";
 
 /// Runs one request, counts it, and shows it as a span.
 pub(super) async fn observed<T>(
-    observer: &S3Observer,
+    observer: &dyn Observe,
     operation: &'static str,
     request: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
@@ -38,7 +37,7 @@ pub(super) async fn observed<T>(
 
 /// Counts on drop, so that a request counts too that nobody waits for any longer.
 struct Watch<'a> {
-    observer: &'a S3Observer,
+    observer: &'a dyn Observe,
     operation: &'static str,
     begun: Instant,
     result: &'static str,
@@ -46,13 +45,13 @@ struct Watch<'a> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        self.observer.count(self.operation, self.result, self.begun.elapsed());
+        self.observer.request_ended(self.operation, self.result, self.begun.elapsed());
     }
 }
 
 /// Names the trace to S3, in a header that is not signed: proxies on the way may put their own span into it.
 #[derive(Debug)]
-pub(super) struct TraceHeader;
+pub(super) struct TraceHeader(pub(super) Observer);
 
 impl Intercept for TraceHeader {
     fn name(&self) -> &'static str {
@@ -65,7 +64,7 @@ impl Intercept for TraceHeader {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        for (name, value) in trace::headers_of_current_span() {
+        for (name, value) in self.0.trace_headers() {
             context.request_mut().headers_mut().insert(name, value);
         }
         Ok(())

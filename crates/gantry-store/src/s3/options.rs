@@ -1,11 +1,11 @@
 //! What an [`S3Store`](super::S3Store) reads, and how.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, fs};
 
-use crate::Error;
-use gantry_relay::metrics::S3Observer;
+use crate::{Error, Observer, Unobserved};
 
 /// A bucket, a prefix in it, and how to reach it.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct Options {
     /// Bounds on time and concurrency.
     pub limits: Limits,
     /// Counts the requests.
-    pub observer: S3Observer,
+    pub observer: Observer,
 }
 
 impl Options {
@@ -43,7 +43,7 @@ impl Options {
             profile: None,
             credentials: Credentials::Chain,
             limits: Limits::default(),
-            observer: S3Observer::default(),
+            observer: Arc::new(Unobserved),
         }
     }
 }

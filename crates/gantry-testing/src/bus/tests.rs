@@ -205,3 +205,14 @@ async fn denied_publish_is_lost_and_told() {
     assert_eq!(events.recv().await.unwrap(), Event::PublishDenied("a.secret".to_owned()));
     assert_eq!(arrived(&mut subscription), ["y"]);
 }
+
+#[test]
+fn buses_are_shared_as_trait_objects() {
+    const fn is_shared<T: Send + Sync + 'static + ?Sized>() {}
+    const fn is_sent<T: Send + Unpin>() {}
+    is_shared::<dyn Bus>();
+    is_sent::<Subscription>();
+
+    let bus: Arc<dyn Bus> = MemoryNetwork::new(0).connect();
+    assert!(bus.status().borrow().connected);
+}

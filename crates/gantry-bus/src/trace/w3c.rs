@@ -5,10 +5,8 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+use super::NAMES;
 use gantry_proto::Headers;
-
-/// The headers by W3C Trace Context; their names are lower-case on NATS, too.
-pub const NAMES: [&str; 2] = ["traceparent", "tracestate"];
 
 /// Returns the headers that name the current span; none when no traces are exported.
 #[must_use]
@@ -24,15 +22,6 @@ pub fn current_id() -> Option<String> {
     let headers = headers_of_current_span();
     let (_, parent) = headers.iter().find(|(name, _)| *name == NAMES[0])?;
     parent.split('-').nth(1).map(str::to_owned)
-}
-
-/// Says on the current span how it ended; a failure is its status, too, as collectors look for it.
-pub fn record_outcome(outcome: &'static str, has_failed: bool) {
-    let span = Span::current();
-    span.record("outcome", outcome);
-    if has_failed {
-        span.record("otel.status_code", "ERROR");
-    }
 }
 
 /// Names the current span on a message.
