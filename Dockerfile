@@ -12,28 +12,35 @@ WORKDIR /src
 # The dependencies are a layer of their own, keyed by the manifests alone: a
 # change of our sources does not build the S3 client again.
 COPY Cargo.toml Cargo.lock ./
-COPY .cargo .cargo
+COPY crates/gantry-proto/Cargo.toml crates/gantry-proto/
+COPY crates/gantry-bus/Cargo.toml crates/gantry-bus/
+COPY crates/gantry-client/Cargo.toml crates/gantry-client/
+COPY crates/gantry-store/Cargo.toml crates/gantry-store/
+COPY crates/gantry-relay/Cargo.toml crates/gantry-relay/
+COPY crates/gantry-testing/Cargo.toml crates/gantry-testing/
 # The allocator must be built for the largest pages that it may meet, as a power
 # of two: 64 KiB on arm64, where the kernel decides, and 4 KiB elsewhere.
-RUN mkdir src \
+RUN mkdir .cargo src \
+    && if [ "$(uname -m)" = aarch64 ]; then page=16; else page=12; fi \
+    && printf '[env]\nJEMALLOC_SYS_WITH_LG_PAGE = "%s"\n' "$page" > .cargo/config.toml \
+    && for crate in crates/*; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
-    && if [ "$(uname -m)" = aarch64 ]; then page=16; else page=12; fi \
-    && echo "JEMALLOC_SYS_WITH_LG_PAGE = \"$page\"" >> .cargo/config.toml \
     && cargo build --release --locked --bin gantry \
-    && rm -r src
+    && rm -r src crates/*/src
 
+COPY crates crates
 COPY src src
 # What gantry_build_info names.
 ARG REVISION=unknown
-# COPY keeps the files' times, which may lie before the empty crate's build:
+# COPY keeps the files' times, which may lie before the empty crates' build:
 # without the touch cargo would take that build for the current one.
-RUN touch src/lib.rs src/main.rs \
+RUN find crates src -name '*.rs' -exec touch {} + \
     && GANTRY_REVISION="${REVISION}" cargo build --release --locked --bin gantry
 
 FROM ${RUNTIME_IMAGE}
 
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 ARG CREATED=unknown
 LABEL org.opencontainers.image.title="gantry" \

@@ -44,7 +44,7 @@ test-containers: ## the image and the compose files on a Docker engine, with thi
 	@$(PYTHON) tests/containers/run.py
 
 fmt: ## format the code
-	cargo fmt
+	cargo fmt --all
 
 lint: ## clippy, warnings are errors
-	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --workspace --all-targets --locked -- -D warnings

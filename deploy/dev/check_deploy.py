@@ -132,7 +132,7 @@ def check_pod(by_kind):
     memory = relay["resources"]["limits"]["memory"]
     expect(memory.endswith("Mi") and settings["relay"]["memory_budget_bytes"] * 2 <= int(memory[:-2]) << 20,
            "the memory limit is not twice the memory budget")
-    # A transfer counts as 1.5 MiB (`transfer_reserve_bytes` in src/relay/mod.rs).
+    # A transfer counts as 1.5 MiB (`transfer_reserve_bytes` in crates/gantry-relay/src/lib.rs).
     expect(settings["relay"]["transfers_max"] * 3 << 19 < settings["relay"]["memory_budget_bytes"],
            "the memory budget leaves nothing to read ahead when all transfers are taken")
     expect(settings["http"]["listen"] == f"0.0.0.0:{relay['ports'][0]['containerPort']}",
@@ -277,14 +277,14 @@ def iam():
     """The policy grants what the code needs of S3, no more and no less."""
     policy = json.loads((DEPLOY / "iam" / "policy.json").read_text())
     granted = {action for statement in policy["Statement"] for action in statement["Action"]}
-    source = "".join(file.read_text() for file in (ROOT / "src" / "store" / "s3").glob("*.rs"))
+    source = "".join(file.read_text() for file in (ROOT / "crates" / "gantry-store" / "src" / "s3").glob("*.rs"))
     used = set(rights(source))
     expect(granted == used - S3_OPTIONAL, f"the policy grants {sorted(granted)}, the code uses {sorted(used)}")
     readme = (DEPLOY / "README.md").read_text()
     expect(all(f"| `{right}` |" in readme for right in used), "deploy/README.md does not explain each right")
     for statement in policy["Statement"]:
         expect(statement["Effect"] == "Allow" and "*" not in statement["Resource"], "a statement is too wide")
-    return f"the policy grants {', '.join(sorted(granted))}, which is what src/store/s3 needs"
+    return f"the policy grants {', '.join(sorted(granted))}, which is what crates/gantry-store/src/s3 needs"
 
 
 def rights(source):

@@ -29,9 +29,9 @@ def main():
         sys.exit(f"test.py: {problem}")
 
     checks = [
-        ("formatting", ["cargo", "fmt", "--check"], {}),
-        ("lints", ["cargo", "clippy", "--all-targets", "--locked", "--", "-D", "warnings"], {}),
-        ("documentation", ["cargo", "doc", "--no-deps", "--locked"], {"RUSTDOCFLAGS": "-D warnings"}),
+        ("formatting", ["cargo", "fmt", "--all", "--check"], {}),
+        ("lints", ["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], {}),
+        ("documentation", ["cargo", "doc", "--workspace", "--no-deps", "--locked"], {"RUSTDOCFLAGS": "-D warnings"}),
         ("deployment files", [sys.executable, "deploy/dev/check_deploy.py"], {}),
         ("bench", [sys.executable, "benches/build.py", "--check"], {}),
         ("lines of bench", [sys.executable, "benches/run.py", "--list"], {}),
@@ -69,7 +69,7 @@ def passes(name, command, env):
 
 def run_tests():
     """Runs cargo's tests, passing its output on, and adds up its result lines."""
-    command = ["cargo", "test", "--locked", "--no-fail-fast"]
+    command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"]
     if servers.path_of("debian-nats-server") is None:
         command += ["--", "--skip", NEEDS_APT]
     print(f"--- tests: {' '.join(command)}", flush=True)
