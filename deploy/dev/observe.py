@@ -36,8 +36,8 @@ STEADY_FOR_S = 6
 PLOT_FOR_S = 60
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
 # Titles of the panels to draw.
-DRAWN = ["Sent by store", "Transfers that ended, by outcome", "Time to first byte", "Transfers under way",
-         "Memory budget held", "Time to the head of the answer"]
+DRAWN = ["Sent by store", "Finished transfers by outcome", "Time to first byte", "Active transfers",
+         "Reserved memory budget", "Time to response headers"]
 # Grafana's unit: (what a person reads, how much of Grafana's that is).
 UNITS = {"Bps": ("MiB/s", 1 << 20), "ops": ("per s", 1), "s": ("ms", 1e-3), "none": ("", 1), "percentunit": ("%", 0.01)}
 
