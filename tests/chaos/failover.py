@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Kills, freezes and drains the serving relay, one after the other: how long until bytes flow again?
+"""Kills, freezes and drains the serving relay in turn, and measures the time until bytes flow again.
 
     failover.py --faults 60 --limit 5
 
-It fails when the 99th percentile over all of them is above the limit, in seconds.
+Fails if the 99th percentile over all faults exceeds the limit, in seconds.
 """
 
 import argparse
@@ -36,8 +36,8 @@ async def run(stage, gantry, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faults", type=int, default=60, help="how many")
-    parser.add_argument("--limit", type=float, default=5.0, help="seconds")
+    parser.add_argument("--faults", type=int, default=60, help="number of faults")
+    parser.add_argument("--limit", type=float, default=5.0, help="limit of the 99th percentile, in seconds")
     options(parser)
     play(run, parser.parse_args())
 

@@ -1,4 +1,4 @@
-"""What came of it: a row for each kind of fault, totals, and all that must not be."""
+"""The results: a row for each kind of fault, totals, and all problems."""
 
 import collections
 import math
@@ -8,7 +8,7 @@ MIB = 1 << 20
 
 
 class Report:
-    """Gathers what the rigs saw. Any entry of `problems` fails the run."""
+    """Collects the results of all setups. Any entry in `problems` fails the run."""
 
     def __init__(self, say):
         self.say = say
@@ -74,7 +74,7 @@ class Report:
 
 
 def print_rows(rows, say):
-    """A table that is also Markdown."""
+    """Prints a table that is also valid Markdown."""
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     lines = ["| " + " | ".join(str(cell).ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -87,7 +87,7 @@ def median(values):
 
 
 def p99(values):
-    """The nearest rank: with fewer than 100 values it is the greatest."""
+    """The nearest rank. With fewer than 100 values this is the maximum."""
     return sorted(values)[math.ceil(0.99 * len(values)) - 1] if values else None
 
 
