@@ -158,15 +158,15 @@ def download_and_compare(stage, gantry, env, original, mib):
         raise Problem(f"gantry get failed with exit code {done.returncode}: {done.stderr.strip()}")
     if not filecmp.cmp(original, copy, shallow=False):
         raise Problem("the downloaded file differs from the object")
-    say(f"gantry get says: {done.stdout.strip()}")
-    say(f"compared: {mib} MiB, every byte the same")
+    say(f"gantry get: {done.stdout.strip()}")
+    say(f"compared: {mib} MiB, all bytes equal")
     say(f"demo done: {mib} MiB in {seconds:.2f} s, {mib / seconds:.0f} MiB/s")
 
 
 def tell_what_to_try(gantry, url, relay_env):
     binary = shlex.quote(str(gantry))
     say(f"""
-All is running. In another terminal:
+Everything is running. Try this in another terminal:
 
     export NATS_URL={url}
     {binary} stat {STORE}/{KEY}
@@ -174,7 +174,7 @@ All is running. In another terminal:
     {binary} get {STORE}/{KEY} -o - | sha256sum
     {binary} ls {STORE}
 
-A second relay beside the first (it shares the work):
+Start a second relay, which shares the work:
 
     {' '.join(f'{name}={shlex.quote(value)}' for name, value in relay_env.items())} \\
         {binary} serve --store {STORE}=s3://{BUCKET}

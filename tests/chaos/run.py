@@ -46,7 +46,7 @@ async def run(stage, gantry, args):
     await strike_all(stage, gantry, places(args), report, args.seed)
     report.print()
     if report.problems:
-        raise Problem("not all was as promised")
+        raise Problem("some checks failed")
 
 
 async def strike_all(stage, gantry, places, report, seed):

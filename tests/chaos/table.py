@@ -50,7 +50,7 @@ class Report:
 
     def _problem(self, kind, text):
         self.problems[kind] += 1
-        self.say(f"NOT AS PROMISED ({kind}): {text}")
+        self.say(f"FAILED ({kind}): {text}")
 
     def print(self):
         self.say("")

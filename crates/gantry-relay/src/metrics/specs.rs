@@ -1,27 +1,27 @@
-//! Every metric's name, kind, unit, labels and help.
+//! The name, kind, unit, labels and help text of every metric.
 
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-/// What the name of every metric begins with, but those of the process.
+/// The prefix of every metric name, except for metrics of the process.
 pub const PREFIX: &str = "gantry";
 
-/// What a metric counts.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows.
+    /// A count that only grows.
     Counter,
-    /// Goes up and down.
+    /// A value that can rise and fall.
     Gauge,
-    /// How often a value was how large.
+    /// A distribution of values.
     Histogram,
-    /// Always 1; its labels are what it says.
+    /// A constant 1 whose labels carry the information.
     Info,
 }
 
-/// One metric as it is documented.
+/// The definition of one metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
-    /// The name, without prefix, unit and what the format appends.
+    /// The name without the prefix, the unit and the suffix of the text format.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
     pub(super) unit: Option<&'static str>,
@@ -39,7 +39,7 @@ impl Spec {
         self
     }
 
-    /// Returns the name as Prometheus knows it, without the suffixes of a histogram's series.
+    /// Returns the full name, without the suffixes of a histogram's series.
     #[must_use]
     pub fn full_name(&self) -> String {
         let mut name = self.name.to_owned();
@@ -64,8 +64,12 @@ impl Spec {
     }
 }
 
-pub(super) const BUILD: Spec =
-    Spec::new("build", Kind::Info, &["version", "revision", "protocol"], "Version, revision and protocol of the running relay; always 1");
+pub(super) const BUILD: Spec = Spec::new(
+    "build",
+    Kind::Info,
+    &["version", "revision", "protocol"],
+    "Version, revision and protocol of the running relay; always 1",
+);
 pub(super) const TRANSFERS: Spec =
     Spec::new("transfers", Kind::Counter, &["store", "outcome"], "Finished transfers, by outcome");
 pub(super) const TRANSFERS_ACTIVE: Spec = Spec::new("transfers_active", Kind::Gauge, &[], "Transfers in progress");
@@ -75,8 +79,12 @@ pub(super) const TRANSFERS_MAX: Spec = Spec::new(
     &[],
     "Maximum number of concurrent transfers: `relay.transfers_max`, or what the memory budget allows if that is less",
 );
-pub(super) const TRANSFERS_QUEUED: Spec =
-    Spec::new("transfers_queued", Kind::Gauge, &[], "Transfers that have a chunk ready and are waiting for their turn to send it");
+pub(super) const TRANSFERS_QUEUED: Spec = Spec::new(
+    "transfers_queued",
+    Kind::Gauge,
+    &[],
+    "Transfers that have a chunk ready and are waiting for their turn to send it",
+);
 pub(super) const TRANSFERS_RESUMED: Spec = Spec::new(
     "transfers_resumed",
     Kind::Counter,
@@ -107,11 +115,13 @@ pub(super) const DURATION: Spec =
 pub(super) const CREDIT_STALLS: Spec =
     Spec::new("credit_stalls", Kind::Counter, &["store"], "Number of times a transfer had bytes to send but no credit");
 pub(super) const CREDIT_STALLED: Spec =
-    Spec::new("credit_stalled", Kind::Counter, &["store"], "Total time that transfers have waited for credit").unit("seconds");
+    Spec::new("credit_stalled", Kind::Counter, &["store"], "Total time that transfers have waited for credit")
+        .unit("seconds");
 pub(super) const BUDGET: Spec =
     Spec::new("memory_budget", Kind::Gauge, &[], "Memory budget for object bytes, as configured").unit("bytes");
 pub(super) const RESERVED: Spec =
-    Spec::new("memory_reserved", Kind::Gauge, &[], "Part of the memory budget that transfers have reserved").unit("bytes");
+    Spec::new("memory_reserved", Kind::Gauge, &[], "Part of the memory budget that transfers have reserved")
+        .unit("bytes");
 pub(super) const NATS_CONNECTED: Spec =
     Spec::new("nats_connected", Kind::Gauge, &[], "Whether the relay is connected to NATS");
 pub(super) const NATS_RECONNECTS: Spec =
@@ -135,9 +145,13 @@ pub(super) const S3_REQUESTS: Spec = Spec::new(
     &["store", "operation", "result"],
     "Requests to S3, counting each attempt: ok, a wire code, or abandoned if the relay stopped waiting for the answer",
 );
-pub(super) const S3_LATENCY: Spec =
-    Spec::new("s3_request_duration", Kind::Histogram, &["store", "operation"], "Time until the headers of S3's response arrive")
-        .unit("seconds");
+pub(super) const S3_LATENCY: Spec = Spec::new(
+    "s3_request_duration",
+    Kind::Histogram,
+    &["store", "operation"],
+    "Time until the headers of S3's response arrive",
+)
+.unit("seconds");
 pub(super) const S3_CONNECTIONS: Spec =
     Spec::new("s3_connections", Kind::Gauge, &["store"], "Open connections to S3, in use or idle");
 pub(super) const S3_CONNECTIONS_OPENED: Spec = Spec::new(
@@ -151,11 +165,19 @@ pub(super) const PROCESS_CPU: Spec =
     Spec::new("process_cpu", Kind::Counter, &[], "CPU time used by the process (Linux only)").unit("seconds");
 pub(super) const PROCESS_MEMORY: Spec =
     Spec::new("process_resident_memory", Kind::Gauge, &[], "Resident memory of the process (Linux only)").unit("bytes");
-pub(super) const PROCESS_OPEN_FDS: Spec =
-    Spec::new("process_open_fds", Kind::Gauge, &[], "Open file descriptors of the process, including connections (Linux only)");
-pub(super) const PROCESS_START: Spec =
-    Spec::new("process_start_time", Kind::Gauge, &[], "Start time of the process, in seconds since the Unix epoch (Linux only)")
-        .unit("seconds");
+pub(super) const PROCESS_OPEN_FDS: Spec = Spec::new(
+    "process_open_fds",
+    Kind::Gauge,
+    &[],
+    "Open file descriptors of the process, including connections (Linux only)",
+);
+pub(super) const PROCESS_START: Spec = Spec::new(
+    "process_start_time",
+    Kind::Gauge,
+    &[],
+    "Start time of the process, in seconds since the Unix epoch (Linux only)",
+)
+.unit("seconds");
 
 /// Every metric of the relay.
 pub const ALL: &[Spec] = &[
@@ -192,7 +214,7 @@ pub const ALL: &[Spec] = &[
     PROCESS_START,
 ];
 
-/// Writes the table of `docs/METRICS.md`.
+/// Returns the table in `docs/METRICS.md`.
 #[must_use]
 pub fn table() -> String {
     let header = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
