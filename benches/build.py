@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Builds Gantry and the programs that measure it.
 
-    build.py --check      format and lints of bench, which nothing else compiles; part of make test
+    build.py --check      check formatting and lints of the benchmarks, which nothing else compiles; part of make test
 """
 
 import os

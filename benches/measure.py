@@ -1,6 +1,6 @@
 """The measurements. Each function here returns a function that takes the rig and returns a sample.
 
-A sample has a value, and what each process took. It is made only of downloads whose bytes were compared.
+A sample has a value and the resources that each process used. It contains only downloads whose bytes were compared.
 """
 
 import contextlib

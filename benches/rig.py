@@ -1,6 +1,6 @@
 """The measured servers, relays and objects, and the resources that they use.
 
-Everything listens on 127.0.0.1, and ends when this process ends.
+All servers listen on 127.0.0.1 and stop when this process ends.
 """
 
 import contextlib

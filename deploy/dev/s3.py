@@ -41,7 +41,7 @@ PARTS = ("master", "volume", "filer", "s3")
 def start(folder, stdin=None, remove=None):
     """Starts the server and waits until it can store an object. Returns the data that `s3.py` prints, and the process.
 
-    `remove` lists the paths to delete when the server is gone: its folder when not given.
+    `remove` lists the paths to delete after the server has ended; the default is its folder.
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def tail(log):
 def put(server, bucket, key, body, **checksum):
     """Puts bytes or an open file as one object, with a signed request. The server creates a missing bucket.
 
-    With `sha256=` or `crc64nvme=` and the digest's bytes, the store checks and keeps that checksum.
+    With `sha256=` or `crc64nvme=` and the digest's bytes, the server checks and stores that checksum.
     """
     headers = {"x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
     for algorithm, digest in checksum.items():

@@ -15,7 +15,7 @@ from faults import plan
 from run import CONSUMERS, strike_all
 from table import Report, maximum, median, p99
 
-KINDS = ("relay killed", "relay frozen, thawed", "relay drained")
+KINDS = ("relay killed", "relay frozen, resumed", "relay drained")
 
 
 async def run(stage, gantry, args):

@@ -309,40 +309,40 @@ def s3_link(fault):
 # name: (function, minimum and maximum duration in seconds, number of nats-servers: one, three or either)
 KINDS = {
     "relay killed": (relay_kill, 0, 0, None),
-    "relay frozen, thawed": (relay_freeze, 5, 9, None),
+    "relay frozen, resumed": (relay_freeze, 5, 9, None),
     "relay drained": (relay_drain, 0, 0, None),
     "relay's NATS link cut": (relay_link(cut), 0, 0, None),
     "relay's NATS link blackholed": (relay_link(blackhole), 5, 9, None),
     "relay's NATS link throttled": (relay_link(throttle), 2, 4, None),
     "relay's NATS link delayed": (relay_link(delay), 2, 4, None),
     "consumer killed": (consumer_kill, 0, 0, None),
-    "consumer killed for good": (consumer_gone, 0, 0, None),
+    "consumer killed and not restarted": (consumer_gone, 0, 0, None),
     "consumer interrupted": (consumer_interrupt, 0, 0, None),
-    "consumer frozen, thawed": (consumer_freeze, 20, 20, None),
+    "consumer frozen, resumed": (consumer_freeze, 20, 20, None),
     "consumer's NATS link cut": (consumer_link(cut), 0, 0, None),
     "consumer's NATS link down": (consumer_link(down), 2, 4, None),
     "consumer's NATS link blackholed": (consumer_link(blackhole), 4, 9, None),
     "consumer's NATS link throttled": (consumer_link(throttle), 2, 4, None),
     "consumer's NATS link delayed": (consumer_link(delay), 2, 4, None),
-    "nats-server frozen, thawed": (nats_freeze, 3, 9, None),
+    "nats-server frozen, resumed": (nats_freeze, 3, 9, None),
     "nats-server restarted": (nats_restart, 0, 0, 1),
-    "nats-server gone": (nats_gone, 30, 30, 1),
+    "nats-server stopped for a while": (nats_gone, 30, 30, 1),
     "nats-server of a cluster killed": (node_kill, 0, 0, 3),
     "nats-server in lame duck mode": (node_lame_duck, 3, 5, 3),
     "S3 link cut": (s3_link(cut), 0, 0, None),
     "S3 link blackholed": (s3_link(blackhole), 3, 18, None),
     "S3 link throttled": (s3_link(throttle), 2, 4, None),
     "S3 link delayed": (s3_link(delay), 2, 4, None),
-    "S3 server frozen, thawed": (s3_freeze, 2, 17, None),
-    "S3 server killed, started again": (s3_kill, 0, 12, None),
+    "S3 server frozen, resumed": (s3_freeze, 2, 17, None),
+    "S3 server killed, restarted": (s3_kill, 0, 12, None),
     "S3 answers 503 SlowDown": (s3_http(lambda: Refuse("503 Slow Down", "SlowDown")), 1, 6, None),
     "S3 answers 500": (s3_http(lambda: Refuse("500 Internal Server Error", "InternalError")), 1, 6, None),
     "S3 bodies cut": (s3_http(lambda: Shorten(300_000, honest=True)), 1, 4, None),
     "S3 bodies short": (s3_http(lambda: Shorten(300_000, honest=False)), 1, 4, None),
 }
 # Slow faults occur once for this many others.
-RARE = {"nats-server gone": 4, "consumer frozen, thawed": 2, "S3 server killed, started again": 2,
-        "S3 server frozen, thawed": 2}
+RARE = {"nats-server stopped for a while": 4, "consumer frozen, resumed": 2, "S3 server killed, restarted": 2,
+        "S3 server frozen, resumed": 2}
 
 
 def plan(random, count, nodes, consumers, kinds=None):

@@ -31,10 +31,10 @@ CONSUMERS = 2
 # name: number of nats-servers
 PLACES = {"one-nats-a": 1, "one-nats-b": 1, "three-nats-a": 3, "three-nats-b": 3}
 FAULTS = 212
-SHORT_KINDS = ("relay killed", "relay frozen, thawed", "relay drained", "relay's NATS link cut",
-               "relay's NATS link blackholed", "consumer killed", "consumer killed for good", "consumer interrupted",
+SHORT_KINDS = ("relay killed", "relay frozen, resumed", "relay drained", "relay's NATS link cut",
+               "relay's NATS link blackholed", "consumer killed", "consumer killed and not restarted", "consumer interrupted",
                "consumer's NATS link blackholed", "nats-server restarted", "S3 link cut", "S3 link blackholed",
-               "S3 server killed, started again", "nats-server frozen, thawed", "S3 answers 503 SlowDown", "S3 bodies short")
+               "S3 server killed, restarted", "nats-server frozen, resumed", "S3 answers 503 SlowDown", "S3 bodies short")
 # Much longer than the run takes on a busy machine, so that a caller never waits for ever.
 SHORT_WITHIN_S, WITHIN_S = 600, 1800
 # From the end of one download to the middle of the next, on a busy machine.

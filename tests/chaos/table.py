@@ -54,7 +54,7 @@ class Report:
 
     def print(self):
         self.say("")
-        rows = [("fault", "count", "downloads hit", "median s", "p99 s", "max s", "MiB twice: median", "max")]
+        rows = [("fault", "count", "downloads affected", "median s", "p99 s", "max s", "MiB fetched twice: median", "max")]
         for kind, count in sorted(self.struck.items()):
             gaps = [gap for gap, _ in self.samples[kind]]
             twice = [amount / MIB for _, amount in self.samples[kind]]
@@ -63,9 +63,9 @@ class Report:
         print_rows(rows, self.say)
         self.say("")
         self.say(f"{sum(self.struck.values())} faults, {self.downloads} downloads, {self.object_bytes / MIB:.0f} MiB; over the "
-                 f"consumers' links came {self.link_bytes / MIB:.0f} MiB, {self.twice_bytes / MIB:.1f} MiB of it twice")
+                 f"consumers' links {self.link_bytes / MIB:.0f} MiB, of which {self.twice_bytes / MIB:.1f} MiB were redundant")
         self.say(f"{self.recoveries} recoveries, {self.resumed} downloads resumed by a new process, "
-                 f"{self.gave_up} runs that found nobody at their start and were run again; proofs: "
+                 f"{self.gave_up} runs repeated that found no relay or nats-server at their start; verified by: "
                  + (", ".join(f"{count} {kind}" for kind, count in self.proofs.items()) or "none"))
         for note in self.notes:
             self.say(note)

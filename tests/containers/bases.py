@@ -1,8 +1,8 @@
 """Builds the base images from Debian's packages and this host's toolchain.
 
-Each is kept as gantry-proof/NAME:KEY, the key being the hash of what went in,
-and carries the name that the Dockerfile or the compose files use only while
-the proof runs. An image that already has such a name is used as it is.
+Each image is kept as gantry-proof/NAME:KEY, where KEY is a hash of its inputs. It
+has the name that the Dockerfile or the compose files use only while the test
+runs. An existing image with such a name is used unchanged.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Installs Compose v2, which Debian provides since trixie, as a plugin of the docker client.
 
-It is kept in `.dev/compose`, apart from what is installed, and checked by apt
-against Debian's keys, which an older release knows, too.
+It is kept in `.dev/compose`, separate from installed programs. apt checks it against
+Debian's keys, which older releases also have.
 """
 
 import os

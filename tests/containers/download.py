@@ -19,7 +19,7 @@ NUMBERS = itertools.count(1)
 class Download:
     """Runs `get KEY -o -`, hashes its output, and records each wait for bytes.
 
-    pace_bytes_per_s, where given, reads no faster: a transfer that has to
+    pace_bytes_per_s, if given, limits the reading rate, for a transfer that has to
     outlast several faults.
     """
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Tests the image and the compose files on a Docker engine without a registry.
 
-Makes the base images, builds the Dockerfile, brings docker-compose.yml up with
-each Compose at hand, downloads and compares; then breaks the cluster of
-deploy/compose/cluster.yml and prints how long no byte came. Containers and
-networks are removed in every case; images stay, as the next run's cache.
+Builds the base images and the Dockerfile, starts docker-compose.yml with each
+installed version of Compose, downloads an object and compares it. Then injects faults
+into the cluster of deploy/compose/cluster.yml and prints the longest wait for a byte.
+Containers and networks are always removed; images stay as a cache for the next run.
 """
 
 import argparse
@@ -135,7 +135,7 @@ class Proof:
 
     def print_table(self):
         width = max((len(row.broken) for row in self.rows), default=0)
-        say(f"\n{'what was broken':<{width}}  at MiB  no byte for s  download s  note")
+        say(f"\n{'fault':<{width}}  at MiB  no byte for s  download s  note")
         for row in self.rows:
             say(f"{row.broken:<{width}}  {row.at_mib:>6}  {row.pause_s:>13.2f}  {row.took_s:>10.1f}  {row.note}")
 
