@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Runs every check of the project, and ends with how many tests passed and failed.
+"""Runs all checks of the project and prints how many tests passed and failed.
 
     test.py           formatting, lints, documentation, deployment files, all tests, a minute of chaos
 
-Each check runs even when an earlier one failed, so that one run tells all.
+Each check runs even if an earlier one failed, so that one run shows all failures.
 """
 
 import json
@@ -15,7 +15,7 @@ import sys
 import servers
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored; \d+ measured; (\d+) filtered out")
-# Tests with this in their name need apt; they are left out, and counted as skipped, on a machine without it.
+# Tests with this in their name need apt. On a machine without it they are left out and counted as skipped.
 NEEDS_APT = "debians_nats_server"
 
 
@@ -55,7 +55,7 @@ def main():
 
 
 def tested_binary():
-    """The binary that cargo has just built for the tests."""
+    """The binary that cargo has built for the tests."""
     metadata = subprocess.run(["cargo", "metadata", "--no-deps", "--format-version=1", "--locked"], cwd=servers.ROOT,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
     return os.path.join(json.loads(metadata.stdout)["target_directory"], "debug", "gantry")
@@ -68,7 +68,7 @@ def passes(name, command, env):
 
 
 def run_tests():
-    """Runs cargo's tests, passing its output on, and adds up its result lines."""
+    """Runs cargo's tests, prints their output, and adds up the result lines."""
     command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"]
     if servers.path_of("debian-nats-server") is None:
         command += ["--", "--skip", NEEDS_APT]

@@ -84,7 +84,7 @@ pub(super) struct Global {
         global = true,
         value_name = "LEVEL",
         help_heading = "Global options",
-        help = "What to log, as in debug or info,gantry_relay::relay=debug [env: GANTRY_LOG]"
+        help = "What to log, as in debug or info,gantry_relay=debug [env: GANTRY_LOG]"
     )]
     log_level: Option<String>,
     #[arg(

@@ -171,7 +171,7 @@ impl Command {
         match self {
             Self::Serve(serve) if !serve.is_check() => "info",
             // What the libraries have to say ends up in the one line that tells of the failure.
-            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "gantry_relay=warn",
+            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "gantry=warn",
         }
     }
 

@@ -1,18 +1,18 @@
-"""Reads what nats-server sends to a consumer, as it passes by: which bytes of the object came, when, and from whom."""
+"""Parses the data that nats-server sends to a consumer: which bytes arrived, when, and from which relay."""
 
 import time
 
-# No control line or header of ours is longer.
+# The maximum length of our control lines and headers.
 HEAD_MAX_BYTES = 64 << 10
 
 
 class Reader:
-    """Reads one connection's bytes; tells `meter` of each piece of a chunk."""
+    """Parses the bytes of one connection and reports each piece of a chunk to `meter`."""
 
     def __init__(self, meter):
         self.meter = meter
         self._head = bytearray()
-        # What is left of a payload, and whether it is a chunk's.
+        # The remaining length of a payload, and whether it is a chunk's.
         self._left = 0
         self._in_chunk = False
 
@@ -21,7 +21,7 @@ class Reader:
         while view:
             if self._left:
                 count = min(self._left, len(view))
-                # The line end after the payload is not of the object.
+                # The line end after the payload does not belong to the object.
                 of_object = max(0, self._left - 2) - max(0, self._left - count - 2)
                 self._left -= count
                 if self._in_chunk and of_object:
@@ -31,7 +31,7 @@ class Reader:
                 view = self._read_head(view)
 
     def _read_head(self, view):
-        """Gathers a control line and its headers; returns what follows."""
+        """Collects a control line and its headers; returns the bytes that follow."""
         before = len(self._head)
         self._head += view[:HEAD_MAX_BYTES]
         line_end = self._head.find(b"\r\n")
@@ -52,21 +52,21 @@ class Reader:
         return view[head_len - before:]
 
     def _note(self, words, headers, payload_len):
-        """Tells of a chunk that begins; returns whether it is one."""
+        """Reports the start of a chunk; returns whether the message is a chunk."""
         fields = dict(line.split(": ", 1) for line in headers.decode().split("\r\n")[1:] if ": " in line)
         if fields.get("Gantry-Type") != "chunk":
             return False
-        # HMSG subject sid reply headers total: the reply is {prefix}.v1.ctl.{instance}.{transfer}.
+        # HMSG subject sid reply headers total, where reply is {prefix}.v1.ctl.{instance}.{transfer}.
         instance = words[3].decode().split(".")[-2] if len(words) == 6 else ""
         self.meter.chunk_begins(int(fields["Gantry-Offset"]), payload_len, fields["Gantry-Transfer"], instance)
         return True
 
 
 class Meter:
-    """Counts one download's bytes over all its connections, and notes how long none came."""
+    """Counts a download's bytes over all its connections, and records how long none arrived."""
 
     def __init__(self):
-        # Up to where bytes came without a gap, how many came in all, and how many of them to no use.
+        # The end of the contiguous bytes, the number of all bytes, and the number of redundant ones.
         self.high = self.received = self.twice = 0
         self.transfer = self.instance = None
         self.transfers = 0
@@ -86,7 +86,7 @@ class Meter:
 
     def bytes_came(self, count):
         begin, self._next = self._next, self._next + count
-        # Bytes after a gap are not taken, and come again.
+        # The consumer discards bytes after a gap and fetches them again.
         new = max(0, self._next - self.high) if begin <= self.high else 0
         self.received += count
         self.twice += count - new
@@ -100,7 +100,7 @@ class Meter:
         self.last_new_at = now
 
     def watch(self):
-        """Notes gaps from now on."""
+        """Starts recording gaps."""
         self.since, self.longest_gap_s = time.monotonic(), 0.0
 
     def silent_s(self):

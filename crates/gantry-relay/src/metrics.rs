@@ -1,8 +1,8 @@
-//! Every metric: its name, its unit, its labels and its help, once.
+//! The relay's metrics.
 //!
-//! Labels are bounded: by the configured stores, or by words that stand in this program. No key, subject or name of a
-//! requester is ever one. So each counter is there from the start, at 0: Prometheus sees no increase in a series that
-//! appears at 1, and the first failure would alert nobody.
+//! Label values are bounded: they are configured stores or constants in this program, never keys, subjects or names of
+//! requesters. Therefore every counter can be exported from the start with the value 0. Prometheus sees no increase in
+//! a series that first appears with the value 1, so the first failure would not raise an alert.
 
 mod labels;
 mod process;
@@ -36,39 +36,39 @@ use gantry_proto::Code;
 use gantry_proto::subject::Operation;
 use gantry_store::Observe;
 
-/// The commit that was built, where the build was told.
+/// The commit of this build, if the build set it.
 const REVISION: &str = match option_env!("GANTRY_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };
 
-/// How a transfer ends that ends without an error; beside these there are the wire codes.
+/// Outcomes of transfers that end without an error. The other outcomes are the wire codes.
 const OUTCOMES: &[&str] = &["completed", "cancelled", "consumer_gone", "drained", "aborted"];
 
-/// Why something gets no answer; beside these there are the wire codes.
+/// Reasons for not answering at all. The other reasons are the wire codes.
 const UNANSWERED: &[&str] = &["reply_subject", "control"];
 
-/// How asking for the stores anew ends.
+/// Results of reloading the stores.
 const RELOAD_RESULTS: &[&str] = &["ok", "failed"];
 
-/// What an S3 store asks for.
+/// The kinds of requests to S3.
 const S3_OPERATIONS: &[&str] = &["get", "head", "list", "probe", "attributes", "part"];
 
-/// How a request to S3 ends, as far as it is no wire code.
+/// Results of requests to S3 that are not wire codes.
 const S3_RESULTS: &[&str] = &["ok", "abandoned"];
 
-/// The wire codes of what can be wrong with a store.
+/// The wire codes of failures that a store can cause.
 const STORE_CODES: &[Code] =
     &[Code::BadRequest, Code::Denied, Code::NotFound, Code::Changed, Code::Range, Code::StoreUnavailable];
 
-/// Makes a histogram for durations: from a loopback's round trip to a download of a day.
+/// Constructs a histogram of durations. The buckets range from a loopback round trip to a download of one day.
 #[derive(Clone, Copy, Debug)]
 pub struct Durations(&'static [f64]);
 
-/// In seconds: how long an answer takes.
+/// Buckets for the time until an answer, in seconds.
 const ANSWER_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// In seconds: how long a transfer takes.
+/// Buckets for the duration of a transfer, in seconds.
 const TRANSFER_BUCKETS: &[f64] =
     &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
 
@@ -78,17 +78,17 @@ impl MetricConstructor<Histogram> for Durations {
     }
 }
 
-/// A histogram of durations by label.
+/// Histograms of durations, by label.
 pub type DurationFamily<L> = Family<L, Histogram, Durations>;
 
-/// A flag: 0 or 1.
+/// A gauge with the value 0 or 1.
 pub type Flag = Gauge<i64, AtomicI64>;
 
-/// A gauge that is asked for its value when the metrics are.
+/// A gauge that computes its value for every scrape.
 pub struct Sampled(Box<dyn Fn() -> u64 + Send + Sync>);
 
 impl Sampled {
-    /// Asks `value`, which must be quick.
+    /// Creates a gauge that calls `value`, which must be fast.
     #[must_use]
     pub fn new(value: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self(Box::new(value))
@@ -111,61 +111,61 @@ impl EncodeMetric for Sampled {
     }
 }
 
-/// What is true of a relay's process as long as it lives.
+/// Values that stay fixed for the lifetime of a relay's process, or that are sampled from it.
 #[derive(Debug)]
 pub struct Facts {
-    /// The protocol's version.
+    /// The version of the protocol.
     pub protocol: u32,
-    /// Memory for object bytes.
+    /// The memory budget for object bytes.
     pub memory_budget_bytes: u64,
-    /// What of it is taken.
+    /// The reserved part of the memory budget, in bytes.
     pub memory_reserved_bytes: Sampled,
 }
 
-/// What a relay counts.
+/// The metrics of a relay.
 #[derive(Clone, Debug)]
 pub struct RelayMetrics {
-    /// Transfers that ended, by store and outcome.
+    /// Finished transfers, by store and outcome.
     pub transfers: Family<OutcomeLabel, Counter>,
-    /// Transfers under way.
+    /// Transfers in progress.
     pub transfers_active: Gauge<i64, AtomicI64>,
-    /// Transfers that may be under way.
+    /// Maximum number of concurrent transfers.
     pub transfers_max: Gauge<u64, AtomicU64>,
-    /// Transfers that wait for their turn to send.
+    /// Transfers that are waiting for their turn to send.
     pub transfers_queued: Gauge<i64, AtomicI64>,
-    /// Transfers that began past the start of a pinned version.
+    /// Transfers that started past the beginning of a pinned version.
     pub transfers_resumed: Family<StoreLabel, Counter>,
     /// Object bytes published.
     pub sent_bytes: Family<StoreLabel, Counter>,
     /// Chunks published.
     pub sent_chunks: Family<StoreLabel, Counter>,
-    /// Requests answered.
+    /// Answered requests.
     pub requests: Family<RequestLabel, Counter>,
-    /// Requests refused before a transfer began.
+    /// Requests refused before a transfer started.
     pub refused: Family<ReasonLabel, Counter>,
-    /// From a request to its first chunk.
+    /// Time from a request to its first chunk, in seconds.
     pub first_byte: DurationFamily<StoreLabel>,
-    /// From a request to the end of its transfer.
+    /// Time from a request to the end of its transfer, in seconds.
     pub duration: DurationFamily<StoreLabel>,
-    /// How often a transfer waited for credit.
+    /// Number of times a transfer waited for credit.
     pub credit_stalls: Family<StoreLabel, Counter>,
-    /// How long transfers waited for credit, in seconds.
+    /// Total time that transfers waited for credit, in seconds.
     pub credit_stalled: Family<StoreLabel, Counter<f64, AtomicU64>>,
-    /// Whether there is a connection to NATS.
+    /// Whether the relay is connected to NATS.
     pub nats_connected: Flag,
-    /// How often it was made anew.
+    /// Number of reconnects to NATS.
     pub nats_reconnects: Counter,
-    /// What nats-server forbade.
+    /// Actions that nats-server denied.
     pub nats_denied: Family<ActionLabel, Counter>,
-    /// How often messages to the relay were dropped.
+    /// Number of times messages to the relay were dropped.
     pub nats_slow: Counter,
     /// Whether the relay is shutting down.
     pub draining: Flag,
     /// Whether a store answered its last probe.
     pub store_up: Family<StoreLabel, Flag>,
-    /// How often the stores were asked for anew.
+    /// Reloads of the stores, by result.
     pub reloads: Family<ResultLabel, Counter>,
-    /// What the S3 stores count.
+    /// The metrics of S3 stores.
     pub s3: S3Metrics,
 }
 
@@ -198,7 +198,7 @@ impl Default for RelayMetrics {
 }
 
 impl RelayMetrics {
-    /// Makes the metrics and registers them, with what is true of the process.
+    /// Creates the metrics and registers them together with `facts` about the process.
     #[must_use]
     pub fn register(registry: &mut Registry, facts: Facts) -> Self {
         let own = Self::default();
@@ -240,7 +240,7 @@ impl RelayMetrics {
         own
     }
 
-    /// Shows the counters at 0 whose labels are words of this program.
+    /// Exports the counters with constant labels, with the value 0.
     fn begin(&self) {
         for reason in UNANSWERED.iter().copied().chain(Code::ALL.map(Code::name)) {
             drop(self.refused.get_or_create(&ReasonLabel { reason }));
@@ -253,7 +253,7 @@ impl RelayMetrics {
         }
     }
 
-    /// Shows the counters of a store at 0.
+    /// Exports the counters of a store, with the value 0.
     pub fn add_store(&self, store: &str) {
         let codes = || Code::ALL.map(Code::name);
         for outcome in OUTCOMES.iter().copied().chain(codes()) {
@@ -268,19 +268,19 @@ impl RelayMetrics {
         drop(self.transfer(store));
     }
 
-    /// Counts a transfer among those that wait for their turn, until the answer is dropped.
+    /// Counts a transfer as waiting for its turn until the returned guard is dropped.
     #[must_use]
     pub fn queue(&self) -> Queued {
         self.transfers_queued.inc();
         Queued(self.transfers_queued.clone())
     }
 
-    /// Counts a transfer that began past the start of a pinned version.
+    /// Counts a transfer that started past the beginning of a pinned version.
     pub fn resume(&self, store: &str) {
         self.transfers_resumed.get_or_create(&StoreLabel { store: store.to_owned() }).inc();
     }
 
-    /// Counts what nats-server forbade: to `publish` or to `subscribe`.
+    /// Counts an action that nats-server denied: `publish` or `subscribe`.
     pub fn deny(&self, action: &'static str) {
         self.nats_denied.get_or_create(&ActionLabel { action }).inc();
     }
@@ -290,7 +290,7 @@ impl RelayMetrics {
         self.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// Returns one transfer's counters, so that a chunk costs no look-up.
+    /// Returns the counters for one transfer, so that counting a chunk needs no lookup.
     #[must_use]
     pub fn transfer(&self, store: &str) -> TransferMetrics {
         let label = StoreLabel { store: store.to_owned() };
@@ -305,7 +305,7 @@ impl RelayMetrics {
     }
 }
 
-/// A transfer that waits for its turn.
+/// A guard that counts a transfer as waiting for its turn.
 #[derive(Debug)]
 pub struct Queued(Gauge<i64, AtomicI64>);
 
@@ -315,24 +315,24 @@ impl Drop for Queued {
     }
 }
 
-/// The counters of a transfer's store.
+/// The counters of one store, for use by a transfer.
 #[derive(Clone, Debug)]
 pub struct TransferMetrics {
     /// Object bytes published.
     pub sent_bytes: Counter,
     /// Chunks published.
     pub sent_chunks: Counter,
-    /// From the request to the first chunk.
+    /// Time from the request to the first chunk, in seconds.
     pub first_byte: Histogram,
-    /// From the request to the end.
+    /// Time from the request to the end, in seconds.
     pub duration: Histogram,
-    /// How often it waited for credit.
+    /// Number of times a transfer waited for credit.
     pub credit_stalls: Counter,
-    /// How long it waited for credit, in seconds.
+    /// Total time of waiting for credit, in seconds.
     pub credit_stalled: Counter<f64, AtomicU64>,
 }
 
-/// What S3 stores count.
+/// The metrics of all S3 stores.
 #[derive(Clone, Debug)]
 pub struct S3Metrics {
     requests: Family<S3ResultLabel, Counter>,
@@ -353,7 +353,7 @@ impl Default for S3Metrics {
 }
 
 impl S3Metrics {
-    /// Returns what counts one store's requests, and shows its counters at 0.
+    /// Returns the observer of one store, and exports the store's counters with the value 0.
     #[must_use]
     pub fn of_store(&self, store: &str) -> S3Observer {
         for operation in S3_OPERATIONS {
@@ -405,7 +405,7 @@ mod tests {
 
     use super::*;
 
-    /// Uses everything once, so that everything shows.
+    /// Uses every metric once, so that the page contains all of them.
     fn page() -> String {
         let mut registry = Registry::default();
         let reserved = Sampled::new(|| 7);
@@ -426,14 +426,14 @@ mod tests {
     }
 
     #[test]
-    fn the_page_shows_what_the_table_says() {
+    fn the_page_matches_the_documented_metrics() {
         let page = page();
         let mut shown = BTreeMap::new();
         for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
             let (name, kind) = line.split_once(' ').unwrap();
             shown.insert(name.to_owned(), kind.to_owned());
         }
-        let mut told = BTreeMap::new();
+        let mut documented = BTreeMap::new();
         for spec in ALL {
             let full = spec.full_name();
             let (family, kind) = match spec.kind {
@@ -442,7 +442,7 @@ mod tests {
                 Kind::Histogram => (full.as_str(), "histogram"),
                 Kind::Info => (full.strip_suffix("_info").unwrap(), "info"),
             };
-            told.insert(family.to_owned(), kind.to_owned());
+            documented.insert(family.to_owned(), kind.to_owned());
             let series: Vec<_> = page.lines().filter(|line| line.starts_with(&full)).collect();
             assert!(!series.is_empty(), "{full} is not on the page:\n{page}");
             for line in series {
@@ -452,17 +452,17 @@ mod tests {
                 assert_eq!(labels, spec.labels, "{line}");
             }
         }
-        assert_eq!(shown, told);
+        assert_eq!(shown, documented);
     }
 
     #[test]
-    fn the_documentation_holds_the_table() {
+    fn the_documentation_contains_the_table() {
         let page = include_str!("../../../docs/METRICS.md");
         let table = table();
-        assert!(page.contains(&table), "docs/METRICS.md must hold this table:\n{table}");
+        assert!(page.contains(&table), "docs/METRICS.md must contain this table:\n{table}");
     }
 
-    /// A relay that counted nothing yet.
+    /// Returns the page of a relay that has not counted anything.
     fn fresh_page() -> String {
         let mut registry = Registry::default();
         let facts = Facts { protocol: 1, memory_budget_bytes: 9, memory_reserved_bytes: Sampled::new(|| 0) };
@@ -475,11 +475,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_event_of_each_counter_is_an_increase() {
+    fn every_counter_starts_at_zero() {
         let page = fresh_page();
         for spec in ALL.iter().filter(|spec| spec.kind == Kind::Counter) {
             let name = spec.full_name();
-            assert!(page.lines().any(|line| line.starts_with(&name)), "{name} is not there before it counts:\n{page}");
+            assert!(
+                page.lines().any(|line| line.starts_with(&name)),
+                "{name} is missing before its first event:\n{page}"
+            );
         }
         for series in [
             "gantry_reloads_total{result=\"failed\"} 0",
@@ -494,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_in_line_counts_until_he_leaves() {
+    fn queued_transfers_count_until_their_guard_is_dropped() {
         let metrics = RelayMetrics::default();
         let (one, two) = (metrics.queue(), metrics.queue());
         drop(one);

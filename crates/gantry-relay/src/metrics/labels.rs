@@ -1,15 +1,15 @@
-//! What the series of a metric are told apart by.
+//! The label sets of metrics.
 
 use prometheus_client::encoding::EncodeLabelSet;
 
-/// A store. Bounded by the configuration.
+/// Identifies a store. The configuration bounds its values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StoreLabel {
     /// The store's name.
     pub store: String,
 }
 
-/// A store and how a transfer from it ended.
+/// Identifies a store and the outcome of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
     /// The store's name.
@@ -18,7 +18,7 @@ pub struct OutcomeLabel {
     pub outcome: &'static str,
 }
 
-/// What was asked of a relay, and the answer.
+/// Identifies a request to a relay and its result.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabel {
     /// `get`, `stat` or `list`.
@@ -29,28 +29,28 @@ pub struct RequestLabel {
     pub result: &'static str,
 }
 
-/// Why something was refused.
+/// Identifies the reason of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {
     /// `reply_subject`, `control`, or a wire code.
     pub reason: &'static str,
 }
 
-/// What the relay may not do.
+/// Identifies an action that nats-server denied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ActionLabel {
     /// `publish` or `subscribe`.
     pub action: &'static str,
 }
 
-/// How something went.
+/// Identifies a result.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ResultLabel {
     /// `ok` or `failed`.
     pub result: &'static str,
 }
 
-/// A request to S3.
+/// Identifies a kind of request to S3.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct S3Label {
     /// The store's name.
@@ -59,7 +59,7 @@ pub struct S3Label {
     pub operation: &'static str,
 }
 
-/// A request to S3 and its end.
+/// Identifies a kind of request to S3 and its result.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct S3ResultLabel {
     /// The store's name.

@@ -1,4 +1,4 @@
-//! What Linux says of this process, by the names that Prometheus' own clients use.
+//! Metrics of this process on Linux, with the names that the official Prometheus clients use.
 
 use std::fmt;
 use std::fs;
@@ -11,10 +11,10 @@ use prometheus_client::registry::Unit;
 
 use super::specs::{PROCESS_CPU, PROCESS_MEMORY, PROCESS_OPEN_FDS, PROCESS_START, Spec};
 
-/// What a tick in `/proc` is to programs, on every architecture that Rust's Linux targets have: `USER_HZ`.
+/// Clock ticks per second in `/proc` (`USER_HZ`), on every architecture of Rust's Linux targets.
 const TICKS_PER_S: f64 = 100.0;
 
-/// Reads `/proc` when it is asked; where there is none it shows nothing.
+/// Reads `/proc` for every scrape. Exports nothing where `/proc` is missing.
 #[derive(Debug)]
 pub(super) struct Process;
 
@@ -32,7 +32,7 @@ impl Collector for Process {
     }
 }
 
-/// A metric whose type is forgotten.
+/// A metric of any type.
 trait Shown {
     fn show(&self, encoder: &mut DescriptorEncoder, spec: &Spec, unit: Option<&Unit>) -> fmt::Result;
 }
@@ -49,15 +49,15 @@ struct Seen {
     cpu_s: f64,
     resident_bytes: u64,
     open_fds: u64,
-    /// Absent where `/proc/stat` is hidden, as by systemd's `ProcSubset=pid`.
+    /// `None` where `/proc/stat` is hidden, for example by systemd's `ProcSubset=pid`.
     started_s: Option<f64>,
 }
 
 impl Seen {
-    /// Reads them as proc(5) lays them out.
+    /// Reads the values, whose layout proc(5) describes.
     fn now() -> Option<Self> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
-        // The name in parentheses may hold anything; the third field follows.
+        // The name in parentheses may contain anything; the third field follows.
         let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
         let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();
         let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -66,7 +66,7 @@ impl Seen {
         Some(Self {
             cpu_s: (ticks(14)? + ticks(15)?) / TICKS_PER_S,
             resident_bytes: resident_kib * 1024,
-            // Without the one by which they are counted.
+            // Not counting the descriptor that is open for this listing.
             open_fds: (fs::read_dir("/proc/self/fd").ok()?.count() as u64).saturating_sub(1),
             started_s: booted_s().zip(ticks(22)).map(|(booted_s, ticks)| booted_s + ticks / TICKS_PER_S),
         })
@@ -82,10 +82,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_linux_says_of_this_process_makes_sense() {
+    fn values_of_this_process_are_plausible() {
         let seen = Seen::now().unwrap();
         assert!(seen.resident_bytes > 1 << 20 && seen.open_fds >= 3 && seen.cpu_s >= 0.0, "{seen:?}");
-        // After 2017.
+        // The time must be after July 2017.
         assert!(seen.started_s.is_some_and(|started_s| started_s > 1.5e9), "{seen:?}");
     }
 }

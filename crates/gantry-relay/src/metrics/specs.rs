@@ -1,27 +1,27 @@
-//! Every metric's name, kind, unit, labels and help.
+//! The name, kind, unit, labels and help text of every metric.
 
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-/// What the name of every metric begins with, but those of the process.
+/// The prefix of every metric name, except for metrics of the process.
 pub const PREFIX: &str = "gantry";
 
-/// What a metric counts.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows.
+    /// A count that only grows.
     Counter,
-    /// Goes up and down.
+    /// A value that can rise and fall.
     Gauge,
-    /// How often a value was how large.
+    /// A distribution of values.
     Histogram,
-    /// Always 1; its labels are what it says.
+    /// A constant 1 whose labels carry the information.
     Info,
 }
 
-/// One metric as it is documented.
+/// The definition of one metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
-    /// The name, without prefix, unit and what the format appends.
+    /// The name without the prefix, the unit and the suffix of the text format.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
     pub(super) unit: Option<&'static str>,
@@ -39,7 +39,7 @@ impl Spec {
         self
     }
 
-    /// Returns the name as Prometheus knows it, without the suffixes of a histogram's series.
+    /// Returns the full name, without the suffixes of a histogram's series.
     #[must_use]
     pub fn full_name(&self) -> String {
         let mut name = self.name.to_owned();
@@ -64,24 +64,32 @@ impl Spec {
     }
 }
 
-pub(super) const BUILD: Spec =
-    Spec::new("build", Kind::Info, &["version", "revision", "protocol"], "What runs; always 1");
+pub(super) const BUILD: Spec = Spec::new(
+    "build",
+    Kind::Info,
+    &["version", "revision", "protocol"],
+    "Version, revision and protocol of the running relay; always 1",
+);
 pub(super) const TRANSFERS: Spec =
-    Spec::new("transfers", Kind::Counter, &["store", "outcome"], "Transfers that ended, by how they ended");
-pub(super) const TRANSFERS_ACTIVE: Spec = Spec::new("transfers_active", Kind::Gauge, &[], "Transfers under way");
+    Spec::new("transfers", Kind::Counter, &["store", "outcome"], "Finished transfers, by outcome");
+pub(super) const TRANSFERS_ACTIVE: Spec = Spec::new("transfers_active", Kind::Gauge, &[], "Transfers in progress");
 pub(super) const TRANSFERS_MAX: Spec = Spec::new(
     "transfers_max",
     Kind::Gauge,
     &[],
-    "Transfers that may be under way at once: `relay.transfers_max`, or the shares of the memory budget if fewer",
+    "Maximum number of concurrent transfers: `relay.transfers_max`, or what the memory budget allows if that is less",
 );
-pub(super) const TRANSFERS_QUEUED: Spec =
-    Spec::new("transfers_queued", Kind::Gauge, &[], "Transfers with a chunk ready that wait for their turn to send it");
+pub(super) const TRANSFERS_QUEUED: Spec = Spec::new(
+    "transfers_queued",
+    Kind::Gauge,
+    &[],
+    "Transfers that have a chunk ready and are waiting for their turn to send it",
+);
 pub(super) const TRANSFERS_RESUMED: Spec = Spec::new(
     "transfers_resumed",
     Kind::Counter,
     &["store"],
-    "Transfers that began past an object's start with its version pinned: consumers that recover or go on",
+    "Transfers that started past the beginning of an object with its version pinned: consumers that recover or resume",
 );
 pub(super) const SENT_BYTES: Spec =
     Spec::new("sent", Kind::Counter, &["store"], "Object bytes published, counted chunk by chunk").unit("bytes");
@@ -90,72 +98,86 @@ pub(super) const REQUESTS: Spec = Spec::new(
     "requests",
     Kind::Counter,
     &["operation", "store", "result"],
-    "Requests answered: ok, or the wire code of the refusal",
+    "Answered requests: ok, or the wire code of the error",
 );
 pub(super) const REFUSED: Spec = Spec::new(
     "refused",
     Kind::Counter,
     &["reason"],
-    "Requests refused before a transfer began, by wire code; reply_subject and control for what got no answer",
+    "Requests refused before a transfer started, by wire code; reply_subject and control count messages that got no answer",
 );
 pub(super) const FIRST_BYTE: Spec =
-    Spec::new("first_byte", Kind::Histogram, &["store"], "Time from a request to the publishing of its first chunk")
+    Spec::new("first_byte", Kind::Histogram, &["store"], "Time from a request to the publication of its first chunk")
         .unit("seconds");
 pub(super) const DURATION: Spec =
     Spec::new("transfer_duration", Kind::Histogram, &["store"], "Time from a request to the end of its transfer")
         .unit("seconds");
 pub(super) const CREDIT_STALLS: Spec =
-    Spec::new("credit_stalls", Kind::Counter, &["store"], "How often a transfer had bytes and no credit to send them");
+    Spec::new("credit_stalls", Kind::Counter, &["store"], "Number of times a transfer had bytes to send but no credit");
 pub(super) const CREDIT_STALLED: Spec =
-    Spec::new("credit_stalled", Kind::Counter, &["store"], "Time that transfers waited for credit").unit("seconds");
+    Spec::new("credit_stalled", Kind::Counter, &["store"], "Total time that transfers have waited for credit")
+        .unit("seconds");
 pub(super) const BUDGET: Spec =
-    Spec::new("memory_budget", Kind::Gauge, &[], "Memory for object bytes, as configured").unit("bytes");
+    Spec::new("memory_budget", Kind::Gauge, &[], "Memory budget for object bytes, as configured").unit("bytes");
 pub(super) const RESERVED: Spec =
-    Spec::new("memory_reserved", Kind::Gauge, &[], "Memory of the budget that transfers hold").unit("bytes");
+    Spec::new("memory_reserved", Kind::Gauge, &[], "Part of the memory budget that transfers have reserved")
+        .unit("bytes");
 pub(super) const NATS_CONNECTED: Spec =
-    Spec::new("nats_connected", Kind::Gauge, &[], "Whether there is a connection to NATS");
+    Spec::new("nats_connected", Kind::Gauge, &[], "Whether the relay is connected to NATS");
 pub(super) const NATS_RECONNECTS: Spec =
-    Spec::new("nats_reconnects", Kind::Counter, &[], "How often the connection to NATS was made anew");
+    Spec::new("nats_reconnects", Kind::Counter, &[], "Number of reconnects to NATS");
 pub(super) const NATS_DENIED: Spec =
-    Spec::new("nats_denied", Kind::Counter, &["action"], "How often nats-server forbade to publish or subscribe");
+    Spec::new("nats_denied", Kind::Counter, &["action"], "Number of times nats-server denied a publish or subscribe");
 pub(super) const NATS_SLOW: Spec = Spec::new(
     "nats_slow_consumer",
     Kind::Counter,
     &[],
-    "How often messages to the relay were dropped since it did not take them fast enough",
+    "Number of times messages to the relay were dropped because it read them too slowly",
 );
 pub(super) const DRAINING: Spec = Spec::new("draining", Kind::Gauge, &[], "Whether the relay is shutting down");
 pub(super) const STORE_UP: Spec =
     Spec::new("store_up", Kind::Gauge, &["store"], "Whether the store answered its last probe");
 pub(super) const RELOADS: Spec =
-    Spec::new("reloads", Kind::Counter, &["result"], "How often SIGHUP asked for the stores anew: ok or failed");
+    Spec::new("reloads", Kind::Counter, &["result"], "Reloads of the stores by SIGHUP: ok or failed");
 pub(super) const S3_REQUESTS: Spec = Spec::new(
     "s3_requests",
     Kind::Counter,
     &["store", "operation", "result"],
-    "Requests to S3, each try by itself: ok, a wire code, or abandoned when no answer was awaited any longer",
+    "Requests to S3, counting each attempt: ok, a wire code, or abandoned if the relay stopped waiting for the answer",
 );
-pub(super) const S3_LATENCY: Spec =
-    Spec::new("s3_request_duration", Kind::Histogram, &["store", "operation"], "Time to the head of S3's answer")
-        .unit("seconds");
+pub(super) const S3_LATENCY: Spec = Spec::new(
+    "s3_request_duration",
+    Kind::Histogram,
+    &["store", "operation"],
+    "Time until the headers of S3's response arrive",
+)
+.unit("seconds");
 pub(super) const S3_CONNECTIONS: Spec =
-    Spec::new("s3_connections", Kind::Gauge, &["store"], "Open connections to S3, in use or kept for the next request");
+    Spec::new("s3_connections", Kind::Gauge, &["store"], "Open connections to S3, in use or idle");
 pub(super) const S3_CONNECTIONS_OPENED: Spec = Spec::new(
     "s3_connections_opened",
     Kind::Counter,
     &["store"],
-    "Connections made to S3; a request that made none went over one that was kept",
+    "Connections opened to S3; requests that reuse an idle connection do not count",
 );
 
 pub(super) const PROCESS_CPU: Spec =
-    Spec::new("process_cpu", Kind::Counter, &[], "CPU time of the process, by Linux").unit("seconds");
+    Spec::new("process_cpu", Kind::Counter, &[], "CPU time used by the process (Linux only)").unit("seconds");
 pub(super) const PROCESS_MEMORY: Spec =
-    Spec::new("process_resident_memory", Kind::Gauge, &[], "Resident memory of the process, by Linux").unit("bytes");
-pub(super) const PROCESS_OPEN_FDS: Spec =
-    Spec::new("process_open_fds", Kind::Gauge, &[], "Open files and connections of the process, by Linux");
-pub(super) const PROCESS_START: Spec =
-    Spec::new("process_start_time", Kind::Gauge, &[], "When the process began, since the epoch, by Linux")
-        .unit("seconds");
+    Spec::new("process_resident_memory", Kind::Gauge, &[], "Resident memory of the process (Linux only)").unit("bytes");
+pub(super) const PROCESS_OPEN_FDS: Spec = Spec::new(
+    "process_open_fds",
+    Kind::Gauge,
+    &[],
+    "Open file descriptors of the process, including connections (Linux only)",
+);
+pub(super) const PROCESS_START: Spec = Spec::new(
+    "process_start_time",
+    Kind::Gauge,
+    &[],
+    "Start time of the process, in seconds since the Unix epoch (Linux only)",
+)
+.unit("seconds");
 
 /// Every metric of the relay.
 pub const ALL: &[Spec] = &[
@@ -192,7 +214,7 @@ pub const ALL: &[Spec] = &[
     PROCESS_START,
 ];
 
-/// Writes the table of `docs/METRICS.md`.
+/// Returns the table in `docs/METRICS.md`.
 #[must_use]
 pub fn table() -> String {
     let header = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
