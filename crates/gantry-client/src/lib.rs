@@ -4,6 +4,7 @@
 //! chunks, lost relays and lost connections by asking again from the last contiguous byte.
 
 mod client;
+mod connect;
 mod discovery;
 mod download;
 mod error;
@@ -18,3 +19,6 @@ pub use client::{Client, Get, Options};
 pub use download::{Download, Progress};
 pub use error::Error;
 pub use file::{FileOptions, Report};
+
+pub use gantry_bus::nats;
+pub use gantry_proto::{Key, StoreName};
