@@ -2,7 +2,8 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test test-containers sim chaos chaos-more bench check-deploy observe fmt lint
+.PHONY: help servers demo dev test test-containers sim chaos chaos-more flood resume-proof bench check-deploy observe fuzz fmt \
+	lint
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +32,19 @@ chaos: ## break everything under running downloads: 212 faults by seed, every fi
 chaos-more: ## measure failover, 20 kills of 1 GiB, 10 GiB over a link that is cut, and a slow consumer
 	@for script in failover kills long slow; do $(PYTHON) tests/chaos/$$script.py $(ARGS) || exit 1; done
 
+# ARGS="--gantry target/debug/gantry --rates 100" and so on.
+flood: ## flood a relay with malformed messages beside a download of 200 MB, and kill its connection
+	@$(PYTHON) tests/chaos/flood.py $(ARGS)
+
+resume-proof: ## 50 kills, 50 full disks, 50 damaged part files: every file compared, and what was kept is counted
+	@$(PYTHON) tests/chaos/resume.py $(ARGS)
+
 bench: ## measure it beside S3, NATS, the Object Store, s5cmd and aws; ARGS=--quick to try, ARGS=--help
 	@$(PYTHON) benches/run.py $(ARGS)
+
+SECONDS ?= 30
+fuzz: ## feed arbitrary bytes to all that peers and files feed us, SECONDS=30 each; FUZZ=name for one
+	@$(PYTHON) fuzz/run.py --seconds $(SECONDS) $(if $(FUZZ),--target $(FUZZ))
 
 check-deploy: ## hold deploy/ to kubectl, systemd and promtool; part of test
 	@$(PYTHON) deploy/dev/check_deploy.py

@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["proto", "metrics", "trace"]),
     ("bus", &["proto"]),
     ("config", &["proto"]),
-    ("telemetry", &["config"]),
+    ("telemetry", &["config", "proto"]),
     ("metrics", &["proto"]),
     ("trace", &["proto"]),
     ("shutdown", &[]),

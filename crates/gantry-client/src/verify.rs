@@ -69,6 +69,13 @@ pub enum Mismatch {
     },
 }
 
+impl Checksum {
+    /// Returns whether both can't be of the same bytes. Those of another algorithm or kind can't be compared.
+    pub(super) fn contradicts(&self, other: &Self) -> bool {
+        (self.algorithm, self.kind) == (other.algorithm, other.kind) && self.value != other.value
+    }
+}
+
 /// Computes the checksum of bytes as they come and compares it with the one that the store keeps.
 ///
 /// A composite checksum is proved when its part sizes are known and add up to the object's size. A stored checksum
@@ -119,6 +126,11 @@ impl Verifier {
     #[must_use]
     pub const fn seen(&self) -> u64 {
         self.seen
+    }
+
+    /// Returns whether there is a stored checksum that can be checked.
+    pub(super) const fn is_checked(&self) -> bool {
+        self.check.is_some()
     }
 
     /// Compares, and says what was proved.

@@ -29,6 +29,13 @@ pub struct RequestLabel {
     pub result: &'static str,
 }
 
+/// One of the relay's connections to NATS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConnectionLabel {
+    /// `requests` or `data`.
+    pub connection: &'static str,
+}
+
 /// Why something was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {

@@ -112,10 +112,16 @@ pub(super) const BUDGET: Spec =
     Spec::new("memory_budget", Kind::Gauge, &[], "Memory for object bytes, as configured").unit("bytes");
 pub(super) const RESERVED: Spec =
     Spec::new("memory_reserved", Kind::Gauge, &[], "Memory of the budget that transfers hold").unit("bytes");
+pub(super) const LOG_LINES_DROPPED: Spec = Spec::new(
+    "log_lines_dropped",
+    Kind::Counter,
+    &[],
+    "Log lines that were lost since nobody took them from stderr in time",
+);
 pub(super) const NATS_CONNECTED: Spec =
-    Spec::new("nats_connected", Kind::Gauge, &[], "Whether there is a connection to NATS");
+    Spec::new("nats_connected", Kind::Gauge, &["connection"], "Whether the connection to NATS stands");
 pub(super) const NATS_RECONNECTS: Spec =
-    Spec::new("nats_reconnects", Kind::Counter, &[], "How often the connection to NATS was made anew");
+    Spec::new("nats_reconnects", Kind::Counter, &["connection"], "How often the connection to NATS was made anew");
 pub(super) const NATS_DENIED: Spec =
     Spec::new("nats_denied", Kind::Counter, &["action"], "How often nats-server forbade to publish or subscribe");
 pub(super) const NATS_SLOW: Spec = Spec::new(
@@ -127,6 +133,12 @@ pub(super) const NATS_SLOW: Spec = Spec::new(
 pub(super) const DRAINING: Spec = Spec::new("draining", Kind::Gauge, &[], "Whether the relay is shutting down");
 pub(super) const STORE_UP: Spec =
     Spec::new("store_up", Kind::Gauge, &["store"], "Whether the store answered its last probe");
+pub(super) const STORE_DIFFERING: Spec = Spec::new(
+    "store_differing_relays",
+    Kind::Gauge,
+    &["store"],
+    "Other relays of the same prefix that serve a store of this name from another place, at the last look",
+);
 pub(super) const RELOADS: Spec =
     Spec::new("reloads", Kind::Counter, &["result"], "How often SIGHUP asked for the stores anew: ok or failed");
 pub(super) const S3_REQUESTS: Spec = Spec::new(
@@ -175,12 +187,14 @@ pub const ALL: &[Spec] = &[
     CREDIT_STALLED,
     BUDGET,
     RESERVED,
+    LOG_LINES_DROPPED,
     NATS_CONNECTED,
     NATS_RECONNECTS,
     NATS_DENIED,
     NATS_SLOW,
     DRAINING,
     STORE_UP,
+    STORE_DIFFERING,
     RELOADS,
     S3_REQUESTS,
     S3_LATENCY,

@@ -66,7 +66,8 @@ impl Intercept for TraceHeader {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         for (name, value) in trace::headers_of_current_span() {
-            context.request_mut().headers_mut().insert(name, value);
+            // What is no header is left out: `insert` would panic.
+            drop(context.request_mut().headers_mut().try_insert(name, value));
         }
         Ok(())
     }
