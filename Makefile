@@ -2,7 +2,8 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test test-containers sim chaos chaos-more bench check-deploy observe fmt lint
+.PHONY: help servers demo dev test test-containers sim chaos chaos-more flood resume-proof bench check-deploy observe fuzz fmt \
+	lint
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +32,19 @@ chaos: ## inject 212 seeded faults during downloads and compare every file
 chaos-more: ## measure failover, 20 kills during 1 GiB, 10 GiB over a link that keeps failing, and a slow consumer
 	@for script in failover kills long slow; do $(PYTHON) tests/chaos/$$script.py $(ARGS) || exit 1; done
 
+# For example ARGS="--gantry target/debug/gantry --rates 100".
+flood: ## flood a relay with malformed messages during a download of 200 MB, and kill its connection
+	@$(PYTHON) tests/chaos/flood.py $(ARGS)
+
+resume-proof: ## 50 kills, 50 full disks and 50 damaged part files; compare every file and count what was kept
+	@$(PYTHON) tests/chaos/resume.py $(ARGS)
+
 bench: ## compare with S3, NATS, the Object Store, s5cmd and aws; ARGS=--quick for a short run, ARGS=--help for options
 	@$(PYTHON) benches/run.py $(ARGS)
+
+SECONDS ?= 30
+fuzz: ## fuzz everything that peers and files can feed Gantry, SECONDS=30 for each target; FUZZ=name for one
+	@$(PYTHON) fuzz/run.py --seconds $(SECONDS) $(if $(FUZZ),--target $(FUZZ))
 
 check-deploy: ## check deploy/ with kubectl, systemd and promtool; part of test
 	@$(PYTHON) deploy/dev/check_deploy.py

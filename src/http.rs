@@ -176,7 +176,7 @@ mod tests {
 
     fn ready() -> Readiness {
         let stores = [("a".parse().unwrap(), None), ("b".parse().unwrap(), Some("is away".to_owned()))];
-        Readiness { connected: true, stores: stores.into(), ..Readiness::default() }
+        Readiness { connected: true, data_connected: true, stores: stores.into(), ..Readiness::default() }
     }
 
     #[tokio::test]
@@ -199,6 +199,7 @@ mod tests {
         assert!(answer.contains(" 200 ") && answer.ends_with("store a: ok\nstore b: is away\n"), "{answer}");
         for unready in [
             Readiness { connected: false, ..ready() },
+            Readiness { data_connected: false, ..ready() },
             Readiness { draining: true, ..ready() },
             Readiness { denied: ["x".to_owned()].into(), ..ready() },
             Readiness { stores: [("b".parse().unwrap(), Some("is away".to_owned()))].into(), ..ready() },

@@ -1,5 +1,7 @@
 //! Logs, always to stderr, and traces to a collector.
 
+mod lines;
+
 use std::io::{self, IsTerminal as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,6 +18,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
+
+use self::lines::Stderr;
+pub use self::lines::{dropped_lines, flush, print};
 
 /// How long the last traces may take to reach the collector when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,6 +51,8 @@ pub struct Options<'a> {
     pub traces_optional: bool,
     /// What the process is called in traces, unless `OTEL_SERVICE_NAME` says.
     pub service: &'static str,
+    /// Whether lines are queued, and lost while nobody takes them from stderr, rather than waited for.
+    pub is_queued: bool,
 }
 
 /// Why telemetry could not begin.
@@ -86,10 +93,11 @@ pub struct Telemetry {
 /// When the level or the collector's address is none, or when it is called twice.
 pub fn init(options: Options<'_>) -> Result<Telemetry, Error> {
     let filter = EnvFilter::builder()
-        .parse(options.level)
+        .parse(quietened(options.level))
         .map_err(|error| Error::Level { level: options.level.to_owned(), reason: error.to_string() })?;
     let ansi = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(ansi);
+    let stderr = Stderr { is_colored: ansi, is_json: options.format == Format::Json };
+    let log = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(ansi);
     let log = match options.format {
         Format::Text => log.boxed(),
         Format::Json => log.json().flatten_event(true).boxed(),
@@ -107,10 +115,34 @@ pub fn init(options: Options<'_>) -> Result<Telemetry, Error> {
         tracing_opentelemetry::layer().with_tracer(provider.tracer("gantry")).with_location(false).with_filter(own)
     });
     tracing_subscriber::registry().with(log.with_filter(filter)).with(traces).try_init().map_err(|_| Error::Begun)?;
+    if options.is_queued {
+        lines::begin_queue();
+        log_panics();
+    }
     if let Some(error) = unmade {
         tracing::warn!(%error, "going without traces");
     }
     Ok(Telemetry { provider, failures })
+}
+
+/// Leaves async-nats' own lines at INFO out unless they are asked for by name: there are three for each connection, which
+/// any client can end, and the bus logs what matters of them.
+fn quietened(level: &str) -> String {
+    let asks_for_info = level.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("info"));
+    if asks_for_info && !level.contains("async_nats") { format!("{level},async_nats=warn") } else { level.to_owned() }
+}
+
+/// Logs panics like everything else: by default they go to stderr directly, which may block.
+fn log_panics() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !tracing::enabled!(tracing::Level::ERROR) {
+            return default(panic);
+        }
+        let place = panic.location().map(ToString::to_string);
+        let reason = panic.payload_as_str().unwrap_or_default();
+        tracing::error!(place, reason, "a task panicked: please report this");
+    }));
 }
 
 fn provider(url: &str, service: &'static str, failures: &Arc<Failures>) -> Result<SdkTracerProvider, Error> {
@@ -197,6 +229,19 @@ impl SpanExporter for OnRuntime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn async_nats_is_quiet_unless_it_is_named() {
+        for (level, filter) in [
+            ("info", "info,async_nats=warn"),
+            ("info,gantry_relay::relay=debug", "info,gantry_relay::relay=debug,async_nats=warn"),
+            ("info,async_nats=info", "info,async_nats=info"),
+            ("error", "error"),
+            ("debug", "debug"),
+        ] {
+            assert_eq!(quietened(level), filter);
+        }
+    }
 
     #[test]
     fn lost_traces_are_told_once_a_minute() {

@@ -86,7 +86,8 @@ fn pure_names_and_tests_pass() {
 
 /// Returns the impure paths of a source file.
 fn impure(source: &str) -> Vec<String> {
-    let is_impure = |path: &Vec<String>| IMPURE.iter().any(|banned| path.windows(banned.len()).any(|part| part == *banned));
+    let is_impure =
+        |path: &Vec<String>| IMPURE.iter().any(|banned| path.windows(banned.len()).any(|part| part == *banned));
     paths(source).into_iter().filter(is_impure).map(|path| path.join("::")).collect()
 }
 

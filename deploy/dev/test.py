@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Runs all checks of the project and prints how many tests passed and failed.
 
-    test.py           formatting, lints, documentation, deployment files, all tests, a minute of chaos
+    test.py           formatting, lints, documentation, deployment files, all tests, a minute of chaos, a few interrupted
+                      downloads, a minute of fuzzing
 
 Each check runs even if an earlier one failed, so that one run shows all failures.
 """
@@ -46,6 +47,12 @@ def main():
         failed.append("no test ran")
     if not passes("chaos", [sys.executable, "tests/chaos/run.py", "--short", "--gantry", tested_binary()], {}):
         failed.append("chaos")
+    if not passes("resume", [sys.executable, "tests/chaos/resume.py", "--times", "4", "--gantry", tested_binary()], {}):
+        failed.append("resume")
+
+    for name, arguments in (("lines of fuzz", ["--check"]), ("fuzz", ["--seconds", "3"])):
+        if not passes(name, [sys.executable, "fuzz/run.py", *arguments], {}):
+            failed.append(name)
 
     for name in failed:
         print(f"FAILED: {name}")

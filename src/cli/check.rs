@@ -13,6 +13,7 @@ use super::exit::{Exit, Failure};
 use super::output;
 use crate::config::{self, Config, Effective};
 use crate::http;
+use gantry_proto::printable;
 
 /// How long the collector of traces may take to accept a connection.
 const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,7 +42,7 @@ pub(super) async fn run(config: &Config, effective: &[Effective]) -> Result<(), 
 pub(super) fn print_valid(effective: &[Effective], error: &config::Error) -> Result<(), Failure> {
     output::line("# The configuration is wrong, and nothing was tried. What of it is valid:")?;
     for line in effective.iter().filter(|line| !error.is_about(&line.key)) {
-        output::line(&line.to_string())?;
+        output::line(&printable::text(&line.to_string()))?;
     }
     Ok(())
 }
@@ -50,17 +51,17 @@ pub(super) fn print_valid(effective: &[Effective], error: &config::Error) -> Res
 fn print(effective: &[Effective]) -> Result<(), Failure> {
     output::line("# The configuration that applies, and where each value comes from.")?;
     for line in effective {
-        output::line(&line.to_string())?;
+        output::line(&printable::text(&line.to_string()))?;
     }
     Ok(())
 }
 
 fn tell(what: &str, outcome: Result<String, String>, problems: &mut Vec<String>) -> Result<(), Failure> {
     match outcome {
-        Ok(text) => output::line(&format!("{what}: {text}")),
+        Ok(text) => output::line(&format!("{what}: {}", printable::text(&text))),
         Err(problem) => {
             output::line(&format!("{what}: FAILED"))?;
-            problems.push(problem);
+            problems.push(printable::text(&problem).into_owned());
             Ok(())
         }
     }

@@ -6,6 +6,7 @@ use super::exit::Failure;
 use crate::config::{Auth, Nats, SecretSource};
 use gantry_bus::nats;
 use gantry_bus::{self as bus, Bus};
+use gantry_relay::Buses;
 
 /// Connects to NATS.
 pub(super) async fn nats(config: &Nats) -> Result<Arc<dyn Bus>, Failure> {
@@ -16,6 +17,16 @@ pub(super) async fn nats(config: &Nats) -> Result<Arc<dyn Bus>, Failure> {
 pub(super) async fn try_nats(config: &Nats) -> Result<Arc<dyn Bus>, bus::Error> {
     let bus = nats::connect(options(config)).await?;
     Ok(bus)
+}
+
+/// Makes the two connections of a relay, named so that `nats server report connections` shows which is which.
+pub(super) async fn try_buses(config: &Nats) -> Result<Buses, bus::Error> {
+    let named = |connection: &str| {
+        let name = format!("{} {connection}", config.connection_name);
+        Box::pin(nats::connect(nats::Options { name, ..options(config) }))
+    };
+    let (requests, data) = tokio::try_join!(named("requests"), named("data"))?;
+    Ok(Buses { requests, data })
 }
 
 fn options(config: &Nats) -> nats::Options {
@@ -29,6 +40,7 @@ fn options(config: &Nats) -> nats::Options {
         tls_key,
         tls_required: config.tls_required,
         tls_first: config.tls_first,
+        ignore_discovered_servers: config.ignore_discovered_servers,
         inbox_prefix: config.inbox_prefix.clone(),
         connect_timeout: config.connect_timeout,
         ..nats::Options::default()

@@ -1,5 +1,6 @@
 //! What the process ends with, and what it says when that is not success.
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -7,7 +8,7 @@ use serde::Serialize;
 use crate::config;
 use gantry_bus as bus;
 use gantry_client::{self as consumer, part};
-use gantry_proto::{Code, TransferId};
+use gantry_proto::{Code, TransferId, printable};
 
 /// The exit codes, as the help and `docs` state them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +97,11 @@ pub(super) struct Failure {
     /// What it was about: `store/key`, or nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) subject: Option<String>,
-    /// One line for a person; empty to say nothing, as for a reader that went away.
+    /// For a person; empty to say nothing, as for a reader that went away.
     pub(super) message: String,
+    /// Whether the message is one line, and a line break in it came from the other side.
+    #[serde(skip)]
+    pub(super) is_one_line: bool,
     /// The last transfer, by which a relay's log knows what failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) transfer: Option<TransferId>,
@@ -111,7 +115,7 @@ impl Failure {
     /// Makes a failure that is about nothing in particular.
     #[must_use]
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, subject: None, message: message.into(), transfer: None }
+        Self { exit, subject: None, message: message.into(), is_one_line: false, transfer: None }
     }
 
     /// Makes a failure of the command line.
@@ -143,9 +147,24 @@ impl Failure {
     /// Returns the lines that go to stderr.
     #[must_use]
     pub(super) fn lines(&self) -> Vec<String> {
-        let subject = self.subject.as_ref().map_or_else(String::new, |subject| format!("{subject}: "));
+        let subject =
+            self.subject.as_ref().map_or_else(String::new, |subject| format!("{}: ", printable::text(subject)));
         let transfer = self.transfer.map_or_else(String::new, |id| format!(" (transfer {id})"));
-        self.message.lines().map(|line| format!("gantry: {subject}{line}{transfer}")).collect()
+        self.message_lines().map(|line| format!("gantry: {subject}{line}{transfer}")).collect()
+    }
+
+    /// Returns the lines of the message, escaped: a peer's text adds none.
+    pub(super) fn message_lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let whole = Some(self.message.as_str()).filter(|text| self.is_one_line && !text.is_empty());
+        let split = (!self.is_one_line).then(|| self.message.lines());
+        whole.into_iter().chain(split.into_iter().flatten()).map(printable::text)
+    }
+
+    /// Says that the message holds text from the other side, whose line breaks are not ours.
+    #[must_use]
+    pub(super) const fn on_one_line(mut self) -> Self {
+        self.is_one_line = true;
+        self
     }
 }
 
@@ -163,7 +182,7 @@ impl From<bus::Error> for Failure {
             bus::Error::Options(_) => Exit::Usage,
             bus::Error::TooLarge { .. } | bus::Error::Subject(_) | bus::Error::Header(_) => Exit::Failed,
         };
-        Self::new(exit, error.to_string())
+        Self::new(exit, error.to_string()).on_one_line()
     }
 }
 
@@ -180,7 +199,7 @@ impl From<consumer::Error> for Failure {
             consumer::Error::Part(_) | consumer::Error::Malformed(_) => Exit::Failed,
             consumer::Error::Cancelled => return Self::interrupted(),
         };
-        Self::new(exit, format!("{:#}", anyhow::Error::from(error)))
+        Self::new(exit, format!("{:#}", anyhow::Error::from(error))).on_one_line()
     }
 }
 
@@ -255,6 +274,17 @@ mod tests {
         assert_eq!(failure.lines(), ["gantry: files/a: no such key"]);
         let json = serde_json::to_string(&failure).unwrap();
         assert_eq!(json, r#"{"code":"not_found","subject":"files/a","message":"no such key"}"#);
+    }
+
+    #[test]
+    fn a_peers_message_forges_no_line() {
+        let hostile = "no\ngantry: wrote a: 1 bytes\u{1b}[2K";
+        let refused = WireError::new(Code::NotFound, hostile);
+        let failure = Failure::from(consumer::Error::Refused(refused)).about("s/a\u{9b}31m\nb");
+        assert_eq!(failure.lines(), ["gantry: s/a\\u{9b}31m\\nb: no\\ngantry: wrote a: 1 bytes\\u{1b}[2K"]);
+        assert_eq!(failure.message, hostile, "JSON states it as it came");
+        let server = bus::Error::Unreachable { servers: "a".to_owned(), reason: "x\ny".to_owned() };
+        assert_eq!(Failure::from(server).lines().len(), 1);
     }
 
     #[test]

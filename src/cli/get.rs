@@ -1,9 +1,9 @@
 //! `gantry get`: downloads an object and proves that it is the right one.
 
 mod progress;
+mod stream;
 
 use std::io;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,8 +19,9 @@ use self::progress::Meter;
 use super::address::{ByteRange, ObjectAddress, Rate};
 use super::exit::{Exit, Failure};
 use super::output::{self, Form};
+use crate::telemetry;
 use gantry_bus::rate::RateLimit;
-use gantry_client::part::is_special;
+use gantry_client::part::{self, Destination};
 use gantry_client::verify::Proof;
 use gantry_client::{self as consumer, Client, FileOptions, Progress};
 use gantry_proto::{Pin, Span, TransferId};
@@ -30,6 +31,8 @@ use gantry_relay::shutdown::Shutdown;
 ///
 /// The file appears under its name only when it is complete and proved. Until then its bytes are in a hidden file
 /// beside it, from which the same command goes on when it was interrupted.
+///
+/// Devices, FIFOs and paths that name an open file, such as /dev/stdout, take the bytes as they come.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Get {
     #[arg(value_name = "STORE/KEY", help = "The object; all after the first slash is its key")]
@@ -46,7 +49,7 @@ pub(super) struct Get {
         long,
         value_name = "RANGE",
         allow_hyphen_values = true,
-        help = "Bytes to download, as for curl: FIRST-LAST with both included, FIRST-, or -COUNT for the last ones"
+        help = "Bytes to download, as for curl: FIRST-LAST with both included, FIRST-, or -COUNT for the last ones; needs -o with a file's name or -"
     )]
     range: Option<ByteRange>,
     #[arg(long, value_name = "ETAG", help = "Only if the object's ETag is this one, as gantry stat prints it")]
@@ -98,7 +101,7 @@ fn milliseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Res
 impl Get {
     pub(super) fn form(&self) -> Form {
         match self.json {
-            true if self.to_stdout() => Form::JsonToStderr,
+            true if self.stream_target().is_some_and(|stream| stream::is_stdout(&stream)) => Form::JsonToStderr,
             true => Form::Json,
             false => Form::Text,
         }
@@ -108,8 +111,9 @@ impl Get {
         self.limit_rate.map(|Rate(bytes_per_s)| RateLimit::new(bytes_per_s))
     }
 
-    fn to_stdout(&self) -> bool {
-        self.output.as_deref() == Some(Path::new("-"))
+    /// Returns where the bytes go if that is no file to be replaced.
+    fn stream_target(&self) -> Option<Destination> {
+        stream::of(self.output.as_deref()?)
     }
 
     pub(super) async fn run(self, client: Client, shutdown: &Shutdown) -> Result<(), Failure> {
@@ -122,36 +126,52 @@ impl Get {
     }
 
     async fn download(&self, client: &Client, shutdown: &Shutdown) -> Result<Summary, Failure> {
-        let get = tokio::select! {
-            get = self.wanted(client) => get?,
+        let Some(stream) = self.stream_target() else {
+            let target = self.target()?;
+            let get = self.wanted(client, shutdown).await?;
+            return self.file(client, get, &target, shutdown).await;
+        };
+
+        let path = self.output.as_deref().filter(|_| stream != stream::STDOUT).unwrap_or(Path::new("-"));
+        let get = self.wanted(client, shutdown).await?;
+        let opening = tokio::task::spawn_blocking(move || stream::open(&stream));
+        let opened = tokio::select! {
+            opened = opening => opened.map_err(io::Error::other).and_then(|file| file),
             () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
         };
-        if self.to_stdout() {
-            let stdout = stdout().map_err(|error| output::stdout_failure(&error))?;
-            return self.stream(client, get, Path::new("-"), stdout, shutdown).await;
+        let file = opened.map_err(|error| write_failure(path, &error))?;
+        self.stream(client, get, path, File::from_std(file), shutdown).await
+    }
+
+    /// Returns the file that is to be written.
+    ///
+    /// A part of an object never takes the name of the whole unless it was asked to by that name.
+    fn target(&self) -> Result<PathBuf, Failure> {
+        // A folder is reached through a link only if a file would be.
+        if let Some(Err(error @ part::Error::ForeignLink { .. })) = self.output.as_deref().map(part::destination) {
+            return Err(consumer::Error::from(error).into());
         }
         let target = self.address.target(self.output.as_deref()).map_err(Failure::usage)?;
-        if is_special(&target) {
-            // Opening a FIFO waits for its reader.
-            let file = tokio::select! {
-                file = async { File::options().write(true).open(&target).await } => file,
-                () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
-            };
-            let file = file.map_err(|error| write_failure(&target, &error))?;
-            return self.stream(client, get, &target, file, shutdown).await;
+        if self.range.is_some() && self.output.as_ref() != Some(&target) {
+            let message =
+                "a range is not stored under the object's name: give a file's name with -o, or -o - for stdout";
+            return Err(Failure::usage(message));
         }
-        self.file(client, get, &target, shutdown).await
+        Ok(target)
     }
 
     /// Turns the command line into what to ask for; the last bytes of an object are known once its size is.
-    async fn wanted(&self, client: &Client) -> Result<consumer::Get, Failure> {
+    async fn wanted(&self, client: &Client, shutdown: &Shutdown) -> Result<consumer::Get, Failure> {
         let ObjectAddress { store, key } = self.address.clone();
         let mut pin = Pin { if_match: self.if_match.clone(), version_id: self.version_id.clone() };
         let span = match self.range {
             None => Span::default(),
             Some(ByteRange::Span(span)) => span,
             Some(ByteRange::Last(count)) => {
-                let object = client.stat(&store, &key, &pin).await?;
+                let object = tokio::select! {
+                    object = client.stat(&store, &key, &pin) => object?,
+                    () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
+                };
                 pin.if_match = Some(object.etag);
                 Span { start: object.size.saturating_sub(count), end: None }
             }
@@ -199,10 +219,17 @@ impl Get {
         shutdown: &Shutdown,
     ) -> Result<Summary, Failure> {
         let asked = Instant::now();
+        let first = get.span.start;
         let mut download = tokio::select! {
             download = client.get(get) => download?,
             () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
         };
+        if first > 0 && download.range().is_empty() {
+            let size = download.object().size;
+            download.stop().await;
+            return Err(Failure::usage(format!("the range begins at {first}, and the object has {size} bytes")));
+        }
+
         let told = download.progress();
         let progress = told.clone();
         let meter = self.meter();
@@ -237,7 +264,12 @@ impl Get {
     }
 
     fn meter(&self) -> Meter {
-        if self.quiet || self.json || !output::is_watched() { Meter::hidden() } else { Meter::shown() }
+        if self.is_quiet() || self.json || !output::is_watched() { Meter::hidden() } else { Meter::shown() }
+    }
+
+    /// Returns whether only failures are reported: also where a line on stderr would end up among the bytes.
+    fn is_quiet(&self) -> bool {
+        self.quiet || self.stream_target().is_some_and(|stream| stream::is_stderr(&stream))
     }
 
     fn summary(&self) -> Summary {
@@ -261,8 +293,8 @@ impl Get {
     fn report(&self, summary: &Summary) -> Result<(), Failure> {
         match self.form() {
             Form::Json => output::json(summary)?,
-            Form::JsonToStderr => output::note(&output::to_json(summary)),
-            Form::Text if self.quiet => {}
+            Form::JsonToStderr => telemetry::print(&output::to_json(summary)),
+            Form::Text if self.is_quiet() => {}
             Form::Text => output::note(&summary.line()),
         }
         Ok(())
@@ -290,12 +322,6 @@ impl Summary {
         });
         line
     }
-}
-
-/// Opens stdout without the line buffer that std puts before it.
-fn stdout() -> io::Result<File> {
-    let stdout = io::stdout().as_fd().try_clone_to_owned()?;
-    Ok(File::from_std(stdout.into()))
 }
 
 fn write_failure(path: &Path, error: &io::Error) -> Failure {

@@ -7,12 +7,13 @@ use super::address::ListAddress;
 use super::exit::{Exit, Failure};
 use super::output::{self, Form};
 use gantry_client::Client;
-use gantry_proto::{ListEntry, ListPage, ListRequest};
+use gantry_proto::{ListEntry, ListPage, ListRequest, printable};
 use gantry_relay::shutdown::Shutdown;
 
 /// List keys
 ///
-/// Prints size in bytes, date and key; a key that goes on after a slash is cut there, unless -r is given.
+/// Prints size in bytes, date and key; a key that goes on after a slash is cut there, unless -r is given. A key with
+/// characters that a terminal would act on, such as a line break, is printed as a JSON string, in quotation marks.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Ls {
     #[arg(value_name = "STORE[/PREFIX]", help = "The store, and what the keys begin with")]
@@ -52,17 +53,22 @@ impl Ls {
         }
     }
 
-    /// Prints every page, and returns how many lines that were.
+    /// Prints every page, and returns whether there was anything: the lines, and one more for what can't be shown.
     async fn list(&self, client: &Client) -> Result<usize, Failure> {
         let mut request =
             ListRequest { prefix: self.address.prefix.clone(), recursive: self.recursive, ..ListRequest::default() };
         let mut count = 0;
+        let mut omitted = 0_u64;
         loop {
             let page = client.list_page(&self.address.store, &request).await?;
             count += page.entries.len() + page.prefixes.len();
+            omitted = omitted.saturating_add(page.omitted);
             self.print(&page)?;
             match page.next {
-                None => return Ok(count),
+                None => {
+                    warn_of_omitted(omitted);
+                    return Ok(count + usize::from(omitted > 0));
+                }
                 next if next == request.token => {
                     return Err(Failure::new(Exit::Failed, "the relay names the same page twice"));
                 }
@@ -91,8 +97,18 @@ impl Ls {
     }
 }
 
+/// Reports on standard error how much of the listing is missing.
+fn warn_of_omitted(omitted: u64) {
+    let names = match omitted {
+        0 => return,
+        1 => "1 name is".to_owned(),
+        count => format!("{count} names are"),
+    };
+    output::note(&format!("{names} not shown: unreadable, or not valid as a key"));
+}
+
 fn row(size: &str, date: &str, key: &str) -> String {
-    format!("{size:>14}  {date:<20}  {}", output::printable(key))
+    format!("{size:>14}  {:<20}  {}", printable::text(date), printable::name(key))
 }
 
 /// Cuts the fraction of a second out of an RFC 3339 date.
@@ -106,6 +122,12 @@ fn to_the_second(date: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_is_one_line_whatever_the_relay_sends() {
+        let date = to_the_second("2026\n\u{1b}[31m.5");
+        assert_eq!(row("1", &date, "a\nb\u{9b}"), "             1  2026\\n\\u{1b}[31m      \"a\\nb\\u009b\"");
+    }
 
     #[test]
     fn a_row_has_size_date_to_the_second_and_key() {

@@ -19,6 +19,7 @@ use self::exit::Failure;
 use self::output::Form;
 use crate::config::{Config, Effective, LogFormat, Sources};
 use crate::telemetry;
+use gantry_bus as bus;
 use gantry_bus::rate::RateLimit;
 use gantry_client as consumer;
 use gantry_relay::shutdown::{Shutdown, Signals};
@@ -57,7 +58,7 @@ impl Cli {
     pub async fn run(self) -> Exit {
         let form = self.command.form();
         let mut is_logged = false;
-        match Box::pin(self.try_run(&mut is_logged)).await {
+        let exit = match Box::pin(self.try_run(&mut is_logged)).await {
             Ok(()) => Exit::Done,
             Err(failure) => {
                 if is_logged {
@@ -67,7 +68,9 @@ impl Cli {
                 }
                 failure.exit
             }
-        }
+        };
+        telemetry::flush().await;
+        exit
     }
 
     /// Returns where settings are looked for, with what this command line says.
@@ -100,8 +103,11 @@ impl Cli {
             traces_url: config.telemetry.traces_url.as_deref().filter(|_| self.command.is_traced()),
             traces_optional: config.telemetry.inherited,
             service: self.command.service(),
+            is_queued: self.command.is_relay(),
         };
         let telemetry = telemetry::init(options).map_err(|error| Failure::usage(error.to_string()))?;
+        // After the log's own hook, so that it comes before it.
+        bus::nats::quieten_panics();
         *is_logged = self.command.is_relay() && format == telemetry::Format::Json;
         if let Some(ignored) = config.telemetry.ignored.as_deref().filter(|_| self.command.is_traced()) {
             tracing::warn!("{ignored}");

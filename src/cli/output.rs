@@ -1,19 +1,22 @@
 //! What goes where: results to stdout, everything else to stderr, sizes and times for people.
 
-use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
+use crate::telemetry;
+use gantry_proto::printable;
 
-/// Writes a line to stdout.
+/// Writes a text to stdout, and ends its last line. What a terminal would act on is escaped.
+///
+/// Line breaks are kept: text from the other side passes through [`printable::text`] or [`printable::name`] before.
 ///
 /// # Errors
 /// When stdout does not take it; quietly when its reader went away.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{text}").map_err(|error| stdout_failure(&error))
+    write(&printable::lines(text))
 }
 
 /// Writes a JSON object to stdout, on a line of its own.
@@ -21,13 +24,16 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
 /// # Errors
 /// When stdout does not take it; quietly when its reader went away.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
-    line(&to_json(value))
+    write(&to_json(value))
 }
 
-/// Writes a line to stderr. Nobody hears when that fails.
-#[expect(clippy::print_stderr, reason = "this is the one place that talks to the user")]
+fn write(line: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{line}").map_err(|error| stdout_failure(&error))
+}
+
+/// Writes one line to stderr, with all that is not printable escaped. Nobody hears when that fails.
 pub(super) fn note(text: &str) {
-    eprintln!("{text}");
+    telemetry::print(&printable::text(text));
 }
 
 /// Returns whether a person watches stderr.
@@ -42,7 +48,7 @@ pub(super) fn failure(failure: &Failure, form: Form) {
         Form::Text => {}
         // The exit code tells of the failure when nobody reads this.
         Form::Json => drop(json(&object)),
-        Form::JsonToStderr => return note(&to_json(&object)),
+        Form::JsonToStderr => return telemetry::print(&to_json(&object)),
     }
     for line in failure.lines() {
         note(&line);
@@ -54,7 +60,7 @@ pub(super) fn logged_failure(told: &Failure) {
     if !tracing::enabled!(tracing::Level::ERROR) {
         return failure(told, Form::Text);
     }
-    for line in told.message.lines() {
+    for line in told.message_lines() {
         tracing::error!(code = told.exit.name(), "{line}");
     }
 }
@@ -77,16 +83,12 @@ pub(super) fn stdout_failure(error: &io::Error) -> Failure {
     Failure::new(Exit::Failed, message)
 }
 
+/// Returns a value as JSON on one line. Characters that are not printable stand there as `\uXXXX`.
 pub(super) fn to_json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":{{\"message\":\"{error}\"}}}}"))
-}
-
-/// Returns a text without what would make a terminal do more than show it; elsewhere it stays as it is.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    if !io::stdout().is_terminal() || !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
+    match serde_json::to_string(value) {
+        Ok(json) => printable::json(&json).into_owned(),
+        Err(error) => format!("{{\"error\":{{\"message\":\"{error}\"}}}}"),
     }
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Writes a duration in seconds with a digit that matters: `0.004 s`, `1.2 s`, `75 s`.

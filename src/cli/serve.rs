@@ -15,12 +15,13 @@ use super::exit::{Exit, Failure};
 use super::{Cli, check, connect, stores};
 use crate::config::{self, Config, Effective, Place, Sources, without_credentials};
 use crate::http;
+use crate::telemetry;
+use gantry_bus as bus;
 use gantry_bus::rate::RateLimit;
-use gantry_bus::{self as bus, Bus};
 use gantry_proto::{self as proto, StoreName};
 use gantry_relay::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
 use gantry_relay::shutdown::{self, Shutdown};
-use gantry_relay::{self as relay, Readiness, Relay, Replaced};
+use gantry_relay::{self as relay, Buses, Readiness, Relay, Replaced};
 use gantry_store::budget::Budget;
 
 const ABOUT: &str = "Serve stores to whoever may ask
@@ -124,15 +125,17 @@ impl Serve {
         let readiness = watch::Sender::new(Readiness::default());
         let pages = http::Pages { registry: Arc::new(registry), readiness: readiness.subscribe() };
         let stop = CancellationToken::new();
-        let told = async {
-            if let Some(listener) = listener {
-                http::serve(listener, pages, stop.clone()).await;
+        let stopped = stop.clone();
+        let mut told = tokio::spawn(async move {
+            match listener {
+                Some(listener) => http::serve(listener, pages, stopped).await,
+                None => stopped.cancelled().await,
             }
-        };
+        });
         let served = async {
             let _stop = stop.clone().drop_guard();
-            let Some(bus) = first_connection(&config.nats, shutdown).await? else { return Ok(()) };
-            let relay = Relay::start(bus, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
+            let Some(buses) = first_connections(&config.nats, shutdown).await? else { return Ok(()) };
+            let relay = Relay::start(buses, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
             let reloads = async {
                 // Signals that come during a reload are one by then.
                 while hangups.recv().await.is_some() {
@@ -147,8 +150,14 @@ impl Serve {
                 _ = beside => Ok(relay.wait().await?),
             }
         };
-        let ((), served) = tokio::join!(told, served);
-        served
+        tokio::select! {
+            served = served => {
+                // However it ended: the relay has.
+                drop(told.await);
+                served
+            }
+            _ = &mut told => Err(Failure::new(Exit::Failed, "the task of the operator's pages ended: see the log")),
+        }
     }
 }
 
@@ -167,16 +176,16 @@ async fn show(mut of_relay: watch::Receiver<Readiness>, readiness: &watch::Sende
 ///
 /// # Errors
 /// When another try would fail the same way: the server refuses us, or an option is unusable.
-async fn first_connection(config: &config::Nats, shutdown: &Shutdown) -> Result<Option<Arc<dyn Bus>>, Failure> {
+async fn first_connections(config: &config::Nats, shutdown: &Shutdown) -> Result<Option<Buses>, Failure> {
     loop {
         // Dropped on a shutdown, an attempt leaves nothing behind.
         let attempt = tokio::select! {
-            attempt = connect::try_nats(config) => attempt,
+            attempt = connect::try_buses(config) => attempt,
             () = shutdown.drain.cancelled() => return Ok(None),
             () = shutdown.force.cancelled() => return Ok(None),
         };
         match attempt {
-            Ok(bus) => return Ok(Some(bus)),
+            Ok(buses) => return Ok(Some(buses)),
             Err(bus::Error::Unreachable { servers, reason }) => {
                 warn!(servers, reason, "no connection to NATS yet: trying on, /readyz says not ready meanwhile");
             }
@@ -191,6 +200,7 @@ fn facts(budget: &Budget) -> Facts {
         protocol: proto::VERSION,
         memory_budget_bytes: budget.total_bytes(),
         memory_reserved_bytes: Sampled::new(move || sampled.reserved_bytes()),
+        log_lines_dropped: Sampled::new(telemetry::dropped_lines),
     }
 }
 
@@ -263,7 +273,9 @@ impl From<relay::Error> for Failure {
     fn from(error: relay::Error) -> Self {
         match error {
             relay::Error::NoStore => Self::usage(error.to_string()),
+            relay::Error::TaskEnded(_) => Self::new(Exit::Failed, error.to_string()),
             relay::Error::Bus(error) => error.into(),
+            relay::Error::Lost { .. } => Self::new(Exit::Denied, error.to_string()),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::address::ObjectAddress;
 use super::exit::Failure;
 use super::output::{self, Form};
 use gantry_client::Client;
-use gantry_proto::{Checksum, ChecksumKind, ObjectInfo, Pin};
+use gantry_proto::{Checksum, ChecksumKind, ObjectInfo, Pin, printable};
 use gantry_relay::shutdown::Shutdown;
 
 /// Describe an object
@@ -36,7 +36,7 @@ impl Stat {
             return output::json(&object);
         }
         for line in lines(&object) {
-            output::line(&output::printable(&line))?;
+            output::line(&line)?;
         }
         Ok(())
     }
@@ -44,9 +44,9 @@ impl Stat {
 
 fn lines(object: &ObjectInfo) -> Vec<String> {
     let mut lines = vec![
-        format!("key:       {}", object.key),
+        format!("key:       {}", printable::name(object.key.as_str())),
         format!("size:      {}", object.size),
-        format!("etag:      {}", object.etag),
+        format!("etag:      {}", printable::text(&object.etag)),
     ];
     for (name, value) in [
         ("version: ", &object.version_id),
@@ -55,10 +55,13 @@ fn lines(object: &ObjectInfo) -> Vec<String> {
         ("checksum:", &object.checksum.as_ref().map(checksum)),
     ] {
         if let Some(value) = value {
-            lines.push(format!("{name}  {value}"));
+            lines.push(format!("{name}  {}", printable::text(value)));
         }
     }
-    lines.extend(object.metadata.iter().map(|(name, value)| format!("metadata:  {name}: {value}")));
+    let metadata = object.metadata.iter();
+    lines.extend(
+        metadata.map(|(name, value)| format!("metadata:  {}: {}", printable::text(name), printable::text(value))),
+    );
     lines
 }
 

@@ -1,5 +1,9 @@
 //! Every configuration key, once: what is accepted, documented and suggested comes from this table.
 
+use std::time::Duration;
+
+use gantry_proto::limits;
+
 /// What a key takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -93,6 +97,11 @@ pub(super) const STORE_PLACEHOLDER: &str = "NAME";
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
+#[expect(clippy::cast_possible_truncation, reason = "bounds of an hour at most")]
+const fn ms(bound: Duration) -> u64 {
+    bound.as_millis() as u64
+}
+
 /// Every key, by section.
 pub const KEYS: &[KeySpec] = &[
     KeySpec::new("prefix", Kind::Text, "first tokens of every subject; relay and consumers must agree")
@@ -124,9 +133,15 @@ pub const KEYS: &[KeySpec] = &[
         .foreign_env("NATS_CERT"),
     KeySpec::new("nats.tls_key_file", Kind::Path, "client key, PEM; needs `nats.tls_cert_file`")
         .foreign_env("NATS_KEY"),
-    KeySpec::new("nats.tls_required", Kind::Switch, "refuse a connection without TLS; a `tls://` address does so too")
+    KeySpec::new("nats.tls_required", Kind::Switch, "refuse every connection without TLS; one `tls://` address, a TLS file, or a first server that asks for TLS does so too")
         .default("false"),
     KeySpec::new("nats.tls_first", Kind::Switch, "begin TLS before the server's greeting").default("false"),
+    KeySpec::new(
+        "nats.ignore_discovered_servers",
+        Kind::Switch,
+        "connect only to the servers of `nats.url`, not to others of their cluster",
+    )
+    .default("false"),
     KeySpec::new(
         "nats.inbox_prefix",
         Kind::Text,
@@ -151,7 +166,7 @@ pub const KEYS: &[KeySpec] = &[
     .default("536870912"),
     KeySpec::new(
         "relay.chunk_max_bytes",
-        Kind::Integer { min: 1024, max: 8 * MIB },
+        Kind::Integer { min: limits::CHUNK_MIN_BYTES, max: limits::CHUNK_MAX_BYTES },
         "largest chunk; nats-server's `max_payload` lowers it further",
     )
     .unit("bytes")
@@ -165,14 +180,14 @@ pub const KEYS: &[KeySpec] = &[
     .default("33554432"),
     KeySpec::new(
         "relay.beat_interval_ms",
-        Kind::Integer { min: 50, max: 60_000 },
+        Kind::Integer { min: ms(limits::BEAT_MIN), max: ms(limits::BEAT_MAX) },
         "sign of life on a transfer that has nothing to send",
     )
     .unit("ms")
     .default("1000"),
     KeySpec::new(
         "relay.idle_timeout_ms",
-        Kind::Integer { min: 1000, max: 3_600_000 },
+        Kind::Integer { min: ms(limits::IDLE_MIN), max: ms(limits::IDLE_MAX) },
         "a transfer ends when its consumer is silent for so long",
     )
     .unit("ms")

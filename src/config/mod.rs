@@ -73,6 +73,8 @@ pub struct Nats {
     pub tls_required: bool,
     /// Whether TLS begins before the server's greeting.
     pub tls_first: bool,
+    /// Whether only `servers` are connected to, and no others of their cluster.
+    pub ignore_discovered_servers: bool,
     /// Prefix of our reply subjects, without the final dot.
     pub inbox_prefix: String,
     /// How long to try for the first connection.

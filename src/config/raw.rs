@@ -48,6 +48,7 @@ struct RawNats {
     tls_key_file: Option<PathBuf>,
     tls_required: bool,
     tls_first: bool,
+    ignore_discovered_servers: bool,
     inbox_prefix: String,
     connect_timeout_ms: u64,
 }
@@ -229,6 +230,7 @@ impl Check {
             tls_client,
             tls_required: raw.tls_required,
             tls_first: raw.tls_first,
+            ignore_discovered_servers: raw.ignore_discovered_servers,
             inbox_prefix,
             connect_timeout: Duration::from_millis(raw.connect_timeout_ms),
         }

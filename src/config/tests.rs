@@ -224,6 +224,14 @@ fn a_store_is_read_from_file_variables_and_flags() {
     assert_eq!(local.place, Place::File { dir: "/srv/x".into() });
 }
 
+/// Consumers take a longer beat for 10 s, and would find the relay lost after three of them.
+#[test]
+fn a_beat_that_is_too_slow_for_failover_is_rejected() {
+    let error = Setup::new("[relay]\nbeat_interval_ms = 60000\nidle_timeout_ms = 200000").error();
+    assert!(error.contains("`relay.beat_interval_ms` = 60000"), "{error}");
+    assert!(error.contains("must be an integer between 50 and 10000"), "{error}");
+}
+
 #[test]
 fn wrong_configurations_name_key_value_place_and_cure() {
     for (toml, says) in [

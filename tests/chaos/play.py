@@ -134,7 +134,7 @@ async def at_rest(rig, report):
             now = usage(relay.process.pid)
             state.update(now, active=await relay.active(), s3=relay.s3_proxy.connections,
                          nats=sum(proxy.connections for proxy in relay.nats_proxies))
-            return (state["active"] == 0 and state["nats"] == 1 and state["s3"] <= S3_CONNECTIONS_MAX
+            return (state["active"] == 0 and state["nats"] == 2 and state["s3"] <= S3_CONNECTIONS_MAX
                     and state["fds"] - state["s3"] <= relay.idle["fds"] + FDS_MORE
                     and state["threads"] <= relay.idle["threads"] + THREADS_MORE and state["rss_bytes"] <= RSS_MAX_BYTES)
 

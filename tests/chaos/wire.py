@@ -1,5 +1,6 @@
 """Parses the data that nats-server sends to a consumer: which bytes arrived, when, and from which relay."""
 
+import json
 import time
 
 # The maximum length of our control lines and headers.
@@ -15,6 +16,8 @@ class Reader:
         # The remaining length of a payload, and whether it is a chunk's.
         self._left = 0
         self._in_chunk = False
+        # The transfer of an `accepted` that is being read, and what of its body has come.
+        self._accepted = None
 
     def feed(self, piece):
         view = memoryview(piece)
@@ -26,6 +29,8 @@ class Reader:
                 self._left -= count
                 if self._in_chunk and of_object:
                     self.meter.bytes_came(of_object)
+                if self._accepted:
+                    self._read_accepted(view[:of_object])
                 view = view[count:]
             else:
                 view = self._read_head(view)
@@ -51,14 +56,22 @@ class Reader:
         self._head.clear()
         return view[head_len - before:]
 
+    def _read_accepted(self, piece):
+        """Notes which relay accepted, once its message is whole."""
+        transfer, body = self._accepted
+        body += piece
+        if self._left <= 2:
+            self.meter.accepted(transfer, json.loads(bytes(body))["instance"])
+            self._accepted = None
+
     def _note(self, words, headers, payload_len):
         """Reports the start of a chunk; returns whether the message is a chunk."""
         fields = dict(line.split(": ", 1) for line in headers.decode().split("\r\n")[1:] if ": " in line)
+        if fields.get("Gantry-Type") == "accepted":
+            self._accepted = (fields["Gantry-Transfer"], bytearray())
         if fields.get("Gantry-Type") != "chunk":
             return False
-        # HMSG subject sid reply headers total, where reply is {prefix}.v1.ctl.{instance}.{transfer}.
-        instance = words[3].decode().split(".")[-2] if len(words) == 6 else ""
-        self.meter.chunk_begins(int(fields["Gantry-Offset"]), payload_len, fields["Gantry-Transfer"], instance)
+        self.meter.chunk_begins(int(fields["Gantry-Offset"]), payload_len, fields["Gantry-Transfer"])
         return True
 
 
@@ -69,6 +82,8 @@ class Meter:
         # The end of the contiguous bytes, the number of all bytes, and the number of redundant ones.
         self.high = self.received = self.twice = 0
         self.transfer = self.instance = None
+        # By transfer, those of which no chunk has come yet.
+        self._instances = {}
         self.transfers = 0
         self.last_new_at = None
         self.since = time.monotonic()
@@ -78,9 +93,12 @@ class Meter:
     def reader(self):
         return Reader(self)
 
-    def chunk_begins(self, offset, payload_len, transfer, instance):
+    def accepted(self, transfer, instance):
+        self._instances[transfer] = instance
+
+    def chunk_begins(self, offset, payload_len, transfer):
         if transfer != self.transfer:
-            self.transfer, self.instance = transfer, instance
+            self.transfer, self.instance = transfer, self._instances.pop(transfer, "")
             self.transfers += 1
         self._next = offset
 

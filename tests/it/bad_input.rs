@@ -365,6 +365,8 @@ impl Say {
 /// A relay that says what a test wants, and a consumer that asks it.
 struct Stage {
     client: Client,
+    /// The connection of the fake relay.
+    relay: async_nats::Client,
     requests: Arc<Mutex<Vec<Value>>>,
     _nats: Nats,
     /// Ends the fake relay with the test.
@@ -382,6 +384,7 @@ impl Stage {
         relay.flush().await.unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&requests);
+        let connection = relay.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { while controls.next().await.is_some() {} });
         tasks.spawn(async move {
@@ -404,7 +407,7 @@ impl Stage {
         });
         let options_of_bus = nats::Options { servers: vec![nats.url()], ..nats::Options::default() };
         let client = Client::new(nats::connect(options_of_bus).await.unwrap(), options);
-        Self { client, requests, _nats: nats, _tasks: tasks }
+        Self { client, relay: connection, requests, _nats: nats, _tasks: tasks }
     }
 
     /// Downloads to the end; the bytes that were handed out, and how it ended.
@@ -539,6 +542,89 @@ async fn an_answer_that_is_not_what_was_asked_for_is_not_taken() {
         ended.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!((bytes, stage.starts()), (object().to_vec(), vec![0, 0]), "{name}");
     }
+}
+
+/// A hostile relay made a consumer purge a JetStream stream.
+#[tokio::test]
+async fn a_relay_that_names_another_control_subject_makes_the_consumer_publish_nothing_there() {
+    let own = format!("gantry.v1.ctl.fake.{TRANSFER}");
+    for control in [
+        "plant.valve.open",
+        "$JS.API.STREAM.PURGE.orders",
+        "gantry.v1.ctl.fake.*",
+        "gantry.v1.get.files",
+        &format!("gantry.v1.ctl.other.{TRANSFER}"),
+        &format!("gantry.v1.ctl.fake.{OTHER}"),
+        &own.to_uppercase(),
+        "a b",
+        "",
+        &format!("{own}\r\nPUB plant.valve.open 0\r\n\r\n"),
+        &format!("{own}{}", ".x".repeat(5000)),
+    ] {
+        let script = [Say::accepted_as(json!({"control": control}))].into_iter().chain(Say::rest(0)).collect();
+        let stage = Stage::new(vec![script], quick()).await;
+        let mut everything = stage.relay.subscribe(">").await.unwrap();
+        stage.relay.flush().await.unwrap();
+
+        let (bytes, ended) = stage.download().await;
+
+        ended.unwrap_or_else(|error| panic!("{control:?}: {error}"));
+        assert_eq!((bytes, stage.starts()), (object().to_vec(), vec![0, 0]), "{control:?}");
+        stage.relay.publish("it.marker", Bytes::new()).await.unwrap();
+        loop {
+            let heard = timeout(DEADLINE, everything.next()).await.unwrap().unwrap();
+            let subject = heard.subject.as_str();
+            if subject == "it.marker" {
+                break;
+            }
+            let is_request = subject == "gantry.v1.get.files" && heard.reply.is_some();
+            let is_allowed = is_request || subject == own || subject.starts_with("_INBOX.");
+            assert!(is_allowed, "{control:?}: {subject} was published to");
+        }
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_make_no_sense_do_not_end_a_download() {
+    let cases = [
+        ("beats of 2^63 ms", json!({"beat_ms": 1_u64 << 63}), 1),
+        ("no beats and no idle time", json!({"beat_ms": 0, "idle_ms": 0}), 1),
+        ("numbers of 2^64 - 1", json!({"beat_ms": u64::MAX, "idle_ms": u64::MAX, "credit": u64::MAX}), 1),
+        ("no window", json!({"window_max": 0}), 2),
+        ("no chunks", json!({"chunk_max": 0}), 2),
+        ("chunks that are too large", json!({"chunk_max": i64::MAX}), 2),
+        ("a size of 2^63", json!({"size": 1_u64 << 63, "end": 1_u64 << 63}), 2),
+        ("no etag", json!({"etag": ""}), 2),
+        ("another key", json!({"key": "../../etc/passwd"}), 2),
+        ("a number that is no integer", json!({"beat_ms": 1e30}), 2),
+    ];
+    for (name, more, requests) in cases {
+        let script = [Say::accepted_as(more)].into_iter().chain(Say::rest(0)).collect();
+        let stage = Stage::new(vec![script], quick()).await;
+        let (bytes, ended) = stage.download().await;
+        ended.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((bytes, stage.starts()), (object().to_vec(), vec![0; requests]), "{name}");
+    }
+}
+
+/// No message of the relay's answers each of the consumer's, and an idle time of 0 made 500 of them per second.
+#[tokio::test]
+async fn a_silent_relay_with_odd_numbers_is_left_and_not_flooded() {
+    let odd = Say::accepted_as(json!({"beat_ms": 1_u64 << 63, "idle_ms": 0, "credit": 0}));
+    let stage = Stage::new(vec![vec![odd]], consumer::Options { patience: Duration::from_secs(6), ..quick() }).await;
+    let mut controls = stage.relay.subscribe("gantry.v1.ctl.>").await.unwrap();
+    stage.relay.flush().await.unwrap();
+
+    let (bytes, ended) = stage.download().await;
+
+    ended.unwrap();
+    assert_eq!(bytes, object());
+    stage.relay.publish("gantry.v1.ctl.marker", Bytes::new()).await.unwrap();
+    let mut heard = 0;
+    while timeout(DEADLINE, controls.next()).await.unwrap().unwrap().subject.as_str() != "gantry.v1.ctl.marker" {
+        heard += 1;
+    }
+    assert!(heard < 40, "{heard} control messages in about 3 s");
 }
 
 #[tokio::test]

@@ -430,15 +430,15 @@ async fn tls_may_come_first() {
 }
 
 /// An authority of its own, and a certificate for 127.0.0.1 that serves both sides.
-struct Tls {
-    ca: PathBuf,
+pub(crate) struct Tls {
+    pub(crate) ca: PathBuf,
     cert: PathBuf,
     key: PathBuf,
     folder: tempfile::TempDir,
 }
 
 impl Tls {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = data::folder();
         let mut authority = rcgen::CertificateParams::default();
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -458,7 +458,7 @@ impl Tls {
         }
     }
 
-    async fn server(&self, more: &str) -> Nats {
+    pub(crate) async fn server(&self, more: &str) -> Nats {
         let file = |name: &str| self.folder.path().join(name).display().to_string();
         with_config(&format!(
             "tls {{\n cert_file: \"{}\"\n key_file: \"{}\"\n ca_file: \"{}\"\n {more}\n}}",

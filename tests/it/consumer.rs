@@ -157,22 +157,21 @@ async fn many_who_gave_up_one_connection_ended_the_next_one_too() {
 async fn an_interrupt_while_kept_bytes_were_read_was_ignored() {
     const GIB: u64 = 1 << 30;
     let site = Site::start().await;
-    let sparse =
-        |path, len| std::fs::File::options().create(true).append(true).open(path).unwrap().set_len(len).unwrap();
-    sparse(site.files().join("key"), 9 * GIB);
+    std::fs::File::create(site.files().join("key")).unwrap().set_len(2 * GIB).unwrap();
     let part = site.downloads().join(".file.gantry-part");
+    let part_len = || std::fs::metadata(&part).map_or(0, |part| part.len());
     let download = site.get(FILES, "key", "file").spawn();
-    until("some bytes", async || std::fs::metadata(&part).is_ok_and(|part| part.len() > 0).then_some(())).await;
+    until("much is there", async || (part_len() > GIB).then_some(())).await;
     download.signal("INT");
     download.output().await.expect_code(130);
-    sparse(part.clone(), 8 * GIB);
+    let kept = part_len();
 
     let again = site.get(FILES, "key", "file").spawn();
     let io = format!("/proc/{}/io", again.pid());
     until("kept bytes are read", async || {
         let io = std::fs::read_to_string(&io).ok()?;
         let read: u64 = io.lines().find_map(|line| line.strip_prefix("rchar: "))?.parse().ok()?;
-        (read > 256 << 20).then_some(())
+        (read > 64 << 20).then_some(())
     })
     .await;
     let interrupted = Instant::now();
@@ -180,7 +179,7 @@ async fn an_interrupt_while_kept_bytes_were_read_was_ignored() {
     again.output().await.expect_code(130);
 
     assert!(interrupted.elapsed() < PROMPT, "{:?}", interrupted.elapsed());
-    assert_eq!(std::fs::metadata(&part).unwrap().len(), 8 * GIB, "what was kept is gone");
+    assert_eq!(part_len(), kept, "what was kept is gone, or was gone on from");
 }
 
 #[tokio::test]

@@ -17,13 +17,21 @@ mod download;
 #[cfg(test)]
 mod drivers;
 #[cfg(test)]
+mod gossip;
+#[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod malformed;
 #[cfg(test)]
 mod nats_deploy;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]
 mod options;
+#[cfg(test)]
+mod places;
+#[cfg(test)]
+mod rate_limits;
 #[cfg(test)]
 mod raw;
 #[cfg(test)]
@@ -33,7 +41,11 @@ mod servers;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod targets;
 #[cfg(test)]
 mod told;
 #[cfg(test)]

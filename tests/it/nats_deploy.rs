@@ -187,7 +187,17 @@ async fn overhear(config: &str, probe: &str, victim: &str, other: &str) {
     let mut own = eavesdropper.subscribe(format!("_INBOX.{other}.>")).await.unwrap();
     let inbox = format!("_INBOX.{victim}.>");
     let mut heard = Vec::new();
-    for subject in [">", "_INBOX.>", "_INBOX.*.*", &inbox, "_R_.>", "gantry.>", "gantry.v1.ctl.*.*", "$SRV.>"] {
+    for subject in [
+        ">",
+        "_INBOX.>",
+        "_INBOX.*.*",
+        &inbox,
+        "_R_.>",
+        "gantry.>",
+        "gantry.v1.ctl.*.*",
+        "gantry.v1.gone.*.*",
+        "$SRV.>",
+    ] {
         heard.push(eavesdropper.subscribe(subject.to_owned()).await.unwrap());
         denied(&site, other, "Subscription", subject).await;
     }
@@ -215,12 +225,14 @@ async fn nobody_writes_where_he_should_not() {
         (&site, "device2", "_INBOX.device1.x"),
         (&site, "device2", "gantry.v1.get.firmware"),
         (&site, "device1", "orders.new"),
+        (&site, "device1", "gantry.v1.gone.a.b"),
         (&site, "monitor", "gantry.v1.get.firmware"),
         (&site, "relay", "orders.new"),
         (&site, "relay", "gantry.v1.get.firmware"),
         (&site, "relay", "$SRV.PING"),
         (&importing, "line2", "_INBOX.line1.x"),
         (&importing, "line2", "_R_.x"),
+        (&importing, "line1", "gantry.v1.gone.a.b"),
         (&importing, "line2", "gantry.v1.get.firmware"),
         (&importing, "relay", "gantry.v1.get.firmware"),
     ] {
@@ -267,6 +279,7 @@ async fn the_check_names_each_right_that_is_missing() {
         (r#""gantry.v1.ctl.*.*""#, "", 2, r#"to subscribe to "gantry.v1.ctl."#),
         (r#"allow: ["_INBOX.>", "_R_.>"]"#, r#"allow: ["_R_.>"]"#, 2, r#"to publish to "_INBOX.gantry-check."#),
         (r#"allow: ["_INBOX.>", "_R_.>"]"#, r#"allow: ["_INBOX.>"]"#, 0, r#"to publish to "_R_.gantry-check."#),
+        (r#""gantry.v1.gone.*.*""#, "", 0, r#"to subscribe to "gantry.v1.gone."#),
         (r#""$SRV.PING", "#, "", 0, r#"to subscribe to "$SRV.PING""#),
         (r#""gantry.v1.list.* gantry""#, "", 0, r#"to subscribe to "gantry.v1.list.firmware""#),
     ];

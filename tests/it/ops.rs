@@ -70,7 +70,10 @@ async fn readiness_follows_nats_and_the_stores() {
     assert_eq!(page(&address, "/livez").await.unwrap().0, 200);
     nats.restart().await;
     ready(&address, 200).await;
-    assert!(metric(&address, "gantry_nats_reconnects_total").await >= 1.0);
+    for connection in ["requests", "data"] {
+        let name = format!("gantry_nats_reconnects_total{{connection=\"{connection}\"}}");
+        assert!(metric(&address, &name).await >= 1.0, "{name}");
+    }
 }
 
 /// The pages were once answered only after the first connection, and the relay gave up after four seconds.

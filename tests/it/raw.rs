@@ -14,9 +14,9 @@ use gantry_bus::nats;
 use gantry_proto::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Key, ListEntry, ListPage, ListRequest, ObjectInfo, Pin, Span,
 };
-use gantry_relay::metrics::{ReasonLabel, RelayMetrics};
+use gantry_relay::metrics::{ConnectionLabel, ReasonLabel, RelayMetrics};
 use gantry_relay::shutdown::Shutdown;
-use gantry_relay::{Options, Relay, Stores};
+use gantry_relay::{Buses, Options, Relay, Stores};
 use gantry_store::{self as store, Opened, Store};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -185,13 +185,18 @@ impl World {
         self.ask("get", body.to_string()).await
     }
 
+    /// How often the relay made one of its connections anew.
+    pub(crate) fn reconnects(&self, connection: &'static str) -> u64 {
+        self.metrics.nats_reconnects.get_or_create(&ConnectionLabel { connection }).get()
+    }
+
     /// How often the relay refused something for this reason.
     pub(crate) fn refused(&self, reason: &'static str) -> u64 {
         self.metrics.refused.get_or_create(&ReasonLabel { reason }).get()
     }
 }
 
-/// Starts a relay with one store, on a connection of its own.
+/// Starts a relay with one store, on connections of its own.
 pub(crate) async fn start_relay(
     nats: &Nats,
     store: &str,
@@ -200,9 +205,22 @@ pub(crate) async fn start_relay(
     metrics: Arc<RelayMetrics>,
     shutdown: Shutdown,
 ) -> Relay {
-    let bus = nats::connect(nats::Options { servers: vec![nats.url()], ..nats::Options::default() }).await.unwrap();
+    start_relay_at(&nats.url(), store, shelf, options, metrics, shutdown).await
+}
+
+/// Starts a relay with one store, on connections of its own to this address.
+pub(crate) async fn start_relay_at(
+    url: &str,
+    store: &str,
+    shelf: Shelf,
+    options: Options,
+    metrics: Arc<RelayMetrics>,
+    shutdown: Shutdown,
+) -> Relay {
+    let connect = || nats::connect(nats::Options { servers: vec![url.to_owned()], ..nats::Options::default() });
+    let buses = Buses { requests: connect().await.unwrap(), data: connect().await.unwrap() };
     let stores: Stores = BTreeMap::from([(store.parse().unwrap(), Arc::new(shelf) as Arc<dyn Store>)]);
-    Relay::start(bus, stores, options, metrics, shutdown).await.unwrap()
+    Relay::start(buses, stores, options, metrics, shutdown).await.unwrap()
 }
 
 /// Waits until the server has taken a relay's subscriptions.

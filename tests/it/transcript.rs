@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use gantry_proto::subject::QUEUE_GROUP;
-use gantry_proto::{CONTEXT_MAX_BYTES, Code, HEADERS_MAX_BYTES, Key, REQUEST_MAX_BYTES};
+use gantry_proto::{CONTEXT_MAX_BYTES, Code, HEADERS_MAX_BYTES, Key, REQUEST_MAX_BYTES, limits};
 use gantry_relay::Options;
 use serde_json::Value;
 
@@ -33,7 +33,8 @@ async fn the_documented_transcript_is_what_a_relay_sends() {
     let shelf = Shelf::default()
         .bytes("greeting.txt", "Hello from the relay")
         .put("image.bin", Item::Replaced(Bytes::from_static(b"0123456789abcdef")));
-    let world = World::new(shelf, Options::default()).await;
+    // So that what a store yields before it fails goes out.
+    let world = World::new(shelf, Options { gather_min_bytes: 4, ..Options::default() }).await;
     let mut names = Names::default();
     let mut inboxes: BTreeMap<String, Inbox> = BTreeMap::new();
     let lines = transcript();
@@ -91,6 +92,30 @@ fn the_documented_limits_are_the_codes() {
     }
 }
 
+#[test]
+fn the_documented_bounds_are_the_codes() {
+    let ms = |bound: std::time::Duration| grouped(bound.as_millis());
+    for row in [
+        format!("| `chunk_max` of a request | consumer | {} (0 is rejected) |", grouped(limits::CHUNK_MIN_BYTES)),
+        format!("| `window_max` | relay | {} |", limits::WINDOW_MIN_BYTES),
+        format!("| `beat_ms` | relay | {} | {} |", ms(limits::BEAT_MIN), ms(limits::BEAT_MAX)),
+        format!("| `idle_ms` | relay | {} | {} |", ms(limits::IDLE_MIN), ms(limits::IDLE_MAX)),
+        format!("| `retry_after_ms` | relay | 0 | {} |", ms(limits::RETRY_AFTER_MAX)),
+        format!("| `limit` of a list | consumer | 1 (0 is rejected) | {} |", grouped(limits::PAGE_MAX)),
+        format!("| `token`, `next` | both | 0 | {} bytes |", grouped(limits::TOKEN_MAX_BYTES)),
+        format!("| `etag`, `version_id` | relay | 1 | {} bytes", grouped(limits::VERSION_MAX_BYTES)),
+        format!("names and values together | relay | 0 | {} bytes |", grouped(limits::METADATA_MAX_BYTES)),
+        format!("`last_modified` | relay | 0 | {} bytes |", grouped(limits::DESCRIPTION_MAX_BYTES)),
+        format!("| `value` of a checksum | relay | 0 | {} bytes |", grouped(limits::CHECKSUM_MAX_BYTES)),
+        format!("| `parts` of a checksum | relay | 0 | {} runs |", grouped(limits::PART_RUNS_MAX)),
+        format!("| `message` of an error | relay | 0 | {} bytes |", grouped(limits::MESSAGE_MAX_BYTES)),
+        format!("| answer to a `$SRV` question | relay | 0 | {} bytes |", grouped(limits::SERVICE_MAX_BYTES)),
+        format!("token of 1 to {} characters from `A-Z a-z 0-9 _ -` |", limits::INSTANCE_MAX_BYTES),
+    ] {
+        assert!(PROTOCOL.contains(&row), "{row:?} is not in the document");
+    }
+}
+
 /// Writes a number with commas between its thousands.
 fn grouped(number: impl ToString) -> String {
     let digits = number.to_string();
@@ -120,10 +145,13 @@ fn compare(line: &Line, heard: &Heard, names: &Names) {
     }
 }
 
-/// A release changes the version that a service states; the document need not follow.
+/// A release changes the version that a service states, and each machine has a name of its own.
 fn forget_version(body: &mut Value) {
     if let Some(version) = body.get_mut("version") {
         *version = Value::Null;
+    }
+    if let Some(host) = body.pointer_mut("/metadata/host") {
+        *host = Value::Null;
     }
 }
 
@@ -132,10 +160,14 @@ impl Names {
         self.real.entry(documented.to_owned()).or_insert_with(|| real.to_owned());
     }
 
-    /// Takes the instance and the transfer from where a message first names them.
+    /// Takes the instance, the transfer and the relay's secret from where a message first names them.
     fn learn_from(&mut self, line: &Line, heard: &Heard) {
         if let (Some(documented), Some(real)) = (line.headers.get("Gantry-Transfer"), heard.header("Gantry-Transfer")) {
             self.learn(documented, real);
+        }
+        if line.headers.get("Gantry-Type").is_some_and(|kind| kind == "accepted") {
+            let documented: Value = serde_json::from_str(&line.payload).unwrap();
+            self.learn(documented["instance"].as_str().unwrap(), heard.json()["instance"].as_str().unwrap());
         }
         if let (Some(documented), Some(real)) = (&line.reply, heard.reply()) {
             for (documented, real) in documented.split('.').zip(real.split('.')).skip(3) {

@@ -45,7 +45,10 @@ async fn a_chunk_is_headers_and_bytes() {
         let chunk = inbox.next_but_beats().await;
         let payload = bytes.slice(offset..offset + len);
         assert_eq!(chunk.0.payload, payload);
-        assert_eq!(chunk.reply(), Some(control.as_str()));
+        // For nats-server, which reports there that nobody receives the message.
+        let reply: Vec<_> = chunk.reply().unwrap().split('.').collect();
+        assert_eq!((&reply[..3], reply[4], reply.len()), (&["gantry", "v1", "gone"][..], transfer.as_str(), 5));
+        assert_ne!(reply[3], world.relay.instance());
         let expected = [
             ("Gantry-Type", "chunk".to_owned()),
             ("Gantry-Transfer", transfer.clone()),
@@ -226,7 +229,10 @@ async fn two_transfers_of_one_requester_interleave() {
             "accepted" => {
                 controls.insert(
                     key,
-                    (heard.reply().unwrap().to_owned(), heard.header("Gantry-Transfer").unwrap().to_owned()),
+                    (
+                        heard.json()["control"].as_str().unwrap().to_owned(),
+                        heard.header("Gantry-Transfer").unwrap().to_owned(),
+                    ),
                 );
             }
             "chunk" => {
@@ -328,7 +334,7 @@ fn check_endpoints(verb: &str, answer: &Value) {
             assert!(answer["started"].as_str().unwrap().ends_with('Z'));
             let get = endpoint("get-files");
             assert_eq!((&get["num_requests"], &get["num_errors"]), (&json!(2), &json!(1)));
-            assert!(get["last_error"].as_str().unwrap().starts_with("404:"), "{get}");
+            assert_eq!(get["last_error"], "404:not_found");
             let (total, average) = (get["processing_time"].as_u64().unwrap(), get["average_processing_time"].as_u64());
             assert_eq!(Some(total / 2), average);
             assert_eq!(endpoint("list-files")["num_requests"], 0);
@@ -357,7 +363,7 @@ async fn the_built_relay_sends_a_file_to_a_plain_client() {
         let mut chunks = 0;
         let end = loop {
             let heard = inbox.next().await;
-            assert_eq!((heard.header("Gantry-Context"), heard.reply()), (Some("c"), Some(control)));
+            assert_eq!(heard.header("Gantry-Context"), Some("c"));
             match heard.kind() {
                 "chunk" => {
                     let place = (heard.number("Gantry-Seq"), heard.number("Gantry-Offset"));

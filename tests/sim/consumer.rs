@@ -73,7 +73,7 @@ impl Consumer {
             context: context.rng.bool().then(|| "correlation".to_owned()),
         };
         self.generation += 1;
-        let mut receiver = Receiver::new(context.plan.receiver, wanted, context.now);
+        let mut receiver = Receiver::new(context.plan.receiver.clone(), wanted, context.now);
         if let Some(share) = self.share {
             receiver.handle_share(share);
         }
@@ -328,7 +328,7 @@ impl Consumer {
         bus.set_inbox(None);
         self.generation += 1;
         context.log(|| format!("consumer fails: {failure:?}"));
-        let settings = context.plan.receiver;
+        let settings = &context.plan.receiver;
         let replaced = context.model.current_version() > 0;
         let faulty = run.started_at < context.plan.heal_at;
         let waited = context.now + settings.backoff_max;

@@ -109,11 +109,13 @@ pub enum Event {
     SlowConsumer,
     /// The server is in lame duck mode and will close the connection.
     LameDuck,
+    /// The connection is lost and can't be made again, for this reason: everything that needs it fails from now on.
+    Closed(String),
 }
 
 /// A connection to the bus, shared by everything in the process.
 pub trait Bus: fmt::Debug + Send + Sync + 'static {
-    /// Queues a message for sending, waiting while the queue is full.
+    /// Queues a message for sending, waiting while the queue is full and while a dead connection is replaced.
     ///
     /// `Ok` does not mean that anyone received it: a reconnect may lose it.
     ///
@@ -124,7 +126,8 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// Dropped before it is ready, the message is not sent.
     fn publish(&self, message: Message) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Subscribes, as a member of `queue` if given. Messages published later on this bus are heard.
+    /// Subscribes, as a member of `queue` if given. Messages published later on this bus are heard. The subscription
+    /// outlives a connection that is lost.
     ///
     /// # Errors
     /// When the subject is none or the connection is closed for good.

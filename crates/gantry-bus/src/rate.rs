@@ -1,50 +1,115 @@
 //! Holds bytes to a rate.
 
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
-/// How much of a pause may be made up for. More would let a burst through after each; less would cost throughput, since
-/// timers have a resolution of a millisecond.
-const CATCH_UP: Duration = Duration::from_millis(50);
+/// How late bytes may be and still count as on time. Timers have a resolution of a millisecond, and a busy machine adds
+/// some: what is later than this was a pause, and is not made up for.
+const LATE_MAX: Duration = Duration::from_millis(50);
+
+/// What one turn may move at the most, as a part of a second's worth: so a reader sees a flow and no bursts.
+const TURNS_PER_S: u64 = 4;
+
+/// The least that a turn moves, in bytes, unless a round of turns then took too long: a message is not free.
+const TURN_MIN_BYTES: u64 = 1024;
+
+/// The longest round of turns over all that wait, in seconds. A consumer gives up after 120 s without a byte.
+const ROUND_MAX_S: u64 = 30;
 
 /// A rate that its clones share.
-///
-/// Bytes go first and are waited for after: a piece larger than a second's worth needs no special case.
 #[derive(Clone, Debug)]
 pub struct RateLimit(Arc<State>);
 
 #[derive(Debug)]
 struct State {
     bytes_per_s: NonZeroU64,
-    /// When all that was taken so far has had its time.
+    /// When all that was moved so far has had its time.
     due: Mutex<Instant>,
+    /// Whose turn it is: first come, first served, so that shares are equal.
+    turn: tokio::sync::Mutex<()>,
+    waiting: AtomicU64,
+}
+
+/// One that waits for its turn, for as long as this lives.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl RateLimit {
     /// Makes a limit that nobody has taken from.
     #[must_use]
     pub fn new(bytes_per_s: NonZeroU64) -> Self {
-        Self(Arc::new(State { bytes_per_s, due: Mutex::new(Instant::now()) }))
+        Self(Arc::new(State {
+            bytes_per_s,
+            due: Mutex::new(Instant::now()),
+            turn: tokio::sync::Mutex::new(()),
+            waiting: AtomicU64::new(0),
+        }))
     }
 
-    /// Takes note of `len` bytes, and returns when the next ones may follow; it may be past.
+    /// Returns the rate.
     #[must_use]
+    pub fn bytes_per_s(&self) -> NonZeroU64 {
+        self.0.bytes_per_s
+    }
+
+    /// Waits for a turn, and returns how many bytes may move now: at least 1 and at most `wanted`, and the fewer the
+    /// more others wait, so that each gets a turn every second or so.
+    ///
+    /// # Cancel safety
+    /// One that is dropped before it is ready has taken nothing.
+    pub async fn turn(&self, wanted: usize) -> usize {
+        let _waiting = Waiting::enter(&self.0.waiting);
+        let _turn = self.0.turn.lock().await;
+        let due = *self.0.due.lock().unwrap_or_else(PoisonError::into_inner);
+        sleep_until(due).await;
+        let len = wanted.min(self.share()).max(1);
+        self.take(len);
+        len
+    }
+
+    /// Takes note that `len` bytes have moved, and returns when the next ones may follow; it may be past.
     pub fn take(&self, len: usize) -> Instant {
         let nanos = len as u128 * 1_000_000_000 / u128::from(self.0.bytes_per_s.get());
         let takes = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        let earliest = Instant::now().checked_sub(CATCH_UP);
+        let now = Instant::now();
         let mut due = self.0.due.lock().unwrap_or_else(PoisonError::into_inner);
-        *due = earliest.map_or(*due, |earliest| earliest.max(*due)) + takes;
+        if now.saturating_duration_since(*due) > LATE_MAX {
+            *due = now;
+        }
+        *due = due.checked_add(takes).unwrap_or(*due);
         *due
+    }
+
+    /// Returns what one turn may move now, in bytes.
+    fn share(&self) -> usize {
+        let rate = self.0.bytes_per_s.get();
+        let waiting = self.0.waiting.load(Ordering::Relaxed).max(1);
+        let least = TURN_MIN_BYTES.min(rate.saturating_mul(ROUND_MAX_S) / waiting);
+        let share = (rate / waiting.max(TURNS_PER_S)).max(least).max(1);
+        usize::try_from(share).unwrap_or(usize::MAX)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{advance, sleep_until};
+    use futures_util::future::join_all;
+    use tokio::time::advance;
 
     use super::*;
 
@@ -85,6 +150,63 @@ mod tests {
         let (one, other) = tokio::join!(run(&limit, 500_000, 1000), run(&limit, 500_000, 1000));
         for took in [one, other] {
             assert!((9.6..=9.8).contains(&took.as_secs_f64()), "{one:?} {other:?}");
+        }
+    }
+
+    /// Moves `len` bytes, turn by turn; returns how long it took and the longest wait for a turn.
+    async fn run_in_turns(limit: &RateLimit, len: usize) -> (Duration, Duration) {
+        let began = Instant::now();
+        let mut longest = Duration::ZERO;
+        let mut left = len;
+        while left > 0 {
+            let asked = Instant::now();
+            left -= limit.turn(left.min(520_192)).await;
+            longest = longest.max(asked.elapsed());
+        }
+        (began.elapsed(), longest)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_objects_keep_to_the_rate_together() {
+        let limit = RateLimit::new(NonZeroU64::new(1 << 20).unwrap());
+        advance(Duration::from_secs(60)).await;
+        let began = Instant::now();
+
+        join_all((0..100).map(|_| run_in_turns(&limit, 20_000))).await;
+
+        let expected = 2_000_000.0 / f64::from(1 << 20);
+        let took = began.elapsed().as_secs_f64();
+        assert!((expected * 0.95..expected * 1.02).contains(&took), "{took} s, not {expected} s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_before_its_turn_owes_nothing() {
+        let limit = RateLimit::new(NonZeroU64::new(1 << 20).unwrap());
+        for _ in 0..400 {
+            let turns = futures_util::future::select_all((0..2).map(|_| Box::pin(limit.turn(520_192))));
+            drop(tokio::time::timeout(Duration::ZERO, turns).await);
+        }
+        let cancelled = (0..400).map(|_| tokio::time::timeout(Duration::from_millis(1), limit.turn(520_192)));
+        join_all(cancelled).await;
+
+        let (took, _) = run_in_turns(&limit, 1 << 20).await;
+
+        // A few of the many got their turn at once; the others left.
+        assert!(took < Duration::from_millis(1600), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_wait_each_gets_a_turn_soon() {
+        for (bytes_per_s, crowd, round_s) in [(1 << 20, 341, 1.5), (10 << 10, 341, 35.0), (100, 1000, 35.0)] {
+            let limit = RateLimit::new(NonZeroU64::new(bytes_per_s).unwrap());
+            let each = usize::try_from(bytes_per_s * 60).unwrap() / crowd;
+
+            let ends = join_all((0..crowd).map(|_| run_in_turns(&limit, each))).await;
+
+            let longest = ends.iter().map(|(_, longest)| *longest).max().unwrap();
+            assert!(longest.as_secs_f64() < round_s, "{crowd} at {bytes_per_s} B/s: {longest:?}");
+            let took = ends.iter().map(|(took, _)| took.as_secs_f64()).fold(0.0, f64::max);
+            assert!((50.0..62.0).contains(&took), "{crowd} at {bytes_per_s} B/s took {took} s");
         }
     }
 }

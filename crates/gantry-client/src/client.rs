@@ -16,19 +16,28 @@ use super::{Error, discovery};
 use gantry_bus::rate::RateLimit;
 use gantry_bus::trace;
 use gantry_bus::{Bus, Event, Message, NO_RESPONDERS};
-use gantry_proto::message::{error_of, json};
+use gantry_proto::message::{self, error_of, json};
 use gantry_proto::receiver::{Cause, Link, Settings};
 use gantry_proto::subject::{Operation, Prefix};
 use gantry_proto::{
-    HEADERS_MAX_BYTES, Headers, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, StatRequest, StoreName,
+    HEADERS_MAX_BYTES, Headers, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, StatRequest, StoreName, check,
 };
 
 /// The smallest window, however many downloads share the connection.
 const SHARE_MIN_BYTES: u64 = 32 * 1024;
 
+/// The smallest window and chunk of a client that is held to a rate: below, messages cost more than what they carry.
+const LIMITED_WINDOW_MIN_BYTES: u64 = 4 * 1024;
+const LIMITED_CHUNK_MIN_BYTES: u64 = 1024;
+
 /// After how long a `stat` or `list` is asked again, in case a relay that hangs got it; the time doubles. The first answer
 /// counts, whichever request it is to.
 const QUERY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Stands for a time that a clock can't show: the caller may have chosen a patience without an end.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
+/// How soon a `stat` or `list` that met nobody is asked again.
+const NOBODY_AGAIN: Duration = Duration::from_millis(150);
 
 /// What a client holds itself to.
 #[derive(Clone, Debug)]
@@ -152,7 +161,12 @@ impl Client {
         let request = StatRequest { v: None, key: key.clone(), pin: pin.clone() };
         let span = info_span!("query", otel.kind = "client", operation = "stat", %store);
         let body = self.query(Operation::Stat, store, json(&request)).instrument(span).await?;
-        serde_json::from_slice(&body).map_err(|error| Error::Malformed(error.to_string()))
+        let object: ObjectInfo = parse(&body)?;
+        if object.key != *key {
+            return Err(Error::Malformed("it describes another key than was asked for".to_owned()));
+        }
+        check::object(&object).map_err(|malformed| Error::Malformed(malformed.to_string()))?;
+        Ok(object)
     }
 
     /// Lists one page of keys; its `next` is the `token` of the following request.
@@ -162,7 +176,9 @@ impl Client {
     pub async fn list_page(&self, store: &StoreName, request: &ListRequest) -> Result<ListPage, Error> {
         let span = info_span!("query", otel.kind = "client", operation = "list", %store);
         let body = self.query(Operation::List, store, json(request)).instrument(span).await?;
-        serde_json::from_slice(&body).map_err(|error| Error::Malformed(error.to_string()))
+        let page: ListPage = parse(&body)?;
+        check::page(&page, request).map_err(|malformed| Error::Malformed(malformed.to_string()))?;
+        Ok(page)
     }
 
     /// Asks, and takes the first answer.
@@ -184,20 +200,29 @@ impl Client {
             let mut answers = bus.subscribe(&inbox, None).await?;
             let request = Message { reply: Some(inbox.clone()), ..request };
             let mut pause = QUERY_AGAIN;
+            let nobody_until = Instant::now() + self.shared.options.no_relay_patience;
             loop {
                 bus.publish(request.clone()).await?;
                 requests += 1;
-                let again = Instant::now() + pause;
-                pause *= 2;
+                let mut again = Instant::now() + pause;
+                let mut pause_after = pause * 2;
                 loop {
                     tokio::select! {
-                        answer = answers.next() => return answer.ok_or(Error::Bus(gantry_bus::Error::Closed)),
+                        answer = answers.next() => {
+                            let answer = answer.ok_or(Error::Bus(gantry_bus::Error::Closed))?;
+                            if answer.status != Some(NO_RESPONDERS) || Instant::now() >= nobody_until {
+                                return Ok(answer);
+                            }
+                            // A relay may be making its connection anew.
+                            (again, pause_after) = (Instant::now() + NOBODY_AGAIN, pause);
+                        },
                         event = events.recv() => if let Some(error) = denial(event, &subject, &inbox) {
                             return Err(error);
                         },
                         () = sleep_until(again) => break,
                     }
                 }
+                pause = pause_after;
             }
         };
         let answer = timeout(self.shared.options.query_timeout, answer).await;
@@ -216,7 +241,16 @@ impl Client {
 impl Shared {
     /// Words the error for a store that nobody serves.
     pub(super) async fn nobody(&self, store: &StoreName) -> Error {
-        if discovery::any_relay(&*self.bus).await { Error::NoStore(store.clone()) } else { Error::NoRelay }
+        if discovery::any_relay(&*self.bus, &self.options.prefix).await {
+            Error::NoStore(store.clone())
+        } else {
+            Error::NoRelay
+        }
+    }
+
+    /// Returns when the clock of all downloads shows `at`, or a time that does not come.
+    pub(super) fn instant(&self, at: Duration) -> Instant {
+        self.clock.checked_add(at).unwrap_or_else(|| Instant::now() + NEVER)
     }
 
     /// Returns the window that each download may have now, in bytes.
@@ -239,10 +273,16 @@ impl Shared {
 
     pub(super) fn settings(&self) -> Settings {
         let payload_max = u64::try_from(self.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES)).unwrap_or(u64::MAX);
+        // What may arrive is no more than what may be handed on in a second, or a limit would be kept here and not on the
+        // way here.
+        let rate = self.options.rate_limit.as_ref().map_or(u64::MAX, |limit| limit.bytes_per_s().get());
+        let window = rate.max(LIMITED_WINDOW_MIN_BYTES);
+        let chunk = (rate / 4).max(LIMITED_CHUNK_MIN_BYTES);
         Settings {
-            window_initial: self.options.window_initial_bytes.min(self.share()),
-            window_max: self.options.window_max_bytes,
-            chunk_max: self.options.chunk_max_bytes.min(payload_max).max(1),
+            prefix: self.options.prefix.clone(),
+            window_initial: self.options.window_initial_bytes.min(self.share()).min(window),
+            window_max: self.options.window_max_bytes.min(window),
+            chunk_max: self.options.chunk_max_bytes.min(payload_max).min(chunk).max(1),
             stall_timeout: self.options.stall_timeout,
             no_relay_patience: self.options.no_relay_patience,
             patience: self.options.patience,
@@ -270,6 +310,10 @@ impl Drop for Share {
     }
 }
 
+fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    message::from_json(body).map_err(|malformed| Error::Malformed(malformed.to_string()))
+}
+
 /// Returns the error if nats-server forbade one of our two subjects.
 pub(super) fn denial(event: Result<Event, RecvError>, request: &str, inbox: &str) -> Option<Error> {
     match event {
@@ -279,7 +323,13 @@ pub(super) fn denial(event: Result<Event, RecvError>, request: &str, inbox: &str
         Ok(Event::SubscribeDenied(subject)) if subject == inbox => {
             Some(Error::NotPermitted { what: "subscribing to", subject })
         }
-        Ok(Event::PublishDenied(_) | Event::SubscribeDenied(_) | Event::SlowConsumer | Event::LameDuck)
+        Ok(
+            Event::PublishDenied(_)
+            | Event::SubscribeDenied(_)
+            | Event::SlowConsumer
+            | Event::LameDuck
+            | Event::Closed(_),
+        )
         | Err(RecvError::Lagged(_) | RecvError::Closed) => None,
     }
 }

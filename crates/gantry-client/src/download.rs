@@ -20,8 +20,9 @@ use tracing::{Instrument as _, debug, info, info_span};
 
 use super::Error;
 use super::client::{Get, Share, Shared, denial};
+use super::parts::Parts;
 use super::verify::{Proof, Verifier};
-use super::written;
+use super::{stated, written};
 use gantry_bus::trace;
 use gantry_bus::{self as bus, Event, Message, NO_RESPONDERS, Status, Subscription};
 use gantry_proto::chunk::Chunk;
@@ -61,6 +62,7 @@ pub struct Download {
     written: written::Sender,
     progress: watch::Receiver<Progress>,
     driver: JoinHandle<Result<Stats, Error>>,
+    restated: stated::Later,
     verifier: Option<Verifier>,
     proof: Option<Proof>,
     /// The absolute offset up to which bytes were handed out.
@@ -77,6 +79,7 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
     let (written, written_below) = written::channel(get.span.start);
     let (told, progress) = watch::channel(Progress::default());
     let (accept, accepted) = oneshot::channel();
+    let (stated, restated) = stated::channel();
     let store = get.store.clone();
     let wanted = Wanted { key: get.key, span: get.span, pin: get.pin, context: get.context };
     let clock = shared.clock;
@@ -94,6 +97,7 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
         written: written_below,
         progress: told,
         accept: Some(accept),
+        stated,
         cancel: cancel.clone(),
         heard_at: now,
         received_bytes: 0,
@@ -124,16 +128,16 @@ pub(super) async fn start(shared: &Arc<Shared>, get: Get) -> Result<Download, Er
     let whole = accepted.start == 0 && accepted.end == accepted.object.size;
     let checksum = accepted.object.checksum.as_ref().filter(|_| whole);
     let verifier = Verifier::new(checksum, accepted.end - accepted.start);
-    let taken = accepted.start;
     Ok(Download {
+        taken: accepted.start,
         accepted,
         chunks: received,
         written,
         progress,
         driver,
+        restated,
         verifier: Some(verifier),
         proof: None,
-        taken,
         over: false,
         cancel,
     })
@@ -187,6 +191,7 @@ impl Download {
             written: self.written,
             progress: self.progress,
             driver: self.driver,
+            restated: self.restated,
             cancel: self.cancel,
         }
     }
@@ -229,17 +234,6 @@ impl Stream for Download {
     }
 }
 
-/// A download without its reader.
-#[derive(Debug)]
-pub(super) struct Parts {
-    pub(super) accepted: Accepted,
-    pub(super) chunks: mpsc::Receiver<Chunk>,
-    pub(super) written: written::Sender,
-    pub(super) progress: watch::Receiver<Progress>,
-    pub(super) driver: JoinHandle<Result<Stats, Error>>,
-    pub(super) cancel: DropGuard,
-}
-
 /// Waits for a driver; a panic in it has been reported by the runtime and counts as a stop.
 pub(super) async fn join(driver: JoinHandle<Result<Stats, Error>>) -> Result<Stats, Error> {
     driver.await.unwrap_or(Err(Error::Cancelled))
@@ -271,6 +265,7 @@ struct Driver {
     written: written::Receiver,
     progress: watch::Sender<Progress>,
     accept: Option<oneshot::Sender<Accepted>>,
+    stated: stated::Sender,
     cancel: CancellationToken,
     /// How many bytes the connection had read when it was last looked at.
     received_bytes: u64,
@@ -338,6 +333,7 @@ impl Driver {
                         progress.end = accepted.end;
                         progress.transfer = Some(accepted.transfer);
                     });
+                    self.stated.note(&accepted)?;
                     if let Some(accept) = self.accept.take()
                         && accept.send(*accepted).is_err()
                     {
@@ -375,7 +371,7 @@ impl Driver {
 
     /// Waits for the next thing to happen, and takes note of it. No branch loses anything when another one wins.
     async fn step(&mut self) -> Result<(), Error> {
-        let timeout = self.receiver.poll_timeout().map(|at| self.clock + at);
+        let timeout = self.receiver.poll_timeout().map(|at| self.shared.instant(at));
         let written_due = self.receiver.written_due();
         let paced = self.is_paced();
         let next_message: OptionFuture<_> = self.inbox.as_mut().map(StreamExt::next).into();
@@ -482,7 +478,7 @@ impl Driver {
     ) -> Result<Option<T>, Error> {
         let mut status = self.status.clone();
         let over = self.receiver.outcome().is_some();
-        let due = self.receiver.poll_timeout().map(|at| self.clock + at);
+        let due = self.receiver.poll_timeout().map(|at| self.shared.instant(at));
         let limit = due.filter(|_| !over).unwrap_or_else(|| Instant::now() + PARTING_LIMIT);
         tokio::select! {
             biased;

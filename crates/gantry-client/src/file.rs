@@ -1,5 +1,6 @@
 //! Downloads to a file.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,9 +18,9 @@ use super::client::{Client, Get};
 use super::download::{Download, Progress, join};
 use super::part::{self, PartFile, PartWriter, Stale};
 use super::verify::Proof;
-use super::written;
-use gantry_proto::Span;
+use super::{stated, written};
 use gantry_proto::chunk::Chunk;
+use gantry_proto::{Code, Span, WireError};
 
 /// How to write a file.
 #[derive(Clone, Debug, Default)]
@@ -57,25 +58,57 @@ pub struct Report {
     pub elapsed: Duration,
 }
 
-/// Runs a whole download.
+/// Runs a whole download; once more from its start when bytes that an earlier one left turn out to be wrong.
 pub(super) async fn download(client: &Client, get: Get, target: &Path, options: FileOptions) -> Result<Report, Error> {
     let asked = Instant::now();
-    let part = open_part(&get, target, &options).await?;
+    let mut resumed = false;
+    match attempt(client, &get, target, options.clone(), &mut resumed).await {
+        // What was fetched was checked on its way: most likely it is our own disk's bytes that are wrong.
+        Err(Error::Part(error @ part::Error::Mismatch { .. })) if resumed => {
+            let error: &dyn std::error::Error = &error;
+            warn!(error, "the kept bytes do not match: starting afresh");
+            let options = FileOptions { resume: false, ..options };
+            let report = attempt(client, &get, target, options, &mut resumed).await?;
+            let restarted =
+                Some("the bytes that an earlier download left do not match the store's checksum".to_owned());
+            Ok(Report { restarted, elapsed: asked.elapsed(), ..report })
+        }
+        outcome => outcome,
+    }
+}
+
+/// Downloads once; `resumed` says whether an earlier download's bytes are part of it.
+async fn attempt(
+    client: &Client,
+    get: &Get,
+    target: &Path,
+    options: FileOptions,
+    resumed: &mut bool,
+) -> Result<Report, Error> {
+    let asked = Instant::now();
+    let part = open_part(get, target, &options).await?;
     let mut restarted = part.stale().map(|stale: Stale| stale.to_string());
     let cancel = options.cancel.clone();
-    let begun = begin(client, &get, &part, &mut restarted);
+    let begun = begin(client, get, &part, &mut restarted);
     let download = tokio::select! {
         begun = begun => begun?,
         () = cancel.cancelled() => return Err(Error::Cancelled),
     };
+    let range = get.span.start..download.range().end;
+    if let Err(error) = has_bytes(get, &range) {
+        download.stop().await;
+        return Err(error);
+    }
+
     let parts = download.into_parts();
     let from = parts.accepted.start;
-    let range = get.span.start..parts.accepted.end;
     let object = parts.accepted.object.clone();
     let resumed_from = (from > range.start).then_some(from);
+    *resumed = resumed_from.is_some();
     let path = part.target().to_owned();
     let (begin_object, begin_range) = (object.clone(), range.clone());
-    let writer = blocking(move || part.begin(&begin_object, begin_range, from)).await?;
+    let opening = stoppable(&cancel, move |stop| part.begin(&begin_object, begin_range, from, stop));
+    let writer = opening.await?;
     let sink = spawn_blocking(move || write(writer, parts.chunks, parts.written));
     let stop = cancel.clone();
     let cancelled = async move {
@@ -86,7 +119,7 @@ pub(super) async fn download(client: &Client, get: Get, target: &Path, options: 
     let finished = async {
         let telling = tell(parts.progress, range.start, options.progress);
         let (stats, ()) = tokio::join!(join(parts.driver), telling);
-        finish(stats, sink).await
+        finish(stats, sink, &parts.restated, &cancel).await
     };
     let (proof, stats) = tokio::select! {
         finished = finished => finished?,
@@ -106,16 +139,32 @@ pub(super) async fn download(client: &Client, get: Get, target: &Path, options: 
     })
 }
 
+/// Refuses a range that begins where the object ends: an empty file would look like its bytes.
+pub(super) fn has_bytes(get: &Get, range: &Range<u64>) -> Result<(), Error> {
+    if range.start == 0 || !range.is_empty() {
+        return Ok(());
+    }
+    let message = format!("the range begins at {}, and the object has {} bytes", get.span.start, range.end);
+    Err(Error::Refused(WireError::new(Code::Range, message)))
+}
+
 /// Opens the part file, and reads what is there unless the download is cancelled meanwhile.
 async fn open_part(get: &Get, target: &Path, options: &FileOptions) -> Result<PartFile, Error> {
     let wanted = part::Wanted { store: get.store.clone(), key: get.key.clone(), span: get.span, pin: get.pin.clone() };
     let (target, resume) = (target.to_owned(), options.resume);
+    stoppable(&options.cancel, move |stop| PartFile::open(&target, wanted, resume, stop)).await
+}
+
+/// Runs file work that may take long, until `cancel` is.
+async fn stoppable<T: Send + 'static>(
+    cancel: &CancellationToken,
+    work: impl FnOnce(&AtomicBool) -> Result<T, part::Error> + Send + 'static,
+) -> Result<T, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    let opening = blocking(move || PartFile::open(&target, wanted, resume, &stopped));
     tokio::select! {
-        opened = opening => opened,
-        () = options.cancel.cancelled() => {
+        done = blocking(move || work(&stopped)) => done,
+        () = cancel.cancelled() => {
             stop.store(true, Ordering::Relaxed);
             Err(Error::Cancelled)
         }
@@ -128,7 +177,7 @@ async fn begin(client: &Client, get: &Get, part: &PartFile, restarted: &mut Opti
         let rest = Get { span: Span { start: point.proved, end: get.span.end }, pin: point.pin.clone(), ..get.clone() };
         match client.get(rest).await {
             Ok(download) => {
-                let std::ops::Range { start: from, end } = download.range();
+                let Range { start: from, end } = download.range();
                 if part.resumes(download.object(), &(get.span.start..end), from) {
                     return Ok(download);
                 }
@@ -173,12 +222,20 @@ async fn tell(mut from: watch::Receiver<Progress>, start: u64, to: Option<watch:
 async fn finish(
     driven: Result<gantry_proto::receiver::Stats, Error>,
     sink: JoinHandle<(PartWriter, Result<(), part::Error>)>,
+    restated: &stated::Later,
+    cancel: &CancellationToken,
 ) -> Result<(Proof, gantry_proto::receiver::Stats), Error> {
-    let Ok((writer, written)) = sink.await else { return Err(Error::Cancelled) };
+    let Ok((mut writer, written)) = sink.await else { return Err(Error::Cancelled) };
     let failure = match (written, driven) {
         (Ok(()), Ok(stats)) => {
-            let proof = blocking(move || writer.commit()).await?;
-            return Ok((proof, stats));
+            let restated = restated.checksum().cloned();
+            let proving = stoppable(cancel, move |stop| {
+                if let Some(checksum) = restated {
+                    writer.check_against(&checksum, stop)?;
+                }
+                writer.commit()
+            });
+            return Ok((proving.await?, stats));
         }
         // The driver only noticed that its reader had left.
         (Err(error), _) => error.into(),

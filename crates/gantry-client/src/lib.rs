@@ -10,6 +10,8 @@ mod download;
 mod error;
 mod file;
 pub mod part;
+mod parts;
+mod stated;
 #[cfg(test)]
 mod tests;
 pub mod verify;

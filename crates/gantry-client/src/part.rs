@@ -6,53 +6,74 @@
 //! blocking is allowed.
 //!
 //! # Which bytes of an interrupted download are reused
-//! Bytes are written in order, so the part file's length says how many there are, also after the process was killed
-//! in the middle of a write: what the kernel took stays. After a power cut this does not hold, since the length may
-//! reach the disk without the bytes. Therefore:
-//! - A *checkpoint* makes the bytes so far durable, then notes their length and CRC in the sidecar. It is due after
-//!   128 MiB or 10 s and runs beside the writing, one at a time.
-//! - Bytes up to the last checkpoint are reused if their CRC holds.
-//! - Bytes past it are reused only in the same run of the kernel (Linux's `boot_id`, noted in the sidecar). Where
-//!   that is unknown they are fetched again.
+//! Those whose CRC is in the sidecar, and only if it still holds. Bytes that no CRC was recorded of are fetched again.
+//! - A *checkpoint* makes the bytes so far durable, then records their length and CRC. It is due after 128 MiB or 10 s
+//!   and runs beside the writing, one at a time.
+//! - A *note* records length and CRC of the bytes that the kernel has taken, without waiting for the disk. It is due
+//!   after 1 MiB or 250 ms, and counts only in the same run of the kernel (Linux's `boot_id`, noted in the sidecar):
+//!   after a power cut the length and the note may be there without the bytes.
 //!
-//! So a killed process loses nothing, and a power cut what came since the last checkpoint. (A disk that is pulled out
-//! while the machine runs on can lose bytes that are then reused; only a stored checksum notices.) A part of another object,
+//! So a killed process loses what came since the last note, and a power cut what came since the last checkpoint. Where
+//! bytes are damaged, those up to the last mark before the damage are reused. (A disk that is pulled out while the
+//! machine runs on can lose bytes that are then reused; only a stored checksum notices.) A part of another object,
 //! version, range or store is never resumed. A checksum mismatch throws the part away.
+//!
+//! The checksum that a relay states now is the one that the file is held against; if the kept bytes were read for
+//! another one, or for none, they are read again.
+//!
+//! # A full disk
+//! The sidecar has room for its marks from the start, so that what was written before the disk was full can still be
+//! recorded. A record that can't be written costs nothing but itself: the one before stays in force. Only when the
+//! system fails to bring bytes to the disk are these given up, back to the last checkpoint.
 //!
 //! # One at a time
 //! The part file is locked (`flock`) for as long as its [`PartFile`] or [`PartWriter`] lives; a second download to
 //! the same target gets [`Error::InUse`] at once.
 //!
+//! # Shared folders
+//! A part file or sidecar is used only if it is a regular file of ours with one name, that others can't write to. Those
+//! of another user are refused, as are links, FIFOs and the like in their place; one of ours that others may write to
+//! is removed. Both are readable by their owner only.
+//!
 //! # What becomes of the target
 //! A new file has the rights that the process's umask gives. A file that is replaced keeps its permission bits
-//! (without set-user-id and the like), but not its owner, access lists or other hard links. A symbolic link is
-//! followed: what it leads to is replaced. Devices, FIFOs and folders are refused; see [`is_special`].
+//! (without set-user-id and the like), but not its owner, access lists or other hard links; those of another user's
+//! file are limited to what the umask gives. A symbolic link is followed where Linux would with `protected_symlinks`:
+//! what it leads to is replaced. Devices, FIFOs and folders are refused, as are paths that name an open file; see
+//! [`destination`].
 
+mod checkpoint;
 mod claim;
+mod descriptor;
 mod error;
+mod kept;
 mod path;
 mod sidecar;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod trust;
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::claim::{Claim, Rights};
+use self::checkpoint::{Checkpoint, Lapse};
+use self::claim::{Claim, Held};
 pub use self::error::Error;
-pub use self::path::is_special;
-use self::sidecar::Sidecar;
+use self::kept::{Found, examine};
+pub use self::path::{Destination, destination};
+use self::sidecar::{Mark, Record, Sidecar};
 use self::tally::Tally;
+pub use self::trust::Distrust;
+use self::trust::Ours;
 use super::verify::{Mismatch, Proof};
 use gantry_proto::chunk::{self, Chunk};
-use gantry_proto::{Key, ObjectInfo, Pin, Span, StoreName};
+use gantry_proto::{Checksum, Key, ObjectInfo, Pin, Span, StoreName};
 
 /// What is being downloaded, as it was asked for. Bytes of anything else are not resumed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,12 +111,12 @@ pub enum Stale {
     /// Nothing readable says what it is.
     #[error("the part file has no readable record")]
     NoRecord,
-    /// Its bytes are not the ones that were made durable.
+    /// Its bytes are not the ones that were recorded.
     #[error("the part file is damaged")]
     Damaged,
-    /// The machine was restarted before any of its bytes were sure to be on the disk.
-    #[error("the machine was restarted before the part file was made durable")]
-    Unsynced,
+    /// The process was killed before its bytes were recorded, or the machine was restarted before they were durable.
+    #[error("nothing of the part file was recorded before it was interrupted")]
+    Unrecorded,
 }
 
 /// A locked part file, before its transfer begins.
@@ -104,24 +125,10 @@ pub enum Stale {
 #[derive(Debug)]
 pub struct PartFile {
     claim: Claim,
+    ours: Ours,
     wanted: Wanted,
     policy: Policy,
     found: Found,
-}
-
-#[derive(Debug)]
-enum Found {
-    Nothing,
-    Stale(Stale),
-    Kept(Box<Kept>),
-}
-
-/// Bytes that can be reused, read and hashed.
-#[derive(Debug)]
-struct Kept {
-    point: ResumePoint,
-    sidecar: Sidecar,
-    tally: Tally,
 }
 
 impl PartFile {
@@ -142,15 +149,18 @@ impl PartFile {
         policy: Policy,
         stop: &AtomicBool,
     ) -> Result<Self, Error> {
-        let mut claim = Claim::lock(path::resolve(target)?)?;
+        let Held { mut claim, ours } = Claim::acquire(&path::resolve(target)?)?;
         let len = claim.len()?;
-        let found = if resume && len > 0 { examine(&claim, len, &wanted, &policy, stop)? } else { Found::Nothing };
+        // Also where it says nothing: one that is not ours is refused before the first byte.
+        let recorded = Sidecar::read(&claim.names, &ours)?;
+        claim.records_are_ours = true;
+        let found = if resume && len > 0 { examine(&claim, recorded, &wanted, &policy, stop)? } else { Found::Nothing };
         claim.keep = match found {
             Found::Nothing => len > 0,
             Found::Kept(_) | Found::Stale(Stale::Other) => true,
-            Found::Stale(Stale::NoRecord | Stale::Damaged | Stale::Unsynced) => false,
+            Found::Stale(Stale::NoRecord | Stale::Damaged | Stale::Unrecorded) => false,
         };
-        Ok(Self { claim, wanted, policy, found })
+        Ok(Self { claim, ours, wanted, policy, found })
     }
 
     /// Returns from where the download can go on; `None` when it must start afresh.
@@ -185,19 +195,26 @@ impl PartFile {
 
     /// Begins to write `range` of `object` at the absolute offset `from`.
     ///
-    /// At `range.start` the part file is emptied first; anywhere else it is resumed.
+    /// At `range.start` the part file is emptied first; anywhere else it is resumed. The kept bytes are read again if
+    /// `object` has a checksum that they were not read for; that ends when `stop` is set.
     ///
     /// # Errors
     /// [`Error::Unresumable`] when it is to be resumed anywhere but at its [`ResumePoint`], or for another range or
-    /// version: the part file then stays as it is. Otherwise as the file system answers.
-    pub fn begin(self, object: &ObjectInfo, range: Range<u64>, from: u64) -> Result<PartWriter, Error> {
-        let Self { mut claim, wanted, policy, found } = self;
+    /// version: the part file then stays as it is. [`Error::Stopped`]. Otherwise as the file system answers.
+    pub fn begin(
+        self,
+        object: &ObjectInfo,
+        range: Range<u64>,
+        from: u64,
+        stop: &AtomicBool,
+    ) -> Result<PartWriter, Error> {
+        let Self { mut claim, ours, wanted, policy, found } = self;
         let (mut sidecar, tally) = if from == range.start {
             let sidecar = Sidecar::new(wanted.store, object.clone(), &range, None);
             (sidecar, Tally::new(object, &range))
         } else {
             match found {
-                Found::Kept(kept) if kept.goes_on(object, &range, from) => kept.take_up(object),
+                Found::Kept(kept) if kept.goes_on(object, &range, from) => kept.take_up(object, &claim, stop)?,
                 Found::Kept(_) | Found::Nothing | Found::Stale(_) => {
                     return Err(Error::Unresumable { path: claim.names.part.clone(), from });
                 }
@@ -205,70 +222,31 @@ impl PartFile {
         };
         sidecar.boot.clone_from(&policy.boot);
         claim.keep = tally.len() > 0;
+
         // Cut first, vouch later: the new sidecar never meets bytes that it does not know.
         claim.cut(tally.len())?;
-        claim.admit(Rights::WhileWriting)?;
-        sidecar.write(&claim.names)?;
+        let record = sidecar.place(&claim.names, tally.mark())?;
+
+        let mark = tally.mark();
         let writer = PartWriter {
             claim,
-            sidecar,
+            ours,
+            record,
             tally,
             start: range.start,
+            size: object.size,
+            durable: mark,
+            noted: mark,
+            noted_at: Instant::now(),
             checkpoint: None,
+            checkpoint_len: mark.len,
             checkpoint_at: Instant::now(),
+            unrecorded: None,
             policy,
             broken: false,
         };
         Ok(writer)
     }
-}
-
-impl Kept {
-    fn goes_on(&self, object: &ObjectInfo, range: &Range<u64>, from: u64) -> bool {
-        self.point.proved == from && self.point.range == *range && self.sidecar.is_same_version(object)
-    }
-
-    fn take_up(self, object: &ObjectInfo) -> (Sidecar, Tally) {
-        let Self { mut sidecar, tally, .. } = self;
-        let checksum = sidecar.object.checksum.take();
-        sidecar.object = object.clone();
-        sidecar.object.checksum = checksum;
-        sidecar.durable = tally.len();
-        sidecar.durable_crc = tally.crc();
-        (sidecar, tally)
-    }
-}
-
-/// Reads what is there, as far as it can be trusted.
-fn examine(claim: &Claim, len: u64, wanted: &Wanted, policy: &Policy, stop: &AtomicBool) -> Result<Found, Error> {
-    let Some(sidecar) = Sidecar::read(&claim.names) else { return Ok(Found::Stale(Stale::NoRecord)) };
-    if !sidecar.is_of(wanted) {
-        return Ok(Found::Stale(Stale::Other));
-    }
-    let range = sidecar.range();
-    if len < sidecar.durable || len > range.end - range.start {
-        return Ok(Found::Stale(Stale::Damaged));
-    }
-    let same_boot = sidecar.boot.is_some() && sidecar.boot == policy.boot;
-    // Bytes past the checkpoint are to be durable before a new one claims them, and a failure to write them back that
-    // nobody saw shows here.
-    let reusable = if same_boot && claim.file.sync_data().is_ok() { len } else { sidecar.durable };
-    if reusable == 0 {
-        return Ok(Found::Stale(Stale::Unsynced));
-    }
-    let mut tally = Tally::new(&sidecar.object, &range);
-    match tally.read(&claim.file, &sidecar, reusable, stop) {
-        Ok(tally::Outcome::Read) => {}
-        Ok(tally::Outcome::Stopped) => return Err(Error::Stopped(claim.names.part.clone())),
-        Ok(tally::Outcome::Differs) => return Ok(Found::Stale(Stale::Damaged)),
-        Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the part file can't be read");
-            return Ok(Found::Stale(Stale::Damaged));
-        }
-    }
-    let pin = Pin { if_match: Some(sidecar.object.etag.clone()), version_id: wanted.pin.version_id.clone() };
-    let point = ResumePoint { object: sidecar.object.clone(), proved: range.start + reusable, range, pin };
-    Ok(Found::Kept(Box::new(Kept { point, sidecar, tally })))
 }
 
 /// A part file that is being written.
@@ -277,12 +255,24 @@ fn examine(claim: &Claim, len: u64, wanted: &Wanted, policy: &Policy, stop: &Ato
 #[derive(Debug)]
 pub struct PartWriter {
     claim: Claim,
-    /// As it stands on the disk.
-    sidecar: Sidecar,
+    ours: Ours,
+    record: Record,
     tally: Tally,
     start: u64,
-    checkpoint: Option<JoinHandle<Result<Sidecar, Error>>>,
+    /// Of the whole object.
+    size: u64,
+    /// The last checkpoint.
+    durable: Mark,
+    /// The last note.
+    noted: Mark,
+    noted_at: Instant,
+    /// The checkpoint that runs.
+    checkpoint: Option<Checkpoint>,
+    /// Where and when the last one was begun.
+    checkpoint_len: u64,
     checkpoint_at: Instant,
+    /// Why the last checkpoint could not be recorded.
+    unrecorded: Option<Error>,
     policy: Policy,
     broken: bool,
 }
@@ -307,12 +297,15 @@ impl PartWriter {
     fn write_summed(&mut self, bytes: &[u8], crc: u64) -> Result<(), Error> {
         self.collect_checkpoint(false)?;
         if let Err(source) = self.claim.file.write_all(bytes) {
-            // What was taken of them are the right bytes: whoever opens the file later may rely on its length.
             self.claim.seek(self.tally.len())?;
             return Err(Error::io(&self.claim.names.part, source));
         }
         self.tally.update(bytes, crc);
         self.claim.keep = self.tally.len() > 0;
+
+        if self.is_note_due() {
+            self.note();
+        }
         if self.checkpoint.is_none() && self.is_checkpoint_due() {
             self.start_checkpoint()?;
         }
@@ -323,6 +316,25 @@ impl PartWriter {
     #[must_use]
     pub const fn written(&self) -> u64 {
         self.start + self.tally.len()
+    }
+
+    /// Has the bytes proved against a checksum that was stated while they were written, unless they already are against
+    /// another: reads them again, until `stop` is set.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`], [`Error::Broken`] when the file no longer holds what was written. Otherwise as the file system
+    /// answers.
+    pub fn check_against(&mut self, checksum: &Checksum, stop: &AtomicBool) -> Result<(), Error> {
+        let range = self.start..self.written();
+        let Some(mut afresh) = self.tally.checked_instead(checksum, &range, self.size) else { return Ok(()) };
+
+        let part = &self.claim.names.part;
+        match afresh.read(&self.claim.file, &[self.tally.mark()], stop).map_err(|source| Error::io(part, source))? {
+            tally::Outcome::Read => self.tally = afresh,
+            tally::Outcome::Stopped => return Err(Error::Stopped(part.clone())),
+            tally::Outcome::Differs => return Err(Error::Broken(part.clone())),
+        }
+        Ok(())
     }
 
     /// Proves the bytes, makes them durable and renames them over the target.
@@ -343,8 +355,9 @@ impl PartWriter {
         if let Err(source) = self.claim.file.sync_all() {
             return Err(self.cut_back(Error::io(&self.claim.names.part, source)));
         }
+
         // After the sync, which may take long: a part that its owner may not write can't be resumed.
-        self.claim.admit(Rights::Final)?;
+        self.claim.admit(self.ours.mode_to_replace(&self.claim.target))?;
         self.claim.publish()?;
         Ok(proof)
     }
@@ -353,14 +366,14 @@ impl PartWriter {
     /// machine.
     ///
     /// # Errors
-    /// As the file system answers.
+    /// As the file system answers. What the last checkpoint covers is kept all the same.
     pub fn suspend(mut self) -> Result<(), Error> {
         self.collect_checkpoint(true)?;
-        if self.tally.len() > self.sidecar.durable {
+        if self.tally.len() > self.durable.len {
             self.start_checkpoint()?;
             self.collect_checkpoint(true)?;
         }
-        Ok(())
+        self.unrecorded.take().map_or(Ok(()), Err)
     }
 
     /// Stops, and throws away what is written.
@@ -376,25 +389,29 @@ impl PartWriter {
         Ok(self.tally.prove())
     }
 
+    fn is_note_due(&self) -> bool {
+        let since = self.tally.len() - self.noted.len;
+        since >= self.policy.note_bytes || self.noted_at.elapsed() >= self.policy.note_interval
+    }
+
+    /// Records what the kernel has taken. One that fails costs only itself: the bytes are in the file.
+    fn note(&mut self) {
+        let mark = self.tally.mark();
+        if let Err(error) = self.record.note(mark) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the part file's length can't be noted");
+        }
+        self.noted = mark;
+        self.noted_at = Instant::now();
+    }
+
     fn is_checkpoint_due(&self) -> bool {
-        let since = self.tally.len() - self.sidecar.durable;
+        let since = self.tally.len() - self.checkpoint_len;
         since >= self.policy.checkpoint_bytes || self.checkpoint_at.elapsed() >= self.policy.checkpoint_interval
     }
 
     fn start_checkpoint(&mut self) -> Result<(), Error> {
-        let part = &self.claim.names.part;
-        let file = self.claim.file.try_clone().map_err(|source| Error::io(part, source))?;
-        let names = self.claim.names.clone();
-        let mut sidecar = self.sidecar.clone();
-        sidecar.durable = self.tally.len();
-        sidecar.durable_crc = self.tally.crc();
-        let work = move || {
-            file.sync_data().map_err(|source| Error::io(&names.part, source))?;
-            sidecar.write(&names)?;
-            Ok(sidecar)
-        };
-        let thread = std::thread::Builder::new().name("gantry-part".to_owned()).spawn(work);
-        self.checkpoint = Some(thread.map_err(|source| Error::io(part, source))?);
+        self.checkpoint = Some(Checkpoint::start(&self.claim, &self.record, self.tally.mark())?);
+        self.checkpoint_len = self.tally.len();
         self.checkpoint_at = Instant::now();
         Ok(())
     }
@@ -404,54 +421,67 @@ impl PartWriter {
         if self.broken {
             return Err(Error::Broken(self.claim.names.part.clone()));
         }
-        let Some(thread) = self.checkpoint.take_if(|thread| wait || thread.is_finished()) else { return Ok(()) };
-        match thread.join() {
-            Ok(Ok(sidecar)) => {
-                self.sidecar = sidecar;
+        let Some(checkpoint) = self.checkpoint.take_if(|checkpoint| wait || checkpoint.is_done()) else {
+            return Ok(());
+        };
+        match checkpoint.finish() {
+            Ok((record, mark)) => {
+                self.record = record;
+                self.durable = mark;
+                self.unrecorded = None;
                 Ok(())
             }
-            Ok(Err(error)) => Err(self.cut_back(error)),
-            Err(_) => {
-                let source = io::Error::other("the thread that makes it durable panicked");
-                Err(self.cut_back(Error::io(&self.claim.names.part, source)))
+            // The bytes are on the disk, and the record before this one still holds; a later one may succeed.
+            Err(Lapse::Unrecorded(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a checkpoint can't be recorded");
+                self.unrecorded = Some(error);
+                Ok(())
             }
+            Err(Lapse::Unsynced(error)) => Err(self.cut_back(error)),
         }
     }
 
     /// Gives up the bytes past the last checkpoint: the system failed to bring them to the disk and may have dropped
-    /// them, so that the file's length no longer speaks for them.
+    /// them, so that no record speaks for them.
     fn cut_back(&mut self, error: Error) -> Error {
         self.broken = true;
-        self.claim.keep = self.sidecar.durable > 0 && self.claim.cut(self.sidecar.durable).is_ok();
+        self.claim.keep = self.durable.len > 0 && self.claim.cut(self.durable.len).is_ok();
         error
     }
 }
 
 impl Drop for PartWriter {
     fn drop(&mut self) {
+        if self.broken {
+            return;
+        }
         // The thread shares the lock, and writes a sidecar that must not outlive the part file.
-        if !self.broken
-            && let Err(error) = self.collect_checkpoint(true)
-        {
+        if let Err(error) = self.collect_checkpoint(true) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the part file could not be made durable");
+        } else if self.claim.keep {
+            self.note();
         }
     }
 }
 
-/// How often a checkpoint is made, and in which run of the kernel.
+/// How often the bytes are recorded, and in which run of the kernel.
 #[derive(Clone, Debug)]
 struct Policy {
     boot: Option<String>,
+    note_bytes: u64,
+    note_interval: Duration,
     checkpoint_bytes: u64,
     checkpoint_interval: Duration,
 }
 
 impl Policy {
     /// 128 MiB are a second or two of a fast disk's time, 10 s of waiting are little to lose on a slow link; both
-    /// keep the cost of the sidecar (a few hundred bytes and one more flush) out of sight.
+    /// keep the cost of a checkpoint (one more flush) out of sight. A note is a write of 128 bytes to the page cache.
     fn of_this_machine() -> Self {
         Self {
             boot: sidecar::boot_id(),
+            note_bytes: 1024 * 1024,
+            note_interval: Duration::from_millis(250),
             checkpoint_bytes: 128 * 1024 * 1024,
             checkpoint_interval: Duration::from_secs(10),
         }

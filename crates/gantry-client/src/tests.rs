@@ -1,3 +1,5 @@
+mod resumed;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +18,12 @@ use gantry_bus::{self as bus, Bus as _, Message, Subscription};
 use gantry_proto::chunk::Chunk;
 use gantry_proto::message::{Body, Envelope, Wait, json};
 use gantry_proto::receiver::Cause;
+use gantry_proto::subject::Prefix;
 use gantry_proto::{
-    Accepted, Checksum, ChecksumAlgorithm, ChecksumKind, Control, End, GetRequest, ObjectInfo, Pin, TransferId,
+    Accepted, Checksum, ChecksumAlgorithm, ChecksumKind, Control, End, GetRequest, ListRequest, ObjectInfo, Pin,
+    TransferId,
 };
-use gantry_testing::bus::{Memory, MemoryNetwork};
+use gantry_testing::bus::{Memory, MemoryNetwork, WhileCut};
 
 const SIZE: u64 = 1_000_000;
 
@@ -37,7 +41,7 @@ impl Relay {
     async fn on(network: &MemoryNetwork) -> Self {
         let bus = network.connect();
         let requests = bus.subscribe("gantry.v1.get.s", None).await.unwrap();
-        let controls = bus.subscribe("control", None).await.unwrap();
+        let controls = bus.subscribe("gantry.v1.ctl.relay.*", None).await.unwrap();
         Self {
             bus,
             requests,
@@ -56,7 +60,7 @@ impl Relay {
         let accepted = Accepted {
             transfer: self.transfer,
             instance: "relay".to_owned(),
-            control: "control".to_owned(),
+            control: self.control_subject(),
             object: self.object.clone(),
             start: request.start,
             end: SIZE,
@@ -72,9 +76,13 @@ impl Relay {
 
     async fn say(&self, body: &Body) {
         let (headers, payload) = Envelope { transfer: Some(self.transfer), context: None }.encode(body);
-        let reply = Some("control".to_owned());
+        let reply = Some(self.control_subject());
         let message = Message { subject: self.inbox.clone(), reply, headers, payload, status: None };
         self.bus.publish(message).await.unwrap();
+    }
+
+    fn control_subject(&self) -> String {
+        Prefix::default().control("relay", self.transfer)
     }
 
     async fn control(&mut self) -> Control {
@@ -240,4 +248,75 @@ async fn a_part_file_that_the_object_contradicts_failed_every_further_download()
     assert!(report.restarted.is_some());
     assert!(matches!(report.proof, Proof::FullObject { .. }), "{:?}", report.proof);
     assert_eq!(std::fs::read(&target).unwrap(), body);
+}
+
+/// Answers every question to a subject with the same body.
+async fn answer(bus: Arc<Memory>, subject: &str, body: String) {
+    let mut questions = bus.subscribe(subject, None).await.unwrap();
+    while let Some(question) = questions.next().await {
+        let message = Message { subject: question.reply.unwrap(), payload: body.clone().into(), ..Message::default() };
+        bus.publish(message).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_relay_of_the_own_prefix_makes_a_missing_relay_a_missing_store() {
+    let answers = |prefix: &str| format!(r#"{{"name":"gantry","id":"1","metadata":{{"prefix":"{prefix}"}}}}"#);
+    for (body, is_ours) in [(answers("gantry"), true), (answers("other"), false), ("hello".to_owned(), false)] {
+        let network = MemoryNetwork::new(1);
+        let client = client(&network.connect(), Options::default());
+
+        let ended = tokio::select! {
+            ended = client.get(wanted()) => ended.map(|_| ()),
+            () = answer(network.connect(), "$SRV.PING.gantry", body) => panic!("the subscription ended"),
+        };
+
+        assert!(matches!(ended, Err(Error::NoStore(_)) if is_ours) || matches!(ended, Err(Error::NoRelay) if !is_ours));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_about_something_else_is_not_taken() {
+    let describe = |key: &str, size: u64| format!(r#"{{"key":"{key}","size":{size},"etag":"1"}}"#);
+    let list = |entries: &str| format!(r#"{{"entries":[{entries}],"prefixes":[]}}"#);
+    let entry = |key: &str| format!(r#"{{"key":"{key}","size":1}}"#);
+    for (stat, page, is_right) in [
+        (describe("k", 1), list(&entry("a/b")), true),
+        (describe("other", 1), list(&entry("b")), false),
+        (describe("k", 1 << 63), list(&entry("a/\\n")), false),
+        ("[".repeat(10_000), list(&[entry("a/b"), entry("a/c"), entry("a/d")].join(",")), false),
+    ] {
+        let network = MemoryNetwork::new(1);
+        let client = client(&network.connect(), Options::default());
+        let store = "s".parse().unwrap();
+        let request = ListRequest { prefix: "a/".to_owned(), limit: Some(2), ..ListRequest::default() };
+
+        let asking = async {
+            let (key, pin) = ("k".parse().unwrap(), Pin::default());
+            (client.stat(&store, &key, &pin).await, client.list_page(&store, &request).await)
+        };
+        // The answers' subscriptions come first: nobody would listen to the questions.
+        let (described, listed) = tokio::select! {
+            biased;
+            () = answer(network.connect(), "gantry.v1.stat.s", stat) => panic!("the subscription ended"),
+            () = answer(network.connect(), "gantry.v1.list.s", page) => panic!("the subscription ended"),
+            answers = asking => answers,
+        };
+
+        assert!(described.is_ok() == is_right && listed.is_ok() == is_right, "{described:?} {listed:?}");
+        assert!(is_right || matches!(described, Err(Error::Malformed(_))), "{described:?}");
+        assert!(is_right || matches!(listed, Err(Error::Malformed(_))), "{listed:?}");
+    }
+}
+
+/// The sum of now and an endless patience is a time that no clock shows.
+#[tokio::test(start_paused = true)]
+async fn a_patience_without_an_end_is_waited_for() {
+    let bus = MemoryNetwork::new(1).connect();
+    bus.cut(WhileCut::Wait);
+    let client = client(&bus, Options { patience: Duration::MAX, ..Options::default() });
+
+    let waiting = tokio::time::timeout(Duration::from_secs(3600), client.get(wanted())).await;
+
+    assert!(waiting.is_err(), "{waiting:?}");
 }

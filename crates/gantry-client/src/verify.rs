@@ -121,6 +121,11 @@ impl Verifier {
         self.seen
     }
 
+    /// Returns whether there is a stored checksum that can be checked.
+    pub(super) const fn is_checked(&self) -> bool {
+        self.check.is_some()
+    }
+
     /// Compares, and says what was proved.
     ///
     /// # Errors

@@ -94,7 +94,7 @@ pub(super) fn crc_from_text(text: &str) -> Result<u64, Malformed> {
     exact
         .then(|| u64::from_str_radix(text, 16).ok())
         .flatten()
-        .ok_or_else(|| Malformed(format!("checksum {text:?} is not 16 lower-case hexadecimal digits")))
+        .ok_or_else(|| Malformed(format!("checksum of {} bytes is not 16 lower-case hexadecimal digits", text.len())))
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! Errors as they cross the wire.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+use super::limits::{self, MESSAGE_MAX_BYTES};
 
 /// What went wrong, coarse enough to tell the caller what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -113,7 +117,9 @@ impl WireError {
     /// Makes an error of `code`, retryable as the code says.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: code.is_retryable(), retry_after_ms: None }
+        let mut message = message.into();
+        limits::truncate(&mut message, MESSAGE_MAX_BYTES);
+        Self { code, message, retryable: code.is_retryable(), retry_after_ms: None }
     }
 
     /// Makes a `bad_request`.
@@ -122,11 +128,18 @@ impl WireError {
         Self::new(Code::BadRequest, message)
     }
 
-    /// Adds how long to wait before the next try.
+    /// Adds how long to wait before the next try, at most [`limits::RETRY_AFTER_MAX`].
     #[must_use]
-    pub const fn with_retry_after_ms(mut self, retry_after_ms: u64) -> Self {
-        self.retry_after_ms = Some(retry_after_ms);
+    pub fn with_retry_after_ms(mut self, retry_after_ms: u64) -> Self {
+        let bounded = limits::retry_after(Duration::from_millis(retry_after_ms));
+        self.retry_after_ms = u64::try_from(bounded.as_millis()).ok();
         self
+    }
+
+    /// Returns how long to wait before the next try, if the peer asks for that, at most [`limits::RETRY_AFTER_MAX`].
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after_ms.map(|ms| limits::retry_after(Duration::from_millis(ms)))
     }
 }
 

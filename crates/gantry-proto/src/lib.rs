@@ -4,15 +4,20 @@
 //! download. Both take inputs through `handle_*`, hand out outputs through `poll_*`, and are told the time.
 //! `docs/PROTOCOL.md` is the law that this module implements.
 
+pub mod check;
 pub mod chunk;
 pub mod error;
+pub mod limits;
 pub mod message;
+pub mod printable;
+mod quota;
 pub mod receiver;
 pub mod sender;
 pub mod subject;
 pub mod types;
 
 pub use error::{Code, WireError};
+pub use limits::OFFSET_MAX;
 pub use message::{Body, Headers};
 pub use types::{
     Accepted, Checksum, ChecksumAlgorithm, ChecksumKind, Control, End, GetRequest, Key, ListEntry, ListPage,
@@ -21,10 +26,6 @@ pub use types::{
 
 /// The protocol's major version, the `v1` of every subject.
 pub const VERSION: u32 = 1;
-
-/// The largest offset, size or credit that may stand in a message: 2^63 − 1, so that every language's signed 64-bit
-/// integer holds it.
-pub const OFFSET_MAX: u64 = i64::MAX as u64;
 
 /// The largest request or control body, in bytes.
 pub const REQUEST_MAX_BYTES: usize = 16 * 1024;

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::chunk::{Chunk, crc_from_text, crc_to_text};
 use super::error::{Code, WireError};
+use super::limits::{self, MESSAGE_MAX_BYTES, OFFSET_MAX};
 use super::types::{Accepted, End, TransferId};
 
 /// Says what a message of a transfer is: `accepted`, `chunk`, `beat`, `end`, `error` or `goaway`.
@@ -28,6 +29,9 @@ pub const CONTEXT: &str = "Gantry-Context";
 pub const SERVICE_ERROR: &str = "Nats-Service-Error";
 /// The error's number, by the NATS services API.
 pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
+
+/// How much of what a peer sent is quoted in an error, in bytes.
+const EXCERPT_MAX_BYTES: usize = 200;
 
 /// NATS headers, in the order in which they are written. Names are case-sensitive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -162,16 +166,16 @@ pub fn decode(headers: &Headers, payload: Bytes) -> Result<(Envelope, Body), Mal
             wait: Wait::parse(required(headers, WAIT)?)?,
         },
         "end" => Body::End(from_json(&payload)?),
-        "error" => Body::Error(from_json(&payload)?),
+        "error" => Body::Error(error_from_json(&payload)?),
         "goaway" => Body::Goaway,
-        other => return Err(Malformed(format!("unknown {TYPE} {other:?}"))),
+        other => return Err(Malformed(format!("unknown {TYPE} {}", excerpt(other)))),
     };
     Ok((Envelope { transfer, context }, body))
 }
 
 /// Adds the services API's error headers.
 pub fn push_error(headers: &mut Headers, error: &WireError) {
-    headers.push(SERVICE_ERROR, error.message.replace(['\r', '\n'], " "));
+    headers.push(SERVICE_ERROR, one_line(&error.message));
     headers.push(SERVICE_ERROR_CODE, error.code.number().to_string());
 }
 
@@ -181,7 +185,7 @@ pub fn push_error(headers: &mut Headers, error: &WireError) {
 #[must_use]
 pub fn error_of(headers: &Headers, payload: &Bytes) -> Option<WireError> {
     let message = headers.get(SERVICE_ERROR)?;
-    Some(from_json(payload).unwrap_or_else(|_| WireError::new(Code::Internal, message)))
+    Some(error_from_json(payload).unwrap_or_else(|_| WireError::new(Code::Internal, one_line(message))))
 }
 
 /// Encodes a value that always is JSON.
@@ -193,8 +197,32 @@ pub fn json<T: Serialize>(value: &T) -> Bytes {
     serde_json::to_vec(value).expect("protocol types are valid JSON").into()
 }
 
-fn from_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Malformed> {
-    serde_json::from_slice(payload).map_err(|error| Malformed(format!("body: {error}")))
+/// Reads a JSON body of a peer.
+///
+/// # Errors
+/// When it is not a `T`; the message quotes the beginning of the reason.
+pub fn from_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Malformed> {
+    serde_json::from_slice(payload).map_err(|error| Malformed(format!("body: {}", excerpt(&error.to_string()))))
+}
+
+fn error_from_json(payload: &[u8]) -> Result<WireError, Malformed> {
+    let mut error: WireError = from_json(payload)?;
+    error.message = one_line(&error.message);
+    Ok(error)
+}
+
+/// Returns a peer's message as one line of bounded length, without control characters.
+fn one_line(message: &str) -> String {
+    let mut line = message.replace(char::is_control, " ");
+    limits::truncate(&mut line, MESSAGE_MAX_BYTES);
+    line
+}
+
+/// Quotes the beginning of what a peer sent.
+fn excerpt(text: &str) -> String {
+    let mut text = text.to_owned();
+    limits::truncate(&mut text, EXCERPT_MAX_BYTES);
+    format!("{text:?}")
 }
 
 fn push_position(headers: &mut Headers, seq: u64, offset: u64) {
@@ -208,11 +236,14 @@ fn required<'a>(headers: &'a Headers, name: &str) -> Result<&'a str, Malformed> 
 
 fn number(headers: &Headers, name: &str) -> Result<u64, Malformed> {
     let text = required(headers, name)?;
-    text.parse().map_err(|_| Malformed(format!("{name} {text:?} is not an unsigned 64-bit integer")))
+    let number = text.parse().ok().filter(|number| *number <= OFFSET_MAX);
+    number
+        .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+        .ok_or_else(|| Malformed(format!("{name} {} is not a number from 0 to 2^63 - 1", excerpt(text))))
 }
 
 fn parse_transfer(text: &str) -> Result<TransferId, Malformed> {
-    text.parse().map_err(|_| Malformed(format!("{TRANSFER} {text:?} is not a UUID")))
+    text.parse().map_err(|_| Malformed(format!("{TRANSFER} {} is not a transfer id", excerpt(text))))
 }
 
 impl Body {
@@ -244,7 +275,7 @@ impl Wait {
         match text {
             "credit" => Ok(Self::Credit),
             "store" => Ok(Self::Store),
-            other => Err(Malformed(format!("unknown {WAIT} {other:?}"))),
+            other => Err(Malformed(format!("unknown {WAIT} {}", excerpt(other)))),
         }
     }
 }
@@ -309,9 +340,9 @@ mod tests {
     }
 
     fn body() -> impl Strategy<Value = Body> {
-        let chunk = (any::<u64>(), any::<u64>(), vec(any::<u8>(), 1..100));
-        let beat = (any::<u64>(), any::<u64>(), any::<bool>());
-        let error = (0..Code::ALL.len(), any::<String>(), any::<bool>(), option::of(any::<u64>()));
+        let chunk = (0..=OFFSET_MAX, 0..=OFFSET_MAX, vec(any::<u8>(), 1..100));
+        let beat = (0..=OFFSET_MAX, 0..=OFFSET_MAX, any::<bool>());
+        let error = (0..Code::ALL.len(), "\\PC{0,60}", any::<bool>(), option::of(any::<u64>()));
         prop_oneof![
             accepted().prop_map(|accepted| Body::Accepted(Box::new(accepted))),
             chunk.prop_map(|(seq, offset, payload)| Body::Chunk(Chunk::new(seq, offset, payload.into()))),

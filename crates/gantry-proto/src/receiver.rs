@@ -1,5 +1,6 @@
 //! The consumer's side of one download, as a state machine that outlives transfers.
 
+mod admit;
 mod pace;
 mod silence;
 #[cfg(test)]
@@ -16,7 +17,12 @@ pub use self::silence::Link;
 use self::silence::Silence;
 use super::chunk::Chunk;
 use super::error::{Code, WireError};
+use super::limits::{
+    self, CONTROLS_BURST, CONTROLS_EVERY, RECOVERIES_BURST, RECOVERIES_EVERY, REPEATS_BURST, REPEATS_EVERY,
+};
 use super::message::{self, Body, Headers, Wait};
+use super::quota::Quota;
+use super::subject::Prefix;
 use super::types::{Accepted, Control, End, GetRequest, ObjectInfo, Pin, Span, TransferId};
 use super::{Key, OFFSET_MAX};
 
@@ -39,6 +45,22 @@ const ANSWER_TRIES: u32 = 6;
 /// window within this time is 20 MiB/s.
 const WRITTEN_SOON: Duration = Duration::from_millis(50);
 
+/// The least silence after which a relay counts as lost because of its beats, however short the patience is.
+const BEATS_TIMEOUT_MIN: Duration = Duration::from_secs(3);
+
+/// How soon a silent relay is asked whether it is there, at the earliest.
+const PROBE_MIN: Duration = Duration::from_millis(50);
+/// How soon a control message is sent again that met nobody: a relay that makes its connection anew is back within
+/// milliseconds.
+const CONTROL_AGAIN: Duration = Duration::from_millis(50);
+
+/// The longest pause between requests that meet nobody before any relay has accepted: a relay that somebody makes connect
+/// anew again and again hears one of several.
+const NOBODY_AGAIN: Duration = Duration::from_millis(150);
+
+/// How long a relay whose control subject has no listener must be silent at least to count as lost.
+const ABSENCE_MIN: Duration = Duration::from_millis(250);
+
 /// How long another relay is waited for when the first one can't reach the store: a live one takes less to open it.
 const SECOND_OPINION: Duration = Duration::from_secs(1);
 
@@ -56,8 +78,10 @@ pub struct Wanted {
 }
 
 /// What a [`Receiver`] holds itself to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
+    /// The first tokens of every subject: a relay's control subject must begin with them.
+    pub prefix: Prefix,
     /// The first window, in bytes.
     pub window_initial: u64,
     /// The largest window, in bytes.
@@ -227,6 +251,10 @@ struct Transfer {
     control_interval: Duration,
     silence: Silence,
     last_control: Duration,
+    /// When a control message is due that could not be sent earlier, since there were too many.
+    control_due: Option<Duration>,
+    /// When nats-server reported that nobody heard our control message, until it is sent again.
+    unheard_at: Option<Duration>,
 }
 
 /// Turns the messages of any number of transfers into one contiguous run of bytes.
@@ -264,6 +292,12 @@ pub struct Receiver {
     refusal: Option<(WireError, Duration)>,
     /// How many requests in a row met silence.
     unanswered: u32,
+    /// How often control messages are sent.
+    controls: Quota,
+    /// How often a relay's beats are answered with what it was told before.
+    repeats: Quota,
+    /// How often a request follows at once on bytes.
+    recoveries: Quota,
     backoff: ExponentialBackoff,
     deliver: VecDeque<Chunk>,
     outputs: VecDeque<Output>,
@@ -294,6 +328,9 @@ impl Receiver {
             answered_in: None,
             refusal: None,
             unanswered: 0,
+            controls: Quota::new(CONTROLS_BURST, CONTROLS_EVERY),
+            repeats: Quota::new(REPEATS_BURST, REPEATS_EVERY),
+            recoveries: Quota::new(RECOVERIES_BURST, RECOVERIES_EVERY),
             deliver: VecDeque::new(),
             outputs: VecDeque::new(),
             stats: Stats::default(),
@@ -431,7 +468,7 @@ impl Receiver {
             State::Waiting { .. } | State::Offline | State::Requested { .. } | State::Failed(_) => return u64::MAX,
         };
         let limit = self.limit.unwrap_or(OFFSET_MAX);
-        let credit_due = if transfer.credit < limit {
+        let credit_due = if transfer.credit < limit && transfer.control_due.is_none() {
             self.granting_step(transfer).min(limit).saturating_sub(self.window())
         } else {
             u64::MAX
@@ -478,9 +515,14 @@ impl Receiver {
     }
 
     /// Takes nats-server's word that nobody listens where we last published.
+    ///
+    /// A relay may be making anew the connection that hears us, and send on all the while: only one that is silent, too,
+    /// is gone.
     pub fn handle_no_responders(&mut self, now: Duration) {
-        if matches!(self.state, State::Requested { .. } | State::Streaming(_)) {
-            self.recover(Cause::NoResponders, None, now);
+        match &mut self.state {
+            State::Streaming(transfer) if now < transfer.absent_at() => transfer.unheard_at = Some(now),
+            State::Requested { .. } | State::Streaming(_) => self.recover(Cause::NoResponders, None, now),
+            State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => {}
         }
     }
 
@@ -496,12 +538,17 @@ impl Receiver {
     pub fn handle_message(&mut self, headers: &Headers, payload: Bytes, now: Duration) {
         let decoded = match message::decode(headers, payload.clone()) {
             Ok(decoded) => decoded,
+            Err(_) if self.is_of_another(headers) => {
+                self.stats.strays = self.stats.strays.saturating_add(1);
+                return;
+            }
             Err(malformed) => match message::error_of(headers, &payload) {
                 Some(error) => (message::Envelope { transfer: None, context: None }, Body::Error(error)),
                 None => return self.recover(Cause::Violation(malformed.to_string()), None, now),
             },
         };
         let (envelope, body) = decoded;
+        let is_news = self.is_news(&body);
         self.nobody_since = None;
         match &mut self.state {
             State::Requested { asked, heard, silence, credit } => {
@@ -511,11 +558,12 @@ impl Receiver {
                     self.unanswered = 0;
                 }
                 let credit = *credit;
-                let refused = envelope.transfer.is_none();
-                self.handle_answer(body, refused, credit, now);
+                self.handle_answer(body, envelope.transfer, credit, now);
             }
             State::Streaming(transfer) if envelope.transfer == Some(transfer.id) => {
-                transfer.silence = Silence::new(now, self.link);
+                if is_news {
+                    transfer.silence = Silence::new(now, self.link);
+                }
                 self.handle_body(body, now);
             }
             State::Waiting { .. } | State::Offline | State::Streaming(_) | State::Ended | State::Failed(_) => {
@@ -525,26 +573,55 @@ impl Receiver {
         }
     }
 
-    fn handle_answer(&mut self, body: Body, refused: bool, credit: u64, now: Duration) {
+    /// Returns whether a message that makes no sense names another transfer than the one under way.
+    fn is_of_another(&self, headers: &Headers) -> bool {
+        let State::Streaming(transfer) = &self.state else { return false };
+        let named = headers.get(message::TRANSFER).and_then(|text| text.parse::<TransferId>().ok());
+        named.is_some_and(|named| named != transfer.id)
+    }
+
+    /// Returns whether a message shows that its relay gets on. Repeats don't, and neither do beats once every byte is
+    /// here: only the end can follow.
+    fn is_news(&self, body: &Body) -> bool {
+        let State::Streaming(transfer) = &self.state else { return true };
         match body {
-            Body::Accepted(accepted) => self.handle_accepted(accepted, credit, now),
+            Body::Chunk(chunk) => chunk.seq >= transfer.seq,
+            Body::Beat { seq, .. } => *seq >= transfer.seq && Some(self.next) != self.limit,
+            Body::Accepted(_) => false,
+            Body::End(_) | Body::Error(_) | Body::Goaway => true,
+        }
+    }
+
+    fn handle_answer(&mut self, body: Body, transfer: Option<TransferId>, credit: u64, now: Duration) {
+        match body {
+            Body::Accepted(accepted) => self.handle_accepted(accepted, transfer, credit, now),
             Body::Beat { .. } => {}
-            Body::Error(error) => self.handle_error(error, refused, now),
+            Body::Error(error) => self.handle_error(error, transfer.is_none(), now),
             Body::Goaway => self.recover(Cause::Goaway, None, now),
             Body::Chunk(_) | Body::End(_) => self.recover(Cause::Gap, None, now),
         }
     }
 
-    fn handle_accepted(&mut self, accepted: Box<Accepted>, requested_credit: u64, now: Duration) {
+    fn handle_accepted(
+        &mut self,
+        accepted: Box<Accepted>,
+        transfer: Option<TransferId>,
+        requested_credit: u64,
+        now: Duration,
+    ) {
+        // Before this, nothing may be sent to the subject that it names.
+        if let Err(what) = admit::check_identity(&accepted, transfer, &self.settings.prefix, &self.wanted.key) {
+            return self.recover(Cause::Violation(what), None, now);
+        }
         if let Some(object) = &self.object
             && (object.etag != accepted.object.etag || object.size != accepted.object.size)
         {
             let failure = Failure::Changed { was: object.etag.clone(), is: accepted.object.etag.clone() };
             return self.fail_with_cancel(failure, &accepted);
         }
-        let resolved = Span { start: self.next, end: self.wanted.span.end }.resolve(accepted.object.size);
-        if resolved != Some(accepted.start..accepted.end) || accepted.object.size > OFFSET_MAX {
-            let what = format!("it accepted {}..{} instead of what was asked for", accepted.start, accepted.end);
+        let span = Span { start: self.next, end: self.wanted.span.end };
+        let terms = admit::check_terms(&accepted, span, self.pace.chunk_max(), self.object.as_ref());
+        if let Err(what) = terms {
             return self.recover(Cause::Violation(what), None, now);
         }
         if self.object.is_none() {
@@ -554,8 +631,8 @@ impl Receiver {
         self.refusal = None;
         // Credit that the relay cuts down would be granted twice, at the price of a round trip each time.
         self.pace.handle_window_max(accepted.window_max);
-        let beat = Duration::from_millis(accepted.beat_ms);
-        let idle = Duration::from_millis(accepted.idle_ms);
+        let beat = limits::beat(Duration::from_millis(accepted.beat_ms));
+        let idle = limits::idle(Duration::from_millis(accepted.idle_ms));
         let credit = accepted.credit.min(requested_credit);
         self.state = State::Streaming(Box::new(Transfer {
             id: accepted.transfer,
@@ -566,10 +643,12 @@ impl Receiver {
             window_max: accepted.window_max,
             chunk_max: accepted.chunk_max,
             beat,
-            probe_after: (beat / 2).max(Duration::from_millis(1)),
-            control_interval: (idle / 4).max(Duration::from_millis(1)),
+            probe_after: (beat / 2).max(PROBE_MIN),
+            control_interval: idle / 4,
             silence: Silence::new(now, self.link),
             last_control: now,
+            control_due: None,
+            unheard_at: None,
         }));
         self.pace.handle_granted(credit, self.next, now);
         self.outputs.push_back(Output::Accepted(accepted));
@@ -635,7 +714,8 @@ impl Receiver {
         } else {
             self.held_up_at = Some(now);
         }
-        if lost || self.grant() > transfer.credit {
+        let has_more = self.grant() > transfer.credit;
+        if has_more || (lost && self.repeats.try_take(now)) {
             self.send_control(now);
         }
     }
@@ -674,7 +754,7 @@ impl Receiver {
             self.fruitless = false;
             return self.recover(Cause::Refused(error), None, now);
         }
-        let pause = error.retry_after_ms.map(Duration::from_millis);
+        let pause = error.retry_after();
         self.recover(Cause::Refused(error), pause, now);
     }
 
@@ -738,16 +818,15 @@ impl Receiver {
             self.pace.handle_unanswered();
         }
         // The wait for an answer was the pause.
-        let at_once = unanswered || (!self.fruitless && cause != Cause::NoResponders);
+        let may_hurry = !self.fruitless && cause != Cause::NoResponders && self.recoveries.try_take(now);
+        let at_once = unanswered || may_hurry;
         self.fruitless = true;
-        let own = if at_once {
-            Duration::ZERO
-        } else {
-            self.backoff.next().unwrap_or(self.settings.backoff_max).min(self.settings.backoff_max)
-        };
+        let nobody_yet = cause == Cause::NoResponders && self.object.is_none();
+        let own_max = if nobody_yet { NOBODY_AGAIN } else { self.settings.backoff_max };
+        let own = if at_once { Duration::ZERO } else { self.backoff.next().unwrap_or(own_max).min(own_max) };
         let until = now.saturating_add(pause.unwrap_or_default().min(self.settings.backoff_max).max(own));
         let mut patience_ends = self.patience_ends();
-        if cause == Cause::NoResponders && self.object.is_none() {
+        if nobody_yet {
             let since = *self.nobody_since.get_or_insert(now);
             patience_ends = patience_ends.min(since.saturating_add(self.settings.no_relay_patience));
         }
@@ -787,6 +866,7 @@ impl Receiver {
     fn end_transfer(&mut self) {
         if let State::Streaming(transfer) = &self.state {
             self.pace.handle_over(self.next, transfer.silence.since());
+            self.pace.handle_window_free();
         }
     }
 
@@ -797,14 +877,21 @@ impl Receiver {
         }
     }
 
+    /// Tells the relay our state, at once or as soon as the quota allows.
     fn send_control(&mut self, now: Duration) {
         let granted = self.grant();
         let State::Streaming(transfer) = &mut self.state else { return };
+        if !self.controls.try_take(now) {
+            transfer.control_due = Some(self.controls.allowed_at());
+            return;
+        }
+        transfer.control_due = None;
         if granted > transfer.credit {
             self.pace.handle_granted(granted, self.next, now);
         }
         transfer.credit = transfer.credit.max(granted);
         transfer.last_control = now;
+        transfer.unheard_at = None;
         let control = Control { credit: transfer.credit, cancel: false };
         self.outputs.push_back(Output::Control { subject: transfer.control.clone(), control });
     }
@@ -824,7 +911,9 @@ impl Receiver {
 
     /// Returns the silence after which a relay that sends counts as lost.
     fn stall_timeout(&self, transfer: &Transfer) -> Duration {
-        self.pace.patience(self.settings.stall_timeout.max(transfer.beat.saturating_mul(3)))
+        // However slowly it beats, some patience must be left for another relay.
+        let beats = transfer.beat.saturating_mul(3).min((self.settings.patience / 2).max(BEATS_TIMEOUT_MIN));
+        self.pace.patience(self.settings.stall_timeout.max(beats))
     }
 
     /// Returns the absolute offset up to which the relay may send.
@@ -850,8 +939,21 @@ impl Receiver {
 }
 
 impl Transfer {
-    /// When the relay must hear from us again: so that it knows that we live, or once in each silence of its own.
+    /// From when on the relay is gone if nobody hears our control messages: one that lives speaks every beat.
+    fn absent_at(&self) -> Duration {
+        let beat = self.beat.saturating_add(self.beat / 4);
+        self.silence.since().saturating_add(beat.max(ABSENCE_MIN))
+    }
+
+    /// When the relay must hear from us again: so that it knows that we live, once in each silence of its own, or because
+    /// nobody heard the last one.
     fn control_at(&self) -> Duration {
+        if let Some(due) = self.control_due {
+            return due;
+        }
+        if let Some(at) = self.unheard_at {
+            return at.saturating_add(CONTROL_AGAIN);
+        }
         let alive = self.last_control.saturating_add(self.control_interval);
         let probe = self.silence.since().saturating_add(self.probe_after);
         if self.last_control >= probe { alive } else { alive.min(probe) }
@@ -875,6 +977,11 @@ fn check(chunk: &Chunk, transfer: &Transfer, next: u64, limit: Option<u64>, wait
     }
     if limit.is_none_or(|limit| chunk_limit > limit) {
         return Err(Cause::Violation(format!("chunk at offset {next} overruns the end of the range")));
+    }
+    let len = u64::try_from(chunk.payload.len()).unwrap_or(u64::MAX);
+    if len > transfer.chunk_max {
+        let what = format!("chunk at offset {next} holds {len} bytes, more than {}", transfer.chunk_max);
+        return Err(Cause::Violation(what));
     }
     if waiting >= WAITING_CHUNKS_MAX {
         return Err(Cause::Violation(format!("more than {WAITING_CHUNKS_MAX} chunks wait to be written")));

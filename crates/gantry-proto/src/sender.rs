@@ -8,7 +8,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::chunk::Chunk;
 use super::error::{Code, WireError};
+use super::limits::{self, FRAGMENT_MAX_BYTES, FRAGMENTS_BURST, FRAGMENTS_EVERY, IDLE_MAX, OFFSET_MAX};
 use super::message::{Body, Wait};
+use super::quota::Quota;
 use super::types::{Control, End};
 
 /// The largest first chunk's payload, in bytes: it is read in one go with the acceptance, and on a slow link the first
@@ -30,6 +32,23 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Whether the consumer promised to speak also while it has nothing to allow.
     pub keeps_alive: bool,
+}
+
+impl Settings {
+    /// Returns the settings with each number within its bounds: what a peer is told must be something that it accepts,
+    /// and no number may make the sender busy with nothing.
+    #[must_use]
+    pub fn within_bounds(self) -> Self {
+        let chunk_max = self.chunk_max.max(1);
+        Self {
+            chunk_max,
+            gather_min: self.gather_min.clamp(1, chunk_max),
+            window_max: self.window_max.clamp(limits::WINDOW_MIN_BYTES, OFFSET_MAX),
+            beat_interval: limits::beat(self.beat_interval),
+            idle_timeout: self.idle_timeout.min(IDLE_MAX),
+            keeps_alive: self.keeps_alive,
+        }
+    }
 }
 
 /// How a transfer ended, as the relay sees it.
@@ -61,12 +80,16 @@ pub struct Sender {
     credit: u64,
     buffered: VecDeque<Bytes>,
     buffered_len: u64,
+    /// How many bytes may go out by the transfer's rate limits; `None` when it has none.
+    permitted: Option<usize>,
     last_sent: Duration,
     last_heard: Duration,
     /// The credit limit at which the consumer was last told that it holds us up, and when.
     blocked_at: Option<(u64, Duration)>,
     /// Whether a beat is due.
     beat_due: bool,
+    /// How often a chunk goes out that credit cuts short.
+    fragments: Quota,
     last_message: Option<Body>,
     outcome: Option<Outcome>,
 }
@@ -76,17 +99,19 @@ impl Sender {
     #[must_use]
     pub fn new(settings: Settings, range: Range<u64>, credit: u64, now: Duration) -> Self {
         let mut sender = Self {
-            settings,
+            settings: settings.within_bounds(),
             next: range.start,
             range,
             seq: 0,
             credit: 0,
             buffered: VecDeque::new(),
             buffered_len: 0,
+            permitted: None,
             last_sent: now,
             last_heard: now,
             blocked_at: None,
             beat_due: false,
+            fragments: Quota::new(FRAGMENTS_BURST, FRAGMENTS_EVERY),
             last_message: None,
             outcome: None,
         };
@@ -122,6 +147,26 @@ impl Sender {
     #[must_use]
     pub const fn is_blocked(&self) -> bool {
         self.buffered_len > 0 && self.credit <= self.next && self.last_message.is_none()
+    }
+
+    /// Holds chunks back from now on, until [`Self::permit`] lets bytes go.
+    pub const fn hold(&mut self) {
+        self.permitted = Some(0);
+    }
+
+    /// Lets `bytes` go out that were held back.
+    pub fn permit(&mut self, bytes: usize) {
+        self.permitted = Some(self.permitted.unwrap_or(0).saturating_add(bytes));
+    }
+
+    /// Returns how many bytes are held back and could go out by credit, as one chunk; 0 while there is a permit left.
+    #[must_use]
+    pub fn held_back(&self) -> usize {
+        if self.permitted != Some(0) || self.is_over() {
+            return 0;
+        }
+        let sendable = self.credit.saturating_sub(self.next).min(self.buffered_len);
+        usize::try_from(sendable).unwrap_or(usize::MAX).min(self.settings.chunk_max)
     }
 
     /// Returns how the transfer ended, once its last message has been handed out.
@@ -214,7 +259,8 @@ impl Sender {
             return None;
         }
         let beat = self.last_sent.saturating_add(self.settings.beat_interval);
-        Some(self.idle_at().map_or(beat, |idle| idle.min(beat)))
+        let fragment = self.has_fragment().then(|| self.fragments.allowed_at());
+        Some([self.idle_at(), fragment].into_iter().flatten().fold(beat, Duration::min))
     }
 
     /// When a consumer that stays silent is given up; `None` while its silence means nothing. One that did not promise
@@ -253,7 +299,7 @@ impl Sender {
             });
             return Some(body);
         }
-        if let Some(payload) = self.cut() {
+        if let Some(payload) = self.cut_unless_fragmented(now) {
             let chunk = Chunk::new(self.seq, self.next, payload);
             self.seq = self.seq.saturating_add(1);
             self.next = chunk.limit().unwrap_or(self.range.end);
@@ -274,11 +320,27 @@ impl Sender {
         })
     }
 
+    /// Takes the next chunk, unless it is one of too many that credit cuts short: credit may grow by then.
+    fn cut_unless_fragmented(&mut self, now: Duration) -> Option<Bytes> {
+        if self.has_fragment() && !self.fragments.try_take(now) {
+            return None;
+        }
+        self.cut()
+    }
+
+    /// Returns whether credit cuts the next chunk to less than is worth a message.
+    fn has_fragment(&self) -> bool {
+        let allowed = self.credit.saturating_sub(self.next);
+        let small = (to_u64(self.settings.chunk_max) / 8).min(FRAGMENT_MAX_BYTES);
+        allowed > 0 && allowed < self.buffered_len && allowed < small
+    }
+
     /// Takes the next chunk's bytes off the buffer, as far as credit and the chunk limit allow.
     fn cut(&mut self) -> Option<Bytes> {
         let allowed = usize::try_from(self.credit.saturating_sub(self.next)).unwrap_or(usize::MAX);
         let chunk_max = if self.seq == 0 { FIRST_CHUNK_MAX } else { usize::MAX };
-        let max = allowed.min(self.settings.chunk_max).min(chunk_max);
+        let permitted = self.permitted.unwrap_or(usize::MAX);
+        let max = allowed.min(self.settings.chunk_max).min(chunk_max).min(permitted);
         if max == 0 {
             return None;
         }
@@ -291,6 +353,7 @@ impl Sender {
             self.gather(max.min(self.settings.gather_min))
         };
         self.buffered_len = self.buffered_len.saturating_sub(to_u64(payload.len()));
+        self.permitted = self.permitted.map(|bytes| bytes.saturating_sub(payload.len()));
         Some(payload)
     }
 
@@ -335,6 +398,9 @@ impl Sender {
 fn to_u64(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! The subjects of protocol v1, and which subjects a relay may deliver to.
 
 use super::VERSION;
+use super::limits::INSTANCE_MAX_BYTES;
 use super::types::{Malformed, StoreName, TransferId};
 
 /// The queue group that relays of one prefix share.
@@ -68,6 +69,22 @@ impl Prefix {
     }
 }
 
+impl Prefix {
+    /// Returns the NATS reply subject of the messages of `transfer`, where nats-server reports that nobody receives them.
+    ///
+    /// `secret` is one token that only the relay that publishes them chooses. Consumers do not publish here.
+    #[must_use]
+    pub fn gone(&self, secret: &str, transfer: TransferId) -> String {
+        format!("{}.v{VERSION}.gone.{secret}.{transfer}", self.0)
+    }
+
+    /// Returns the subject under which a relay hears all those reports.
+    #[must_use]
+    pub fn all_gone(&self, secret: &str) -> String {
+        format!("{}.v{VERSION}.gone.{secret}.*", self.0)
+    }
+}
+
 impl Default for Prefix {
     fn default() -> Self {
         Self("gantry".to_owned())
@@ -80,7 +97,14 @@ impl std::fmt::Display for Prefix {
     }
 }
 
-/// Returns the transfer that a control subject names.
+/// Returns whether `text` may be a relay's instance: one token of letters, digits, `_` and `-`, not too long.
+#[must_use]
+pub fn is_instance(text: &str) -> bool {
+    (1..=INSTANCE_MAX_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// Returns the transfer that a control subject, or the reply subject of a transfer's messages, names.
 #[must_use]
 pub fn transfer_of_control(subject: &str) -> Option<TransferId> {
     subject.rsplit('.').next()?.parse().ok()

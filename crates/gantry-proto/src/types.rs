@@ -10,10 +10,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::error::WireError;
+use super::limits::{TOKEN_MAX_BYTES, VERSION_MAX_BYTES};
 use super::{CONTEXT_MAX_BYTES, OFFSET_MAX, REQUEST_MAX_BYTES, VERSION};
 
 /// The identity of one transfer, unique across relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct TransferId(pub Uuid);
 
 impl fmt::Display for TransferId {
@@ -22,11 +24,25 @@ impl fmt::Display for TransferId {
     }
 }
 
-impl FromStr for TransferId {
-    type Err = uuid::Error;
+impl TryFrom<String> for TransferId {
+    type Error = Malformed;
 
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        Uuid::try_parse(s).map(Self)
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl FromStr for TransferId {
+    type Err = Malformed;
+
+    /// Reads lower-case hexadecimal digits with hyphens, and no other form of a UUID.
+    fn from_str(s: &str) -> Result<Self, Malformed> {
+        let has_form = s.len() == 36 && s.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+        has_form
+            .then(|| Uuid::try_parse(s).ok())
+            .flatten()
+            .map(Self)
+            .ok_or_else(|| Malformed::new("transfer id is not a lower-case UUID with hyphens"))
     }
 }
 
@@ -36,6 +52,10 @@ impl FromStr for TransferId {
 pub struct Malformed(String);
 
 impl Malformed {
+    pub(super) fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+
     pub(super) fn subject(subject: &str) -> Self {
         Self(format!("{subject:?} is not a subject of tokens without wildcards, white space and reserved beginnings"))
     }
@@ -314,6 +334,9 @@ impl ListRequest {
         if request.limit == Some(0) {
             return Err(WireError::bad_request("`limit` is 0"));
         }
+        if request.token.as_ref().is_some_and(|token| token.len() > TOKEN_MAX_BYTES) {
+            return Err(WireError::bad_request(format!("`token` is over {TOKEN_MAX_BYTES} bytes")));
+        }
         Ok(request)
     }
 }
@@ -328,6 +351,14 @@ pub struct ListPage {
     /// What to send as `token` for the next page; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// How many keys and folded prefixes of this page are left out, since no JSON text or no request can name them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub omitted: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// One object of a listing.
@@ -391,6 +422,15 @@ pub struct Checksum {
     /// The part sizes of a composite checksum, run-length coded in order; empty where they are unknown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<PartRun>,
+}
+
+impl Checksum {
+    /// Returns whether this and `other` cannot both belong to the same bytes. Checksums of different algorithms or kinds
+    /// can't be compared, so they never contradict each other.
+    #[must_use]
+    pub fn contradicts(&self, other: &Self) -> bool {
+        (self.algorithm, self.kind) == (other.algorithm, other.kind) && self.value != other.value
+    }
 }
 
 /// `count` consecutive parts of `size` bytes each.
@@ -528,10 +568,10 @@ fn check_version(v: Option<u32>) -> Result<(), WireError> {
 fn check_pin(pin: &Pin) -> Result<(), WireError> {
     for (name, value) in [("if_match", &pin.if_match), ("version_id", &pin.version_id)] {
         if let Some(value) = value
-            && (value.is_empty() || value.len() > 1024 || value.chars().any(char::is_control))
+            && (value.is_empty() || value.len() > VERSION_MAX_BYTES || value.chars().any(char::is_control))
         {
             return Err(WireError::bad_request(format!(
-                "`{name}` is empty, over 1024 bytes or holds control characters"
+                "`{name}` is empty, over {VERSION_MAX_BYTES} bytes or holds control characters"
             )));
         }
     }

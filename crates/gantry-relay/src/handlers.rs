@@ -8,20 +8,19 @@ use tracing::field::Empty;
 use tracing::{Instrument, debug, info, info_span, warn};
 use uuid::Uuid;
 
+use super::throttle::REFUSALS;
 use super::{Shared, transfer};
 use crate::metrics::RequestLabel;
 use gantry_bus::Message;
 use gantry_bus::trace;
+use gantry_proto::limits::PAGE_MAX;
 use gantry_proto::message::{Envelope, json, push_error};
 use gantry_proto::subject::Operation;
 use gantry_proto::{
     Body, Code, GetRequest, HEADERS_MAX_BYTES, Headers, ListPage, ListRequest, StatRequest, StoreName, TransferId,
-    WireError,
+    WireError, check,
 };
 use gantry_store::Store;
-
-/// The most entries in a page of a listing; S3's own limit.
-const PAGE_MAX: u32 = 1000;
 
 /// How long a consumer should wait when the relay is at a limit.
 const BUSY_RETRY_MS: u64 = 500;
@@ -46,11 +45,14 @@ pub(super) async fn handle(
     store: Arc<dyn Store>,
     request: Message,
 ) {
-    shared.sending.see_bus();
+    shared.see_requests();
     let allowed = |reply: &String| shared.options.delivery_allow.allows(reply);
     let Some(reply) = request.reply.clone().filter(allowed) else {
         shared.metrics.refuse("reply_subject");
-        return warn!(store = %store_name, operation = operation.name(), "refusing a request whose reply subject is not allowed");
+        if shared.throttle.admits("reply_subject", REFUSALS) {
+            warn!(store = %store_name, operation = operation.name(), "refusing a request whose reply subject is not allowed");
+        }
+        return;
     };
     let asker = Asker {
         shared: Arc::clone(shared),
@@ -135,18 +137,20 @@ impl Asker {
 
     async fn stat(&self, payload: &[u8]) -> Result<bytes::Bytes, WireError> {
         let request = StatRequest::parse(payload)?;
-        let object = self.store.stat(&request.key, &request.pin).await.map_err(|error| error.to_wire())?;
+        let mut object = self.store.stat(&request.key, &request.pin).await.map_err(|error| error.to_wire())?;
+        check::trim(&mut object);
         Ok(json(&object))
     }
 
     /// Lists a page that fits into one message, asking the store for fewer entries until it does.
     async fn list(&self, payload: &[u8]) -> Result<bytes::Bytes, WireError> {
         let mut request = ListRequest::parse(payload)?;
-        let room = self.shared.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES);
+        let room = self.shared.buses.data.max_payload().saturating_sub(HEADERS_MAX_BYTES);
         let mut limit = request.limit.unwrap_or(PAGE_MAX).min(PAGE_MAX);
         loop {
             request.limit = Some(limit);
-            let page: ListPage = self.store.list(&request).await.map_err(|error| error.to_wire())?;
+            let mut page: ListPage = self.store.list(&request).await.map_err(|error| error.to_wire())?;
+            check::trim_page(&mut page, &request.prefix);
             let body = json(&page);
             if body.len() <= room {
                 return Ok(body);
@@ -163,8 +167,10 @@ impl Asker {
         self.shared.metrics.refuse(error.code.name());
         self.count(Some(error));
         let (operation, reason) = (self.operation.name(), keyless(&error.message));
-        info!(store = %self.store_name, operation, code = %error.code, reason, "refusing a request");
-        debug!(%error, "the reason in full");
+        if self.shared.throttle.admits(error.code.name(), REFUSALS) {
+            info!(store = %self.store_name, operation, code = %error.code, reason, "refusing a request");
+            debug!(%error, "the reason in full");
+        }
         trace::record_outcome(error.code.name(), true);
         let (headers, payload) = match self.operation {
             Operation::Get => Envelope { transfer: None, context }.encode(&Body::Error(error.clone())),
@@ -213,19 +219,23 @@ impl Asker {
         let sending = &self.shared.sending;
         tokio::select! {
             biased;
-            sent = self.shared.bus.publish(message) => match sent {
+            sent = self.shared.buses.data.publish(message) => match sent {
                 Ok(()) => {
                     sending.see_bus();
                     true
                 }
                 Err(error) => {
-                    warn!(%error, "can't answer");
+                    if self.shared.throttle.admits("answer", REFUSALS) {
+                        warn!(%error, "can't answer");
+                    }
                     false
                 }
             },
             () = self.shared.shutdown.force.cancelled() => false,
             () = sending.bus_stuck(self.shared.options.idle_timeout) => {
-                warn!("giving an answer up: NATS has taken and brought nothing for the idle timeout");
+                if self.shared.throttle.admits("answer", REFUSALS) {
+                    warn!("giving an answer up: NATS has taken and brought nothing for the idle timeout");
+                }
                 false
             }
         }

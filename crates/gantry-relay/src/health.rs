@@ -11,11 +11,12 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{error, info, warn};
 
-use super::Shared;
-use crate::metrics::{RelayMetrics, StoreLabel};
+use super::buses::Connection;
+use super::{Shared, peers};
+use crate::metrics::{ConnectionLabel, RelayMetrics, StoreLabel};
 use gantry_bus::{Event, Status};
-use gantry_proto::StoreName;
 use gantry_proto::subject::Operation;
+use gantry_proto::{StoreName, printable};
 use gantry_store::Store;
 
 /// How often the stores are asked for a sign of life.
@@ -30,8 +31,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whether the relay can serve, and why not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
-    /// Whether there is a connection to nats-server.
+    /// Whether there is a connection to nats-server that hears requests.
     pub connected: bool,
+    /// Whether there is the one that answers them.
+    pub data_connected: bool,
     /// Whether the relay is shutting down.
     pub draining: bool,
     /// The subjects without which no object can be had and that nats-server forbids the relay to subscribe to.
@@ -41,22 +44,28 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Returns whether requests can be served: connected, not draining, nothing denied, and at least one store answers.
+    /// Returns whether requests can be served: connected twice, not draining, nothing denied, and at least one store answers.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.connected && !self.draining && self.denied.is_empty() && self.stores.values().any(Option::is_none)
+        let connected = self.connected && self.data_connected;
+        connected && !self.draining && self.denied.is_empty() && self.stores.values().any(Option::is_none)
     }
 }
 
 impl fmt::Display for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_ready() { "ready" } else { "not ready" })?;
-        write!(f, "\nnats: {}", if self.connected { "connected" } else { "not connected" })?;
+        f.write_str(match (self.connected, self.data_connected) {
+            (true, true) => "\nnats: connected",
+            (false, true) => "\nnats: not connected for requests",
+            (true, false) => "\nnats: not connected for data",
+            (false, false) => "\nnats: not connected",
+        })?;
         if self.draining {
             f.write_str("\ndraining")?;
         }
         for subject in &self.denied {
-            write!(f, "\nnats-server forbids to subscribe to {subject}")?;
+            write!(f, "\nnats-server forbids to subscribe to {}", printable::text(subject))?;
         }
         for (store, failure) in &self.stores {
             write!(f, "\nstore {store}: {}", failure.as_deref().unwrap_or("ok"))?;
@@ -66,10 +75,18 @@ impl fmt::Display for Readiness {
 }
 
 /// Keeps the relay's readiness up to date until a shutdown.
-pub(super) async fn watch(shared: Arc<Shared>, events: broadcast::Receiver<Event>) {
+pub(super) async fn watch(shared: Arc<Shared>, events: [broadcast::Receiver<Event>; 2]) {
     // Side by side: a lost connection and a shutdown show at once, however long a store takes to answer.
-    let watching =
-        async { tokio::join!(watch_connection(&shared), watch_denials(&shared, events), watch_stores(&shared)) };
+    let [requests, data] = events;
+    let watching = async {
+        tokio::join!(
+            watch_connection(&shared, Connection::Requests),
+            watch_connection(&shared, Connection::Data),
+            watch_events(&shared, Connection::Requests, requests),
+            watch_events(&shared, Connection::Data, data),
+            watch_stores(&shared),
+        )
+    };
     tokio::select! {
         () = shared.shutdown.drain.cancelled() => {}
         () = shared.shutdown.force.cancelled() => {}
@@ -79,19 +96,28 @@ pub(super) async fn watch(shared: Arc<Shared>, events: broadcast::Receiver<Event
     shared.readiness.send_modify(|readiness| readiness.draining = true);
 }
 
-async fn watch_connection(shared: &Shared) {
-    let mut status = shared.bus.status();
+async fn watch_connection(shared: &Shared, connection: Connection) {
+    let label = ConnectionLabel { connection: connection.name() };
+    let (up, reconnects) = (
+        shared.metrics.nats_connected.get_or_create_owned(&label),
+        shared.metrics.nats_reconnects.get_or_create_owned(&label),
+    );
+    let mut status = shared.buses.of(connection).status();
     let mut epoch = status.borrow().epoch;
     loop {
         let Status { connected, epoch: now } = *status.borrow_and_update();
-        shared.metrics.nats_connected.set(i64::from(connected));
-        shared.metrics.nats_reconnects.inc_by(now.saturating_sub(epoch));
+        up.set(i64::from(connected));
+        reconnects.inc_by(now.saturating_sub(epoch));
         let renewed = now > epoch;
         epoch = epoch.max(now);
         shared.readiness.send_if_modified(|readiness| {
-            let changed = readiness.connected != connected || renewed;
-            readiness.connected = connected;
-            if renewed {
+            let shown = match connection {
+                Connection::Requests => &mut readiness.connected,
+                Connection::Data => &mut readiness.data_connected,
+            };
+            let changed = *shown != connected || renewed;
+            *shown = connected;
+            if renewed && connection == Connection::Requests {
                 // The server says it again if it still forbids them.
                 shared.serving.denied().clear();
                 readiness.denied.clear();
@@ -104,11 +130,21 @@ async fn watch_connection(shared: &Shared) {
     }
 }
 
-/// Says what nats-server forbids: it does so in passing, and all that follows from it is silence.
-async fn watch_denials(shared: &Shared, mut events: broadcast::Receiver<Event>) {
+/// Reports what nats-server forbids: it does so in passing, and all that follows from it is silence. Stops the relay when
+/// the connection is lost for good.
+async fn watch_events(shared: &Shared, connection: Connection, mut events: broadcast::Receiver<Event>) {
     let mut warned: Option<Instant> = None;
+    let mut is_comparing_denied = false;
     loop {
         let event = events.recv().await;
+        if let Ok(Event::PublishDenied(subject) | Event::SubscribeDenied(subject)) = &event
+            && event.as_ref().is_ok_and(|event| peers::is_about_comparing(event, &shared.instance))
+        {
+            if !std::mem::replace(&mut is_comparing_denied, true) {
+                peers::note_denied(subject);
+            }
+            continue;
+        }
         count(&shared.metrics, event.as_ref().ok());
         match event {
             Ok(Event::SubscribeDenied(subject)) => {
@@ -123,6 +159,7 @@ async fn watch_denials(shared: &Shared, mut events: broadcast::Receiver<Event>) 
             }
             Ok(Event::SlowConsumer) => warn!("nats-server or the client dropped messages to the relay"),
             Ok(Event::LameDuck) => info!("nats-server is shutting down"),
+            Ok(Event::Closed(reason)) => shared.lose(connection, reason),
             Ok(Event::PublishDenied(_)) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
         }
@@ -147,7 +184,7 @@ fn count(metrics: &RelayMetrics, event: Option<&Event>) {
         Some(Event::SlowConsumer) => {
             metrics.nats_slow.inc();
         }
-        Some(Event::LameDuck) | None => {}
+        Some(Event::LameDuck | Event::Closed(_)) | None => {}
     }
 }
 
@@ -199,7 +236,8 @@ async fn probe_stores(shared: &Shared) {
 /// With the reason, for a person, when it gives none.
 pub async fn probe(store: &dyn Store) -> Result<(), String> {
     match timeout(PROBE_TIMEOUT, store.probe()).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
+        // It goes into pages and logs line by line, and may hold the store's own words.
+        Ok(answer) => answer.map_err(|error| printable::text(&error.to_string()).into_owned()),
         Err(_) => Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }

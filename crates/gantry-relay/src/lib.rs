@@ -3,23 +3,30 @@
 //! [`Relay::start`] subscribes; every request and transfer runs as a task on one tracker; [`Relay::wait`] returns when
 //! all of them have ended after a shutdown.
 
+mod buses;
+mod caution;
 mod handlers;
 mod health;
 pub mod metrics;
+mod pacer;
+mod peers;
 mod registry;
 mod sending;
 mod service;
 mod serving;
 pub mod shutdown;
+mod supervision;
+mod throttle;
 mod transfer;
 
+pub use self::buses::Buses;
 pub use self::health::{Readiness, probe};
 pub use self::service::subjects as service_subjects;
 pub use self::serving::Replaced;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -32,7 +39,7 @@ use uuid::Uuid;
 use crate::metrics::RelayMetrics;
 use crate::shutdown::Shutdown;
 use gantry_bus::rate::RateLimit;
-use gantry_bus::{self as bus, Bus};
+use gantry_bus::{self as bus, Status};
 use gantry_proto::subject::{DeliveryAllow, Prefix};
 use gantry_proto::{HEADERS_MAX_BYTES, StoreName};
 use gantry_store::Store;
@@ -124,20 +131,38 @@ pub enum Error {
     /// The bus failed.
     #[error(transparent)]
     Bus(#[from] bus::Error),
+    /// A connection was lost, and nats-server does not let us make it again.
+    #[error("the {connection} connection to NATS can't be made again: {reason}")]
+    Lost {
+        /// `requests` or `data`.
+        connection: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A task ended that the relay can't do without.
+    #[error("the relay's {0} task ended: see the log, and restart the relay")]
+    TaskEnded(String),
 }
 
 /// What all tasks of one relay share.
 #[derive(Debug)]
 struct Shared {
-    bus: Arc<dyn Bus>,
+    buses: Buses,
+    /// The state of the data connection.
+    data_status: watch::Receiver<Status>,
+    /// The connection that can't be made again.
+    lost: OnceLock<Lost>,
     serving: serving::Serving,
     options: Options,
     /// The service id, also a token of every control subject.
     instance: String,
+    /// A token of the reply subject of every message, which is not published anywhere else.
+    secret: String,
     transfers: Arc<Semaphore>,
     queries: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     sending: sending::Sending,
+    caution: caution::Caution,
     registry: registry::Registry,
     service: service::Service,
     metrics: Arc<RelayMetrics>,
@@ -148,6 +173,15 @@ struct Shared {
     /// Tells transfers that the grace is over.
     goaway: CancellationToken,
     tasks: TaskTracker,
+    supervision: supervision::Supervision,
+    throttle: throttle::Throttle,
+}
+
+/// A connection that can't be made again, and why.
+#[derive(Debug)]
+struct Lost {
+    connection: buses::Connection,
+    reason: String,
 }
 
 /// A running relay.
@@ -162,7 +196,7 @@ impl Relay {
     /// # Errors
     /// When there is no store, or the bus does not take the subscriptions.
     pub async fn start(
-        bus: Arc<dyn Bus>,
+        buses: impl Into<Buses>,
         stores: Stores,
         options: Options,
         metrics: Arc<RelayMetrics>,
@@ -174,12 +208,17 @@ impl Relay {
         let instance = Uuid::new_v4().simple().to_string();
         let service = service::Service::new(&instance, &options);
         metrics.transfers_max.set(options.places());
+        let buses = buses.into();
         let shared = Arc::new(Shared {
-            bus,
+            data_status: buses.data.status(),
+            buses,
+            lost: OnceLock::new(),
+            secret: Uuid::new_v4().simple().to_string(),
             transfers: Arc::new(Semaphore::new(options.transfers_max)),
             queries: Arc::new(Semaphore::new(QUERIES_MAX)),
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             sending: sending::Sending::new(),
+            caution: caution::Caution::default(),
             registry: registry::Registry::default(),
             service,
             metrics,
@@ -188,22 +227,25 @@ impl Relay {
             shutdown,
             goaway: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            supervision: supervision::Supervision::default(),
+            throttle: throttle::Throttle::default(),
             instance,
             serving: serving::Serving::default(),
             options,
         });
-        let events = shared.bus.events();
-        let controls = shared.options.prefix.controls(&shared.instance);
-        let controls = shared.bus.subscribe(&controls, None).await?;
-        shared.tasks.spawn(registry::dispatch(Arc::clone(&shared), controls));
+        let events = buses::Connection::ALL.map(|connection| shared.buses.of(connection).events());
+        registry::start(&shared).await?;
         for subject in shared.service.subjects() {
-            let questions = shared.bus.subscribe(&subject, None).await?;
-            shared.tasks.spawn(service::answer(Arc::clone(&shared), questions));
+            let questions = shared.buses.requests.subscribe(&subject, None).await?;
+            supervision::spawn(&shared, "service", None, service::answer(Arc::clone(&shared), questions));
         }
         let served = serving::replace(&shared, stores).await?;
-        shared.tasks.spawn(health::watch(Arc::clone(&shared), events));
-        shared.tasks.spawn(drain(Arc::clone(&shared)));
-        shared.bus.flush().await?;
+        supervision::spawn(&shared, "health", None, health::watch(Arc::clone(&shared), events));
+        supervision::spawn(&shared, "log", None, throttle::report(Arc::clone(&shared)));
+        // The relay can do without it: it only compares.
+        shared.tasks.spawn(peers::watch(Arc::clone(&shared)));
+        supervision::spawn(&shared, "drain", None, drain(Arc::clone(&shared)));
+        shared.buses.flush().await?;
         info!(instance = %shared.instance, prefix = %shared.options.prefix, stores = served.added.len(), "serving");
         Ok(Self { shared })
     }
@@ -233,7 +275,7 @@ impl Relay {
     /// When there is no store, or the bus does not take the subscriptions. Then all that was served still is.
     pub async fn replace_stores(&self, stores: Stores) -> Result<Replaced, Error> {
         let replaced = serving::replace(&self.shared, stores).await?;
-        self.shared.bus.flush().await?;
+        self.shared.buses.requests.flush().await?;
         self.shared.probe.notify_one();
         Ok(replaced)
     }
@@ -241,7 +283,8 @@ impl Relay {
     /// Waits until the relay was asked to stop and every transfer has ended.
     ///
     /// # Errors
-    /// When the last messages could not be sent.
+    /// When the last messages could not be sent, when a connection can't be made again, or when a task ended that the
+    /// relay can't do without.
     pub async fn wait(&self) -> Result<(), Error> {
         tokio::select! {
             () = self.shared.tasks.wait() => {}
@@ -249,9 +292,13 @@ impl Relay {
                 warn!("there is no connection to NATS: ending what waits for it");
                 self.shared.shutdown.force.cancel();
             }
+            task = self.shared.supervision.broken() => return self.give_up(task).await,
+        }
+        if let Some(Lost { connection, reason }) = self.shared.lost.get() {
+            return Err(Error::Lost { connection: connection.name(), reason: reason.clone() });
         }
         tokio::select! {
-            flushed = timeout(LAST_WORDS_TIMEOUT, self.shared.bus.flush()) => match flushed {
+            flushed = timeout(LAST_WORDS_TIMEOUT, self.shared.buses.flush()) => match flushed {
                 Ok(flushed) => flushed?,
                 Err(_) => warn!("there is no connection to NATS to send the last messages over"),
             },
@@ -261,11 +308,25 @@ impl Relay {
         Ok(())
     }
 
+    /// Sends the consumers to other relays, as far as that works, and returns why.
+    async fn give_up(&self, task: String) -> Result<(), Error> {
+        self.shared.shutdown.drain.cancel();
+        self.shared.goaway.cancel();
+        let told = async {
+            self.shared.registry.emptied().await;
+            self.shared.buses.flush().await
+        };
+        // Whether they heard or not, the relay ends.
+        drop(timeout(LAST_WORDS_TIMEOUT, told).await);
+        self.shared.shutdown.force.cancel();
+        Err(Error::TaskEnded(task))
+    }
+
     /// Returns when the grace is over and there has been no connection for a while: whatever waits for one, to tell its
     /// consumer or to unsubscribe, would wait on.
     async fn cut_off(&self) {
         self.shared.goaway.cancelled().await;
-        let mut status = self.shared.bus.status();
+        let mut status = self.shared.data_status.clone();
         while status.wait_for(|status| !status.connected).await.is_ok() {
             let again = timeout(LAST_WORDS_TIMEOUT, status.wait_for(|status| status.connected)).await;
             if again.is_err() {
@@ -274,6 +335,21 @@ impl Relay {
         }
         // The bus is gone, and with it all that waits for it.
         std::future::pending().await
+    }
+}
+
+impl Shared {
+    /// Takes note that a request or control message came: as long as the data connection stands, it may only be slow.
+    fn see_requests(&self) {
+        if self.data_status.borrow().connected {
+            self.sending.see_bus();
+        }
+    }
+
+    /// Stops the relay, since a connection can't be made again.
+    fn lose(&self, connection: buses::Connection, reason: String) {
+        self.lost.get_or_init(|| Lost { connection, reason });
+        self.shutdown.drain.cancel();
     }
 }
 

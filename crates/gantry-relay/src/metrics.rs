@@ -9,7 +9,8 @@ mod process;
 mod specs;
 
 pub use self::labels::{
-    ActionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel, StoreLabel,
+    ActionLabel, ConnectionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel,
+    StoreLabel,
 };
 pub use self::specs::{ALL, Kind, PREFIX, Spec, table};
 
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
@@ -27,10 +28,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use self::specs::{
-    BUDGET, BUILD, CREDIT_STALLED, CREDIT_STALLS, DRAINING, DURATION, FIRST_BYTE, NATS_CONNECTED, NATS_DENIED,
-    NATS_RECONNECTS, NATS_SLOW, REFUSED, RELOADS, REQUESTS, RESERVED, S3_CONNECTIONS, S3_CONNECTIONS_OPENED,
-    S3_LATENCY, S3_REQUESTS, SENT_BYTES, SENT_CHUNKS, STORE_UP, TRANSFERS, TRANSFERS_ACTIVE, TRANSFERS_MAX,
-    TRANSFERS_QUEUED, TRANSFERS_RESUMED,
+    BUDGET, BUILD, CREDIT_STALLED, CREDIT_STALLS, DRAINING, DURATION, FIRST_BYTE, LOG_LINES_DROPPED, NATS_CONNECTED,
+    NATS_DENIED, NATS_RECONNECTS, NATS_SLOW, REFUSED, RELOADS, REQUESTS, RESERVED, S3_CONNECTIONS,
+    S3_CONNECTIONS_OPENED, S3_LATENCY, S3_REQUESTS, SENT_BYTES, SENT_CHUNKS, STORE_DIFFERING, STORE_UP, TRANSFERS,
+    TRANSFERS_ACTIVE, TRANSFERS_MAX, TRANSFERS_QUEUED, TRANSFERS_RESUMED,
 };
 use gantry_proto::Code;
 use gantry_proto::subject::Operation;
@@ -111,6 +112,20 @@ impl EncodeMetric for Sampled {
     }
 }
 
+/// A counter whose value is read when the metrics are collected.
+#[derive(Debug)]
+struct SampledCounter(Sampled);
+
+impl EncodeMetric for SampledCounter {
+    fn encode(&self, encoder: MetricEncoder) -> fmt::Result {
+        ConstCounter::new((self.0.0)()).encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Counter
+    }
+}
+
 /// Values that stay fixed for the lifetime of a relay's process, or that are sampled from it.
 #[derive(Debug)]
 pub struct Facts {
@@ -120,6 +135,8 @@ pub struct Facts {
     pub memory_budget_bytes: u64,
     /// The reserved part of the memory budget, in bytes.
     pub memory_reserved_bytes: Sampled,
+    /// Log lines that were lost.
+    pub log_lines_dropped: Sampled,
 }
 
 /// The metrics of a relay.
@@ -151,10 +168,10 @@ pub struct RelayMetrics {
     pub credit_stalls: Family<StoreLabel, Counter>,
     /// Total time that transfers waited for credit, in seconds.
     pub credit_stalled: Family<StoreLabel, Counter<f64, AtomicU64>>,
-    /// Whether the relay is connected to NATS.
-    pub nats_connected: Flag,
-    /// Number of reconnects to NATS.
-    pub nats_reconnects: Counter,
+    /// Whether each connection to NATS is up.
+    pub nats_connected: Family<ConnectionLabel, Flag>,
+    /// Number of reconnects, by connection.
+    pub nats_reconnects: Family<ConnectionLabel, Counter>,
     /// Actions that nats-server denied.
     pub nats_denied: Family<ActionLabel, Counter>,
     /// Number of times messages to the relay were dropped.
@@ -163,6 +180,8 @@ pub struct RelayMetrics {
     pub draining: Flag,
     /// Whether a store answered its last probe.
     pub store_up: Family<StoreLabel, Flag>,
+    /// Number of other relays that serve a store of this name from another place.
+    pub store_differing: Family<StoreLabel, Gauge<i64, AtomicI64>>,
     /// Reloads of the stores, by result.
     pub reloads: Family<ResultLabel, Counter>,
     /// The metrics of S3 stores.
@@ -185,12 +204,13 @@ impl Default for RelayMetrics {
             duration: Family::new_with_constructor(Durations(TRANSFER_BUCKETS)),
             credit_stalls: Family::default(),
             credit_stalled: Family::default(),
-            nats_connected: Flag::default(),
-            nats_reconnects: Counter::default(),
+            nats_connected: Family::default(),
+            nats_reconnects: Family::default(),
             nats_denied: Family::default(),
             nats_slow: Counter::default(),
             draining: Flag::default(),
             store_up: Family::default(),
+            store_differing: Family::default(),
             reloads: Family::default(),
             s3: S3Metrics::default(),
         }
@@ -225,12 +245,14 @@ impl RelayMetrics {
         CREDIT_STALLED.register(registry, own.credit_stalled.clone());
         BUDGET.register(registry, ConstGauge::new(facts.memory_budget_bytes));
         RESERVED.register(registry, facts.memory_reserved_bytes);
+        LOG_LINES_DROPPED.register(registry, SampledCounter(facts.log_lines_dropped));
         NATS_CONNECTED.register(registry, own.nats_connected.clone());
         NATS_RECONNECTS.register(registry, own.nats_reconnects.clone());
         NATS_DENIED.register(registry, own.nats_denied.clone());
         NATS_SLOW.register(registry, own.nats_slow.clone());
         DRAINING.register(registry, own.draining.clone());
         STORE_UP.register(registry, own.store_up.clone());
+        STORE_DIFFERING.register(registry, own.store_differing.clone());
         RELOADS.register(registry, own.reloads.clone());
         S3_REQUESTS.register(registry, own.s3.requests.clone());
         S3_LATENCY.register(registry, own.s3.latency.clone());
@@ -247,6 +269,10 @@ impl RelayMetrics {
         }
         for result in RELOAD_RESULTS {
             drop(self.reloads.get_or_create(&ResultLabel { result }));
+        }
+        for connection in ["requests", "data"] {
+            drop(self.nats_connected.get_or_create(&ConnectionLabel { connection }));
+            drop(self.nats_reconnects.get_or_create(&ConnectionLabel { connection }));
         }
         for action in ["publish", "subscribe"] {
             drop(self.nats_denied.get_or_create(&ActionLabel { action }));
@@ -265,6 +291,7 @@ impl RelayMetrics {
             }
         }
         drop(self.transfers_resumed.get_or_create(&StoreLabel { store: store.to_owned() }));
+        drop(self.store_differing.get_or_create(&StoreLabel { store: store.to_owned() }));
         drop(self.transfer(store));
     }
 
@@ -409,7 +436,12 @@ mod tests {
     fn page() -> String {
         let mut registry = Registry::default();
         let reserved = Sampled::new(|| 7);
-        let facts = Facts { protocol: 1, memory_budget_bytes: 9, memory_reserved_bytes: reserved };
+        let facts = Facts {
+            protocol: 1,
+            memory_budget_bytes: 9,
+            memory_reserved_bytes: reserved,
+            log_lines_dropped: Sampled::new(|| 0),
+        };
         let metrics = RelayMetrics::register(&mut registry, facts);
         let store = || "s".to_owned();
         metrics.transfers.get_or_create(&OutcomeLabel { store: store(), outcome: "completed" }).inc();
@@ -465,7 +497,12 @@ mod tests {
     /// Returns the page of a relay that has not counted anything.
     fn fresh_page() -> String {
         let mut registry = Registry::default();
-        let facts = Facts { protocol: 1, memory_budget_bytes: 9, memory_reserved_bytes: Sampled::new(|| 0) };
+        let facts = Facts {
+            protocol: 1,
+            memory_budget_bytes: 9,
+            memory_reserved_bytes: Sampled::new(|| 0),
+            log_lines_dropped: Sampled::new(|| 0),
+        };
         let metrics = RelayMetrics::register(&mut registry, facts);
         metrics.add_store("s");
         drop(metrics.s3.of_store("s"));

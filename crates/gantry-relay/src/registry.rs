@@ -7,8 +7,9 @@ use futures_util::StreamExt;
 use tokio::sync::{Notify, watch};
 use tracing::debug;
 
-use super::Shared;
-use gantry_bus::{Message, NO_RESPONDERS, Subscription};
+use super::throttle::REFUSALS;
+use super::{Shared, supervision};
+use gantry_bus::{self as bus, Message, NO_RESPONDERS, Subscription};
 use gantry_proto::subject::transfer_of_control;
 use gantry_proto::{Control, TransferId};
 
@@ -72,6 +73,18 @@ pub(super) struct Entry {
     pub(super) heard: watch::Receiver<Heard>,
 }
 
+impl Entry {
+    /// Takes note, at the end of a transfer, if nobody ever heard of it. Of one that had time for a beat somebody may have
+    /// heard, and left since.
+    pub(super) fn note_unheard(&self, took: std::time::Duration) {
+        let Heard { control, gone } = *self.heard.borrow();
+        let is_at_once = took < self.shared.options.beat_interval;
+        if gone && is_at_once && control.credit == 0 && !control.cancel {
+            self.shared.caution.note_unheard(took);
+        }
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         let registry = &self.shared.registry;
@@ -83,11 +96,26 @@ impl Drop for Entry {
     }
 }
 
-/// Hands control messages to their transfers until the last transfer of a stopped relay has ended.
-pub(super) async fn dispatch(shared: Arc<Shared>, mut controls: Subscription) {
+/// Begins to hear control messages, and nats-server's reports that nobody receives a transfer's messages.
+///
+/// # Errors
+/// When a bus does not take the subscription.
+pub(super) async fn start(shared: &Arc<Shared>) -> Result<(), bus::Error> {
+    let controls = shared.options.prefix.controls(&shared.instance);
+    let controls = shared.buses.requests.subscribe(&controls, None).await?;
+    let reports = shared.options.prefix.all_gone(&shared.secret);
+    let reports = shared.buses.data.subscribe(&reports, None).await?;
+
+    supervision::spawn(shared, "control", None, dispatch(Arc::clone(shared), controls, hear_control));
+    supervision::spawn(shared, "gone", None, dispatch(Arc::clone(shared), reports, hear_report));
+    Ok(())
+}
+
+/// Hands messages to their transfers until the last transfer of a stopped relay has ended.
+async fn dispatch(shared: Arc<Shared>, mut messages: Subscription, hear: fn(&Shared, &Message)) {
     loop {
         let message = tokio::select! {
-            message = controls.next() => message,
+            message = messages.next() => message,
             () = shared.goaway.cancelled() => break,
         };
         let Some(message) = message else { return };
@@ -95,7 +123,7 @@ pub(super) async fn dispatch(shared: Arc<Shared>, mut controls: Subscription) {
     }
     while shared.registry.len() > 0 {
         tokio::select! {
-            message = controls.next() => {
+            message = messages.next() => {
                 let Some(message) = message else { return };
                 hear(&shared, &message);
             }
@@ -104,12 +132,9 @@ pub(super) async fn dispatch(shared: Arc<Shared>, mut controls: Subscription) {
     }
 }
 
-fn hear(shared: &Shared, message: &Message) {
-    shared.sending.see_bus();
+fn hear_control(shared: &Shared, message: &Message) {
+    shared.see_requests();
     let Some(transfer) = transfer_of_control(&message.subject) else { return };
-    if message.status == Some(NO_RESPONDERS) {
-        return shared.registry.hear(transfer, |heard| heard.gone = true);
-    }
     match Control::parse(&message.payload) {
         Ok(control) => shared.registry.hear(transfer, |heard| {
             heard.control.credit = heard.control.credit.max(control.credit);
@@ -117,7 +142,20 @@ fn hear(shared: &Shared, message: &Message) {
         }),
         Err(error) => {
             shared.metrics.refuse("control");
-            debug!(%transfer, %error, "ignoring a control message");
+            if shared.throttle.admits("control", REFUSALS) {
+                debug!(%transfer, %error, "ignoring a control message");
+            }
         }
     }
+}
+
+/// Takes nats-server's report, and nothing else, as the end of a consumer. Only the consumer of a transfer knows the
+/// subject, so that nobody else could forge one.
+fn hear_report(shared: &Shared, message: &Message) {
+    shared.sending.see_bus();
+    if message.status != Some(NO_RESPONDERS) {
+        return debug!("ignoring a message on a subject that is for nats-server");
+    }
+    let Some(transfer) = transfer_of_control(&message.subject) else { return };
+    shared.registry.hear(transfer, |heard| heard.gone = true);
 }

@@ -13,11 +13,12 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::warn;
 
-use super::{Options, Shared};
+use super::throttle::REFUSALS;
+use super::{Options, Shared, peers};
 use gantry_bus::{Message, Subscription};
 use gantry_proto::message::json;
 use gantry_proto::subject::{Operation, Prefix, QUEUE_GROUP};
-use gantry_proto::{StoreName, VERSION, WireError};
+use gantry_proto::{StoreName, VERSION, WireError, limits};
 
 /// The service's name.
 const NAME: &str = "gantry";
@@ -44,6 +45,8 @@ struct Endpoint {
     operation: Operation,
     store: StoreName,
     subject: String,
+    /// What tells the store's place from others.
+    fingerprint: Option<String>,
     counts: Counts,
 }
 
@@ -108,8 +111,9 @@ impl Service {
             ("chunk_max_bytes", options.chunk_max_bytes.to_string()),
             ("window_max_bytes", options.window_max_bytes.to_string()),
             ("transfers_max", options.transfers_max.to_string()),
-            ("beat_ms", options.beat_interval.as_millis().to_string()),
+            ("beat_ms", limits::beat(options.beat_interval).as_millis().to_string()),
             ("idle_ms", options.idle_timeout.as_millis().to_string()),
+            ("host", peers::host()),
         ]);
         Self {
             identity: Identity { name: NAME, id: instance.to_owned(), version: env!("CARGO_PKG_VERSION"), metadata },
@@ -126,8 +130,17 @@ impl Service {
             operation,
             store: store.clone(),
             subject: self.prefix.request(operation, store),
+            fingerprint: None,
             counts: Counts::default(),
         }));
+    }
+
+    /// Says from which place a store is served now.
+    pub(super) fn mark(&self, store: &StoreName, fingerprint: Option<&String>) {
+        let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.store == *store) {
+            endpoint.fingerprint = fingerprint.cloned();
+        }
     }
 
     /// Takes a store's endpoints away.
@@ -150,7 +163,8 @@ impl Service {
         counts.processing = counts.processing.saturating_add(took);
         if let Some(error) = error {
             counts.errors = counts.errors.saturating_add(1);
-            counts.last_error = format!("{}:{}", error.code.number(), error.message);
+            // Everyone may ask for it, so that it must not tell what others asked for.
+            counts.last_error = format!("{}:{}", error.code.number(), error.code.name());
         }
     }
 
@@ -186,7 +200,10 @@ impl Endpoint {
             name: self.name(),
             subject: &self.subject,
             queue_group: QUEUE_GROUP,
-            metadata: BTreeMap::from([("store", self.store.to_string())]),
+            metadata: [("store", self.store.to_string())]
+                .into_iter()
+                .chain(self.fingerprint.clone().map(|fingerprint| ("fingerprint", fingerprint)))
+                .collect(),
         }
     }
 
@@ -232,7 +249,9 @@ pub(super) async fn answer(shared: Arc<Shared>, mut questions: Subscription) {
             continue;
         };
         let answer = Message { subject: reply, payload, ..Message::default() };
-        if let Err(error) = shared.bus.publish(answer).await {
+        if let Err(error) = shared.buses.data.publish(answer).await
+            && shared.throttle.admits("service", REFUSALS)
+        {
             warn!(%error, "can't answer a service question");
         }
     }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
-use super::{Error, Shared, Stores, handlers, health};
+use super::{Error, Shared, Stores, handlers, health, supervision};
 use crate::metrics::StoreLabel;
 use gantry_bus::Subscription;
 use gantry_proto::StoreName;
@@ -84,13 +84,15 @@ pub(super) async fn replace(shared: &Arc<Shared>, stores: Stores) -> Result<Repl
     let gone: Vec<_> = serving.read().keys().filter(|name| !stores.contains_key(name)).cloned().collect();
     let mut replaced = Replaced::default();
     for (name, store) in stores {
+        let fingerprint = store.fingerprint();
         let known = serving.read().get(&name).map(|served| served.store.send_replace(Arc::clone(&store)));
         if known.is_some() {
-            replaced.kept.push(name);
+            replaced.kept.push(name.clone());
         } else {
             add(shared, &name, store);
-            replaced.added.push(name);
+            replaced.added.push(name.clone());
         }
+        shared.service.mark(&name, fingerprint.as_ref());
     }
     for subscribed in subscribed {
         serve(shared, subscribed);
@@ -122,7 +124,7 @@ async fn subscribe(shared: &Shared, names: impl Iterator<Item = &StoreName>) -> 
             }
             // Forgotten before, since nats-server's answer may come at any time after.
             forgotten.extend(shared.serving.denied().take(&subject));
-            match shared.bus.subscribe(&subject, Some(QUEUE_GROUP)).await {
+            match shared.buses.requests.subscribe(&subject, Some(QUEUE_GROUP)).await {
                 Ok(requests) => all.push(Subscribed { name: name.clone(), operation, subject, requests }),
                 Err(error) => {
                     shared.serving.denied().append(&mut forgotten);
@@ -145,10 +147,11 @@ fn add(shared: &Shared, name: &StoreName, store: Arc<dyn Store>) {
 fn serve(shared: &Arc<Shared>, Subscribed { name, operation, subject, requests }: Subscribed) {
     let mut stores = shared.serving.write();
     let Some(served) = stores.get_mut(&name) else { return };
+    let task = format!("{} of store {name}", operation.name());
     let stop = CancellationToken::new();
     served.endpoints.insert(subject, stop.clone().drop_guard());
     let endpoint = Endpoint { operation, name, store: served.store.subscribe(), stop, shared: Arc::clone(shared) };
-    shared.tasks.spawn(endpoint.serve(requests));
+    supervision::spawn(shared, task, Some(endpoint.stop.clone()), endpoint.serve(requests));
 }
 
 fn remove(shared: &Shared, name: &StoreName) {
@@ -156,6 +159,7 @@ fn remove(shared: &Shared, name: &StoreName) {
     shared.serving.denied().retain(|subject| !served.endpoints.contains_key(subject));
     shared.service.remove(name);
     shared.metrics.store_up.remove(&StoreLabel { store: name.to_string() });
+    shared.metrics.store_differing.remove(&StoreLabel { store: name.to_string() });
     info!(store = %name, "no longer serving the store");
 }
 

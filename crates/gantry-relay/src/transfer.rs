@@ -7,21 +7,23 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::Options;
+use super::Shared;
 use super::handlers::{Asker, keyless};
+use super::pacer::Pacer;
 use super::registry::{Entry, Heard};
+use super::throttle::TRANSFERS;
 use crate::metrics::{OutcomeLabel, TransferMetrics};
 use gantry_bus::Message;
-use gantry_bus::rate::RateLimit;
 use gantry_bus::trace;
 use gantry_proto::chunk::Chunk;
 use gantry_proto::message::{Envelope, Wait};
 use gantry_proto::sender::{Outcome, Sender, Settings};
-use gantry_proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, ObjectInfo, WireError};
+use gantry_proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, ObjectInfo, WireError, check, limits};
 use gantry_store::{self as store, Opened};
 
-/// How long opening a store may take before the consumer is told that its request is in hand.
-const FIRST_BEAT: Duration = Duration::from_millis(50);
+/// How long opening a store may take before the consumer is told that its request is in hand. Where nobody listens the
+/// answer to this is there before S3's is, and its body is not read.
+const FIRST_BEAT: Duration = Duration::from_millis(1);
 
 /// How long the first chunk may be on its way to the connection alone. Written together with what follows, it would
 /// reach nobody before nats-server has read that, too.
@@ -31,23 +33,29 @@ const HEAD_START: Duration = Duration::from_millis(5);
 pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     let envelope = Envelope { transfer: Some(entry.transfer), context: request.context.clone() };
     let control = asker.shared.options.prefix.control(&asker.shared.instance, entry.transfer);
-    let mut link = Link { asker, envelope, control };
+    let gone = asker.shared.options.prefix.gone(&asker.shared.secret, entry.transfer);
+    let mut link = Link { asker, envelope, control, gone };
     debug!(key = %request.key, start = request.start, context = request.context.as_deref(), "opening");
-    let opened = match link.open(&request, &mut entry).await {
+    let mut opened = match link.open(&request, &mut entry).await {
         Ok(Opening::Done(opened)) => *opened,
-        Ok(Opening::Ended(outcome)) => return link.end_before_start(outcome),
+        Ok(Opening::Ended(outcome)) => {
+            entry.note_unheard(link.asker.elapsed());
+            return link.end_before_start(outcome);
+        }
         Err(error) => {
             let context = request.context;
             return link.asker.refuse(context, &error.to_wire()).await;
         }
     };
+    check::trim(&mut opened.object);
     let Some(range) = request.span().resolve(opened.object.size) else {
         let error = store::Error::Range { start: request.start, size: opened.object.size };
         return link.asker.refuse(request.context, &error.to_wire()).await;
     };
     let settings = link.settings(&request);
     let clock = Clock::start();
-    let sender = Sender::new(settings, range.clone(), request.credit.unwrap_or(OFFSET_MAX), clock.now());
+    let mut sender = Sender::new(settings, range.clone(), request.credit.unwrap_or(OFFSET_MAX), clock.now());
+    let pacer = Pacer::new(&link.asker.shared.options, &mut sender);
     let object = described(&opened.object);
     let accepted = Accepted {
         transfer: entry.transfer,
@@ -71,8 +79,7 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
         entry,
         metrics,
         stalled: Stalled::default(),
-        limits: limits(&link.asker.shared.options),
-        paced_until: Instant::now(),
+        pacer,
         object,
         started: Some(range),
         opened_ms: as_millis(link.asker.elapsed()),
@@ -87,16 +94,20 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     if request.start > 0 && request.pin.if_match.is_some() {
         link.asker.shared.metrics.resume(link.asker.store_name.as_str());
     }
+
     let outcome = drive.run(&mut link).await;
-    let took = link.asker.elapsed();
-    drive.metrics.duration.observe(took.as_secs_f64());
-    drive.log_end(outcome.as_ref(), took);
-    let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
-    link.count(outcome.as_ref().map_or("aborted", outcome_name), has_failed);
+    record_end(&link, &mut drive, outcome.as_ref());
 }
 
-fn limits(options: &Options) -> Vec<RateLimit> {
-    options.transfer_rate_max.map(RateLimit::new).into_iter().chain(options.rate_limit.clone()).collect()
+/// Puts the end of a transfer into the log and the metrics.
+fn record_end(link: &Link, drive: &mut Drive, outcome: Option<&Outcome>) {
+    let took = link.asker.elapsed();
+    drive.entry.note_unheard(took);
+    drive.metrics.duration.observe(took.as_secs_f64());
+    drive.log_end(&link.asker.shared, outcome, took);
+
+    let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
+    link.count(outcome.map_or("aborted", outcome_name), has_failed);
 }
 
 /// What came of opening a store that did not fail.
@@ -110,20 +121,32 @@ enum Opening {
 struct Link {
     asker: Asker,
     envelope: Envelope,
+    /// Where the consumer sends credit and cancel.
     control: String,
+    /// Where nats-server reports that nobody receives a message.
+    gone: String,
 }
 
 impl Link {
     /// Opens the store, beating meanwhile, unless the consumer leaves or the relay must stop.
     async fn open(&self, request: &GetRequest, entry: &mut Entry) -> Result<Opening, store::Error> {
+        if self.is_unheard(request, entry).await {
+            return Ok(Opening::Ended(outcome_name(&Outcome::ConsumerGone)));
+        }
         let store = std::sync::Arc::clone(&self.asker.store);
         let mut opening = store.open(&request.key, &request.pin, request.span());
-        let period = self.asker.shared.options.beat_interval;
+        let period = limits::beat(self.asker.shared.options.beat_interval);
         // The first one comes early: by it the consumer knows that its request did not meet a frozen relay.
         let mut beats = tokio::time::interval_at(Instant::now() + FIRST_BEAT.min(period), period);
         let shared = &self.asker.shared;
         let ended = loop {
             tokio::select! {
+                biased;
+                Ok(()) = entry.heard.changed() => match *entry.heard.borrow() {
+                    Heard { gone: true, .. } => break outcome_name(&Outcome::ConsumerGone),
+                    Heard { control, .. } if control.cancel => break outcome_name(&Outcome::Cancelled),
+                    Heard { .. } => {}
+                },
                 opened = &mut opening => return opened.map(|opened| Opening::Done(Box::new(opened))),
                 _ = beats.tick() => {
                     let beat = Body::Beat { seq: 0, offset: request.start, wait: Wait::Store };
@@ -131,11 +154,6 @@ impl Link {
                         break "aborted";
                     }
                 }
-                Ok(()) = entry.heard.changed() => match *entry.heard.borrow() {
-                    Heard { gone: true, .. } => break outcome_name(&Outcome::ConsumerGone),
-                    Heard { control, .. } if control.cancel => break outcome_name(&Outcome::Cancelled),
-                    Heard { .. } => {}
-                },
                 () = shared.goaway.cancelled() => {
                     let told = self.publish(Body::Goaway).await;
                     break if told { outcome_name(&Outcome::Drained) } else { "aborted" };
@@ -146,27 +164,39 @@ impl Link {
         Ok(Opening::Ended(ended))
     }
 
+    /// Returns whether nobody hears the answer, as far as that is known in time; asked only when there is reason to.
+    async fn is_unheard(&self, request: &GetRequest, entry: &mut Entry) -> bool {
+        let Some(wait) = self.asker.shared.caution.wait() else { return false };
+        let beat = Body::Beat { seq: 0, offset: request.start, wait: Wait::Store };
+        if !self.publish(beat).await {
+            return false;
+        }
+        let gone = entry.heard.wait_for(|heard| heard.gone || heard.control.cancel);
+        timeout(wait, gone).await.is_ok_and(|heard| heard.is_ok_and(|heard| heard.gone))
+    }
+
     fn settings(&self, request: &GetRequest) -> Settings {
         let shared = &self.asker.shared;
         let options = &shared.options;
-        let asked = request.chunk_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-        let payload_max = shared.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES).max(1);
-        let chunk_max = asked.min(options.chunk_max_bytes).min(payload_max);
-        Settings {
-            chunk_max,
-            gather_min: options.gather_min_bytes.min(chunk_max),
+        let payload_max = shared.buses.data.max_payload().saturating_sub(HEADERS_MAX_BYTES);
+        let own = options.chunk_max_bytes.min(payload_max);
+        let chunk_max = limits::chunk_max(request.chunk_max, u64::try_from(own).unwrap_or(u64::MAX));
+        let settings = Settings {
+            chunk_max: usize::try_from(chunk_max).unwrap_or(own),
+            gather_min: options.gather_min_bytes,
             window_max: options.window_max_bytes,
             beat_interval: options.beat_interval,
             idle_timeout: options.idle_timeout,
             keeps_alive: request.keeps_alive,
-        }
+        };
+        settings.within_bounds()
     }
 
-    /// Sends a message whose reply is the control subject, so that nats-server tells us when nobody listens.
+    /// Sends a message whose reply subject is ours, so that nats-server reports there when nobody receives it.
     async fn publish(&self, body: Body) -> bool {
         tracing::trace!(kind = body.type_name(), "publishing");
         let (headers, payload) = self.envelope.encode(&body);
-        let reply = Some(self.control.clone());
+        let reply = Some(self.gone.clone());
         self.asker.send(Message { reply, headers, payload, ..Message::default() }).await
     }
 
@@ -180,7 +210,7 @@ impl Link {
                 biased;
                 () = shared.shutdown.force.cancelled() => return false,
                 permit = &mut turn => break permit,
-                () = sleep(shared.options.beat_interval) => {
+                () = sleep(limits::beat(shared.options.beat_interval)) => {
                     let beat = Body::Beat { seq: chunk.seq, offset: chunk.offset, wait: Wait::Store };
                     if !self.publish(beat).await {
                         return false;
@@ -195,12 +225,14 @@ impl Link {
     }
 
     fn end_before_start(&self, outcome: &'static str) {
-        info!(
-            outcome,
-            ms = as_millis(self.asker.elapsed()),
-            trace = trace::current_id().as_deref(),
-            "transfer ended before it started"
-        );
+        if self.asker.shared.throttle.admits("transfer_unstarted", TRANSFERS) {
+            info!(
+                outcome,
+                ms = as_millis(self.asker.elapsed()),
+                trace = trace::current_id().as_deref(),
+                "transfer ended before it started"
+            );
+        }
         self.count(outcome, false);
     }
 
@@ -219,9 +251,7 @@ struct Drive {
     entry: Entry,
     metrics: TransferMetrics,
     stalled: Stalled,
-    limits: Vec<RateLimit>,
-    /// Before this the store is not read, so that the transfer keeps to its limits.
-    paced_until: Instant,
+    pacer: Pacer,
     /// What is sent, for the log.
     object: String,
     /// What is sent of it, until that was logged.
@@ -244,7 +274,9 @@ impl Drive {
             let is_sent = self.transmit(link).await;
             if let Some(Range { start, end }) = self.started.take() {
                 let opened_ms = self.opened_ms;
-                info!(start, end, object = self.object, opened_ms, "transfer started");
+                if link.asker.shared.throttle.admits("transfer_started", TRANSFERS) {
+                    info!(start, end, object = self.object, opened_ms, "transfer started");
+                }
             }
             if !is_sent {
                 return None;
@@ -253,6 +285,7 @@ impl Drive {
             if let Some(outcome) = self.sender.outcome() {
                 return Some(outcome.clone());
             }
+            self.pacer.ask(self.sender.held_back());
             let wakes_at = self.sender.poll_timeout().map(|at| self.clock.at(at));
             tokio::select! {
                 biased;
@@ -263,7 +296,7 @@ impl Drive {
                     self.hear(heard);
                 }
                 frame = self.body.next(), if self.wants_data() => self.take(frame),
-                () = sleep_until(self.paced_until), if self.is_paced() => {}
+                bytes = self.pacer.turn(), if self.pacer.is_waiting() => self.sender.permit(bytes),
                 () = sleep_until(wakes_at.unwrap_or_else(Instant::now)), if wakes_at.is_some() => {
                     self.sender.handle_timeout(self.clock.now());
                 }
@@ -287,7 +320,7 @@ impl Drive {
             self.count_chunk(len, link);
             if self.sender.sent_chunks() == 1 && !self.sender.is_all_sent() {
                 // However that ends: what has gone wrong is told by the next message.
-                drop(timeout(HEAD_START, link.asker.shared.bus.flush()).await);
+                drop(timeout(HEAD_START, link.asker.shared.buses.data.flush()).await);
             }
         }
         true
@@ -304,8 +337,11 @@ impl Drive {
     }
 
     /// The one line with all that a support person asks for.
-    fn log_end(&mut self, outcome: Option<&Outcome>, took: Duration) {
+    fn log_end(&mut self, shared: &Shared, outcome: Option<&Outcome>, took: Duration) {
         self.stalled.note(false, &self.metrics);
+        if !shared.throttle.admits("transfer_ended", TRANSFERS) {
+            return;
+        }
         let (bytes, chunks) = (self.sender.sent_bytes(), self.sender.sent_chunks());
         let (ms, stalled_ms) = (as_millis(took), as_millis(self.stalled.total));
         let bytes_per_s = bytes.saturating_mul(1000).checked_div(ms).unwrap_or(bytes);
@@ -337,21 +373,12 @@ impl Drive {
     }
 
     fn wants_data(&self) -> bool {
-        !self.store_ended && self.sender.wants_data() && !self.is_paced()
-    }
-
-    fn is_paced(&self) -> bool {
-        !self.limits.is_empty() && Instant::now() < self.paced_until
+        !self.store_ended && self.sender.wants_data()
     }
 
     fn take(&mut self, frame: Option<Result<bytes::Bytes, store::Error>>) {
         match frame {
-            Some(Ok(bytes)) => {
-                for limit in &self.limits {
-                    self.paced_until = self.paced_until.max(limit.take(bytes.len()));
-                }
-                self.sender.handle_data(bytes);
-            }
+            Some(Ok(bytes)) => self.sender.handle_data(bytes),
             Some(Err(error)) => {
                 self.store_ended = true;
                 self.sender.handle_failure(error.to_wire());
@@ -396,6 +423,9 @@ impl Stalled {
 /// Time since a transfer began, as the state machine counts it.
 struct Clock(Instant);
 
+/// Later than any transfer waits for anything.
+const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
+
 impl Clock {
     fn start() -> Self {
         Self(Instant::now())
@@ -406,7 +436,8 @@ impl Clock {
     }
 
     fn at(&self, since_start: Duration) -> Instant {
-        self.0 + since_start
+        // What can't be reached is as good as a month away.
+        self.0.checked_add(since_start).unwrap_or_else(|| self.0 + FAR)
     }
 }
 

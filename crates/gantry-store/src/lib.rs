@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use sha2::{Digest as _, Sha256};
 
 use gantry_proto::{Code, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, WireError};
 
@@ -70,6 +71,23 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As the store answers.
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Returns what tells this place from others, as [`fingerprint`] makes it; `None` where nothing does.
+    fn fingerprint(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Returns the fingerprint of a place: of its kind, and of what names it. Equal for equal places, on whatever host; the
+/// names can't be read from it, only guessed and compared.
+#[must_use]
+pub fn fingerprint(kind: &str, names: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for text in [&["gantry-store-1", kind], names].concat() {
+        hash.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(text);
+    }
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a store did not yield what was asked for. The messages name neither credentials nor endpoints.

@@ -111,7 +111,9 @@ fn auth_key(effective: &[Effective]) -> &'static str {
 struct Rights {
     requests: Vec<String>,
     controls: String,
-    /// A subject below the one with all our control messages, on which nats-server answers.
+    /// Where nats-server reports that nobody receives a message.
+    reports: String,
+    /// A subject below that one, on which nats-server answers.
     answers: String,
     service: Vec<String>,
     /// One subject that nobody listens to below each prefix of `relay.delivery_allow`.
@@ -125,9 +127,11 @@ impl Rights {
         let instance = Uuid::new_v4().simple().to_string();
         let all = |operation| config.stores.keys().map(move |store| config.prefix.request(operation, store));
         let controls = config.prefix.controls(&instance);
+        let reports = config.prefix.all_gone(&Uuid::new_v4().simple().to_string());
         Self {
             requests: Operation::ALL.into_iter().flat_map(all).collect(),
-            answers: controls.replace('*', "check"),
+            answers: format!("{}.check", reports.trim_end_matches(".*")),
+            reports,
             controls,
             service: relay::service_subjects(&instance),
             deliveries: config
@@ -162,7 +166,8 @@ async fn forbidden(bus: &dyn Bus, rights: &Rights) -> Result<BTreeSet<String>, b
     for subject in &rights.service {
         drop(bus.subscribe(subject, None).await?);
     }
-    let mut answers = bus.subscribe(&rights.controls, None).await?;
+    drop(bus.subscribe(&rights.controls, None).await?);
+    let mut answers = bus.subscribe(&rights.reports, None).await?;
     for subject in &rights.deliveries {
         let reply = Some(rights.answers.clone());
         bus.publish(Message { subject: subject.clone(), reply, ..Message::default() }).await?;
@@ -181,7 +186,7 @@ async fn forbidden(bus: &dyn Bus, rights: &Rights) -> Result<BTreeSet<String>, b
         forbidden.insert(denied);
     }
     if forbidden.is_empty() && answered != Ok(true) {
-        forbidden.insert(format!("something: nothing came back on {:?}", rights.controls));
+        forbidden.insert(format!("something: nothing came back on {:?}", rights.reports));
     }
     Ok(forbidden)
 }
@@ -192,7 +197,7 @@ async fn next_denied(events: &mut Receiver<Event>) -> String {
         match events.recv().await {
             Ok(Event::SubscribeDenied(subject)) => return format!("to subscribe to {subject:?}"),
             Ok(Event::PublishDenied(subject)) => return format!("to publish to {subject:?}"),
-            Ok(Event::SlowConsumer | Event::LameDuck) | Err(RecvError::Lagged(_)) => {}
+            Ok(Event::SlowConsumer | Event::LameDuck | Event::Closed(_)) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return std::future::pending().await,
         }
     }

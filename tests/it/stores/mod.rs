@@ -5,6 +5,7 @@ mod file;
 mod memory;
 mod s3;
 mod s3_faults;
+mod s3_odd;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;

@@ -33,6 +33,10 @@ impl Request {
         self.method == "GET"
     }
 
+    pub(crate) fn is_list(&self) -> bool {
+        self.is_get() && self.target.contains("list-type=2")
+    }
+
     /// The range asked for, with an exclusive end, against an object of `size` bytes.
     pub(crate) fn range(&self, size: usize) -> Option<Range<usize>> {
         let (first, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
@@ -68,6 +72,8 @@ pub(crate) enum Act {
     Replace(&'static str),
     /// With no `ETag`.
     Anonymous,
+    /// With this status, these header lines and this body, whatever was asked for; a HEAD gets no body.
+    Raw(u16, &'static str, String),
     /// Not at all.
     Hang,
 }
@@ -162,6 +168,14 @@ async fn answer(stream: &mut TcpStream, request: &Request, act: Act, object: &By
     }
     if let Act::Fail(status, code, headers) = act {
         fail(stream, request, status, code, headers).await?;
+        return Ok(true);
+    }
+    if let Act::Raw(status, headers, body) = act {
+        let separator = if headers.is_empty() { "" } else { "\r\n" };
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status} told\r\n{headers}{separator}content-length: {length}\r\n\r\n");
+        let body = if request.is_get() { body } else { String::new() };
+        stream.write_all((head + &body).as_bytes()).await?;
         return Ok(true);
     }
     serve(stream, request, act, object).await

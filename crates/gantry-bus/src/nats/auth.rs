@@ -76,21 +76,21 @@ fn unusable(path: &Path, reason: &str) -> Error {
 }
 
 /// A key, and in a credentials file the JWT that vouches for it.
-struct Identity {
+pub(super) struct Identity {
     jwt: Option<String>,
     key: KeyPair,
 }
 
 impl Identity {
     /// Reads what `nsc` writes: the user's JWT and seed, each between lines of dashes.
-    fn from_credentials(text: &str) -> Result<Self, String> {
+    pub(super) fn from_credentials(text: &str) -> Result<Self, String> {
         let jwt = block(text, "NATS USER JWT")?;
         let seed = block(text, "USER NKEY SEED")?;
         Ok(Self { jwt: Some(jwt.to_owned()), key: key(seed)? })
     }
 
     /// Reads a seed on a line of its own, or as `nsc` frames it.
-    fn from_seed_file(text: &str) -> Result<Self, String> {
+    pub(super) fn from_seed_file(text: &str) -> Result<Self, String> {
         let mut lines = text.lines().map(str::trim);
         let seed = lines.find(|line| line.starts_with('S')).ok_or("it holds no nkey seed")?;
         Ok(Self { jwt: None, key: key(seed)? })

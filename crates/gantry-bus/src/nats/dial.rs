@@ -3,7 +3,9 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr, rustls};
+use async_nats::{
+    Client, ConnectError, ConnectErrorKind, ConnectOptions, ReconnectToServer, Server, ServerAddr, rustls,
+};
 
 use super::super::Error;
 use super::auth::authenticate;
@@ -26,24 +28,36 @@ const BACKOFF_LIMIT: Duration = Duration::from_secs(2);
 /// The wait before the second attempt, before jitter; it doubles with each.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 
-/// Makes the first connection, trying again until `connect_timeout` when the server may yet appear.
+/// Makes a connection, trying again until `connect_timeout` when the server may yet appear.
+///
+/// `discovered` are servers of the cluster that an earlier connection learned of. Returns the connection, and whether it
+/// uses TLS. TLS with one server means TLS with all: it is required as soon as one address asks for it, and when the
+/// first server asks for it the connection is made again with TLS required. Otherwise the user and the password would
+/// go in plain text to a server that was learned of later.
 pub(super) async fn dial(
     options: &Options,
-    finish: impl Fn(ConnectOptions) -> ConnectOptions,
-) -> Result<Client, Error> {
+    discovered: &[String],
+    mut finish: impl FnMut(ConnectOptions) -> ConnectOptions,
+) -> Result<(Client, bool), Error> {
     options.check().await?;
-    let (servers, url_auth) = parse(options)?;
+    let (mut servers, url_auth) = parse(options)?;
     let auth = if options.auth == Auth::None { url_auth } else { options.auth.clone() };
+    let mut needs_tls = options.needs_tls() || servers.iter().any(ServerAddr::tls_required);
     let names = servers.iter().map(|server| without_credentials(server.as_url_str())).collect::<Vec<_>>().join(",");
+    servers.extend(discovered.iter().filter_map(|address| discovered_server(address)));
     let share = options.connect_timeout / u32::try_from(servers.len()).unwrap_or(u32::MAX);
     let attempt_limit = share.max(ATTEMPT_MIN).min(ATTEMPT_LIMIT);
 
     let mut last = None;
     let attempts = async {
         for attempt in 1.. {
-            let prepared = finish(prepare(authenticate(&auth).await?, options, attempt_limit));
-            match prepared.connect(servers.as_slice()).await {
-                Ok(client) => return Ok(client),
+            let prepared = prepare(authenticate(&auth).await?, options, attempt_limit).require_tls(needs_tls);
+            match finish(prepared).connect(servers.as_slice()).await {
+                Ok(client) if !needs_tls && client.server_info().tls_required => {
+                    needs_tls = true;
+                    continue;
+                }
+                Ok(client) => return Ok((client, needs_tls)),
                 Err(error) => {
                     last = Some(judge(&error, &names)?);
                     tracing::debug!(attempt, %error, servers = names, "no connection to nats-server yet");
@@ -58,6 +72,26 @@ pub(super) async fn dial(
     }
     let reason = last.unwrap_or_else(|| format!("no answer within {:?}", options.connect_timeout));
     Err(Error::Unreachable { servers: names, reason })
+}
+
+/// Parses an address as nats-server gives those of its cluster: a host and a port.
+fn discovered_server(address: &str) -> Option<ServerAddr> {
+    let server: ServerAddr = address.parse().ok()?;
+    (!server.is_websocket() && !server.has_user_pass()).then_some(server)
+}
+
+/// Returns the server to connect to if the choice can't be left to async-nats; `None` leaves it.
+///
+/// A server may name others by any scheme, and it does so before TLS begins, when anybody on the way may change its
+/// words. To one that is named by `ws://` async-nats would send the user and the password in plain text, also with TLS
+/// required.
+fn choose(pool: &[Server]) -> Option<ReconnectToServer> {
+    if !pool.iter().any(|server| server.addr.is_websocket()) {
+        return None;
+    }
+    let usable = pool.iter().filter(|server| !server.addr.is_websocket());
+    let addr = usable.min_by_key(|server| server.failed_attempts)?.addr.clone();
+    Some(ReconnectToServer { addr, delay: None })
 }
 
 /// Returns the wait before the attempt of this number, counted from 1: none before the first, then doubling, between
@@ -132,8 +166,11 @@ fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> 
         .connection_timeout(attempt_limit)
         .ping_interval(PING_INTERVAL)
         .reconnect_delay_callback(backoff)
-        .max_reconnects(None)
-        .require_tls(options.needs_tls());
+        .reconnect_to_server_callback(|pool, _| std::future::ready(choose(&pool)))
+        .max_reconnects(None);
+    if options.ignore_discovered_servers {
+        prepared = prepared.ignore_discovered_servers();
+    }
     if options.tls_first {
         prepared = prepared.tls_first();
     }

@@ -9,7 +9,8 @@ use super::super::Error;
 /// How to reach nats-server, by the options that NATS users know.
 #[derive(Clone)]
 pub struct Options {
-    /// Server addresses, each `[nats://|tls://][user:password@|token@]host[:port]` or several with commas between.
+    /// Server addresses, each `[nats://|tls://][user:password@|token@]host[:port]` or several with commas between. One
+    /// with `tls://` makes TLS required for all, also for servers that are learned of later.
     pub servers: Vec<String>,
     /// The connection's name, as `nats server report connections` shows it.
     pub name: String,
@@ -25,10 +26,15 @@ pub struct Options {
     pub tls_required: bool,
     /// Begins with the TLS handshake, before the server's first word; the server must have `handshake_first`.
     pub tls_first: bool,
+    /// Connects only to `servers`, and not to others of their cluster that they name.
+    pub ignore_discovered_servers: bool,
     /// The first tokens of reply subjects.
     pub inbox_prefix: String,
     /// The bound on making the first connection, every attempt included.
     pub connect_timeout: Duration,
+    /// How long a server that refuses us is asked again before the bus closes for good, once a connection has died: it may
+    /// be reading its configuration, or somebody may be replacing our credentials.
+    pub refused_limit: Duration,
     /// How many messages may wait to be sent. Messages are counted, not bytes: with messages of 1 MiB the default
     /// bounds the queue to 16 MiB.
     pub queue_messages: usize,
@@ -48,10 +54,12 @@ impl Default for Options {
             tls_key: None,
             tls_required: false,
             tls_first: false,
+            ignore_discovered_servers: false,
             inbox_prefix: "_INBOX".to_owned(),
             // Five round trips make a connection with TLS: enough for a slow link, and still below 5 s with the
             // process's own start.
             connect_timeout: Duration::from_secs(4),
+            refused_limit: Duration::from_secs(10),
             queue_messages: 16,
             // async-nats' own default; slots are allocated as they are used.
             subscription_messages: 65_536,
@@ -116,8 +124,10 @@ impl fmt::Debug for Options {
             .field("tls_key", &self.tls_key)
             .field("tls_required", &self.tls_required)
             .field("tls_first", &self.tls_first)
+            .field("ignore_discovered_servers", &self.ignore_discovered_servers)
             .field("inbox_prefix", &self.inbox_prefix)
             .field("connect_timeout", &self.connect_timeout)
+            .field("refused_limit", &self.refused_limit)
             .field("queue_messages", &self.queue_messages)
             .field("subscription_messages", &self.subscription_messages)
             .finish()

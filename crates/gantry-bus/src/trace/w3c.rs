@@ -8,6 +8,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use super::NAMES;
 use gantry_proto::Headers;
 
+/// The longest value of a trace header that is taken from a message.
+const VALUE_MAX_BYTES: usize = 512;
+
 /// Returns the headers that name the current span; none when no traces are exported.
 #[must_use]
 pub fn headers_of_current_span() -> Vec<(&'static str, String)> {
@@ -33,13 +36,24 @@ pub fn inject(headers: &mut Headers) {
 
 /// Makes `span` a child of the span that a message names, if it names one.
 pub fn adopt(span: &Span, headers: &Headers) {
-    let found: Vec<_> = NAMES.iter().filter_map(|name| Some((*name, headers.get(name)?.to_owned()))).collect();
+    let found: Vec<_> = NAMES
+        .iter()
+        .filter_map(|name| Some((*name, headers.get(name).filter(|value| is_plausible(value))?.to_owned())))
+        .collect();
     if found.is_empty() {
         return;
     }
     let parent = TraceContextPropagator::new().extract(&Carrier(found));
     // It fails when traces are not exported or the span is filtered out; then there is nothing to tie together.
     drop(span.set_parent(parent));
+}
+
+/// Returns whether a value can be a trace header at all. It is passed on, to stores and other relays, so it must hold
+/// nothing that breaks a header there, and must not grow on its way.
+///
+/// Source: W3C Trace Context, sections 3.2 and 3.3: both are printable ASCII, and 512 characters must be passed on.
+fn is_plausible(value: &str) -> bool {
+    value.len() <= VALUE_MAX_BYTES && value.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 #[derive(Default)]
@@ -76,6 +90,21 @@ mod tests {
         inject(&mut headers);
         assert!(headers.is_empty());
         assert_eq!(current_id(), None);
+    }
+
+    #[test]
+    fn only_what_can_be_a_header_elsewhere_is_passed_on() {
+        for (value, fits) in [
+            ("a=1,b=x y", true),
+            ("a=\u{1}", false),
+            ("a=1\r\nx: y", false),
+            ("a=\u{7f}", false),
+            ("a=é", false),
+            (&"a".repeat(VALUE_MAX_BYTES), true),
+            (&"a".repeat(VALUE_MAX_BYTES + 1), false),
+        ] {
+            assert_eq!(is_plausible(value), fits, "{value:?}");
+        }
     }
 
     #[test]

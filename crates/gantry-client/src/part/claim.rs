@@ -1,10 +1,12 @@
 //! The lock on a part file, and what is done to it under the lock.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Seek as _, SeekFrom};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::path::{Names, is_at};
+use super::trust::{Distrust, Ours, knows_no_permissions, open_regular};
 use super::{Error, sidecar};
 
 /// How often the part file's name is tried again when it changes hands between opening and locking.
@@ -18,22 +20,47 @@ pub(super) struct Claim {
     pub names: Names,
     pub file: File,
     pub keep: bool,
+    /// Whether the records beside it are ours, so that they may be removed with it.
+    pub records_are_ours: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rights {
-    /// The owner may read and write whatever the target's rights are, or the part could not be resumed.
-    WhileWriting,
-    Final,
+/// A lock on a part file that is ours, and what that means here.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub claim: Claim,
+    pub ours: Ours,
 }
 
 impl Claim {
-    pub(super) fn lock(target: PathBuf) -> Result<Self, Error> {
+    /// Locks a part file that is ours and can't be written by others; one that can is replaced by an empty one.
+    ///
+    /// # Errors
+    /// [`Error::NotAFile`] or [`Error::Untrusted`] when it is not ours, [`Error::InUse`] when it is locked.
+    pub(super) fn acquire(target: &Path) -> Result<Held, Error> {
+        for _ in 0..LOCK_ATTEMPTS {
+            let mut claim = Self::lock(target.to_owned())?;
+            claim.keep = claim.len()? > 0;
+            let ours = Ours::probe(&claim.names.scratch)?;
+            let metadata = claim.file.metadata().map_err(|source| Error::io(&claim.names.part, source))?;
+            match ours.distrust(&metadata) {
+                None => return Ok(Held { claim, ours }),
+                // Whoever has it open may go on writing to it: the next one is another file.
+                Some(Distrust::Writable) => claim.keep = false,
+                Some(why) => {
+                    claim.keep = true;
+                    return Err(Error::Untrusted { path: claim.names.part.clone(), why });
+                }
+            }
+        }
+        Err(Error::InUse(target.to_owned()))
+    }
+
+    fn lock(target: PathBuf) -> Result<Self, Error> {
         let names = Names::beside(&target)?;
         for _ in 0..LOCK_ATTEMPTS {
             let Some(file) = open_part(&names.part)? else { continue };
             match hold(&file, &names.part).map_err(|source| Error::io(&names.part, source))? {
-                Hold::Ours => return Ok(Self { target, names, file, keep: true }),
+                Hold::Ours => return Ok(Self { target, names, file, keep: true, records_are_ours: false }),
                 Hold::Theirs => return Err(Error::InUse(target)),
                 Hold::Moved => {}
             }
@@ -56,26 +83,18 @@ impl Claim {
         self.seek(len)
     }
 
-    /// Gives the part file the permission bits of the file that it will replace, if there is one.
-    #[cfg(unix)]
-    pub(super) fn admit(&self, rights: Rights) -> Result<(), Error> {
-        use std::os::unix::fs::PermissionsExt as _;
-        let Ok(metadata) = fs::metadata(&self.target) else { return Ok(()) };
-        let bits = metadata.permissions().mode() & 0o777;
-        let bits = if rights == Rights::WhileWriting { bits | 0o600 } else { bits };
-        let has = |metadata: fs::Metadata| metadata.permissions().mode() & 0o7777;
-        let set = match self.file.metadata().map(has) {
-            // Some file systems refuse every change, also one to what already is.
-            Ok(now) if now == bits => Ok(()),
-            Ok(_) => self.file.set_permissions(fs::Permissions::from_mode(bits)),
-            Err(error) => Err(error),
-        };
-        set.map_err(|source| Error::io(&self.names.part, source))
-    }
-
-    #[cfg(not(unix))]
-    pub(super) fn admit(&self, _: Rights) -> Result<(), Error> {
-        Ok(())
+    /// Gives the part file its final permission bits. Until then only its owner may read or write it.
+    pub(super) fn admit(&self, mode: u32) -> Result<(), Error> {
+        let set = self.file.metadata().and_then(|metadata| {
+            if metadata.permissions().mode() & 0o7777 == mode {
+                return Ok(());
+            }
+            self.file.set_permissions(Permissions::from_mode(mode))
+        });
+        match set {
+            Err(error) if knows_no_permissions(&error) => Ok(()),
+            set => set.map_err(|source| Error::io(&self.names.part, source)),
+        }
     }
 
     /// Renames the part file over the target. A crash leaves the old target and the part, or the new target.
@@ -97,7 +116,10 @@ impl Claim {
     /// held protects them only as long as the part file has its name, so it takes a new one.
     fn clear(&self) {
         match Self::lock(self.target.clone()) {
-            Ok(mut next) => next.keep = !matches!(next.len(), Ok(0)),
+            Ok(mut next) => {
+                next.keep = !matches!(next.len(), Ok(0));
+                next.records_are_ours = true;
+            }
             // Whoever has it replaces them.
             Err(Error::InUse(_)) => {}
             Err(error) => {
@@ -108,6 +130,9 @@ impl Claim {
     }
 
     fn remove_records(&self) -> io::Result<()> {
+        if !self.records_are_ours {
+            return Ok(());
+        }
         sidecar::remove(&self.names.sidecar)?;
         sidecar::remove(&self.names.scratch)
     }
@@ -155,28 +180,18 @@ pub(super) fn hold(file: &File, part: &Path) -> io::Result<Hold> {
 
 /// Opens the part file, or makes it; `None` when it came or went in between. A link in its place is not followed.
 fn open_part(part: &Path) -> Result<Option<File>, Error> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    match fs::symlink_metadata(part) {
-        Ok(metadata) if !metadata.is_file() => return Err(Error::NotAFile(part.to_owned())),
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            options.create_new(true);
-        }
-        Err(source) => return Err(Error::io(part, source)),
+    if let Some(file) = open_regular(part, OpenOptions::new().read(true).write(true))? {
+        return Ok(Some(file));
     }
-    match options.open(part) {
+    match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(part) {
         Ok(file) => Ok(Some(file)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
         Err(source) => Err(Error::io(part, source)),
     }
 }
 
 /// Makes a rename in the folder durable, where folders can be synced.
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    if !cfg!(unix) {
-        return Ok(());
-    }
     match File::open(folder)?.sync_all() {
         // Some network file systems know no such thing.
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),

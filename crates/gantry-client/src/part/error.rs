@@ -1,6 +1,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use super::Distrust;
 use crate::verify::Mismatch;
 
 /// Why a file could not be written. None of these is cured by asking the relay again.
@@ -12,6 +13,28 @@ pub enum Error {
     /// The target, or what stands at the part file's name, is a folder, a device or the like.
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
+    /// What stands at the name of a part file or its record is not ours, or may be changed by others.
+    #[error("{} {why}: remove it, or choose another target", path.display())]
+    Untrusted {
+        /// The part file or its record.
+        path: PathBuf,
+        /// Why it is not used.
+        why: Distrust,
+    },
+    /// A symbolic link of another user, in a folder where everybody may create files.
+    #[error("symbolic link {} belongs to another user (uid {uid}), in a folder open to all: it is not followed", path.display())]
+    ForeignLink {
+        /// The link.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
+    /// The target names a descriptor that this process was not given.
+    #[error("{}: no such descriptor is open", .0.display())]
+    NoDescriptor(PathBuf),
+    /// The target names a file that another process has open.
+    #[error("{} is a file that another process has open: give the file's own path", .0.display())]
+    OpenElsewhere(PathBuf),
     /// Another download has the part file.
     #[error("another download to {} is running", .0.display())]
     InUse(PathBuf),

@@ -3,12 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, path};
 
 use sha2::{Digest as _, Sha256};
 
-use super::Error;
+use super::{Error, descriptor};
 
 /// The longest file name of the common file systems, in bytes (`NAME_MAX` in Linux's `limits.h`).
 const NAME_MAX_BYTES: usize = 255;
@@ -29,7 +30,7 @@ pub(super) struct Names {
     pub part: PathBuf,
     /// What the bytes are.
     pub sidecar: PathBuf,
-    /// The next sidecar, until it replaces the one before.
+    /// The next sidecar, until it replaces the one before, and an empty file to learn from.
     pub scratch: PathBuf,
 }
 
@@ -66,25 +67,72 @@ fn stem(name: &OsStr) -> OsString {
     stem
 }
 
-/// Follows the symbolic links at the end of `target` to where its bytes are, or would be, and checks that a file can
-/// be there.
-pub(super) fn resolve(target: &Path) -> Result<PathBuf, Error> {
+/// What a target's name leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A regular file, or nothing yet, in a folder that exists; links followed.
+    File(PathBuf),
+    /// Something that takes bytes but can't be replaced: a device, a FIFO, a socket.
+    Special(PathBuf),
+    /// A descriptor of this process, as `/dev/stdout` and `/proc/self/fd/3` name one.
+    Descriptor(i32),
+}
+
+/// Follows the symbolic links at the end of `target` to where its bytes are, or would be.
+///
+/// A link is followed where Linux would with `fs.protected_symlinks`, also where that is off: links in a folder such as
+/// `/tmp` must be ours, or belong to the folder's owner.
+///
+/// # Errors
+/// [`Error::NotAFile`], [`Error::NoFolder`], [`Error::ForeignLink`], [`Error::NoDescriptor`] or
+/// [`Error::OpenElsewhere`], or as the file system answers.
+pub fn destination(target: &Path) -> Result<Destination, Error> {
     let mut path = target.to_owned();
     for _ in 0..LINKS_MAX {
+        if let Some(destination) = descriptor::named(&path)? {
+            return Ok(destination);
+        }
         match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_symlink() => {
+                admit_link(&path, &metadata)?;
                 let to = fs::read_link(&path).map_err(|source| Error::io(&path, source))?;
                 path = folder(&path).join(to);
             }
-            Ok(metadata) if metadata.is_file() => return Ok(path),
-            Ok(_) => return Err(Error::NotAFile(path)),
+            Ok(metadata) if metadata.is_file() => return Ok(Destination::File(path)),
+            Ok(metadata) if metadata.is_dir() => return Err(Error::NotAFile(path)),
+            Ok(_) => return Ok(Destination::Special(path)),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return missing(path);
+                return missing(path).map(Destination::File);
             }
             Err(source) => return Err(Error::io(&path, source)),
         }
     }
     Err(Error::io(target, io::Error::other("too many symbolic links")))
+}
+
+/// Returns where a file that takes the place of `target` will be.
+pub(super) fn resolve(target: &Path) -> Result<PathBuf, Error> {
+    match destination(target)? {
+        Destination::File(path) => Ok(path),
+        Destination::Special(_) | Destination::Descriptor(_) => Err(Error::NotAFile(target.to_owned())),
+    }
+}
+
+/// Refuses a link that another user may have put into a folder where everybody may create files.
+fn admit_link(path: &Path, link: &fs::Metadata) -> Result<(), Error> {
+    let folder = folder(path);
+    let there = fs::metadata(&folder).map_err(|source| Error::io(&folder, source))?;
+    let us = rustix::process::geteuid().as_raw();
+    if may_follow(link.uid(), there.uid(), there.mode(), us) {
+        return Ok(());
+    }
+    Err(Error::ForeignLink { path: path.to_owned(), uid: link.uid() })
+}
+
+/// Source: `proc_sys_fs(5)`, `protected_symlinks`.
+const fn may_follow(link_uid: u32, folder_uid: u32, folder_mode: u32, us: u32) -> bool {
+    const STICKY_AND_WRITABLE: u32 = 0o1002;
+    link_uid == us || link_uid == folder_uid || folder_mode & STICKY_AND_WRITABLE != STICKY_AND_WRITABLE
 }
 
 /// Takes a path where nothing is yet, when the folder is there.
@@ -103,19 +151,11 @@ fn missing(path: PathBuf) -> Result<PathBuf, Error> {
     }
 }
 
-fn folder(path: &Path) -> PathBuf {
+pub(super) fn folder(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     }
-}
-
-/// Returns whether `path` leads to something that takes bytes but is no regular file: a device, a FIFO, a socket.
-///
-/// There is no part file for such a target: bytes go straight into it.
-#[must_use]
-pub fn is_special(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
 }
 
 /// Returns whether `path` is, itself and not through a link, the regular file that is open as `file`.
@@ -128,14 +168,28 @@ pub(super) fn is_at(file: &fs::File, path: &Path) -> io::Result<bool> {
     Ok(there.is_file() && is_same(&file.metadata()?, &there))
 }
 
-#[cfg(unix)]
 fn is_same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
-/// Elsewhere an open file can be neither removed nor renamed by another process.
-#[cfg(not(unix))]
-fn is_same(_: &fs::Metadata, _: &fs::Metadata) -> bool {
-    true
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_followed_as_the_kernel_would_with_protected_symlinks() {
+        const TMP: u32 = 0o41777;
+        for (link, folder, mode, us, followed) in [
+            (1000, 0, TMP, 1000, true),
+            (1001, 0, TMP, 1000, false),
+            (1001, 0, TMP, 0, false),
+            (0, 0, TMP, 1000, true),
+            (1001, 1001, TMP, 0, true),
+            (1001, 0, 0o40777, 0, true),
+            (1001, 0, 0o41775, 0, true),
+            (1001, 1000, 0o40755, 1000, true),
+        ] {
+            assert_eq!(may_follow(link, folder, mode, us), followed, "{link} {folder} {mode:o} {us}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::silence::SILENCE_MAX;
+use super::super::limits::SILENCE_MAX;
 
 /// The window grows while all of it arrives within this time: then link and round trip could take more.
 const GROW_BELOW: Duration = Duration::from_secs(1);
@@ -87,6 +87,11 @@ impl Pace {
     /// Takes the limit of a relay, which cuts off what is more.
     pub(super) fn handle_window_max(&mut self, max: u64) {
         self.window = self.window.min(max.max(1));
+    }
+
+    /// Takes note that a relay's limit no longer holds: one that allowed next to nothing must not slow the next one down.
+    pub(super) fn handle_window_free(&mut self) {
+        self.window = self.window.max(WINDOW_MIN.min(self.window_initial));
     }
 
     /// Takes note of credit up to `limit` while bytes have arrived up to `next`.

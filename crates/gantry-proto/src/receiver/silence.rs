@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-/// The longest silence that is borne, however busy the link: as long as async-nats takes to give up a connection.
-pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
+use super::super::limits::SILENCE_MAX;
 
 /// What a link that is busy carries at least, in bytes per millisecond: with less the smallest chunk that is asked for
 /// takes a second, and other transfers' beats are not to pass for a chunk on its way.

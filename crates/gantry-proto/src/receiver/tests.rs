@@ -1,3 +1,4 @@
+mod hostile;
 mod rig;
 
 use super::super::message::Envelope;
@@ -27,6 +28,7 @@ impl Pair {
 
     fn wanting(span: Span, pin: Pin) -> Self {
         let settings = Settings {
+            prefix: Prefix::default(),
             window_initial: 100,
             window_max: 800,
             chunk_max: 50,
@@ -127,7 +129,7 @@ fn accepted(transfer: TransferId, start: u64) -> Accepted {
         end: SIZE,
         credit: OFFSET_MAX,
         window_max: 800,
-        chunk_max: 50,
+        chunk_max: 1000,
         beat_ms: 1000,
         idle_ms: 15_000,
     }
@@ -518,10 +520,35 @@ mod recovery {
     #[test]
     fn a_dead_relay_is_left_when_its_control_subject_has_no_listener() {
         let mut pair = Pair::streaming();
-        pair.receiver.handle_no_responders(START);
-        assert_eq!(recovers_from(&pair.outputs()), [&Cause::NoResponders]);
-        let outputs = pair.run(300 * MS);
-        assert!(matches!(outputs[..], [(at, Output::Request(_))] if at >= 100 * MS));
+        let mut now = START;
+        let outputs = loop {
+            pair.receiver.handle_no_responders(now);
+            let outputs = pair.outputs();
+            if !outputs.is_empty() {
+                break outputs;
+            }
+            now = pair.receiver.poll_timeout().unwrap();
+            assert_eq!(pair.run(now).len(), 1, "the control message is sent again");
+        };
+        assert_eq!(recovers_from(&outputs), [&Cause::NoResponders]);
+        assert!(now >= 1250 * MS && now <= 1300 * MS, "{now:?}");
+        let outputs = pair.run(now + 300 * MS);
+        assert!(matches!(outputs[..], [(at, Output::Request(_))] if at >= now + 100 * MS));
+    }
+
+    /// A relay whose request connection is made anew for each malformed message was taken for dead.
+    #[test]
+    fn a_relay_that_speaks_is_kept_though_its_control_subject_has_no_listener() {
+        let mut pair = Pair::streaming();
+        for second in 1..60 {
+            let now = SECOND * second;
+            pair.hear(&beat(0, 0, Wait::Store), now);
+            for _ in 0..10 {
+                pair.receiver.handle_no_responders(now + 900 * MS);
+            }
+            pair.outputs();
+        }
+        assert_eq!((pair.receiver.stats().recoveries, pair.failure()), (0, None));
     }
 
     #[test]
@@ -777,11 +804,11 @@ mod credit {
         assert_eq!(pair.outputs(), []);
         pair.receiver.handle_written(100, 100 * MS);
         assert_eq!(pair.outputs(), [credit(transfer(1), 200)]);
-        pair.hear(&chunk(2, 100, 100), START);
-        pair.receiver.handle_written(190, START);
-        pair.hear(&beat(3, 200, Wait::Store), START);
+        pair.hear(&chunk(2, 100, 100), 100 * MS);
+        pair.receiver.handle_written(190, 100 * MS);
+        pair.hear(&beat(3, 200, Wait::Store), 100 * MS);
         assert_eq!(pair.outputs(), [credit(transfer(1), 290)]);
-        pair.hear(&beat(3, 200, Wait::Credit), START);
+        pair.hear(&beat(3, 200, Wait::Credit), 100 * MS);
         assert_eq!(pair.outputs(), [credit(transfer(1), 390)]);
     }
 
@@ -796,7 +823,7 @@ mod credit {
 
     #[test]
     fn the_window_does_not_outgrow_the_settings_or_the_relay() {
-        for (relay_max, expected) in [(u64::MAX, 800), (300, 300)] {
+        for (relay_max, expected) in [(OFFSET_MAX, 800), (300, 300)] {
             let mut pair = Pair::new();
             let object = ObjectInfo { size: 10 * SIZE, ..object() };
             let end = object.size;
@@ -906,7 +933,7 @@ mod regressions {
     #[test]
     fn a_relay_that_ignores_credit_kept_a_download_waiting_for_ever() {
         let mut pair = Pair::new();
-        pair.accept_as(Accepted { window_max: 0, ..accepted(transfer(1), 0) }, START);
+        pair.accept(0, START);
         let mut now = START;
         while pair.failure().is_none() && now < PATIENCE * 2 {
             now += SECOND;

@@ -29,6 +29,13 @@ pub struct RequestLabel {
     pub result: &'static str,
 }
 
+/// Identifies one of the relay's connections to NATS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConnectionLabel {
+    /// `requests` or `data`.
+    pub connection: &'static str,
+}
+
 /// Identifies the reason of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {

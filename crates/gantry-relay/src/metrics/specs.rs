@@ -122,10 +122,12 @@ pub(super) const BUDGET: Spec =
 pub(super) const RESERVED: Spec =
     Spec::new("memory_reserved", Kind::Gauge, &[], "Part of the memory budget that transfers have reserved")
         .unit("bytes");
+pub(super) const LOG_LINES_DROPPED: Spec =
+    Spec::new("log_lines_dropped", Kind::Counter, &[], "Log lines dropped because stderr was not read in time");
 pub(super) const NATS_CONNECTED: Spec =
-    Spec::new("nats_connected", Kind::Gauge, &[], "Whether the relay is connected to NATS");
+    Spec::new("nats_connected", Kind::Gauge, &["connection"], "Whether the connection to NATS is up");
 pub(super) const NATS_RECONNECTS: Spec =
-    Spec::new("nats_reconnects", Kind::Counter, &[], "Number of reconnects to NATS");
+    Spec::new("nats_reconnects", Kind::Counter, &["connection"], "Number of reconnects to NATS");
 pub(super) const NATS_DENIED: Spec =
     Spec::new("nats_denied", Kind::Counter, &["action"], "Number of times nats-server denied a publish or subscribe");
 pub(super) const NATS_SLOW: Spec = Spec::new(
@@ -137,6 +139,12 @@ pub(super) const NATS_SLOW: Spec = Spec::new(
 pub(super) const DRAINING: Spec = Spec::new("draining", Kind::Gauge, &[], "Whether the relay is shutting down");
 pub(super) const STORE_UP: Spec =
     Spec::new("store_up", Kind::Gauge, &["store"], "Whether the store answered its last probe");
+pub(super) const STORE_DIFFERING: Spec = Spec::new(
+    "store_differing_relays",
+    Kind::Gauge,
+    &["store"],
+    "Other relays with this prefix that serve a store of this name from another place, at the last comparison",
+);
 pub(super) const RELOADS: Spec =
     Spec::new("reloads", Kind::Counter, &["result"], "Reloads of the stores by SIGHUP: ok or failed");
 pub(super) const S3_REQUESTS: Spec = Spec::new(
@@ -197,12 +205,14 @@ pub const ALL: &[Spec] = &[
     CREDIT_STALLED,
     BUDGET,
     RESERVED,
+    LOG_LINES_DROPPED,
     NATS_CONNECTED,
     NATS_RECONNECTS,
     NATS_DENIED,
     NATS_SLOW,
     DRAINING,
     STORE_UP,
+    STORE_DIFFERING,
     RELOADS,
     S3_REQUESTS,
     S3_LATENCY,

@@ -19,6 +19,7 @@ pub(super) fn page(root: &Dir, request: &ListRequest) -> Result<ListPage, Error>
         after: request.token.as_deref(),
         limit: request.limit.unwrap_or(LIST_LIMIT_MAX).clamp(1, LIST_LIMIT_MAX) as usize,
         page: ListPage::default(),
+        omitted: 0,
         last: None,
     };
     if base.is_empty() {
@@ -30,9 +31,13 @@ pub(super) fn page(root: &Dir, request: &ListRequest) -> Result<ListPage, Error>
             Ok(dir) => {
                 walk.visit(&dir, &format!("{base}/"))?;
             }
-            Err(error) if is_absent(&error) => {}
+            // A loop of links leads nowhere, too.
+            Err(error) if is_absent(&error) || error.raw_os_error() == Some(libc::ELOOP) => {}
             Err(error) => return Err(failed(&format!("prefix {:?}", request.prefix), &error)),
         }
+    }
+    if walk.page.next.is_none() {
+        walk.page.omitted += walk.omitted;
     }
     Ok(walk.page)
 }
@@ -43,6 +48,9 @@ struct Walk<'a> {
     after: Option<&'a str>,
     limit: usize,
     page: ListPage,
+    /// What was left out since the last item of the page. It counts for this page only if another item follows here, or
+    /// nothing at all.
+    omitted: u64,
     /// The last key or folded prefix of the page.
     last: Option<String>,
 }
@@ -50,8 +58,12 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Walks one directory in the order of keys; `path` is empty or ends in `/`. Returns whether the page has room.
     fn visit(&mut self, dir: &Dir, path: &str) -> Result<bool, Error> {
-        for name in names(dir, path)? {
+        for (name, is_key) in names(dir, path)? {
             let key = format!("{path}{name}");
+            if !is_key {
+                self.omit(&key);
+                continue;
+            }
             let has_room = match name.strip_suffix('/') {
                 Some(folder) => self.folder(dir, folder, key)?,
                 None => self.file(dir, &name, key),
@@ -77,10 +89,24 @@ impl Walk<'_> {
             return Ok(self.add(path, |page, path| page.prefixes.push(path)));
         }
         match parent.open_dir(name) {
-            Ok(dir) => self.visit(&dir, &path),
+            Ok(dir) => match self.visit(&dir, &path) {
+                Err(Error::Denied(_)) => Ok(self.omit(&path)),
+                visited => visited,
+            },
             Err(error) if is_absent(&error) => Ok(true),
+            // One folder of others, such as `lost+found`, must not hide all that stands beside it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(self.omit(&path)),
             Err(error) => Err(failed(&format!("prefix {path:?}"), &error)),
         }
+    }
+
+    /// Counts what can't be shown. There is always room for that.
+    fn omit(&mut self, path: &str) -> bool {
+        let is_done = self.after.is_some_and(|after| path <= after);
+        if path.starts_with(self.prefix) && !is_done {
+            self.omitted += 1;
+        }
+        true
     }
 
     fn file(&mut self, dir: &Dir, name: &str, key: String) -> bool {
@@ -107,25 +133,29 @@ impl Walk<'_> {
             return false;
         }
         self.last = Some(item.clone());
+        self.page.omitted += std::mem::take(&mut self.omitted);
         push(&mut self.page, item);
         true
     }
 }
 
-/// Returns the names that can be part of a key, directories with a trailing `/`, in the order of the keys' bytes.
-fn names(dir: &Dir, path: &str) -> Result<Vec<String>, Error> {
+/// Returns the names in a directory in the order of the keys' bytes, directories with a trailing `/`, and whether each
+/// can be part of a key. One that is not UTF-8 stands where it would if what can't be told of it were `\u{fffd}`.
+fn names(dir: &Dir, path: &str) -> Result<Vec<(String, bool)>, Error> {
     let failed = |error: io::Error| failed(&format!("prefix {path:?}"), &error);
     let mut names = Vec::new();
     for entry in dir.entries().map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let Ok(mut name) = entry.file_name().into_string() else { continue };
-        if Key::try_from(format!("{path}{name}")).is_err() {
-            continue;
-        }
-        if entry.file_type().map_err(failed)?.is_dir() {
+        let (mut name, is_text) = match entry.file_name().into_string() {
+            Ok(name) => (name, true),
+            Err(name) => (name.to_string_lossy().into_owned(), false),
+        };
+        let is_key = is_text && Key::try_from(format!("{path}{name}")).is_ok();
+        // Gone since, or of a kind that the file system does not tell: no folder, then.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             name.push('/');
         }
-        names.push(name);
+        names.push((name, is_key));
     }
     names.sort_unstable();
     Ok(names)

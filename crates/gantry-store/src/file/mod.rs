@@ -48,6 +48,7 @@ pub struct FileStore {
     dir: Arc<Dir>,
     block_bytes: usize,
     budget: Budget,
+    fingerprint: String,
 }
 
 impl FileStore {
@@ -62,7 +63,10 @@ impl FileStore {
         }
         let dir = Dir::open_ambient_dir(&options.root, ambient_authority())
             .map_err(|error| Error::Invalid(format!("directory {root}: {error}")))?;
-        Ok(Self { dir: Arc::new(dir), block_bytes: options.block_bytes, budget })
+        // As it was given, so that copies on several hosts are one place, but for `//`, `/.` and a final slash.
+        let plain: PathBuf = options.root.components().collect();
+        let fingerprint = super::fingerprint("file", &[&plain.to_string_lossy()]);
+        Ok(Self { dir: Arc::new(dir), block_bytes: options.block_bytes, budget, fingerprint })
     }
 }
 
@@ -93,6 +97,10 @@ impl Store for FileStore {
             Err(error) => Err(failed("the directory", &error)),
         })
         .boxed()
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        Some(self.fingerprint.clone())
     }
 }
 
@@ -171,7 +179,8 @@ fn is_absent(error: &io::Error) -> bool {
 
 /// What tells one version of a file from another, as far as a file system tells.
 ///
-/// The time of the last write can be set back, as `rsync --inplace --times` does; that of the last change can't.
+/// The time of the last write can be set back, as `rsync --inplace --times` does; that of the last change can't. So
+/// both are held against the open file for as long as it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     inode: u64,
@@ -200,8 +209,10 @@ impl Identity {
             && nanoseconds(now.mtime(), now.mtime_nsec()) == self.mtime_ns
     }
 
+    /// Returns the `ETag`: size and time of the last write, which a copy keeps that `cp -a` or `rsync -t` makes. With
+    /// inode and time of the last change, no relay could go on where another one of a copy left off.
     fn etag(&self) -> String {
-        format!("\"{:x}-{:x}-{:x}-{:x}\"", self.inode, self.mtime_ns, self.ctime_ns, self.size)
+        format!("\"{:x}-{:x}\"", self.mtime_ns, self.size)
     }
 
     fn last_modified(&self) -> Option<String> {

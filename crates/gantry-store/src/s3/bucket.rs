@@ -1,22 +1,25 @@
 //! Single requests to one bucket, and their retries.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::ProvideErrorMetadata as _;
+use aws_sdk_s3::error::{ProvideErrorMetadata as _, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ChecksumMode;
+use aws_sdk_s3::types::{ChecksumMode, EncodingType};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Live;
-use super::failure::{Cure, Failure};
+use super::failure::{About, Cure, Failure};
+use super::listing::{self, Mend};
 use super::object;
 use super::observe::{PROBE, observed};
 use super::options::{Limits, Options};
+use super::parts::Parts;
+use super::witness::{Witness, is_listing};
 use crate::{Error, LIST_LIMIT_MAX, Observe, Observer};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin};
 
@@ -28,7 +31,13 @@ pub(super) struct Bucket {
     limits: Limits,
     observer: Observer,
     live: Live,
+    parts: Arc<Parts>,
+    /// When it was last seen that S3 answers at this address, after a doubt.
+    vouched: Mutex<Option<Instant>>,
 }
+
+/// How long S3 counts as S3 after a doubt. A server that names itself in no answer is asked this often.
+const VOUCHED_FOR: Duration = Duration::from_secs(60);
 
 /// The head of an answer to a GET, and its body.
 pub(super) struct Answer {
@@ -43,7 +52,8 @@ impl Bucket {
     pub(super) async fn connect(options: Options) -> Result<Self, Error> {
         let (name, prefix, limits) = (options.bucket.clone(), options.prefix.clone(), options.limits.clone());
         let observer = Observer::clone(&options.observer);
-        Ok(Self { name, prefix, limits, observer, live: Live::connect(options).await? })
+        let live = Live::connect(options).await?;
+        Ok(Self { name, prefix, limits, observer, live, parts: Arc::default(), vouched: Mutex::default() })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -62,9 +72,19 @@ impl Bucket {
         &*self.observer
     }
 
-    /// Names an object in messages.
-    pub(super) fn what(&self, key: &Key) -> String {
-        format!("key {:?} in bucket {:?}", key.as_str(), self.name)
+    pub(super) const fn parts(&self) -> &Arc<Parts> {
+        &self.parts
+    }
+
+    /// Names an object in messages to consumers.
+    #[expect(clippy::unused_self, reason = "what is asked about, read with the other questions to the bucket")]
+    pub(super) fn what(&self, key: &Key) -> About {
+        About::Consumer(format!("key {:?}", key.as_str()))
+    }
+
+    /// Names the bucket in messages to the operator.
+    pub(super) fn what_bucket(&self) -> About {
+        About::Operator(format!("bucket {:?}", self.name))
     }
 
     /// Returns the key as S3 has it.
@@ -76,6 +96,7 @@ impl Bucket {
     pub(super) async fn get_whole(&self, client: &Client, key: &Key, pin: &Pin) -> Result<Answer, Failure> {
         let asked = async {
             let what = self.what(key);
+            let witness = Witness::default();
             let request = client
                 .get_object()
                 .bucket(&self.name)
@@ -83,12 +104,14 @@ impl Bucket {
                 .set_if_match(pin.if_match.clone())
                 .set_version_id(pin.version_id.clone())
                 .customize()
+                .interceptor(witness.clone())
                 // Set as a header, not as the SDK's parameter, which would have the SDK verify the body as well.
                 .mutate_request(|request| {
                     request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
                 })
                 .send();
             let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            self.vouch(client, &witness, &what).await?;
             let object = object::of_whole(key, pin, &output, &what).map_err(Failure::is_final)?;
             Ok(Answer { range: 0..object.size, object, body: output.body })
         };
@@ -105,6 +128,7 @@ impl Bucket {
     ) -> Result<Answer, Failure> {
         let asked = async {
             let what = self.what(key);
+            let witness = Witness::default();
             let last = end.map_or_else(String::new, |end| (end - 1).to_string());
             let request = client
                 .get_object()
@@ -113,8 +137,11 @@ impl Bucket {
                 .set_if_match(pin.if_match.clone())
                 .set_version_id(pin.version_id.clone())
                 .range(format!("bytes={start}-{last}"))
+                .customize()
+                .interceptor(witness.clone())
                 .send();
             let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            self.vouch(client, &witness, &what).await?;
             if output.content_range().is_none() && output.content_length() == Some(0) {
                 // How some stores answer for an empty object, where others have no such range.
                 let error = Error::Protocol(format!("{what}: S3 sends no bytes for a range"));
@@ -133,14 +160,18 @@ impl Bucket {
     pub(super) async fn head(&self, client: &Client, key: &Key, pin: &Pin) -> Result<ObjectInfo, Failure> {
         let asked = async {
             let what = self.what(key);
+            let witness = Witness::default();
             let request = client
                 .head_object()
                 .bucket(&self.name)
                 .key(self.full(key))
                 .set_version_id(pin.version_id.clone())
                 .checksum_mode(ChecksumMode::Enabled)
+                .customize()
+                .interceptor(witness.clone())
                 .send();
             let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            self.vouch(client, &witness, &what).await?;
             object::of_head(key, pin, &output, &what).map_err(Failure::is_final)
         };
         observed(&*self.observer, "head", asked).await
@@ -149,7 +180,7 @@ impl Bucket {
     /// Asks once for a page of keys.
     pub(super) async fn list(&self, client: &Client, request: &ListRequest) -> Result<ListPage, Failure> {
         let asked = async {
-            let what = format!("bucket {:?}", self.name);
+            let what = About::Consumer("the listing".to_owned());
             let limit = request.limit.unwrap_or(LIST_LIMIT_MAX).clamp(1, LIST_LIMIT_MAX);
             let request = client
                 .list_objects_v2()
@@ -158,30 +189,57 @@ impl Bucket {
                 .set_delimiter((!request.recursive).then(|| "/".to_owned()))
                 .max_keys(i32::try_from(limit).unwrap_or(i32::MAX))
                 .set_continuation_token(request.token.clone())
+                .encoding_type(EncodingType::Url)
+                .customize()
+                .interceptor(Mend)
                 .send();
             let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-            Ok(object::of_listing(&output, &self.prefix))
+            Ok(listing::page(&output, &self.prefix))
         };
         observed(&*self.observer, "list", asked).await
     }
 
     /// Asks once for what needs no object to exist, with the right to list or to read.
     pub(super) async fn probe(&self, client: &Client) -> Result<(), Failure> {
-        let asked = async {
-            let what = format!("bucket {:?}", self.name);
-            let request = client.list_objects_v2().bucket(&self.name).prefix(&self.prefix).max_keys(1).send();
-            match Box::pin(request).await {
-                // It knows who asks, and that right is not needed to read.
-                Err(error) if error.code() == Some("AccessDenied") => Ok(()),
-                Err(error) => Err(Failure::of(&error, &what)),
-                Ok(_) => Ok(()),
+        observed(&*self.observer, PROBE, self.sign_of_life(client, &self.what_bucket())).await
+    }
+
+    /// Asks for a listing and takes any as a sign of life, whatever keys stand in it: whoever may put an object must
+    /// not be able to take the store away from others.
+    async fn sign_of_life(&self, client: &Client, what: &About) -> Result<(), Failure> {
+        let request = client
+            .list_objects_v2()
+            .bucket(&self.name)
+            .prefix(&self.prefix)
+            .max_keys(1)
+            .encoding_type(EncodingType::Url)
+            .send();
+        match Box::pin(request).await {
+            Ok(_) => Ok(()),
+            // It knows who asks, and that right is not needed to read.
+            Err(error) if error.code() == Some("AccessDenied") => Ok(()),
+            Err(SdkError::ServiceError(error))
+                if error.raw().status().is_success() && error.raw().body().bytes().is_some_and(is_listing) =>
+            {
+                Ok(())
             }
-        };
-        observed(&*self.observer, PROBE, asked).await
+            Err(error) => Err(Failure::of(&error, what)),
+        }
+    }
+
+    /// Makes sure that an answer that looks like a page comes from S3.
+    async fn vouch(&self, client: &Client, witness: &Witness, what: &About) -> Result<(), Failure> {
+        let vouched = *self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
+        if !witness.doubts() || vouched.is_some_and(|at| at.elapsed() < VOUCHED_FOR) {
+            return Ok(());
+        }
+        self.sign_of_life(client, what).await?;
+        *self.vouched.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Ok(())
     }
 
     /// Repeats `request` within the retry budget for as long as there is hope, and cures what can be.
-    pub(super) async fn retry<T, F>(&self, what: &str, request: impl Fn(Arc<Client>) -> F) -> Result<T, Failure>
+    pub(super) async fn retry<T, F>(&self, what: &About, request: impl Fn(Arc<Client>) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
@@ -195,7 +253,7 @@ impl Bucket {
                 Ok(Err(failure)) => failure,
                 Err(_) => Failure::passing(format!("{what}: S3 did not answer in time")),
             };
-            let failure = self.cure(&client, &mut cures, failure).await?;
+            let failure = self.cure(&client, &mut cures, failure, what).await?;
             let Some(pause) = cures.pause(&failure) else { return Err(failure) };
             if Instant::now() + pause >= deadline {
                 return Err(failure);
@@ -247,6 +305,7 @@ impl Bucket {
         used: &Arc<Client>,
         cures: &mut Cures,
         failure: Failure,
+        what: &About,
     ) -> Result<Failure, Failure> {
         match &failure.cure {
             Cure::None | Cure::Size => Err(failure),
@@ -259,7 +318,7 @@ impl Bucket {
             Cure::Credentials | Cure::OtherKey if cures.take_credentials() => match self.live.reload(used).await {
                 Ok(true) => Ok(failure),
                 Ok(false) => Err(failure),
-                Err(error) => Err(Failure::is_final(error)),
+                Err(error) => Err(Failure::unreadable_keys(what, &error)),
             },
             Cure::Region(_) | Cure::Credentials | Cure::OtherKey => Err(failure),
         }

@@ -15,6 +15,11 @@ use crate::{Error, Observer};
 /// # Errors
 /// [`Error::Invalid`] when the environment names a proxy that can't be one.
 pub(super) fn pool(observer: &Observer) -> Result<SharedHttpClient, Error> {
+    #[cfg(feature = "fuzzing")]
+    if let Some(client) = super::fuzzing::client() {
+        return Ok(client);
+    }
+
     let invalid = |error: &dyn std::error::Error| Error::Invalid(format!("no connections to S3: {error}"));
     let pool = ConnectionPool::builder()
         .proxy_config(ProxyConfig::from_env())

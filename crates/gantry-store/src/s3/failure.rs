@@ -1,12 +1,45 @@
 //! What a failed request means: the error it ends in, and whether another try makes sense.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::time::Duration;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::witness;
 use crate::Error;
+
+/// What a request is about, as messages name it.
+#[derive(Clone, Debug)]
+pub(super) enum About {
+    /// The message goes to a consumer, which knows the key but neither the bucket nor where it is.
+    Consumer(String),
+    /// The message stays with the operator, who needs every cause.
+    Operator(String),
+}
+
+impl About {
+    /// Adds a cause to a message, unless it is none of the reader's business.
+    fn with_cause(&self, text: &str, cause: &str) -> String {
+        match self {
+            Self::Operator(_) => format!("{self}: {text}: {cause}"),
+            Self::Consumer(_) => {
+                tracing::debug!(text, cause, "the cause of a failure");
+                format!("{self}: {text}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Consumer(text) | Self::Operator(text)) = self;
+        f.write_str(text)
+    }
+}
+/// The longest time to wait that is taken over from S3: far longer than any retry budget.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// One failed try.
 #[derive(Debug)]
@@ -41,50 +74,85 @@ impl Failure {
         Self { error: Error::unavailable(message), cure: Cure::Wait }
     }
 
-    /// Reads the SDK's error for a request about `what`, such as a key in a bucket.
-    pub(super) fn of<E>(error: &SdkError<E, HttpResponse>, what: &str) -> Self
+    /// What answers is not S3.
+    pub(super) fn foreign(what: &About) -> Self {
+        Self::is_final(Error::Protocol(format!(
+            "{what}: what answers is not S3, but a web page or another service: check the address of the S3 server"
+        )))
+    }
+
+    /// The key files can't be read, and with that no request can be signed.
+    pub(super) fn unreadable_keys(what: &About, cause: &Error) -> Self {
+        Self::is_final(Error::unavailable(
+            what.with_cause("the relay's credentials for S3 can't be read", &cause.to_string()),
+        ))
+    }
+
+    /// Reads the SDK's error for a request about `what`, such as a key.
+    pub(super) fn of<E>(error: &SdkError<E, HttpResponse>, what: &About) -> Self
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {
+        let passing = |text: &str, cause: &str| Self::passing(what.with_cause(text, cause));
+        let is_final = |text: &str, cause: &str| Self::is_final(Error::Invalid(what.with_cause(text, cause)));
         match error {
+            SdkError::ServiceError(service)
+                if service.raw().status().is_success() && service.err().code().is_none() =>
+            {
+                unreadable(service.raw(), what, &innermost(error))
+            }
             SdkError::ServiceError(service) => answered(service.raw(), service.err().code(), what),
             SdkError::ResponseError(response) if response.raw().status().is_success() => {
-                Self::passing(format!("{what}: S3 gave an answer that can't be read"))
+                passing("S3 gave an answer that can't be read", &innermost(error))
             }
             SdkError::ResponseError(response) => answered(response.raw(), None, what),
             SdkError::TimeoutError(_) => Self::passing(format!("{what}: S3 did not answer in time")),
             SdkError::DispatchFailure(failure) => {
                 let cause = innermost(error);
                 if failure.is_io() || failure.is_timeout() {
-                    Self::passing(format!("{what}: can't reach S3: {cause}"))
+                    passing("can't reach S3", &cause)
                 } else if chain(error).any(|link| link.to_string().contains("credential")) {
                     // Only the text tells. The SDK has asked every source by now, each with its own retries.
-                    Self::is_final(Error::unavailable(format!("{what}: the relay has no credentials for S3: {cause}")))
+                    Self::is_final(Error::unavailable(what.with_cause("the relay has no credentials for S3", &cause)))
                 } else if failure.is_user() {
-                    Self::is_final(Error::Invalid(format!("{what}: the request can't be made: {cause}")))
+                    is_final("the request can't be made", &cause)
                 } else {
-                    Self::passing(format!("{what}: the request can't be sent: {cause}"))
+                    passing("the request can't be sent", &cause)
                 }
             }
-            SdkError::ConstructionFailure(_) => {
-                Self::is_final(Error::Invalid(format!("{what}: the request can't be made: {}", innermost(error))))
-            }
-            _ => Self::passing(format!("{what}: {}", innermost(error))),
+            SdkError::ConstructionFailure(_) => is_final("the request can't be made", &innermost(error)),
+            _ => passing("the request failed", &innermost(error)),
         }
     }
 }
 
+/// Reads an answer that should be what was asked for, but does not parse.
+fn unreadable(response: &HttpResponse, what: &About, cause: &str) -> Failure {
+    // A page in place of a listing. What it says is of no interest.
+    let is_listing = response.body().bytes().is_none_or(witness::is_listing);
+    if witness::is_foreign(response) || !is_listing {
+        return Failure::foreign(what);
+    }
+    Failure::is_final(Error::Protocol(what.with_cause("S3 gave an answer that can't be read", cause)))
+}
+
 /// Reads an answer that is an error. The code is missing where the answer has no body, as every answer to a HEAD.
-fn answered(response: &HttpResponse, code: Option<&str>, what: &str) -> Failure {
+fn answered(response: &HttpResponse, code: Option<&str>, what: &About) -> Failure {
     let status = response.status().as_u16();
     let label = code.map_or_else(|| status.to_string(), |code| format!("{status} {code}"));
     if let Some(region) = region(response, status, code.unwrap_or_default()) {
-        let error = Error::Invalid(format!("{what}: the bucket is in region {region}"));
+        let error = Error::Invalid(what.with_cause("the bucket is in another region", &region));
         return Failure { error, cure: Cure::Region(region) };
+    }
+    // Gateways in front of S3 send pages with 5xx, too: that passes.
+    let is_page = status < 500 && witness::is_foreign_error(response);
+    let leads_away = matches!(status, 301..=303 | 308) && code.is_none_or(str::is_empty);
+    if is_page || leads_away {
+        return Failure::foreign(what);
     }
     let passing = |text: &str| Error::Unavailable {
         message: format!("{what}: {text} ({label})"),
-        retry_after: response.headers().get("retry-after").and_then(|s| s.parse().ok()).map(Duration::from_secs),
+        retry_after: response.headers().get("retry-after").and_then(retry_after),
     };
     let (error, cure) = match (status, code.unwrap_or_default()) {
         (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" | "RequestExpired") => {
@@ -115,6 +183,17 @@ fn answered(response: &HttpResponse, code: Option<&str>, what: &str) -> Failure 
         _ => (Error::Invalid(format!("{what}: S3 refuses the request ({label})")), Cure::None),
     };
     Failure { error, cure }
+}
+
+/// Reads how many seconds S3 asks to wait. More than can be meant is cut down; a date is not heeded.
+fn retry_after(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Digits that fit no integer are too many seconds.
+    let seconds = text.parse().unwrap_or(u64::MAX);
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
 /// Returns the region that the bucket is in, where that is why the request failed.
@@ -154,6 +233,22 @@ fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (d
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_to_wait_is_bounded_whatever_s3_says() {
+        for (text, wait) in [
+            ("7", Some(Duration::from_secs(7))),
+            (" 7 ", Some(Duration::from_secs(7))),
+            ("18446744073709551615", Some(RETRY_AFTER_MAX)),
+            ("99999999999999999999999", Some(RETRY_AFTER_MAX)),
+            ("-1", None),
+            ("+1", None),
+            ("", None),
+            ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ] {
+            assert_eq!(retry_after(text), wait, "{text:?}");
+        }
+    }
 
     #[test]
     fn a_cause_of_several_lines_is_told_on_one() {

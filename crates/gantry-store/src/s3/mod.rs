@@ -7,22 +7,28 @@ mod bucket;
 mod client;
 mod connections;
 mod failure;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod listing;
 mod object;
 mod observe;
 mod options;
 mod pace;
 mod parts;
 mod reader;
+mod witness;
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use aws_sdk_s3::Client;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join};
 
-use self::bucket::Bucket;
-use self::failure::{Cure, Failure};
+use self::bucket::{Answer, Bucket};
+use self::failure::{About, Cure, Failure};
 pub use self::options::{Credentials, KeyFiles, Limits, Options, StaticCredentials};
 use self::reader::{Reader, Response, response_end};
 use super::budget::Seat;
@@ -36,6 +42,7 @@ const REPLACED_MAX: u32 = 3;
 pub struct S3Store {
     bucket: Arc<Bucket>,
     budget: Budget,
+    fingerprint: String,
 }
 
 impl fmt::Debug for S3Store {
@@ -54,7 +61,8 @@ impl S3Store {
     /// # Errors
     /// [`Error::Invalid`] when the options contradict themselves.
     pub async fn connect(options: Options, budget: Budget) -> Result<Self, Error> {
-        Ok(Self { bucket: Arc::new(Bucket::connect(options).await?), budget })
+        let fingerprint = fingerprint(&options);
+        Ok(Self { bucket: Arc::new(Bucket::connect(options).await?), budget, fingerprint })
     }
 }
 
@@ -87,7 +95,7 @@ impl Store for S3Store {
 
     fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
         async move {
-            let what = format!("bucket {:?}", self.bucket.name());
+            let what = About::Consumer("the listing".to_owned());
             self.bucket
                 .retry(&what, |client| async move { self.bucket.list(&client, request).await })
                 .await
@@ -98,7 +106,7 @@ impl Store for S3Store {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
-            let what = format!("bucket {:?}", self.bucket.name());
+            let what = self.bucket.what_bucket();
             self.bucket
                 .retry(&what, |client| async move { self.bucket.probe(&client).await })
                 .await
@@ -106,6 +114,27 @@ impl Store for S3Store {
         }
         .boxed()
     }
+
+    fn fingerprint(&self) -> Option<String> {
+        Some(self.fingerprint.clone())
+    }
+}
+
+/// Names the place by its endpoint, bucket and prefix. An endpoint that only a profile names is not seen.
+fn fingerprint(options: &Options) -> String {
+    let of_environment = || {
+        ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok().filter(|url| !url.is_empty()))
+    };
+    let endpoint = options.endpoint_url.clone().or_else(of_environment).unwrap_or_default().to_ascii_lowercase();
+    let endpoint = endpoint.trim_end_matches('/');
+    let endpoint = match endpoint.split_once("://") {
+        Some(("http", _)) => endpoint.trim_end_matches(":80"),
+        Some(("https", _)) => endpoint.trim_end_matches(":443"),
+        _ => endpoint,
+    };
+    super::fingerprint("s3", &[endpoint, &options.bucket, &options.prefix])
 }
 
 impl S3Store {
@@ -128,34 +157,54 @@ impl S3Store {
         Ok((object, range, None))
     }
 
-    /// Two requests side by side: the range, the first response to which goes to `response_end`, and a HEAD for the
-    /// checksum, which no ranged request may ask for.
+    /// The range, the first response to which goes to `response_end`.
     async fn open_range(&self, key: &Key, pin: &Pin, span: Span, response_end: Option<u64>) -> Result<Opening, Error> {
         let what = self.bucket.what(key);
         let first = (span.start, response_end);
         let range = |client: Arc<_>| async move { self.bucket.get_range(&client, key, pin, first).await };
+        let opened = if span.end.is_some() {
+            // What ends before the object does can't be held against its checksum.
+            self.bucket.retry(&what, range).await.map(Some)
+        } else {
+            self.range_and_checksum(&what, key, pin, range).await
+        };
+        match opened {
+            Ok(Some(answer)) => {
+                let response = Response { body: answer.body, end: answer.range.end };
+                let range = resolve(span, &answer.object)?;
+                Ok((answer.object, range, Some(response)))
+            }
+            Ok(None) => Err(Error::Changed(format!("{what}: is replaced faster than it can be read"))),
+            Err(Failure { cure: Cure::Size, error }) => {
+                let object = self.describe(key, pin).await?;
+                let range = resolve(span, &object)?;
+                if range.is_empty() { Ok((object, range, None)) } else { Err(error) }
+            }
+            Err(Failure { error, .. }) => Err(error),
+        }
+    }
+
+    /// Two requests side by side: the range, and a HEAD for the checksum, which no ranged request may ask for. `None`
+    /// when they kept answering for different versions.
+    async fn range_and_checksum<F>(
+        &self,
+        what: &About,
+        key: &Key,
+        pin: &Pin,
+        range: impl Fn(Arc<Client>) -> F,
+    ) -> Result<Option<Answer>, Failure>
+    where
+        F: Future<Output = Result<Answer, Failure>>,
+    {
         let head = |client: Arc<_>| async move { self.bucket.head(&client, key, pin).await };
         for _ in 0..REPLACED_MAX {
-            match try_join(self.bucket.retry(&what, range), self.bucket.retry(&what, head)).await {
-                Ok((answer, object)) if is_same(&answer.object, &object) => {
-                    let response = Response { body: answer.body, end: answer.range.end };
-                    let range = resolve(span, &object)?;
-                    return Ok((object, range, Some(response)));
-                }
-                // Replaced between the two; without a pin the newer one will do.
-                Ok(_) => {}
-                Err(Failure { cure: Cure::Size, error }) => {
-                    let object = self.describe(key, pin).await?;
-                    let range = resolve(span, &object)?;
-                    if !range.is_empty() {
-                        return Err(error);
-                    }
-                    return Ok((object, range, None));
-                }
-                Err(Failure { error, .. }) => return Err(error),
+            let (answer, object) = try_join(self.bucket.retry(what, &range), self.bucket.retry(what, head)).await?;
+            if is_same(&answer.object, &object) {
+                return Ok(Some(Answer { object, ..answer }));
             }
+            // Replaced between the two; without a pin the newer one will do.
         }
-        Err(Error::Changed(format!("{what}: is replaced faster than it can be read")))
+        Ok(None)
     }
 
     fn response_end(&self, span: Span) -> Option<u64> {

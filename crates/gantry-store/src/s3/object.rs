@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
-use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
-use aws_sdk_s3::types::{ChecksumType, CommonPrefix, Object};
+use aws_sdk_s3::types::ChecksumType;
 
+use super::failure::About;
 use crate::Error;
-use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, Key, ListEntry, ListPage, ObjectInfo, Pin};
+use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, Key, ObjectInfo, Pin};
 
 /// The fields that GET and HEAD have in common.
 struct Head<'a> {
@@ -56,13 +56,13 @@ macro_rules! checksum {
 }
 
 /// Describes an object from a HEAD with checksum mode.
-pub(super) fn of_head(key: &Key, pin: &Pin, output: &HeadObjectOutput, what: &str) -> Result<ObjectInfo, Error> {
+pub(super) fn of_head(key: &Key, pin: &Pin, output: &HeadObjectOutput, what: &About) -> Result<ObjectInfo, Error> {
     let size = output.content_length().and_then(|len| u64::try_from(len).ok());
     describe(key, pin, head!(output, size, checksum!(output)), what)
 }
 
 /// Describes an object from an un-ranged GET with checksum mode.
-pub(super) fn of_whole(key: &Key, pin: &Pin, output: &GetObjectOutput, what: &str) -> Result<ObjectInfo, Error> {
+pub(super) fn of_whole(key: &Key, pin: &Pin, output: &GetObjectOutput, what: &About) -> Result<ObjectInfo, Error> {
     let size = output.content_length().and_then(|len| u64::try_from(len).ok());
     describe(key, pin, head!(output, size, checksum!(output)), what)
 }
@@ -75,7 +75,7 @@ pub(super) fn of_range(
     pin: &Pin,
     asked: (u64, Option<u64>),
     output: &GetObjectOutput,
-    what: &str,
+    what: &About,
 ) -> Result<(ObjectInfo, Range<u64>), Error> {
     let Some(text) = output.content_range() else {
         return Err(Error::Protocol(format!("{what}: S3 ignores the range that was asked for")));
@@ -96,7 +96,7 @@ pub(super) fn of_range(
     Ok((describe(key, pin, head!(output, Some(size), None), what)?, range))
 }
 
-fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &str) -> Result<ObjectInfo, Error> {
+fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<ObjectInfo, Error> {
     let Some(size) = head.size else {
         return Err(Error::Protocol(format!("{what}: S3 names no size")));
     };
@@ -126,28 +126,7 @@ fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &str) -> Result<ObjectIn
     })
 }
 
-/// Reads a page of keys; `prefix` is the store's and is taken off.
-///
-/// What can't be a key is left out: the object that stands for the prefix itself, and keys with a newline.
-pub(super) fn of_listing(output: &ListObjectsV2Output, prefix: &str) -> ListPage {
-    let entry = |object: &Object| {
-        let key = Key::try_from(object.key()?.strip_prefix(prefix)?.to_owned()).ok()?;
-        Some(ListEntry {
-            key: key.into(),
-            size: u64::try_from(object.size()?).ok()?,
-            etag: object.e_tag().map(str::to_owned),
-            last_modified: object.last_modified().and_then(rfc3339),
-        })
-    };
-    let folded = |folded: &CommonPrefix| Some(folded.prefix()?.strip_prefix(prefix)?.to_owned());
-    ListPage {
-        entries: output.contents().iter().filter_map(entry).collect(),
-        prefixes: output.common_prefixes().iter().filter_map(folded).collect(),
-        next: output.next_continuation_token().filter(|_| output.is_truncated() == Some(true)).map(str::to_owned),
-    }
-}
-
-fn rfc3339(time: &DateTime) -> Option<String> {
+pub(super) fn rfc3339(time: &DateTime) -> Option<String> {
     time.fmt(DateTimeFormat::DateTime).ok()
 }
 

@@ -65,7 +65,8 @@ impl Intercept for TraceHeader {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         for (name, value) in self.0.trace_headers() {
-            context.request_mut().headers_mut().insert(name, value);
+            // An invalid header is left out: `insert` would panic.
+            drop(context.request_mut().headers_mut().try_insert(name, value));
         }
         Ok(())
     }

@@ -3,12 +3,16 @@
 //! They are taken from the store only, never inferred from the size of one part: a wrong guess would call good bytes
 //! wrong. Where they can't be had in time the checksum is handed on without them, and proves nothing.
 
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::types::ObjectAttributes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use tokio::time::timeout;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
 
 use super::bucket::Bucket;
 use super::failure::Failure;
@@ -30,11 +34,106 @@ const PAGES_MAX: usize = 10;
 /// Beyond so many changes of size from part to part, the description would not fit into a message.
 const RUNS_MAX: usize = 256;
 
+/// How many objects are looked up at once. One request of a consumer costs S3 up to 65 here.
+const LOOKUPS_MAX: usize = 4;
+
+/// How long a lookup may take that nobody waits for any longer: its result serves the next one.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
+
+/// For how many objects the sizes are remembered. Each takes 4 KiB at the most.
+const REMEMBERED_MAX: usize = 256;
+
+/// How long it is remembered that they can't be learned.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+
+/// The sizes that are known, and the lookups under way.
+#[derive(Debug)]
+pub(super) struct Parts {
+    known: Mutex<Known>,
+    turns: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_version: HashMap<Version, Lookup>,
+    /// In the order of their first lookup.
+    order: VecDeque<Version>,
+}
+
+/// One version of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Version {
+    key: String,
+    etag: String,
+    version_id: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Lookup {
+    /// The sizes; `None` when they can't be learned.
+    runs: Arc<OnceCell<Option<Vec<PartRun>>>>,
+    begun: Instant,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self { known: Mutex::default(), turns: Semaphore::new(LOOKUPS_MAX) }
+    }
+}
+
+impl Parts {
+    /// Returns the lookup for an object, which may be over, under way or yet to begin.
+    fn lookup(&self, object: &ObjectInfo) -> Arc<OnceCell<Option<Vec<PartRun>>>> {
+        let version = Version {
+            key: object.key.as_str().to_owned(),
+            etag: object.etag.clone(),
+            version_id: object.version_id.clone(),
+        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lookup) = known.by_version.get(&version) {
+            let has_failed = lookup.runs.get().is_some_and(Option::is_none);
+            if !has_failed || lookup.begun.elapsed() < FORGET_AFTER {
+                return Arc::clone(&lookup.runs);
+            }
+        }
+        let runs = Arc::new(OnceCell::new());
+        let lookup = Lookup { runs: Arc::clone(&runs), begun: Instant::now() };
+        if known.by_version.insert(version.clone(), lookup).is_none() {
+            known.order.push_back(version);
+        }
+        if known.order.len() > REMEMBERED_MAX
+            && let Some(oldest) = known.order.pop_front()
+        {
+            known.by_version.remove(&oldest);
+        }
+        runs
+    }
+}
+
 /// Adds the part sizes to an object's composite checksum, if it has one and they can be learned.
-pub(super) async fn learn(bucket: &Bucket, object: &mut ObjectInfo) {
+pub(super) async fn learn(bucket: &Arc<Bucket>, object: &mut ObjectInfo) {
     if !object.checksum.as_ref().is_some_and(|checksum| checksum.kind == ChecksumKind::Composite) {
         return;
     }
+    let lookup = bucket.parts().lookup(object);
+    let asked = (Arc::clone(bucket), object.clone());
+    // On a task of its own: a consumer that leaves at once must not be able to have the same requests made again.
+    let task = tokio::spawn(
+        async move {
+            let (bucket, object) = asked;
+            lookup.get_or_init(|| look_up(&bucket, &object)).await.clone()
+        }
+        .in_current_span(),
+    );
+    let runs = timeout(LOOKUP_TIMEOUT, task).await.ok().and_then(Result::ok).flatten();
+    match (runs, &mut object.checksum) {
+        (Some(runs), Some(checksum)) => checksum.parts = runs,
+        _ => tracing::debug!("the part sizes of an object with a composite checksum can't be learned"),
+    }
+}
+
+async fn look_up(bucket: &Bucket, object: &ObjectInfo) -> Option<Vec<PartRun>> {
+    let _turn = bucket.parts().turns.acquire().await.ok()?;
     let client = bucket.client();
     let lookup = async {
         match attributes(bucket, &client, object).await {
@@ -42,12 +141,8 @@ pub(super) async fn learn(bucket: &Bucket, object: &mut ObjectInfo) {
             None => one_by_one(bucket, &client, object).await,
         }
     };
-    let sizes = timeout(LOOKUP_TIMEOUT, Box::pin(lookup)).await.ok().flatten();
-    let runs = sizes.and_then(|sizes| runs(&sizes, object.size));
-    match (runs, &mut object.checksum) {
-        (Some(runs), Some(checksum)) => checksum.parts = runs,
-        _ => tracing::debug!("the part sizes of an object with a composite checksum can't be learned"),
-    }
+    let sizes = timeout(LOOKUP_LIMIT, Box::pin(lookup)).await.ok().flatten()?;
+    runs(&sizes, object.size)
 }
 
 /// Asks for all sizes at once. AWS answers to those who may read attributes; few others know the request.

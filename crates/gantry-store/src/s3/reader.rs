@@ -210,8 +210,9 @@ impl Reader {
     async fn recover(&mut self, failure: Failure) -> Result<(), Error> {
         let limits = self.bucket.limits();
         let trouble = self.trouble.get_or_insert_with(|| Trouble { since: Instant::now(), cures: Cures::new(limits) });
-        let failure =
-            self.bucket.cure(&self.client, &mut trouble.cures, failure).await.map_err(|failure| failure.error)?;
+        let what = self.bucket.what(&self.object.key);
+        let cured = self.bucket.cure(&self.client, &mut trouble.cures, failure, &what).await;
+        let failure = cured.map_err(|failure| failure.error)?;
         let Some(pause) = trouble.cures.pause(&failure) else { return Err(failure.error) };
         if trouble.since.elapsed() + pause > limits.retry_budget {
             return Err(failure.error);

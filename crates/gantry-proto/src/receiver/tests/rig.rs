@@ -41,6 +41,7 @@ impl Rig {
     /// Starts a download of an object without an end, as the consumer does by default.
     pub(super) fn new(rate: u64, round_trip: Duration, counts_bytes: bool) -> Self {
         let settings = Settings {
+            prefix: Prefix::default(),
             window_initial: 2 * MIB,
             window_max: 24 * MIB,
             chunk_max: MIB,

@@ -1,0 +1,64 @@
+//! The log of lost connections, which must not grow with their number: any client can make async-nats reconnect
+//! hundreds of times per second.
+
+use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+/// How often a lost connection is logged where a person looks; the others are counted.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+pub(super) struct Losses(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    logged_at: Option<Instant>,
+    /// How many were not logged since.
+    unlogged: u64,
+    /// Whether the latest was logged.
+    is_logged: bool,
+}
+
+impl Losses {
+    /// Logs that the connection is lost: at most once per interval at WARN.
+    pub(super) fn lost(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.logged_at.is_some_and(|at| at.elapsed() < INTERVAL) {
+            state.unlogged += 1;
+            state.is_logged = false;
+            debug!("the connection to nats-server is lost");
+            return;
+        }
+        if state.unlogged == 0 {
+            warn!("the connection to nats-server is lost");
+        } else {
+            let times = state.unlogged;
+            warn!(times, "the connection to nats-server is lost again, as it was several times since the last warning");
+        }
+        *state = State { logged_at: Some(Instant::now()), unlogged: 0, is_logged: true };
+    }
+
+    /// Logs that a lost connection does not come back: a loss that was not worth a warning is one now.
+    pub(super) fn failing(&self, reason: &dyn Display) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        debug!(%reason, "no connection to nats-server");
+        if state.logged_at.is_some() && !state.is_logged {
+            state.is_logged = true;
+            warn!(%reason, "the connection to nats-server is lost and does not come back at once");
+        }
+    }
+
+    /// Logs that there is a connection again, as loudly as its loss was.
+    pub(super) fn restored(&self, epoch: u64) {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.is_logged {
+            info!(epoch, "connected to nats-server again");
+        } else {
+            debug!(epoch, "connected to nats-server again");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Which files beside a target are ours: part files and records in a shared folder may be anyone's.
+
+use std::fmt;
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use super::Error;
+use super::sidecar::remove;
+
+/// The permission bits by which others than the owner may write.
+const OTHERS_MAY_WRITE: u32 = 0o022;
+
+/// What the file system makes of a file that we create in a folder.
+///
+/// It is learnt from a file, not from our user id and umask: network file systems map users, others know no
+/// permissions, and a folder may have default access lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ours {
+    uid: u32,
+    /// The permission bits of a new file of anyone's.
+    pub new_mode: u32,
+    /// Those of a file that is to be private: 0600, except where the file system keeps no permissions.
+    private_mode: u32,
+}
+
+/// Why a file is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// Its owner is another user.
+    Foreign {
+        /// The owner.
+        uid: u32,
+    },
+    /// It has other names, under which it would be changed too.
+    Linked,
+    /// Others than its owner may change it.
+    Writable,
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign { uid } => write!(f, "belongs to another user (uid {uid})"),
+            Self::Linked => f.write_str("has more than one hard link"),
+            Self::Writable => f.write_str("can be written by other users"),
+        }
+    }
+}
+
+/// What decides whether a regular file is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Facts {
+    uid: u32,
+    links: u64,
+    mode: u32,
+}
+
+impl Facts {
+    fn of(metadata: &Metadata) -> Self {
+        Self { uid: metadata.uid(), links: metadata.nlink(), mode: metadata.mode() & 0o7777 }
+    }
+}
+
+impl Ours {
+    /// Learns it from a file that is created as `scratch` and removed at once.
+    pub(super) fn probe(scratch: &Path) -> Result<Self, Error> {
+        if let Ok(there) = fs::symlink_metadata(scratch)
+            && there.is_dir()
+        {
+            return Err(Error::NotAFile(scratch.to_owned()));
+        }
+        let probed = remove(scratch).and_then(|()| {
+            let file = OpenOptions::new().write(true).create_new(true).open(scratch)?;
+            let new = file.metadata()?;
+            // A file system that refuses has no permissions, or no others than those of its mount.
+            let private = match file.set_permissions(Permissions::from_mode(0o600)) {
+                Ok(()) => file.metadata()?.mode(),
+                Err(_) => new.mode(),
+            };
+            fs::remove_file(scratch)?;
+            Ok(Self { uid: new.uid(), new_mode: new.mode() & 0o777, private_mode: private & 0o777 })
+        });
+        probed.map_err(|source| Error::io(scratch, source))
+    }
+
+    /// Returns why a regular file is not to be used, if it isn't.
+    pub(super) fn distrust(&self, metadata: &Metadata) -> Option<Distrust> {
+        self.judge(Facts::of(metadata))
+    }
+
+    fn judge(&self, Facts { uid, links, mode }: Facts) -> Option<Distrust> {
+        if uid != self.uid {
+            return Some(Distrust::Foreign { uid });
+        }
+        if links > 1 {
+            return Some(Distrust::Linked);
+        }
+        (mode & OTHERS_MAY_WRITE & !self.private_mode != 0).then_some(Distrust::Writable)
+    }
+
+    /// Opens a file of ours; `None` when it is missing, or when others may write it: then it is to be replaced.
+    ///
+    /// # Errors
+    /// [`Error::NotAFile`] or [`Error::Untrusted`] when it is anything else.
+    pub(super) fn open(&self, path: &Path, options: &mut OpenOptions) -> Result<Option<File>, Error> {
+        let Some(file) = open_regular(path, options)? else { return Ok(None) };
+        let metadata = file.metadata().map_err(|source| Error::io(path, source))?;
+        match self.distrust(&metadata) {
+            None => Ok(Some(file)),
+            Some(Distrust::Writable) => Ok(None),
+            Some(why) => Err(Error::Untrusted { path: path.to_owned(), why }),
+        }
+    }
+
+    /// Returns the permission bits of a file that replaces `target`.
+    ///
+    /// A file of ours passes on its own. Those of another user's file were chosen by that user: they may make the new
+    /// one more private, never less.
+    pub(super) fn mode_to_replace(&self, target: &Path) -> u32 {
+        let Ok(metadata) = fs::symlink_metadata(target) else { return self.new_mode };
+        if !metadata.is_file() {
+            return self.new_mode;
+        }
+        let bits = metadata.mode() & 0o777;
+        if metadata.uid() == self.uid {
+            return bits;
+        }
+        let may_execute = (self.new_mode & 0o444) >> 2;
+        bits & (self.new_mode | may_execute)
+    }
+}
+
+/// Opens what is at `path` if it is a regular file, without following a link and without waiting for anyone; `None` when
+/// it is missing.
+///
+/// # Errors
+/// [`Error::NotAFile`] when it is something else, [`Error::Untrusted`] when it is another user's and private.
+pub(super) fn open_regular(path: &Path, options: &mut OpenOptions) -> Result<Option<File>, Error> {
+    let there = match fs::symlink_metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::io(path, source)),
+    };
+    // Opening a device may have effects of its own.
+    if !there.is_file() {
+        return Err(Error::NotAFile(path.to_owned()));
+    }
+
+    let opened = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    match opened {
+        Ok(file) if is_regular(&file) => Ok(Some(file)),
+        Ok(_) => Err(Error::NotAFile(path.to_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Err(Error::NotAFile(path.to_owned())),
+        Err(error)
+            if error.kind() == ErrorKind::PermissionDenied && there.uid() != rustix::process::geteuid().as_raw() =>
+        {
+            Err(Error::Untrusted { path: path.to_owned(), why: Distrust::Foreign { uid: there.uid() } })
+        }
+        Err(source) => Err(Error::io(path, source)),
+    }
+}
+
+fn is_regular(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file())
+}
+
+/// Returns whether a refusal means that the file system keeps no permissions, so that nothing is lost.
+pub(super) fn knows_no_permissions(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: Ours = Ours { uid: 1000, new_mode: 0o644, private_mode: 0o600 };
+
+    #[test]
+    fn a_file_is_ours_by_owner_links_and_mode() {
+        let facts = Facts { uid: 1000, links: 1, mode: 0o600 };
+        for (facts, distrust) in [
+            (facts, None),
+            (Facts { mode: 0o644, ..facts }, None),
+            (Facts { mode: 0o755, ..facts }, None),
+            (Facts { mode: 0o620, ..facts }, Some(Distrust::Writable)),
+            (Facts { mode: 0o602, ..facts }, Some(Distrust::Writable)),
+            (Facts { mode: 0o666, ..facts }, Some(Distrust::Writable)),
+            (Facts { links: 2, ..facts }, Some(Distrust::Linked)),
+            (Facts { uid: 0, ..facts }, Some(Distrust::Foreign { uid: 0 })),
+            (Facts { uid: 1001, mode: 0o666, ..facts }, Some(Distrust::Foreign { uid: 1001 })),
+        ] {
+            assert_eq!(OURS.judge(facts), distrust, "{facts:?}");
+        }
+    }
+
+    /// FAT shows the bits of its mount on every file.
+    #[test]
+    fn a_file_system_without_permissions_has_files_of_ours() {
+        let ours = Ours { private_mode: 0o777, new_mode: 0o777, ..OURS };
+        assert_eq!(ours.judge(Facts { uid: 1000, links: 1, mode: 0o777 }), None);
+    }
+}

@@ -1,0 +1,182 @@
+//! A consumer that breaks every rule: what the relay sends, and what it never sends.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::super::limits::{BEAT_MAX, BEAT_MIN};
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const START: Duration = Duration::ZERO;
+
+fn settings() -> Settings {
+    Settings {
+        chunk_max: 64 << 10,
+        gather_min: 4 << 10,
+        window_max: 1 << 20,
+        beat_interval: SECOND,
+        idle_timeout: 15 * SECOND,
+        keeps_alive: true,
+    }
+}
+
+fn drain(sender: &mut Sender, now: Duration) -> Vec<Body> {
+    std::iter::from_fn(|| sender.poll_transmit(now)).collect()
+}
+
+fn give(credit: u64) -> Control {
+    Control { credit, cancel: false }
+}
+
+/// Each control message was answered with a chunk of one byte and a beat.
+#[test]
+fn credit_in_steps_of_one_byte_does_not_make_a_message_of_each() {
+    let mut sender = Sender::new(settings(), 0..100_000, 0, START);
+    sender.handle_data(vec![7; 50_000].into());
+    let mut sent = 0;
+    for step in 1..=10_000 {
+        let now = START + MS * step / 10;
+        sender.handle_control(give(u64::from(step)), now);
+        sender.handle_timeout(now);
+        sent += drain(&mut sender, now).len();
+    }
+    assert!(sent <= 2 * (16 + 100), "{sent} messages in a second");
+}
+
+#[test]
+fn what_a_small_credit_allows_is_sent_soon_all_the_same() {
+    let mut sender = Sender::new(settings(), 0..100_000, 0, START);
+    sender.handle_data(vec![7; 50_000].into());
+    for step in 1..=20 {
+        sender.handle_control(give(step), START);
+        drain(&mut sender, START);
+    }
+    assert!(sender.sent_bytes() < 20);
+    let due = sender.poll_timeout().unwrap();
+    assert!(due <= 10 * MS, "{due:?}");
+    sender.handle_timeout(due);
+    drain(&mut sender, due);
+    assert_eq!(sender.sent_bytes(), 20);
+    assert!(sender.is_blocked());
+}
+
+#[test]
+fn the_end_of_an_object_is_no_fragment() {
+    let mut sender = Sender::new(settings(), 0..40, 0, START);
+    for step in 1..=40 {
+        sender.handle_data(vec![7].into());
+        sender.handle_control(give(step), START);
+        drain(&mut sender, START);
+    }
+    assert_eq!(sender.outcome(), Some(&Outcome::Completed));
+}
+
+#[test]
+fn control_messages_without_news_are_answered_with_nothing() {
+    let mut sender = Sender::new(settings(), 0..100_000, 10, START);
+    sender.handle_data(vec![7; 50_000].into());
+    drain(&mut sender, START);
+    for _ in 0..10_000 {
+        sender.handle_control(give(10), MS);
+        assert_eq!(drain(&mut sender, MS), []);
+    }
+}
+
+#[test]
+fn settings_out_of_bounds_are_brought_within() {
+    let wild = Settings {
+        chunk_max: 0,
+        gather_min: usize::MAX,
+        window_max: 0,
+        beat_interval: START,
+        idle_timeout: Duration::MAX,
+        keeps_alive: true,
+    };
+    let bounded = wild.within_bounds();
+    assert_eq!((bounded.chunk_max, bounded.gather_min, bounded.window_max), (1, 1, 1));
+    assert_eq!(bounded.beat_interval, BEAT_MIN);
+    assert_eq!(Settings { beat_interval: Duration::MAX, ..wild }.within_bounds().beat_interval, BEAT_MAX);
+
+    let mut sender = Sender::new(wild, 0..2, u64::MAX, START);
+    sender.handle_data(vec![7; 2].into());
+    for now in (0..100).map(|step| MS * step) {
+        sender.handle_control(give(u64::MAX), now);
+        drain(&mut sender, now);
+    }
+    assert_eq!(sender.outcome(), Some(&Outcome::Completed));
+}
+
+/// Anything that a consumer, the store or the clock may do to a sender.
+#[derive(Clone, Debug)]
+enum Act {
+    Control(Control),
+    Data(usize),
+    DataEnd,
+    Gone,
+    Pass(u32),
+    Timer,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let credit = prop_oneof![0..3000_u64, any::<u64>(), Just(OFFSET_MAX)];
+    prop_oneof![
+        8 => (credit, proptest::bool::weighted(0.02))
+            .prop_map(|(credit, cancel)| Act::Control(Control { credit, cancel })),
+        4 => (0..900_usize).prop_map(Act::Data),
+        1 => Just(Act::DataEnd),
+        1 => proptest::bool::weighted(0.1).prop_map(|gone| if gone { Act::Gone } else { Act::Timer }),
+        3 => (0..2000_u32).prop_map(Act::Pass),
+        3 => Just(Act::Timer),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn whatever_a_consumer_does_the_relay_keeps_to_its_own_rules(
+        acts in vec(act(), 0..150),
+        keeps_alive: bool,
+        chunk_max in 1..2000_usize,
+        window_max in 1..5000_u64,
+        end in 0..4000_u64,
+        credit: u64,
+    ) {
+        let settings = Settings { keeps_alive, chunk_max, window_max, ..settings() };
+        let (mut now, mut next, mut seq, mut messages) = (START, 0, 0, 0_u64);
+        let mut sender = Sender::new(settings, 0..end, credit, now);
+        for act in acts {
+            match act {
+                Act::Control(control) => sender.handle_control(control, now),
+                Act::Data(len) if sender.wants_data() => sender.handle_data(vec![7; len].into()),
+                Act::Data(_) => {}
+                Act::DataEnd => sender.handle_data_end(),
+                Act::Gone => sender.handle_consumer_gone(),
+                Act::Pass(ms) => now += MS * ms,
+                Act::Timer => {
+                    now = now.max(sender.poll_timeout().unwrap_or(now));
+                    sender.handle_timeout(now);
+                }
+            }
+            prop_assert!(sender.credit() <= (next + window_max).min(end));
+            let was_over = sender.outcome().is_some();
+            for body in drain(&mut sender, now) {
+                prop_assert!(!was_over, "{body:?} follows the last message");
+                messages += 1;
+                if let Body::Chunk(chunk) = body {
+                    prop_assert_eq!((chunk.seq, chunk.offset), (seq, next));
+                    prop_assert!(chunk.payload.len() <= chunk_max);
+                    seq += 1;
+                    next = chunk.limit().unwrap();
+                    prop_assert!(next <= sender.credit() && next <= end);
+                }
+            }
+            match sender.poll_timeout() {
+                Some(at) => prop_assert!(at <= now + BEAT_MAX && (at > now || sender.outcome().is_none())),
+                None => prop_assert!(sender.outcome().is_some()),
+            }
+        }
+        prop_assert!(u128::from(messages) <= u128::from(end) + 2 * (now.as_millis() / 10) + 200);
+    }
+}

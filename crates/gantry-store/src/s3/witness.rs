@@ -1,0 +1,103 @@
+//! Whether an answer is one that S3 gives.
+//!
+//! A console, a captive portal or a web server on S3's address answers every path with 200, and its page must never be
+//! delivered as an object. S3 and nearly all that speak like it name each request in an `x-amz-` header. An answer
+//! without one is doubted if it also looks like a page; then a listing decides, which no page can be.
+
+use std::sync::{Arc, OnceLock};
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+
+/// What every S3 server's headers begin with, or those of the stores that also speak their own protocol.
+const OWN_HEADERS: [&str; 5] = ["x-amz-", "x-amzn-", "x-goog-", "x-minio-", "x-oss-"];
+
+/// What pages and other services send. Objects may have such a type, too.
+const PAGE_TYPES: [&str; 4] = ["text/html", "application/xhtml+xml", "application/json", "text/plain"];
+
+/// Looks at the head of one answer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Witness(Arc<OnceLock<bool>>);
+
+impl Witness {
+    /// Returns whether the answer that came looks like a page rather than like S3's.
+    pub(super) fn doubts(&self) -> bool {
+        self.0.get() == Some(&true)
+    }
+}
+
+impl Intercept for Witness {
+    fn name(&self) -> &'static str {
+        "Witness"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response();
+        // One request has one answer: the SDK retries nothing here.
+        self.0.get_or_init(|| !has_own_header(response) && (is_page(response) || !is_dated(response)));
+        Ok(())
+    }
+}
+
+/// Returns whether an answer with a status of success comes from something other than S3.
+pub(super) fn is_foreign(response: &HttpResponse) -> bool {
+    !has_own_header(response) && is_page(response)
+}
+
+/// Returns whether an error comes from something other than S3. S3's is XML; small servers send text or JSON.
+pub(super) fn is_foreign_error(response: &HttpResponse) -> bool {
+    !has_own_header(response) && media_type(response).is_some_and(|name| name.eq_ignore_ascii_case("text/html"))
+}
+
+/// Returns whether a body is the XML of a listing, whatever stands in it.
+pub(super) fn is_listing(body: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(body.get(..1024).unwrap_or(body));
+    let mut rest = head.trim_start_matches('\u{feff}').trim_start();
+    while let Some((_, after)) = rest.strip_prefix("<?").and_then(|rest| rest.split_once("?>")) {
+        rest = after.trim_start();
+    }
+    rest.starts_with("<ListBucketResult")
+}
+
+fn has_own_header(response: &HttpResponse) -> bool {
+    response.headers().iter().any(|(name, _)| OWN_HEADERS.iter().any(|own| name.starts_with(own)))
+        || response.headers().get("server") == Some("AmazonS3")
+}
+
+fn is_page(response: &HttpResponse) -> bool {
+    media_type(response).is_some_and(|name| PAGE_TYPES.iter().any(|page| name.eq_ignore_ascii_case(page)))
+}
+
+fn media_type(response: &HttpResponse) -> Option<&str> {
+    response.headers().get("content-type")?.split(';').next().map(str::trim)
+}
+
+fn is_dated(response: &HttpResponse) -> bool {
+    response.headers().get("last-modified").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_root_element_makes_a_listing() {
+        for body in [
+            "<ListBucketResult/>",
+            "<?xml version=\"1.0\"?>\n<ListBucketResult xmlns=\"x\"><Contents><Key>\u{1}",
+            "\u{feff}<?xml version='1.0'?><ListBucketResult>",
+        ] {
+            assert!(is_listing(body.as_bytes()), "{body:?}");
+        }
+        for body in ["", "<!doctype html><title>Console</title>", "{\"ListBucketResult\":1}", "<Error/>", "<?xml"] {
+            assert!(!is_listing(body.as_bytes()), "{body:?}");
+        }
+    }
+}

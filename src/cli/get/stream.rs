@@ -1,0 +1,101 @@
+//! Targets that bytes go straight into: standard output, other descriptors, devices and FIFOs.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use gantry_client::part::Destination;
+
+/// Standard output.
+pub(super) const STDOUT: Destination = Destination::Descriptor(1);
+
+const STDERR: Destination = Destination::Descriptor(2);
+
+/// Returns where `-o PATH` leads, if that can't be replaced by a file; `None` for a file, or where it can't be told.
+pub(super) fn of(path: &Path) -> Option<Destination> {
+    if path == Path::new("-") {
+        return Some(STDOUT);
+    }
+    match gantry_client::part::destination(path) {
+        Ok(stream @ (Destination::Special(_) | Destination::Descriptor(_))) => Some(stream),
+        Ok(Destination::File(_)) | Err(_) => None,
+    }
+}
+
+/// Returns whether what is printed to standard output would end up among the bytes.
+pub(super) fn is_stdout(stream: &Destination) -> bool {
+    match stream {
+        Destination::Descriptor(number) => is_same_file(*number, 1),
+        Destination::File(_) | Destination::Special(_) => false,
+    }
+}
+
+/// Returns whether the bytes go to standard error.
+pub(super) fn is_stderr(stream: &Destination) -> bool {
+    *stream == STDERR
+}
+
+fn is_same_file(one: i32, other: i32) -> bool {
+    let file = |number: i32| fs::metadata(format!("/proc/self/fd/{number}"));
+    one == other
+        || matches!((file(one), file(other)), (Ok(one), Ok(other)) if (one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+/// Opens a target that bytes go straight into. Opening a FIFO waits for its reader.
+pub(super) fn open(stream: &Destination) -> io::Result<File> {
+    match stream {
+        Destination::File(_) => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+        Destination::Descriptor(number) => writable(descriptor(*number)?),
+        Destination::Special(path) => {
+            let file = File::options().write(true).custom_flags(libc::O_NOCTTY).open(path)?;
+            // Something else may stand there by now.
+            if file.metadata()?.is_file() {
+                return Err(io::Error::other("became a regular file meanwhile"));
+            }
+            Ok(file)
+        }
+    }
+}
+
+/// Returns a copy of one of our descriptors, which shares its place in the file with it.
+fn descriptor(number: i32) -> io::Result<OwnedFd> {
+    match number {
+        0 => io::stdin().as_fd().try_clone_to_owned(),
+        1 => io::stdout().as_fd().try_clone_to_owned(),
+        2 => io::stderr().as_fd().try_clone_to_owned(),
+        number => inherited(number),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn inherited(number: i32) -> io::Result<OwnedFd> {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+
+    // What we opened ourselves is closed on exec; what was given to us is not.
+    let flags = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+    let flags = flags.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+    if flags.is_none_or(|flags| flags & libc::O_CLOEXEC != 0) {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+
+    // A file opened by its path again would have a place of its own.
+    let us = pidfd_open(getpid(), PidfdFlags::empty())?;
+    Ok(pidfd_getfd(us, number, PidfdGetfdFlags::empty())?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn inherited(_: i32) -> io::Result<OwnedFd> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// Refuses a descriptor that is open for reading only, before anything is fetched for it.
+fn writable(descriptor: OwnedFd) -> io::Result<File> {
+    let mode = rustix::fs::fcntl_getfl(&descriptor)? & rustix::fs::OFlags::ACCMODE;
+    if mode == rustix::fs::OFlags::RDONLY {
+        return Err(io::Error::other("not open for writing"));
+    }
+    Ok(descriptor.into())
+}

@@ -1,0 +1,174 @@
+//! The S3 store against servers that answer oddly, or that are no S3 at all.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use gantry_proto::{ListRequest, Pin};
+use gantry_store::{Error, Store};
+
+use super::s3_faults::{limits, store};
+use super::{key, read};
+use crate::support::data::random_bytes;
+use crate::support::s3_double::{Act, Request, S3Double};
+
+const HTML: &str = "<!doctype html><title>Console</title>";
+
+fn page(headers: &'static str) -> Act {
+    Act::Raw(200, headers, HTML.to_owned())
+}
+
+#[tokio::test]
+async fn what_is_not_s3_is_never_delivered_and_fails_the_probe() {
+    for answer in [
+        page("content-type: text/html"),
+        page("content-type: text/html; charset=utf-8\r\netag: \"6563a1b2\""),
+        page("content-type: text/html\r\netag: \"1\"\r\nlast-modified: Wed, 01 Jan 2025 00:00:00 GMT"),
+        page("content-type: application/xhtml+xml\r\netag: \"1\""),
+        page("etag: \"1\""),
+        Act::Raw(200, "content-type: application/json\r\netag: \"1\"", "{\"status\":\"ok\"}".to_owned()),
+        Act::Raw(302, "location: /login", String::new()),
+        Act::Raw(404, "content-type: text/html", HTML.to_owned()),
+        Act::Raw(403, "content-type: text/html", HTML.to_owned()),
+    ] {
+        let server = S3Double::start(Bytes::new(), {
+            let answer = answer.clone();
+            move |_: &Request| answer.clone()
+        })
+        .await;
+        let store = store(server.endpoint(), limits(), 1 << 20).await;
+        let pin = Pin::default();
+
+        let failures = [
+            read(&store, "k", &pin, 0, None).await.map(drop),
+            read(&store, "k", &pin, 1, None).await.map(drop),
+            read(&store, "k", &pin, 1, Some(5)).await.map(drop),
+            store.stat(&key("k"), &pin).await.map(drop),
+            store.list(&ListRequest::default()).await.map(drop),
+            store.probe().await,
+        ];
+
+        for failure in failures {
+            let error = failure.unwrap_err();
+            assert!(matches!(error, Error::Protocol(_)), "{answer:?}: {error:?}");
+            assert!(error.to_string().contains("not S3") || error.to_string().contains("range"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_a_bare_s3_server_keeps_as_an_object_is_delivered() {
+    for is_denied in [false, true] {
+        let server = S3Double::start(Bytes::new(), move |request: &Request| match request.is_list() {
+            true if is_denied => Act::Fail(403, "AccessDenied", ""),
+            true => listing(&[], "", false),
+            false => page("content-type: text/html\r\netag: \"1\"\r\nlast-modified: Wed, 01 Jan 2025 00:00:00 GMT"),
+        })
+        .await;
+        let store = store(server.endpoint(), limits(), 0).await;
+
+        for _ in 0..3 {
+            assert_eq!(read(&store, "k", &Pin::default(), 0, None).await.unwrap(), HTML);
+        }
+
+        // The doubt was settled once.
+        assert_eq!(server.requests().iter().filter(|request| request.is_list()).count(), 1);
+    }
+}
+
+/// Writes a listing; the names go into it as they are.
+fn listing(names: &[&str], more: &str, is_encoded: bool) -> Act {
+    let mut body = "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>".to_owned();
+    if is_encoded {
+        body += "<EncodingType>url</EncodingType>";
+    }
+    for name in names {
+        write!(body, "<Contents><Key>{name}</Key><Size>1</Size></Contents>").unwrap();
+    }
+    Act::Raw(200, "content-type: application/xml", body + more + "</ListBucketResult>")
+}
+
+#[tokio::test]
+async fn one_key_that_xml_cannot_hold_hides_no_other() {
+    let raw = listing(&["a", "b\u{1}", "c&#1;d", "e\u{fffe}", "f&#xFFFF;", "g&#13;", "h i+%41"], "", false);
+    let encoded = listing(&["a", "b%01", "e%EF%BF%BE", "g%0D", "h%20i%2B%2541", "j+k", "l%FF"], "", true);
+    for (answer, keys, omitted) in
+        [(raw, vec!["a", "h i+%41"], 5), (encoded, vec!["a", "b\u{1}", "e\u{fffe}", "h i+%41", "j k"], 2)]
+    {
+        let server = S3Double::start(Bytes::new(), move |_: &Request| answer.clone()).await;
+        let store = store(server.endpoint(), limits(), 0).await;
+
+        let listed = store.list(&ListRequest { recursive: true, ..ListRequest::default() }).await.unwrap();
+
+        let found: Vec<_> = listed.entries.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!((found, listed.omitted), (keys, omitted));
+        assert!(server.requests()[0].target.contains("encoding-type=url"), "{:?}", server.requests());
+        store.probe().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nothing_in_a_listing_fails_the_probe() {
+    let long = "k".repeat(5000);
+    for answer in [
+        listing(&["b\u{1}", &long], "", false),
+        listing(&[], "<Contents><Key>a</Key><LastModified>yesterday</LastModified><Size>-1</Size></Contents>", false),
+        listing(&[], "<Contents><Key>a</Key><Size>many</Size></Contents>", true),
+        Act::Fail(403, "AccessDenied", ""),
+    ] {
+        let server = S3Double::start(Bytes::new(), move |_: &Request| answer.clone()).await;
+        store(server.endpoint(), limits(), 0).await.probe().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_range_with_an_end_costs_one_request() {
+    let object = random_bytes(1, 100_000);
+    let server = S3Double::start(object.clone(), |_: &Request| Act::Serve).await;
+    let store = store(server.endpoint(), limits(), 1 << 20).await;
+
+    for range in [0_usize..1, 5..6, 99_999..100_000, 0..100_000] {
+        let end = Some(range.end as u64);
+        let got = read(&store, "k", &Pin::default(), range.start as u64, end).await.unwrap();
+        assert!(got == object[range]);
+    }
+
+    let requests = server.requests();
+    assert_eq!(requests.len(), 4, "{requests:?}");
+    assert!(requests.iter().all(|request| request.is_get() && request.header("range").is_some()), "{requests:?}");
+}
+
+#[tokio::test]
+async fn part_sizes_are_asked_for_once_and_never_for_a_range_with_an_end() {
+    const PARTS: u64 = 60;
+    let server = S3Double::start(Bytes::new(), |request: &Request| {
+        if request.target.contains("attributes") {
+            return Act::Fail(501, "NotImplemented", "");
+        }
+        if request.target.contains("partNumber") {
+            let headers = "etag: \"e-60\"\r\nx-amz-mp-parts-count: 60\r\nlast-modified: Wed, 01 Jan 2025 00:00:00 GMT";
+            return Act::Raw(200, headers, "x".to_owned());
+        }
+        if request.header("range").is_some() {
+            let headers = "etag: \"e-60\"\r\ncontent-range: bytes 0-0/60\r\nx-amz-request-id: 1";
+            return Act::Raw(206, headers, "x".to_owned());
+        }
+        let headers = "etag: \"e-60\"\r\nx-amz-request-id: 1\r\nx-amz-checksum-sha256: \
+                       47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=-60\r\nx-amz-checksum-type: COMPOSITE";
+        Act::Raw(200, headers, "x".repeat(60))
+    })
+    .await;
+    let store = store(server.endpoint(), limits(), 1 << 20).await;
+
+    assert_eq!(read(&store, "k", &Pin::default(), 0, Some(1)).await.unwrap(), "x");
+    assert_eq!(server.requests().len(), 1, "{:?}", server.requests());
+
+    for _ in 0..3 {
+        let object = store.stat(&key("k"), &Pin::default()).await.unwrap();
+        let parts: u64 = object.checksum.unwrap().parts.iter().map(|run| run.count).sum();
+        assert_eq!(parts, PARTS);
+        read(&store, "k", &Pin::default(), 0, None).await.unwrap();
+    }
+
+    // Beside three HEADs and three GETs: one question for all sizes, one for each part, and the range of before.
+    assert_eq!(server.requests().len(), 3 + 3 + 1 + 60 + 1, "{:?}", server.requests().len());
+}
