@@ -7,6 +7,7 @@ mod exit;
 mod get;
 mod global;
 mod health;
+mod key_options;
 mod ls;
 mod output;
 mod serve;
@@ -17,7 +18,7 @@ use clap::{Parser, Subcommand};
 
 use self::exit::Failure;
 use self::output::Form;
-use crate::config::{Config, Effective, LogFormat, Sources};
+use crate::config::{Config, Effective, Sources};
 use crate::telemetry;
 use gantry_bus::rate::RateLimit;
 use gantry_client as consumer;
@@ -40,7 +41,7 @@ a failure that may pass, 6 integrity, 7 changed while downloading, 8 denied, 130
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// Serve stores to whoever may ask
+    /// Serve stores to consumers
     Serve(serve::Serve),
     /// Download an object and prove that it is the right one
     Get(get::Get),
@@ -48,7 +49,7 @@ enum Command {
     Stat(stat::Stat),
     /// List keys
     Ls(ls::Ls),
-    /// Ask a relay whether it can serve
+    /// Ask a relay whether it is ready
     Health(health::Health),
 }
 
@@ -90,15 +91,12 @@ impl Cli {
             }
         };
         let level = config.log.level.as_deref().unwrap_or_else(|| self.command.log_level());
-        let format = match config.log.format {
-            LogFormat::Text => telemetry::Format::Text,
-            LogFormat::Json => telemetry::Format::Json,
-        };
+        let format = config.log.format;
         let options = telemetry::Options {
             level,
             format,
             traces_url: config.telemetry.traces_url.as_deref().filter(|_| self.command.is_traced()),
-            traces_optional: config.telemetry.inherited,
+            traces_optional: config.telemetry.is_inherited,
             service: self.command.service(),
         };
         let telemetry = telemetry::init(options).map_err(|error| Failure::usage(error.to_string()))?;
@@ -170,8 +168,8 @@ impl Command {
     const fn log_level(&self) -> &'static str {
         match self {
             Self::Serve(serve) if !serve.is_check() => "info",
-            // What the libraries have to say ends up in the one line that tells of the failure.
-            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "gantry_relay=warn",
+            // The line that reports a failure includes what the libraries say about it.
+            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "gantry=warn",
         }
     }
 
