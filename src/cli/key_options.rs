@@ -84,7 +84,10 @@ fn help(key: &Key) -> String {
 
     // A duration is given as such, and a switch that is not given is off.
     let default = match key.kind {
-        Kind::Millis { .. } => key.default_text().map(|default| format!("{default}ms")),
+        Kind::Millis { .. } => key.default_text().map(|default| match default.strip_suffix("000") {
+            Some(seconds) if !seconds.is_empty() => format!("{seconds}s"),
+            _ => format!("{default}ms"),
+        }),
         Kind::Switch => None,
         Kind::Text | Kind::Secret | Kind::Path | Kind::Integer { .. } | Kind::List | Kind::Choice(_) => {
             key.default_text()

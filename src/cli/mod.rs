@@ -71,14 +71,14 @@ impl Cli {
         }
     }
 
-    /// Returns where settings are looked for, with what this command line says.
+    /// Returns the places where settings are looked up, with the options of this command line.
     fn sources(&self) -> Result<Sources, Failure> {
         let mut sources = Sources::of_process();
         self.command.settings(&mut sources)?;
         Ok(self.global.sources(sources))
     }
 
-    /// Runs the command; `is_logged` becomes true once a log whose reader takes JSON only is to tell of failures.
+    /// Runs the command. Sets `is_logged` once failures must be logged, as JSON, instead of printed.
     async fn try_run(self, is_logged: &mut bool) -> Result<(), Failure> {
         let (config, effective) = self.sources()?.read();
         let config = match config {
@@ -137,7 +137,7 @@ impl Command {
         }
     }
 
-    /// Adds what the command's own options say of the configuration.
+    /// Adds the settings from the command's own options.
     fn settings(&self, sources: &mut Sources) -> Result<(), Failure> {
         match self {
             Self::Serve(serve) => serve.settings(sources),
