@@ -109,7 +109,7 @@ pub fn init(options: Options<'_>) -> Result<Telemetry, Error> {
         Err(error) if options.traces_optional => (None, Some(error)),
         Err(error) => return Err(error),
     };
-    // Spans of ours only, whatever is logged: the libraries' own would drown them.
+    // Only spans of Gantry's crates, whatever is logged. The libraries have far more.
     let own = Targets::new().with_target("gantry", LevelFilter::INFO);
     let traces = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer().with_tracer(provider.tracer("gantry")).with_location(false).with_filter(own)

@@ -68,12 +68,9 @@ async fn a_checksum_that_only_a_later_relay_states_is_verified() {
         let (algorithm, kind) = (ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject);
         Some(Checksum { algorithm, kind, value, parts: Vec::new() })
     };
-    for (first, later) in [
-        (None, stored(&body)),
-        (None, stored(b"other")),
-        (stored(&body), None),
-        (stored(&body), stored(&body)),
-    ] {
+    for (first, later) in
+        [(None, stored(&body)), (None, stored(b"other")), (stored(&body), None), (stored(&body), stored(&body))]
+    {
         let network = MemoryNetwork::new(1);
         let mut relay = Relay::on(&network).await;
         let (client, folder) = (client(&network.connect(), Options::default()), tempfile::tempdir().unwrap());
