@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test test-containers sim chaos chaos-more bench check-deploy observe fmt lint
+.PHONY: help servers demo dev test test-python test-containers sim chaos chaos-more bench check-deploy observe fmt lint
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ dev: ## start the demo's servers and relay, and leave them running until Ctrl-C
 
 test: ## formatting, lints, documentation and every test, against real servers
 	@$(PYTHON) deploy/dev/test.py
+
+test-python: ## the Python client (wheel, types, tests) and the bare consumers; ARGS="--chaos --large" for more
+	@$(PYTHON) clients/python/check.py $(ARGS)
 
 SEEDS ?= 100000
 sim: ## simulate SEEDS=100000 downloads among faults, or one SEED=1234 with its log
