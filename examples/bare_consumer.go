@@ -31,8 +31,7 @@ func download(nc *nats.Conn, store, key string, file *os.File) {
 		check(err)
 		kind, transfer := m.Header.Get("Gantry-Type"), m.Header.Get("Gantry-Transfer")
 		switch begun := accepted.Control != ""; {
-		case kind == "beat" && !begun:
-			continue
+		case kind == "beat" && !begun: // The relay is still opening the object.
 		case kind == "accepted" && !begun:
 			check(json.Unmarshal(m.Data, &accepted))
 			if accepted.Control != "gantry.v1.ctl."+accepted.Instance+"."+transfer || accepted.Key != key || accepted.Start != 0 {
@@ -49,7 +48,8 @@ func download(nc *nats.Conn, store, key string, file *os.File) {
 		case m.Header.Get("Gantry-Seq") != fmt.Sprint(chunks) || m.Header.Get("Gantry-Offset") != fmt.Sprint(offset):
 			log.Fatalf("chunk %d was lost", chunks)
 		case kind == "chunk":
-			if fmt.Sprintf("%016x", crc64.Checksum(m.Data, nvme)) != m.Header.Get("Gantry-Crc") || offset+int64(len(m.Data)) > credit {
+			sum := fmt.Sprintf("%016x", crc64.Checksum(m.Data, nvme))
+			if sum != m.Header.Get("Gantry-Crc") || offset+int64(len(m.Data)) > credit {
 				log.Fatalf("chunk %d is not what the relay sent", chunks)
 			}
 			_, err := file.Write(m.Data)

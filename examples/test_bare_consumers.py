@@ -2,10 +2,10 @@
 """Runs the bare consumers against a real relay, and compares each file. A missing toolchain is reported as not run.
 
     test_bare_consumers.py    Python needs nats-py and awscrt; JavaScript node with @nats-io/transport-node; Go `go`
-                              with nats.go, as a module or in GOPATH (Debian: golang-go golang-github-nats-io-go-nats-dev)
+                              with nats.go, as a module or in GOPATH (Debian: golang-github-nats-io-go-nats-dev)
 
-GANTRY_BINARY names the relay. Objects of several sizes go through each consumer; with `--large` also one of 300 MiB. The
-one in Python also reads 5 MiB twenty times at once over one connection, slowly.
+GANTRY_BINARY names the relay. Objects of several sizes go through each consumer; with `--large` also one of 300 MiB.
+The one in Python also reads 5 MiB twenty times at once over one connection, slowly.
 """
 
 import asyncio
@@ -49,7 +49,8 @@ def main():
                 problem = check(harness, [*command, url, "files"], max_payload, digests)
                 if name == "Python" and not problem:
                     problem = asyncio.run(check_at_once(url, f"{max_payload}-{5 * MIB}", digests[5 * MIB]))
-                print(f"{'FAILED' if problem else 'ok'}: bare consumer in {name}, max_payload {max_payload} {problem}", flush=True)
+                result = f"FAILED: {problem}" if problem else "ok"
+                print(f"bare consumer in {name}, max_payload {max_payload}: {result}", flush=True)
                 failed += bool(problem)
                 passed += not problem
     finally:

@@ -58,7 +58,12 @@ def main():
 
 
 # Runs one module of the tests with awscrt out of reach.
-PURE = "import sys; sys.modules['awscrt'] = None; sys.path.insert(0, 'tests'); import unittest; unittest.main('test_units')"
+PURE = """
+import sys, unittest
+sys.modules["awscrt"] = None
+sys.path.insert(0, "tests")
+unittest.main("test_units")
+"""
 
 
 def prepare():

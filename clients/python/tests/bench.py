@@ -68,7 +68,8 @@ def main() -> None:
         harness.close()
 
     rust = statistics.median(rates["gantry get"])
-    print(f"{args.mib} MiB, {args.rounds} rounds, CRC by {crc.IMPLEMENTATION}, {os.cpu_count()} cores, Python {sys.version.split()[0]}")
+    python = f"Python {sys.version.split()[0]}, CRC by {crc.IMPLEMENTATION}"
+    print(f"{args.mib} MiB, {args.rounds} rounds, {python}, {os.cpu_count()} cores")
     for name, values in rates.items():
         each = " ".join(f"{value:.0f}" for value in values)
         median = statistics.median(values)

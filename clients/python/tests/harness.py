@@ -121,7 +121,8 @@ class NatsServer:
 
     def start(self) -> None:
         """Starts it and waits until it listens."""
-        command: list[object] = [servers.path_of("nats-server"), "-a", "127.0.0.1", "-p", self._port, "-c", self._config]
+        binary = servers.path_of("nats-server")
+        command: list[object] = [binary, "-a", "127.0.0.1", "-p", self._port, "-c", self._config]
         self.process = self._harness.start(f"nats-{self._port}", command)
         wait_until(lambda: is_open(self._port), f"nats-server on port {self._port}")
 

@@ -239,7 +239,8 @@ class Download:
             _set_back(f"accepted for the key {info.key!r}")
 
         if version is None:
-            version = replace(info, etag=request.if_match or info.etag, version_id=request.version_id or info.version_id)
+            etag = request.if_match or info.etag
+            version = replace(info, etag=etag, version_id=request.version_id or info.version_id)
         same_id = version.version_id is None or info.version_id is None or version.version_id == info.version_id
         if (info.etag, info.size) != (version.etag, version.size) or not same_id:
             raise _SetbackError(ChangedError(f"{request.store}/{request.key} is another version now"), cancels=True)
@@ -424,7 +425,8 @@ class _Transfer:
         grown = target - self._credit
         since_sent_s = now - self._sent_at
         probes = silence_s >= accepted.beat_s / 2 and since_sent_s >= accepted.beat_s / 2
-        if grown >= window // _CREDIT_STEPS or (grown > 0 and target == accepted.end) or probes or since_sent_s >= accepted.idle_s / 4:
+        is_due = grown >= window // _CREDIT_STEPS or (grown > 0 and target == accepted.end)
+        if is_due or probes or since_sent_s >= accepted.idle_s / 4:
             self._credit = max(self._credit, target)
             await self._send({"credit": self._credit})
 
