@@ -2,8 +2,8 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test test-containers sim chaos chaos-more flood resume-proof bench check-deploy observe fuzz fmt \
-	lint
+.PHONY: help servers demo dev test test-python test-containers sim chaos chaos-more flood resume-proof bench check-deploy \
+	observe fuzz fmt lint
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ dev: ## start the demo's servers and relay, and leave them running until Ctrl-C
 
 test: ## check formatting, lints and documentation, and run all tests against real servers
 	@$(PYTHON) deploy/dev/test.py
+
+test-python: ## the Python client (wheel, types, tests) and the bare consumers; ARGS="--chaos --large" for more
+	@$(PYTHON) clients/python/check.py $(ARGS)
 
 SEEDS ?= 100000
 sim: ## simulate SEEDS=100000 downloads with faults, or a single SEED=1234 with its log

@@ -142,12 +142,12 @@ def put(server, bucket, key, body, **checksum):
         raise OSError(f"PUT {path}: {response.status} {answer[:200].decode(errors='replace')}")
 
 
-def signed(method, host, path, headers, keys):
-    """Signature Version 4 (docs.aws.amazon.com, "Authenticating Requests"), without a query string."""
+def signed(method, host, path, headers, keys, query=""):
+    """Signature Version 4 (docs.aws.amazon.com, "Authenticating Requests"). The query is encoded, and sorted by name."""
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     headers = {**headers, "host": host, "x-amz-date": now}
     names = ";".join(sorted(headers))
-    canonical = "\n".join([method, path, "", *(f"{name}:{headers[name]}" for name in sorted(headers)), "", names,
+    canonical = "\n".join([method, path, query, *(f"{name}:{headers[name]}" for name in sorted(headers)), "", names,
                            headers["x-amz-content-sha256"]])
     scope = f"{now[:8]}/{REGION}/s3/aws4_request"
     text = "\n".join(["AWS4-HMAC-SHA256", now, scope, hashlib.sha256(canonical.encode()).hexdigest()])
