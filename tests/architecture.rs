@@ -12,7 +12,7 @@ use syn::visit::{self, Visit};
 
 /// The crates that the protocol may use. Each must be in use.
 const PURE_CRATES: &[&str] =
-    &["backon", "base64", "bytes", "crc_fast", "serde", "serde_json", "serde_path_to_error", "thiserror", "uuid"];
+    &["backon", "bytes", "crc_fast", "serde", "serde_json", "serde_path_to_error", "thiserror", "uuid"];
 
 /// What the protocol must not name, anywhere in a path.
 const IMPURE: &[&[&str]] = &[
@@ -118,12 +118,24 @@ impl<'ast> Visit<'ast> for Paths {
         visit::visit_path(self, path);
     }
 
-    /// The inside of a macro is not parsed: each name in it counts as a path of its own.
     fn visit_macro(&mut self, item: &'ast syn::Macro) {
-        let text = item.tokens.to_string();
-        let names = text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|name| !name.is_empty());
-        self.0.extend(names.map(|name| vec![name.to_owned()]));
+        self.collect_tokens(&item.tokens.to_string());
         visit::visit_macro(self, item);
+    }
+
+    fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
+        if let syn::Meta::List(list) = &attribute.meta {
+            self.collect_tokens(&list.tokens.to_string());
+        }
+        visit::visit_attribute(self, attribute);
+    }
+}
+
+impl Paths {
+    /// Takes what is not parsed, in a macro or an attribute: each name counts as a path of its own.
+    fn collect_tokens(&mut self, tokens: &str) {
+        let names = tokens.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|name| !name.is_empty());
+        self.0.extend(names.map(|name| vec![name.to_owned()]));
     }
 }
 

@@ -863,7 +863,7 @@ fn a_killed_process_loses_no_more_than_a_note_is_late() {
     let mut scene = Scene::new();
     scene.object = ObjectInfo { size: u64::MAX >> 1, checksum: None, ..scene.object };
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", "consumer::part::tests::a_killed_process_loses_no_more_than_a_note_is_late"])
+        .args(["--exact", "--nocapture", "part::tests::a_killed_process_loses_no_more_than_a_note_is_late"])
         .env(VICTIM_FOLDER, scene.folder.path())
         .stdout(Stdio::piped())
         .spawn();
