@@ -3,12 +3,17 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::Shared;
+
+/// How long the loss of a connection for good may take to stop the relay.
+const STOP_NOTICED: Duration = Duration::from_millis(250);
 
 /// Which task ended too early.
 #[derive(Debug, Default)]
@@ -41,6 +46,10 @@ pub(super) fn spawn(
     shared.tasks.spawn(async move {
         let has_panicked = AssertUnwindSafe(work).catch_unwind().await.is_err();
         let shutdown = &supervised.shutdown;
+        if !has_panicked && !until.as_ref().is_some_and(CancellationToken::is_cancelled) {
+            // Its subscription may have ended with the bus, which stops the relay for a reason of its own.
+            drop(timeout(STOP_NOTICED, shutdown.drain.cancelled()).await);
+        }
         let may_end = shutdown.drain.is_cancelled()
             || shutdown.force.is_cancelled()
             || until.is_some_and(|until| until.is_cancelled());
@@ -53,10 +62,6 @@ pub(super) fn spawn(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::time::timeout;
-
     use super::super::{Error, Options, Relay, Stores};
     use super::*;
     use crate::metrics::RelayMetrics;

@@ -126,12 +126,14 @@ impl Inner {
     async fn close(&self, error: &Error) {
         tracing::error!(%error, "there will be no connection to nats-server any more");
         self.closed.cancel();
+        // First of all the reason: what ends now ends because of it.
+        self.reports.say(Event::Closed(error.to_string()));
+
         for Registered { source, .. } in &*self.subscriptions.lock().await {
             if let Some(source) = source.upgrade() {
                 source.close();
             }
         }
-        self.reports.say(Event::Closed(error.to_string()));
     }
 }
 
