@@ -1,39 +1,46 @@
-# Both roles in one image: `serve` by default, `get`, `stat`, `ls` as arguments.
-# The platform of the base images decides which architecture it is for.
+# One image for both roles: `serve` by default; `get`, `stat`, `ls` as arguments.
+# The platform of the base images determines the architecture.
 
 ARG RUST_VERSION=1.95
 ARG DEBIAN_CODENAME=bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
-# Not the slim one: the allocator is built by make.
+# The slim image won't do: building the allocator needs make.
 FROM rust:${RUST_VERSION}-${DEBIAN_CODENAME} AS build
 WORKDIR /src
 
-# The dependencies are a layer of their own, keyed by the manifests alone: a
-# change of our sources does not build the S3 client again.
+# The dependencies have a layer of their own that depends on the manifests only, so
+# a change in our sources does not rebuild the S3 client.
 COPY Cargo.toml Cargo.lock ./
-COPY .cargo .cargo
-# The allocator must be built for the largest pages that it may meet, as a power
-# of two: 64 KiB on arm64, where the kernel decides, and 4 KiB elsewhere.
-RUN mkdir src \
+COPY crates/gantry-proto/Cargo.toml crates/gantry-proto/
+COPY crates/gantry-bus/Cargo.toml crates/gantry-bus/
+COPY crates/gantry-client/Cargo.toml crates/gantry-client/
+COPY crates/gantry-store/Cargo.toml crates/gantry-store/
+COPY crates/gantry-relay/Cargo.toml crates/gantry-relay/
+COPY crates/gantry-testing/Cargo.toml crates/gantry-testing/
+# The allocator must be built for the largest page size that it may run with, given
+# as a power of two: 64 KiB on arm64, where the kernel decides; 4 KiB elsewhere.
+RUN mkdir .cargo src \
+    && if [ "$(uname -m)" = aarch64 ]; then page=16; else page=12; fi \
+    && printf '[env]\nJEMALLOC_SYS_WITH_LG_PAGE = "%s"\n' "$page" > .cargo/config.toml \
+    && for crate in crates/*; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
-    && if [ "$(uname -m)" = aarch64 ]; then page=16; else page=12; fi \
-    && echo "JEMALLOC_SYS_WITH_LG_PAGE = \"$page\"" >> .cargo/config.toml \
     && cargo build --release --locked --bin gantry \
-    && rm -r src
+    && rm -r src crates/*/src
 
+COPY crates crates
 COPY src src
-# What gantry_build_info names.
+# The revision shown in gantry_build_info.
 ARG REVISION=unknown
-# COPY keeps the files' times, which may lie before the empty crate's build:
-# without the touch cargo would take that build for the current one.
-RUN touch src/lib.rs src/main.rs \
+# COPY keeps the files' times, which may precede the build of the empty crates.
+# Without the touch, cargo would consider that build up to date.
+RUN find crates src -name '*.rs' -exec touch {} + \
     && GANTRY_REVISION="${REVISION}" cargo build --release --locked --bin gantry
 
 FROM ${RUNTIME_IMAGE}
 
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 ARG CREATED=unknown
 LABEL org.opencontainers.image.title="gantry" \
@@ -47,11 +54,11 @@ LABEL org.opencontainers.image.title="gantry" \
 
 COPY --from=build /src/target/release/gantry /usr/local/bin/gantry
 
-# Numeric, so that Kubernetes' runAsNonRoot can tell without reading /etc/passwd.
+# Numeric, so that Kubernetes can check runAsNonRoot without reading /etc/passwd.
 USER 65532:65532
-# Where `get` writes a relative path: mount a folder here that the user may write.
+# `get` resolves relative paths here: mount a folder that the user may write to.
 WORKDIR /data
-# Outside, only what is published or on the container's network reaches it.
+# Only the container's network and published ports can reach this address.
 ENV GANTRY_HTTP__LISTEN=0.0.0.0:8080
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \

@@ -1,62 +1,65 @@
-# Needs Rust, make and Python 3 with pip. What else is needed is fetched into .dev/.
+# Requires Rust, make and Python 3 with pip. Everything else is downloaded to .dev/.
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test test-containers sim chaos chaos-more flood resume-proof bench check-deploy observe fuzz fmt \
-	lint
+.PHONY: help servers demo dev test test-python test-containers sim chaos chaos-more flood resume-proof bench check-deploy \
+	observe fuzz fmt lint
 
-help: ## say what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-servers: ## get the pinned nats-server and S3 server into .dev/
+servers: ## download the pinned nats-server and S3 server to .dev/
 	@$(PYTHON) deploy/dev/servers.py
 
-demo: ## download 256 MiB from S3 over NATS, compare, say how fast; leaves nothing running
+demo: ## download 256 MiB from S3 over NATS, compare, report the speed; leaves nothing running
 	@$(PYTHON) deploy/dev/demo.py
 
 dev: ## start the demo's servers and relay, and leave them running until Ctrl-C
 	@$(PYTHON) deploy/dev/demo.py --stay
 
-test: ## formatting, lints, documentation and every test, against real servers
+test: ## check formatting, lints and documentation, and run all tests against real servers
 	@$(PYTHON) deploy/dev/test.py
 
+test-python: ## the Python client (wheel, types, tests) and the bare consumers; ARGS="--chaos --large" for more
+	@$(PYTHON) clients/python/check.py $(ARGS)
+
 SEEDS ?= 100000
-sim: ## simulate SEEDS=100000 downloads among faults, or one SEED=1234 with its log
+sim: ## simulate SEEDS=100000 downloads with faults, or a single SEED=1234 with its log
 	@GANTRY_SIM_SEEDS=$(SEEDS) $(if $(SEED),GANTRY_SIM_SEED=$(SEED)) \
 		cargo test --locked --test sim -- --nocapture every_world
 
-# ARGS="--seed 7", ARGS="--plan" and so on; tests/chaos/run.py says which.
-chaos: ## break everything under running downloads: 212 faults by seed, every file compared
+# For example ARGS="--seed 7" or ARGS="--plan"; see tests/chaos/run.py.
+chaos: ## inject 212 seeded faults during downloads and compare every file
 	@$(PYTHON) tests/chaos/run.py $(ARGS)
 
-chaos-more: ## measure failover, 20 kills of 1 GiB, 10 GiB over a link that is cut, and a slow consumer
+chaos-more: ## measure failover, 20 kills during 1 GiB, 10 GiB over a link that keeps failing, and a slow consumer
 	@for script in failover kills long slow; do $(PYTHON) tests/chaos/$$script.py $(ARGS) || exit 1; done
 
-# ARGS="--gantry target/debug/gantry --rates 100" and so on.
-flood: ## flood a relay with malformed messages beside a download of 200 MB, and kill its connection
+# For example ARGS="--gantry target/debug/gantry --rates 100".
+flood: ## flood a relay with malformed messages during a download of 200 MB, and kill its connection
 	@$(PYTHON) tests/chaos/flood.py $(ARGS)
 
-resume-proof: ## 50 kills, 50 full disks, 50 damaged part files: every file compared, and what was kept is counted
+resume-proof: ## 50 kills, 50 full disks and 50 damaged part files; compare every file and count what was kept
 	@$(PYTHON) tests/chaos/resume.py $(ARGS)
 
-bench: ## measure it beside S3, NATS, the Object Store, s5cmd and aws; ARGS=--quick to try, ARGS=--help
+bench: ## compare with S3, NATS, the Object Store, s5cmd and aws; ARGS=--quick for a short run, ARGS=--help for options
 	@$(PYTHON) benches/run.py $(ARGS)
 
 SECONDS ?= 30
-fuzz: ## feed arbitrary bytes to all that peers and files feed us, SECONDS=30 each; FUZZ=name for one
+fuzz: ## fuzz everything that peers and files can feed Gantry, SECONDS=30 for each target; FUZZ=name for one
 	@$(PYTHON) fuzz/run.py --seconds $(SECONDS) $(if $(FUZZ),--target $(FUZZ))
 
-check-deploy: ## hold deploy/ to kubectl, systemd and promtool; part of test
+check-deploy: ## check deploy/ with kubectl, systemd and promtool; part of test
 	@$(PYTHON) deploy/dev/check_deploy.py
 
-observe: ## a real Prometheus must have data for each query of the dashboard
+observe: ## check that a real Prometheus has data for each query of the dashboard
 	@$(PYTHON) deploy/dev/observe.py
 
-test-containers: ## the image and the compose files on a Docker engine, with things broken under load
+test-containers: ## test the image and the compose files on a Docker engine, with faults under load
 	@$(PYTHON) tests/containers/run.py
 
 fmt: ## format the code
-	cargo fmt
+	cargo fmt --all
 
-lint: ## clippy, warnings are errors
-	cargo clippy --all-targets --locked -- -D warnings
+lint: ## run clippy; warnings are errors
+	cargo clippy --workspace --all-targets --locked -- -D warnings

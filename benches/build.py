@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Builds what is measured and what measures it.
+"""Builds Gantry and the programs that measure it.
 
-    build.py --check      format and lints of bench, which nothing else compiles; part of make test
+    build.py --check      check formatting and lints of the benchmarks, which nothing else compiles; part of make test
 """
 
 import os
@@ -17,16 +17,16 @@ import demo
 from servers import ROOT, Problem
 
 PROGRAMS = ["--bin", "gantry-bench"]
-# Built apart: see Cargo.toml.
+# A separate package: see Cargo.toml.
 OBJECT_STORE = ["--no-default-features", "--features", "object-store", "--bin", "gantry-bench-objects"]
 
 
 def build(stage, gantry=None, programs=None):
-    """Builds what is not given, and returns the product and the folder of the programs that measure it."""
+    """Builds what was not given. Returns the paths of Gantry and of the measuring programs."""
     gantry = (gantry or demo.build(stage)).resolve()
     if programs:
         return gantry, programs.resolve()
-    demo.say("building what measures it")
+    demo.say("building the measuring programs")
     for options in (PROGRAMS, OBJECT_STORE):
         if stage.run(cargo("build", "--release", *options), cwd=BENCH).returncode != 0:
             raise Problem("the build failed")
@@ -34,19 +34,19 @@ def build(stage, gantry=None, programs=None):
 
 
 def check():
-    """Returns whether format and lints are as they should be."""
+    """Returns whether formatting and lints pass."""
     commands = [["cargo", "fmt", "--check"], *(cargo("clippy", *options, "--", "-D", "warnings")
                                                for options in (PROGRAMS, OBJECT_STORE))]
     return all([subprocess.run(command, cwd=BENCH, stdin=subprocess.DEVNULL).returncode == 0 for command in commands])
 
 
 def cargo(command, *options):
-    """A command of cargo's, with the product's lock and profiles, in its target folder: most is built there already."""
+    """A cargo command with Gantry's lock file, profiles and target folder, where most crates are already built."""
     lock, product = BENCH / "Cargo.lock", ROOT / "Cargo.lock"
     if not lock.exists() or lock.stat().st_mtime < product.stat().st_mtime:
-        # cargo adds to it what only bench needs, of which Cargo.toml has the versions.
+        # cargo adds the crates that only the benchmarks need; Cargo.toml has their versions.
         shutil.copyfile(product, lock)
-    # As a file of settings: cargo takes the profiles from it, and nothing else that is in there.
+    # Passed as a configuration file, of which cargo uses only the profiles.
     return ["cargo", command, "--config", ROOT / "Cargo.toml", "--target-dir", target(), *options]
 
 

@@ -1,4 +1,4 @@
-"""The lines of the table, in groups whose lines take turns."""
+"""The lines of the table, in groups whose lines alternate."""
 
 from collections import namedtuple
 
@@ -7,12 +7,12 @@ from measure import (FROZEN, LONG_LINK_MS, ask, frozen, gantry, long_link, nats,
                      tool)
 from rig import BUCKET
 
-# Before each download whose first byte is timed.
+# The pause before each download whose first byte is timed.
 REST_MS = 10
 
-# `run(rig)` returns a sample, whose value is in `unit`. `sets` are the objects that it needs.
+# `run(rig)` returns a sample with a value in `unit`. `sets` are the objects that it needs.
 Line = namedtuple("Line", "name what unit run sets", defaults=(("big",),))
-# A group has relays of its own. It is repeated as often as was asked for, divided by `rarer`.
+# A group has its own relays. The number of repeats is divided by `rarer`.
 Group = namedtuple("Group", "name lines relays rarer", defaults=(1, 1))
 
 
@@ -54,7 +54,7 @@ def small(name, downloads, in_flight):
 
 
 def first_byte():
-    """With a rest before each, as it is for whoever wants one file now; and one right after the other."""
+    """After a pause, as for a user who wants one file now, and back to back."""
     found = []
     for name, what, pause_ms in (("first-byte", f"after {REST_MS} ms of rest", REST_MS), ("busy", "back to back", 0)):
         load = {"name": "1m", "downloads": 200, "unit": "ms", "warm_up": 10, "pause_ms": pause_ms}
@@ -64,14 +64,14 @@ def first_byte():
 
 
 def at_once():
-    """Each transfer has a connection of its own, as each device has."""
+    """Each transfer has its own connection, as a device would."""
     def load(count):
         return {"name": "8m", "downloads": max(256, count), "in_flight": count}
 
     lines = [Line("at-once-1", "Gantry, 1 transfer", "MiB/s", gantry())]
     lines += [Line(f"at-once-{count}", f"Gantry, {count} transfers at once", "MiB/s",
                    gantry(**load(count), connections=count), ("8m",)) for count in (10, 100, 1000)]
-    # Which of the two sides it is that a thousand costs more.
+    # Shows which of the two sides becomes slower with a thousand transfers.
     lines += [Line("file-at-once-1000", "Gantry, file store, 1000 transfers at once", "MiB/s",
                    gantry("files", **load(1000), connections=1000), ("8m",)),
               Line("s3-at-once-1000", "S3 GET, 1000 at once", "MiB/s", s3(**load(1000)), ("8m",))]

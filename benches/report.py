@@ -1,13 +1,13 @@
-"""Medians, spread and the ratios that must be reached, as text."""
+"""Formats medians, ranges and the ratios with their targets as text."""
 
 from statistics import median
 
-# Columns of the table: heading, key below "cpu_s".
+# The table's CPU columns: heading, key below "cpu_s".
 PROCESSES = [("relay", "relay"), ("consumer", "consumer"), ("nats", "nats-server"), ("S3", "s3")]
 
 
 class Missing(Exception):
-    """A line that a ratio needs was not run."""
+    """A line that a ratio needs has not been run."""
 
 
 class Medians:
@@ -21,22 +21,22 @@ class Medians:
         return median(map(pick, samples))
 
     def cpu(self, line, process):
-        """Seconds of CPU for each GiB."""
+        """CPU seconds per GiB."""
         return self.of(line, lambda sample: sample["cpu_s"][process] * 1024 / sample["mib"])
 
     def most(self, lines, process):
-        """The peak of memory over all runs of the lines that were run, in MiB."""
+        """Peak memory over all runs of the given lines, in MiB."""
         peaks = [sample["rss_mib"][process] for line in lines for sample in self.results.get(line, [])]
         if not peaks:
             raise Missing(lines[0])
         return max(peaks)
 
     def bound(self):
-        """Both halves of the way one after the other: on few cores they share them."""
+        """The combined rate of both hops, one after the other: with few cores they compete for CPU."""
         return 1 / (1 / self.of("s3") + 1 / self.of("nats"))
 
 
-# What is held against what, the least or the most that it must be, and its unit where it is no ratio.
+# The compared quantities, with a minimum or maximum target, and the unit if the value is not a ratio.
 TARGETS = [
     ("S3 store, to nowhere ÷ composed bound", "≥", 0.90, "", lambda m: m.of("gantry-s3") / m.bound()),
     ("file store, to nowhere ÷ NATS alone", "≥", 0.90, "", lambda m: m.of("gantry-file") / m.of("nats")),
@@ -62,7 +62,7 @@ TARGETS = [
 
 
 def targets(results):
-    """(what, value, "≥" or "≤", target, unit, whether it is met) of each whose lines were run."""
+    """(what, value, "≥" or "≤", target, unit, whether it is met) for each target whose lines were run."""
     medians = Medians(results)
     found = []
     for what, sign, target, unit, value_of in TARGETS:
@@ -75,7 +75,7 @@ def targets(results):
 
 
 def text(groups, results):
-    """The whole report as Markdown tables, which read well as they are, too."""
+    """The whole report as Markdown tables, which are also readable as text."""
     medians = Medians(results)
     rows = []
     for line in (line for group in groups for line in group.lines):
@@ -88,7 +88,7 @@ def text(groups, results):
     heading += [f"{name} CPU" for name, _ in PROCESSES] + ["relay MiB", "consumer MiB"]
     ratios = [[what, f"{value:.{digits(value)}f}{unit}", f"{sign} {target}{unit}", "yes" if met else "**no**"]
               for what, value, sign, target, unit, met in targets(results)]
-    return "\n\n".join([table(heading, rows), table(["what", "measured", "must be", "met"], ratios)])
+    return "\n\n".join([table(heading, rows), table(["quantity", "measured", "target", "met"], ratios)])
 
 
 def row(line, samples, medians):
@@ -98,7 +98,7 @@ def row(line, samples, medians):
     if "p99" in samples[0]:
         value += f", p99 {medians.of(line.name, lambda sample: sample['p99']):.{places}f}"
     took = {process: medians.of(line.name, lambda s: s["cpu_s"][process]) for process in samples[0]["cpu_s"]}
-    # Servers do a little on their own; what has no part in a line is not shown.
+    # Servers use a little CPU on their own; processes without a part in a line are not shown.
     busy = {process for process in took if took[process] > 0.02 * sum(took.values())}
     cpu = [each(line, medians, process) if process in busy else "" for _, process in PROCESSES]
     peaks = [f"{medians.most([line.name], process):.0f}" if process in busy else ""
@@ -107,7 +107,7 @@ def row(line, samples, medians):
 
 
 def each(line, medians, process):
-    """Seconds for each GiB, or milliseconds for each object where objects are counted."""
+    """Seconds per GiB, or milliseconds per object where objects are counted."""
     if line.unit == "MiB/s":
         return f"{medians.cpu(line.name, process):.2f}"
     if line.unit == "MiB":

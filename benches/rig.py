@@ -1,6 +1,6 @@
-"""What is measured: servers, relays and objects, and what a measurement took of each.
+"""The measured servers, relays and objects, and the resources that they use.
 
-Everything listens on 127.0.0.1, and ends when this process ends.
+All servers listen on 127.0.0.1 and stop when this process ends.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from servers import DEV, Problem
 
 BUCKET = "bench"
 MIB = 1 << 20
-# How many different objects there are of each size, in bytes.
+# The number of different objects by size in bytes.
 SETS = {"big": (1, 1024 * MIB), "8m": (128, 8 * MIB), "1m": (128, MIB), "256k": (256, 256 << 10), "4k": (512, 4 << 10),
         "large": (1, 8192 * MIB)}
 QUICK = {"big": (1, 64 * MIB), "8m": (128, MIB), "large": (1, 128 * MIB)}
@@ -27,7 +27,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Rig:
-    """Servers with objects in them, and the programs to measure with."""
+    """Servers with objects, and the measuring programs."""
 
     def __init__(self, stage, gantry, programs, quick):
         self.stage, self.gantry, self.programs, self.quick = stage, gantry, programs, quick
@@ -48,11 +48,11 @@ class Rig:
                        "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
     def fill(self, name):
-        """Puts random objects into S3 and, the same ones, into a directory, unless they are there."""
+        """Puts random objects into S3, and the same objects into a directory, unless they exist."""
         if name in self.crcs:
             return
         count, size = self.sets[name]
-        say(f"making {count} objects of {size >> 10} KiB")
+        say(f"creating {count} objects of {size >> 10} KiB")
         folder = self.objects / name
         folder.mkdir(parents=True)
         files = [folder / str(number) for number in range(count)]
@@ -68,7 +68,7 @@ class Rig:
 
     @contextlib.contextmanager
     def relay(self, count=1):
-        """Runs relays of their own, so that what earlier measurements left in memory is not counted."""
+        """Runs new relays, so that memory from earlier measurements does not count."""
         serve = [self.gantry, "serve", "--store", f"s3=s3://{BUCKET}", "--store", f"files=file://{self.objects}",
                  "--http", "off"]
         names = [f"relay-{self.relays_started + number}" for number in range(count)]
@@ -89,11 +89,11 @@ class Rig:
 
     @contextlib.contextmanager
     def watch(self):
-        """Yields a sample to which is added, in the end, what servers and relays took meanwhile."""
+        """Yields a sample. Afterwards adds the resources that servers and relays used meanwhile."""
         watched = {**{name: [pid] for name, pid in self.pids.items()}, "relay": self.relays}
         watched = {name: pids for name, pids in watched.items() if pids}
         for pid in sum(watched.values(), []):
-            # 5 sets the peak to what is held now (proc_pid_clear_refs(5)).
+            # 5 resets the peak to the current value (proc_pid_clear_refs(5)).
             Path(f"/proc/{pid}/clear_refs").write_text("5")
         before = {name: sum(map(cpu_s, pids)) for name, pids in watched.items()}
         sample = {"cpu_s": {}, "rss_mib": {}}
@@ -103,7 +103,7 @@ class Rig:
             sample["rss_mib"][name] = max(map(rss_peak_mib, pids))
 
     def start(self, *command, env=None, program="gantry-bench"):
-        """Starts a program whose line of JSON `result` returns."""
+        """Starts a program that prints a line of JSON, which `result` returns."""
         with open(self.stage.log("clients"), "ab") as log:
             return subprocess.Popen(demo.supervised([self.programs / program, *command]), stdin=self.stage.alive_fd,
                                     stdout=subprocess.PIPE, stderr=log, text=True,
@@ -129,21 +129,21 @@ class Rig:
         return self.result(self.start(*command, **options))
 
     def compare(self, name, downloads, count):
-        """Fails unless there are as many downloads as there should be, each with its object's bytes."""
+        """Fails unless there is the expected number of downloads, each with the bytes of its object."""
         crcs, size = self.crcs[name], self.sets[name][1]
         if len(downloads) != count:
-            raise Problem(f"{len(downloads)} downloads where there should be {count}")
+            raise Problem(f"{len(downloads)} downloads instead of {count}")
         for number, (length, crc, _) in enumerate(downloads):
             if (length, crc) != (size, crcs[number % len(crcs)]):
-                raise Problem(f"download {number} has other bytes than its object")
+                raise Problem(f"download {number} differs from its object")
 
     def sums(self, file):
-        """What `compare` wants to know of a downloaded file."""
+        """The data about a downloaded file that `compare` needs."""
         return [(*entry, None) for entry in self.call("crc", file)]
 
 
 def cpu_s(pid):
-    """Seconds of CPU that a process has taken (proc_pid_stat(5))."""
+    """CPU seconds used by a process (proc_pid_stat(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 

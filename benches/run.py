@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Measures Gantry beside S3, NATS, JetStream's Object Store, s5cmd and aws.
+"""Compares the speed of Gantry with S3, NATS, JetStream's Object Store, s5cmd and aws.
 
     run.py                        every line, five times, in about ten minutes
-    run.py --quick                every line, three times, with little data: to see that all works
+    run.py --quick                every line, three times, with little data, to check that it works
     run.py --only gantry-s3,s3    some lines, or whole groups, by name
-    run.py --list                 the names
-    run.py --show FILE…           the tables of what `--json` wrote, in one or several runs
+    run.py --list                 list the names
+    run.py --show FILE…           print tables from files that `--json` wrote in one or more runs
 
-The lines of a group take turns, so that what else the machine does falls on all
-of them. No figure is printed of a download whose bytes were not compared.
+The lines of a group alternate, so that other load on the machine affects all of
+them. No result is printed for a download whose bytes were not compared.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main():
     args = arguments()
     for sig in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, signal.default_int_handler)
-    # A thousand connections, with both ends of each in some process.
+    # A thousand connections need this many files, since local processes hold both ends.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     stage = demo.Stage()
@@ -56,22 +56,22 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="NAME,…", help="lines or groups to run")
-    parser.add_argument("--list", action="store_true", help="say which lines there are")
-    parser.add_argument("--repeats", type=int, help="how often each line is run")
-    parser.add_argument("--quick", action="store_true", help="little data, three repeats: no figures to keep")
-    parser.add_argument("--large", action="store_true", help="also 8 GiB in one transfer; takes 17 GiB of disk")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write every sample there")
-    parser.add_argument("--gantry", metavar="FILE", type=Path, help="measure this build of the product")
-    parser.add_argument("--programs", metavar="DIR", type=Path, help="where gantry-bench is built already")
-    parser.add_argument("--show", metavar="FILE", type=Path, nargs="+", help="print what --json wrote")
-    parser.add_argument("--logs", metavar="DIR", type=Path, help="keep what servers, relays and clients logged")
+    parser.add_argument("--list", action="store_true", help="list the lines")
+    parser.add_argument("--repeats", type=int, help="number of runs for each line")
+    parser.add_argument("--quick", action="store_true", help="little data, three repeats; the results are not meaningful")
+    parser.add_argument("--large", action="store_true", help="also 8 GiB in one transfer; needs 17 GiB of disk space")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every sample to this file")
+    parser.add_argument("--gantry", metavar="FILE", type=Path, help="measure this gantry binary")
+    parser.add_argument("--programs", metavar="DIR", type=Path, help="folder of an existing build of gantry-bench")
+    parser.add_argument("--show", metavar="FILE", type=Path, nargs="+", help="print the results that --json wrote")
+    parser.add_argument("--logs", metavar="DIR", type=Path, help="keep the logs of servers, relays and clients")
     args = parser.parse_args()
     args.repeats = args.repeats or (3 if args.quick else 5)
     return args
 
 
 def measure(stage, args):
-    """Runs what was asked for; returns the exit code."""
+    """Runs the requested lines; returns the exit code."""
     if args.list:
         groups = lines.groups(large=True, with_peers=True)
         for group in groups:
@@ -98,7 +98,7 @@ def measure(stage, args):
     say("\n" + report.text(groups, results) + "\n")
     say(json.dumps(about, indent=2))
     if args.quick:
-        say("quick: with so little data these figures say that all works, and nothing more")
+        say("quick: with so little data these results show only that everything works")
     if args.json:
         args.json.write_text(json.dumps({
             "machine": about, "quick": args.quick, "lines": results,
@@ -130,13 +130,13 @@ def run_group(scene, group, repeats, results, failed):
 
 
 def chosen(groups, only):
-    """The groups, without the lines that were not asked for."""
+    """The groups, without the lines that were not requested."""
     if not only:
         return groups
     names = set(only.split(","))
     unknown = names - {name for group in groups for name in [group.name, *(line.name for line in group.lines)]}
     if unknown:
-        raise Problem(f"no line or group named {', '.join(sorted(unknown))} (--list says which there are)")
+        raise Problem(f"no line or group named {', '.join(sorted(unknown))} (see --list)")
     kept = [group._replace(lines=[line for line in group.lines if {line.name, group.name} & names])
             for group in groups]
     return [group for group in kept if group.lines]
@@ -152,7 +152,7 @@ def have_peers():
 
 
 def machine(gantry, is_given, with_peers):
-    """Where and of what this is measured."""
+    """The machine and the versions of what is measured."""
     cpus = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
             if line.startswith("model name")]
     memory_kib = int(Path("/proc/meminfo").read_text().split()[1])

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::relay::Readiness;
+use gantry_relay::Readiness;
 
 /// How many connections are served at once; the next one waits.
 const CONNECTIONS_MAX: usize = 256;

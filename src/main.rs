@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use gantry_relay::cli::Cli;
+use gantry::cli::Cli;
 use tikv_jemallocator::Jemalloc;
 use tokio::runtime;
 
@@ -13,6 +13,12 @@ use tokio::runtime;
 /// which clears its pages again for the next one: half of a consumer's CPU time. This one keeps them for a while.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
+
+/// The allocator's settings, which it finds by the name of this symbol. With one arena, memory that one thread frees
+/// can be used by the others: a process that passes large buffers from thread to thread keeps no more than it needs.
+#[expect(unsafe_code, reason = "exporting a symbol is unsafe, since its name could be another's")]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static ALLOCATOR_SETTINGS: &[u8; 10] = b"narenas:1\0";
 
 /// How long work that can't be cancelled, such as a write to a disk that hangs, may hold up the end of the process.
 const LINGER: Duration = Duration::from_millis(200);

@@ -41,7 +41,7 @@ pub enum Format {
 /// What to tell, and where.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// A log level, or several by module, as in `info,gantry_relay::relay=debug`.
+    /// A log level, or several by module, as in `info,gantry_relay=debug`.
     pub level: &'a str,
     /// How log lines are written.
     pub format: Format,
@@ -109,8 +109,8 @@ pub fn init(options: Options<'_>) -> Result<Telemetry, Error> {
         Err(error) if options.traces_optional => (None, Some(error)),
         Err(error) => return Err(error),
     };
-    // Spans of ours only, whatever is logged: the libraries' own would drown them.
-    let own = Targets::new().with_target("gantry_relay", LevelFilter::INFO);
+    // Only spans of Gantry's crates, whatever is logged. The libraries have far more.
+    let own = Targets::new().with_target("gantry", LevelFilter::INFO);
     let traces = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer().with_tracer(provider.tracer("gantry")).with_location(false).with_filter(own)
     });

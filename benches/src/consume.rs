@@ -1,4 +1,4 @@
-//! Through a relay, with the product's own consumer.
+//! Downloads through a relay with Gantry's own consumer.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use clap::Args;
 use futures_util::TryStreamExt as _;
 use gantry_bench::load::Load;
 use gantry_bench::sample::{Got, Sink, print};
-use gantry_relay::bus::nats;
-use gantry_relay::consumer::{Client, Get, Options};
-use gantry_relay::proto::StoreName;
+use gantry_bus::nats;
+use gantry_client::{Client, Get, Options};
+use gantry_proto::StoreName;
 
 #[derive(Args, Debug)]
 pub(crate) struct Consume {
@@ -16,14 +16,14 @@ pub(crate) struct Consume {
     load: Load,
     #[arg(long)]
     store: StoreName,
-    /// How many connections share the downloads.
+    /// Number of connections that share the downloads.
     #[arg(long, default_value_t = 1)]
     connections: usize,
     #[arg(long, env = "NATS_URL")]
     nats: String,
 }
 
-/// Makes clients with the product's defaults, each on a connection of its own.
+/// Creates clients with Gantry's defaults, each on its own connection.
 pub(crate) async fn clients(nats: &str, count: usize) -> anyhow::Result<Arc<[Client]>> {
     let mut clients = Vec::new();
     for _ in 0..count {

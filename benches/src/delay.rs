@@ -1,4 +1,4 @@
-//! A link that is long but not narrow.
+//! A link with high latency but full bandwidth.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,23 +11,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// The most that is read at once.
+/// Maximum number of bytes per read.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// How many pieces may be on their way in one direction; with full pieces more than a window of any size used here.
+/// Maximum number of pieces in flight in one direction; full pieces hold more than any window used here.
 const PIECES: usize = 1024;
 
 #[derive(Args, Debug)]
 pub(crate) struct Delay {
-    /// Where to.
+    /// The address to forward to.
     to: SocketAddr,
-    /// How long each byte takes, in each direction.
+    /// The delay of each byte, in each direction.
     #[arg(long)]
     ms: u64,
 }
 
 impl Delay {
-    /// Prints where it listens, and serves until it is ended.
+    /// Prints the address on which it listens, and serves until the process ends.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         gantry_bench::sample::print(&listener.local_addr()?)?;
@@ -45,7 +45,7 @@ impl Delay {
     }
 }
 
-/// Carries one direction until either end closes it.
+/// Forwards one direction until either end closes it.
 fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
     let (sender, mut pieces) = mpsc::channel::<(Instant, Bytes)>(PIECES);
     tokio::spawn(async move {

@@ -1,16 +1,16 @@
-//! Consumers that asked and then hang: what do they cost the relay?
+//! Consumers that send a request and then hang, to measure the relay's memory.
 
 use std::time::Duration;
 
 use clap::Args;
-use gantry_relay::consumer::{Download, Get};
-use gantry_relay::proto::{Key, StoreName};
+use gantry_client::{Download, Get};
+use gantry_proto::{Key, StoreName};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::consume::clients;
 
-/// How long a relay may take to accept all of them.
+/// Time limit for a relay to accept all of them.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Args, Debug)]
@@ -19,13 +19,13 @@ pub(crate) struct Frozen {
     store: StoreName,
     #[arg(long)]
     key: Key,
-    /// How many downloads to begin.
+    /// Number of downloads to start.
     #[arg(long)]
     count: usize,
-    /// How many connections share them.
+    /// Number of connections that share them.
     #[arg(long)]
     connections: usize,
-    /// How long to leave them as they are once all are accepted or refused, in seconds.
+    /// Time to wait once all are accepted or refused, in seconds.
     #[arg(long)]
     hold_s: u64,
     #[arg(long, env = "NATS_URL")]

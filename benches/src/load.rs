@@ -1,4 +1,4 @@
-//! So many downloads, so many of them at once.
+//! Runs a number of downloads with a given concurrency.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,25 +10,25 @@ use tokio::time::sleep;
 
 use crate::sample::{Clock, Got, Sample};
 
-/// Which objects to download, how often, how many at once.
+/// Which objects to download, how often, and with which concurrency.
 #[derive(Args, Clone, Debug)]
 pub struct Load {
-    /// The folder that the objects' keys begin with.
+    /// The prefix of the objects' keys.
     #[arg(long)]
     pub set: String,
-    /// How many objects it holds.
+    /// Number of objects with that prefix.
     #[arg(long, default_value_t = 1)]
     pub objects: usize,
-    /// How many downloads to make, going round the objects.
+    /// Number of downloads, cycling through the objects.
     #[arg(long, default_value_t = 1)]
     pub downloads: usize,
-    /// How many downloads to make at once.
+    /// Number of concurrent downloads.
     #[arg(long, default_value_t = 1)]
     pub in_flight: usize,
-    /// How many to make before the clock starts, so that connections stand and caches are warm.
+    /// Number of downloads before the measurement starts, to open connections and warm caches.
     #[arg(long, default_value_t = 0)]
     pub warm_up: usize,
-    /// How long to wait before each, in milliseconds, so that one does not pay for what another left to be done.
+    /// Pause before each download, in milliseconds, so that work left over from one does not slow down the next.
     #[arg(long, default_value_t = 0)]
     pub pause_ms: u64,
 }
@@ -40,10 +40,10 @@ impl Load {
         format!("{}/{}", self.set, download % self.objects)
     }
 
-    /// Runs and measures all downloads. `get` is given the number of the worker that runs it and the object's key.
+    /// Runs and measures all downloads. `get` receives the number of its worker and the object's key.
     ///
     /// # Errors
-    /// The first download's that failed.
+    /// The error of the first download that failed.
     pub async fn measure<F, Getting>(&self, get: F) -> anyhow::Result<Sample>
     where
         F: Fn(usize, String) -> Getting + Clone + Send + 'static,

@@ -1,4 +1,4 @@
-//! Measures one thing in a process of its own, and prints what it took as a line of JSON. `run.py` calls it.
+//! Runs one measurement in its own process and prints the result as a line of JSON. `run.py` calls it.
 
 mod consume;
 mod delay;
@@ -20,27 +20,27 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Download straight from S3, with the relay's ranges and concurrency
+    /// Download directly from S3, with the relay's ranges and concurrency
     S3(s3::Get),
-    /// Download through a relay, with the product's own consumer
+    /// Download through a relay, with Gantry's own consumer
     Consume(consume::Consume),
-    /// Begin downloads through a relay whose bytes nobody reads
+    /// Start downloads through a relay and read no bytes
     Frozen(frozen::Frozen),
-    /// Publish a file to whoever asks first, in the product's chunks and window, without the product
+    /// Publish a file to the first requester, with Gantry's chunks and window but without Gantry
     Publish(nats::Publish),
-    /// Take what `publish` publishes
+    /// Receive what `publish` publishes
     Subscribe(nats::Subscribe),
-    /// Answer requests with files, without the product
+    /// Answer requests with files, without Gantry
     Answer(nats::Answer),
-    /// Ask what `answer` answers
+    /// Send requests to `answer`
     Ask(nats::Ask),
-    /// Pass connections on, every byte later by a delay
+    /// Forward connections and delay every byte
     Delay(delay::Delay),
     /// Print the CRC-64/NVME of files
     Crc { files: Vec<PathBuf> },
 }
 
-/// The runtime of the product's own main.
+/// The same runtime as in Gantry's main.
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(Box::pin(run(Cli::parse().command)))

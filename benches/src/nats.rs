@@ -1,4 +1,4 @@
-//! NATS alone, with the product's chunk size and window: the other half of the bound.
+//! NATS alone, with Gantry's chunk size and window: the other half of the bound.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,24 +13,24 @@ use gantry_bench::load::Load;
 use gantry_bench::sample::{Clock, Got, Sink, print};
 use tokio::time::{sleep, timeout};
 
-/// Where `publish` waits for a request, and where it is told how much has arrived.
+/// The subjects on which `publish` receives the request and the reports of how much has arrived.
 const START: &str = "bench.start";
 const ARRIVED: &str = "bench.arrived";
 
-/// Where `answer` waits for requests.
+/// The subject on which `answer` receives requests.
 const ASK: &str = "bench.ask";
 
-/// What comes first of an answer, as from the product.
+/// The size of an answer's first chunk, as in Gantry.
 const FIRST_BYTES: usize = 32 << 10;
 
-/// The window and the chunks of the product's defaults on a server with NATS' default `max_payload`.
+/// Gantry's default window and chunk size on a server with the default `max_payload`.
 const WINDOW_BYTES: usize = 24 << 20;
 const CHUNK_BYTES: usize = (512 << 10) - (4 << 10);
 
-/// How often to tell how much has arrived.
+/// How often to report how much has arrived.
 const TELL_BYTES: u64 = 2 << 20;
 
-/// How long either side waits for the other; a lost message ends here.
+/// How long either side waits for the other, for example after a lost message.
 const PATIENCE: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -43,7 +43,7 @@ pub(crate) struct Publish {
 
 #[derive(Args, Debug)]
 pub(crate) struct Subscribe {
-    /// How many bytes will come.
+    /// Number of bytes to expect.
     #[arg(long)]
     bytes: u64,
     #[arg(long, env = "NATS_URL")]
@@ -52,7 +52,7 @@ pub(crate) struct Subscribe {
 
 #[derive(Args, Debug)]
 pub(crate) struct Answer {
-    /// A folder of files, whose names requests give.
+    /// A folder with the files that requests name.
     folder: PathBuf,
     #[arg(long, env = "NATS_URL")]
     nats: String,
@@ -65,21 +65,21 @@ pub(crate) struct Ask {
     /// The size of every object.
     #[arg(long)]
     object_bytes: u64,
-    /// How many connections share the downloads.
+    /// Number of connections that share the downloads.
     #[arg(long, default_value_t = 1)]
     connections: usize,
     #[arg(long, env = "NATS_URL")]
     nats: String,
 }
 
-/// Connects with the product's own settings.
+/// Connects with Gantry's settings.
 async fn connect(nats: &str) -> anyhow::Result<Client> {
     Ok(ConnectOptions::new().client_capacity(16).subscription_capacity(65_536).connect(nats).await?)
 }
 
 impl Publish {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        // From memory: what a disk costs is measured elsewhere.
+        // From memory, because the cost of a disk is measured elsewhere.
         let mut rest = Bytes::from(tokio::fs::read(&self.file).await?);
         let client = connect(&self.nats).await?;
         let mut arrived = client.subscribe(ARRIVED).await?;
@@ -138,7 +138,7 @@ impl Subscribe {
 }
 
 impl Answer {
-    /// Answers every request with the file that it names, from memory.
+    /// Answers every request from memory with the file that it names.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut files = HashMap::new();
         for entry in std::fs::read_dir(&self.folder)? {

@@ -1,4 +1,4 @@
-//! Straight from S3: the bound that a relay is held against.
+//! Downloads directly from S3: the bound with which a relay is compared.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -25,10 +25,10 @@ pub(crate) struct Get {
     /// The size of every object.
     #[arg(long)]
     object_bytes: u64,
-    /// The size of a range; an object that is not larger is asked for in one piece.
+    /// The size of a range; a smaller object is requested in one piece.
     #[arg(long, default_value_t = 8 << 20)]
     range_bytes: u64,
-    /// How many ranges of one object to ask for at once.
+    /// Number of concurrent ranges of one object.
     #[arg(long, default_value_t = 4)]
     concurrency: usize,
     /// Write the one object to a file.
@@ -47,7 +47,7 @@ pub(crate) struct Get {
     secret_access_key: String,
 }
 
-/// What each request needs.
+/// The data for each request.
 struct Source {
     client: Client,
     bucket: String,
@@ -80,7 +80,7 @@ impl Get {
         print(&self.load.measure(get).await?)
     }
 
-    /// Makes a client with the relay's own settings.
+    /// Creates a client with the relay's settings.
     fn client(&self) -> Client {
         let keys = Credentials::new(&self.access_key_id, &self.secret_access_key, None, None, "bench");
         let config = aws_sdk_s3::Config::builder()
@@ -98,7 +98,7 @@ impl Get {
 }
 
 impl Source {
-    /// Gets a range, or the whole object, into the file or to nowhere.
+    /// Downloads a range or the whole object, to the file or to nowhere.
     async fn piece(&self, key: &str, range: Option<(u64, u64)>) -> anyhow::Result<Piece> {
         let mut sink = Sink::default();
         let header = range.map(|(start, end)| format!("bytes={start}-{}", end - 1));
@@ -106,7 +106,7 @@ impl Source {
         let mut body = get.send().await?.body;
         while let Some(bytes) = body.try_next().await? {
             if let Some(file) = &self.file {
-                // Into the page cache: shorter than handing it to a thread that may block.
+                // Writes to the page cache, which is faster than handing the bytes to a blocking thread.
                 file.write_all_at(&bytes, range.map_or(0, |(start, _)| start) + sink.bytes())?;
             }
             sink.take(&bytes);

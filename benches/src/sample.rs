@@ -1,4 +1,4 @@
-//! What one process did in one measurement, told to the orchestrator as a line of JSON.
+//! The result of one process in one measurement, reported to `run.py` as a line of JSON.
 
 use std::io::Write as _;
 
@@ -8,10 +8,10 @@ use crc_fast::{Digest, checksum_combine};
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
-/// Ticks in a second, in which Linux tells processes of their CPU time on every architecture it has today.
+/// Clock ticks per second, the unit in which Linux reports CPU time to processes on all current architectures.
 const TICKS: f64 = 100.0;
 
-/// Where the bytes of a download end: counted and summed, so that they can be compared, and dropped.
+/// The sink of a download's bytes: counts and checksums them for comparison, then discards them.
 #[derive(Debug)]
 pub struct Sink {
     asked: Instant,
@@ -21,7 +21,7 @@ pub struct Sink {
 }
 
 impl Default for Sink {
-    /// Makes one at the moment of the request: the first byte is timed from here.
+    /// Creates a sink at the moment of the request, from which the first byte is timed.
     fn default() -> Self {
         Self { asked: Instant::now(), first_byte_s: None, bytes: 0, digest: Digest::new(Crc64Nvme) }
     }
@@ -35,13 +35,13 @@ impl Sink {
         self.digest.update(bytes);
     }
 
-    /// Returns how many bytes were taken.
+    /// Returns the number of bytes taken.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Returns what was taken as a piece of a download.
+    /// Returns the taken bytes as a piece of a download.
     #[must_use]
     pub fn finish(self) -> Piece {
         Piece {
@@ -52,7 +52,7 @@ impl Sink {
     }
 }
 
-/// A part of a download that came on its own.
+/// A part of a download that arrived separately.
 #[derive(Clone, Copy, Debug)]
 pub struct Piece {
     bytes: u64,
@@ -60,7 +60,7 @@ pub struct Piece {
     first_byte_s: f64,
 }
 
-/// A download that is done.
+/// A finished download.
 #[derive(Clone, Debug)]
 pub struct Got {
     /// In order, without gaps.
@@ -73,7 +73,7 @@ impl From<Sink> for Got {
     }
 }
 
-/// Sums of pieces are combined only here, after the clock was stopped.
+/// Checksums of pieces are combined only here, after the measurement.
 impl Serialize for Got {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut whole = Piece { bytes: 0, crc: crc_fast::checksum(Crc64Nvme, &[]), first_byte_s: f64::INFINITY };
@@ -92,14 +92,14 @@ pub fn hexadecimal(crc: u64) -> String {
     format!("{crc:016x}")
 }
 
-/// Measures from its making on.
+/// A measurement, which starts at its creation.
 #[derive(Debug)]
 pub struct Clock {
     since: Instant,
     cpu_s: f64,
 }
 
-/// What one process did in one measurement.
+/// The result of one process in one measurement.
 #[derive(Debug, Serialize)]
 pub struct Sample {
     seconds: f64,
@@ -113,7 +113,7 @@ impl Clock {
     /// Starts a measurement.
     ///
     /// # Errors
-    /// When `/proc` can't be read.
+    /// If `/proc` can't be read.
     pub fn start() -> anyhow::Result<Self> {
         Ok(Self { cpu_s: cpu_s()?, since: Instant::now() })
     }
@@ -131,7 +131,7 @@ impl Clock {
 /// Prints one line of JSON.
 ///
 /// # Errors
-/// When standard output is closed.
+/// If standard output is closed.
 pub fn print(value: &impl Serialize) -> anyhow::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
@@ -140,10 +140,10 @@ pub fn print(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(output.flush()?)
 }
 
-/// Returns the CPU time of this process so far: fields 14 and 15 of `/proc/self/stat` (`proc_pid_stat(5)`).
+/// Returns the CPU time used by this process: fields 14 and 15 of `/proc/self/stat` (`proc_pid_stat(5)`).
 fn cpu_s() -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // The name, field 2, may hold anything but ends with the last parenthesis.
+    // Field 2, the name, may contain anything but ends at the last parenthesis.
     let (_, fields) = stat.rsplit_once(") ").context("/proc/self/stat has no name")?;
     let ticks: Result<Vec<f64>, _> = fields.split(' ').skip(11).take(2).map(str::parse).collect();
     Ok(ticks?.iter().sum::<f64>() / TICKS)

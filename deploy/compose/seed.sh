@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes the bucket and puts the sample objects, each with its SHA-256 for S3 to
-# store: that is what `gantry get` proves a download against. Runs to completion
-# again without harm: what is there stays as it is.
+# Creates the bucket and uploads the sample objects. Each upload includes the
+# object's SHA-256, which S3 stores and `gantry get` verifies downloads against.
+# The script can be run again: existing objects stay unchanged.
 set -eu
 
 s3=${S3_ENDPOINT:?the address of the S3 server}
@@ -19,15 +19,15 @@ exists() {
     signed_curl --head --output /dev/null "$s3/$bucket/$1" 2>/dev/null
 }
 
-# put KEY MIB puts MIB mebibytes of noise.
+# put KEY MIB uploads MIB mebibytes of random data.
 put() {
     if exists "$1"; then
-        echo "seed: $bucket/$1 is there"
+        echo "seed: $bucket/$1 already exists"
         return
     fi
     head -c "$(($2 * 1048576))" /dev/urandom > "$work/object"
     hex=$(sha256sum "$work/object" | cut -d ' ' -f 1)
-    # The S3 header wants the digest's bytes in base64.
+    # The S3 header needs the digest's bytes in Base64.
     # shellcheck disable=SC2059
     digest=$(printf "$(printf '%s' "$hex" | sed 's/../\\x&/g')" | base64)
     signed_curl --upload-file "$work/object" --output /dev/null \

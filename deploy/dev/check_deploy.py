@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Checks the files in deploy/ with the tools that are made for them.
+"""Checks the files in deploy/ with the tools that will read them.
 
-    check_deploy.py            all of them
-    check_deploy.py NAME...    some: kubernetes, systemd, prometheus, grafana, metrics, iam
+    check_deploy.py            run all checks
+    check_deploy.py NAME...    run some: kubernetes, systemd, prometheus, grafana, metrics, iam
 
-kubectl and promtool are taken from PATH, or else unpacked from Debian's packages
-into `.dev/debian`; the schemas of Kubernetes come with the packages pinned in
-kubernetes.txt. What a machine without apt or without systemd can't check is
-named as not run.
+kubectl and promtool come from PATH or, if missing, from Debian's packages, unpacked
+into `.dev/debian`. The Kubernetes schemas come with the packages pinned in
+kubernetes.txt. Checks that need apt or systemd are reported as not run on machines
+without them.
 """
 
 import hashlib
@@ -25,24 +25,24 @@ from servers import DEV, ROOT, Problem
 
 DEPLOY = ROOT / "deploy"
 PINS = Path(__file__).resolve().parent / "kubernetes.txt"
-# The oldest one that has every field used, and the newest that the pinned schemas know.
+# The oldest version that has every field we use, and the newest version in the pinned schemas.
 KUBERNETES = ("1.27", "1.37")
-# What systemd-analyze finds exposed, from 0 to 10, as it prints it.
+# Maximum exposure level that systemd-analyze may report, from 0 to 10.
 EXPOSURE_MAX = 2.0
-# Which right each of the SDK's operations needs, as S3's API pages state it, and which one when it names a version.
+# The permission that each SDK operation needs according to S3's API pages: without and with a version.
 S3_RIGHTS = {"get_object": ("s3:GetObject", "s3:GetObjectVersion"), "head_object": ("s3:GetObject", "s3:GetObjectVersion"),
              "list_objects_v2": ("s3:ListBucket", None), "head_bucket": ("s3:ListBucket", None),
              "get_object_attributes": ("s3:GetObjectAttributes", "s3:GetObjectVersionAttributes")}
-# Used where granted and done without where not; deploy/README.md has what each is good for.
+# Used if granted, not required; deploy/README.md lists their purposes.
 S3_OPTIONAL = {"s3:GetObjectAttributes", "s3:GetObjectVersionAttributes"}
 
 
 class NotHere(Exception):
-    """A tool that this machine can't have."""
+    """A tool that is not available on this machine."""
 
 
 def tool(name, package, member):
-    """The path of a tool: from PATH, or from Debian's package, unpacked and not installed."""
+    """The path of a tool, from PATH or from Debian's package, which is unpacked but not installed."""
     if on_path := shutil.which(name):
         return on_path
     target = DEV / "debian" / name
@@ -69,7 +69,7 @@ def expect(holds, what):
 
 
 def kubernetes():
-    """Renders the manifests, holds each to Kubernetes' schemas, and the pod to what the files promise."""
+    """Renders the manifests, validates each against Kubernetes' schemas, and checks the pod's settings."""
     kubectl = tool("kubectl", "kubernetes-client", "usr/bin/kubectl")
     yaml, validate = schema_packages()
     text = run([kubectl, "kustomize", DEPLOY / "kubernetes"], "kustomize can't render deploy/kubernetes")
@@ -90,7 +90,7 @@ def kubernetes():
 
 
 def schema_packages():
-    """PyYAML and kubernetes-validate, from a folder of their own."""
+    """Imports PyYAML and kubernetes-validate from their own folder."""
     pin = hashlib.sha256(PINS.read_bytes() + sys.version.encode()).hexdigest()[:16]
     folder = DEV / f"kubernetes-{pin}"
     if not folder.exists():
@@ -109,7 +109,7 @@ def schema_packages():
 
 
 def check_pod(by_kind):
-    """What Kubernetes' "restricted" pod security asks for, and what our own numbers must keep to."""
+    """Checks Kubernetes' "restricted" pod security and the relations between our own values."""
     pod = by_kind["Deployment"]["spec"]["template"]["spec"]
     settings = tomllib.loads(by_kind["ConfigMap"]["data"]["gantry.toml"])
     expect(pod["securityContext"]["runAsNonRoot"], "the pod may run as root")
@@ -132,7 +132,7 @@ def check_pod(by_kind):
     memory = relay["resources"]["limits"]["memory"]
     expect(memory.endswith("Mi") and settings["relay"]["memory_budget_bytes"] * 2 <= int(memory[:-2]) << 20,
            "the memory limit is not twice the memory budget")
-    # A transfer counts as 1.5 MiB (`transfer_reserve_bytes` in src/relay/mod.rs).
+    # A transfer counts as 1.5 MiB (`transfer_reserve_bytes` in crates/gantry-relay/src/lib.rs).
     expect(settings["relay"]["transfers_max"] * 3 << 19 < settings["relay"]["memory_budget_bytes"],
            "the memory budget leaves nothing to read ahead when all transfers are taken")
     expect(settings["http"]["listen"] == f"0.0.0.0:{relay['ports'][0]['containerPort']}",
@@ -141,14 +141,14 @@ def check_pod(by_kind):
     expect(scale_at * 2 == settings["relay"]["transfers_max"], "the autoscaler does not aim at half of transfers_max")
     mounts = [mount["mountPath"] for mount in relay["volumeMounts"]]
     config = relay["args"][relay["args"].index("--config") + 1]
-    # Paths in comments count as well: they are there to be uncommented.
+    # Paths in comments are checked too, since users uncomment them.
     files = [config, *re.findall(r'_file = "([^"]+)"', by_kind["ConfigMap"]["data"]["gantry.toml"])]
     for file in files:
         expect(any(file.startswith(f"{mount}/") for mount in mounts), f"{file} is not mounted")
 
 
 def check_selectors(by_kind):
-    """Every selector matches the pods, and every port by name is one of theirs."""
+    """Checks that every selector matches the pods and every named port exists in them."""
     template = by_kind["Deployment"]["spec"]["template"]
     labels = template["metadata"]["labels"].items()
     port = template["spec"]["containers"][0]["ports"][0]
@@ -171,7 +171,7 @@ def check_selectors(by_kind):
 
 
 def check_monitor(by_kind, monitor):
-    """The PodMonitor finds the pods and their port."""
+    """Checks that the PodMonitor selects the pods and their port."""
     template = by_kind["Deployment"]["spec"]["template"]
     labels = template["metadata"]["labels"].items()
     expect(monitor["spec"]["selector"]["matchLabels"].items() <= labels, "the PodMonitor does not select the pods")
@@ -180,7 +180,7 @@ def check_monitor(by_kind, monitor):
 
 
 def check_overlay(kubectl, yaml):
-    """The overlay in README.md, on the base as it is here, sets the image and the configuration."""
+    """Checks that the overlay in README.md, applied to the local base, sets the image and the configuration."""
     shown = re.search(r"```yaml\n(# kustomization.yaml\n.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL).group(1)
     overlay = yaml.safe_load(shown)
     with servers.scratch() as scratch:
@@ -198,14 +198,14 @@ def check_overlay(kubectl, yaml):
 
 
 def systemd():
-    """Lets systemd read the unit, and judge its sandbox."""
+    """Verifies the unit and its sandbox with systemd-analyze."""
     analyze = shutil.which("systemd-analyze")
     if not analyze:
         raise NotHere("systemd-analyze")
     unit = DEPLOY / "systemd" / "gantry.service"
     text = unit.read_text()
     with servers.scratch() as folder:
-        # `verify` wants the program to be there.
+        # `verify` requires the program to exist.
         installed = Path(folder) / unit.name
         installed.write_text(text.replace("ExecStart=/usr/local/bin/gantry", f"ExecStart={shutil.which('true')}"))
         said = run([analyze, "verify", "--man=no", "--recursive-errors=no", installed], "systemd does not take the unit")
@@ -221,7 +221,7 @@ def systemd():
 
 
 def default(key):
-    """A number's default, as deploy/gantry.example.toml has it."""
+    """The default of a numeric key, from deploy/gantry.example.toml."""
     return int(re.search(rf"^#{key} = (\d+)$", (DEPLOY / "gantry.example.toml").read_text(), re.MULTILINE).group(1))
 
 
@@ -230,7 +230,7 @@ def promtool(*args, problem):
 
 
 def prometheus():
-    """Parses the alert rules, and runs their tests."""
+    """Parses the alert rules and runs their tests."""
     folder = DEPLOY / "prometheus"
     promtool("check", "rules", "--lint-fatal", folder / "alerts.yml", problem="the alert rules are wrong")
     promtool("test", "rules", folder / "alerts.test.yml", problem="the alert rules do not alert as they should")
@@ -242,7 +242,7 @@ def prometheus():
 
 
 def fired(tests):
-    """The alerts that the tests expect to fire."""
+    """The names of alerts that the tests expect to fire."""
     for test in tests["tests"]:
         for case in test.get("alert_rule_test", []):
             if case.get("exp_alerts"):
@@ -253,7 +253,7 @@ def fired(tests):
 
 
 def grafana():
-    """Parses the dashboard's queries as Prometheus would, as the expressions of a rules file."""
+    """Parses the dashboard's queries with promtool, as expressions of a rules file."""
     dashboard = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
@@ -266,7 +266,7 @@ def grafana():
         rules.append({"record": f"panel:{number}", "expr": query})
     expect(len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]), "two panels have one id")
     with servers.scratch() as folder:
-        # JSON is YAML, too.
+        # JSON is valid YAML.
         file = Path(folder) / "queries.yml"
         file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
         promtool("check", "rules", file, problem="a query of the dashboard is wrong")
@@ -274,21 +274,21 @@ def grafana():
 
 
 def iam():
-    """The policy grants what the code needs of S3, no more and no less."""
+    """Checks that the policy grants exactly the S3 permissions that the code needs."""
     policy = json.loads((DEPLOY / "iam" / "policy.json").read_text())
     granted = {action for statement in policy["Statement"] for action in statement["Action"]}
-    source = "".join(file.read_text() for file in (ROOT / "src" / "store" / "s3").glob("*.rs"))
+    source = "".join(file.read_text() for file in (ROOT / "crates" / "gantry-store" / "src" / "s3").glob("*.rs"))
     used = set(rights(source))
     expect(granted == used - S3_OPTIONAL, f"the policy grants {sorted(granted)}, the code uses {sorted(used)}")
     readme = (DEPLOY / "README.md").read_text()
     expect(all(f"| `{right}` |" in readme for right in used), "deploy/README.md does not explain each right")
     for statement in policy["Statement"]:
         expect(statement["Effect"] == "Allow" and "*" not in statement["Resource"], "a statement is too wide")
-    return f"the policy grants {', '.join(sorted(granted))}, which is what src/store/s3 needs"
+    return f"the policy grants {', '.join(sorted(granted))}, which is what crates/gantry-store/src/s3 needs"
 
 
 def rights(source):
-    """The rights that the requests in the source need: each is a chain of calls from the operation to `send`."""
+    """The permissions that the requests in the source need. A request is a chain of calls from the operation to `send`."""
     request = rf"\.({'|'.join(S3_RIGHTS)})\(\)(.*?)\.send\(\)"
     for operation, chain in re.findall(request, source, re.DOTALL):
         plain, of_version = S3_RIGHTS[operation]
@@ -298,7 +298,7 @@ def rights(source):
 
 
 def metrics():
-    """Alerts, dashboard and autoscaler name metrics that docs/METRICS.md lists, which a test holds to the code."""
+    """Checks that docs/METRICS.md, which a test compares with the code, lists every metric used in deploy/."""
     listed = set(re.findall(r"^\| `(gantry_\w+)`", (ROOT / "docs" / "METRICS.md").read_text(), re.MULTILINE))
     named = set()
     for file in ("prometheus/alerts.yml", "prometheus/alerts.test.yml", "grafana/dashboard.json",

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Shows Gantry at work: a real S3 server, a real nats-server, a relay, a download.
+"""Demonstrates a download with a real S3 server, a real nats-server and a relay.
 
-    demo.py           download 256 MiB, compare, say how fast and what was proved, stop
-    demo.py --stay    leave it running until Ctrl-C and say what to try
+    demo.py           download 256 MiB, compare, report speed and verification, stop
+    demo.py --stay    keep everything running until Ctrl-C and print commands to try
 
-Everything listens on 127.0.0.1 only, on free ports, with its data in a folder
-below `.dev/`. However this process ends, what it started ends with it.
+All servers listen on free ports of 127.0.0.1 only and keep their data in a folder
+below `.dev/`. They stop when this process ends, even if it is killed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ STALLED_AFTER_S = 300
 
 
 class Stage:
-    """Processes that live no longer than the pipe whose writing end this object holds, and their folder."""
+    """Processes and their folder. They end when the pipe closes whose writing end this object holds."""
 
     def __init__(self):
         self.folder = None
@@ -40,7 +40,7 @@ class Stage:
         self.processes = []
 
     def start(self, name, command, env=None):
-        """Starts a supervised command; its output goes to a log in the folder."""
+        """Starts a supervised command and writes its output to a log in the folder."""
         with open(self.log(name), "ab") as log:
             process = subprocess.Popen(supervised(command), stdin=self.alive_fd, stdout=log, stderr=log, env=env,
                                        cwd=self.folder)
@@ -48,14 +48,14 @@ class Stage:
         return process
 
     def run(self, command, **options):
-        """Runs a supervised command to its end."""
+        """Runs a supervised command and waits for it."""
         return subprocess.run(supervised(command), stdin=self.alive_fd, text=True, **options)
 
     def log(self, name):
         return self.folder / f"{name}.log"
 
     def wait_for(self, what, ready):
-        """Waits until `ready()` returns something; fails when a process died or time is up."""
+        """Waits until `ready()` returns a true value. Fails if a process dies or time runs out."""
         deadline = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline:
             for name, process in self.processes:
@@ -68,7 +68,7 @@ class Stage:
         raise Problem(f"{what} within {READY_WITHIN_S} s")
 
     def close(self):
-        """Ends all that was started, waits for it, and removes the folder."""
+        """Stops all processes, waits for them, and removes the folder."""
         os.close(self.hold_fd)
         for _, process in self.processes:
             process.wait()
@@ -81,8 +81,8 @@ def supervised(command):
 
 
 def build(stage):
-    """Builds the release binary and returns its path, wherever cargo was told to put it."""
-    say("building (the first time takes some minutes)")
+    """Builds the release binary and returns its path, as cargo reports it."""
+    say("building (the first build takes a few minutes)")
     cargo = stage.run(["cargo", "build", "--release", "--locked", "--bin", "gantry",
                        "--message-format=json-render-diagnostics"], cwd=ROOT, stdout=subprocess.PIPE)
     if cargo.returncode != 0:
@@ -93,7 +93,7 @@ def build(stage):
 
 
 def start_nats(stage, *options):
-    """Starts nats-server on a port it finds free itself, and returns its URL."""
+    """Starts nats-server on a free port of its own choice and returns its URL."""
     process = stage.start("nats-server", [servers.path_of("nats-server"), "-a", "127.0.0.1", "-p", "-1",
                                           "--ports_file_dir", stage.folder, *options])
 
@@ -102,7 +102,7 @@ def start_nats(stage, *options):
             try:
                 return json.loads(file.read_text())["nats"][0]
             except (ValueError, LookupError):
-                pass  # still being written
+                pass  # not complete yet
 
     return stage.wait_for("nats-server did not say its port", url)
 
@@ -112,7 +112,7 @@ def run(stage, mib, stay):
     stage.folder = Path(tempfile.mkdtemp(dir=DEV, prefix="demo-"))
     say("starting nats-server and SeaweedFS")
     url = start_nats(stage)
-    # Only the one who writes most can safely clear up when this process is killed: SeaweedFS' watchdog.
+    # If this process is killed, SeaweedFS' watchdog removes the folder, because SeaweedFS writes most of it.
     store, process = s3.start(stage.folder / "s3", stdin=stage.alive_fd, remove=[stage.folder])
     stage.processes.append(("s3/weed", process))
 
@@ -133,7 +133,7 @@ def run(stage, mib, stay):
     serve = [gantry, "serve", "--store", f"{STORE}=s3://{BUCKET}"]
     say(f"starting the relay: gantry {shlex.join(map(str, serve[1:]))}")
     stage.start("gantry", serve, {**clean_env(), **relay_env})
-    # The consumer is given NATS and nothing else: no way to S3, no credentials.
+    # The consumer gets access to NATS only: no S3 address, no credentials.
     consumer_env = {**clean_env(), "NATS_URL": url}
     stage.wait_for("the relay did not answer", lambda: stage.run(
         [gantry, "stat", f"{STORE}/{KEY}"], env=consumer_env, capture_output=True).returncode == 0)
@@ -158,15 +158,15 @@ def download_and_compare(stage, gantry, env, original, mib):
         raise Problem(f"gantry get failed with exit code {done.returncode}: {done.stderr.strip()}")
     if not filecmp.cmp(original, copy, shallow=False):
         raise Problem("the downloaded file differs from the object")
-    say(f"gantry get says: {done.stdout.strip()}")
-    say(f"compared: {mib} MiB, every byte the same")
+    say(f"gantry get: {done.stdout.strip()}")
+    say(f"compared: {mib} MiB, all bytes equal")
     say(f"demo done: {mib} MiB in {seconds:.2f} s, {mib / seconds:.0f} MiB/s")
 
 
 def tell_what_to_try(gantry, url, relay_env):
     binary = shlex.quote(str(gantry))
     say(f"""
-All is running. In another terminal:
+Everything is running. Try this in another terminal:
 
     export NATS_URL={url}
     {binary} stat {STORE}/{KEY}
@@ -174,7 +174,7 @@ All is running. In another terminal:
     {binary} get {STORE}/{KEY} -o - | sha256sum
     {binary} ls {STORE}
 
-A second relay beside the first (it shares the work):
+Start a second relay, which shares the work:
 
     {' '.join(f'{name}={shlex.quote(value)}' for name, value in relay_env.items())} \\
         {binary} serve --store {STORE}=s3://{BUCKET}
@@ -183,7 +183,7 @@ Ctrl-C stops everything.""")
 
 
 def clean_env():
-    """This process's environment without what would point Gantry elsewhere."""
+    """This process's environment without variables that configure Gantry."""
     return {name: value for name, value in os.environ.items()
             if not name.startswith(("AWS_", "NATS_", "GANTRY_"))}
 
@@ -194,7 +194,7 @@ def say(text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stay", action="store_true", help="leave it running until Ctrl-C")
+    parser.add_argument("--stay", action="store_true", help="keep everything running until Ctrl-C")
     parser.add_argument("--mib", type=int, default=256, help="size of the object")
     args = parser.parse_args()
     for sig in (signal.SIGTERM, signal.SIGHUP):

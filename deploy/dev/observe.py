@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Shows that a real Prometheus has an answer to every query of the dashboard.
+"""Checks that a real Prometheus returns data for every query of the dashboard.
 
-    observe.py                    some downloads, a scrape a second, all queries asked once
-    observe.py --plot FILE.svg    load for a minute, and a drawing of what the dashboard shows of it
+    observe.py                    a few downloads, one scrape per second, each query once
+    observe.py --plot FILE.svg    a minute of load, and a plot of what the dashboard shows
 
-Prometheus is taken from PATH, or unpacked from Debian's package into `.dev`.
-Everything listens on 127.0.0.1 only. However this process ends, what it started
-ends with it.
+Prometheus comes from PATH or, if missing, from Debian's package, unpacked into
+`.dev`. All servers listen on 127.0.0.1 only and stop when this process ends, even
+if it is killed.
 """
 
 import argparse
@@ -35,10 +35,10 @@ MIB = 32
 STEADY_FOR_S = 6
 PLOT_FOR_S = 60
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
-# Titles of the panels to draw.
-DRAWN = ["Sent by store", "Transfers that ended, by outcome", "Time to first byte", "Transfers under way",
-         "Memory budget held", "Time to the head of the answer"]
-# Grafana's unit: (what a person reads, how much of Grafana's that is).
+# The titles of the panels to plot.
+DRAWN = ["Sent by store", "Finished transfers by outcome", "Time to first byte", "Active transfers",
+         "Reserved memory budget", "Time to response headers"]
+# Grafana's unit: (displayed unit, its size in Grafana's unit).
 UNITS = {"Bps": ("MiB/s", 1 << 20), "ops": ("per s", 1), "s": ("ms", 1e-3), "none": ("", 1), "percentunit": ("%", 0.01)}
 
 
@@ -48,7 +48,7 @@ class Prometheus:
         config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
                   "rule_files": [str(ROOT / "deploy" / "prometheus" / "alerts.yml")],
                   "scrape_configs": [{"job_name": "gantry", "static_configs": [{"targets": [relay]}]}]}
-        # JSON is YAML, too.
+        # JSON is valid YAML.
         file = stage.folder / "prometheus.yml"
         file.write_text(json.dumps(config))
         binary = check_deploy.tool("prometheus", "prometheus", "usr/bin/prometheus")
@@ -56,7 +56,7 @@ class Prometheus:
                                    "--web.listen-address", f"127.0.0.1:{self.port}"])
 
     def up(self):
-        """Whether it has scraped the relay."""
+        """Whether Prometheus has scraped the relay."""
         try:
             return bool(self.ask("query", query="gantry_store_up == 1"))
         except OSError:
@@ -68,7 +68,7 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=10) as answer:
                 return json.load(answer)["data"]["result"]
         except urllib.error.HTTPError as error:
-            if error.code == 503:  # still starting
+            if error.code == 503:  # still starting up
                 raise
             raise Problem(f"Prometheus refuses {parameters}: {error.read().decode()}") from None
 
@@ -80,7 +80,7 @@ def free_port():
 
 
 def panels():
-    """(title, unit, (query, legend)…) of each panel, with the dashboard's variables filled in."""
+    """(title, unit, (query, legend)…) of each panel, with values for the dashboard's variables."""
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         queries = []
         for target in panel.get("targets", []):
@@ -117,10 +117,10 @@ def run(stage, plot):
     begin = time.time()
     if plot:
         while time.time() < begin + PLOT_FOR_S:
-            # More of them in the middle.
+            # More downloads in the middle.
             several = 1 + 3 * (PLOT_FOR_S / 3 < time.time() - begin < 2 * PLOT_FOR_S / 3)
             download(stage, gantry, env, several)
-    # A rate needs a few samples between which its counter moved.
+    # A rate needs several samples with a changing counter.
     enough = time.time() + STEADY_FOR_S
     while time.time() < enough:
         download(stage, gantry, env, 1)
@@ -130,7 +130,7 @@ def run(stage, plot):
 
 
 def download(stage, gantry, env, several):
-    """So many good downloads at once, and one of a key that is not there."""
+    """Runs this many downloads at once, and one of a missing key."""
     command = demo.supervised([gantry, "get", f"{demo.STORE}/{demo.KEY}", "-o", "-"])
     running = [subprocess.Popen(command, stdin=stage.alive_fd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                 env=env) for _ in range(several)]
@@ -155,11 +155,11 @@ def ask_all(stage, prometheus):
 
 
 def draw(prometheus, begin, end, file):
-    """Draws some panels as lines over the seconds of the load."""
+    """Plots some panels over the duration of the load."""
     width, height, columns = 360, 170, 2
     shapes = []
     drawn = [entry for entry in panels() if entry[0] in DRAWN]
-    # "Now" has a panel of one number with the title of another below.
+    # A panel in the row "Now" has the same title as a later panel.
     drawn = list({title: (title, unit, queries) for title, unit, queries in drawn}.values())
     for number, (title, unit, queries) in enumerate(drawn):
         name, scale = UNITS[unit]
@@ -194,7 +194,7 @@ def draw(prometheus, begin, end, file):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw some panels")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also plot some panels")
     args = parser.parse_args()
     for sig in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, signal.default_int_handler)

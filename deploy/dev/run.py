@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Runs a command that cannot outlive whoever started it.
+"""Runs a command that cannot outlive its caller.
 
     run.py [--grace SECONDS] [--remove PATH]... -- COMMAND [ARG]...
 
 Standard input must be a pipe whose writing end the caller keeps open. This
-process becomes COMMAND (same pid, own process group, standard input empty);
-a watchdog beside it waits for COMMAND to exit or for the pipe to close, which
-the kernel does even when the caller is killed by SIGKILL. Then it ends the
-whole group (SIGTERM, SIGKILL after the grace, 3 s; 0 sends SIGKILL at once) and
+process becomes COMMAND (same pid, own process group, empty standard input). A
+watchdog process waits until COMMAND exits or the pipe closes; the kernel closes
+it even if the caller is killed by SIGKILL. The watchdog then ends the whole group
+(SIGTERM, then SIGKILL after a grace of 3 s; a grace of 0 sends SIGKILL at once) and
 removes every PATH.
 """
 
@@ -25,7 +25,7 @@ def main():
     command_fd = os.pidfd_open(pid)
     middle = os.fork()
     if middle == 0:
-        # Forked twice, so that the command never has a child it does not know.
+        # Forks twice, so that the command does not get an unknown child process.
         if os.fork() == 0:
             watch(pid, command_fd, grace_s, remove)
         os._exit(0)
@@ -40,7 +40,7 @@ def main():
 
 
 def parse(args):
-    """The grace in seconds, the paths to remove, the command. By hand: argparse takes longer to load than all else."""
+    """The grace in seconds, the paths to remove, and the command. Parsed by hand: importing argparse would be slow."""
     grace_s, remove = 3.0, []
     while len(args) > 1 and args[0] != "--":
         option, value, *args = args
@@ -56,12 +56,12 @@ def parse(args):
 
 
 def watch(pid, command_fd, grace_s, remove):
-    """Waits for the command's end or the caller's, cleans up, never returns."""
+    """Waits for the end of the command or of the caller, then cleans up. Never returns."""
     try:
         os.setsid()
         for sig in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
             signal.signal(sig, signal.SIG_IGN)
-        # Whoever reads the command's output must see its end when the command ends.
+        # A reader of the command's output must see end of file when the command ends.
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 1)
         os.dup2(null, 2)
@@ -69,7 +69,7 @@ def watch(pid, command_fd, grace_s, remove):
         wait_any(command_fd, 0)
         if grace_s > 0:
             signal_group(pid, signal.SIGTERM)
-            # A stopped process acts on SIGTERM only once it runs again.
+            # A stopped process handles SIGTERM only after SIGCONT.
             signal_group(pid, signal.SIGCONT)
             wait_any(command_fd, timeout_s=grace_s)
         signal_group(pid, signal.SIGKILL)
@@ -85,7 +85,7 @@ def watch(pid, command_fd, grace_s, remove):
 
 
 def wait_any(*fds, timeout_s=None):
-    """Waits until the process of a pidfd ended, or a pipe's other end closed."""
+    """Waits until the process of a pidfd ends or the other end of a pipe closes."""
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)
@@ -94,7 +94,7 @@ def wait_any(*fds, timeout_s=None):
         if not events:
             return
         for fd, _ in events:
-            # Data on the pipe means nothing; only its end does.
+            # Data on the pipe is ignored; only its closing matters.
             if fd != 0 or not os.read(0, 4096):
                 return
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Starts a throw-away S3 server (SeaweedFS), and puts objects into it.
+"""Starts a temporary S3 server (SeaweedFS) and puts objects into it.
 
     s3.py FOLDER [--keep]
 
-starts one with its data in FOLDER and prints a line of JSON: its endpoint, pid,
-region and users with their keys (`admin` may do all, `denied` nothing). It runs
-until standard input, which must be a pipe, is closed; then it is killed and
-FOLDER removed, unless it is to be kept: started again on the same FOLDER, the
-server comes back with its data, on the same ports.
+starts a server with its data in FOLDER and prints a line of JSON: endpoint, pid,
+region, and users with their keys (`admin` may do everything, `denied` nothing). The
+server runs until standard input, which must be a pipe, is closed. Then it is killed
+and FOLDER is removed. With --keep, FOLDER stays; a server started again on the same
+FOLDER has the same data and ports.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import servers
 
 RUN = Path(__file__).resolve().parent / "run.py"
 REGION = "us-east-1"
-# Not secrets: they open a server that only this machine reaches, for as long as a test runs.
+# Not secret: they are for a server that only this machine can reach, while a test runs.
 USERS = {
     "admin": {"access_key_id": "gantry-admin", "secret_access_key": "gantry-admin-secret"},
     "denied": {"access_key_id": "gantry-denied", "secret_access_key": "gantry-denied-secret"},
@@ -39,9 +39,9 @@ PARTS = ("master", "volume", "filer", "s3")
 
 
 def start(folder, stdin=None, remove=None):
-    """Starts the server and waits until it stores an object; returns what `s3.py` prints, and the process.
+    """Starts the server and waits until it can store an object. Returns the data that `s3.py` prints, and the process.
 
-    `remove` lists the paths to delete when the server is gone: its folder when not given.
+    `remove` lists the paths to delete after the server has ended; the default is its folder.
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,10 +54,10 @@ def start(folder, stdin=None, remove=None):
         for name, keys in USERS.items()]
     (folder / "users.json").write_text(json.dumps({"identities": identities}))
 
-    # Found in the working folder. A bucket would otherwise start with seven volumes, which takes a while.
+    # Read from the working folder. By default a bucket starts with seven volumes, which takes a while.
     (folder / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n")
 
-    # SIGTERM makes SeaweedFS wait for itself for half a minute; the data is thrown away anyway.
+    # On SIGTERM SeaweedFS takes half a minute to shut down, and its data is discarded anyway.
     supervisor = [sys.executable, "-I", "-S", str(RUN), "--grace", "0"]
     for path in [*([folder] if remove is None else remove), *sockets(ports)]:
         supervisor += ["--remove", str(path)]
@@ -72,7 +72,7 @@ def start(folder, stdin=None, remove=None):
         if process.poll() is not None:
             raise servers.Problem(f"SeaweedFS stopped at once, {tail(log)}")
         try:
-            # Its port opens before it can store: an object that comes through says that it can.
+            # The port opens before the server can store objects, so try to store one.
             put(server, "ready", "ready", b"ready")
             return server, process
         except (OSError, http.client.HTTPException) as error:
@@ -83,14 +83,14 @@ def start(folder, stdin=None, remove=None):
 
 
 def weed(folder, ports):
-    """The command: one process, loopback only, nothing reported to anyone, no space taken in advance."""
+    """The command: one process, loopback only, no telemetry, no preallocated space."""
     command = [str(servers.path_of("weed")), "-logtostderr", "server", "-filer", "-s3",
                "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}/data", f"-s3.config={folder}/users.json",
                f"-filer.localSocket={folder}/filer.sock", f"-s3.localSocket={folder}/s3.sock",
-               # Alone, it need not wait for peers before it elects itself.
+               # A single server need not wait for peers before electing itself.
                "-master.peers=none", "-master.telemetry=false", "-master.volumePreallocate=false",
                "-s3.port.iceberg=0", "-s3.port.lance=0",
-               # Each bucket has volumes of its own, files that grow as they are filled.
+               # Each bucket has its own volumes, which are files that grow with their content.
                "-volume.max=2000", "-master.volumeSizeLimitMB=1024", "-volume.minFreeSpace=100MiB"]
     for part in PARTS:
         command += [f"-{part}.port={ports[part]}", f"-{part}.port.grpc={ports[part + '.grpc']}"]
@@ -98,7 +98,7 @@ def weed(folder, ports):
 
 
 def kept_ports(folder):
-    """Free ports, the same ones each time for one folder."""
+    """Free ports, always the same for the same folder."""
     kept = folder / "ports.json"
     if not kept.exists():
         names = [name for part in PARTS for name in (part, f"{part}.grpc")]
@@ -110,7 +110,7 @@ def kept_ports(folder):
 
 
 def sockets(ports):
-    """Unix sockets that SeaweedFS makes outside its folder and leaves behind when killed."""
+    """Unix sockets that SeaweedFS creates outside its folder and leaves behind if killed."""
     return [f"/tmp/seaweedfs-{part}-grpc-{ports[part + '.grpc']}.sock" for part in PARTS]
 
 
@@ -120,9 +120,9 @@ def tail(log):
 
 
 def put(server, bucket, key, body, **checksum):
-    """Puts bytes or an open file as one object, signed; the bucket is made by the store when missing.
+    """Puts bytes or an open file as one object, with a signed request. The server creates a missing bucket.
 
-    With `sha256=` or `crc64nvme=` and the digest's bytes, the store checks and keeps that checksum.
+    With `sha256=` or `crc64nvme=` and the digest's bytes, the server checks and stores that checksum.
     """
     headers = {"x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
     for algorithm, digest in checksum.items():
@@ -142,12 +142,12 @@ def put(server, bucket, key, body, **checksum):
         raise OSError(f"PUT {path}: {response.status} {answer[:200].decode(errors='replace')}")
 
 
-def signed(method, host, path, headers, keys):
-    """Signature Version 4 (docs.aws.amazon.com, "Authenticating Requests"), without a query string."""
+def signed(method, host, path, headers, keys, query=""):
+    """Signature Version 4 (docs.aws.amazon.com, "Authenticating Requests"). The query is encoded, and sorted by name."""
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     headers = {**headers, "host": host, "x-amz-date": now}
     names = ";".join(sorted(headers))
-    canonical = "\n".join([method, path, "", *(f"{name}:{headers[name]}" for name in sorted(headers)), "", names,
+    canonical = "\n".join([method, path, query, *(f"{name}:{headers[name]}" for name in sorted(headers)), "", names,
                            headers["x-amz-content-sha256"]])
     scope = f"{now[:8]}/{REGION}/s3/aws4_request"
     text = "\n".join(["AWS4-HMAC-SHA256", now, scope, hashlib.sha256(canonical.encode()).hexdigest()])
@@ -162,7 +162,7 @@ def signed(method, host, path, headers, keys):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
-    parser.add_argument("--keep", action="store_true", help="leave the folder when the server is gone")
+    parser.add_argument("--keep", action="store_true", help="keep the folder when the server ends")
     args = parser.parse_args()
     try:
         server, _ = start(args.folder, remove=[] if args.keep else None)

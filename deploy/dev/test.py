@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Runs every check of the project, and ends with how many tests passed and failed.
+"""Runs all checks of the project and prints how many tests passed and failed.
 
     test.py           formatting, lints, documentation, deployment files, all tests, a minute of chaos, a few interrupted
                       downloads, a minute of fuzzing
 
-Each check runs even when an earlier one failed, so that one run tells all.
+Each check runs even if an earlier one failed, so that one run shows all failures.
 """
 
 import json
@@ -16,7 +16,7 @@ import sys
 import servers
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored; \d+ measured; (\d+) filtered out")
-# Tests with this in their name need apt; they are left out, and counted as skipped, on a machine without it.
+# Tests with this in their name need apt. On a machine without it they are left out and counted as skipped.
 NEEDS_APT = "debians_nats_server"
 
 
@@ -30,9 +30,9 @@ def main():
         sys.exit(f"test.py: {problem}")
 
     checks = [
-        ("formatting", ["cargo", "fmt", "--check"], {}),
-        ("lints", ["cargo", "clippy", "--all-targets", "--locked", "--", "-D", "warnings"], {}),
-        ("documentation", ["cargo", "doc", "--no-deps", "--locked"], {"RUSTDOCFLAGS": "-D warnings"}),
+        ("formatting", ["cargo", "fmt", "--all", "--check"], {}),
+        ("lints", ["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], {}),
+        ("documentation", ["cargo", "doc", "--workspace", "--no-deps", "--locked"], {"RUSTDOCFLAGS": "-D warnings"}),
         ("deployment files", [sys.executable, "deploy/dev/check_deploy.py"], {}),
         ("bench", [sys.executable, "benches/build.py", "--check"], {}),
         ("lines of bench", [sys.executable, "benches/run.py", "--list"], {}),
@@ -62,7 +62,7 @@ def main():
 
 
 def tested_binary():
-    """The binary that cargo has just built for the tests."""
+    """The binary that cargo has built for the tests."""
     metadata = subprocess.run(["cargo", "metadata", "--no-deps", "--format-version=1", "--locked"], cwd=servers.ROOT,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
     return os.path.join(json.loads(metadata.stdout)["target_directory"], "debug", "gantry")
@@ -75,8 +75,8 @@ def passes(name, command, env):
 
 
 def run_tests():
-    """Runs cargo's tests, passing its output on, and adds up its result lines."""
-    command = ["cargo", "test", "--locked", "--no-fail-fast"]
+    """Runs cargo's tests, prints their output, and adds up the result lines."""
+    command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"]
     if servers.path_of("debian-nats-server") is None:
         command += ["--", "--skip", NEEDS_APT]
     print(f"--- tests: {' '.join(command)}", flush=True)

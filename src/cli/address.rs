@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use bytesize::ByteSize;
 
-use crate::proto::{Key, OFFSET_MAX, Span, StoreName};
+use gantry_proto::{Key, OFFSET_MAX, Span, StoreName};
 
 /// `STORE/KEY`: all after the first slash is the key, so a key that begins with a slash is `STORE//KEY`.
 #[derive(Clone, Debug, PartialEq, Eq)]

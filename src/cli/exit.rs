@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::bus;
 use crate::config;
-use crate::consumer::{self, part};
-use crate::proto::{Code, TransferId, printable};
+use gantry_bus as bus;
+use gantry_client::{self as consumer, part};
+use gantry_proto::{Code, TransferId, printable};
 
 /// The exit codes, as the help and `docs` state them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,9 +206,9 @@ impl From<consumer::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consumer::verify::Mismatch;
-    use crate::proto::WireError;
-    use crate::proto::receiver::Cause;
+    use gantry_client::verify::Mismatch;
+    use gantry_proto::WireError;
+    use gantry_proto::receiver::Cause;
 
     #[test]
     fn every_consumer_error_has_its_exit() {

@@ -19,13 +19,13 @@ use self::progress::Meter;
 use super::address::{ByteRange, ObjectAddress, Rate};
 use super::exit::{Exit, Failure};
 use super::output::{self, Form};
-use crate::consumer::part::{self, Destination};
-use crate::consumer::verify::Proof;
-use crate::consumer::{self, Client, FileOptions, Progress};
-use crate::proto::{Pin, Span, TransferId};
-use crate::rate::RateLimit;
-use crate::shutdown::Shutdown;
 use crate::telemetry;
+use gantry_bus::rate::RateLimit;
+use gantry_client::part::{self, Destination};
+use gantry_client::verify::Proof;
+use gantry_client::{self as consumer, Client, FileOptions, Progress};
+use gantry_proto::{Pin, Span, TransferId};
+use gantry_relay::shutdown::Shutdown;
 
 /// Download an object and prove that it is the right one
 ///
@@ -334,7 +334,7 @@ fn write_failure(path: &Path, error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::ChecksumAlgorithm;
+    use gantry_proto::ChecksumAlgorithm;
 
     fn summary() -> Summary {
         Summary {

@@ -6,9 +6,9 @@ use serde::Serialize;
 use super::address::ListAddress;
 use super::exit::{Exit, Failure};
 use super::output::{self, Form};
-use crate::consumer::Client;
-use crate::proto::{ListEntry, ListPage, ListRequest, printable};
-use crate::shutdown::Shutdown;
+use gantry_client::Client;
+use gantry_proto::{ListEntry, ListPage, ListRequest, printable};
+use gantry_relay::shutdown::Shutdown;
 
 /// List keys
 ///

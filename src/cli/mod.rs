@@ -7,6 +7,7 @@ mod exit;
 mod get;
 mod global;
 mod health;
+mod key_options;
 mod ls;
 mod output;
 mod serve;
@@ -17,12 +18,12 @@ use clap::{Parser, Subcommand};
 
 use self::exit::Failure;
 use self::output::Form;
-use crate::bus;
-use crate::config::{Config, Effective, LogFormat, Sources};
-use crate::consumer;
-use crate::rate::RateLimit;
-use crate::shutdown::{Shutdown, Signals};
+use crate::config::{Config, Effective, Sources};
 use crate::telemetry;
+use gantry_bus as bus;
+use gantry_bus::rate::RateLimit;
+use gantry_client as consumer;
+use gantry_relay::shutdown::{Shutdown, Signals};
 
 pub use self::exit::Exit;
 
@@ -41,7 +42,7 @@ a failure that may pass, 6 integrity, 7 changed while downloading, 8 denied, 130
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// Serve stores to whoever may ask
+    /// Serve stores to consumers
     Serve(serve::Serve),
     /// Download an object and prove that it is the right one
     Get(get::Get),
@@ -49,7 +50,7 @@ enum Command {
     Stat(stat::Stat),
     /// List keys
     Ls(ls::Ls),
-    /// Ask a relay whether it can serve
+    /// Ask a relay whether it is ready
     Health(health::Health),
 }
 
@@ -73,14 +74,14 @@ impl Cli {
         exit
     }
 
-    /// Returns where settings are looked for, with what this command line says.
+    /// Returns the places where settings are looked up, with the options of this command line.
     fn sources(&self) -> Result<Sources, Failure> {
         let mut sources = Sources::of_process();
         self.command.settings(&mut sources)?;
         Ok(self.global.sources(sources))
     }
 
-    /// Runs the command; `is_logged` becomes true once a log whose reader takes JSON only is to tell of failures.
+    /// Runs the command. Sets `is_logged` once failures must be logged, as JSON, instead of printed.
     async fn try_run(self, is_logged: &mut bool) -> Result<(), Failure> {
         let (config, effective) = self.sources()?.read();
         let config = match config {
@@ -93,15 +94,12 @@ impl Cli {
             }
         };
         let level = config.log.level.as_deref().unwrap_or_else(|| self.command.log_level());
-        let format = match config.log.format {
-            LogFormat::Text => telemetry::Format::Text,
-            LogFormat::Json => telemetry::Format::Json,
-        };
+        let format = config.log.format;
         let options = telemetry::Options {
             level,
             format,
             traces_url: config.telemetry.traces_url.as_deref().filter(|_| self.command.is_traced()),
-            traces_optional: config.telemetry.inherited,
+            traces_optional: config.telemetry.is_inherited,
             service: self.command.service(),
             is_queued: self.command.is_relay(),
         };
@@ -145,7 +143,7 @@ impl Command {
         }
     }
 
-    /// Adds what the command's own options say of the configuration.
+    /// Adds the settings from the command's own options.
     fn settings(&self, sources: &mut Sources) -> Result<(), Failure> {
         match self {
             Self::Serve(serve) => serve.settings(sources),
@@ -176,8 +174,8 @@ impl Command {
     const fn log_level(&self) -> &'static str {
         match self {
             Self::Serve(serve) if !serve.is_check() => "info",
-            // What the libraries have to say ends up in the one line that tells of the failure.
-            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "gantry_relay=warn",
+            // The line that reports a failure includes what the libraries say about it.
+            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "gantry=warn",
         }
     }
 

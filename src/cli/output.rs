@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
-use crate::proto::printable;
 use crate::telemetry;
+use gantry_proto::printable;
 
 /// Writes a text to stdout, and ends its last line. What a terminal would act on is escaped.
 ///

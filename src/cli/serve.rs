@@ -12,43 +12,41 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
+use super::key_options::ServeKeys;
 use super::{Cli, check, connect, stores};
-use crate::bus;
-use crate::config::{self, Config, Effective, Place, Sources, without_credentials};
+use crate::config::{self, Config, Effective, Sources, StoreAddress, without_credentials};
 use crate::http;
-use crate::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
-use crate::proto::{self, StoreName};
-use crate::rate::RateLimit;
-use crate::relay::{self, Buses, Readiness, Relay, Replaced};
-use crate::shutdown::{self, Shutdown};
-use crate::store::budget::Budget;
 use crate::telemetry;
+use gantry_bus as bus;
+use gantry_bus::nats;
+use gantry_proto::{self as proto, StoreName};
+use gantry_relay::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
+use gantry_relay::shutdown::{self, Shutdown};
+use gantry_relay::{self as relay, Buses, Readiness, Relay, Replaced};
+use gantry_store::budget::Budget;
 
-const ABOUT: &str = "Serve stores to whoever may ask
+const ABOUT: &str = "Serve stores to consumers
 
-S3 is reached as the AWS tools reach it: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_REGION, \
-AWS_ENDPOINT_URL and so on. More than one endpoint, and limits, are set in a configuration file, or by variables such \
-as GANTRY_STORES__FILES__ENDPOINT_URL.
+S3 is configured as for the AWS tools: by AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_REGION, \
+AWS_ENDPOINT_URL and so on. To use several S3 servers, or to set limits, use a configuration file or variables such as \
+GANTRY_STORES__FILES__ENDPOINT_URL.
 
-The first SIGTERM or SIGINT lets transfers finish, the second ends at once. SIGHUP reads the stores' configuration again.";
+The first SIGTERM or SIGINT lets transfers finish, the second one ends the relay immediately. SIGHUP reloads the \
+stores' configuration.";
 
-/// Serve stores to whoever may ask
+/// Serve stores to consumers
 #[derive(Args, Clone, Debug)]
 #[command(long_about = ABOUT)]
 pub(super) struct Serve {
     #[arg(
         long = "store",
         value_name = "NAME=URL",
-        help = "A store's name and where its objects are: s3://bucket/prefix or file:///dir. May be given more than once"
+        help = "Name of a store and location of its objects: s3://bucket/prefix or file:///dir; may be repeated"
     )]
     stores: Vec<String>,
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        help = "Where /livez, /readyz and /metrics are answered, or off [default: 127.0.0.1:8080]"
-    )]
-    http: Option<String>,
-    #[arg(long, help = "Print the configuration that applies, try to connect, ask each store, and exit with 0 or 2")]
+    #[command(flatten)]
+    keys: ServeKeys,
+    #[arg(long, help = "Print the effective configuration, test the connection and each store, and exit with 0 or 2")]
     check: bool,
 }
 
@@ -64,11 +62,12 @@ impl FromStr for StoreArg {
     fn from_str(text: &str) -> Result<Self, String> {
         let form = "must be NAME=URL, as in files=file:///srv/files";
         let (name, url) = text.split_once('=').ok_or(form)?;
-        // The error of the name would show it, and an address that was put there.
+
+        // The error of an invalid name contains the name, which may be an address with a password.
         let name = name
             .parse()
             .map_err(|error| if name.contains('@') { form.to_owned() } else { format!("{error}: {form}") })?;
-        Place::parse(url)?;
+        StoreAddress::parse(url)?;
         Ok(Self { name, url: url.to_owned() })
     }
 }
@@ -77,20 +76,19 @@ impl Serve {
     pub(super) fn settings(&self, sources: &mut Sources) -> Result<(), Failure> {
         let mut seen = BTreeSet::new();
         for text in &self.stores {
-            // Not parsed by clap, which would print the whole of a wrong one, with the password that may be in it.
+            // clap would print an invalid argument with the password that may be in it.
             let StoreArg { name, url } = text
                 .parse()
                 .map_err(|error| Failure::usage(format!("--store {:?}: {error}", without_credentials(text))))?;
             if !seen.insert(name.clone()) {
                 return Err(Failure::usage(format!(
-                    "--store {name} is given twice: give each store a name of its own"
+                    "--store {name} is given twice: use a different name for each store"
                 )));
             }
             sources.flags.set_store(&name, &url);
         }
-        if let Some(address) = &self.http {
-            sources.flags.set("http.listen", address, "--http");
-        }
+
+        self.keys.apply(&mut sources.flags);
         Ok(())
     }
 
@@ -110,58 +108,63 @@ impl Serve {
         }
         if config.stores.is_empty() {
             return Err(Failure::usage(
-                "no store to serve: give one, as in --store files=file:///srv/files, or [stores.NAME] in a \
+                "no store to serve: set one, as in --store files=file:///srv/files, or [stores.NAME] in a \
                  configuration file",
             ));
         }
+
         let mut hangups =
             shutdown::hangups().map_err(|error| Failure::new(Exit::Failed, format!("signals: {error}")))?;
-        let options = options(config);
-        let budget = options.budget.clone();
+        let budget = config.relay.budget.clone();
         let mut registry = Registry::default();
         let metrics = Arc::new(RelayMetrics::register(&mut registry, facts(&budget)));
         let stores = stores::open(config, &budget, &metrics.s3).await?;
         let listener = listen(&config.http).await?;
+
         let readiness = watch::Sender::new(Readiness::default());
         let pages = http::Pages { registry: Arc::new(registry), readiness: readiness.subscribe() };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let mut told = tokio::spawn(async move {
+        let mut pages_served = tokio::spawn(async move {
             match listener {
                 Some(listener) => http::serve(listener, pages, stopped).await,
                 None => stopped.cancelled().await,
             }
         });
+
         let served = async {
             let _stop = stop.clone().drop_guard();
             let Some(buses) = first_connections(&config.nats, shutdown).await? else { return Ok(()) };
+            let options = config.relay.clone();
             let relay = Relay::start(buses, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
+
             let reloads = async {
-                // Signals that come during a reload are one by then.
+                // Signals that arrive during a reload cause one more.
                 while hangups.recv().await.is_some() {
                     reload(&relay, config, cli, &budget, &metrics).await;
                 }
             };
-            // Side by side: a reload waits for NATS, and neither readiness nor the end waits for a reload. One that is
-            // under way at the end is dropped with all that it would have served.
+            // A reload waits for NATS, and must not hold up readiness or the end. A reload in progress at the end is
+            // dropped, with the stores that it would have served.
             let beside = async { tokio::join!(show(relay.readiness(), &readiness), reloads) };
             tokio::select! {
                 served = relay.wait() => Ok(served?),
                 _ = beside => Ok(relay.wait().await?),
             }
         };
+
         tokio::select! {
             served = served => {
-                // However it ended: the relay has.
-                drop(told.await);
+                // The relay has ended, however the pages ended.
+                drop(pages_served.await);
                 served
             }
-            _ = &mut told => Err(Failure::new(Exit::Failed, "the task of the operator's pages ended: see the log")),
+            _ = &mut pages_served => Err(Failure::new(Exit::Failed, "the task of the operator's pages ended: see the log")),
         }
     }
 }
 
-/// Shows the relay's readiness on the operator's pages.
+/// Passes the relay's readiness on to the HTTP pages.
 async fn show(mut of_relay: watch::Receiver<Readiness>, readiness: &watch::Sender<Readiness>) {
     loop {
         let now = of_relay.borrow_and_update().clone();
@@ -172,22 +175,22 @@ async fn show(mut of_relay: watch::Receiver<Readiness>, readiness: &watch::Sende
     }
 }
 
-/// Connects to NATS, trying for as long as it takes: nats-server may come later. Returns `None` for a shutdown.
+/// Connects to NATS. Retries without limit, since nats-server may start later. Returns `None` on shutdown.
 ///
 /// # Errors
-/// When another try would fail the same way: the server refuses us, or an option is unusable.
-async fn first_connections(config: &config::Nats, shutdown: &Shutdown) -> Result<Option<Buses>, Failure> {
+/// If a retry would fail in the same way: the server refuses the credentials, or an option is invalid.
+async fn first_connections(options: &nats::Options, shutdown: &Shutdown) -> Result<Option<Buses>, Failure> {
     loop {
-        // Dropped on a shutdown, an attempt leaves nothing behind.
+        // An attempt that is dropped on shutdown leaves nothing behind.
         let attempt = tokio::select! {
-            attempt = connect::try_buses(config) => attempt,
+            attempt = connect::try_buses(options) => attempt,
             () = shutdown.drain.cancelled() => return Ok(None),
             () = shutdown.force.cancelled() => return Ok(None),
         };
         match attempt {
             Ok(buses) => return Ok(Some(buses)),
             Err(bus::Error::Unreachable { servers, reason }) => {
-                warn!(servers, reason, "no connection to NATS yet: trying on, /readyz says not ready meanwhile");
+                warn!(servers, reason, "no connection to NATS yet: retrying, /readyz reports not ready until then");
             }
             Err(error) => return Err(error.into()),
         }
@@ -204,7 +207,8 @@ fn facts(budget: &Budget) -> Facts {
     }
 }
 
-/// Binds the operator's pages. An address that someone chose must be had; the default may be another relay's already.
+/// Binds the address of the HTTP pages. Failing to bind an address that was set is an error. The default may be in use
+/// by another relay.
 async fn listen(config: &config::Http) -> Result<Option<TcpListener>, Failure> {
     let Some(address) = config.listen else { return Ok(None) };
     match http::bind(address).await {
@@ -213,18 +217,18 @@ async fn listen(config: &config::Http) -> Result<Option<TcpListener>, Failure> {
             info!(%address, "answering /livez, /readyz and /metrics");
             Ok(Some(listener))
         }
-        Err(error) if config.chosen => Err(Failure::usage(format!(
-            "`http.listen` = {:?} can't be listened on: {error}: choose another address, or off",
+        Err(error) if config.is_chosen => Err(Failure::usage(format!(
+            "`http.listen` = {:?} can't be bound: {error}: use another address, or off",
             address.to_string()
         ))),
         Err(error) => {
-            warn!(%address, %error, "going without /livez, /readyz and /metrics: set `http.listen` to have them");
+            warn!(%address, %error, "/livez, /readyz and /metrics are not available: set `http.listen` to another address");
             Ok(None)
         }
     }
 }
 
-/// Reads the configuration again and serves its stores. What is wrong with it is logged, and nothing changes.
+/// Reloads the configuration and serves its stores. If anything in it is wrong, logs that and changes nothing.
 async fn reload(relay: &Relay, running: &Config, cli: &Cli, budget: &Budget, metrics: &RelayMetrics) {
     let reloaded = async {
         let config = cli.sources()?.load()?;
@@ -238,35 +242,21 @@ async fn reload(relay: &Relay, running: &Config, cli: &Cli, budget: &Budget, met
             info!(added = names(added), kept = names(kept), removed = names(removed), "reloaded the stores");
             let others = config.differs_beside_stores(running);
             if !others.is_empty() {
-                warn!(sections = others.join(","), "only stores are reloaded: the rest applies after a restart");
+                warn!(
+                    sections = others.join(","),
+                    "only the stores were reloaded: other changes apply after a restart"
+                );
             }
             "ok"
         }
         Err(failure) => {
             for problem in failure.message.lines() {
-                error!(problem, "the configuration is wrong: going on with the one before");
+                error!(problem, "the configuration is invalid: keeping the previous one");
             }
             "failed"
         }
     };
     metrics.reloads.get_or_create(&ResultLabel { result }).inc();
-}
-
-fn options(config: &Config) -> relay::Options {
-    relay::Options {
-        prefix: config.prefix.clone(),
-        delivery_allow: config.relay.delivery_allow.clone(),
-        transfers_max: config.relay.transfers_max,
-        budget: Budget::new(config.relay.memory_budget_bytes),
-        chunk_max_bytes: config.relay.chunk_max_bytes,
-        window_max_bytes: config.relay.window_max_bytes,
-        beat_interval: config.relay.beat_interval,
-        idle_timeout: config.relay.idle_timeout,
-        drain_grace: config.relay.drain_grace,
-        transfer_rate_max: config.relay.transfer_rate_max_bytes_per_s,
-        rate_limit: config.relay.rate_max_bytes_per_s.map(RateLimit::new),
-        ..relay::Options::default()
-    }
 }
 
 impl From<relay::Error> for Failure {
@@ -285,16 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_documented_defaults_are_the_relays_own() {
-        let ours = options(&Sources::default().load().unwrap());
-        let theirs = relay::Options::default();
-        assert_eq!(ours.budget.available_bytes(), theirs.budget.available_bytes());
-        let shown = |options: relay::Options| format!("{:?}", relay::Options { budget: Budget::new(0), ..options });
-        assert_eq!(shown(ours), shown(theirs));
-    }
-
-    #[test]
-    fn a_store_argument_is_a_name_and_an_address() {
+    fn store_arguments_are_a_name_and_an_address() {
         let arg: StoreArg = "files=s3://bucket/a=b".parse().unwrap();
         assert_eq!((arg.name.as_str(), arg.url.as_str()), ("files", "s3://bucket/a=b"));
         for text in ["", "files", "files=", "=s3://b", "a.b=s3://b", "files=bucket", "files=http://b"] {

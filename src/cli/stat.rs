@@ -5,9 +5,9 @@ use clap::Args;
 use super::address::ObjectAddress;
 use super::exit::Failure;
 use super::output::{self, Form};
-use crate::consumer::Client;
-use crate::proto::{Checksum, ChecksumKind, ObjectInfo, Pin, printable};
-use crate::shutdown::Shutdown;
+use gantry_client::Client;
+use gantry_proto::{Checksum, ChecksumKind, ObjectInfo, Pin, printable};
+use gantry_relay::shutdown::Shutdown;
 
 /// Describe an object
 #[derive(Args, Clone, Debug)]

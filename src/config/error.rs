@@ -1,20 +1,19 @@
-//! What is wrong with a configuration, in words that name the key, the value, where it stands, and the cure.
+//! What is wrong with a configuration. Each message names the key, its value, its place, and what to do.
 
 use std::fmt;
-use std::path::PathBuf;
 
-/// All that is wrong with a configuration, one line each.
+/// Everything that is wrong with a configuration, one line for each problem.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Error {
-    /// The problems, never none.
+    /// The problems, at least one.
     pub problems: Vec<Problem>,
 }
 
 impl Error {
-    /// Returns whether the value of this key is wrong.
+    /// Returns whether the value of this key is invalid.
     #[must_use]
-    pub fn is_about(&self, wanted: &str) -> bool {
-        self.problems.iter().any(|problem| matches!(problem, Problem::Value { key, .. } if key == wanted))
+    pub fn is_about(&self, key: &str) -> bool {
+        self.problems.iter().any(|problem| problem.is_value_of(key))
     }
 }
 
@@ -32,58 +31,52 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-impl From<Problem> for Error {
-    fn from(problem: Problem) -> Self {
-        Self { problems: vec![problem] }
-    }
-}
-
 /// One thing that is wrong.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// No such key.
+    /// The key does not exist.
     #[error("`{key}` in {origin} is not a configuration key{}", suggestion(nearest.as_deref()))]
     Unknown {
         /// The key as written.
         key: String,
-        /// Where it stands.
+        /// Its place.
         origin: String,
-        /// The known key that is most like it.
+        /// The most similar key that exists.
         nearest: Option<String>,
     },
-    /// A value that the key does not take.
+    /// The value is invalid.
     #[error("`{key}` = {value} in {origin}: {cure}")]
     Value {
         /// The key.
         key: String,
         /// The value, or `[redacted]`.
         value: String,
-        /// Where it stands.
+        /// Its place.
         origin: String,
-        /// What would be right.
+        /// What would be valid.
         cure: String,
     },
-    /// A key that something else requires.
+    /// A key is missing that another setting requires.
     #[error("`{key}` is missing: {cure}")]
     Missing {
         /// The key.
         key: String,
-        /// Why it is required, and what to set.
+        /// Which setting requires it, and what to set.
         cure: String,
     },
-    /// Keys that exclude each other.
+    /// Two keys exclude each other.
     #[error("{keys} are set together: {cure}")]
     Conflict {
-        /// The keys, and where each stands.
+        /// The keys, and the place of each.
         keys: String,
         /// What to do about it.
         cure: String,
     },
-    /// The configuration file can't be read or is not TOML.
-    #[error("configuration file {}: {reason}", path.display())]
+    /// The configuration file can't be read, or is not TOML.
+    #[error("configuration file {place}: {reason}")]
     File {
-        /// The file.
-        path: PathBuf,
+        /// The file, with line and column if they are known.
+        place: String,
         /// Why.
         reason: String,
     },
@@ -95,16 +88,34 @@ pub enum Problem {
         /// Why, and what to do.
         reason: String,
     },
+    /// The value of a variable is not UTF-8.
+    #[error("`{name}` in the environment is not UTF-8: set it to text, or unset it")]
+    NotText {
+        /// The variable.
+        name: String,
+    },
 }
 
 impl Problem {
-    /// Returns whether it can't come from settings that were left out because they are wrong.
-    pub(super) fn is_of_its_own(&self) -> bool {
-        match self {
-            Self::Value { origin, .. } => origin != "defaults",
-            Self::Missing { .. } => false,
-            Self::Unknown { .. } | Self::Conflict { .. } | Self::File { .. } | Self::Context { .. } => true,
-        }
+    /// Reports a store without an address. `origin` is the place of some other setting of the store.
+    pub(super) fn store_url_missing(store: &str, origin: &str) -> Self {
+        let cure = format!("set it to `s3://bucket/prefix` or `file:///dir` for the store in {origin}");
+        Self::Missing { key: format!("stores.{store}.url"), cure }
+    }
+
+    /// Returns whether the value of this key is invalid.
+    pub(super) fn is_value_of(&self, wanted: &str) -> bool {
+        matches!(self, Self::Value { key, .. } if key == wanted)
+    }
+
+    /// Returns whether this key is invalid or missing.
+    pub(super) fn is_about(&self, wanted: &str) -> bool {
+        self.is_value_of(wanted) || matches!(self, Self::Missing { key, .. } if key == wanted)
+    }
+
+    /// Returns whether a key is missing.
+    pub(super) const fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing { .. })
     }
 }
 

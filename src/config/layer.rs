@@ -1,30 +1,39 @@
-//! Layers of settings, lowest first: where each setting comes from, and which wins.
+//! Layers of settings: each setting with the place that it comes from, and its check against the table of keys.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeSet;
 
-use config::{FileFormat, Map, Source, Value, ValueKind};
+use config::{Map, Source, Value, ValueKind};
+use gantry_proto::StoreName;
 
-use super::effective::without_credentials;
 use super::error::Problem;
-use super::keys::{self, ENV_PREFIX, KEYS, Kind};
-use super::otel::Otel;
+use super::keys::KEYS;
+use super::lookup::{self, STORE_PLACEHOLDER};
+use super::redact::without_credentials;
+use super::table::Kind;
 
-/// The key that OpenTelemetry's own variables set.
-const TRACES: &str = "telemetry.otlp_endpoint";
+/// The origin of a value that no place sets.
+pub(super) const DEFAULTS: &str = "defaults";
 
-/// One setting and where it stands.
+/// One setting and the place that it comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Setting {
     pub(super) path: Vec<String>,
     pub(super) value: ValueKind,
+    /// A file with a line, a variable, an option.
     pub(super) origin: String,
 }
 
 impl Setting {
     pub(super) fn key(&self) -> String {
         self.path.join(".")
+    }
+
+    /// Returns the name of the store that the setting belongs to.
+    pub(super) fn store(&self) -> Option<&str> {
+        match self.path.as_slice() {
+            [section, store, ..] if section == "stores" => Some(store),
+            _ => None,
+        }
     }
 }
 
@@ -38,77 +47,35 @@ impl Layer {
         self.0.push(Setting { path, value: value.into(), origin: origin.into() });
     }
 
-    /// The defaults of the key table. Those of a store's keys apply when the store is read.
-    pub(super) fn defaults() -> Self {
+    /// Returns the defaults of the table, with those of each store.
+    pub(super) fn defaults(stores: &BTreeSet<String>) -> Self {
         let mut layer = Self::default();
-        for spec in KEYS.iter().filter(|spec| !spec.name.starts_with("stores.")) {
-            if let Some(default) = spec.default {
-                layer.push(spec.name, default, "defaults");
+        for key in KEYS {
+            let Some(default) = key.default_text() else { continue };
+            if !key.name.contains(STORE_PLACEHOLDER) {
+                layer.push(key.name, default, DEFAULTS);
+                continue;
+            }
+            for store in stores {
+                layer.push(&key.name.replace(STORE_PLACEHOLDER, store), default.as_str(), DEFAULTS);
             }
         }
         layer
     }
 
-    /// Reads a TOML file.
-    pub(super) fn file(path: &Path) -> Result<Self, Problem> {
-        let problem = |reason: String| Problem::File { path: path.to_owned(), reason };
-        let text = fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
-        let table = config::Config::builder()
-            .add_source(config::File::from_str(&text, FileFormat::Toml))
-            .build()
-            .map_err(|error| problem(one_line(&error.to_string())))?;
-        let mut layer = Self::default();
-        layer.flatten(&mut Vec::new(), table.cache.kind, &path.display().to_string());
-        Ok(layer)
+    /// Returns the setting of a key.
+    pub(super) fn get(&self, key: &str) -> Option<&Setting> {
+        self.0.iter().rev().find(|setting| setting.key() == key)
     }
 
-    fn flatten(&mut self, path: &mut Vec<String>, value: ValueKind, origin: &str) {
-        // A section without keys says nothing, except that a store is meant to be.
-        if let ValueKind::Table(table) = &value
-            && (!table.is_empty() || path.len() != 2)
-        {
-            let sorted: BTreeMap<_, _> = table.iter().collect();
-            for (key, value) in sorted {
-                path.push(key.clone());
-                self.flatten(path, value.kind.clone(), origin);
-                path.pop();
-            }
-            return;
-        }
-        self.0.push(Setting { path: path.clone(), value, origin: origin.to_owned() });
-    }
-
-    /// Takes the variables of other programs, above all of the `nats` command line. An empty one counts as unset.
-    pub(super) fn foreign_environment(variables: &[(String, String)]) -> Result<Self, Problem> {
-        let mut layer = Self::default();
-        for (name, value) in variables.iter().filter(|(_, value)| !value.is_empty()) {
-            let spec = KEYS.iter().find(|spec| spec.foreign_env == Some(name) && spec.name != TRACES);
-            if let Some(spec) = spec {
-                layer.push(spec.name, value.as_str(), name);
-            } else if name == "NATS_TIMEOUT" {
-                let ms = super::duration::parse_ms(value).map_err(|cure| Problem::Value {
-                    key: "nats.connect_timeout_ms".to_owned(),
-                    value: format!("{value:?}"),
-                    origin: name.clone(),
-                    cure,
-                })?;
-                layer.push("nats.connect_timeout_ms", ms, name);
-            }
-        }
-        if let Some((name, url)) = Otel::of_environment(variables).endpoint {
-            layer.push(TRACES, url, name);
-        }
-        Ok(layer)
-    }
-
-    /// Returns whether a password is set here, or the file that holds one.
+    /// Returns whether this layer sets a password, or names the file of one.
     pub(super) fn has_password(&self) -> bool {
-        self.0.iter().any(|setting| ["nats.password", "nats.password_file"].contains(&setting.key().as_str()))
+        self.get("nats.password").or_else(|| self.get("nats.password_file")).is_some()
     }
 
-    /// The `nats` command line takes a user for whom there is no password, wherever it might stand, for a token.
-    pub(super) fn user_alone_is_token(&mut self) {
-        if self.0.iter().any(|setting| setting.key() == "nats.token") {
+    /// Turns a user into a token. The `nats` command line does so if no password is set anywhere.
+    pub(super) fn use_user_as_token(&mut self) {
+        if self.get("nats.token").is_some() {
             return;
         }
         if let Some(user) = self.0.iter_mut().find(|setting| setting.key() == "nats.user") {
@@ -116,32 +83,7 @@ impl Layer {
         }
     }
 
-    /// Takes the variables that begin with `GANTRY_`. An empty variable counts as unset.
-    pub(super) fn environment(variables: &[(String, String)], problems: &mut Vec<Problem>) -> Self {
-        let mut layer = Self::default();
-        let known: BTreeSet<&str> = keys::ENV_OTHERS.iter().copied().collect();
-        for (name, value) in variables {
-            let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
-            if value.is_empty() || known.contains(name.as_str()) || is_service_link(rest) {
-                continue;
-            }
-            if let Some((_, key)) = keys::ENV_ALIASES.iter().find(|(alias, _)| alias == name) {
-                layer.push(key, value.as_str(), name);
-                continue;
-            }
-            let path: Vec<String> = rest.to_lowercase().split("__").map(str::to_owned).collect();
-            if keys::find(&path).is_some() {
-                layer.0.push(Setting { path, value: value.as_str().into(), origin: name.clone() });
-            } else {
-                let nearest = keys::nearest_env(name).or_else(|| keys::nearest(&path));
-                let origin = "the environment".to_owned();
-                problems.push(Problem::Unknown { key: name.clone(), origin, nearest });
-            }
-        }
-        layer
-    }
-
-    /// Checks every setting against the key table and gives it the key's type.
+    /// Checks every setting against the table and converts it to the type of its key. Invalid settings are left out.
     pub(super) fn check(self, problems: &mut Vec<Problem>) -> Self {
         let mut checked = Self::default();
         for setting in self.0 {
@@ -160,41 +102,26 @@ impl Source for Layer {
     }
 
     fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        Ok(self
-            .0
-            .iter()
-            .map(|setting| (setting.key(), Value::new(Some(&setting.origin), setting.value.clone())))
-            .collect())
+        let value = |setting: &Setting| Value::new(Some(&setting.origin), setting.value.clone());
+        Ok(self.0.iter().map(|setting| (setting.key(), value(setting))).collect())
     }
-}
-
-/// Kubernetes and Docker links put such variables into every container beside a service named `gantry`.
-fn is_service_link(rest: &str) -> bool {
-    rest == "PORT"
-        || rest == "NAME"
-        || rest.starts_with("SERVICE_HOST")
-        || rest.starts_with("SERVICE_PORT")
-        || rest.strip_prefix("PORT_").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-        || (rest.contains("_SERVICE_") && !rest.contains("__"))
-        || (rest.contains("_PORT_") && !rest.contains("__"))
-        || (rest.ends_with("_PORT") && !rest.contains("__"))
 }
 
 fn check(setting: Setting) -> Result<Setting, Problem> {
-    if let [section, store, ..] = setting.path.as_slice()
-        && section == "stores"
-        && let Err(error) = store.parse::<crate::proto::StoreName>()
+    if let Some(store) = setting.store()
+        && let Err(error) = store.parse::<StoreName>()
     {
-        let (key, origin) = (setting.key(), setting.origin);
-        return Err(Problem::Value { key, value: format!("{store:?}"), origin, cure: error.to_string() });
+        let value = format!("{store:?}");
+        return Err(Problem::Value { key: setting.key(), value, origin: setting.origin, cure: error.to_string() });
     }
-    let Some(spec) = keys::find(&setting.path) else {
+    let Some(key) = lookup::find(&setting.path) else {
         return Err(not_a_key(setting));
     };
-    match typed(spec.kind, &setting.value) {
+
+    match typed(key.kind, &setting.value) {
         Ok(value) => Ok(Setting { value, ..setting }),
         Err(cure) => {
-            let value = if spec.kind == Kind::Secret { "[redacted]".to_owned() } else { shown(&setting.value) };
+            let value = if key.kind == Kind::Secret { "[redacted]".to_owned() } else { shown(&setting.value) };
             Err(Problem::Value { key: setting.key(), value, origin: setting.origin, cure })
         }
     }
@@ -202,19 +129,19 @@ fn check(setting: Setting) -> Result<Setting, Problem> {
 
 fn not_a_key(setting: Setting) -> Problem {
     let key = setting.key();
-    if !keys::is_section(&setting.path) {
-        let nearest = keys::nearest(&setting.path);
+    if !lookup::is_section(&setting.path) {
+        let nearest = lookup::nearest(&setting.path);
         return Problem::Unknown { key, origin: setting.origin, nearest };
     }
     if setting.path.len() == 2 && matches!(setting.value, ValueKind::Table(_)) {
-        let cure = "set it to `s3://bucket/prefix` or `file:///dir`".to_owned();
-        return Problem::Missing { key: format!("{key}.url"), cure };
+        return Problem::store_url_missing(&key.replacen("stores.", "", 1), &setting.origin);
     }
+
     let cure = format!("is a section: put its keys below `[{key}]`");
     Problem::Value { value: shown(&setting.value), origin: setting.origin, cure, key }
 }
 
-/// Gives a value the type of its key, reading text where the layer knows only text.
+/// Converts a value to the type of its key. A layer such as the environment has text only.
 fn typed(kind: Kind, value: &ValueKind) -> Result<ValueKind, String> {
     let text = text_of(value);
     match kind {
@@ -229,7 +156,7 @@ fn typed(kind: Kind, value: &ValueKind) -> Result<ValueKind, String> {
             (_, Some("false")) => Ok(false.into()),
             _ => Err("must be true or false".to_owned()),
         },
-        Kind::Integer { min, max } => integer(value)
+        Kind::Integer { min, max } | Kind::Millis { min, max } => integer(value)
             .filter(|number| (min..=max).contains(number))
             .map(ValueKind::from)
             .ok_or_else(|| format!("must be an integer between {min} and {max}")),
@@ -265,7 +192,8 @@ fn list(value: &ValueKind) -> Option<ValueKind> {
     Some(texts.into())
 }
 
-fn text_of(value: &ValueKind) -> Option<&str> {
+/// Returns the value of a text.
+pub(super) fn text_of(value: &ValueKind) -> Option<&str> {
     if let ValueKind::String(text) = value { Some(text) } else { None }
 }
 
@@ -279,12 +207,21 @@ fn shown(value: &ValueKind) -> String {
     if matches!(value, ValueKind::Array(_)) { "a list".to_owned() } else { value.to_string() }
 }
 
-/// Keeps the first and the last line of the TOML parser's picture: where, and what.
-fn one_line(message: &str) -> String {
-    let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.next().unwrap_or_default().trim_start_matches("TOML parse error at ").to_owned();
-    match lines.next_back() {
-        Some(last) => format!("{first}: {last}"),
-        None => first,
+/// Returns the valid names of stores in the layers.
+pub(super) fn stores_of(layers: &[Layer]) -> BTreeSet<String> {
+    let settings = layers.iter().flat_map(|layer| &layer.0);
+    settings.filter_map(Setting::store).filter(|name| name.parse::<StoreName>().is_ok()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_have_their_defaults() {
+        let stores = BTreeSet::from(["a".to_owned()]);
+        let layer = Layer::defaults(&stores);
+        assert!(layer.get("stores.a.range_bytes").is_some() && layer.get("prefix").is_some());
+        assert!(layer.0.iter().all(|setting| !setting.path.contains(&STORE_PLACEHOLDER.to_owned())));
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::proto::printable;
+use gantry_proto::printable;
 
 /// How much may wait to be written, in bytes: a few thousand lines, and minutes of a relay's log at INFO.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;

@@ -11,16 +11,16 @@ import demo
 from rig import STORE, ended, urls, usage
 from wire import Meter
 
-# Far above all that the faults can cost a download.
+# Much longer than the faults can delay a download.
 DOWNLOAD_WITHIN_S = 400
 GAVE_UP = 5
 LOOKS_EVERY_S = 0.2
-# What the command prints, in the folder of its files.
+# The file with the command's output, in the folder of its files.
 OURS = "said"
 
 
 class Consumer:
-    """Runs downloads until it is told to stop. A run that a fault ended is followed by the same command again."""
+    """Runs downloads until stopped. A command that was ended by a fault is run again."""
 
     def __init__(self, rig, number, random, report):
         self.rig, self.number, self.random, self.report = rig, number, random, report
@@ -31,7 +31,7 @@ class Consumer:
         self.meter = Meter()
         self.process = None
         self.size = 0
-        # What the fault under way does to the process, so that its end is no surprise.
+        # What the current fault does to the process, so that its end is expected.
         self.struck = None
         self.may_run = asyncio.Event()
         self.may_run.set()
@@ -50,7 +50,7 @@ class Consumer:
         keys = sorted(self.rig.objects)
         large = [key for key in keys if self.rig.objects[key][0] > 16 << 20]
         while not self.stopping:
-            # Every fault waits for a download that is long enough to be hit.
+            # Every fault waits for a download that is long enough to be affected.
             await self.download(self.random.choice(large if self.random.random() < 0.75 else keys))
 
     async def download(self, key):
@@ -71,7 +71,7 @@ class Consumer:
             if self.struck == code:
                 self.struck = None
             elif code == GAVE_UP and self.meter.received == received:
-                # It says so when it finds no relay or no nats-server to begin with.
+                # The command reports if it finds no relay or no nats-server at its start.
                 self.report.gave_up += 1
                 await asyncio.sleep(0.5)
             else:
@@ -83,7 +83,7 @@ class Consumer:
         return f"{self.rig.name} consumer {self.number}"
 
     async def _get(self, key, target, deadline):
-        """Runs the command to its end; returns its exit code and what it said, or no code when it hangs."""
+        """Runs the command. Returns its exit code and output, or no code if it hangs."""
         env = {**demo.clean_env(), "NATS_URL": urls(self.proxies), "GANTRY_LOG__LEVEL": "info"}
         with open(self.folder / OURS, "w+b") as said, open(self.log, "ab") as errors:
             self.process = subprocess.Popen(
@@ -117,12 +117,12 @@ class Consumer:
         return self.process is not None and self.process.poll() is None
 
     def can_be_hit(self, share):
-        """Whether so much of a large object has come, and much is still to come."""
+        """Whether this share of a large object has arrived, with much still to come."""
         left = self.size - self.meter.high
         return self.running and self.size > 16 << 20 and self.meter.high >= share * self.size and left > 8 << 20
 
     def note(self, text):
-        """Puts a line between those of the command."""
+        """Adds a line to the command's log."""
         with open(self.log, "a") as log:
             log.write(f"--- {datetime.datetime.now(datetime.timezone.utc).time()} {text}\n")
 
@@ -131,7 +131,7 @@ class Consumer:
         self.process.send_signal(signal)
 
     async def stop(self):
-        """Lets the download that runs finish."""
+        """Waits until the current download has finished."""
         self.stopping = True
         await self.task
         for path in self.folder.iterdir():

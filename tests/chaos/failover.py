@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Kills, freezes and drains the serving relay, one after the other: how long until bytes flow again?
+"""Kills, freezes and drains the serving relay in turn, and measures the time until bytes flow again.
 
     failover.py --faults 60 --limit 5
 
-It fails when the 99th percentile over all of them is above the limit, in seconds.
+Fails if the 99th percentile over all faults exceeds the limit, in seconds.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from faults import plan
 from run import CONSUMERS, strike_all
 from table import Report, maximum, median, p99
 
-KINDS = ("relay killed", "relay frozen, thawed", "relay drained")
+KINDS = ("relay killed", "relay frozen, resumed", "relay drained")
 
 
 async def run(stage, gantry, args):
@@ -29,15 +29,15 @@ async def run(stage, gantry, args):
     say(f"{len(gaps)} downloads lost their relay: bytes flowed again after {median(gaps):.2f} s (median), {p99(gaps):.2f} s "
         f"(99th percentile), {maximum(gaps):.2f} s (longest)")
     if report.problems:
-        raise Problem("not all was as promised")
+        raise Problem("some checks failed")
     if p99(gaps) > args.limit:
         raise Problem(f"the 99th percentile is above {args.limit} s")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faults", type=int, default=60, help="how many")
-    parser.add_argument("--limit", type=float, default=5.0, help="seconds")
+    parser.add_argument("--faults", type=int, default=60, help="number of faults")
+    parser.add_argument("--limit", type=float, default=5.0, help="limit of the 99th percentile, in seconds")
     options(parser)
     play(run, parser.parse_args())
 

@@ -1,4 +1,4 @@
-"""The faults: what each breaks, for how long, and how it is mended."""
+"""The faults: what each breaks, for how long, and how it is repaired."""
 
 import asyncio
 import dataclasses
@@ -9,12 +9,12 @@ from demo import Problem
 from http_faults import Refuse, Shorten
 from rig import ended, until
 
-# Far above what any fault takes to pass: who is silent for so long hangs.
+# Much longer than recovery from any fault takes: a download that is silent for this long hangs.
 FLOWS_WITHIN_S = 150
-# Bytes that were on their way come for a moment after a fault; a flow is one that goes on.
+# Bytes in flight still arrive for a moment after a fault; only bytes that arrive later count as recovery.
 SETTLED_AFTER_S = 1.0
 SILENT_S = 0.5
-# SEMANTICS.md: a dead consumer's transfer is freed within this; looking takes a moment more.
+# SEMANTICS.md: a dead consumer's transfer ends within this time. The check itself takes a moment more.
 FREED_WITHIN_S = 15
 LOOKS_WITHIN_S = 1
 SLOW_BYTES_PER_S = 512 << 10
@@ -22,7 +22,7 @@ SLOW_BYTES_PER_S = 512 << 10
 
 @dataclasses.dataclass
 class Order:
-    """One fault of the plan: which, on which consumer's download, when in it, for how long."""
+    """One planned fault: its kind, the consumer whose download it affects, its position and its duration."""
 
     kind: str
     consumer: int
@@ -32,7 +32,7 @@ class Order:
 
 
 class Hit:
-    """A fault that strikes one consumer's download, and what else hangs on the same part."""
+    """A fault in one consumer's download, and in other downloads that depend on the same part."""
 
     def __init__(self, rig, consumers, order):
         self.rig, self.consumers, self.order = rig, consumers, order
@@ -43,13 +43,13 @@ class Hit:
         self.at = None
 
     def _node(self):
-        """The nats-server that the download's consumer, or its relay, is connected to."""
+        """The nats-server to which the download's consumer or its relay is connected."""
         proxies = self.consumer.proxies if self.order.node_of == "consumer" or not self.relay else self.relay.nats_proxies
         connected = [number for number, proxy in enumerate(proxies) if proxy.connections]
         return self.rig.nodes[connected[0] if connected else 0]
 
     def begins(self, others=lambda other: False):
-        """Watches the download, and those of the others that are hit as well."""
+        """Watches the download and all others that are affected."""
         self.at = time.monotonic()
         for other in self.consumers:
             if other is self.consumer or (other.can_be_hit(0) and others(other)):
@@ -58,7 +58,7 @@ class Hit:
                 other.note(f"{self.order.kind}, at {other.meter.high}")
 
     def mended(self, counts):
-        """From now on it can flow; `counts` when it could not before, so that waiting is counted from here."""
+        """Marks the moment from which bytes can flow. `counts` if they could not before: waiting is measured from here."""
         self.at = time.monotonic()
         if counts:
             for consumer, meter, _ in self.watched:
@@ -66,7 +66,7 @@ class Hit:
                 consumer.note(f"mended, at {meter.high}")
 
     async def flows(self):
-        """Waits until every download that was hit goes on, or has ended."""
+        """Waits until every affected download continues or has ended."""
         def settled(consumer, meter):
             if consumer.meter is not meter or meter.high >= consumer.size:
                 return True
@@ -81,12 +81,12 @@ class Hit:
             raise Problem(f"no bytes {FLOWS_WITHIN_S} s after {self.order.kind}: {'; '.join(silent)}") from None
 
     def samples(self):
-        """(time until bytes flowed again, bytes fetched twice) of each download that got bytes since."""
+        """(time until bytes flowed again, bytes fetched twice) for each download that has received bytes since."""
         return [(meter.longest_gap_s, meter.twice - twice) for _, meter, twice in self.watched
                 if meter.last_new_at and meter.last_new_at > meter.since]
 
     async def freed(self):
-        """Waits until the relay has let go of the transfer of a consumer that is dead."""
+        """Waits until the relay has ended the transfer of a dead consumer."""
         process = self.relay.process
 
         async def is_free():
@@ -108,7 +108,7 @@ async def relay_kill(hit):
 
 
 async def relay_freeze(hit):
-    """Longer than any silence that is tolerated; what it sends when it thaws is of dead transfers."""
+    """Longer than any tolerated silence. What the relay sends after it resumes belongs to dead transfers."""
     hit.begins(hit.same_relay)
     hit.relay.signal(signal.SIGSTOP)
     try:
@@ -122,7 +122,7 @@ async def relay_drain(hit):
     hit.begins(hit.same_relay)
     code = await hit.relay.stop()
     if code != 0:
-        raise Problem(f"a relay that was told to stop exited {code}")
+        raise Problem(f"a relay that was asked to stop exited with {code}")
     await hit.flows()
     await hit.relay.start()
 
@@ -142,7 +142,7 @@ async def consumer_interrupt(hit):
 
 
 async def consumer_gone(hit):
-    """Killed, and for a while not run again: the relay must let go of its transfer."""
+    """Kills the consumer and restarts it only later: the relay must end its transfer."""
     hit.begins()
     hit.consumer.may_run.clear()
     try:
@@ -180,7 +180,7 @@ async def s3_freeze(hit):
 
 
 async def frozen(hit, process):
-    """A server that everybody needs stands still for a while."""
+    """Freezes a server that all downloads need for a while."""
     process.send_signal(signal.SIGSTOP)
     try:
         await asyncio.sleep(hit.order.lasts_s)
@@ -237,7 +237,7 @@ async def s3_kill(hit):
 
 
 def s3_http(make):
-    """S3 answers wrongly for a while, to the requests under way, too: these are asked again."""
+    """S3 responds incorrectly for a while, also to requests in flight, which the relay then repeats."""
     async def strike(hit):
         hit.begins(lambda other: True)
         broken = [relay.s3_proxy for relay in hit.rig.relays]
@@ -255,7 +255,7 @@ def s3_http(make):
 
 
 def link(proxies, who, fault, counts=False):
-    """A fault of a link: `fault` breaks it, or mends what it broke."""
+    """A fault of a link: `fault` breaks the link or repairs it."""
     async def strike(hit):
         hit.begins(who(hit))
         broken = proxies(hit)
@@ -297,7 +297,7 @@ def relay_link(fault):
 
 
 def consumer_link(fault):
-    # It has no other way: what it waits while there is none is not counted, unless the link is only slow.
+    # There is no other route. The time without one is not counted, unless the link is only slow.
     return link(lambda hit: hit.consumer.proxies, lambda hit: lambda other: False, fault, fault in (blackhole, down))
 
 
@@ -306,47 +306,47 @@ def s3_link(fault):
                 fault in (blackhole, down))
 
 
-# name: (what it does, from and to how many seconds it lasts, the nats-servers it is for: one, three or either)
+# name: (function, minimum and maximum duration in seconds, number of nats-servers: one, three or either)
 KINDS = {
     "relay killed": (relay_kill, 0, 0, None),
-    "relay frozen, thawed": (relay_freeze, 5, 9, None),
+    "relay frozen, resumed": (relay_freeze, 5, 9, None),
     "relay drained": (relay_drain, 0, 0, None),
     "relay's NATS link cut": (relay_link(cut), 0, 0, None),
     "relay's NATS link blackholed": (relay_link(blackhole), 5, 9, None),
     "relay's NATS link throttled": (relay_link(throttle), 2, 4, None),
     "relay's NATS link delayed": (relay_link(delay), 2, 4, None),
     "consumer killed": (consumer_kill, 0, 0, None),
-    "consumer killed for good": (consumer_gone, 0, 0, None),
+    "consumer killed and not restarted": (consumer_gone, 0, 0, None),
     "consumer interrupted": (consumer_interrupt, 0, 0, None),
-    "consumer frozen, thawed": (consumer_freeze, 20, 20, None),
+    "consumer frozen, resumed": (consumer_freeze, 20, 20, None),
     "consumer's NATS link cut": (consumer_link(cut), 0, 0, None),
     "consumer's NATS link down": (consumer_link(down), 2, 4, None),
     "consumer's NATS link blackholed": (consumer_link(blackhole), 4, 9, None),
     "consumer's NATS link throttled": (consumer_link(throttle), 2, 4, None),
     "consumer's NATS link delayed": (consumer_link(delay), 2, 4, None),
-    "nats-server frozen, thawed": (nats_freeze, 3, 9, None),
+    "nats-server frozen, resumed": (nats_freeze, 3, 9, None),
     "nats-server restarted": (nats_restart, 0, 0, 1),
-    "nats-server gone": (nats_gone, 30, 30, 1),
+    "nats-server stopped for a while": (nats_gone, 30, 30, 1),
     "nats-server of a cluster killed": (node_kill, 0, 0, 3),
     "nats-server in lame duck mode": (node_lame_duck, 3, 5, 3),
     "S3 link cut": (s3_link(cut), 0, 0, None),
     "S3 link blackholed": (s3_link(blackhole), 3, 18, None),
     "S3 link throttled": (s3_link(throttle), 2, 4, None),
     "S3 link delayed": (s3_link(delay), 2, 4, None),
-    "S3 server frozen, thawed": (s3_freeze, 2, 17, None),
-    "S3 server killed, started again": (s3_kill, 0, 12, None),
+    "S3 server frozen, resumed": (s3_freeze, 2, 17, None),
+    "S3 server killed, restarted": (s3_kill, 0, 12, None),
     "S3 answers 503 SlowDown": (s3_http(lambda: Refuse("503 Slow Down", "SlowDown")), 1, 6, None),
     "S3 answers 500": (s3_http(lambda: Refuse("500 Internal Server Error", "InternalError")), 1, 6, None),
     "S3 bodies cut": (s3_http(lambda: Shorten(300_000, honest=True)), 1, 4, None),
     "S3 bodies short": (s3_http(lambda: Shorten(300_000, honest=False)), 1, 4, None),
 }
-# Those that take long come once for so many of the others.
-RARE = {"nats-server gone": 4, "consumer frozen, thawed": 2, "S3 server killed, started again": 2,
-        "S3 server frozen, thawed": 2}
+# Slow faults occur once for this many others.
+RARE = {"nats-server stopped for a while": 4, "consumer frozen, resumed": 2, "S3 server killed, restarted": 2,
+        "S3 server frozen, resumed": 2}
 
 
 def plan(random, count, nodes, consumers, kinds=None):
-    """So many faults, every kind as often as every other, in an order that the seed gives."""
+    """This many faults, each kind equally often, in an order that depends on the seed."""
     able = [name for name in kinds or KINDS if KINDS[name][3] in (None, nodes)]
     names, round_number = [], 0
     while len(names) < count:

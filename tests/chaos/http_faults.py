@@ -1,15 +1,15 @@
-"""What an S3 server can do wrong in HTTP, done by a proxy in front of a real one: refuse, stop short, promise less."""
+"""HTTP faults of an S3 server, injected by a proxy: error responses, cut bodies, wrong lengths."""
 
 import re
 
 METHODS = (b"GET ", b"HEAD ")
-# Smaller answers are lists, errors and empty objects: those pass.
+# Smaller responses are lists, errors and empty objects, which pass unchanged.
 BODY_BYTES_MIN = 64 << 10
 HEAD_BYTES_MAX = 64 << 10
 
 
 class Refuse:
-    """Answers every request with an error of S3's, in place of the server."""
+    """Answers every request with an S3 error in place of the server."""
 
     def __init__(self, status, code):
         body = f"<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>chaos</Message></Error>"
@@ -26,19 +26,19 @@ class RefuseOne:
         self.refuse = refuse
 
     def request(self, piece):
-        """What to answer in place of the server, if anything."""
+        """The answer to give in place of the server, if any."""
         if not piece.startswith(METHODS):
             return None
         return self.refuse.head + (b"" if piece.startswith(b"HEAD ") else self.refuse.body)
 
     def response(self, piece):
-        """What of it is passed on, and whether the connection ends after it."""
+        """The bytes to pass on, and whether to close the connection afterwards."""
         return piece, False
 
 
 class Shorten:
-    """Ends every body after `keep_bytes` of it. `honest` heads promise what the server would have sent; the others are
-    only those of ranges, since a whole object whose length is a lie is, in HTTP, another object."""
+    """Ends every body after `keep_bytes`. With `honest`, the headers announce the original length. Otherwise they
+    announce the shorter one, but only for ranges: a whole object of another length is, in HTTP, another object."""
 
     def __init__(self, keep_bytes, honest):
         self.keep_bytes, self.honest = keep_bytes, honest
@@ -51,7 +51,7 @@ class ShortenOne:
     def __init__(self, shorten):
         self.shorten = shorten
         self.head = bytearray()
-        # What is left of the body, once the head was seen; None while a body is not to be ended.
+        # The rest of the body to pass on, once the headers are complete; None while the body is not to be cut.
         self.left = None
         self.in_head = False
 
@@ -76,7 +76,7 @@ class ShortenOne:
         return piece, self.left == 0
 
     def _first(self, head, body):
-        """The head as it is passed on, and the part of the body that came with it."""
+        """The headers to pass on, and the part of the body that arrived with them."""
         length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
         if not length or int(length.group(1)) < max(BODY_BYTES_MIN, self.shorten.keep_bytes + 1):
             return head + body

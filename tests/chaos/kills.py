@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Kills the consumer of 1 GiB at a random point, 20 times: how much does the next run fetch again?
+"""Kills the consumer of 1 GiB at a random point, 20 times, and measures how much the next run fetches again.
 
     kills.py --times 20
 
-It fails when that is more than one window plus one chunk, or when a file is wrong.
+Fails if that is more than one window plus one chunk, or if a file is wrong.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from rig import until
 from table import MIB, Report, print_rows
 
 SIZE = 1 << 30
-# The consumer's largest window (consumer::Options::window_max_bytes) and the relay's largest chunk
+# The consumer's largest window (gantry_client::Options::window_max_bytes) and the relay's largest chunk
 # (relay.chunk_max_bytes).
 BOUND_BYTES = (24 << 20) + 520_192
 WITHIN_S = 300
@@ -34,7 +34,7 @@ async def run(stage, gantry, args):
         for number in range(args.times):
             share, began = chance.uniform(0.01, 0.97), time.monotonic()
             downloading = asyncio.create_task(consumer.download("gib.bin"))
-            # The new download has a new meter once it has begun.
+            # The new download has a new meter once it has started.
             await asyncio.sleep(0)
             meter = consumer.meter
             await until("the point to kill at", lambda: meter.high >= share * SIZE or downloading.done(), WITHIN_S)
@@ -52,14 +52,14 @@ async def run(stage, gantry, args):
     report.print()
     say(f"kills: at most {worst / MIB:.2f} MiB fetched again, {BOUND_BYTES / MIB:.2f} MiB allowed")
     if report.problems or report.resumed != args.times:
-        raise Problem(f"not all was as promised: {report.resumed} of {args.times} were resumed")
+        raise Problem(f"some checks failed: {report.resumed} of {args.times} downloads were resumed")
     if worst > BOUND_BYTES:
-        raise Problem("more than one window and one chunk was fetched again")
+        raise Problem("more than one window and one chunk were fetched again")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--times", type=int, default=20, help="how often")
+    parser.add_argument("--times", type=int, default=20, help="number of kills")
     options(parser)
     play(run, parser.parse_args())
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Downloads 10 GiB over a link of 50 MiB/s that is cut every 10 s: does it end, and is memory flat?
+"""Downloads 10 GiB over a link of 50 MiB/s that is cut every 10 s. Fails if it does not finish or if memory grows.
 
     long.py --gib 10
 
-The object is a sparse file with its offset written at the start of every MiB, so that no two MiB are the same.
+The object is a sparse file with the offset written at the start of every MiB, so that no two MiB are equal.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from table import MIB, Report, print_rows
 
 RATE_BYTES_PER_S = 50 * MIB
 CUT_EVERY_S = 10
-# Memory is flat when its peak in the second half is no more than this above that of the first half.
+# Memory is flat if the peak of the second half exceeds the peak of the first half by no more than this.
 FLAT_WITHIN_BYTES = 16 * MIB
 
 
@@ -71,13 +71,13 @@ def tell(report, memory, took_s, consumer, args):
     say(f"long: {args.gib} GiB in {took_s:.0f} s, SHA-256 equal, {report.recoveries} recoveries, "
         f"{consumer.meter.twice / MIB:.1f} MiB fetched twice")
     if report.problems or report.downloads != 1:
-        raise Problem("not all was as promised")
+        raise Problem("some checks failed")
     if not flat:
         raise Problem("memory is not flat")
 
 
 def write_sparse(path, mib):
-    """Writes it, and returns its SHA-256."""
+    """Writes the object and returns its SHA-256."""
     digest, rest = hashlib.sha256(), bytes(MIB - 16)
     with open(path, "wb") as file:
         for number in range(mib):

@@ -1,4 +1,4 @@
-"""What every script here begins with: options, a stage that is cleared afterwards, a place that runs."""
+"""Common start of all scripts here: options, a stage that is removed afterwards, a running setup."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Behind our own folder, which has a run.py, too.
+# After this folder, which also has a run.py.
 sys.path.append(str(Path(__file__).resolve().parents[2] / "deploy" / "dev"))
 
 import demo
@@ -19,27 +19,27 @@ from consumer import Consumer
 from demo import Problem, say
 from rig import Rig, until, usage
 
-# A relay at rest, compared with itself when it was new: threads that wait for work, a connection being probed.
+# Allowed growth of an idle relay since its start: threads that wait for work, a connection for a probe.
 FDS_MORE, THREADS_MORE = 4, 24
 S3_CONNECTIONS_MAX = 16
-# On top of it while a transfer runs: what it reads ahead over, and the pipes and sockets on the way.
+# In addition while a transfer runs: connections for read-ahead, pipes and sockets.
 FDS_PER_TRANSFER, S3_CONNECTIONS_PER_TRANSFER = 4, 16
-# Resident memory at its peak, with the few downloads of these scripts.
+# Peak resident memory with the few downloads of these scripts.
 RSS_MAX_BYTES, CONSUMER_RSS_MAX_BYTES = 150 << 20, 96 << 20
 IDLE_WITHIN_S = 60
-# A relay that was cut off holds a transfer for its idle timeout, and NATS must have heard of it again.
+# A disconnected relay holds a transfer for its idle timeout, and must have reconnected to NATS.
 FITS_WITHIN_S = 20
 
 
 def options(parser):
-    parser.add_argument("--seed", default="1", help="the same faults for the same seed")
-    parser.add_argument("--gantry", type=lambda path: Path(path).resolve(), help="the binary, in place of a fresh build")
+    parser.add_argument("--seed", default="1", help="seed of the faults; the same seed gives the same faults")
+    parser.add_argument("--gantry", type=lambda path: Path(path).resolve(), help="use this binary, do not build")
     parser.add_argument("--keep", action="store_true", help="keep the logs")
-    parser.add_argument("--within-s", type=float, default=3600, help="give up after so long")
+    parser.add_argument("--within-s", type=float, default=3600, help="time limit in seconds")
 
 
 def play(acted, args):
-    """Runs `acted(stage, gantry, args)`; exits with a line when not all was well."""
+    """Runs `acted(stage, gantry, args)`. On failure, exits with a message."""
     for sig in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, signal.default_int_handler)
     name = Path(sys.argv[0]).stem
@@ -71,17 +71,17 @@ async def within(acted, within_s):
 
 
 def remove_when_gone(stage):
-    """Has the folder removed when this process is gone, even if it was killed."""
+    """Makes sure that the folder is removed when this process ends, even if it is killed."""
     keeper = [sys.executable, "-I", "-S", str(s3.RUN), "--remove", str(stage.folder), "--", "sleep", "infinity"]
     stage.processes.append(("keeper", subprocess.Popen(keeper, stdin=stage.alive_fd)))
 
 
 async def place(name, stage, gantry, report, seed, sizes, nodes=1, consumers=1, **options):
-    """A place that runs, with objects of these sizes, and consumers that are connected and do nothing yet."""
+    """A running setup with objects of these sizes, and consumers that are connected but idle."""
     rig = Rig(name, stage.folder / name, gantry, stage.alive_fd, nodes, **options)
     try:
         await rig.start_servers()
-        # A relay is not ready before its bucket is there.
+        # A relay is not ready before its bucket exists.
         for key, size in sizes.items():
             await rig.put(key, size, f"{seed} {key}")
         await rig.start_relays()
@@ -95,7 +95,7 @@ async def place(name, stage, gantry, report, seed, sizes, nodes=1, consumers=1, 
 
 
 async def fits(rig, crowd, report, where):
-    """What must hold after each fault: no relay has more of anything than the downloads that run explain."""
+    """Checks after each fault that no relay uses more resources than the running downloads explain."""
     state = {}
 
     async def fit():
@@ -116,7 +116,7 @@ async def fits(rig, crowd, report, where):
 
 
 def check_memory(rig, crowd, report):
-    """Holds the most memory that was seen against the bounds."""
+    """Compares the peak memory with the limits."""
     rig.sample()
     for who, what, bound in [*((f"relay {relay.number}", relay, RSS_MAX_BYTES) for relay in rig.relays),
                              *((f"consumer {one.number}", one, CONSUMER_RSS_MAX_BYTES) for one in crowd)]:
@@ -126,7 +126,7 @@ def check_memory(rig, crowd, report):
 
 
 async def at_rest(rig, report):
-    """What must be gone when nobody downloads any more."""
+    """Checks that the resources are released when no download is running."""
     for relay in rig.relays:
         state = {}
 

@@ -1,28 +1,28 @@
-"""A TCP proxy on loopback whose link can be cut, held without closing, throttled and delayed, and speak bad HTTP."""
+"""A TCP proxy on loopback whose link can be cut, stalled, throttled and delayed, and can corrupt HTTP."""
 
 import asyncio
 import socket
 
 PIECE_BYTES = 256 << 10
-# A piece of a slow link: small enough to flow rather than to come in gusts.
+# The size of a piece on a slow link: small enough for a steady flow.
 SLOW_PIECE_BYTES = 16 << 10
-# What is kept on the way, for a delayed link to be more than one piece at a time.
+# Bytes that a delayed link may hold, so that several pieces can be in flight.
 KEPT_PIECES = 8
 
 
 class Proxy:
-    """Passes connections on to `port`. Faults apply to those that are open and to those that come."""
+    """Forwards connections to `port`. Faults apply to open and new connections."""
 
     def __init__(self, port, up=None, down=None):
         self.upstream_port = port
-        # Each makes, for a new connection, what is called with the bytes that are passed on, to the server and back.
+        # For each new connection, these create the functions that receive the forwarded bytes, in each direction.
         self.up, self.down = up, down
         self.port = None
-        # What the link carries, and while it is broken so that it is slow.
+        # The link's rate, and its rate while it is throttled.
         self.rate_bytes_per_s = None
         self.slow_bytes_per_s = None
         self.delay_s = 0.0
-        # What is done to HTTP, of http_faults.
+        # The active HTTP fault, from http_faults.
         self.http_fault = None
         self.bytes_down = 0
         self._passing = asyncio.Event()
@@ -53,13 +53,13 @@ class Proxy:
             link.cut()
 
     def refuse(self, refusing):
-        """Resets every connection, and each new one at once."""
+        """Resets every connection, and each new connection at once."""
         self._refusing = refusing
         if refusing:
             self.cut()
 
     def hold(self, holding):
-        """Passes nothing on, says nothing to anyone: a cable that was pulled, until it is plugged in again."""
+        """Forwards nothing and closes nothing, like an unplugged cable, until it is repaired."""
         if holding:
             self._passing.clear()
         else:
@@ -79,7 +79,7 @@ class Proxy:
         await self._passing.wait()
 
     async def pace(self, way, count):
-        """Waits for as long as the bytes take at the link's rate."""
+        """Waits for as long as the bytes would take at the link's rate."""
         rate = self.slow_bytes_per_s or self.rate_bytes_per_s
         if not rate:
             return
@@ -98,7 +98,7 @@ class Link:
         self.proxy = proxy
         self.near = (reader, writer)
         self.far = None
-        # What the proxy's HTTP fault does to this connection.
+        # The state of the proxy's HTTP fault for this connection.
         self.meddler = None
         self.meddles_for = None
         self.task = asyncio.current_task()
@@ -115,7 +115,7 @@ class Link:
             for _, writer in (self.near, self.far):
                 writer.transport.set_write_buffer_limits(high=PIECE_BYTES)
                 writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # When one way ends, so does the other: neither NATS nor HTTP half-closes.
+            # When one direction ends, the other ends too: neither NATS nor HTTP uses half-closed connections.
             ways = [asyncio.ensure_future(self._pump("up", self.near[0], self.far[1], self.proxy.up)),
                     asyncio.ensure_future(self._pump("down", self.far[0], self.near[1], self.proxy.down))]
             try:
@@ -131,7 +131,7 @@ class Link:
                 writer.close()
 
     async def _pump(self, way, reader, writer, make_told):
-        """Passes pieces on in order, each when it is due."""
+        """Forwards pieces in order, each when it is due."""
         queue = asyncio.Queue(KEPT_PIECES)
         reading = asyncio.ensure_future(self._read(reader, queue))
         told = make_told() if make_told else None
@@ -160,7 +160,7 @@ class Link:
             reading.cancel()
 
     def _meddle(self, way, piece):
-        """What of a piece is passed on, and whether the connection ends after it."""
+        """The part of a piece to forward, and whether to close the connection afterwards."""
         if self.meddles_for is not self.proxy.http_fault:
             self.meddles_for = self.proxy.http_fault
             self.meddler = self.meddles_for.begin() if self.meddles_for else None

@@ -1,4 +1,4 @@
-"""A place to break: nats-servers, an S3 server and two relays, with a proxy on every link."""
+"""A setup for faults: nats-servers, an S3 server and two relays, with a proxy on every link."""
 
 import asyncio
 import hashlib
@@ -29,7 +29,7 @@ CONTROL = re.compile(rb"\.ctl\.([0-9a-f]{32})\.")
 
 
 class Node:
-    """One nats-server, on the same ports each time it is started."""
+    """A nats-server that uses the same ports each time it is started."""
 
     def __init__(self, rig, number, ports, cluster_ports):
         self.rig, self.number, self.port = rig, number, ports[number]
@@ -37,11 +37,11 @@ class Node:
         settings = {"server_name": f"nats-{number}", "listen": f"127.0.0.1:{self.port}",
                     "http": f"127.0.0.1:{free_port()}", "lame_duck_duration": "30s", "lame_duck_grace_period": "1s"}
         if len(ports) > 1:
-            # Clients are told of no other server: they would go around their proxies.
+            # Other servers are not advertised to clients, because clients would bypass their proxies.
             settings["cluster"] = {"name": "chaos", "listen": f"127.0.0.1:{cluster_ports[number]}", "no_advertise": True,
                                    "routes": [f"nats-route://127.0.0.1:{port}" for port in cluster_ports]}
         self.http = settings["http"]
-        # JSON is what nats-server reads, too.
+        # nats-server also reads JSON.
         self.config.write_text(json.dumps(settings))
         self.process = None
 
@@ -64,7 +64,7 @@ class Node:
 
 
 class Relay:
-    """One `gantry serve`, with links of its own to every nats-server and to S3."""
+    """A `gantry serve` with its own links to every nats-server and to S3."""
 
     def __init__(self, rig, number, s3_proxy):
         self.rig, self.number, self.s3_proxy = rig, number, s3_proxy
@@ -74,7 +74,7 @@ class Relay:
         self.rss_peak_bytes = 0
 
     def learn(self, piece):
-        """Notes the relay's service id, which stands in the control subject that it subscribes to."""
+        """Records the relay's service id, which is part of the control subject that it subscribes to."""
         found = CONTROL.search(piece[:4096])
         if found:
             self.instance = found.group(1).decode()
@@ -102,25 +102,25 @@ class Relay:
         os.kill(self.process.pid, number)
 
     async def stop(self):
-        """Stops as an operator does; returns the exit code."""
+        """Stops the relay as an operator would; returns the exit code."""
         self.signal(signal.SIGTERM)
         await ended(self.process)
         return self.process.returncode
 
     async def active(self):
-        """How many transfers it says are under way."""
+        """The number of active transfers that the relay reports."""
         text = await fetch(f"http://{self.http}/metrics")
         return int(float(re.search(r"^gantry_transfers_active ([\d.e+]+)$", text, re.M).group(1)))
 
 
 class Rig:
-    """All of it. `pace_bytes_per_s` is what S3 gives to each relay: the one bottleneck while nothing is broken."""
+    """The whole setup. `pace_bytes_per_s` limits S3's rate for each relay: the only bottleneck without faults."""
 
     def __init__(self, name, folder, gantry, alive_fd, nodes=1, pace_bytes_per_s=None,
                  stores=None, direct=False):
         self.name, self.folder, self.gantry, self.alive_fd = name, folder, gantry, alive_fd
         self.pace_bytes_per_s = pace_bytes_per_s
-        # Without proxies where speed is measured.
+        # No proxies where speed is measured.
         self.direct = direct
         self.stores = [f"--store={store}" for store in stores or [f"{STORE}=s3://{BUCKET}"]]
         self.processes, self.proxies, self.objects = [], [], {}
@@ -143,13 +143,13 @@ class Rig:
         await asyncio.gather(*(relay.start() for relay in self.relays))
 
     async def start_s3(self):
-        # The folder outlives the server: it comes back with its data.
+        # The folder outlives the server, which restarts with its data.
         self.s3, self.s3_process = await asyncio.to_thread(
             s3.start, self.folder / "s3", stdin=self.alive_fd, remove=[])
         self.processes.append(self.s3_process)
 
     async def put(self, key, size, seed):
-        """Puts an object of random bytes, the same ones for the same seed."""
+        """Puts an object of random bytes that depend on the seed only."""
         def make():
             chance, digest = random.Random(seed), hashlib.sha256()
             with tempfile.TemporaryFile(dir=self.folder) as file:
@@ -181,7 +181,7 @@ class Rig:
         return self.folder / f"{name}.log"
 
     def spawn(self, name, command, env=None, stdout=None):
-        """Starts a command that can't outlive us; what it says goes to a log."""
+        """Starts a command that can't outlive this process, and logs its output."""
         with open(self.log(name), "ab") as log:
             process = subprocess.Popen(demo.supervised(command), stdin=self.alive_fd, stdout=stdout or log, stderr=log,
                                        env=env, cwd=self.folder)
@@ -189,7 +189,7 @@ class Rig:
         return process
 
     async def mend(self):
-        """Starts what a fault that went otherwise has left dead."""
+        """Restarts processes that a failed fault has left dead."""
         if self.s3_process.poll() is not None:
             await self.start_s3()
         for part in (*self.nodes, *self.relays):
@@ -197,7 +197,7 @@ class Rig:
                 await part.start()
 
     def sample(self):
-        """Notes the relays' memory."""
+        """Records the relays' memory."""
         for relay in self.relays:
             if relay.process and relay.process.poll() is None:
                 relay.rss_peak_bytes = max(relay.rss_peak_bytes, usage(relay.process.pid)["rss_peak_bytes"])
@@ -216,7 +216,7 @@ def urls(proxies):
 
 
 def usage(pid):
-    """Open files, threads and memory of a process, now and at most so far; zeros when it is gone."""
+    """Current and peak open files, threads and memory of a process; zeros if it has ended."""
     proc = Path("/proc") / str(pid)
     try:
         status = (proc / "status").read_text()
@@ -253,7 +253,7 @@ async def ended(process, within_s=READY_WITHIN_S):
 
 
 async def until(what, holds, within_s):
-    """Waits until something holds; it may be a coroutine function."""
+    """Waits until a condition holds, which may be a coroutine function."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         found = holds()

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Breaks everything under running downloads, with real processes, and compares every file.
+"""Injects faults during downloads between real processes, and compares every file.
 
-    run.py                    212 faults of all kinds, at four places at once: six to seven minutes
+    run.py                    212 faults of all kinds, in four setups at once: six to seven minutes
     run.py --short            every important kind once: one to two minutes, part of `make test`
-    run.py --seed 7 --plan    the faults that this seed gives, without doing them
+    run.py --seed 7 --plan    print the faults for this seed without injecting them
 
-Each place has nats-server (one, or a cluster of three), an S3 server, two relays, and consumers that download one
-object after another with `gantry get`, with a proxy of ours on every link. A table tells for each kind of fault how
-long no new byte came and how many came twice. It fails for wrong bytes, for who hangs, and for what is left behind;
-never for slowness. Everything listens on 127.0.0.1, and ends with this process however that ends.
+Each setup has nats-server (one, or a cluster of three), an S3 server, two relays, and consumers that download one
+object after another with `gantry get`. Every link has a proxy. A table shows for each kind of fault how long no new
+byte arrived and how many bytes were fetched twice. The run fails on wrong bytes, hangs and leaked resources, but
+never on slowness. All processes listen on 127.0.0.1 and stop when this process ends, even if it is killed.
 """
 
 import argparse
@@ -22,20 +22,20 @@ from faults import KINDS, Hit, plan
 from rig import until
 from table import Report
 
-# Large enough to be hit in the middle, small enough for many.
+# Large enough for a fault in the middle, small enough for many downloads.
 SIZES = {"empty.bin": 0, "one.bin": 1, "chunk.bin": 520_192, "odd.bin": 3_000_001, "large.bin": 48 << 20,
          "larger.bin": (64 << 20) + 12_345}
-# So that a download outlasts the moment in which a fault comes, and two cores carry all of it.
+# Slow enough that a download is still running when its fault occurs, and that two cores suffice.
 PACE_BYTES_PER_S = 12 << 20
 CONSUMERS = 2
-# name: how many nats-servers
+# name: number of nats-servers
 PLACES = {"one-nats-a": 1, "one-nats-b": 1, "three-nats-a": 3, "three-nats-b": 3}
 FAULTS = 212
-SHORT_KINDS = ("relay killed", "relay frozen, thawed", "relay drained", "relay's NATS link cut",
-               "relay's NATS link blackholed", "consumer killed", "consumer killed for good", "consumer interrupted",
+SHORT_KINDS = ("relay killed", "relay frozen, resumed", "relay drained", "relay's NATS link cut",
+               "relay's NATS link blackholed", "consumer killed", "consumer killed and not restarted", "consumer interrupted",
                "consumer's NATS link blackholed", "nats-server restarted", "S3 link cut", "S3 link blackholed",
-               "S3 server killed, started again", "nats-server frozen, thawed", "S3 answers 503 SlowDown", "S3 bodies short")
-# Far above what all of it takes, on a busy machine: whoever waits for the script must not wait for ever.
+               "S3 server killed, restarted", "nats-server frozen, resumed", "S3 answers 503 SlowDown", "S3 bodies short")
+# Much longer than the run takes on a busy machine, so that a caller never waits for ever.
 SHORT_WITHIN_S, WITHIN_S = 600, 1800
 # From the end of one download to the middle of the next, on a busy machine.
 NEXT_WITHIN_S = 180
@@ -46,11 +46,11 @@ async def run(stage, gantry, args):
     await strike_all(stage, gantry, places(args), report, args.seed)
     report.print()
     if report.problems:
-        raise Problem("not all was as promised")
+        raise Problem("some checks failed")
 
 
 async def strike_all(stage, gantry, places, report, seed):
-    """Works off the faults of all places, side by side."""
+    """Injects the faults of all setups in parallel."""
     began = time.monotonic()
     say(f"chaos: seed {seed}, {sum(len(orders) for *_, orders in places)} faults")
     ended = await asyncio.gather(*(strike_one(name, stage, gantry, nodes, orders, report, seed)
@@ -61,7 +61,7 @@ async def strike_all(stage, gantry, places, report, seed):
 
 
 async def strike_one(name, stage, gantry, nodes, orders, report, seed):
-    """Works off the faults of one place, one after the other."""
+    """Injects the faults of one setup one after the other."""
     rig, crowd = await place(name, stage, gantry, report, seed, SIZES, nodes, CONSUMERS,
                              pace_bytes_per_s=PACE_BYTES_PER_S)
     try:
@@ -78,7 +78,7 @@ async def strike_one(name, stage, gantry, nodes, orders, report, seed):
 
 
 async def strike(rig, crowd, order, report, where):
-    """One fault, in the middle of a download; what is wrong with it does not end the run."""
+    """Injects one fault in the middle of a download. A failure does not end the run."""
     consumer = crowd[order.consumer]
     try:
         await until(f"{consumer.name} is in the middle of a download", lambda: consumer.can_be_hit(order.share) and
@@ -86,7 +86,7 @@ async def strike(rig, crowd, order, report, where):
     except Problem as problem:
         return report.hang(f"{where}: {problem}")
     hit = Hit(rig, crowd, order)
-    # A process that is killed takes its peak with it.
+    # The peak of a killed process is lost, so record it first.
     rig.sample()
     began, at_share = time.monotonic(), consumer.meter.high / consumer.size
     try:
@@ -103,7 +103,7 @@ async def strike(rig, crowd, order, report, where):
 
 
 def places(args):
-    """(name, nats-servers, faults) of each place."""
+    """(name, nats-servers, faults) of each setup."""
     if args.short:
         kinds = args.kinds or SHORT_KINDS
         return [("one-nats", 1, plan(random.Random(f"{args.seed} short"), args.faults or len(kinds), 1, CONSUMERS, kinds))]
@@ -114,10 +114,10 @@ def places(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faults", type=int, help="how many")
-    parser.add_argument("--kinds", type=lambda text: text.split(";"), help="only these, separated by semicolons")
-    parser.add_argument("--short", action="store_true", help="every important kind once, at one place")
-    parser.add_argument("--plan", action="store_true", help="only say what would be done")
+    parser.add_argument("--faults", type=int, help="number of faults")
+    parser.add_argument("--kinds", type=lambda text: text.split(";"), help="only these kinds, separated by semicolons")
+    parser.add_argument("--short", action="store_true", help="every important kind once, in one setup")
+    parser.add_argument("--plan", action="store_true", help="only print the planned faults")
     options(parser)
     parser.set_defaults(within_s=None)
     args = parser.parse_args()

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""One consumer that reads 1 MiB/s beside fast ones at the same relays: do the fast ones keep their speed?
+"""Measures whether one consumer that reads 1 MiB/s slows down fast consumers of the same relays.
 
     slow.py --rounds 4
 
-Rounds without the slow one and with it take turns, so that what else the machine does hits both alike. It fails when
-nats-server drops someone, when the slow one has to recover or gets wrong bytes, or when a relay's memory leaves its
-budget. The speeds are told and not judged.
+Rounds with and without the slow consumer alternate, so that other load on the machine affects both. Fails if
+nats-server disconnects a client, if the slow consumer has to recover or receives wrong bytes, or if a relay's memory
+exceeds its limit. The speeds are reported but not checked.
 """
 
 import argparse
@@ -48,7 +48,7 @@ async def run(stage, gantry, args):
 
 
 async def fast_while(rig, task, seen):
-    """Keeps the fast ones busy for as long as the task takes; returns their speeds."""
+    """Runs fast downloads until the task ends; returns their speeds."""
     speeds = []
     over = asyncio.ensure_future(task)
 
@@ -80,7 +80,7 @@ async def get(rig, key, target):
 
 
 async def slow_one(rig):
-    """Reads at its rate to the end; returns whether the bytes are right, its summary, and how long it took."""
+    """Reads to the end at the given rate. Returns whether the bytes are correct, the summary, and the duration."""
     process = start(rig, "slow.bin", "-")
     digest, began, count = hashlib.sha256(), time.monotonic(), 0
     while piece := await asyncio.to_thread(process.stdout.read1, 64 << 10):
@@ -104,12 +104,12 @@ def tell(rig, speeds, seen, slows, dropped):
         f"consumers dropped by nats-server, at most {seen['pending'] / MIB:.1f} MiB pending for one connection, a relay's "
         f"memory at most {peak / MIB:.0f} MiB")
     if dropped or recoveries or not all(right for right, *_ in slows) or peak > RSS_MAX_BYTES:
-        raise Problem("not all was as promised")
+        raise Problem("some checks failed")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=4, help="how often both are measured")
+    parser.add_argument("--rounds", type=int, default=4, help="number of rounds with and without the slow consumer")
     options(parser)
     play(run, parser.parse_args())
 

@@ -1,4 +1,4 @@
-"""What came of it: a row for each kind of fault, totals, and all that must not be."""
+"""The results: a row for each kind of fault, totals, and all problems."""
 
 import collections
 import math
@@ -8,7 +8,7 @@ MIB = 1 << 20
 
 
 class Report:
-    """Gathers what the rigs saw. Any entry of `problems` fails the run."""
+    """Collects the results of all setups. Any entry in `problems` fails the run."""
 
     def __init__(self, say):
         self.say = say
@@ -50,11 +50,11 @@ class Report:
 
     def _problem(self, kind, text):
         self.problems[kind] += 1
-        self.say(f"NOT AS PROMISED ({kind}): {text}")
+        self.say(f"FAILED ({kind}): {text}")
 
     def print(self):
         self.say("")
-        rows = [("fault", "count", "downloads hit", "median s", "p99 s", "max s", "MiB twice: median", "max")]
+        rows = [("fault", "count", "downloads affected", "median s", "p99 s", "max s", "MiB fetched twice: median", "max")]
         for kind, count in sorted(self.struck.items()):
             gaps = [gap for gap, _ in self.samples[kind]]
             twice = [amount / MIB for _, amount in self.samples[kind]]
@@ -63,9 +63,9 @@ class Report:
         print_rows(rows, self.say)
         self.say("")
         self.say(f"{sum(self.struck.values())} faults, {self.downloads} downloads, {self.object_bytes / MIB:.0f} MiB; over the "
-                 f"consumers' links came {self.link_bytes / MIB:.0f} MiB, {self.twice_bytes / MIB:.1f} MiB of it twice")
+                 f"consumers' links {self.link_bytes / MIB:.0f} MiB, of which {self.twice_bytes / MIB:.1f} MiB were redundant")
         self.say(f"{self.recoveries} recoveries, {self.resumed} downloads resumed by a new process, "
-                 f"{self.gave_up} runs that found nobody at their start and were run again; proofs: "
+                 f"{self.gave_up} runs repeated that found no relay or nats-server at their start; verified by: "
                  + (", ".join(f"{count} {kind}" for kind, count in self.proofs.items()) or "none"))
         for note in self.notes:
             self.say(note)
@@ -74,7 +74,7 @@ class Report:
 
 
 def print_rows(rows, say):
-    """A table that is also Markdown."""
+    """Prints a table that is also valid Markdown."""
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     lines = ["| " + " | ".join(str(cell).ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -87,7 +87,7 @@ def median(values):
 
 
 def p99(values):
-    """The nearest rank: with fewer than 100 values it is the greatest."""
+    """The nearest rank. With fewer than 100 values this is the maximum."""
     return sorted(values)[math.ceil(0.99 * len(values)) - 1] if values else None
 
 

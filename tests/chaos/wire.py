@@ -1,19 +1,19 @@
-"""Reads what nats-server sends to a consumer, as it passes by: which bytes of the object came, when, and from whom."""
+"""Parses the data that nats-server sends to a consumer: which bytes arrived, when, and from which relay."""
 
 import json
 import time
 
-# No control line or header of ours is longer.
+# The maximum length of our control lines and headers.
 HEAD_MAX_BYTES = 64 << 10
 
 
 class Reader:
-    """Reads one connection's bytes; tells `meter` of each piece of a chunk."""
+    """Parses the bytes of one connection and reports each piece of a chunk to `meter`."""
 
     def __init__(self, meter):
         self.meter = meter
         self._head = bytearray()
-        # What is left of a payload, and whether it is a chunk's.
+        # The remaining length of a payload, and whether it is a chunk's.
         self._left = 0
         self._in_chunk = False
         # The transfer of an `accepted` that is being read, and what of its body has come.
@@ -24,7 +24,7 @@ class Reader:
         while view:
             if self._left:
                 count = min(self._left, len(view))
-                # The line end after the payload is not of the object.
+                # The line end after the payload does not belong to the object.
                 of_object = max(0, self._left - 2) - max(0, self._left - count - 2)
                 self._left -= count
                 if self._in_chunk and of_object:
@@ -36,7 +36,7 @@ class Reader:
                 view = self._read_head(view)
 
     def _read_head(self, view):
-        """Gathers a control line and its headers; returns what follows."""
+        """Collects a control line and its headers; returns the bytes that follow."""
         before = len(self._head)
         self._head += view[:HEAD_MAX_BYTES]
         line_end = self._head.find(b"\r\n")
@@ -65,7 +65,7 @@ class Reader:
             self._accepted = None
 
     def _note(self, words, headers, payload_len):
-        """Tells of a chunk that begins; returns whether it is one."""
+        """Reports the start of a chunk; returns whether the message is a chunk."""
         fields = dict(line.split(": ", 1) for line in headers.decode().split("\r\n")[1:] if ": " in line)
         if fields.get("Gantry-Type") == "accepted":
             self._accepted = (fields["Gantry-Transfer"], bytearray())
@@ -76,10 +76,10 @@ class Reader:
 
 
 class Meter:
-    """Counts one download's bytes over all its connections, and notes how long none came."""
+    """Counts a download's bytes over all its connections, and records how long none arrived."""
 
     def __init__(self):
-        # Up to where bytes came without a gap, how many came in all, and how many of them to no use.
+        # The end of the contiguous bytes, the number of all bytes, and the number of redundant ones.
         self.high = self.received = self.twice = 0
         self.transfer = self.instance = None
         # By transfer, those of which no chunk has come yet.
@@ -104,7 +104,7 @@ class Meter:
 
     def bytes_came(self, count):
         begin, self._next = self._next, self._next + count
-        # Bytes after a gap are not taken, and come again.
+        # The consumer discards bytes after a gap and fetches them again.
         new = max(0, self._next - self.high) if begin <= self.high else 0
         self.received += count
         self.twice += count - new
@@ -118,7 +118,7 @@ class Meter:
         self.last_new_at = now
 
     def watch(self):
-        """Notes gaps from now on."""
+        """Starts recording gaps."""
         self.since, self.longest_gap_s = time.monotonic(), 0.0
 
     def silent_s(self):

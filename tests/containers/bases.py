@@ -1,8 +1,8 @@
-"""Makes the base images from Debian's packages and this host's toolchain.
+"""Builds the base images from Debian's packages and this host's toolchain.
 
-Each is kept as gantry-proof/NAME:KEY, the key being the hash of what went in,
-and carries the name that the Dockerfile or the compose files use only while
-the proof runs. An image that already has such a name is used as it is.
+Each image is kept as gantry-proof/NAME:KEY, where KEY is a hash of its inputs. It
+has the name that the Dockerfile or the compose files use only while the test
+runs. An existing image with such a name is used unchanged.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ BUSYBOX = "gantry-proof/busybox:latest"
 
 
 class Bases:
-    """The base images, and which of their public names this run has given."""
+    """The base images, and the public names that this run has assigned."""
 
     def __init__(self):
         self.named = []
 
     def make(self):
-        """Makes what is missing; afterwards every FROM and image: resolves."""
+        """Builds missing images. Afterwards every FROM and image: resolves."""
         images = image_names()
         self._provide("rust", images["rust"], rust_context)
         self._provide("distroless", images["distroless"], lambda: recipe_files("pick-packages.sh"))
@@ -43,19 +43,19 @@ class Bases:
         self._provide("curl", images["curl"], dict)
 
     def forget_names(self):
-        """Takes back the public names, so that no one mistakes these images."""
+        """Removes the public names, so that nobody mistakes these images for the originals."""
         while self.named:
             docker("rmi", "--no-prune", self.named.pop(), check=False)
 
     def _provide(self, name, public_name, context, under=None):
         if image_exists(public_name) and not image_label(public_name, BASE_LABEL):
-            say(f"  {public_name}: present, used as it is")
+            say(f"  {public_name}: present, used unchanged")
             return
         (under or self._debian)()
         kept = build_recipe(name, context())
         docker("tag", kept, public_name)
         self.named.append(public_name)
-        say(f"  {public_name}: made here ({kept})")
+        say(f"  {public_name}: built here ({kept})")
 
     def _busybox(self):
         self._debian()
@@ -70,7 +70,7 @@ class Bases:
 
 
 def image_names():
-    """The names that the Dockerfile and the compose file use."""
+    """The image names in the Dockerfile and the compose file."""
     text = (ROOT / "Dockerfile").read_text()
     arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.M))
     built_from = [re.sub(r"\$\{(\w+)\}", lambda match: arguments[match[1]], name)
@@ -111,20 +111,20 @@ def recipe_files(*names):
 
 
 def build_recipe(name, files):
-    """Builds bases/NAME.Dockerfile over files {path in the context: path here}."""
+    """Builds bases/NAME.Dockerfile with files {path in the context: local path}."""
     recipe = RECIPES / f"{name}.Dockerfile"
     below = BUSYBOX if name in ("nats", "seaweedfs") else DEBIAN
     kept = f"gantry-proof/{name}:{context_key(recipe, files, below)}"
     if image_exists(kept):
         return kept
-    # The classic builder, since it takes a FROM by its local name without a
-    # look at any registry.
+    # The classic builder, because it resolves a local FROM without contacting a
+    # registry.
     builder = subprocess.Popen(
         ["docker", "build", "--quiet", "--label", f"{BASE_LABEL}={name}", "--tag", kept, "-"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=dict(os.environ, DOCKER_BUILDKIT="0"))
     try:
-        # GNU: the client tells an archive by its first 512 bytes, which a pax header fills.
+        # GNU format: the client recognises an archive by its first 512 bytes, which a pax header would fill.
         with tarfile.open(fileobj=builder.stdin, mode="w|", format=tarfile.GNU_FORMAT) as context:
             context.add(recipe, "Dockerfile")
             for inside in sorted(files):
@@ -143,7 +143,7 @@ def build_recipe(name, files):
 
 
 def remove_older(kept):
-    """Removes what earlier recipes of the same base left, save what is in use."""
+    """Removes images of earlier recipes for the same base, except those in use."""
     repository = kept.split(":")[0]
     listed = docker("images", "--format", "{{.Repository}}:{{.Tag}}", repository).stdout.split()
     for name in listed:
@@ -152,7 +152,7 @@ def remove_older(kept):
 
 
 def context_key(recipe, files, below):
-    """Hashes the recipe, the image below, and each file's place and size."""
+    """Hashes the recipe, the parent image, and each file's path and size."""
     key = hashlib.sha256(recipe.read_bytes())
     key.update(docker("image", "inspect", "--format", "{{.Id}}", below).stdout.encode())
     for inside in sorted(files):
@@ -165,7 +165,7 @@ def context_key(recipe, files, below):
 
 
 def rust_context():
-    """The toolchain that cargo uses here, and the crates of Cargo.lock."""
+    """The local toolchain and the crates in Cargo.lock."""
     required = re.search(r"rust:([\d.]+)", image_names()["rust"])[1]
     version = run(["rustc", "--version"], cwd=ROOT).stdout.split()[1]
     if not version.startswith(required):
@@ -181,7 +181,7 @@ def rust_context():
 
 
 def locked_crates():
-    """Cargo's index and the crate files that Cargo.lock names."""
+    """Cargo's index and the crate files listed in Cargo.lock."""
     run(["cargo", "fetch", "--locked", "--quiet"], 300, cwd=ROOT)
     home = pathlib.Path(os.environ.get("CARGO_HOME", pathlib.Path.home() / ".cargo"))
     lock = (ROOT / "Cargo.lock").read_text()
@@ -209,6 +209,6 @@ def seaweedfs_context():
 
 
 def server_binary(name):
-    """The pinned server; what lies on PATH may not run on another system's libc."""
+    """The pinned server. A binary from PATH might not run with another system's libc."""
     done = run([sys.executable, str(ROOT / "deploy/dev/servers.py"), name], 300, env=dict(os.environ, PATH=""))
     return pathlib.Path(done.stdout.strip())

@@ -1,7 +1,7 @@
-"""Gets Compose v2, which Debian has from trixie on, as a plugin of the docker client.
+"""Installs Compose v2, which Debian provides since trixie, as a plugin of the docker client.
 
-It is kept in `.dev/compose`, apart from what is installed, and checked by apt
-against Debian's keys, which an older release knows, too.
+It is kept in `.dev/compose`, separate from installed programs. apt checks it against
+Debian's keys, which older releases also have.
 """
 
 import os
@@ -23,7 +23,7 @@ PLUGIN = CONFIG / "cli-plugins" / "docker-compose"
 
 
 def provide():
-    """Makes `docker compose` work, for this process and what it starts, if it does not yet and Debian can be asked."""
+    """Makes `docker compose` available to this process and its children, if it is missing and Debian is reachable."""
     if run(["docker", "compose", "version"], check=False).returncode == 0:
         return
     try:
@@ -40,11 +40,11 @@ def get():
         raise Failed("this machine has no apt")
     with servers.scratch() as name:
         folder = pathlib.Path(name)
-        # From wherever this machine gets Debian.
+        # From the Debian mirror that this machine uses.
         sites = run(["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Component: main"]).stdout
         site = next((site for site in sites.splitlines() if site.rstrip("/").endswith("/debian")), None)
         if site is None:
-            raise Failed("apt knows no site of Debian's")
+            raise Failed("apt has no Debian mirror")
         (folder / "sources").write_text(f"deb [signed-by={KEYS}] {site} {RELEASE} main\n")
         for part in ("lists/partial", "cache/archives/partial"):
             (folder / part).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""One `gantry get` in a container of its own, watched byte by byte."""
+"""Runs one `gantry get` in its own container and watches its output byte by byte."""
 
 import hashlib
 import itertools
@@ -11,15 +11,15 @@ import time
 from engine import LABEL, Failed, docker
 
 READ_BYTES = 1 << 20
-# Far above any pause that the faults may cause.
+# Much longer than any pause that the faults can cause.
 SILENCE_LIMIT_S = 90
 NUMBERS = itertools.count(1)
 
 
 class Download:
-    """Runs `get KEY -o -` and hashes what arrives, noting each wait for bytes.
+    """Runs `get KEY -o -`, hashes its output, and records each wait for bytes.
 
-    pace_bytes_per_s, where given, reads no faster: a transfer that has to
+    pace_bytes_per_s, if given, limits the reading rate, for a transfer that has to
     outlast several faults.
     """
 
@@ -36,7 +36,7 @@ class Download:
         self._reached = threading.Condition()
         self._errors = tempfile.TemporaryFile()
         self._started = self._last_byte = time.monotonic()
-        # No log driver: the engine would write every byte into its own log too.
+        # No log driver: otherwise the engine would also log every byte.
         self._process = subprocess.Popen(
             ["docker", "run", "--rm", "--name", self.container, "--label", f"{LABEL}={run_id}", "--log-driver", "none",
              "--network", network, "--env", f"NATS_URL={nats_url}",
@@ -78,7 +78,7 @@ class Download:
     def _hold_back(self, now):
         if self.pace_bytes_per_s:
             due = self._started + self.first_byte_s + self.received_bytes / self.pace_bytes_per_s
-            # A download that fell behind may catch up at once.
+            # A download that fell behind may catch up without pauses.
             time.sleep(max(0.0, min(due - now, 0.5)))
 
     @property
@@ -91,7 +91,7 @@ class Download:
             raise Failed(f"{self.key}: ended early, exit {self.exit_code}\n{self.errors()}")
 
     def finish(self, expected_digest):
-        """Waits for the end; fails unless it succeeded with the expected bytes."""
+        """Waits for the end. Fails unless the download succeeded with the expected bytes."""
         self._wait(lambda: self.done)
         if self.exit_code != 0:
             raise Failed(f"{self.key}: exit {self.exit_code} after {self.received_bytes} bytes\n{self.errors()}")
@@ -100,7 +100,7 @@ class Download:
                          f"not {expected_digest}")
 
     def _wait(self, reached):
-        """Waits as long as bytes come, however slowly; a busy machine is no fault."""
+        """Waits as long as bytes arrive, however slowly: a busy machine is not a failure."""
         with self._reached:
             while not self._reached.wait_for(reached, timeout=1):
                 silent_s = time.monotonic() - self._last_byte

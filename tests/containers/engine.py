@@ -1,4 +1,4 @@
-"""Calls of the docker client, each bounded in time."""
+"""Calls the docker client, with a time limit for each call."""
 
 import json
 import os
@@ -11,7 +11,7 @@ LABEL = "gantry-proof"
 
 
 class Failed(Exception):
-    """A step of the proof that did not hold; the text is for a person."""
+    """A failed step of the test, described for a person."""
 
 
 def say(text):
@@ -19,7 +19,7 @@ def say(text):
 
 
 def run(args, timeout_s=180, check=True, **kwargs):
-    """Runs a command; returns its completed process, output as text."""
+    """Runs a command and returns the completed process, with its output as text."""
     try:
         done = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               text=True, timeout=timeout_s, **kwargs)
@@ -35,7 +35,7 @@ def docker(*args, timeout_s=180, check=True, **kwargs):
 
 
 def engine_version():
-    """The engine's version, or None with a reason when none answers."""
+    """The engine's version, or None and a reason if no engine answers."""
     if shutil.which("docker") is None:
         return None, "no docker client on PATH"
     try:
@@ -66,7 +66,7 @@ def health(container):
 
 
 def wait_until(what, condition, timeout_s, every_s=0.2):
-    """Returns condition()'s first true result; fails after timeout_s."""
+    """Returns the first true result of condition(). Fails after timeout_s."""
     limit = time.monotonic() + timeout_s
     while True:
         result = condition()
@@ -78,7 +78,7 @@ def wait_until(what, condition, timeout_s, every_s=0.2):
 
 
 def compose_commands():
-    """Every Compose at hand, v2 first, as (name, command)."""
+    """Every installed version of Compose, v2 first, as (name, command)."""
     found = []
     plugin = run(["docker", "compose", "version", "--short"], check=False)
     if plugin.returncode == 0:
@@ -91,7 +91,7 @@ def compose_commands():
 
 
 class Project:
-    """One compose file under a project name of its own."""
+    """A compose file with its own project name."""
 
     def __init__(self, command, file, name, environment):
         self.command = command
@@ -107,7 +107,7 @@ class Project:
         return run([*self.base(), *args], timeout_s, check, env=self.environment)
 
     def up(self, timeout_s=420):
-        """Brings the file up as its first lines tell a person to."""
+        """Starts the services with the commands in the file's first lines."""
         if self.has_wait:
             self("up", "--wait", timeout_s=timeout_s)
         else:
@@ -117,7 +117,7 @@ class Project:
         self("--profile", "consumer", "down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)
 
     def container(self, service):
-        """The id of a service's one container, running or not."""
+        """The id of a service's only container, running or not."""
         ids = self("ps", "-q", service).stdout.split()
         if len(ids) != 1:
             done = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={self.name}",
@@ -131,12 +131,12 @@ class Project:
         return f"{self.name}_default"
 
     def published(self, service, port):
-        """Where a container's port is reached from this host, as host:port."""
+        """The address of a container's port on this host, as host:port."""
         return docker("port", self.container(service), str(port)).stdout.splitlines()[0].strip()
 
 
 def remove_everything(run_id):
-    """Removes each container that this run started by itself."""
+    """Removes each container that this run started directly."""
     ids = docker("ps", "-aq", "--filter", f"label={LABEL}={run_id}", check=False).stdout.split()
     if ids:
         docker("rm", "--force", "--volumes", *ids, check=False)

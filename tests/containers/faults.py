@@ -1,4 +1,4 @@
-"""Breaks a running cluster, piece by piece, under downloads that must not notice."""
+"""Injects faults into a running cluster during downloads, which must succeed."""
 
 import dataclasses
 import re
@@ -10,21 +10,21 @@ from download import Download
 from engine import Failed, docker, health, inspect, say, wait_until
 
 MIB = 1 << 20
-# Twenty containers have to start and share two cores.
+# Twenty containers have to start on two cores.
 FIRST_LOAD_LIMIT_S = 600
 HEALTHY_LIMIT_S = 120
 RELAYS = ("relay-1", "relay-2")
 CLUSTER_URL = "nats://nats-1:4222,nats://nats-2:4222,nats://nats-3:4222"
 LOAD_DOWNLOADS = 20
 ROLLS = 10
-# A download that is still running when the fault strikes, and when the last of several has.
+# The size of a download that is still running at the fault, and at the last of several faults.
 PACE_BYTES_PER_S = 100 * MIB
 SLOW_PACE_BYTES_PER_S = 25 * MIB
 
 
 @dataclasses.dataclass
 class Row:
-    """A line of the table: what was broken, and until when no byte came."""
+    """A row of the table: the fault, and the pause in the download."""
 
     broken: str
     at_mib: int
@@ -34,7 +34,7 @@ class Row:
 
 
 class Faults:
-    """The faults, over one project that is up."""
+    """The faults, for one running project."""
 
     def __init__(self, project, image, nats_url, run_id, digests):
         self.project = project
@@ -108,7 +108,7 @@ class Faults:
         self._end("three nats-servers restarted, one by one", running, at, began, "")
 
     def roll_relays(self):
-        """Stops and starts the relays in turn while 20 downloads always run."""
+        """Stops and starts the relays in turn while 20 downloads are always running."""
         load = Load(self)
         load.start()
         began = time.monotonic()
@@ -131,8 +131,8 @@ class Faults:
         say(f"  {note}")
 
     def _break_serving(self, what, fault, mend):
-        """Breaks the relay that serves a running download, mends it afterwards."""
-        # One that was cut off before may still hold the transfer that went on elsewhere.
+        """Breaks the relay that serves a running download, and repairs it afterwards."""
+        # A relay that was disconnected earlier may still hold a transfer that continued elsewhere.
         wait_until("the relays without a transfer", self._idle, HEALTHY_LIMIT_S)
         running = self.download()
         relay = None
@@ -161,7 +161,7 @@ class Faults:
         return all(active_transfers(self.project.published(service, 8080)) == 0 for service in RELAYS)
 
     def _serving(self):
-        """The container whose sent bytes grow: one with a transfer that nobody reads any more is not it."""
+        """The container whose sent bytes grow. A relay with an abandoned transfer is not the serving one."""
         addresses = {service: self.project.published(service, 8080) for service in RELAYS}
         before = {service: sent_bytes(address) for service, address in addresses.items()}
         grown = {}
@@ -193,7 +193,7 @@ def metric(address, name):
 
 
 class Load:
-    """Downloads without end, always LOAD_DOWNLOADS at once, each compared."""
+    """Endless downloads, always LOAD_DOWNLOADS at once. Each is compared."""
 
     def __init__(self, faults):
         self.faults = faults

@@ -1,4 +1,4 @@
-"""What the built image is: its user, its size, what is in it."""
+"""Checks the image: its user, size and contents."""
 
 import subprocess
 import tarfile
@@ -25,7 +25,7 @@ def check_image(image, run_id):
 
 def runs_hardened(image, run_id):
     done = docker("run", "--rm", "--label", f"{LABEL}={run_id}", *HARDENED, image, "--version")
-    say(f"   {done.stdout.strip()}, as 65532:65532, read-only, no capability, no network")
+    say(f"   {done.stdout.strip()}, as 65532:65532, read-only, no capabilities, no network")
 
 
 def has_no_shell(image, run_id):
@@ -37,7 +37,7 @@ def has_no_shell(image, run_id):
 
 
 def print_contents(image, run_id):
-    """Sums the files by what they are; the base's packages say the rest."""
+    """Prints the size of the files by kind, and the base's packages."""
     container = docker("create", "--label", f"{LABEL}={run_id}", image).stdout.strip()
     sizes, packages, set_uid = {}, [], []
     try:
@@ -45,7 +45,7 @@ def print_contents(image, run_id):
         with tarfile.open(fileobj=export.stdout, mode="r|") as files:
             for file in files:
                 folder, _, name = file.name.rpartition("/")
-                # Beside each package's status lies its list of checksums, with a dot in the name.
+                # Next to each package's status is its list of checksums, with a dot in the name.
                 if folder == "var/lib/dpkg/status.d" and name and "." not in name:
                     packages.append(name)
                 if file.isfile() and file.mode & 0o6000:

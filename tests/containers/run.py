@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Proves the image and the compose files on a Docker engine without a registry.
+"""Tests the image and the compose files on a Docker engine without a registry.
 
-Makes the base images, builds the Dockerfile, brings docker-compose.yml up with
-each Compose at hand, downloads and compares; then breaks the cluster of
-deploy/compose/cluster.yml and prints how long no byte came. Containers and
-networks are removed in every case; images stay, as the next run's cache.
+Builds the base images and the Dockerfile, starts docker-compose.yml with each
+installed version of Compose, downloads an object and compares it. Then injects faults
+into the cluster of deploy/compose/cluster.yml and prints the longest wait for a byte.
+Containers and networks are always removed; images stay as a cache for the next run.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from image import check_image
 
 IMAGE = "gantry:local"
 BUILD_STAGE = "gantry-proof/build:latest"
-# A cold build of the dependencies takes most of it.
+# Most of it is for a cold build of the dependencies.
 LIMIT_S = 40 * 60
 ONE_NATS_URL = "nats://nats:4222"
 ONE_SAMPLES = "hello.bin=1 big.bin=256"
-# Shorter than what is left of a download, so that a stopped relay has to send its transfer away.
+# Shorter than the rest of a download, so that a stopped relay has to hand over its transfer.
 DRAIN_GRACE_MS = "2000"
 CLUSTER_SAMPLES = "hello.bin=1 medium.bin=96 big.bin=512"
 
@@ -43,7 +43,7 @@ class Sample:
 
 
 class Proof:
-    """Runs the checks in order and counts what held."""
+    """Runs the checks in order and counts those that passed."""
 
     def __init__(self):
         self.run_id = f"gantry-proof-{os.getpid()}"
@@ -73,11 +73,11 @@ class Proof:
         compose.provide()
         composes = engine.compose_commands()
         if not composes:
-            raise Failed("neither docker compose nor docker-compose is here")
+            raise Failed("neither docker compose nor docker-compose is installed")
         for number, (name, command) in enumerate(composes):
             self.compose_file(name, command, number)
         if not any(command[0] == "docker" for _, command in composes):
-            say("\nNOT RUN: Compose v2 is not on this machine; only docker-compose was seen")
+            say("\nNOT RUN: Compose v2 is not installed; only docker-compose was tested")
         self.cluster_file(*composes[0])
         for name, command in composes[1:]:
             self.cluster_comes_up(name, command)
@@ -127,7 +127,7 @@ class Proof:
         self.bases.forget_names()
 
     def print_logs(self):
-        """What the containers said, for whoever looks at a failure."""
+        """Prints the containers' logs, to investigate a failure."""
         for project in self.projects:
             said = project("logs", "--no-color", "--tail", "40", check=False).stdout
             if said:
@@ -135,17 +135,17 @@ class Proof:
 
     def print_table(self):
         width = max((len(row.broken) for row in self.rows), default=0)
-        say(f"\n{'what was broken':<{width}}  at MiB  no byte for s  download s  note")
+        say(f"\n{'fault':<{width}}  at MiB  no byte for s  download s  note")
         for row in self.rows:
             say(f"{row.broken:<{width}}  {row.at_mib:>6}  {row.pause_s:>13.2f}  {row.took_s:>10.1f}  {row.note}")
 
 
 def build():
     revision = engine.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=False).stdout.strip() or "unknown"
-    # The first stage has a name of its own: it holds the compiled dependencies,
-    # and what it replaces is found by its label and removed.
+    # The first stage has its own name because it contains the compiled dependencies.
+    # The image that it replaces is found by its label and removed.
     for arguments in (["--target", "build", "--label", f"{BASE_LABEL}=build", "--tag", BUILD_STAGE], ["--tag", IMAGE]):
-        # To both, or the second one would build again what the first one has.
+        # Passed to both builds; otherwise the second would repeat the work of the first.
         arguments += ["--build-arg", f"REVISION={revision}"]
         done = subprocess.run(["docker", "build", *arguments, str(ROOT)], stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S)
@@ -166,7 +166,7 @@ def bring_up(project, relays):
 
 
 def serves_hardened(relay):
-    """A relay that serves, and whose health check answers, does so with nothing to write to and no capability."""
+    """Checks that the healthy relay runs read-only and without capabilities."""
     container = inspect(relay)
     held, user = container["HostConfig"], container["Config"]["User"]
     if not held["ReadonlyRootfs"] or held["CapDrop"] != ["ALL"] or held["CapAdd"]:
@@ -175,11 +175,11 @@ def serves_hardened(relay):
         raise Failed("the relay may gain privileges")
     if user != "65532:65532":
         raise Failed(f"the relay runs as {user!r}")
-    say("   the relay is healthy as 65532:65532, read-only, without a capability")
+    say("   the relay is healthy as 65532:65532, read-only, without capabilities")
 
 
 def sample_digests(project):
-    """What the seed put, by its own account, which gantry had no part in."""
+    """The objects that the seed reports to have put. Gantry is not involved in this report."""
     said = docker("logs", project.container("seed")).stdout
     return {key: Sample(digest, int(mib) << 20)
             for key, mib, digest in re.findall(r"put demo/(\S+), (\d+) MiB, sha256 ([0-9a-f]{64})", said)}
@@ -213,7 +213,7 @@ def health_follows_nats(project):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--if-engine", action="store_true", help="succeed, and say so, where no engine answers")
+    options.add_argument("--if-engine", action="store_true", help="succeed with a message if no engine answers")
     arguments = options.parse_args()
 
     version, reason = engine.engine_version()
@@ -225,7 +225,7 @@ def main():
     lock_file = ROOT / "target/containers/lock"
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with open(lock_file, "w", encoding="utf-8") as lock:
-        # The public image names are the whole engine's: one proof at a time.
+        # The public image names are shared by the whole engine, so only one test may run at a time.
         fcntl.flock(lock, fcntl.LOCK_EX)
         return prove()
 

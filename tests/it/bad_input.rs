@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gantry_relay::bus::nats;
-use gantry_relay::consumer::{self, Client, Error, Get};
-use gantry_relay::proto::chunk::crc;
-use gantry_relay::proto::receiver::Cause;
-use gantry_relay::proto::{Code, Pin};
-use gantry_relay::relay::Options;
+use gantry_bus::nats;
+use gantry_client::{self as consumer, Client, Error, Get};
+use gantry_proto::chunk::crc;
+use gantry_proto::receiver::Cause;
+use gantry_proto::{Code, Pin};
+use gantry_relay::Options;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::timeout;

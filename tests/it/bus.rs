@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use gantry_relay::bus::nats::{self, Auth, Options};
-use gantry_relay::bus::{Bus, Error, Event, Message, NO_RESPONDERS, Status, Subscription};
-use gantry_relay::proto::Headers;
+use gantry_bus::nats::{self, Auth, Options};
+use gantry_bus::{Bus, Error, Event, Message, NO_RESPONDERS, Status, Subscription};
+use gantry_proto::Headers;
 use nkeys::KeyPair;
 use tokio::time::{Instant, timeout};
 

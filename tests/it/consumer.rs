@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
-use gantry_relay::bus::nats;
-use gantry_relay::consumer::{Client, Error, Get, Options};
+use gantry_bus::nats;
+use gantry_client::{Client, Error, Get, Options};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
@@ -137,7 +137,7 @@ async fn downloads_that_waited_for_a_bus_without_a_server_outlived_their_patienc
 async fn many_who_gave_up_one_connection_ended_the_next_one_too() {
     let nats = Nats::plain().await;
     let options = nats::Options { servers: vec![nats.url()], ..nats::Options::default() };
-    let bus: Arc<dyn gantry_relay::bus::Bus> = nats::connect(options).await.unwrap();
+    let bus: Arc<dyn gantry_bus::Bus> = nats::connect(options).await.unwrap();
     let mut status = bus.status();
 
     let asked = join_all((0..20).map(|_| bus.reconnect())).await;
@@ -147,7 +147,7 @@ async fn many_who_gave_up_one_connection_ended_the_next_one_too() {
 
     // Whatever was asked before is done before this.
     let mut echo = bus.subscribe("echo", None).await.unwrap();
-    let message = gantry_relay::bus::Message { subject: "echo".to_owned(), ..Default::default() };
+    let message = gantry_bus::Message { subject: "echo".to_owned(), ..Default::default() };
     bus.publish(message).await.unwrap();
     timeout(Duration::from_secs(10), futures_util::StreamExt::next(&mut echo)).await.unwrap().unwrap();
     assert_eq!(bus.status().borrow().epoch, 2);

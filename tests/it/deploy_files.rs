@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gantry_relay::config::Sources;
+use gantry::config::Sources;
 use tempfile::TempDir;
 
 /// Where the secrets are mounted; a test puts a folder in its place, since each file must be there.

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType};
 use bytes::Bytes;
-use gantry_relay::relay;
-use gantry_relay::store::s3::Limits;
+use gantry_relay as relay;
+use gantry_store::s3::Limits;
 
 use crate::support::site::{FILES, OBJECTS};
 use crate::support::{Site, data, until};

@@ -8,14 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
-use gantry_relay::bus::memory::{Action, Fault, Memory, MemoryNetwork, When, WhileCut};
-use gantry_relay::bus::{Bus, Message};
-use gantry_relay::consumer::{self, Client, Download, Error, Get};
+use gantry_bus::{Bus, Message};
+use gantry_client::{self as consumer, Client, Download, Error, Get};
+use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 use gantry_relay::metrics::RelayMetrics;
-use gantry_relay::proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
-use gantry_relay::relay::{self, Relay};
 use gantry_relay::shutdown::Shutdown;
-use gantry_relay::store::{self, Opened, Store};
+use gantry_relay::{self as relay, Relay};
+use gantry_store::{self as store, Opened, Store};
+use gantry_testing::bus::{Action, Fault, Memory, MemoryNetwork, When, WhileCut};
 
 use tokio::time::Instant;
 

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gantry_relay::bus::Bus;
-use gantry_relay::bus::nats::{self, Auth, Options};
+use gantry_bus::Bus;
+use gantry_bus::nats::{self, Auth, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType};
 use futures_util::StreamExt as _;
 use futures_util::future::{join_all, select_all};
-use gantry_relay::bus::{Bus as _, nats};
-use gantry_relay::consumer::{Client, FileOptions, Get, Options};
+use gantry_bus::{Bus as _, nats};
+use gantry_client::{Client, FileOptions, Get, Options};
 use tokio::time::Instant;
 
 use crate::support::nats::{NatsOptions, NatsVersion};
@@ -194,7 +194,7 @@ async fn equal_transfers_get_equal_shares() {
         let client = Client::new(nats::connect(options.clone()).await.unwrap(), Options::default());
         downloads.push(client.get(Get::new(FILES.parse().unwrap(), "key".parse().unwrap())).await.unwrap());
     }
-    let progress: Vec<_> = downloads.iter().map(gantry_relay::consumer::Download::progress).collect();
+    let progress: Vec<_> = downloads.iter().map(gantry_client::Download::progress).collect();
 
     let ends = downloads.into_iter().map(|download| {
         Box::pin(async move {

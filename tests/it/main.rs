@@ -31,6 +31,8 @@ mod options;
 #[cfg(test)]
 mod places;
 #[cfg(test)]
+mod rate_limits;
+#[cfg(test)]
 mod raw;
 #[cfg(test)]
 mod relay;

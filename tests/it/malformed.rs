@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use gantry_relay::bus::nats::{self, Options};
-use gantry_relay::bus::{Bus, Message, Subscription};
-use gantry_relay::consumer::{self, Client, Get};
+use gantry_bus::nats::{self, Options};
+use gantry_bus::{Bus, Message, Subscription};
+use gantry_client::{self as consumer, Client, Get};
 use gantry_relay::metrics::RelayMetrics;
-use gantry_relay::relay::{self, Readiness, Relay};
 use gantry_relay::shutdown::Shutdown;
-use gantry_relay::store::Store;
+use gantry_relay::{self as relay, Readiness, Relay};
+use gantry_store::Store;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};

@@ -277,14 +277,16 @@ async fn the_check_names_each_right_that_is_missing() {
         (r#""gantry.v1.get.* gantry""#, "", 2, r#"to subscribe to "gantry.v1.get.firmware""#),
         (r#""gantry.v1.get.* gantry""#, r#""gantry.v1.get.* others""#, 2, "gantry.v1.get.firmware"),
         (r#""gantry.v1.ctl.*.*""#, "", 2, r#"to subscribe to "gantry.v1.ctl."#),
-        (r#"allow: ["_INBOX.>", "_R_.>"]"#, r#"allow: ["_R_.>"]"#, 2, r#"to publish to "_INBOX.gantry-check."#),
-        (r#"allow: ["_INBOX.>", "_R_.>"]"#, r#"allow: ["_INBOX.>"]"#, 0, r#"to publish to "_R_.gantry-check."#),
+        (r#"allow: ["_INBOX.>", "_R_.>", "#, r#"allow: ["_R_.>", "#, 2, r#"to publish to "_INBOX.gantry-check."#),
+        (r#"allow: ["_INBOX.>", "_R_.>", "#, r#"allow: ["_INBOX.>", "#, 0, r#"to publish to "_R_.gantry-check."#),
         (r#""gantry.v1.gone.*.*""#, "", 0, r#"to subscribe to "gantry.v1.gone."#),
         (r#""$SRV.PING", "#, "", 0, r#"to subscribe to "$SRV.PING""#),
         (r#""gantry.v1.list.* gantry""#, "", 0, r#"to subscribe to "gantry.v1.list.firmware""#),
     ];
     for (grant, instead, code, named) in cases {
-        let config = shipped("server.conf").replacen(grant, instead, 1);
+        let granted = shipped("server.conf");
+        assert!(granted.contains(grant), "{grant} is not in server.conf");
+        let config = granted.replacen(grant, instead, 1);
         let site = Site::start_with(NatsVersion::Current, config).await;
         let said = site.check().await.expect_code(code);
         let text = if code == 0 { said.stdout_text() } else { said.stderr.clone() };

@@ -61,6 +61,7 @@ async fn readiness_follows_nats_and_the_stores() {
     assert_eq!(page(&address, "/livez").await.unwrap().0, 200);
     let url = format!("http://{address}/readyz");
     gantry(["health", "--url", &url]).run().await.expect_code(0);
+    gantry(["health", "--url", &address]).run().await.expect_code(0);
 
     nats.kill().await;
     let text = ready(&address, 503).await;
@@ -251,7 +252,7 @@ async fn a_hangup_reloads_the_stores_and_keeps_the_transfers() {
 
     write("[stores.new]\nurll = 1\n");
     relay.signal("HUP");
-    relay.logged("going on with the one before").await;
+    relay.logged("keeping the previous one").await;
     assert!(relay.stderr().contains("stores.new.urll"), "{}", relay.stderr());
     get("old/big").await.expect_code(0);
 
@@ -435,9 +436,9 @@ async fn the_check_tells_what_credentials_may_do() {
     let (nats, s3) = (Nats::plain().await, S3::shared().await);
     let bucket = s3.bucket().await;
     for (put, user, told) in [
-        (false, s3.admin(), "reading is not proved, there is no object"),
+        (false, s3.admin(), "reading was not tested, there is no object"),
         (true, s3.admin(), "may list and read"),
-        (true, s3.denied(), "may not list: missing keys will read as denied; reading is not proved"),
+        (true, s3.denied(), "may not list: missing keys will be reported as denied; reading was not tested"),
     ] {
         if put {
             s3.put(&bucket, "key", data::random_bytes(1, 10), None).await;
@@ -574,7 +575,7 @@ async fn a_collector_that_can_not_be_used_costs_nothing_but_traces() {
     ready(&address, 200).await;
 
     let gone = format!("http://127.0.0.1:{}", data::free_port());
-    for (collector, told) in [("https://collector:4318", "so there are no traces"), (&gone, "did not reach")] {
+    for (collector, told) in [("https://collector:4318", "so traces are off"), (&gone, "did not reach")] {
         let get = gantry(["get", "s/object", "-o", "-"]).nats(&nats).env(endpoint, collector);
         let said = get.run().await.expect_code(0).stderr;
         assert_eq!(said.lines().filter(|line| line.contains("WARN")).count(), 1, "{said}");

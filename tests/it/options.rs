@@ -107,9 +107,31 @@ async fn a_wrong_configuration_is_told_whole_and_nothing_starts() {
     assert!(
         all.contains("`GANTRY_PREFX` in the environment is not a configuration key; did you mean `GANTRY_PREFIX`?")
     );
-    assert!(all.contains("gantry.toml is not a configuration key; did you mean `relay.transfers_max`?"), "{all}");
-    assert!(all.contains("`relay.chunk_max_bytes` = 0 in ") && all.contains("between 1024 and 8388608"), "{all}");
+    assert!(all.contains("gantry.toml:3 is not a configuration key; did you mean `relay.transfers_max`?"), "{all}");
+    assert!(
+        all.contains("`relay.chunk_max_bytes` = 0 in ")
+            && all.contains("gantry.toml:2: ")
+            && all.contains("between 1024 and 8388608"),
+        "{all}"
+    );
     assert!(lines.iter().all(|line| line.starts_with("gantry: ")), "{all}");
+}
+
+/// Each of these made a command fail without a word, or connect without credentials.
+#[cfg(unix)]
+#[tokio::test]
+async fn invalid_variables_and_log_levels_are_reported() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let output = stat().env("NATS_CREDS", OsStr::from_bytes(b"/run/\xff")).run().await.expect_code(2);
+    assert!(output.stderr.contains("`NATS_CREDS` in the environment is not UTF-8"), "{}", output.stderr);
+
+    let output = stat().env("GANTRY_LOG", "verbose").run().await.expect_code(2);
+    assert!(output.stderr.contains("`log.level` = \"verbose\" in GANTRY_LOG: "), "{}", output.stderr);
+
+    let output = stat().arg("--log-level").arg("warning").run().await.expect_code(2);
+    assert!(output.stderr.contains("did you mean `warn`?"), "{}", output.stderr);
 }
 
 #[tokio::test]

@@ -10,14 +10,14 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use gantry_relay::bus::nats;
-use gantry_relay::metrics::{ConnectionLabel, ReasonLabel, RelayMetrics};
-use gantry_relay::proto::{
+use gantry_bus::nats;
+use gantry_proto::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Key, ListEntry, ListPage, ListRequest, ObjectInfo, Pin, Span,
 };
-use gantry_relay::relay::{Buses, Options, Relay, Stores};
+use gantry_relay::metrics::{ConnectionLabel, ReasonLabel, RelayMetrics};
 use gantry_relay::shutdown::Shutdown;
-use gantry_relay::store::{self, Opened, Store};
+use gantry_relay::{Buses, Options, Relay, Stores};
+use gantry_store::{self as store, Opened, Store};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -61,7 +61,7 @@ impl Shelf {
         if pin.if_match.as_ref().is_some_and(|wanted| *wanted != etag) {
             return Err(store::Error::Changed(format!("the object's etag is {etag} now")));
         }
-        let crc = gantry_relay::proto::chunk::crc(bytes);
+        let crc = gantry_proto::chunk::crc(bytes);
         let info = ObjectInfo {
             key: key.clone(),
             size: bytes.len() as u64,

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_proto::subject::Prefix;
+use gantry_relay::Options;
 use gantry_relay::metrics::RelayMetrics;
-use gantry_relay::proto::subject::Prefix;
-use gantry_relay::relay::Options;
 use gantry_relay::shutdown::Shutdown;
-use gantry_relay::store::budget::Budget;
+use gantry_store::budget::Budget;
 use serde_json::json;
 
 use crate::raw::{Inbox, Item, Shelf, World, is_heard, lively, start_relay};

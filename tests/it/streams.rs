@@ -89,13 +89,15 @@ async fn nothing_of_strangers_reaches_a_terminal_raw() {
     let nats = Nats::plain().await;
     let client = async_nats::connect(nats.url()).await.unwrap();
     let hostile = "no\n\u{1b}[2J\u{9b}31m\u{202e}";
+    // A line break can't be part of a key: the whole page would be rejected.
+    let hostile_key = "no\u{1b}[2J\u{9b}31m\u{202e}";
     let mut queries = client.subscribe("gantry.v1.*.s").await.unwrap();
     let answering = tokio::spawn(async move {
         while let Some(query) = futures_util::StreamExt::next(&mut queries).await {
             let Some(reply) = query.reply else { continue };
             if query.subject.contains(".list.") {
-                let entry = serde_json::json!({ "key": hostile, "size": 1, "last_modified": hostile });
-                let page = serde_json::json!({ "entries": [entry], "prefixes": [format!("{hostile}/")] });
+                let entry = serde_json::json!({ "key": hostile_key, "size": 1, "last_modified": hostile });
+                let page = serde_json::json!({ "entries": [entry], "prefixes": [format!("{hostile_key}/")] });
                 client.publish(reply, page.to_string().into()).await.unwrap();
                 continue;
             }
@@ -114,7 +116,7 @@ async fn nothing_of_strangers_reaches_a_terminal_raw() {
     let json = gantry(["ls", "s", "--json"]).nats(&nats).run().await.expect_code(0).stdout_text();
     assert!(is_plain(&json), "{json:?}");
     let entry: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
-    assert_eq!(entry["key"], hostile, "JSON states the name exactly");
+    assert_eq!(entry["key"], hostile_key, "JSON states the name exactly");
 
     for command in [["get", "s/k", "-o", "-"].as_slice(), &["stat", "s/k"]] {
         let said = gantry(command).nats(&nats).run().await.expect_code(8).stderr;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use gantry_relay::proto::subject::QUEUE_GROUP;
-use gantry_relay::proto::{CONTEXT_MAX_BYTES, Code, HEADERS_MAX_BYTES, Key, REQUEST_MAX_BYTES, limits};
-use gantry_relay::relay::Options;
+use gantry_proto::subject::QUEUE_GROUP;
+use gantry_proto::{CONTEXT_MAX_BYTES, Code, HEADERS_MAX_BYTES, Key, REQUEST_MAX_BYTES, limits};
+use gantry_relay::Options;
 use serde_json::Value;
 
 use crate::raw::{Heard, Inbox, Item, Shelf, World};

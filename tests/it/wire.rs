@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_relay::relay::Options;
+use gantry_relay::Options;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 

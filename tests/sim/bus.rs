@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_relay::proto::Headers;
+use gantry_proto::Headers;
 
 use crate::context::Context;
 use crate::event::{Event, Node};

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_relay::consumer::verify::{Mismatch, Proof, Verifier};
-use gantry_relay::proto::chunk::Chunk;
-use gantry_relay::proto::message::json;
-use gantry_relay::proto::receiver::{Cause, Failure, Output, Receiver, Wanted};
-use gantry_relay::proto::{Checksum, Code, Pin, Span};
+use gantry_client::verify::{Mismatch, Proof, Verifier};
+use gantry_proto::chunk::Chunk;
+use gantry_proto::message::json;
+use gantry_proto::receiver::{Cause, Failure, Output, Receiver, Wanted};
+use gantry_proto::{Checksum, Code, Pin, Span};
 
 use crate::bus::{Bus, GET, Message, Packet};
 use crate::context::Context;

@@ -1,6 +1,6 @@
 //! What can happen in the simulated world.
 
-use gantry_relay::proto::TransferId;
+use gantry_proto::TransferId;
 
 use crate::bus::Packet;
 

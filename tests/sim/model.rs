@@ -6,8 +6,8 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use gantry_relay::proto::sender::Settings;
-use gantry_relay::proto::{Body, Checksum, ChecksumAlgorithm, ChecksumKind, Control, TransferId, chunk};
+use gantry_proto::sender::Settings;
+use gantry_proto::{Body, Checksum, ChecksumAlgorithm, ChecksumKind, Control, TransferId, chunk};
 
 use crate::store::{byte_at, version_of};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use gantry_relay::proto::{Span, receiver, sender};
+use gantry_proto::{Span, receiver, sender};
 
 use crate::bus::HEAD_BYTES;
 use crate::context::between;
@@ -191,7 +191,7 @@ fn draw_size(rng: &mut Rng, least: u64, largest: u64, chunk_max: usize) -> u64 {
 fn draw_receiver(rng: &mut Rng, chunk_max: usize) -> receiver::Settings {
     let window_max = rng.u64(1..=64) * chunk_max as u64;
     receiver::Settings {
-        prefix: gantry_relay::proto::subject::Prefix::default(),
+        prefix: gantry_proto::subject::Prefix::default(),
         window_initial: rng.u64(1..=window_max),
         window_max,
         chunk_max: if rng.bool() { chunk_max as u64 } else { rng.u64(8..=2048) },

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gantry_relay::proto::message::{Envelope, Wait};
-use gantry_relay::proto::sender::{Outcome, Sender, Settings};
-use gantry_relay::proto::subject::{Prefix, transfer_of_control};
-use gantry_relay::proto::{Accepted, Body, Code, Control, GetRequest, ObjectInfo, TransferId, WireError};
+use gantry_proto::message::{Envelope, Wait};
+use gantry_proto::sender::{Outcome, Sender, Settings};
+use gantry_proto::subject::{Prefix, transfer_of_control};
+use gantry_proto::{Accepted, Body, Code, Control, GetRequest, ObjectInfo, TransferId, WireError};
 use uuid::Uuid;
 
 use crate::bus::{Bus, Message, Packet};
@@ -189,7 +189,7 @@ impl Relay {
         let chunk_max = asked.min(context.plan.sender.chunk_max);
         let gather_min = context.plan.sender.gather_min.min(chunk_max);
         let settings = Settings { chunk_max, gather_min, keeps_alive: request.keeps_alive, ..context.plan.sender };
-        let credit = request.credit.unwrap_or(gantry_relay::proto::OFFSET_MAX);
+        let credit = request.credit.unwrap_or(gantry_proto::OFFSET_MAX);
         let sender = Sender::new(settings, range.clone(), credit, context.now);
         context.model.relay_accepts(id, &object.etag, range.clone(), credit, settings);
         let accepted = Accepted {

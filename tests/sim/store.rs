@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_relay::proto::{Code, GetRequest, ObjectInfo, WireError};
+use gantry_proto::{Code, GetRequest, ObjectInfo, WireError};
 
 use crate::context::Context;
 

@@ -1,4 +1,4 @@
-//! `JetStream`'s Object Store, by the client that the product is built on.
+//! `JetStream`'s Object Store, with the client library that Gantry uses.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -18,13 +18,13 @@ use tokio_util::io::StreamReader;
 
 const BUCKET: &str = "bench";
 
-/// The client's own chunk size. Its `put` makes a chunk of whatever one read yields, so reads yield as much.
+/// The client's default chunk size. Its `put` turns each read into one chunk, so reads return this much.
 const CHUNK_BYTES: usize = 128 << 10;
 
-/// How many chunks may wait to be put.
+/// Maximum number of chunks waiting to be put.
 const CHUNKS: usize = 16;
 
-/// How much to read at once of an object that comes.
+/// Number of bytes per read of an incoming object.
 const READ_BYTES: usize = 256 << 10;
 
 #[derive(Debug, Parser)]
@@ -38,7 +38,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Put what a file or a pipe holds, in place of what was there
+    /// Put the content of a file or a pipe, replacing an existing object
     Put { name: String, from: PathBuf },
     /// Get an object
     Get { name: String },

@@ -11,22 +11,22 @@ use uuid::Uuid;
 
 use super::super::connect;
 use super::{find, named};
-use crate::bus::{self, Bus, Event, Message};
 use crate::config::{Config, Effective};
-use crate::proto::subject::{Operation, QUEUE_GROUP};
-use crate::relay;
+use gantry_bus::{self as bus, Bus, Event, Message};
+use gantry_proto::subject::{Operation, QUEUE_GROUP};
+use gantry_relay as relay;
 
-/// How long all of it may take: a nats-server that goes away meanwhile would be waited for without end.
+/// The time limit for the whole check. If nats-server disappears during it, the bus waits without limit.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long nats-server may take to answer.
+/// The time limit for nats-server to answer.
 const ROUND_TRIP: Duration = Duration::from_secs(3);
 
-/// How long its refusals may take to reach us once it has answered what came after them: they go through another queue
-/// of the client library.
+/// The time that refusals may arrive after the answer to a later message. They pass through another queue of the client
+/// library.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// The beginning of the subjects that nats-server makes for requests of other accounts.
+/// The prefix of the subjects that nats-server creates for requests from other accounts.
 const IMPORTED: &str = "_R_.";
 
 pub(super) async fn check(config: &Config, effective: &[Effective]) -> Result<String, String> {
@@ -36,24 +36,26 @@ pub(super) async fn check(config: &Config, effective: &[Effective]) -> Result<St
         .await
         .unwrap_or(Err(bus::Error::Closed))
         .map_err(|error| format!("{}: {error}: try again", named(effective, "nats.url")))?;
+
     let (vital, rest): (Vec<_>, Vec<_>) = forbidden.into_iter().partition(|denied| rights.is_vital(denied));
     if !vital.is_empty() {
         let key = named(effective, auth_key(effective));
         return Err(format!("{key}: nats-server forbids the relay {}: grant that to its user", vital.join(", ")));
     }
+
     let connected = format!("connected, messages of up to {} bytes", bus.max_payload());
     if rest.is_empty() {
         return Ok(format!("{connected}, all rights"));
     }
-    Ok(format!("{connected}; downloads need no more, but nats-server forbids the relay {}", rest.join(", ")))
+    Ok(format!("{connected}; downloads work, but nats-server forbids the relay {}", rest.join(", ")))
 }
 
-/// Says which key is to blame for there being no connection, and what to do.
+/// Names the key that explains a failed connection, and what to do.
 fn unconnected(error: &bus::Error, effective: &[Effective]) -> String {
     let text = error.to_string();
     let (key, cure) = match error {
         bus::Error::Unauthorized { .. } => match auth_key(effective) {
-            "nats.url" => ("nats.url", "set `nats.creds_file`, or another way to say who the relay is"),
+            "nats.url" => ("nats.url", "set `nats.creds_file`, or another way to authenticate"),
             key => (key, "check these credentials, and whether the server knows the user"),
         },
         bus::Error::Options(_) => blamed(&text, effective),
@@ -66,38 +68,38 @@ fn unconnected(error: &bus::Error, effective: &[Effective]) -> String {
     format!("{}: {text}: {cure}", named(effective, key))
 }
 
-/// Finds the key of an unusable option: the one whose file the bus names, else it is about TLS or the address.
+/// Finds the key of an invalid option: the one whose file the error names, or one about TLS or the address.
 fn blamed<'a>(text: &str, effective: &'a [Effective]) -> (&'a str, &'static str) {
     let file = effective.iter().find(|line| {
         line.key.starts_with("nats.") && line.key.ends_with("_file") && text.contains(line.value.trim_matches('"'))
     });
     match file {
         Some(line) => (&line.key, "correct the file, or name another"),
-        // What a TLS client makes of a server's greeting in plain text.
+        // The error of a TLS client that gets a greeting in plain text.
         None if text.contains("InvalidContentType") => without_tls(effective),
         None if text.contains("TLS") => (
             "nats.tls_ca_file",
-            "name the authority that signed nats-server's certificate, and in `nats.url` a host that it vouches for",
+            "set it to the authority that signed nats-server's certificate, and `nats.url` to a host in that certificate",
         ),
         None if text.contains("sign") => (auth_key(effective), "check these credentials"),
         None => ("nats.url", "correct the address"),
     }
 }
 
-/// Finds the key that asks for TLS, which nats-server does not speak.
+/// Finds the key that requires TLS, which nats-server does not offer.
 fn without_tls(effective: &[Effective]) -> (&str, &'static str) {
     let is_on = |key: &str| find(effective, key).is_some_and(|line| line.value != "false");
     if is_on("nats.tls_first") {
         return (
             "nats.tls_first",
-            "the server does not begin with TLS: set `handshake_first` there, or remove this key",
+            "the server does not start with TLS: set `handshake_first` there, or remove this key",
         );
     }
     if find(effective, "nats.url").is_some_and(|line| line.value.contains("tls://")) {
-        return ("nats.url", "the server speaks no TLS: set it up there, or write nats:// for tls://");
+        return ("nats.url", "the server does not offer TLS: set it up there, or use nats:// instead of tls://");
     }
     let key = ["nats.tls_required", "nats.tls_ca_file", "nats.tls_cert_file"].into_iter().find(|key| is_on(key));
-    (key.unwrap_or("nats.url"), "the server speaks no TLS: set it up there, or remove this key")
+    (key.unwrap_or("nats.url"), "the server does not offer TLS: set it up there, or remove this key")
 }
 
 fn auth_key(effective: &[Effective]) -> &'static str {
@@ -107,18 +109,18 @@ fn auth_key(effective: &[Effective]) -> &'static str {
         .unwrap_or("nats.url")
 }
 
-/// What a relay subscribes and publishes to.
+/// The subjects that a relay subscribes to and publishes to.
 struct Rights {
     requests: Vec<String>,
     controls: String,
     /// Where nats-server reports that nobody receives a message.
     reports: String,
-    /// A subject below that one, on which nats-server answers.
+    /// A subject that `reports` matches, on which nats-server answers.
     answers: String,
     service: Vec<String>,
-    /// One subject that nobody listens to below each prefix of `relay.delivery_allow`.
+    /// For each prefix of `relay.delivery_allow`, one subject without a subscriber.
     deliveries: Vec<String>,
-    /// The requests without which nothing can be downloaded.
+    /// The requests that downloads need.
     gets: Vec<String>,
 }
 
@@ -144,28 +146,28 @@ impl Rights {
         }
     }
 
-    /// Returns whether no object can be had without it. A relay may well be forbidden to list, and answers for other
-    /// accounts are for who has such.
+    /// Returns whether downloads need it. Listing may be forbidden, and not every setup has other accounts to answer.
     fn is_vital(&self, denied: &str) -> bool {
         let vital = self.gets.iter().chain([&self.controls]).chain(&self.deliveries);
         vital.filter(|subject| !subject.starts_with(IMPORTED)).any(|subject| denied.contains(&format!("{subject:?}")))
     }
 }
 
-/// Does once what a relay does, and returns what nats-server forbids of it.
+/// Subscribes and publishes once as a relay does, and returns what nats-server forbids.
 ///
-/// The last message asks for nats-server's own answer to a subject that nobody listens to, so that all refusals have
-/// been said when it is back. A request that comes in the moment between subscribing and unsubscribing is lost, and its
-/// consumer asks again.
+/// The last message goes to a subject without subscribers, which nats-server answers itself. All refusals have been sent
+/// before that answer. A request that arrives between subscribing and unsubscribing is lost, and its consumer retries.
 async fn forbidden(bus: &dyn Bus, rights: &Rights) -> Result<BTreeSet<String>, bus::Error> {
     let mut events = bus.events();
     let mut forbidden = BTreeSet::new();
+
     for subject in &rights.requests {
         drop(bus.subscribe(subject, Some(QUEUE_GROUP)).await?);
     }
     for subject in &rights.service {
         drop(bus.subscribe(subject, None).await?);
     }
+
     drop(bus.subscribe(&rights.controls, None).await?);
     let mut answers = bus.subscribe(&rights.reports, None).await?;
     for subject in &rights.deliveries {
@@ -173,6 +175,7 @@ async fn forbidden(bus: &dyn Bus, rights: &Rights) -> Result<BTreeSet<String>, b
         bus.publish(Message { subject: subject.clone(), reply, ..Message::default() }).await?;
     }
     bus.flush().await?;
+
     let answered = timeout(ROUND_TRIP, async {
         loop {
             tokio::select! {
@@ -182,11 +185,13 @@ async fn forbidden(bus: &dyn Bus, rights: &Rights) -> Result<BTreeSet<String>, b
         }
     })
     .await;
+
     while let Ok(denied) = timeout(SETTLE, next_denied(&mut events)).await {
         forbidden.insert(denied);
     }
+
     if forbidden.is_empty() && answered != Ok(true) {
-        forbidden.insert(format!("something: nothing came back on {:?}", rights.reports));
+        forbidden.insert(format!("something: no answer arrived on {:?}", rights.reports));
     }
     Ok(forbidden)
 }

@@ -1,44 +1,42 @@
-//! The stores: whether they answer, and what the relay may do there.
+//! The stores: whether they answer, and what the relay is permitted to do there.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::super::stores::{self, OpenError};
+use super::super::stores;
 use super::{find, named};
-use crate::config::{Config, Effective, Place, without_credentials};
-use crate::metrics::S3Metrics;
-use crate::proto::{Key, ListRequest, ObjectInfo, Pin, StoreName};
-use crate::store::budget::Budget;
-use crate::store::{Error, Store};
+use crate::config::{Config, Effective, Store as StoreConfig};
+use gantry_proto::{Key, ListRequest, ObjectInfo, Pin, StoreName};
+use gantry_relay::metrics::S3Metrics;
+use gantry_store::{Error, Store};
 
-/// How long a store may take to answer: longer than the retries of S3's client, so that their reason is heard.
+/// The time limit for a store to answer. It is longer than the retries of the S3 client, whose error has the reason.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Where S3's client finds its server when the configuration names none, in the order in which it looks.
-const ENDPOINT_VARIABLES: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
 
 pub(super) async fn check(config: &Config, name: &StoreName, effective: &[Effective]) -> Result<String, String> {
     let Some(store) = config.stores.get(name) else { return Ok("not served".to_owned()) };
-    let budget = Budget::new(config.relay.memory_budget_bytes);
-    let is_s3 = matches!(store.place, Place::S3 { .. });
-    let tried = async {
-        let opened = stores::open_one(name, store, &budget, &S3Metrics::default()).await?;
+    let tested = async {
+        let opened = stores::open_one(name, store, &config.relay.budget, &S3Metrics::default()).await?;
         let probed = timeout(PROBE_TIMEOUT, opened.probe()).await;
-        probed.unwrap_or_else(|_| Err(Error::unavailable("no answer"))).map_err(OpenError::Store)?;
-        if is_s3 { rights(&*opened).await.map_err(OpenError::Store) } else { Ok("answers".to_owned()) }
+        probed.unwrap_or_else(|_| Err(Error::unavailable("no answer")))?;
+
+        match store {
+            StoreConfig::S3(_) => rights(&*opened).await,
+            StoreConfig::File(_) => Ok("answers".to_owned()),
+        }
     };
-    tried.await.map_err(|error| match error {
-        OpenError::Key(failure) => failure.message,
-        OpenError::Store(error) if is_s3 => blamed_in_s3(&error, name, effective),
-        OpenError::Store(error) => {
+
+    tested.await.map_err(|error| match store {
+        StoreConfig::S3(_) => blamed_in_s3(&error, name, effective),
+        StoreConfig::File(_) => {
             let cure = "create the directory, let the relay's user read it, or correct the path";
             format!("{}: {error}: {cure}", named(effective, &format!("stores.{name}.url")))
         }
     })
 }
 
-/// Says what the credentials may do, as far as it shows without knowing a key.
+/// Reports what the credentials permit, as far as that can be found out without knowing a key.
 async fn rights(store: &dyn Store) -> Result<String, Error> {
     let first = ListRequest { recursive: true, limit: Some(1), ..ListRequest::default() };
     match store.list(&first).await {
@@ -46,13 +44,13 @@ async fn rights(store: &dyn Store) -> Result<String, Error> {
             Some(entry) => match stat(store, &entry.key).await {
                 Ok(_) => Ok("answers; the relay may list and read".to_owned()),
                 Err(Error::Denied(text)) => Err(Error::Denied(format!("may list, but not read: {text}"))),
-                // It was deleted meanwhile, say.
-                Err(_) => Ok("answers; the relay may list; reading is not proved".to_owned()),
+                // The object may have been deleted in the meantime.
+                Err(_) => Ok("answers; the relay may list; reading was not tested".to_owned()),
             },
-            None => Ok("answers; the relay may list; reading is not proved, there is no object".to_owned()),
+            None => Ok("answers; the relay may list; reading was not tested, there is no object".to_owned()),
         },
         Err(Error::Denied(_)) => {
-            Ok("answers, but the relay may not list: missing keys will read as denied; reading is not proved"
+            Ok("answers, but the relay may not list: missing keys will be reported as denied; reading was not tested"
                 .to_owned())
         }
         Err(error) => Err(error),
@@ -64,32 +62,31 @@ async fn stat(store: &dyn Store, key: &str) -> Result<ObjectInfo, Error> {
     store.stat(&key, &Pin::default()).await
 }
 
-/// Says which key is to blame for S3's answer, or for its absence, and what to do.
+/// Names the key that explains an error of S3, and what to do.
 fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> String {
     let url = || named(effective, &format!("stores.{name}.url"));
+    let endpoint = || named(effective, &format!("stores.{name}.endpoint_url"));
     let profile = format!("stores.{name}.profile");
     let (key, cure) = match error {
-        // What the SDK says here is about the last place where it looked.
+        // The SDK's message is about the last place where it looked.
         Error::Unavailable { message, .. }
             if message.contains("no credentials") && find(effective, &profile).is_some() =>
         {
             let key = named(effective, &profile);
             return format!(
-                "{key}: there is no such profile, or no credentials in it: correct the name or the profile"
+                "{key}: the profile does not exist, or has no credentials: correct the name or the profile"
             );
         }
-        // What a TLS client makes of an answer in plain text.
+        // The error of a TLS client that gets an answer in plain text.
         Error::Unavailable { message, .. } if message.contains("InvalidContentType") => {
-            (endpoint(name, effective), "use http://, the server speaks no TLS there")
+            (endpoint(), "use http://, the server does not use TLS")
         }
         Error::Unavailable { message, .. } if message.contains("credentials") => {
-            (credentials(name, effective), "give the relay credentials that are valid")
+            (credentials(name, effective), "give the relay valid credentials")
         }
-        Error::Unavailable { .. } | Error::Protocol(_) => {
-            (endpoint(name, effective), "start the S3 server, or correct the address")
-        }
+        Error::Unavailable { .. } | Error::Protocol(_) => (endpoint(), "start the S3 server, or correct the address"),
         Error::Denied(_) => {
-            (credentials(name, effective), "check these credentials and what they may do (deploy/iam/policy.json)")
+            (credentials(name, effective), "check these credentials and their permissions (deploy/iam/policy.json)")
         }
         Error::NotFound(_) => (url(), "create the bucket, or correct its name or the server's address"),
         Error::Invalid(_) | Error::Changed(_) | Error::Range { .. } => {
@@ -97,19 +94,6 @@ fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> Str
         }
     };
     format!("{key}: {error}: {cure}")
-}
-
-fn endpoint(name: &StoreName, effective: &[Effective]) -> String {
-    let key = format!("stores.{name}.endpoint_url");
-    let variable = ENDPOINT_VARIABLES
-        .iter()
-        .find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));
-    match (find(effective, &key), variable) {
-        (None, Some((variable, value))) => {
-            format!("`{key}` = {:?} in {variable}", without_credentials(&value))
-        }
-        (_, _) => named(effective, &key),
-    }
 }
 
 fn credentials(name: &StoreName, effective: &[Effective]) -> String {

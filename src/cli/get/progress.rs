@@ -6,7 +6,7 @@ use std::pin::pin;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 
-use crate::consumer::Progress;
+use gantry_client::Progress;
 
 const TEMPLATE: &str = "{wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left {msg}";
 

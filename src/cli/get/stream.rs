@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use crate::consumer::part::Destination;
+use gantry_client::part::Destination;
 
 /// Standard output.
 pub(super) const STDOUT: Destination = Destination::Descriptor(1);
@@ -18,7 +18,7 @@ pub(super) fn of(path: &Path) -> Option<Destination> {
     if path == Path::new("-") {
         return Some(STDOUT);
     }
-    match crate::consumer::part::destination(path) {
+    match gantry_client::part::destination(path) {
         Ok(stream @ (Destination::Special(_) | Destination::Descriptor(_))) => Some(stream),
         Ok(Destination::File(_)) | Err(_) => None,
     }

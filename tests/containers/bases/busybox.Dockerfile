@@ -1,5 +1,5 @@
-# Stands for alpine, on which the images of nats-server and SeaweedFS are built:
-# busybox with all its applets, the CA bundle, and nothing else.
+# Replaces alpine, the base of the nats-server and SeaweedFS images: busybox with all
+# its applets and the CA bundle, nothing else.
 FROM gantry-proof/debian:bookworm AS debian
 RUN mkdir -p /picked/bin /picked/usr/bin /picked/usr/sbin /picked/sbin /picked/usr/local/bin /picked/etc/ssl/certs \
     && cp /bin/busybox /picked/bin/busybox \

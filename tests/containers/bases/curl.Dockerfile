@@ -1,4 +1,4 @@
-# Stands for curlimages/curl: curl and a busybox shell, under a user of its own.
+# Replaces curlimages/curl: curl and a busybox shell, with its own user.
 FROM gantry-proof/debian:bookworm
 RUN mkdir -p /busybox && /bin/busybox --install -s /busybox \
     && useradd --uid 100 --user-group curl_user

@@ -1,4 +1,4 @@
-# Stands for gcr.io/distroless/cc-debian12:nonroot: libc, libgcc, the CA bundle,
+# Replaces gcr.io/distroless/cc-debian12:nonroot: libc, libgcc, the CA bundle,
 # time zones, three users; no shell, no package manager.
 FROM gantry-proof/debian:bookworm AS debian
 COPY pick-packages.sh /

@@ -1,4 +1,4 @@
-# Stands for nats:*-alpine: the same binary, entry point and default command.
+# Replaces nats:*-alpine: the same binary, entry point and default command.
 FROM gantry-proof/busybox
 COPY nats-server /usr/local/bin/nats-server
 COPY nats-entrypoint.sh /usr/local/bin/docker-entrypoint.sh

@@ -1,6 +1,6 @@
 #!/bin/sh
-# pick-packages.sh ROOT PACKAGE... copies the files of installed Debian packages
-# into an empty ROOT, with nothing that a program does not read while it runs.
+# pick-packages.sh ROOT PACKAGE... copies the files of installed Debian packages into
+# an empty ROOT, leaving out files that programs do not read at run time.
 set -eu
 root=$1
 shift

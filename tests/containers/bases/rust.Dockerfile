@@ -1,5 +1,5 @@
-# Stands for the official rust image: gcc, make, libc's headers, the toolchain.
-# The crates of Cargo.lock lie in cargo's own cache, so no registry is asked.
+# Replaces the official rust image: gcc, make, libc's headers, the toolchain. The
+# crates in Cargo.lock are in cargo's cache, so no registry is needed.
 FROM gantry-proof/debian:bookworm
 ENV RUSTUP_HOME=/usr/local/rustup \
     CARGO_HOME=/usr/local/cargo \

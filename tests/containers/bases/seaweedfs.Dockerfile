@@ -1,4 +1,4 @@
-# Stands for chrislusf/seaweedfs: weed on a small userland, data under /data.
+# Replaces chrislusf/seaweedfs: weed with a small userland, data in /data.
 FROM gantry-proof/busybox
 COPY weed /usr/bin/weed
 RUN mkdir -p /data

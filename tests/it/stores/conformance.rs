@@ -1,8 +1,8 @@
 //! What every store does alike.
 
 use bytes::Bytes;
-use gantry_relay::proto::{Key, Pin, Span};
-use gantry_relay::store::{Error, Store};
+use gantry_proto::{Key, Pin, Span};
+use gantry_store::{Error, Store};
 
 use super::{key, list_all, read};
 use crate::support::data::random_bytes;

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use gantry_relay::proto::{Key, Pin, Span};
-use gantry_relay::store::file::{FileStore, Options};
-use gantry_relay::store::{Budget, Error, Store};
+use gantry_proto::{Key, Pin, Span};
+use gantry_store::file::{FileStore, Options};
+use gantry_store::{Budget, Error, Store};
 
 use super::conformance::Ways;
 use super::{collect, conformance, key, list_all, read};
@@ -88,7 +88,7 @@ async fn nothing_outside_is_read() {
     assert_eq!(read(&store, "link", &Pin::default(), 0, None).await.unwrap(), "inside");
     assert_eq!(list_all(&store, "", true, 10).await.0, ["dir/file", "link"]);
     for prefix in ["../", "/", "dir/../", "away/", "dir/up/"] {
-        let request = gantry_relay::proto::ListRequest { prefix: prefix.into(), ..Default::default() };
+        let request = gantry_proto::ListRequest { prefix: prefix.into(), ..Default::default() };
         if let Ok(page) = store.list(&request).await {
             assert!(page.entries.is_empty() && page.prefixes.is_empty(), "{prefix}: {page:?}");
         }
@@ -160,7 +160,7 @@ async fn a_rewrite_in_place_that_sets_the_time_back_ends_the_transfer() {
 
     let error = collect(opened).await.unwrap_err();
     assert!(matches!(error, Error::Changed(_)), "{error:?}");
-    let listed = store.list(&gantry_relay::proto::ListRequest::default()).await.unwrap();
+    let listed = store.list(&gantry_proto::ListRequest::default()).await.unwrap();
     let object = store.stat(&key("file"), &Pin::default()).await.unwrap();
     assert_eq!(listed.entries[0].etag, Some(object.etag));
 }
@@ -206,8 +206,7 @@ async fn names_that_cannot_be_shown_are_counted_and_hide_no_other() {
     let store = store(root.path(), 0);
 
     for limit in [1, 2, 1000] {
-        let mut request =
-            gantry_relay::proto::ListRequest { recursive: true, limit: Some(limit), ..Default::default() };
+        let mut request = gantry_proto::ListRequest { recursive: true, limit: Some(limit), ..Default::default() };
         let (mut keys, mut omitted) = (Vec::new(), 0);
         loop {
             let page = store.list(&request).await.unwrap();

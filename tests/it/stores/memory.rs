@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_relay::proto::{Key, Pin};
-use gantry_relay::store::memory::{Fault, MemoryStore};
-use gantry_relay::store::{Error, Store};
+use gantry_proto::{Key, Pin};
+use gantry_store::{Error, Store};
+use gantry_testing::store::{Fault, MemoryStore};
 use tokio::time::{Instant, timeout};
 
 use super::conformance::{self, Ways};

@@ -9,8 +9,8 @@ mod s3_odd;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
-use gantry_relay::proto::{Key, ListRequest, Pin, Span};
-use gantry_relay::store::{Error, Opened, Store};
+use gantry_proto::{Key, ListRequest, Pin, Span};
+use gantry_store::{Error, Opened, Store};
 
 pub(crate) fn key(key: &str) -> Key {
     key.parse().unwrap()

@@ -1,14 +1,15 @@
 //! The S3 store against a real S3 server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::types::{ChecksumAlgorithm as S3Algorithm, ChecksumType};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use gantry_proto::{ChecksumAlgorithm, ChecksumKind, Key, ListRequest, Pin, Span};
 use gantry_relay::metrics::{Facts, RelayMetrics, Sampled};
-use gantry_relay::proto::{ChecksumAlgorithm, ChecksumKind, Key, ListRequest, Pin, Span};
-use gantry_relay::store::s3::{Credentials, KeyFiles, Limits, Options, S3Store, StaticCredentials};
-use gantry_relay::store::{Budget, Error, Store};
+use gantry_store::s3::{Credentials, KeyFiles, Limits, Options, S3Store, StaticCredentials};
+use gantry_store::{Budget, Error, Store};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
@@ -147,7 +148,7 @@ async fn the_requests_for_part_sizes_are_counted_as_what_they_are() {
         memory_reserved_bytes: Sampled::new(|| 0),
         log_lines_dropped: Sampled::new(|| 0),
     };
-    let observer = RelayMetrics::register(&mut registry, facts).s3.of_store("s");
+    let observer = Arc::new(RelayMetrics::register(&mut registry, facts).s3.of_store("s"));
     let store =
         S3Store::connect(Options { observer, ..options(s3, &bucket, s3.admin()) }, Budget::new(0)).await.unwrap();
 
@@ -177,7 +178,7 @@ async fn a_connection_is_used_again_and_counted_until_it_is_closed() {
         memory_reserved_bytes: Sampled::new(|| 0),
         log_lines_dropped: Sampled::new(|| 0),
     };
-    let observer = RelayMetrics::register(&mut registry, facts).s3.of_store("s");
+    let observer = Arc::new(RelayMetrics::register(&mut registry, facts).s3.of_store("s"));
     let counted = |name: &str| -> i64 {
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();

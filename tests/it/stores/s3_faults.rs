@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
-use gantry_relay::proto::{Pin, Span};
-use gantry_relay::store::s3::{Credentials, Limits, Options, S3Store, StaticCredentials};
-use gantry_relay::store::{Budget, Error, Store};
+use gantry_proto::{Pin, Span};
+use gantry_store::s3::{Credentials, Limits, Options, S3Store, StaticCredentials};
+use gantry_store::{Budget, Error, Store};
 use tokio::time::{Instant, timeout};
 
 use super::{collect, key, read};

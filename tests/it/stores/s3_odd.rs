@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use gantry_relay::proto::{ListRequest, Pin};
-use gantry_relay::store::{Error, Store};
+use gantry_proto::{ListRequest, Pin};
+use gantry_store::{Error, Store};
 
 use super::s3_faults::{limits, store};
 use super::{key, read};

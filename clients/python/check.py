@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Checks the Python client: builds its wheel, installs it, runs mypy and all tests, and the bare consumers.
+
+    check.py [--chaos] [--large]
+
+Everything is installed into .dev/python-venv from requirements.txt, where pip checks every hash. GANTRY_BINARY names
+the relay to test with; by default it is the one that cargo builds for tests. `--chaos` adds 50 kills, `--large` an
+object of 300 MiB for each bare consumer.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+VENV = ROOT / ".dev" / "python-venv"
+PYTHON = VENV / "bin" / "python"
+REQUIREMENTS = HERE / "requirements.txt"
+WITHIN_S = 900
+
+sys.path.insert(0, str(ROOT / "deploy" / "dev"))
+
+import servers  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chaos", action="store_true", help="add 50 kills of relays, nats-server and clients")
+    parser.add_argument("--large", action="store_true", help="add an object of 300 MiB for each bare consumer")
+    args = parser.parse_args()
+
+    prepare()
+    wheel = build()
+    pip("install", "--no-deps", "--no-index", "--force-reinstall", wheel)
+
+    env = {**os.environ, "GANTRY_BINARY": gantry(), "PYTHONDONTWRITEBYTECODE": "1"}
+    tests = ["-m", "unittest", "discover", "-s", "tests", "-t", "tests"]
+    large = ["--large"] if args.large else []
+    checks = [
+        ("types", ["-m", "mypy"]),
+        ("tests", tests),
+        ("checksums in pure Python", ["-c", PURE]),
+        ("bare consumers", [ROOT / "examples" / "test_bare_consumers.py", *large]),
+    ]
+    if args.chaos:
+        checks.append(("chaos", ["tests/chaos.py"]))
+
+    failed = [name for name, arguments in checks if not passes(name, arguments, env)]
+    for name in failed:
+        print(f"FAILED: Python client, {name}")
+    print(f"{len(checks) - len(failed)} passed, {len(failed)} failed")
+    sys.exit(1 if failed else 0)
+
+
+# Runs one module of the tests with awscrt out of reach.
+PURE = """
+import sys, unittest
+sys.modules["awscrt"] = None
+sys.path.insert(0, "tests")
+unittest.main("test_units")
+"""
+
+
+def prepare():
+    """Makes the virtual environment anew when the requirements or the interpreter have changed."""
+    stamp = VENV / "stamp"
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    run([sys.executable, "-m", "venv", "--clear", VENV])
+    pip("install", "--require-hashes", "--only-binary=:all:", "-r", REQUIREMENTS)
+    stamp.write_text(wanted)
+
+
+def build():
+    """Builds the wheel, and returns its path."""
+    folder = ROOT / ".dev" / "python-wheel"
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", folder, HERE)
+    wheels = list(folder.glob("*.whl"))
+    if len(wheels) != 1:
+        raise SystemExit(f"check.py: expected one wheel in {folder}")
+    return wheels[0]
+
+
+def gantry():
+    """The relay to test with."""
+    given = os.environ.get("GANTRY_BINARY")
+    if given:
+        return given
+    metadata = subprocess.run(["cargo", "metadata", "--no-deps", "--format-version=1", "--locked"], cwd=ROOT,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+    binary = Path(json.loads(metadata.stdout)["target_directory"], "debug", "gantry")
+    if not binary.exists():
+        raise SystemExit(f"check.py: no relay at {binary}: run `cargo build --locked`, or set GANTRY_BINARY")
+    return str(binary)
+
+
+def pip(verb, *arguments):
+    run([PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", verb, "--quiet", *arguments])
+
+
+def run(command):
+    if subprocess.run(command, cwd=HERE, stdin=subprocess.DEVNULL).returncode != 0:
+        raise SystemExit(f"check.py: failed: {' '.join(map(str, command))}")
+
+
+def passes(name, arguments, env):
+    print(f"--- Python client, {name}", flush=True)
+    done = subprocess.run([PYTHON, *arguments], cwd=HERE, env=env, stdin=subprocess.DEVNULL, timeout=WITHIN_S)
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    for name in ("nats-server", "weed"):
+        servers.path_of(name)
+    main()

@@ -1,0 +1,178 @@
+"""Comparison of the received bytes with the checksum that the store keeps."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+from typing import Callable, Literal, Optional, Protocol
+
+from . import crc
+from .errors import IntegrityError
+from .protocol import Checksum
+
+#: S3's limit for a multipart upload.
+_PARTS_MAX = 10_000
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How the bytes were verified."""
+
+    #: `full_object` and `composite`: against the store's checksum. `transport`: by the CRC of each chunk and the
+    #: counts only, since the store keeps no checksum that covers what was fetched.
+    kind: Literal["full_object", "composite", "transport"]
+
+    #: The algorithm of the store's checksum; `None` for `transport`.
+    algorithm: Optional[str] = None
+
+    #: How many parts a composite checksum covers.
+    parts: Optional[int] = None
+
+    def __str__(self) -> str:
+        if self.kind == "transport":
+            return "transport only"
+        parts = "" if self.parts is None else f" of {self.parts} parts"
+        return f"{self.algorithm} ({self.kind}{parts})"
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+    def digest(self) -> bytes: ...
+
+
+class _Crc:
+    """A CRC with the interface of `hashlib`."""
+
+    def __init__(self, function: crc.CrcFunction, length: int) -> None:
+        self._function = function
+        self._length = length
+        self._value = 0
+
+    def update(self, data: bytes, /) -> None:
+        self._value = self._function(data, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(self._length, "big")
+
+
+_HASHES: dict[str, Callable[[], _Hash]] = {
+    "crc64nvme": lambda: _Crc(crc.crc64nvme, 8),
+    "crc32": lambda: _Crc(crc.crc32, 4),
+    "crc32c": lambda: _Crc(crc.crc32c, 4),
+    "sha1": lambda: hashlib.sha1(usedforsecurity=False),
+    "sha256": hashlib.sha256,
+}
+
+
+class Verifier:
+    """Computes a checksum of bytes as they arrive, and compares it with the store's.
+
+    A checksum that can't be checked (an unknown algorithm or kind, unknown part sizes, a value that is no digest of
+    its algorithm) is left out: the result is then `transport`.
+    """
+
+    def __init__(self, checksum: Optional[Checksum], size: int) -> None:
+        """Expects `size` bytes. Pass no checksum for a range: what the store keeps covers the whole object."""
+        self._size = size
+        self._count = 0
+        self._crc64nvme = 0
+        self._check = _check_for(checksum, size)
+
+    @property
+    def crc64nvme(self) -> int:
+        """CRC-64/NVME of the bytes so far."""
+        return self._crc64nvme
+
+    def update(self, data: bytes, data_crc64nvme: int) -> None:
+        """Takes the next bytes, with their own CRC-64/NVME: so it need not be computed a second time."""
+        self._count += len(data)
+        self._crc64nvme = crc.folding_crc64nvme.joined(self._crc64nvme, data_crc64nvme, len(data))
+        if self._check is not None:
+            self._check.update(data)
+
+    def finish(self) -> Verification:
+        """Returns how the bytes were verified. Raises `IntegrityError` when they are not the store's."""
+        if self._count != self._size:
+            raise IntegrityError(f"got {self._count} bytes, expected {self._size}")
+        if self._check is None:
+            return Verification("transport")
+
+        actual = self._check.digest(self._crc64nvme)
+        if actual != self._check.expected:
+            raise IntegrityError(
+                f"{self._check.result.algorithm} of the bytes is {base64.b64encode(actual).decode()}, "
+                f"the store keeps {base64.b64encode(self._check.expected).decode()}"
+            )
+        return self._check.result
+
+
+class _FullObject:
+    def __init__(self, checksum: Checksum, expected: bytes) -> None:
+        self.expected = expected
+        self.result = Verification("full_object", checksum.algorithm)
+        # The CRC of the whole follows from those of the chunks.
+        self._hash = None if checksum.algorithm == "crc64nvme" else _HASHES[checksum.algorithm]()
+
+    def update(self, data: bytes) -> None:
+        if self._hash is not None:
+            self._hash.update(data)
+
+    def digest(self, crc64nvme: int) -> bytes:
+        return crc64nvme.to_bytes(8, "big") if self._hash is None else self._hash.digest()
+
+
+class _Composite:
+    """The digest of the concatenated digests of the parts."""
+
+    def __init__(self, checksum: Checksum, expected: bytes) -> None:
+        self.expected = expected
+        self._sizes = [size for count, size in checksum.parts for _ in range(count)]
+        self.result = Verification("composite", checksum.algorithm, len(self._sizes))
+        self._sizes.reverse()
+        self._left = self._sizes.pop()
+        self._new = _HASHES[checksum.algorithm]
+        self._whole = self._new()
+        self._part = self._new()
+
+    def update(self, data: bytes) -> None:
+        while data:
+            head = data[: self._left]
+            self._part.update(head)
+            self._left -= len(head)
+            data = data[len(head) :]
+            if self._left == 0 and data:
+                self._next_part()
+
+    def digest(self, _: int) -> bytes:
+        while self._sizes:
+            self._next_part()
+        self._whole.update(self._part.digest())
+        return self._whole.digest()
+
+    def _next_part(self) -> None:
+        self._whole.update(self._part.digest())
+        self._part = self._new()
+        self._left = self._sizes.pop()
+
+
+def _check_for(checksum: Optional[Checksum], size: int) -> _FullObject | _Composite | None:
+    if checksum is None or checksum.algorithm not in _HASHES:
+        return None
+    try:
+        expected = base64.b64decode(checksum.value, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if len(expected) != len(_HASHES[checksum.algorithm]().digest()):
+        return None
+
+    if checksum.kind == "full_object":
+        return _FullObject(checksum, expected)
+
+    count = sum(count for count, _ in checksum.parts)
+    total = sum(count * part_size for count, part_size in checksum.parts)
+    if checksum.kind == "composite" and 0 < count <= _PARTS_MAX and total == size:
+        return _Composite(checksum, expected)
+    return None

@@ -1,0 +1,177 @@
+//! Messages between our form and async-nats'.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use async_nats::message::OutboundMessage;
+use async_nats::{HeaderMap, HeaderName, HeaderValue, Subject, Subscriber};
+use futures_util::future::BoxFuture;
+use futures_util::task::AtomicWaker;
+use futures_util::{FutureExt, Stream, StreamExt};
+use tokio::sync::oneshot;
+
+use super::super::{Error, Message};
+use super::Inner;
+use gantry_proto::Headers;
+
+/// Turns a message into async-nats' form. The payload is not copied.
+pub(super) fn outbound(message: Message) -> Result<OutboundMessage, Error> {
+    let headers = if message.headers.is_empty() { None } else { Some(header_map(&message.headers)?) };
+    Ok(OutboundMessage {
+        subject: Subject::from(message.subject),
+        reply: message.reply.map(Subject::from),
+        payload: message.payload,
+        headers,
+    })
+}
+
+/// Checks what async-nats would panic at: names and values that would break the header block.
+pub(super) fn header_map(headers: &Headers) -> Result<HeaderMap, Error> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers.iter() {
+        let unusable = || Error::Header(name.to_owned());
+        let value: HeaderValue = value.parse().map_err(|_| unusable())?;
+        map.append(name.parse::<HeaderName>().map_err(|_| unusable())?, value);
+    }
+    Ok(map)
+}
+
+/// Turns a message into our form. The payload is not copied.
+fn inbound(message: async_nats::Message) -> Message {
+    let mut headers = Headers::default();
+    if let Some(map) = &message.headers {
+        for (name, values) in map.iter() {
+            let name: &str = name.as_ref();
+            for value in values {
+                headers.push(name.to_owned(), value.as_str());
+            }
+        }
+    }
+    Message {
+        subject: message.subject.into_string(),
+        reply: message.reply.map(Subject::into_string),
+        headers,
+        payload: message.payload,
+        status: message.status.map(|status| status.as_u16()),
+    }
+}
+
+/// Where the messages of a subscription come from: a new source with each connection.
+#[derive(Default)]
+pub(super) struct Source {
+    next: Mutex<Next>,
+    waker: AtomicWaker,
+}
+
+#[derive(Default)]
+enum Next {
+    /// There is no connection beside the one that is read from.
+    #[default]
+    Unchanged,
+    /// To be read from once the one before has ended.
+    Subscriber(Box<Subscriber>),
+    /// There will be no other.
+    Closed,
+}
+
+impl Source {
+    /// Has the messages come from another connection.
+    pub(super) fn renew(&self, subscriber: Subscriber) {
+        self.set(Next::Subscriber(Box::new(subscriber)));
+    }
+
+    /// Ends the subscription when what has arrived has been read.
+    pub(super) fn close(&self) {
+        self.set(Next::Closed);
+    }
+
+    fn set(&self, next: Next) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        self.waker.wake();
+    }
+
+    /// Returns the next connection's messages; `None` when there will be none.
+    fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Subscriber>> {
+        // Registered first, so that what comes in between wakes.
+        self.waker.register(cx.waker());
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::take(&mut *next) {
+            Next::Unchanged => Poll::Pending,
+            Next::Subscriber(subscriber) => Poll::Ready(Some(*subscriber)),
+            Next::Closed => {
+                *next = Next::Closed;
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+/// The messages of a subscription, over all connections of its bus.
+///
+/// Dropping it unsubscribes: at once when there is room in the connection's queue, else from a task that async-nats
+/// starts. When closed, what has arrived can still be read and what is on the wire is lost: async-nats forgets a
+/// subscription when it sends the unsubscribe, and its `drain` waits for no answer either.
+pub(super) struct Messages {
+    source: Arc<Source>,
+    /// Absent while `closing` holds it, and when its connection is dead.
+    subscriber: Option<Subscriber>,
+    /// The unsubscribe, which waits for room in the connection's queue.
+    closing: Option<BoxFuture<'static, Subscriber>>,
+    /// Closed to close the subscription; `None` once it has been.
+    closed: Option<oneshot::Receiver<()>>,
+    /// Keeps the bus connected for as long as somebody listens.
+    _bus: Arc<Inner>,
+}
+
+impl Messages {
+    pub(super) const fn new(
+        subscriber: Subscriber,
+        source: Arc<Source>,
+        closed: oneshot::Receiver<()>,
+        bus: Arc<Inner>,
+    ) -> Self {
+        Self { source, subscriber: Some(subscriber), closing: None, closed: Some(closed), _bus: bus }
+    }
+}
+
+impl Stream for Messages {
+    type Item = Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        let this = &mut *self;
+        loop {
+            if this.closed.as_mut().is_some_and(|closed| closed.poll_unpin(cx).is_ready()) {
+                this.closed = None;
+                this.closing = this.subscriber.take().map(|subscriber| unsubscribe(subscriber).boxed());
+            }
+            if let Some(closing) = &mut this.closing {
+                this.subscriber = Some(ready!(closing.poll_unpin(cx)));
+                this.closing = None;
+            }
+
+            if let Some(subscriber) = &mut this.subscriber {
+                if let Some(message) = ready!(subscriber.poll_next_unpin(cx)) {
+                    return Poll::Ready(Some(inbound(message)));
+                }
+                this.subscriber = None;
+            }
+            if this.closed.is_none() {
+                return Poll::Ready(None);
+            }
+
+            // The connection is dead; the next one brings more.
+            match ready!(this.source.poll_next(cx)) {
+                Some(subscriber) => this.subscriber = Some(subscriber),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+async fn unsubscribe(mut subscriber: Subscriber) -> Subscriber {
+    if let Err(error) = subscriber.unsubscribe().await {
+        tracing::debug!(%error, "the connection closed before its subscription");
+    }
+    subscriber
+}

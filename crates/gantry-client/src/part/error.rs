@@ -1,0 +1,99 @@
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use super::Distrust;
+use crate::verify::Mismatch;
+
+/// Why a file could not be written. None of these is cured by asking the relay again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The folder that the target would be in is missing, or is no folder.
+    #[error("folder {} does not exist", .0.display())]
+    NoFolder(PathBuf),
+    /// The target, or what stands at the part file's name, is a folder, a device or the like.
+    #[error("{} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// What stands at the name of a part file or its record is not ours, or may be changed by others.
+    #[error("{} {why}: remove it, or choose another target", path.display())]
+    Untrusted {
+        /// The part file or its record.
+        path: PathBuf,
+        /// Why it is not used.
+        why: Distrust,
+    },
+    /// A symbolic link of another user, in a folder where everybody may create files.
+    #[error("symbolic link {} belongs to another user (uid {uid}), in a folder open to all: it is not followed", path.display())]
+    ForeignLink {
+        /// The link.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
+    /// The target names a descriptor that this process was not given.
+    #[error("{}: no such descriptor is open", .0.display())]
+    NoDescriptor(PathBuf),
+    /// The target names a file that another process has open.
+    #[error("{} is a file that another process has open: give the file's own path", .0.display())]
+    OpenElsewhere(PathBuf),
+    /// Another download has the part file.
+    #[error("another download to {} is running", .0.display())]
+    InUse(PathBuf),
+    /// The file system, or the rights in it, do not let the file be written.
+    #[error("{} can't be written", path.display())]
+    NotWritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The disk is full, or a quota is used up. What was written before stays, and can be resumed.
+    #[error("no space left for {}", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Any other failure of the file system.
+    #[error("can't read or write {}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The part file does not hold that version's bytes up to the offset at which the transfer begins.
+    #[error("part file {} can't be resumed at offset {from}", path.display())]
+    Unresumable {
+        /// The part file.
+        path: PathBuf,
+        /// Where the transfer begins, absolute.
+        from: u64,
+    },
+    /// An earlier failure made the part file unfit to be written on; it may be opened anew.
+    #[error("part file {} failed before", .0.display())]
+    Broken(PathBuf),
+    /// We were asked to stop while what is there was read. It stays as it is.
+    #[error("stopped reading part file {}", .0.display())]
+    Stopped(PathBuf),
+    /// The bytes are not the store's. They were thrown away, and the target was left as it was.
+    #[error("{} was not written", target.display())]
+    Mismatch {
+        /// The target.
+        target: PathBuf,
+        /// What differs.
+        source: Mismatch,
+    },
+}
+
+impl Error {
+    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of I/O errors are many and not exhaustive")]
+        match source.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Self::NotWritable { path, source },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full { path, source },
+            _ => Self::Io { path, source },
+        }
+    }
+}

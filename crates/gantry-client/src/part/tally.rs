@@ -1,0 +1,123 @@
+//! The running checksums of a part file's bytes.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::sidecar::Mark;
+use crate::verify::{Mismatch, Proof, Verifier};
+use gantry_proto::{Checksum, ObjectInfo, chunk};
+
+/// What one read of kept bytes takes.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// What is known of the bytes in the part file.
+#[derive(Clone)]
+pub(super) struct Tally {
+    verifier: Verifier,
+    /// CRC-64/NVME.
+    crc: u64,
+}
+
+/// How reading kept bytes ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Read,
+    /// They are too few, or not the ones of any mark.
+    Differs,
+    /// Somebody wanted it to stop.
+    Stopped,
+}
+
+impl Tally {
+    pub(super) fn new(object: &ObjectInfo, range: &Range<u64>) -> Self {
+        Self::of(object.checksum.as_ref(), range, object.size)
+    }
+
+    /// Makes an empty one for `checksum`, of an object of `size` bytes, if this one is for none and that can be checked.
+    pub(super) fn checked_instead(&self, checksum: &Checksum, range: &Range<u64>, size: u64) -> Option<Self> {
+        let instead = Self::of(Some(checksum), range, size);
+        (!self.is_checked() && instead.is_checked()).then_some(instead)
+    }
+
+    fn of(checksum: Option<&Checksum>, range: &Range<u64>, size: u64) -> Self {
+        let checksum = checksum.filter(|_| *range == (0..size));
+        Self { verifier: Verifier::new(checksum, range.end.saturating_sub(range.start)), crc: chunk::crc(&[]) }
+    }
+
+    pub(super) const fn len(&self) -> u64 {
+        self.verifier.seen()
+    }
+
+    /// Returns how many bytes there are so far, with their CRC-64/NVME.
+    pub(super) const fn mark(&self) -> Mark {
+        Mark { len: self.len(), crc: self.crc }
+    }
+
+    /// Returns whether they will be held against a stored checksum.
+    pub(super) const fn is_checked(&self) -> bool {
+        self.verifier.is_checked()
+    }
+
+    /// Compares the bytes so far with what the store keeps.
+    pub(super) fn prove(&self) -> Result<Proof, Mismatch> {
+        self.verifier.clone().finish()
+    }
+
+    /// Takes bytes and their CRC-64/NVME.
+    pub(super) fn update(&mut self, bytes: &[u8], crc: u64) {
+        self.verifier.update_summed(bytes, crc);
+        self.crc = chunk::join_crcs(self.crc, crc, bytes.len() as u64);
+    }
+
+    /// Takes the file's bytes up to the last of `marks` that they agree with, unless `stop` is set meanwhile.
+    ///
+    /// The marks are in order of their length. Bytes past the last one that holds are not taken: nothing is known of
+    /// them.
+    pub(super) fn read(&mut self, file: &File, marks: &[Mark], stop: &AtomicBool) -> io::Result<Outcome> {
+        let mut last = None;
+        for mark in marks {
+            match self.read_to(file, mark.len, stop) {
+                Ok(Outcome::Stopped) => return Ok(Outcome::Stopped),
+                Ok(Outcome::Read) if self.crc == mark.crc => last = Some(self.clone()),
+                Ok(Outcome::Read | Outcome::Differs) => break,
+                // What was read before it holds.
+                Err(error) if last.is_some() => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "the part file's end can't be read");
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(last) = last else { return Ok(Outcome::Differs) };
+        *self = last;
+        Ok(Outcome::Read)
+    }
+
+    fn read_to(&mut self, mut file: &File, limit: u64, stop: &AtomicBool) -> io::Result<Outcome> {
+        file.seek(SeekFrom::Start(self.len()))?;
+        let mut buffer = vec![0; READ_BYTES];
+        while self.len() < limit {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(Outcome::Stopped);
+            }
+            let room = usize::try_from(limit - self.len()).unwrap_or(usize::MAX).min(buffer.len());
+            let count = match file.read(&mut buffer[..room]) {
+                Ok(0) => return Ok(Outcome::Differs),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            self.update(&buffer[..count], chunk::crc(&buffer[..count]));
+        }
+        Ok(Outcome::Read)
+    }
+}
+
+impl fmt::Debug for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tally").field("verifier", &self.verifier).finish_non_exhaustive()
+    }
+}

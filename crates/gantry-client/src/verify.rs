@@ -1,0 +1,487 @@
+//! Proof that an object's bytes are the ones that its store keeps a checksum of.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use sha2::Digest as _;
+
+use gantry_proto::chunk::{self, Chunk, join_crcs};
+use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, PartRun};
+
+/// The most parts of a composite checksum: S3's own limit of a multipart upload. More are taken for nonsense, since
+/// each part costs memory here.
+const PARTS_MAX: u64 = 10_000;
+
+/// What the bytes were proved against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Proof {
+    /// The checksum that the store keeps of the object's bytes.
+    FullObject {
+        /// Its algorithm.
+        algorithm: ChecksumAlgorithm,
+    },
+    /// The checksum that the store keeps of the parts' checksums, with the parts cut as they were uploaded.
+    Composite {
+        /// Its algorithm.
+        algorithm: ChecksumAlgorithm,
+        /// How many parts it covers.
+        parts: u64,
+    },
+    /// Nothing but the checksum of each chunk and the count of bytes: the store keeps no checksum that covers what
+    /// was fetched.
+    Transport,
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FullObject { algorithm } => write!(f, "{} (full object)", algorithm.name()),
+            Self::Composite { algorithm, parts: 1 } => write!(f, "{} (composite of 1 part)", algorithm.name()),
+            Self::Composite { algorithm, parts } => write!(f, "{} (composite of {parts} parts)", algorithm.name()),
+            Self::Transport => f.write_str("transport only"),
+        }
+    }
+}
+
+/// The bytes are not the ones that were asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// There are more or fewer of them.
+    #[error("got {actual} bytes where {expected} were expected")]
+    Length {
+        /// The count that was expected.
+        expected: u64,
+        /// The count that came.
+        actual: u64,
+    },
+    /// Their checksum differs from the one that the store keeps.
+    #[error("{} of the bytes is {actual}, the store keeps {expected}", algorithm.name())]
+    Checksum {
+        /// The algorithm.
+        algorithm: ChecksumAlgorithm,
+        /// The store's value, in base64.
+        expected: String,
+        /// The value of the bytes that came, in base64.
+        actual: String,
+    },
+}
+
+/// Computes the checksum of bytes as they come and compares it with the one that the store keeps.
+///
+/// A composite checksum is proved when its part sizes are known and add up to the object's size. A stored checksum
+/// that can't be checked (unknown parts, a value that is no digest of its algorithm) proves nothing:
+/// [`Proof::Transport`].
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    size: u64,
+    seen: u64,
+    check: Option<Check>,
+}
+
+impl Verifier {
+    /// Expects `size` bytes; `checksum` is what the store keeps of exactly these.
+    ///
+    /// Who fetches only a range of an object passes `None`: what the store keeps covers all of it.
+    #[must_use]
+    pub fn new(checksum: Option<&Checksum>, size: u64) -> Self {
+        Self { size, seen: 0, check: checksum.and_then(|checksum| Check::new(checksum, size)) }
+    }
+
+    /// Takes the next bytes, in order, from the first on.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.seen = self.seen.saturating_add(bytes.len() as u64);
+        if let Some(check) = &mut self.check {
+            check.digest.update(bytes);
+        }
+    }
+
+    /// Takes the next bytes as a chunk whose checksum was checked, so that one of the same kind need not be computed
+    /// again.
+    pub fn update_chunk(&mut self, chunk: &Chunk) {
+        self.update_summed(&chunk.payload, chunk.crc);
+    }
+
+    /// Takes the next bytes and their CRC-64/NVME.
+    pub(super) fn update_summed(&mut self, bytes: &[u8], crc: u64) {
+        match &mut self.check {
+            Some(Check { digest: Digest::Bytes(Hasher::Crc64Nvme(so_far)), .. }) => {
+                *so_far = join_crcs(*so_far, crc, bytes.len() as u64);
+                self.seen = self.seen.saturating_add(bytes.len() as u64);
+            }
+            _ => self.update(bytes),
+        }
+    }
+
+    /// Returns how many bytes were taken.
+    #[must_use]
+    pub const fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// Returns whether there is a stored checksum that can be checked.
+    pub(super) const fn is_checked(&self) -> bool {
+        self.check.is_some()
+    }
+
+    /// Compares, and says what was proved.
+    ///
+    /// # Errors
+    /// [`Mismatch`] when the bytes are too few, too many or not the store's.
+    pub fn finish(self) -> Result<Proof, Mismatch> {
+        if self.seen != self.size {
+            return Err(Mismatch::Length { expected: self.size, actual: self.seen });
+        }
+        self.check.map_or(Ok(Proof::Transport), Check::finish)
+    }
+}
+
+/// A stored checksum that can be checked.
+#[derive(Clone, Debug)]
+struct Check {
+    proof: Proof,
+    algorithm: ChecksumAlgorithm,
+    expected: Vec<u8>,
+    digest: Digest,
+}
+
+impl Check {
+    fn new(checksum: &Checksum, size: u64) -> Option<Self> {
+        let algorithm = checksum.algorithm;
+        let Some(expected) = decode(checksum) else {
+            tracing::warn!(
+                algorithm = algorithm.name(),
+                value = checksum.value,
+                "the store's checksum is malformed: the bytes can't be proved against it"
+            );
+            return None;
+        };
+        let (proof, digest) = match checksum.kind {
+            ChecksumKind::FullObject => (Proof::FullObject { algorithm }, Digest::Bytes(Hasher::new(algorithm))),
+            ChecksumKind::Composite => {
+                let sizes = part_sizes(&checksum.parts, size)?;
+                (Proof::Composite { algorithm, parts: sizes.len() as u64 }, Digest::parts(algorithm, sizes))
+            }
+        };
+        Some(Self { proof, algorithm, expected, digest })
+    }
+
+    fn finish(self) -> Result<Proof, Mismatch> {
+        let actual = self.digest.finish();
+        if actual != self.expected {
+            return Err(Mismatch::Checksum {
+                algorithm: self.algorithm,
+                expected: STANDARD.encode(self.expected),
+                actual: STANDARD.encode(actual),
+            });
+        }
+        Ok(self.proof)
+    }
+}
+
+fn decode(checksum: &Checksum) -> Option<Vec<u8>> {
+    STANDARD.decode(&checksum.value).ok().filter(|value| value.len() == digest_len(checksum.algorithm))
+}
+
+/// Spells out the runs; `None` when they are unknown, too many, or not `size` bytes together.
+fn part_sizes(runs: &[PartRun], size: u64) -> Option<Vec<u64>> {
+    let mut count = 0_u64;
+    let mut sum = 0_u64;
+    for run in runs {
+        count = count.checked_add(run.count)?;
+        sum = sum.checked_add(run.count.checked_mul(run.size)?)?;
+    }
+    if count == 0 || count > PARTS_MAX || sum != size {
+        return None;
+    }
+    Some(runs.iter().flat_map(|run| (0..run.count).map(|_| run.size)).collect())
+}
+
+/// The digest of a sequence of bytes, or of the digests of its parts.
+#[derive(Clone, Debug)]
+enum Digest {
+    Bytes(Hasher),
+    /// The digest of the concatenated digests of the parts, as S3 computes a `COMPOSITE` checksum. Source: the S3
+    /// user guide, "Checking object integrity", "Full object and composite checksum types".
+    Parts {
+        algorithm: ChecksumAlgorithm,
+        whole: Hasher,
+        part: Hasher,
+        /// What the current part still lacks; `None` after the last.
+        left: Option<u64>,
+        later: std::vec::IntoIter<u64>,
+    },
+}
+
+impl Digest {
+    fn parts(algorithm: ChecksumAlgorithm, sizes: Vec<u64>) -> Self {
+        let mut later = sizes.into_iter();
+        let left = later.next();
+        Self::Parts { algorithm, whole: Hasher::new(algorithm), part: Hasher::new(algorithm), left, later }
+    }
+
+    fn update(&mut self, mut bytes: &[u8]) {
+        match self {
+            Self::Bytes(hasher) => hasher.update(bytes),
+            Self::Parts { algorithm, whole, part, left, later } => {
+                while let Some(lacking) = *left {
+                    let take = usize::try_from(lacking).unwrap_or(usize::MAX).min(bytes.len());
+                    let (head, tail) = bytes.split_at(take);
+                    part.update(head);
+                    bytes = tail;
+                    let lacking = lacking - take as u64;
+                    if lacking > 0 {
+                        *left = Some(lacking);
+                        return;
+                    }
+                    let done = std::mem::replace(part, Hasher::new(*algorithm));
+                    whole.update(&done.finish());
+                    *left = later.next();
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        // Closes empty parts at the end.
+        self.update(&[]);
+        match self {
+            Self::Bytes(hasher) => hasher.finish(),
+            Self::Parts { whole, .. } => whole.finish(),
+        }
+    }
+}
+
+const fn digest_len(algorithm: ChecksumAlgorithm) -> usize {
+    match algorithm {
+        ChecksumAlgorithm::Crc64Nvme => 8,
+        ChecksumAlgorithm::Crc32 | ChecksumAlgorithm::Crc32c => 4,
+        ChecksumAlgorithm::Sha1 => 20,
+        ChecksumAlgorithm::Sha256 => 32,
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Hasher {
+    /// The checksum of the bytes so far.
+    Crc64Nvme(u64),
+    Crc {
+        digest: Box<crc_fast::Digest>,
+        len: usize,
+    },
+    Sha1(sha1::Sha1),
+    Sha256(sha2::Sha256),
+}
+
+impl Hasher {
+    fn new(algorithm: ChecksumAlgorithm) -> Self {
+        let crc = |variant| Self::Crc { digest: Box::new(crc_fast::Digest::new(variant)), len: digest_len(algorithm) };
+        match algorithm {
+            ChecksumAlgorithm::Crc64Nvme => Self::Crc64Nvme(chunk::crc(&[])),
+            ChecksumAlgorithm::Crc32 => crc(crc_fast::CrcAlgorithm::Crc32IsoHdlc),
+            ChecksumAlgorithm::Crc32c => crc(crc_fast::CrcAlgorithm::Crc32Iscsi),
+            ChecksumAlgorithm::Sha1 => Self::Sha1(sha1::Sha1::new()),
+            ChecksumAlgorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Crc64Nvme(crc) => *crc = join_crcs(*crc, chunk::crc(bytes), bytes.len() as u64),
+            Self::Crc { digest, .. } => digest.update(bytes),
+            Self::Sha1(digest) => digest.update(bytes),
+            Self::Sha256(digest) => digest.update(bytes),
+        }
+    }
+
+    /// Returns the digest, most significant byte first.
+    fn finish(self) -> Vec<u8> {
+        match self {
+            Self::Crc64Nvme(crc) => crc.to_be_bytes().to_vec(),
+            Self::Crc { digest, len } => {
+                let wide = digest.finalize().to_be_bytes();
+                wide[wide.len() - len..].to_vec()
+            }
+            Self::Sha1(digest) => digest.finalize().to_vec(),
+            Self::Sha256(digest) => digest.finalize().to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALL: [ChecksumAlgorithm; 5] = [
+        ChecksumAlgorithm::Crc64Nvme,
+        ChecksumAlgorithm::Crc32,
+        ChecksumAlgorithm::Crc32c,
+        ChecksumAlgorithm::Sha1,
+        ChecksumAlgorithm::Sha256,
+    ];
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn digest(algorithm: ChecksumAlgorithm, bytes: &[u8]) -> Vec<u8> {
+        let mut hasher = Hasher::new(algorithm);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    fn full(algorithm: ChecksumAlgorithm, bytes: &[u8]) -> Checksum {
+        let value = STANDARD.encode(digest(algorithm, bytes));
+        Checksum { algorithm, kind: ChecksumKind::FullObject, value, parts: Vec::new() }
+    }
+
+    fn composite(algorithm: ChecksumAlgorithm, parts: &[&[u8]]) -> Checksum {
+        let digests: Vec<u8> = parts.iter().flat_map(|part| digest(algorithm, part)).collect();
+        Checksum {
+            algorithm,
+            kind: ChecksumKind::Composite,
+            value: STANDARD.encode(digest(algorithm, &digests)),
+            parts: parts.iter().map(|part| PartRun { count: 1, size: part.len() as u64 }).collect(),
+        }
+    }
+
+    /// As bytes and as chunks: that makes no difference.
+    fn verify(checksum: Option<&Checksum>, size: u64, pieces: &[&[u8]]) -> Result<Proof, Mismatch> {
+        let mut by_bytes = Verifier::new(checksum, size);
+        let mut by_chunks = by_bytes.clone();
+        for piece in pieces {
+            by_bytes.update(piece);
+            by_chunks.update_chunk(&Chunk::new(0, 0, Bytes::copy_from_slice(piece)));
+        }
+        let proof = by_bytes.finish();
+        assert_eq!(by_chunks.finish(), proof);
+        proof
+    }
+
+    /// CRCs: the check values in the catalogue of parametrised CRC algorithms (reveng). SHA: FIPS 180's "abc".
+    #[test]
+    fn digests_are_the_published_ones() {
+        use ChecksumAlgorithm::{Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
+        assert_eq!(hex(&digest(Crc64Nvme, b"123456789")), "ae8b14860a799888");
+        assert_eq!(hex(&digest(Crc32, b"123456789")), "cbf43926");
+        assert_eq!(hex(&digest(Crc32c, b"123456789")), "e3069283");
+        assert_eq!(hex(&digest(Sha1, b"abc")), "a9993e364706816aba3e25717850c26c9cd0d89d");
+        assert_eq!(hex(&digest(Sha256, b"abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn proves_the_empty_object() {
+        for algorithm in ALL {
+            assert_eq!(verify(Some(&full(algorithm, b"")), 0, &[]), Ok(Proof::FullObject { algorithm }));
+            let one = composite(algorithm, &[b""]);
+            assert_eq!(verify(Some(&one), 0, &[]), Ok(Proof::Composite { algorithm, parts: 1 }));
+        }
+        assert_eq!(verify(None, 0, &[]), Ok(Proof::Transport));
+    }
+
+    #[test]
+    fn refuses_a_flipped_bit() {
+        for algorithm in ALL {
+            for checksum in [full(algorithm, b"abcd"), composite(algorithm, &[b"ab", b"cd"])] {
+                let Err(Mismatch::Checksum { algorithm: named, expected, actual }) =
+                    verify(Some(&checksum), 4, &[b"abce"])
+                else {
+                    panic!("{checksum:?} accepts other bytes");
+                };
+                assert_eq!((named, &expected), (algorithm, &checksum.value));
+                assert_ne!(expected, actual);
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_too_few_and_too_many_bytes_with_and_without_a_checksum() {
+        let full = full(ChecksumAlgorithm::Crc32, b"abcd");
+        let composite = composite(ChecksumAlgorithm::Crc32, &[b"abcd"]);
+        for checksum in [None, Some(&full), Some(&composite)] {
+            assert_eq!(verify(checksum, 4, &[b"abc"]), Err(Mismatch::Length { expected: 4, actual: 3 }));
+            assert_eq!(verify(checksum, 4, &[b"abcd", b"e"]), Err(Mismatch::Length { expected: 4, actual: 5 }));
+        }
+    }
+
+    #[test]
+    fn composite_without_usable_parts_proves_transport_only() {
+        let run = |count, size| PartRun { count, size };
+        for parts in [
+            vec![],
+            vec![run(0, 4)],
+            vec![run(1, 3)],
+            vec![run(3, 2)],
+            vec![run(u64::MAX, 0), run(1, 4)],
+            vec![run(u64::MAX, 2)],
+            vec![run(1, u64::MAX), run(1, 5)],
+        ] {
+            let checksum = Checksum { parts, ..composite(ChecksumAlgorithm::Sha256, &[b"ab", b"cd"]) };
+            assert_eq!(verify(Some(&checksum), 4, &[b"abcd"]), Ok(Proof::Transport), "{:?}", checksum.parts);
+        }
+    }
+
+    #[test]
+    fn malformed_value_proves_transport_only() {
+        for value in ["", "!", "AAAA", "AAAAAA==-2"] {
+            let checksum = Checksum { value: value.to_owned(), ..full(ChecksumAlgorithm::Crc32, b"abcd") };
+            assert_eq!(verify(Some(&checksum), 4, &[b"abcd"]), Ok(Proof::Transport), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn runs_of_parts_are_the_same_as_parts_one_by_one() {
+        let single = composite(ChecksumAlgorithm::Crc32c, &[b"ab", b"cd", b"e"]);
+        let runs = vec![PartRun { count: 2, size: 2 }, PartRun { count: 1, size: 1 }];
+        let checksum = Checksum { parts: runs, ..single };
+        let proof = Proof::Composite { algorithm: ChecksumAlgorithm::Crc32c, parts: 3 };
+        assert_eq!(verify(Some(&checksum), 5, &[b"abcde"]), Ok(proof));
+    }
+
+    #[test]
+    fn a_proof_reads_well_and_has_stable_json() {
+        let algorithm = ChecksumAlgorithm::Sha256;
+        for (proof, text, json) in [
+            (Proof::FullObject { algorithm }, "SHA256 (full object)", r#"{"kind":"full_object","algorithm":"sha256"}"#),
+            (
+                Proof::Composite { algorithm, parts: 12 },
+                "SHA256 (composite of 12 parts)",
+                r#"{"kind":"composite","algorithm":"sha256","parts":12}"#,
+            ),
+            (Proof::Transport, "transport only", r#"{"kind":"transport"}"#),
+        ] {
+            assert_eq!(proof.to_string(), text);
+            assert_eq!(serde_json::to_string(&proof).unwrap(), json);
+        }
+    }
+
+    fn cut<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        at.extend([0, bytes.len()]);
+        at.sort_unstable();
+        at.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_bytes_are_cut_does_not_matter(
+            bytes in prop::collection::vec(any::<u8>(), 0..4096),
+            parts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+            pieces in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+            algorithm in prop::sample::select(&ALL),
+        ) {
+            let size = bytes.len() as u64;
+            let pieces = cut(&bytes, &pieces);
+            let whole = full(algorithm, &bytes);
+            prop_assert_eq!(verify(Some(&whole), size, &pieces), Ok(Proof::FullObject { algorithm }));
+            let parts = cut(&bytes, &parts);
+            let proof = Proof::Composite { algorithm, parts: parts.len() as u64 };
+            prop_assert_eq!(verify(Some(&composite(algorithm, &parts)), size, &pieces), Ok(proof));
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Single requests to one bucket, and their retries.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::{ProvideErrorMetadata as _, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumMode, EncodingType};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::client::Live;
+use super::failure::{About, Cure, Failure};
+use super::listing::{self, Mend};
+use super::object;
+use super::observe::{PROBE, observed};
+use super::options::{Limits, Options};
+use super::parts::Parts;
+use super::witness::{Witness, is_listing};
+use crate::{Error, LIST_LIMIT_MAX, Observe, Observer};
+use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin};
+
+/// A bucket with a prefix.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    name: String,
+    prefix: String,
+    limits: Limits,
+    observer: Observer,
+    live: Live,
+    parts: Arc<Parts>,
+    /// When it was last seen that S3 answers at this address, after a doubt.
+    vouched: Mutex<Option<Instant>>,
+}
+
+/// How long S3 counts as S3 after a doubt. A server that names itself in no answer is asked this often.
+const VOUCHED_FOR: Duration = Duration::from_secs(60);
+
+/// The head of an answer to a GET, and its body.
+pub(super) struct Answer {
+    /// The version that the body belongs to; with a checksum only when the whole object was asked for.
+    pub(super) object: ObjectInfo,
+    /// The bytes that the body is to yield.
+    pub(super) range: Range<u64>,
+    pub(super) body: ByteStream,
+}
+
+impl Bucket {
+    pub(super) async fn connect(options: Options) -> Result<Self, Error> {
+        let (name, prefix, limits) = (options.bucket.clone(), options.prefix.clone(), options.limits.clone());
+        let observer = Observer::clone(&options.observer);
+        let live = Live::connect(options).await?;
+        Ok(Self { name, prefix, limits, observer, live, parts: Arc::default(), vouched: Mutex::default() })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(super) const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn observer(&self) -> &dyn Observe {
+        &*self.observer
+    }
+
+    pub(super) const fn parts(&self) -> &Arc<Parts> {
+        &self.parts
+    }
+
+    /// Names an object in messages to consumers.
+    #[expect(clippy::unused_self, reason = "what is asked about, read with the other questions to the bucket")]
+    pub(super) fn what(&self, key: &Key) -> About {
+        About::Consumer(format!("key {:?}", key.as_str()))
+    }
+
+    /// Names the bucket in messages to the operator.
+    pub(super) fn what_bucket(&self) -> About {
+        About::Operator(format!("bucket {:?}", self.name))
+    }
+
+    /// Returns the key as S3 has it.
+    pub(super) fn full(&self, key: &Key) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// Asks once for a whole object and the checksum that is stored with it.
+    pub(super) async fn get_whole(&self, client: &Client, key: &Key, pin: &Pin) -> Result<Answer, Failure> {
+        let asked = async {
+            let what = self.what(key);
+            let witness = Witness::default();
+            let request = client
+                .get_object()
+                .bucket(&self.name)
+                .key(self.full(key))
+                .set_if_match(pin.if_match.clone())
+                .set_version_id(pin.version_id.clone())
+                .customize()
+                .interceptor(witness.clone())
+                // Set as a header, not as the SDK's parameter, which would have the SDK verify the body as well.
+                .mutate_request(|request| {
+                    request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
+                })
+                .send();
+            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            self.vouch(client, &witness, &what).await?;
+            let object = object::of_whole(key, pin, &output, &what).map_err(Failure::is_final)?;
+            Ok(Answer { range: 0..object.size, object, body: output.body })
+        };
+        observed(&*self.observer, "get", asked).await
+    }
+
+    /// Asks once for a range, without its end for all that follows.
+    pub(super) async fn get_range(
+        &self,
+        client: &Client,
+        key: &Key,
+        pin: &Pin,
+        (start, end): (u64, Option<u64>),
+    ) -> Result<Answer, Failure> {
+        let asked = async {
+            let what = self.what(key);
+            let witness = Witness::default();
+            let last = end.map_or_else(String::new, |end| (end - 1).to_string());
+            let request = client
+                .get_object()
+                .bucket(&self.name)
+                .key(self.full(key))
+                .set_if_match(pin.if_match.clone())
+                .set_version_id(pin.version_id.clone())
+                .range(format!("bytes={start}-{last}"))
+                .customize()
+                .interceptor(witness.clone())
+                .send();
+            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            self.vouch(client, &witness, &what).await?;
+            if output.content_range().is_none() && output.content_length() == Some(0) {
+                // How some stores answer for an empty object, where others have no such range.
+                let error = Error::Protocol(format!("{what}: S3 sends no bytes for a range"));
+                return Err(Failure { error, cure: Cure::Size });
+            }
+            let (object, range) =
+                object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::is_final)?;
+            Ok(Answer { object, range, body: output.body })
+        };
+        observed(&*self.observer, "get", asked).await
+    }
+
+    /// Asks once for an object's description with its checksum.
+    ///
+    /// The pinned `ETag` is compared here instead of sent: there are stores that refuse their own `ETag` on a HEAD.
+    pub(super) async fn head(&self, client: &Client, key: &Key, pin: &Pin) -> Result<ObjectInfo, Failure> {
+        let asked = async {
+            let what = self.what(key);
+            let witness = Witness::default();
+            let request = client
+                .head_object()
+                .bucket(&self.name)
+                .key(self.full(key))
+                .set_version_id(pin.version_id.clone())
+                .checksum_mode(ChecksumMode::Enabled)
+                .customize()
+                .interceptor(witness.clone())
+                .send();
+            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            self.vouch(client, &witness, &what).await?;
+            object::of_head(key, pin, &output, &what).map_err(Failure::is_final)
+        };
+        observed(&*self.observer, "head", asked).await
+    }
+
+    /// Asks once for a page of keys.
+    pub(super) async fn list(&self, client: &Client, request: &ListRequest) -> Result<ListPage, Failure> {
+        let asked = async {
+            let what = About::Consumer("the listing".to_owned());
+            let limit = request.limit.unwrap_or(LIST_LIMIT_MAX).clamp(1, LIST_LIMIT_MAX);
+            let request = client
+                .list_objects_v2()
+                .bucket(&self.name)
+                .prefix(format!("{}{}", self.prefix, request.prefix))
+                .set_delimiter((!request.recursive).then(|| "/".to_owned()))
+                .max_keys(i32::try_from(limit).unwrap_or(i32::MAX))
+                .set_continuation_token(request.token.clone())
+                .encoding_type(EncodingType::Url)
+                .customize()
+                .interceptor(Mend)
+                .send();
+            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
+            Ok(listing::page(&output, &self.prefix))
+        };
+        observed(&*self.observer, "list", asked).await
+    }
+
+    /// Asks once for what needs no object to exist, with the right to list or to read.
+    pub(super) async fn probe(&self, client: &Client) -> Result<(), Failure> {
+        observed(&*self.observer, PROBE, self.sign_of_life(client, &self.what_bucket())).await
+    }
+
+    /// Asks for a listing and takes any as a sign of life, whatever keys stand in it: whoever may put an object must
+    /// not be able to take the store away from others.
+    async fn sign_of_life(&self, client: &Client, what: &About) -> Result<(), Failure> {
+        let request = client
+            .list_objects_v2()
+            .bucket(&self.name)
+            .prefix(&self.prefix)
+            .max_keys(1)
+            .encoding_type(EncodingType::Url)
+            .send();
+        match Box::pin(request).await {
+            Ok(_) => Ok(()),
+            // It knows who asks, and that right is not needed to read.
+            Err(error) if error.code() == Some("AccessDenied") => Ok(()),
+            Err(SdkError::ServiceError(error))
+                if error.raw().status().is_success() && error.raw().body().bytes().is_some_and(is_listing) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(Failure::of(&error, what)),
+        }
+    }
+
+    /// Makes sure that an answer that looks like a page comes from S3.
+    async fn vouch(&self, client: &Client, witness: &Witness, what: &About) -> Result<(), Failure> {
+        let vouched = *self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
+        if !witness.doubts() || vouched.is_some_and(|at| at.elapsed() < VOUCHED_FOR) {
+            return Ok(());
+        }
+        self.sign_of_life(client, what).await?;
+        *self.vouched.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Repeats `request` within the retry budget for as long as there is hope, and cures what can be.
+    pub(super) async fn retry<T, F>(&self, what: &About, request: impl Fn(Arc<Client>) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let deadline = Instant::now() + self.limits.retry_budget;
+        let mut cures = Cures::new(&self.limits);
+        loop {
+            let client = self.live.client();
+            let wait = deadline.saturating_duration_since(Instant::now()).min(self.limits.answer_timeout);
+            let failure = match timeout(wait, request(Arc::clone(&client))).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::passing(format!("{what}: S3 did not answer in time")),
+            };
+            let failure = self.cure(&client, &mut cures, failure, what).await?;
+            let Some(pause) = cures.pause(&failure) else { return Err(failure) };
+            if Instant::now() + pause >= deadline {
+                return Err(failure);
+            }
+            tracing::debug!(error = %failure.error, ?pause, "trying again");
+            sleep(pause).await;
+        }
+    }
+
+    /// Asks once for a range of the version that `object` is, within the time that an answer may take.
+    pub(super) async fn resume(
+        &self,
+        client: &Client,
+        object: &ObjectInfo,
+        range: Range<u64>,
+    ) -> Result<ByteStream, Failure> {
+        let (key, pin) = (&object.key, object.pin());
+        let request = self.get_range(client, key, &pin, (range.start, Some(range.end)));
+        match timeout(self.limits.answer_timeout, request).await {
+            Ok(Ok(answer)) if answer.object.size == object.size => Ok(answer.body),
+            Ok(Ok(_)) => Err(Failure::is_final(Error::Changed(format!("{}: has another size", self.what(key))))),
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(Failure::passing(format!("{}: S3 did not answer in time", self.what(key)))),
+        }
+    }
+
+    /// Returns the next bytes of a body, never none. A body that ends here has yielded too few.
+    pub(super) async fn next_piece(&self, key: &Key, body: &mut ByteStream) -> Result<Bytes, Failure> {
+        loop {
+            let failed = |text| Err(Failure::passing(format!("{}: {text}", self.what(key))));
+            match timeout(self.limits.stall_timeout, body.next()).await {
+                Ok(Some(Ok(piece))) if piece.is_empty() => {}
+                Ok(Some(Ok(piece))) => return Ok(piece),
+                Ok(Some(Err(_))) => return failed("S3 cut the connection"),
+                Ok(None) => return failed("S3 sent too few bytes"),
+                Err(_) => return failed("S3 stopped sending"),
+            }
+        }
+    }
+
+    pub(super) fn client(&self) -> Arc<Client> {
+        self.live.client()
+    }
+
+    /// Does what makes another try worth it; returns the failure as it is to be treated then, or as an error if it is
+    /// final.
+    pub(super) async fn cure(
+        &self,
+        used: &Arc<Client>,
+        cures: &mut Cures,
+        failure: Failure,
+        what: &About,
+    ) -> Result<Failure, Failure> {
+        match &failure.cure {
+            Cure::None | Cure::Size => Err(failure),
+            Cure::Wait => Ok(failure),
+            Cure::Region(region) if cures.take_region() => {
+                self.live.move_to(region);
+                Ok(failure)
+            }
+            Cure::OtherKey if !self.live.has_key_files() => Err(failure),
+            Cure::Credentials | Cure::OtherKey if cures.take_credentials() => match self.live.reload(used).await {
+                Ok(true) => Ok(failure),
+                Ok(false) => Err(failure),
+                Err(error) => Err(Failure::unreadable_keys(what, &error)),
+            },
+            Cure::Region(_) | Cure::Credentials | Cure::OtherKey => Err(failure),
+        }
+    }
+}
+
+/// What is left to try for one request, or for one stretch of a body without progress.
+#[derive(Debug)]
+pub(super) struct Cures {
+    pauses: ExponentialBackoff,
+    region: bool,
+    credentials: bool,
+}
+
+impl Cures {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(2))
+            .with_max_times(limits.attempts_max.saturating_sub(1) as usize)
+            .with_jitter()
+            .build();
+        Self { pauses, region: true, credentials: true }
+    }
+
+    /// Returns how long to wait before the next try; `None` when there is none.
+    pub(super) fn pause(&mut self, failure: &Failure) -> Option<Duration> {
+        let pause = self.pauses.next()?;
+        match (&failure.cure, &failure.error) {
+            (Cure::Region(_) | Cure::Credentials | Cure::OtherKey, _) => Some(Duration::ZERO),
+            (_, Error::Unavailable { retry_after: Some(after), .. }) => Some(pause.max(*after)),
+            _ => Some(pause),
+        }
+    }
+
+    fn take_region(&mut self) -> bool {
+        std::mem::take(&mut self.region)
+    }
+
+    fn take_credentials(&mut self) -> bool {
+        std::mem::take(&mut self.credentials)
+    }
+}

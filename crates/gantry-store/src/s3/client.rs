@@ -1,0 +1,189 @@
+//! Clients of the SDK: how they are made, and made again for another region or with fresh credentials.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    AppName, BehaviorVersion, Builder, Credentials as SdkCredentials, Region, ResponseChecksumValidation,
+    SharedHttpClient, StalledStreamProtectionConfig,
+};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::connections;
+use super::observe::TraceHeader;
+use super::options::{Credentials, Options, StaticCredentials};
+use crate::Error;
+
+/// Where an S3 that has no regions is said to be, and where AWS answers for buckets of every region with their own.
+const REGION_FALLBACK: &str = "us-east-1";
+
+/// How soon after loading credentials it is worth loading them again.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The client of one bucket. It is replaced when S3 names another region or refuses the credentials.
+#[derive(Debug)]
+pub(super) struct Live {
+    options: Options,
+    /// Its connections outlive a client.
+    http: SharedHttpClient,
+    client: RwLock<Arc<Client>>,
+    /// Which credentials there are; held while they are loaded.
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    at: Instant,
+    /// The key, where we hold it ourselves.
+    keys: Option<StaticCredentials>,
+}
+
+impl Live {
+    pub(super) async fn connect(options: Options) -> Result<Self, Error> {
+        check(&options)?;
+        let keys = keys(&options.credentials)?;
+        let http = connections::pool(&options.observer)?;
+        let client = Box::pin(client(&options, keys.as_ref(), &http)).await;
+        let loaded = Mutex::new(Loaded { at: Instant::now(), keys });
+        Ok(Self { options, http, client: RwLock::new(Arc::new(client)), loaded })
+    }
+
+    pub(super) fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Signs for `region` from now on. Returns whether that is news.
+    pub(super) fn move_to(&self, region: &str) -> bool {
+        let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
+        if client.config().region().is_some_and(|now| now.as_ref() == region) {
+            return false;
+        }
+        tracing::info!(bucket = self.options.bucket, region, "bucket is in another region");
+        let config = client.config().to_builder().region(Region::new(region.to_owned())).build();
+        *client = Arc::new(Client::from_conf(config));
+        true
+    }
+
+    pub(super) const fn has_key_files(&self) -> bool {
+        matches!(self.options.credentials, Credentials::Files(_))
+    }
+
+    /// Loads the credentials again, unless `used` has been replaced already or that was done a moment ago. Returns
+    /// whether another try makes sense: not with the same key from the same files.
+    pub(super) async fn reload(&self, used: &Arc<Client>) -> Result<bool, Error> {
+        let mut loaded = self.loaded.lock().await;
+        if !Arc::ptr_eq(used, &self.client()) {
+            return Ok(true);
+        }
+        let keys = keys(&self.options.credentials)?;
+        let from_files = self.has_key_files();
+        if from_files && keys == loaded.keys {
+            return Ok(false);
+        }
+        if !from_files && loaded.at.elapsed() < RELOAD_INTERVAL {
+            return Ok(true);
+        }
+        let region = used.config().region().map(|region| region.as_ref().to_owned());
+        let options = Options { region, ..self.options.clone() };
+        let fresh = Box::pin(client(&options, keys.as_ref(), &self.http)).await;
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        *loaded = Loaded { at: Instant::now(), keys };
+        Ok(true)
+    }
+}
+
+fn check(options: &Options) -> Result<(), Error> {
+    let limits = &options.limits;
+    let invalid = |message: &str| Err(Error::Invalid(format!("bucket {:?}: {message}", options.bucket)));
+    if options.bucket.is_empty() || options.bucket.contains('/') {
+        return invalid("is not a bucket's name");
+    }
+    if limits.range_bytes == 0 || limits.concurrency_max == 0 || limits.attempts_max == 0 {
+        return invalid("range size, concurrency and attempts must be at least 1");
+    }
+    let Some(url) = &options.endpoint_url else { return Ok(()) };
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return invalid("the endpoint URL begins with neither http:// nor https://");
+    };
+    if rest.split('/').next().is_none_or(|host| host.is_empty() || host.contains('@')) {
+        return invalid("the endpoint URL names no host, or holds credentials, which don't belong there");
+    }
+    Ok(())
+}
+
+/// Returns the key that was given, or that the files hold now.
+fn keys(credentials: &Credentials) -> Result<Option<StaticCredentials>, Error> {
+    Ok(match credentials {
+        Credentials::Static(keys) => Some(keys.clone()),
+        Credentials::Files(files) => Some(files.read()?),
+        Credentials::Chain | Credentials::Anonymous => None,
+    })
+}
+
+async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &SharedHttpClient) -> Client {
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).region(region(options));
+    if let Some(profile) = &options.profile {
+        loader = loader.profile_name(profile);
+    }
+    let is_anonymous = matches!(options.credentials, Credentials::Anonymous);
+    loader = match keys {
+        Some(keys) => loader.credentials_provider(SdkCredentials::new(
+            &keys.access_key_id,
+            &keys.secret_access_key,
+            keys.session_token.clone(),
+            None,
+            "configuration",
+        )),
+        None if is_anonymous => loader.no_credentials(),
+        None => loader,
+    };
+    let mut config = Builder::from(&loader.load().await)
+        .http_client(http.clone())
+        .force_path_style(options.path_style)
+        // A ranged GET must not be held against the whole object's checksum. The consumer verifies.
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        // Retries, and the time that a body may stall, are this module's: the SDK retries no body, shares one bucket
+        // of retries among all requests, and gives up on a body after 5 s.
+        .retry_config(RetryConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .interceptor(TraceHeader(Arc::clone(&options.observer)))
+        .timeout_config(TimeoutConfig::builder().connect_timeout(options.limits.connect_timeout).build());
+    if let Some(url) = &options.endpoint_url {
+        config = config.endpoint_url(url);
+    }
+    if let Ok(name) = AppName::new("gantry") {
+        config = config.app_name(name);
+    }
+    if is_anonymous {
+        config = config.allow_no_auth();
+    }
+    Client::from_conf(config.build())
+}
+
+/// Where to look for the region. Only for AWS itself is the instance metadata service asked: elsewhere there is none.
+fn region(options: &Options) -> RegionProviderChain {
+    let chain = RegionProviderChain::first_try(options.region.clone().map(Region::new));
+    let chain = if options.region.is_some() {
+        chain
+    } else if options.endpoint_url.is_some() {
+        let mut profile = ProfileFileRegionProvider::builder();
+        if let Some(name) = &options.profile {
+            profile = profile.profile_name(name);
+        }
+        chain.or_else(EnvironmentVariableRegionProvider::new()).or_else(profile.build())
+    } else {
+        let mut default = aws_config::default_provider::region::Builder::default();
+        if let Some(name) = &options.profile {
+            default = default.profile_name(name);
+        }
+        chain.or_else(default.build())
+    };
+    chain.or_else(Region::new(REGION_FALLBACK))
+}

@@ -1,0 +1,261 @@
+//! What a failed request means: the error it ends in, and whether another try makes sense.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+use super::witness;
+use crate::Error;
+
+/// What a request is about, as messages name it.
+#[derive(Clone, Debug)]
+pub(super) enum About {
+    /// The message goes to a consumer, which knows the key but neither the bucket nor where it is.
+    Consumer(String),
+    /// The message stays with the operator, who needs every cause.
+    Operator(String),
+}
+
+impl About {
+    /// Adds a cause to a message, unless it is none of the reader's business.
+    fn with_cause(&self, text: &str, cause: &str) -> String {
+        match self {
+            Self::Operator(_) => format!("{self}: {text}: {cause}"),
+            Self::Consumer(_) => {
+                tracing::debug!(text, cause, "the cause of a failure");
+                format!("{self}: {text}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Consumer(text) | Self::Operator(text)) = self;
+        f.write_str(text)
+    }
+}
+/// The longest time to wait that is taken over from S3: far longer than any retry budget.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// One failed try.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) cure: Cure,
+}
+
+/// What makes another try worth it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cure {
+    /// Nothing: the answer is final.
+    None,
+    /// Time.
+    Wait,
+    /// Signing for the region that S3 named.
+    Region(String),
+    /// Fresh credentials.
+    Credentials,
+    /// Another key, if the key files hold one by now.
+    OtherKey,
+    /// The object's size, to tell an empty range from one past the end: S3 answers 416 to both.
+    Size,
+}
+
+impl Failure {
+    pub(super) fn is_final(error: Error) -> Self {
+        Self { error, cure: Cure::None }
+    }
+
+    pub(super) fn passing(message: impl Into<String>) -> Self {
+        Self { error: Error::unavailable(message), cure: Cure::Wait }
+    }
+
+    /// What answers is not S3.
+    pub(super) fn foreign(what: &About) -> Self {
+        Self::is_final(Error::Protocol(format!(
+            "{what}: what answers is not S3, but a web page or another service: check the address of the S3 server"
+        )))
+    }
+
+    /// The key files can't be read, and with that no request can be signed.
+    pub(super) fn unreadable_keys(what: &About, cause: &Error) -> Self {
+        Self::is_final(Error::unavailable(
+            what.with_cause("the relay's credentials for S3 can't be read", &cause.to_string()),
+        ))
+    }
+
+    /// Reads the SDK's error for a request about `what`, such as a key.
+    pub(super) fn of<E>(error: &SdkError<E, HttpResponse>, what: &About) -> Self
+    where
+        E: ProvideErrorMetadata + StdError + 'static,
+    {
+        let passing = |text: &str, cause: &str| Self::passing(what.with_cause(text, cause));
+        let is_final = |text: &str, cause: &str| Self::is_final(Error::Invalid(what.with_cause(text, cause)));
+        match error {
+            SdkError::ServiceError(service)
+                if service.raw().status().is_success() && service.err().code().is_none() =>
+            {
+                unreadable(service.raw(), what, &innermost(error))
+            }
+            SdkError::ServiceError(service) => answered(service.raw(), service.err().code(), what),
+            SdkError::ResponseError(response) if response.raw().status().is_success() => {
+                passing("S3 gave an answer that can't be read", &innermost(error))
+            }
+            SdkError::ResponseError(response) => answered(response.raw(), None, what),
+            SdkError::TimeoutError(_) => Self::passing(format!("{what}: S3 did not answer in time")),
+            SdkError::DispatchFailure(failure) => {
+                let cause = innermost(error);
+                if failure.is_io() || failure.is_timeout() {
+                    passing("can't reach S3", &cause)
+                } else if chain(error).any(|link| link.to_string().contains("credential")) {
+                    // Only the text tells. The SDK has asked every source by now, each with its own retries.
+                    Self::is_final(Error::unavailable(what.with_cause("the relay has no credentials for S3", &cause)))
+                } else if failure.is_user() {
+                    is_final("the request can't be made", &cause)
+                } else {
+                    passing("the request can't be sent", &cause)
+                }
+            }
+            SdkError::ConstructionFailure(_) => is_final("the request can't be made", &innermost(error)),
+            _ => passing("the request failed", &innermost(error)),
+        }
+    }
+}
+
+/// Reads an answer that should be what was asked for, but does not parse.
+fn unreadable(response: &HttpResponse, what: &About, cause: &str) -> Failure {
+    // A page in place of a listing. What it says is of no interest.
+    let is_listing = response.body().bytes().is_none_or(witness::is_listing);
+    if witness::is_foreign(response) || !is_listing {
+        return Failure::foreign(what);
+    }
+    Failure::is_final(Error::Protocol(what.with_cause("S3 gave an answer that can't be read", cause)))
+}
+
+/// Reads an answer that is an error. The code is missing where the answer has no body, as every answer to a HEAD.
+fn answered(response: &HttpResponse, code: Option<&str>, what: &About) -> Failure {
+    let status = response.status().as_u16();
+    let label = code.map_or_else(|| status.to_string(), |code| format!("{status} {code}"));
+    if let Some(region) = region(response, status, code.unwrap_or_default()) {
+        let error = Error::Invalid(what.with_cause("the bucket is in another region", &region));
+        return Failure { error, cure: Cure::Region(region) };
+    }
+    // Gateways in front of S3 send pages with 5xx, too: that passes.
+    let is_page = status < 500 && witness::is_foreign_error(response);
+    let leads_away = matches!(status, 301..=303 | 308) && code.is_none_or(str::is_empty);
+    if is_page || leads_away {
+        return Failure::foreign(what);
+    }
+    let passing = |text: &str| Error::Unavailable {
+        message: format!("{what}: {text} ({label})"),
+        retry_after: response.headers().get("retry-after").and_then(retry_after),
+    };
+    let (error, cure) = match (status, code.unwrap_or_default()) {
+        (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" | "RequestExpired") => {
+            (passing("the relay's credentials have expired"), Cure::Credentials)
+        }
+        (_, "RequestTimeTooSkewed") => (passing("the relay's clock is wrong"), Cure::Wait),
+        (_, "RequestTimeout" | "OperationAborted" | "SlowDown" | "InternalError" | "ServiceUnavailable") => {
+            (passing("S3 fails or asks to slow down"), Cure::Wait)
+        }
+        (_, "NoSuchBucket") => (Error::NotFound(format!("{what}: no such bucket")), Cure::None),
+        (400, "InvalidArgument" | "NoSuchVersion") | (404, "NoSuchVersion") => {
+            (Error::NotFound(format!("{what}: no such version ({label})")), Cure::None)
+        }
+        // 405 stands for a version that is a delete marker.
+        (404 | 405 | 410, _) => (Error::NotFound(format!("{what}: no such object ({label})")), Cure::None),
+        (_, "InvalidObjectState") => {
+            (Error::Denied(format!("{what}: archived, it must be restored first ({label})")), Cure::None)
+        }
+        (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => {
+            (Error::Denied(format!("{what}: access denied ({label})")), Cure::OtherKey)
+        }
+        (401 | 403, _) => (Error::Denied(format!("{what}: access denied ({label})")), Cure::None),
+        (412, _) => (Error::Changed(format!("{what}: no longer the pinned version ({label})")), Cure::None),
+        (416, _) => (Error::Protocol(format!("{what}: no such range ({label})")), Cure::Size),
+        // Without a body, this is how S3 answers expired credentials to a HEAD.
+        (400, "") => (Error::Invalid(format!("{what}: S3 refuses the request ({label})")), Cure::Credentials),
+        (408 | 409 | 425 | 429 | 500 | 502..=599, _) => (passing("S3 fails or asks to slow down"), Cure::Wait),
+        _ => (Error::Invalid(format!("{what}: S3 refuses the request ({label})")), Cure::None),
+    };
+    Failure { error, cure }
+}
+
+/// Reads how many seconds S3 asks to wait. More than can be meant is cut down; a date is not heeded.
+fn retry_after(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Digits that fit no integer are too many seconds.
+    let seconds = text.parse().unwrap_or(u64::MAX);
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+}
+
+/// Returns the region that the bucket is in, where that is why the request failed.
+fn region(response: &HttpResponse, status: u16, code: &str) -> Option<String> {
+    // Other failures may name the region as well; then it is the one that was signed for.
+    let is_redirect = matches!(
+        (status, code),
+        (301 | 307 | 308, _) | (400, "" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException")
+    );
+    if !is_redirect {
+        return None;
+    }
+    if let Some(region) = response.headers().get("x-amz-bucket-region") {
+        return Some(region.to_owned());
+    }
+    let body = std::str::from_utf8(response.body().bytes()?).ok()?;
+    let (_, rest) = body.split_once("<Region>")?;
+    let (region, _) = rest.split_once("</Region>")?;
+    Some(region.to_owned())
+}
+
+/// Returns the first cause in a chain of errors, on one line: the outer ones only say that something failed.
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    one_line(&chain(error).last().map_or_else(String::new, ToString::to_string))
+}
+
+/// Joins the lines of a text: the SDK takes one for each place where it looked for credentials.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// Goes from an error to its causes.
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_wait_is_bounded_whatever_s3_says() {
+        for (text, wait) in [
+            ("7", Some(Duration::from_secs(7))),
+            (" 7 ", Some(Duration::from_secs(7))),
+            ("18446744073709551615", Some(RETRY_AFTER_MAX)),
+            ("99999999999999999999999", Some(RETRY_AFTER_MAX)),
+            ("-1", None),
+            ("+1", None),
+            ("", None),
+            ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ] {
+            assert_eq!(retry_after(text), wait, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_cause_of_several_lines_is_told_on_one() {
+        assert_eq!(
+            one_line("no provider:\n  environment: unset\n\n  profile: none\n"),
+            "no provider:; environment: unset; profile: none"
+        );
+        assert_eq!(one_line("connection refused"), "connection refused");
+    }
+}

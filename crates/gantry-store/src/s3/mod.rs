@@ -1,0 +1,236 @@
+//! Objects from S3 and what speaks like it. No other module names the SDK.
+//!
+//! Every answer is held against what was asked for: `ETag`, version, range, length. What is no answer is asked for
+//! again within [`Limits`], and every request after an object's first one is pinned to the version that it found.
+
+mod bucket;
+mod client;
+mod connections;
+mod failure;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod listing;
+mod object;
+mod observe;
+mod options;
+mod pace;
+mod parts;
+mod reader;
+mod witness;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use aws_sdk_s3::Client;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, try_join};
+
+use self::bucket::{Answer, Bucket};
+use self::failure::{About, Cure, Failure};
+pub use self::options::{Credentials, KeyFiles, Limits, Options, StaticCredentials};
+use self::reader::{Reader, Response, response_end};
+use super::budget::Seat;
+use super::{Budget, Error, Opened, Store};
+use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
+
+/// How often an object may be replaced between two requests that describe it, before it is given up.
+const REPLACED_MAX: u32 = 3;
+
+/// A bucket, or what lies below a prefix in it.
+pub struct S3Store {
+    bucket: Arc<Bucket>,
+    budget: Budget,
+    fingerprint: String,
+}
+
+impl fmt::Debug for S3Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Store")
+            .field("bucket", &self.bucket.name())
+            .field("prefix", &self.bucket.prefix())
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
+    }
+}
+
+impl S3Store {
+    /// Finds region and credentials; no request is sent to S3.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the options contradict themselves.
+    pub async fn connect(options: Options, budget: Budget) -> Result<Self, Error> {
+        let fingerprint = fingerprint(&options);
+        Ok(Self { bucket: Arc::new(Bucket::connect(options).await?), budget, fingerprint })
+    }
+}
+
+/// An object, the range that is wanted of it, and the response that begins with it unless there is nothing to read.
+type Opening = (ObjectInfo, Range<u64>, Option<Response>);
+
+impl Store for S3Store {
+    fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
+        async move {
+            // From here on, and not only when it reads: of many that come at once each must see the others.
+            let seat = self.budget.enter();
+            let opening = match (span, self.response_end(span)) {
+                (Span { start: 0, .. }, None) => self.open_whole(key, pin).await?,
+                (Span { start, end: Some(end) }, _) if end <= start => self.open_empty(key, pin, span).await?,
+                (span, response_end) => self.open_range(key, pin, span, response_end).await?,
+            };
+            Ok(self.opened(opening, seat).await)
+        }
+        .boxed()
+    }
+
+    fn stat<'a>(&'a self, key: &'a Key, pin: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
+        async move {
+            let mut object = self.describe(key, pin).await?;
+            parts::learn(&self.bucket, &mut object).await;
+            Ok(object)
+        }
+        .boxed()
+    }
+
+    fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
+        async move {
+            let what = About::Consumer("the listing".to_owned());
+            self.bucket
+                .retry(&what, |client| async move { self.bucket.list(&client, request).await })
+                .await
+                .map_err(|failure| failure.error)
+        }
+        .boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            let what = self.bucket.what_bucket();
+            self.bucket
+                .retry(&what, |client| async move { self.bucket.probe(&client).await })
+                .await
+                .map_err(|failure| failure.error)
+        }
+        .boxed()
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        Some(self.fingerprint.clone())
+    }
+}
+
+/// Names the place by its endpoint, bucket and prefix. An endpoint that only a profile names is not seen.
+fn fingerprint(options: &Options) -> String {
+    let of_environment = || {
+        ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok().filter(|url| !url.is_empty()))
+    };
+    let endpoint = options.endpoint_url.clone().or_else(of_environment).unwrap_or_default().to_ascii_lowercase();
+    let endpoint = endpoint.trim_end_matches('/');
+    let endpoint = match endpoint.split_once("://") {
+        Some(("http", _)) => endpoint.trim_end_matches(":80"),
+        Some(("https", _)) => endpoint.trim_end_matches(":443"),
+        _ => endpoint,
+    };
+    super::fingerprint("s3", &[endpoint, &options.bucket, &options.prefix])
+}
+
+impl S3Store {
+    /// One request: its first byte is there after one round trip.
+    async fn open_whole(&self, key: &Key, pin: &Pin) -> Result<Opening, Error> {
+        let what = self.bucket.what(key);
+        let answer = self
+            .bucket
+            .retry(&what, |client| async move { self.bucket.get_whole(&client, key, pin).await })
+            .await
+            .map_err(|failure| failure.error)?;
+        let response = Response { body: answer.body, end: answer.range.end };
+        Ok((answer.object, answer.range, Some(response)))
+    }
+
+    /// Nothing is to be read, but the object must be there.
+    async fn open_empty(&self, key: &Key, pin: &Pin, span: Span) -> Result<Opening, Error> {
+        let object = self.describe(key, pin).await?;
+        let range = resolve(span, &object)?;
+        Ok((object, range, None))
+    }
+
+    /// The range, the first response to which goes to `response_end`.
+    async fn open_range(&self, key: &Key, pin: &Pin, span: Span, response_end: Option<u64>) -> Result<Opening, Error> {
+        let what = self.bucket.what(key);
+        let first = (span.start, response_end);
+        let range = |client: Arc<_>| async move { self.bucket.get_range(&client, key, pin, first).await };
+        let opened = if span.end.is_some() {
+            // What ends before the object does can't be held against its checksum.
+            self.bucket.retry(&what, range).await.map(Some)
+        } else {
+            self.range_and_checksum(&what, key, pin, range).await
+        };
+        match opened {
+            Ok(Some(answer)) => {
+                let response = Response { body: answer.body, end: answer.range.end };
+                let range = resolve(span, &answer.object)?;
+                Ok((answer.object, range, Some(response)))
+            }
+            Ok(None) => Err(Error::Changed(format!("{what}: is replaced faster than it can be read"))),
+            Err(Failure { cure: Cure::Size, error }) => {
+                let object = self.describe(key, pin).await?;
+                let range = resolve(span, &object)?;
+                if range.is_empty() { Ok((object, range, None)) } else { Err(error) }
+            }
+            Err(Failure { error, .. }) => Err(error),
+        }
+    }
+
+    /// Two requests side by side: the range, and a HEAD for the checksum, which no ranged request may ask for. `None`
+    /// when they kept answering for different versions.
+    async fn range_and_checksum<F>(
+        &self,
+        what: &About,
+        key: &Key,
+        pin: &Pin,
+        range: impl Fn(Arc<Client>) -> F,
+    ) -> Result<Option<Answer>, Failure>
+    where
+        F: Future<Output = Result<Answer, Failure>>,
+    {
+        let head = |client: Arc<_>| async move { self.bucket.head(&client, key, pin).await };
+        for _ in 0..REPLACED_MAX {
+            let (answer, object) = try_join(self.bucket.retry(what, &range), self.bucket.retry(what, head)).await?;
+            if is_same(&answer.object, &object) {
+                return Ok(Some(Answer { object, ..answer }));
+            }
+            // Replaced between the two; without a pin the newer one will do.
+        }
+        Ok(None)
+    }
+
+    fn response_end(&self, span: Span) -> Option<u64> {
+        response_end(&self.budget, self.bucket.limits(), span.start, span.end)
+    }
+
+    async fn describe(&self, key: &Key, pin: &Pin) -> Result<ObjectInfo, Error> {
+        let what = self.bucket.what(key);
+        self.bucket
+            .retry(&what, |client| async move { self.bucket.head(&client, key, pin).await })
+            .await
+            .map_err(|failure| failure.error)
+    }
+
+    async fn opened(&self, (mut object, range, response): Opening, seat: Seat) -> Opened {
+        parts::learn(&self.bucket, &mut object).await;
+        let budget = self.budget.clone();
+        let body = Reader::new(Arc::clone(&self.bucket), &object, range, response, budget, seat).into_body();
+        Opened { object, body }
+    }
+}
+
+fn resolve(span: Span, object: &ObjectInfo) -> Result<Range<u64>, Error> {
+    span.resolve(object.size).ok_or(Error::Range { start: span.start, size: object.size })
+}
+
+fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
+    one.etag == other.etag && one.version_id == other.version_id && one.size == other.size
+}

@@ -1,0 +1,73 @@
+//! Requests to S3 as metrics and traces show them.
+
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
+
+use super::failure::Failure;
+use crate::{Observe, Observer};
+
+/// The operation that belongs to no request.
+pub(super) const PROBE: &str = "probe";
+
+/// Runs one request, counts it, and shows it as a span.
+pub(super) async fn observed<T>(
+    observer: &dyn Observe,
+    operation: &'static str,
+    request: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let span = if operation == PROBE {
+        // Each would be a trace of its own, every ten seconds.
+        Span::none()
+    } else {
+        info_span!("s3", otel.kind = "client", otel.status_code = Empty, operation, result = Empty)
+    };
+    let mut watch = Watch { observer, operation, begun: Instant::now(), result: "abandoned" };
+    let answer = request.instrument(span.clone()).await;
+    watch.result = answer.as_ref().map_or_else(|failure| failure.error.code().name(), |_| "ok");
+    span.record("result", watch.result);
+    if answer.is_err() {
+        span.record("otel.status_code", "ERROR");
+    }
+    answer
+}
+
+/// Counts on drop, so that a request counts too that nobody waits for any longer.
+struct Watch<'a> {
+    observer: &'a dyn Observe,
+    operation: &'static str,
+    begun: Instant,
+    result: &'static str,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.observer.request_ended(self.operation, self.result, self.begun.elapsed());
+    }
+}
+
+/// Names the trace to S3, in a header that is not signed: proxies on the way may put their own span into it.
+#[derive(Debug)]
+pub(super) struct TraceHeader(pub(super) Observer);
+
+impl Intercept for TraceHeader {
+    fn name(&self) -> &'static str {
+        "TraceHeader"
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        for (name, value) in self.0.trace_headers() {
+            // An invalid header is left out: `insert` would panic.
+            drop(context.request_mut().headers_mut().try_insert(name, value));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+// Downloads one object from a Gantry relay: node bare_consumer.js NATS_URL STORE KEY FILE
+// The least that a consumer must do (docs/PROTOCOL.md): it checks the order, the CRC and the counts, gives credit for
+// what it has written, and fails on anything else. Needs `npm install @nats-io/transport-node`.
+const { closeSync, openSync, writeSync } = require("node:fs");
+const { connect, createInbox } = require("@nats-io/transport-node");
+
+const WINDOW = 4 * 520_192; // four of the largest chunks
+
+// CRC-64/NVME, reflected, as two halves of 32 bits.
+const HIGH = new Uint32Array(256), LOW = new Uint32Array(256);
+for (let byte = 0; byte < 256; byte++) {
+  let crc = BigInt(byte);
+  for (let bit = 0; bit < 8; bit++) crc = (crc >> 1n) ^ (crc & 1n ? 0x9a6c9329ac4bc9b5n : 0n);
+  [HIGH[byte], LOW[byte]] = [Number(crc >> 32n), Number(crc & 0xffffffffn)];
+}
+function crc64nvme(bytes) {
+  let high = ~0, low = ~0;
+  for (const byte of bytes) {
+    const index = (low ^ byte) & 0xff;
+    low = ((low >>> 8) | (high << 24)) ^ LOW[index];
+    high = (high >>> 8) ^ HIGH[index];
+  }
+  const hex = (half) => (~half >>> 0).toString(16).padStart(8, "0");
+  return hex(high) + hex(low);
+}
+
+async function download(nc, store, key, file) {
+  const inbox = createInbox();
+  const messages = nc.subscribe(inbox);
+  let accepted, chunks = 0, offset = 0, credit = WINDOW;
+  const timer = setTimeout(() => messages.unsubscribe(), 30_000);
+  const request = { key, credit, chunk_max: nc.info.max_payload - 4096 };
+  nc.publish(`gantry.v1.get.${store}`, JSON.stringify(request), { reply: inbox });
+  try {
+    for await (const message of messages) {
+      const header = (name) => message.headers?.get(`Gantry-${name}`);
+      const kind = header("Type"), transfer = header("Transfer");
+      timer.refresh();
+      if (kind === "beat" && !accepted) continue;
+      if (kind === "accepted" && !accepted) {
+        accepted = message.json();
+        const control = `gantry.v1.ctl.${accepted.instance}.${transfer}`;
+        if (accepted.control !== control || accepted.key !== key || accepted.start !== 0) {
+          throw new Error(`not what was requested: ${message.string()}`);
+        }
+      } else if (!["chunk", "beat", "end"].includes(kind) || !accepted || transfer !== accepted.transfer) {
+        throw new Error(`the transfer failed: ${message.headers} ${message.string().slice(0, 200)}`);
+      } else if (kind === "end") {
+        const end = message.json();
+        if (end.chunks === chunks && end.bytes === offset && offset === accepted.size) return;
+        throw new Error(`the end counts ${message.string()}, got ${chunks} chunks and ${offset} bytes`);
+      } else if (Number(header("Seq")) !== chunks || Number(header("Offset")) !== offset) {
+        throw new Error(`chunk ${chunks} was lost`);
+      } else if (kind === "chunk") {
+        if (crc64nvme(message.data) !== header("Crc") || offset + message.data.length > credit) {
+          throw new Error(`chunk ${chunks} is not what the relay sent`);
+        }
+        for (let done = 0; done < message.data.length;) done += writeSync(file, message.data, done);
+        [chunks, offset] = [chunks + 1, offset + message.data.length];
+      }
+      if (header("Wait") === "credit") {
+        credit = offset + WINDOW;
+        nc.publish(accepted.control, JSON.stringify({ credit }), { reply: inbox });
+      }
+    }
+    throw new Error("the relay is silent");
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function main(servers, store, key, path) {
+  const nc = await connect({ servers, reconnect: false });
+  const file = openSync(path, "w");
+  await download(nc, store, key, file).finally(() => nc.close());
+  closeSync(file);
+}
+
+main(...process.argv.slice(2));

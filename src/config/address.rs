@@ -1,0 +1,186 @@
+//! The addresses in a configuration: of stores, S3 servers, collectors and nats-servers.
+
+use std::path::PathBuf;
+
+use percent_encoding::percent_decode_str;
+
+const STORE_FORM: &str = "must be s3://bucket/prefix or file:///dir";
+
+/// Does not repeat any part of the address, since all before its last `@` may be a password.
+const NO_USER: &str = "must hold no user and password: must be s3://bucket/prefix or file:///dir";
+
+/// The location of a store's objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreAddress {
+    /// A bucket, and the prefix of the keys in it.
+    S3 {
+        /// The bucket's name.
+        bucket: String,
+        /// The text before each key in the bucket; empty, or ending in `/`.
+        prefix: String,
+    },
+    /// A directory.
+    File {
+        /// Its absolute path.
+        dir: PathBuf,
+    },
+}
+
+impl StoreAddress {
+    /// Parses an address. `%XX` in its path stands for a byte, as in every URL.
+    ///
+    /// # Errors
+    /// If the address is invalid. The error says what would be valid.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let (scheme, rest) = url.split_once("://").ok_or(STORE_FORM)?;
+        if let Some(found) = rest.find(['?', '#']) {
+            return Err(format!(
+                "takes no options after {:?}: endpoint and region have keys of their own, and in a prefix write %3F or %23",
+                &rest[found..=found]
+            ));
+        }
+
+        match scheme {
+            "s3" => parse_s3(rest),
+            "file" => parse_file(rest),
+            other if other.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+                Err(format!("{STORE_FORM}, not {other}://"))
+            }
+            _ => Err(STORE_FORM.to_owned()),
+        }
+    }
+}
+
+fn parse_s3(rest: &str) -> Result<StoreAddress, String> {
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if !is_bucket(bucket) {
+        return Err(if rest.contains('@') {
+            NO_USER.to_owned()
+        } else {
+            format!("{bucket:?} is not a valid bucket name: must be s3://bucket/prefix")
+        });
+    }
+
+    let mut prefix = percent_decode(prefix)?;
+    if !prefix.is_empty() && !prefix.ends_with('/') {
+        prefix.push('/');
+    }
+    Ok(StoreAddress::S3 { bucket: bucket.to_owned(), prefix })
+}
+
+fn is_bucket(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
+    // Only the ARN of an access point contains colons. Elsewhere a colon separates a user from a password.
+    let has_valid_colons = name.starts_with("arn:") || !name.contains(':');
+    (1..=255).contains(&name.len()) && name.bytes().all(is_allowed) && has_valid_colons
+}
+
+fn parse_file(rest: &str) -> Result<StoreAddress, String> {
+    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+    if !path.starts_with('/') {
+        return Err(if path.contains('@') {
+            NO_USER.to_owned()
+        } else {
+            format!("must be an absolute path after three slashes, as in file:///{path}")
+        });
+    }
+    Ok(StoreAddress::File { dir: PathBuf::from(percent_decode(path)?) })
+}
+
+fn percent_decode(text: &str) -> Result<String, String> {
+    // The crate leaves an incomplete %XX as it is, which would hide a mistake.
+    let is_hex = |text: &str| text.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    if !text.split('%').skip(1).all(is_hex) {
+        return Err("has a % that is not followed by two hexadecimal digits: write %25 for a percent sign".to_owned());
+    }
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map(Into::into).map_err(|_| "is not UTF-8 after decoding its %XX".to_owned())
+}
+
+/// Returns the addresses in a list of nats-servers, separated by commas.
+pub(super) fn servers(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|server| !server.is_empty())
+}
+
+/// Returns what follows `http://`, or with `is_tls_allowed` also `https://`, in an address without a user.
+fn after_scheme(url: &str, is_tls_allowed: bool) -> Option<&str> {
+    let tls = is_tls_allowed.then(|| url.strip_prefix("https://")).flatten();
+    url.strip_prefix("http://").or(tls).filter(|rest| !rest.is_empty())
+}
+
+/// Checks the address of an S3 server.
+pub(super) fn check_endpoint(url: &str) -> Result<(), String> {
+    match after_scheme(url, true) {
+        None => Err("must begin with http:// or https:// and name a host".to_owned()),
+        Some(rest) if rest.contains('@') => Err("must hold no user and password: use `access_key_id_file` and \
+                                                 `secret_access_key_file`"
+            .to_owned()),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Checks the address of a collector of traces.
+pub(super) fn check_collector(url: &str) -> Result<(), String> {
+    match after_scheme(url, false) {
+        Some(rest) if !rest.contains('@') => Ok(()),
+        _ => Err("must be http://HOST:PORT; for an encrypted connection, run a collector on this host".to_owned()),
+    }
+}
+
+/// Returns the host and port of an `http://` address.
+#[must_use]
+pub fn http_authority(url: &str) -> String {
+    let rest = after_scheme(url, false).unwrap_or(url);
+    let host = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if has_port { host.to_owned() } else { format!("{host}:80") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn store_addresses_are_parsed() {
+        let s3 =
+            |bucket: &str, prefix: &str| Ok(StoreAddress::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() });
+        let access_point = "arn:aws:s3:eu-west-1:123456789012:accesspoint:point";
+
+        assert_eq!(StoreAddress::parse("s3://b"), s3("b", ""));
+        assert_eq!(StoreAddress::parse("s3://b/"), s3("b", ""));
+        assert_eq!(StoreAddress::parse("s3://b/p"), s3("b", "p/"));
+        assert_eq!(StoreAddress::parse(&format!("s3://{access_point}/p")), s3(access_point, "p/"));
+        assert_eq!(StoreAddress::parse("s3://b/p/q/"), s3("b", "p/q/"));
+        assert_eq!(StoreAddress::parse("s3://b/%3F%25"), s3("b", "?%/"));
+        assert_eq!(StoreAddress::parse("file:///a%20b/c"), Ok(StoreAddress::File { dir: "/a b/c".into() }));
+    }
+
+    #[test]
+    fn invalid_store_addresses_are_rejected() {
+        for url in [
+            "",
+            "b",
+            "s3://",
+            "s3:///p",
+            "s3://b c/p",
+            "file://a",
+            "file:",
+            "s3://b/%zz",
+            "s3://b/%f",
+            "s3://b/%",
+            "s3://b/%+1",
+            "file:///ü%é",
+            "file:///%ff",
+            "s3://b#x",
+        ] {
+            assert!(StoreAddress::parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn port_80_is_the_default() {
+        assert_eq!(http_authority("http://h:4318/v1/traces"), "h:4318");
+        assert_eq!(http_authority("http://h/v1/traces"), "h:80");
+        assert_eq!(http_authority("http://[::1]/x"), "[::1]:80");
+    }
+}

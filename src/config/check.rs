@@ -1,0 +1,135 @@
+//! What the values of single keys must satisfy beyond their type.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use gantry_proto::subject::{DeliveryAllow, Prefix, is_literal};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::address::{self, StoreAddress};
+use super::lookup;
+
+type Checked = Result<(), String>;
+
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+pub(super) fn prefix(text: &str) -> Checked {
+    Prefix::new(text).map(drop).map_err(|_| {
+        "must be tokens separated by dots, without white space, `*`, `>`, and without a leading `$` or `_`".to_owned()
+    })
+}
+
+pub(super) fn servers(text: &str) -> Checked {
+    match address::servers(text).next() {
+        Some(_) => Ok(()),
+        None => Err("must be addresses such as nats://127.0.0.1:4222".to_owned()),
+    }
+}
+
+pub(super) fn inbox_prefix(text: &str) -> Checked {
+    if is_literal(text.trim_end_matches('.')) {
+        Ok(())
+    } else {
+        Err("must be tokens separated by dots, without white space, `*` and `>`".to_owned())
+    }
+}
+
+pub(super) fn delivery_allow(text: &str) -> Checked {
+    let prefixes = text.split(',').map(str::to_owned).collect();
+    DeliveryAllow::new(prefixes).map(drop).map_err(|error| format!("{error}, each with a final dot"))
+}
+
+pub(super) fn store_url(text: &str) -> Checked {
+    StoreAddress::parse(text).map(drop)
+}
+
+pub(super) fn endpoint(text: &str) -> Checked {
+    address::check_endpoint(text)
+}
+
+pub(super) fn region(text: &str) -> Checked {
+    if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+        Ok(())
+    } else {
+        Err("must be the name of a region, as in eu-west-1".to_owned())
+    }
+}
+
+pub(super) fn listen(text: &str) -> Checked {
+    if text == "off" || text.parse::<SocketAddr>().is_ok() {
+        Ok(())
+    } else {
+        Err("must be an address and a port, as in 127.0.0.1:8080 or [::]:8080, or off".to_owned())
+    }
+}
+
+pub(super) fn collector(text: &str) -> Checked {
+    address::check_collector(text)
+}
+
+/// Accepts only directives that name a level. `tracing` takes a word that is not a level for the name of a module,
+/// which hides all messages of all others.
+pub(super) fn log_level(text: &str) -> Checked {
+    let form = "must be error, warn, info, debug, trace or off, or levels by module as in info,gantry_relay=debug";
+    for directive in text.split(',').filter(|directive| !directive.trim().is_empty()) {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim();
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            let known = LEVELS.iter().map(|level| (*level).to_owned());
+            let suggestion = lookup::nearest_of(&level.to_lowercase(), known);
+            let suggestion = suggestion.map_or_else(String::new, |level| format!("; did you mean `{level}`?"));
+            return Err(format!("{form}{suggestion}"));
+        }
+    }
+
+    text.parse::<EnvFilter>().map(drop).map_err(|error| format!("{error}: {form}"))
+}
+
+/// Checks that a file can be read now, since it may be needed only much later.
+pub(super) fn file(path: &Path) -> Checked {
+    let unreadable = |error: std::io::Error| format!("can't be read: {error}");
+    let metadata = File::open(path).and_then(|file| file.metadata()).map_err(unreadable)?;
+    if metadata.is_dir() { Err("is a directory: must be a file".to_owned()) } else { Ok(()) }
+}
+
+/// Checks that a file can be read and holds a secret. Only regular files are read: a pipe yields its text only once.
+pub(super) fn secret_file(path: &Path) -> Checked {
+    file(path)?;
+    if !path.is_file() {
+        return Ok(());
+    }
+    match fs::read_to_string(path) {
+        Ok(text) if text.trim().is_empty() => Err("the file is empty".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("can't be read: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_levels_are_levels_or_modules_with_levels() {
+        for text in [
+            "warn",
+            "INFO",
+            "off",
+            "info,gantry_relay=debug",
+            "gantry_relay::transfer=trace",
+            "info,[transfer{store=a}]=debug",
+        ] {
+            assert_eq!(log_level(text), Ok(()), "{text}");
+        }
+    }
+
+    /// These were taken for the names of modules, and nothing was logged.
+    #[test]
+    fn words_that_are_not_levels_are_rejected() {
+        for text in ["warning", "verbose", "gantry_relay", "info,loud", "gantry_relay=", "a=b=loud"] {
+            assert!(log_level(text).is_err(), "{text}");
+        }
+        assert!(log_level("warning").unwrap_err().ends_with("did you mean `warn`?"));
+    }
+}

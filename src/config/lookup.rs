@@ -1,0 +1,73 @@
+//! Finding keys by path or by variable, and the known key closest to an unknown one.
+
+use super::keys::KEYS;
+use super::table::{ENV_PREFIX, Key};
+
+/// Stands for a store's name in the name of a key.
+pub(super) const STORE_PLACEHOLDER: &str = "NAME";
+
+/// Variables that begin with [`ENV_PREFIX`] and set no key.
+pub(super) const OTHER_VARIABLES: &[&str] = &["GANTRY_CONFIG"];
+
+/// Names below this similarity are not suggested. "prefx" and "prefix" have 0.97.
+const SIMILAR: f64 = 0.8;
+
+/// Returns the key at a path such as `["stores", "files", "url"]`.
+pub(super) fn find(path: &[String]) -> Option<&'static Key> {
+    let name = generic(path);
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// Returns whether a path is the section of some key: `relay`, `stores`, `stores.files`.
+pub(super) fn is_section(path: &[String]) -> bool {
+    let start = format!("{}.", generic(path));
+    KEYS.iter().any(|key| key.name.starts_with(&start))
+}
+
+/// Returns the known key closest to an unknown one, with the name of the store that was written.
+pub(super) fn nearest(path: &[String]) -> Option<String> {
+    let wanted = generic(path);
+    let similar = nearest_of(&wanted, KEYS.iter().map(|key| key.name.to_owned()));
+    let found = similar.or_else(|| in_another_section(path))?;
+
+    Some(match path {
+        [section, store, ..] if section == "stores" => found.replace(STORE_PLACEHOLDER, store),
+        _ => found,
+    })
+}
+
+/// Finds the key of this name in another section, as for `chunk_max_bytes` at the top.
+fn in_another_section(path: &[String]) -> Option<String> {
+    let last = path.last()?;
+    let mut names = KEYS.iter().map(|key| key.name);
+    names.find(|name| name.rsplit('.').next() == Some(last)).map(str::to_owned)
+}
+
+/// Returns the environment variable closest to an unknown one that begins with [`ENV_PREFIX`].
+pub(super) fn nearest_variable(name: &str) -> Option<String> {
+    // The prefix, which all names share, would make all of them similar.
+    let rest = |name: &str| name.trim_start_matches(ENV_PREFIX).to_owned();
+    let own = KEYS.iter().map(Key::env_name);
+    let others = OTHER_VARIABLES.iter().copied().chain(KEYS.iter().filter_map(|key| key.alias)).map(str::to_owned);
+
+    let found = nearest_of(&rest(name), own.chain(others).map(|name| rest(&name)))?;
+    Some(format!("{ENV_PREFIX}{found}"))
+}
+
+/// Returns the closest of the known words, if any is similar enough.
+pub(super) fn nearest_of(wanted: &str, known: impl Iterator<Item = String>) -> Option<String> {
+    known
+        .map(|name| (strsim::jaro_winkler(wanted, &name), strsim::damerau_levenshtein(wanted, &name), name))
+        .filter(|(similarity, ..)| *similarity >= SIMILAR)
+        .min_by_key(|(_, distance, _)| *distance)
+        .map(|(.., name)| name)
+}
+
+fn generic(path: &[String]) -> String {
+    match path {
+        [section, _, rest @ ..] if section == "stores" => {
+            [&["stores".to_owned(), STORE_PLACEHOLDER.to_owned()], rest].concat().join(".")
+        }
+        _ => path.join("."),
+    }
+}

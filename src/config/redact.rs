@@ -1,0 +1,85 @@
+//! Keeping secrets out of messages, logs and `Debug`.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+/// Text that `Debug` does not print.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Secret(String);
+
+impl Secret {
+    /// Returns the text, for the one place that needs it.
+    #[must_use]
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Returns the text of a key as it may be printed. Text that is not an address keeps its `@`.
+pub(super) fn shown(key: &str, text: &str) -> String {
+    let is_address = ["url", "otlp_endpoint"].iter().any(|name| key.ends_with(name));
+    if is_address || text.contains("://") { without_credentials(text) } else { text.to_owned() }
+}
+
+/// Replaces the user names, passwords and tokens in one address, or in several separated by commas.
+///
+/// A password may contain any character, so everything before an address's last `@` counts as one. The scheme may be
+/// missing.
+#[must_use]
+pub fn without_credentials(text: &str) -> String {
+    let is_single = ["s3://", "http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
+    if is_single { cleaned(text) } else { text.split(',').map(cleaned).collect::<Vec<_>>().join(",") }
+}
+
+fn cleaned(address: &str) -> String {
+    // The address of a directory has no user, but the directory's name may contain an @.
+    if address.starts_with("file:///") {
+        return address.to_owned();
+    }
+    let Some((before, host)) = address.rsplit_once('@') else { return address.to_owned() };
+
+    match before.split_once("://") {
+        Some((scheme, _)) => format!("{scheme}://[redacted]@{host}"),
+        None => format!("[redacted]@{host}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_lose_their_credentials() {
+        for (text, clean) in [
+            ("nats://u:p@h:4222,tls://t@[::1]:1", "nats://[redacted]@h:4222,tls://[redacted]@[::1]:1"),
+            ("nats://u:p@ss@h", "nats://[redacted]@h"),
+            ("c:p3hush@h:1", "[redacted]@h:1"),
+            ("nats://a@h,c:p3hush@h", "nats://[redacted]@h,[redacted]@h"),
+            ("nats://me:hu/sh@h", "nats://[redacted]@h"),
+            ("nats://me:hu#sh@h", "nats://[redacted]@h"),
+            ("nats://me:hu?sh@h", "nats://[redacted]@h"),
+            ("s3://me:hu,sh/pw@demo", "s3://[redacted]@demo"),
+            ("file://me:hush@h/x", "file://[redacted]@h/x"),
+            ("file:///srv/a@b", "file:///srv/a@b"),
+            ("s3://bucket/prefix", "s3://bucket/prefix"),
+        ] {
+            assert_eq!(without_credentials(text), clean);
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_an_address_is_printed_unchanged() {
+        assert_eq!(shown("nats.user", "me@example.org"), "me@example.org");
+        assert_eq!(shown("nats.creds_file", "/run/gantry@1.service/creds"), "/run/gantry@1.service/creds");
+        assert_eq!(shown("http.listen", "http://me:hush@h"), "http://[redacted]@h");
+        assert_eq!(shown("nats.url", "hush@h"), "[redacted]@h");
+    }
+}

@@ -1,0 +1,147 @@
+//! The places where settings are looked up, and their order.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use gantry_proto::StoreName;
+
+use super::Config;
+use super::build;
+use super::context::{self, Choice, Surroundings};
+use super::effective::{self, Effective};
+use super::environment::Environment;
+use super::error::{Error, Problem};
+use super::file;
+use super::layer::{self, Layer, text_of};
+
+/// The places where settings are looked up.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The TOML file, if one is named.
+    pub file: Option<PathBuf>,
+    /// The context of the `nats` command line.
+    pub context: Choice,
+    /// The user's configuration directory, which holds the contexts.
+    pub config_home: Option<PathBuf>,
+    /// The user's home directory, for `~` in a context.
+    pub home: Option<PathBuf>,
+    /// The settings from the command line.
+    pub flags: Flags,
+    /// The environment's variables.
+    pub environment: Environment,
+}
+
+/// Settings from the command line.
+#[derive(Clone, Debug, Default)]
+pub struct Flags(Layer);
+
+impl Flags {
+    /// Adds a setting: its key, its value as text, and the option as the user writes it.
+    pub fn set(&mut self, key: &str, value: impl Into<String>, flag: &str) {
+        self.0.push(key, value.into(), flag);
+    }
+
+    /// Adds the address of a store.
+    pub fn set_store(&mut self, name: &StoreName, url: &str) {
+        self.0.push(&format!("stores.{name}.url"), url, "--store");
+    }
+}
+
+impl Sources {
+    /// Takes the environment of this process. Its `GANTRY_CONFIG` and `NATS_CONTEXT` apply.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self::of_environment(std::env::vars_os())
+    }
+
+    /// Takes an environment.
+    pub fn of_environment<N: Into<OsString>, V: Into<OsString>>(variables: impl IntoIterator<Item = (N, V)>) -> Self {
+        let variables: Vec<(OsString, OsString)> =
+            variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let path = |wanted: &str| {
+            let mut found = variables.iter().filter(|(name, value)| name == wanted && !value.is_empty());
+            found.next().map(|(_, value)| PathBuf::from(value))
+        };
+        let home = path("HOME");
+        let default_config_home = || home.as_ref().map(|home| home.join(".config"));
+
+        let file = path("GANTRY_CONFIG");
+        let config_home = path("XDG_CONFIG_HOME").or_else(default_config_home);
+        let environment = Environment::new(variables);
+        let context = environment.get("NATS_CONTEXT").map_or(Choice::Selected, |name| Choice::Named(name.to_owned()));
+        Self { file, context, config_home, home, flags: Flags::default(), environment }
+    }
+
+    /// Reads all places and makes one configuration of their settings.
+    ///
+    /// # Errors
+    /// If anything is wrong. The error has all problems.
+    pub fn load(self) -> Result<Config, Error> {
+        self.read().0
+    }
+
+    /// Returns the configuration, or all that is wrong with it, and the effective settings with their origins. Secrets
+    /// in these are redacted, invalid settings are left out. Each place is read once, since a pipe can't be read again.
+    pub fn read(self) -> (Result<Config, Error>, Vec<Effective>) {
+        let otel = self.environment.otel();
+        let (mut layers, problems) = self.layers();
+
+        let conflict = build::keep_one_auth(&mut layers).err();
+        let effective = effective::of_layers(&layers);
+        (build::config(layers, problems, conflict, otel), effective)
+    }
+
+    /// Returns the layers, lowest first, without what is invalid, and what is wrong with the rest.
+    fn layers(self) -> (Vec<Layer>, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let variable = |name: &str| self.environment.get(name).map(str::to_owned);
+        let surroundings =
+            Surroundings { config_home: self.config_home.as_deref(), home: self.home.as_deref(), variable: &variable };
+        let context = or_empty(context::layer(&self.context, &surroundings), &mut problems);
+        let file = self.file.as_deref().map_or_else(Layer::default, |path| or_empty(file::read(path), &mut problems));
+
+        self.environment.report_not_text(&mut problems);
+        let mut foreign = self.environment.foreign(&mut problems);
+        let own = self.environment.own(&mut problems);
+        let mut flags = self.flags.0;
+
+        if ![&context, &file, &foreign, &own, &flags].into_iter().any(Layer::has_password) {
+            foreign.use_user_as_token();
+            flags.use_user_as_token();
+        }
+
+        let (selected, named) = match self.context {
+            Choice::Named(_) => (Layer::default(), context),
+            Choice::Selected | Choice::Never => (context, Layer::default()),
+        };
+        let set = [selected, file, named, foreign, own, flags];
+        let stores = layer::stores_of(&set);
+        let aws = aws_layer(&self.environment, &set);
+
+        let layers = [Layer::defaults(&stores), aws].into_iter().chain(set);
+        let layers = layers.map(|layer| layer.check(&mut problems)).collect();
+        (layers, problems)
+    }
+}
+
+/// Returns the S3 server that the AWS variables name, for every store in S3.
+fn aws_layer(environment: &Environment, layers: &[Layer]) -> Layer {
+    let mut layer = Layer::default();
+    let Some((variable, url)) = environment.s3_endpoint() else { return layer };
+
+    for store in layer::stores_of(layers) {
+        let key = format!("stores.{store}.url");
+        let address = layers.iter().rev().find_map(|layer| layer.get(&key));
+        if address.and_then(|setting| text_of(&setting.value)).is_some_and(|text| text.starts_with("s3://")) {
+            layer.push(&format!("stores.{store}.endpoint_url"), url, variable);
+        }
+    }
+    layer
+}
+
+fn or_empty(layer: Result<Layer, Problem>, problems: &mut Vec<Problem>) -> Layer {
+    layer.unwrap_or_else(|problem| {
+        problems.push(problem);
+        Layer::default()
+    })
+}
