@@ -49,6 +49,8 @@ def main():
         failed.append("chaos")
     if not passes("resume", [sys.executable, "tests/chaos/resume.py", "--times", "4", "--gantry", tested_binary()], {}):
         failed.append("resume")
+    if not passes("Python client", [sys.executable, "clients/python/check.py"], {"GANTRY_BINARY": tested_binary()}):
+        failed.append("Python client")
 
     for name, arguments in (("lines of fuzz", ["--check"]), ("fuzz", ["--seconds", "3"])):
         if not passes(name, [sys.executable, "fuzz/run.py", *arguments], {}):
