@@ -21,9 +21,10 @@ use gantry_proto::sender::{Outcome, Sender, Settings};
 use gantry_proto::{Accepted, Body, GetRequest, HEADERS_MAX_BYTES, OFFSET_MAX, ObjectInfo, WireError, check, limits};
 use gantry_store::{self as store, Opened};
 
-/// How long opening a store may take before the consumer is told that its request is in hand. Where nobody listens the
-/// answer to this is there before S3's is, and its body is not read.
-const FIRST_BEAT: Duration = Duration::from_millis(1);
+/// How long opening a store may take before the first beat. The beat shows the consumer that a relay has its request, and
+/// where nobody listens, nats-server's 503 for it arrives before a distant S3 has answered, so that no body is read. A
+/// store nearby answers sooner: then the beat would only cost a message.
+const FIRST_BEAT: Duration = Duration::from_millis(10);
 
 /// How long the first chunk may be on its way to the connection alone. Written together with what follows, it would
 /// reach nobody before nats-server has read that, too.
