@@ -5,24 +5,24 @@
 
 mod buses;
 mod caution;
-mod handlers;
-mod health;
+mod discovery;
 pub mod metrics;
+mod outbox;
 mod pacer;
 mod peers;
+mod readiness;
 mod registry;
-mod sending;
-mod service;
-mod serving;
+mod requests;
 pub mod shutdown;
+mod stores;
 mod supervision;
 mod throttle;
 mod transfer;
 
 pub use self::buses::Buses;
-pub use self::health::{Readiness, probe};
-pub use self::service::subjects as service_subjects;
-pub use self::serving::Replaced;
+pub use self::discovery::subjects as service_subjects;
+pub use self::readiness::{Readiness, probe};
+pub use self::stores::Replaced;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -152,7 +152,7 @@ struct Shared {
     data_status: watch::Receiver<Status>,
     /// The connection that can't be made again.
     lost: OnceLock<Lost>,
-    serving: serving::Serving,
+    stores: stores::StoreTable,
     options: Options,
     /// The service id, also a token of every control subject.
     instance: String,
@@ -161,10 +161,10 @@ struct Shared {
     transfers: Arc<Semaphore>,
     queries: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
-    sending: sending::Sending,
+    outbox: outbox::Outbox,
     caution: caution::Caution,
     registry: registry::Registry,
-    service: service::Service,
+    service: discovery::Service,
     metrics: Arc<RelayMetrics>,
     readiness: watch::Sender<Readiness>,
     /// Asks for the stores to be probed now.
@@ -206,7 +206,7 @@ impl Relay {
             return Err(Error::NoStore);
         }
         let instance = Uuid::new_v4().simple().to_string();
-        let service = service::Service::new(&instance, &options);
+        let service = discovery::Service::new(&instance, &options);
         metrics.transfers_max.set(options.places());
         let buses = buses.into();
         let shared = Arc::new(Shared {
@@ -217,7 +217,7 @@ impl Relay {
             transfers: Arc::new(Semaphore::new(options.transfers_max)),
             queries: Arc::new(Semaphore::new(QUERIES_MAX)),
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
-            sending: sending::Sending::new(),
+            outbox: outbox::Outbox::new(),
             caution: caution::Caution::default(),
             registry: registry::Registry::default(),
             service,
@@ -230,17 +230,17 @@ impl Relay {
             supervision: supervision::Supervision::default(),
             throttle: throttle::Throttle::default(),
             instance,
-            serving: serving::Serving::default(),
+            stores: stores::StoreTable::default(),
             options,
         });
         let events = buses::Connection::ALL.map(|connection| shared.buses.of(connection).events());
         registry::start(&shared).await?;
         for subject in shared.service.subjects() {
             let questions = shared.buses.requests.subscribe(&subject, None).await?;
-            supervision::spawn(&shared, "service", None, service::answer(Arc::clone(&shared), questions));
+            supervision::spawn(&shared, "service", None, discovery::answer(Arc::clone(&shared), questions));
         }
-        let served = serving::replace(&shared, stores).await?;
-        supervision::spawn(&shared, "health", None, health::watch(Arc::clone(&shared), events));
+        let served = stores::replace(&shared, stores).await?;
+        supervision::spawn(&shared, "health", None, readiness::watch(Arc::clone(&shared), events));
         supervision::spawn(&shared, "log", None, throttle::report(Arc::clone(&shared)));
         // The relay can do without it: it only compares.
         shared.tasks.spawn(peers::watch(Arc::clone(&shared)));
@@ -274,7 +274,7 @@ impl Relay {
     /// # Errors
     /// When there is no store, or the bus does not take the subscriptions. Then all that was served still is.
     pub async fn replace_stores(&self, stores: Stores) -> Result<Replaced, Error> {
-        let replaced = serving::replace(&self.shared, stores).await?;
+        let replaced = stores::replace(&self.shared, stores).await?;
         self.shared.buses.requests.flush().await?;
         self.shared.probe.notify_one();
         Ok(replaced)
@@ -342,7 +342,7 @@ impl Shared {
     /// Takes note that a request or control message came: as long as the data connection stands, it may only be slow.
     fn see_requests(&self) {
         if self.data_status.borrow().connected {
-            self.sending.see_bus();
+            self.outbox.see_bus();
         }
     }
 

@@ -128,7 +128,7 @@ async fn look(shared: &Shared, inbox: &str, answers: &mut Subscription, warned: 
         }
     }
 
-    for store in shared.serving.snapshot().into_keys() {
+    for store in shared.stores.snapshot().into_keys() {
         let count = differing.iter().filter(|difference| difference.store == store).count();
         let label = StoreLabel { store: store.to_string() };
         shared.metrics.store_differing.get_or_create_owned(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -157,7 +157,7 @@ fn differences(shared: &Shared, payload: &[u8]) -> Vec<Difference> {
     let (instance, host) = (safe(&answer.id), safe(answer.metadata.get("host").map_or("", String::as_str)));
 
     let mut found: Vec<_> = shared
-        .serving
+        .stores
         .snapshot()
         .into_iter()
         .filter_map(|(store, ours)| {

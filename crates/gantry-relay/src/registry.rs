@@ -152,7 +152,7 @@ fn hear_control(shared: &Shared, message: &Message) {
 /// Takes nats-server's report, and nothing else, as the end of a consumer. Only the consumer of a transfer knows the
 /// subject, so that nobody else could forge one.
 fn hear_report(shared: &Shared, message: &Message) {
-    shared.sending.see_bus();
+    shared.outbox.see_bus();
     if message.status != Some(NO_RESPONDERS) {
         return debug!("ignoring a message on a subject that is for nats-server");
     }

@@ -15,14 +15,14 @@ const SENDING_MAX: usize = 16;
 const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Sending {
+pub(super) struct Outbox {
     /// Whose chunk goes next; first come, first served, so that shares are equal.
     turns: Semaphore,
     /// When the bus last took or brought a message.
     seen_at: Mutex<Instant>,
 }
 
-impl Sending {
+impl Outbox {
     pub(super) fn new() -> Self {
         Self { turns: Semaphore::new(SENDING_MAX), seen_at: Mutex::new(Instant::now()) }
     }
@@ -64,23 +64,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_bus_that_takes_the_messages_of_others_is_not_stuck() {
-        let (sending, began) = (Sending::new(), Instant::now());
+        let (outbox, began) = (Outbox::new(), Instant::now());
         let takes = async {
             for _ in 0..5 {
                 tokio::time::sleep(IDLE - SECOND).await;
-                sending.see_bus();
+                outbox.see_bus();
             }
         };
-        tokio::join!(takes, sending.bus_stuck(IDLE));
+        tokio::join!(takes, outbox.bus_stuck(IDLE));
         assert_eq!(began.elapsed(), (IDLE - SECOND) * 5 + IDLE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_bus_that_had_nothing_to_take_is_given_a_moment() {
-        let sending = Sending::new();
+        let outbox = Outbox::new();
         tokio::time::sleep(IDLE * 3).await;
         let began = Instant::now();
-        sending.bus_stuck(IDLE).await;
+        outbox.bus_stuck(IDLE).await;
         assert_eq!(began.elapsed(), GRACE);
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
-use super::{Error, Shared, Stores, handlers, health, supervision};
+use super::{Error, Shared, Stores, readiness, requests, supervision};
 use crate::metrics::StoreLabel;
 use gantry_bus::Subscription;
 use gantry_proto::StoreName;
@@ -17,7 +17,7 @@ use gantry_store::Store;
 
 /// The stores that are served now.
 #[derive(Debug, Default)]
-pub(super) struct Serving {
+pub(super) struct StoreTable {
     stores: RwLock<BTreeMap<StoreName, Served>>,
     /// The subjects that nats-server forbids the relay to subscribe to, also those without which it serves.
     denied: Mutex<BTreeSet<String>>,
@@ -44,7 +44,7 @@ pub struct Replaced {
     pub removed: Vec<StoreName>,
 }
 
-impl Serving {
+impl StoreTable {
     /// Returns the stores as they are now.
     pub(super) fn snapshot(&self) -> Stores {
         self.read().iter().map(|(name, served)| (name.clone(), Arc::clone(&served.store.borrow()))).collect()
@@ -77,15 +77,15 @@ pub(super) async fn replace(shared: &Arc<Shared>, stores: Stores) -> Result<Repl
     if stores.is_empty() {
         return Err(Error::NoStore);
     }
-    let serving = &shared.serving;
-    let _replacing = serving.replacing.lock().await;
+    let table = &shared.stores;
+    let _replacing = table.replacing.lock().await;
     // All that can fail comes first, so that a bus that takes no subscription leaves all that was served.
     let subscribed = subscribe(shared, stores.keys()).await?;
-    let gone: Vec<_> = serving.read().keys().filter(|name| !stores.contains_key(name)).cloned().collect();
+    let gone: Vec<_> = table.read().keys().filter(|name| !stores.contains_key(name)).cloned().collect();
     let mut replaced = Replaced::default();
     for (name, store) in stores {
         let fingerprint = store.fingerprint();
-        let known = serving.read().get(&name).map(|served| served.store.send_replace(Arc::clone(&store)));
+        let known = table.read().get(&name).map(|served| served.store.send_replace(Arc::clone(&store)));
         if known.is_some() {
             replaced.kept.push(name.clone());
         } else {
@@ -101,7 +101,7 @@ pub(super) async fn replace(shared: &Arc<Shared>, stores: Stores) -> Result<Repl
         remove(shared, &name);
         replaced.removed.push(name);
     }
-    health::show_denied(shared);
+    readiness::show_denied(shared);
     Ok(replaced)
 }
 
@@ -119,15 +119,15 @@ async fn subscribe(shared: &Shared, names: impl Iterator<Item = &StoreName>) -> 
     for name in names {
         for operation in Operation::ALL {
             let subject = shared.options.prefix.request(operation, name);
-            if shared.serving.hears(name, &subject) {
+            if shared.stores.hears(name, &subject) {
                 continue;
             }
             // Forgotten before, since nats-server's answer may come at any time after.
-            forgotten.extend(shared.serving.denied().take(&subject));
+            forgotten.extend(shared.stores.denied().take(&subject));
             match shared.buses.requests.subscribe(&subject, Some(QUEUE_GROUP)).await {
                 Ok(requests) => all.push(Subscribed { name: name.clone(), operation, subject, requests }),
                 Err(error) => {
-                    shared.serving.denied().append(&mut forgotten);
+                    shared.stores.denied().append(&mut forgotten);
                     return Err(error.into());
                 }
             }
@@ -140,12 +140,12 @@ fn add(shared: &Shared, name: &StoreName, store: Arc<dyn Store>) {
     shared.service.add(name);
     shared.metrics.add_store(name.as_str());
     let served = Served { store: watch::Sender::new(store), endpoints: BTreeMap::new() };
-    shared.serving.write().insert(name.clone(), served);
+    shared.stores.write().insert(name.clone(), served);
 }
 
 /// Serves what arrives at a subscription, in place of the one that its subject had.
 fn serve(shared: &Arc<Shared>, Subscribed { name, operation, subject, requests }: Subscribed) {
-    let mut stores = shared.serving.write();
+    let mut stores = shared.stores.write();
     let Some(served) = stores.get_mut(&name) else { return };
     let task = format!("{} of store {name}", operation.name());
     let stop = CancellationToken::new();
@@ -155,8 +155,8 @@ fn serve(shared: &Arc<Shared>, Subscribed { name, operation, subject, requests }
 }
 
 fn remove(shared: &Shared, name: &StoreName) {
-    let Some(served) = shared.serving.write().remove(name) else { return };
-    shared.serving.denied().retain(|subject| !served.endpoints.contains_key(subject));
+    let Some(served) = shared.stores.write().remove(name) else { return };
+    shared.stores.denied().retain(|subject| !served.endpoints.contains_key(subject));
     shared.service.remove(name);
     shared.metrics.store_up.remove(&StoreLabel { store: name.to_string() });
     shared.metrics.store_differing.remove(&StoreLabel { store: name.to_string() });
@@ -196,7 +196,7 @@ impl Endpoint {
 
     async fn handle(&self, request: gantry_bus::Message) {
         let store = Arc::clone(&self.store.borrow());
-        handlers::handle(&self.shared, self.operation, &self.name, store, request).await;
+        requests::handle(&self.shared, self.operation, &self.name, store, request).await;
     }
 }
 

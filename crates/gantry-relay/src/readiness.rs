@@ -119,7 +119,7 @@ async fn watch_connection(shared: &Shared, connection: Connection) {
             *shown = connected;
             if renewed && connection == Connection::Requests {
                 // The server says it again if it still forbids them.
-                shared.serving.denied().clear();
+                shared.stores.denied().clear();
                 readiness.denied.clear();
             }
             changed
@@ -149,7 +149,7 @@ async fn watch_events(shared: &Shared, connection: Connection, mut events: broad
         match event {
             Ok(Event::SubscribeDenied(subject)) => {
                 error!(subject, "nats-server forbids the relay to subscribe: grant that to its user");
-                shared.serving.denied().insert(subject);
+                shared.stores.denied().insert(subject);
                 show_denied(shared);
             }
             // There may be one for every chunk.
@@ -169,7 +169,7 @@ async fn watch_events(shared: &Shared, connection: Connection, mut events: broad
 /// Shows what is forbidden of what is served now.
 pub(super) fn show_denied(shared: &Shared) {
     shared.readiness.send_if_modified(|readiness| {
-        let mut denied = shared.serving.denied().clone();
+        let mut denied = shared.stores.denied().clone();
         denied.retain(|subject| is_vital(shared, subject));
         let changed = readiness.denied != denied;
         readiness.denied = denied;
@@ -192,7 +192,7 @@ fn count(metrics: &RelayMetrics, event: Option<&Event>) {
 fn is_vital(shared: &Shared, subject: &str) -> bool {
     let prefix = &shared.options.prefix;
     subject == prefix.controls(&shared.instance)
-        || shared.serving.snapshot().keys().any(|store| subject == prefix.request(Operation::Get, store))
+        || shared.stores.snapshot().keys().any(|store| subject == prefix.request(Operation::Get, store))
 }
 
 async fn watch_stores(shared: &Shared) {
@@ -207,7 +207,7 @@ async fn watch_stores(shared: &Shared) {
 }
 
 async fn probe_stores(shared: &Shared) {
-    let probes = shared.serving.snapshot().into_iter().map(|(name, store)| async move {
+    let probes = shared.stores.snapshot().into_iter().map(|(name, store)| async move {
         let failure = probe(&*store).await.err();
         (name, failure)
     });

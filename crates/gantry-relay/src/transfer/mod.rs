@@ -8,9 +8,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use super::handlers::{Asker, keyless};
 use super::pacer::Pacer;
 use super::registry::{Entry, Heard};
+use super::requests::{Requester, keyless};
 use super::throttle::TRANSFERS;
 use crate::metrics::{OutcomeLabel, TransferMetrics};
 use gantry_bus::Message;
@@ -30,36 +30,36 @@ const FIRST_BEAT: Duration = Duration::from_millis(1);
 const HEAD_START: Duration = Duration::from_millis(5);
 
 /// Serves one `get` from the opened store to the last message.
-pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
+pub(super) async fn run(requester: Requester, request: GetRequest, mut entry: Entry) {
     let envelope = Envelope { transfer: Some(entry.transfer), context: request.context.clone() };
-    let control = asker.shared.options.prefix.control(&asker.shared.instance, entry.transfer);
-    let gone = asker.shared.options.prefix.gone(&asker.shared.secret, entry.transfer);
-    let mut link = Link { asker, envelope, control, gone };
+    let control = requester.shared.options.prefix.control(&requester.shared.instance, entry.transfer);
+    let gone = requester.shared.options.prefix.gone(&requester.shared.secret, entry.transfer);
+    let mut link = Link { requester, envelope, control, gone };
     debug!(key = %request.key, start = request.start, context = request.context.as_deref(), "opening");
     let mut opened = match link.open(&request, &mut entry).await {
         Ok(Opening::Done(opened)) => *opened,
         Ok(Opening::Ended(outcome)) => {
-            entry.note_unheard(link.asker.elapsed());
+            entry.note_unheard(link.requester.elapsed());
             return link.end_before_start(outcome);
         }
         Err(error) => {
             let context = request.context;
-            return link.asker.refuse(context, &error.to_wire()).await;
+            return link.requester.refuse(context, &error.to_wire()).await;
         }
     };
     check::trim(&mut opened.object);
     let Some(range) = request.span().resolve(opened.object.size) else {
         let error = store::Error::Range { start: request.start, size: opened.object.size };
-        return link.asker.refuse(request.context, &error.to_wire()).await;
+        return link.requester.refuse(request.context, &error.to_wire()).await;
     };
     let settings = link.settings(&request);
     let clock = Clock::start();
     let mut sender = Sender::new(settings, range.clone(), request.credit.unwrap_or(OFFSET_MAX), clock.now());
-    let pacer = Pacer::new(&link.asker.shared.options, &mut sender);
+    let pacer = Pacer::new(&link.requester.shared.options, &mut sender);
     let object = described(&opened.object);
     let accepted = Accepted {
         transfer: entry.transfer,
-        instance: link.asker.shared.instance.clone(),
+        instance: link.requester.shared.instance.clone(),
         control: link.control.clone(),
         object: opened.object,
         start: range.start,
@@ -70,7 +70,7 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
         beat_ms: as_millis(settings.beat_interval),
         idle_ms: as_millis(settings.idle_timeout),
     };
-    let metrics = link.asker.shared.metrics.transfer(link.asker.store_name.as_str());
+    let metrics = link.requester.shared.metrics.transfer(link.requester.store_name.as_str());
     let mut drive = Drive {
         sender,
         clock,
@@ -82,7 +82,7 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
         pacer,
         object,
         started: Some(range),
-        opened_ms: as_millis(link.asker.elapsed()),
+        opened_ms: as_millis(link.requester.elapsed()),
         first_byte: None,
     };
     // What is there by now goes out right behind the acceptance.
@@ -90,9 +90,9 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
     if !link.publish(Body::Accepted(Box::new(accepted))).await {
         return link.end_before_start("aborted");
     }
-    link.asker.count(None);
+    link.requester.count(None);
     if request.start > 0 && request.pin.if_match.is_some() {
-        link.asker.shared.metrics.resume(link.asker.store_name.as_str());
+        link.requester.shared.metrics.resume(link.requester.store_name.as_str());
     }
 
     let outcome = drive.run(&mut link).await;
@@ -101,10 +101,10 @@ pub(super) async fn run(asker: Asker, request: GetRequest, mut entry: Entry) {
 
 /// Puts the end of a transfer into the log and the metrics.
 fn record_end(link: &Link, drive: &mut Drive, outcome: Option<&Outcome>) {
-    let took = link.asker.elapsed();
+    let took = link.requester.elapsed();
     drive.entry.note_unheard(took);
     drive.metrics.duration.observe(took.as_secs_f64());
-    drive.log_end(&link.asker.shared, outcome, took);
+    drive.log_end(&link.requester.shared, outcome, took);
 
     let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
     link.count(outcome.map_or("aborted", outcome_name), has_failed);
@@ -119,7 +119,7 @@ enum Opening {
 
 /// The way from one transfer to its consumer.
 struct Link {
-    asker: Asker,
+    requester: Requester,
     envelope: Envelope,
     /// Where the consumer sends credit and cancel.
     control: String,
@@ -133,12 +133,12 @@ impl Link {
         if self.is_unheard(request, entry).await {
             return Ok(Opening::Ended(outcome_name(&Outcome::ConsumerGone)));
         }
-        let store = std::sync::Arc::clone(&self.asker.store);
+        let store = std::sync::Arc::clone(&self.requester.store);
         let mut opening = store.open(&request.key, &request.pin, request.span());
-        let period = limits::beat(self.asker.shared.options.beat_interval);
+        let period = limits::beat(self.requester.shared.options.beat_interval);
         // The first one comes early: by it the consumer knows that its request did not meet a frozen relay.
         let mut beats = tokio::time::interval_at(Instant::now() + FIRST_BEAT.min(period), period);
-        let shared = &self.asker.shared;
+        let shared = &self.requester.shared;
         let ended = loop {
             tokio::select! {
                 biased;
@@ -166,7 +166,7 @@ impl Link {
 
     /// Returns whether nobody hears the answer, as far as that is known in time; asked only when there is reason to.
     async fn is_unheard(&self, request: &GetRequest, entry: &mut Entry) -> bool {
-        let Some(wait) = self.asker.shared.caution.wait() else { return false };
+        let Some(wait) = self.requester.shared.caution.wait() else { return false };
         let beat = Body::Beat { seq: 0, offset: request.start, wait: Wait::Store };
         if !self.publish(beat).await {
             return false;
@@ -176,7 +176,7 @@ impl Link {
     }
 
     fn settings(&self, request: &GetRequest) -> Settings {
-        let shared = &self.asker.shared;
+        let shared = &self.requester.shared;
         let options = &shared.options;
         let payload_max = shared.buses.data.max_payload().saturating_sub(HEADERS_MAX_BYTES);
         let own = options.chunk_max_bytes.min(payload_max);
@@ -197,14 +197,14 @@ impl Link {
         tracing::trace!(kind = body.type_name(), "publishing");
         let (headers, payload) = self.envelope.encode(&body);
         let reply = Some(self.gone.clone());
-        self.asker.send(Message { reply, headers, payload, ..Message::default() }).await
+        self.requester.send(Message { reply, headers, payload, ..Message::default() }).await
     }
 
     /// Publishes a chunk when it is this transfer's turn, and beats until then.
     async fn publish_chunk(&self, chunk: Chunk) -> bool {
-        let shared = &self.asker.shared;
+        let shared = &self.requester.shared;
         let queued = shared.metrics.queue();
-        let mut turn = std::pin::pin!(shared.sending.turn());
+        let mut turn = std::pin::pin!(shared.outbox.turn());
         let permit = loop {
             tokio::select! {
                 biased;
@@ -225,10 +225,10 @@ impl Link {
     }
 
     fn end_before_start(&self, outcome: &'static str) {
-        if self.asker.shared.throttle.admits("transfer_unstarted", TRANSFERS) {
+        if self.requester.shared.throttle.admits("transfer_unstarted", TRANSFERS) {
             info!(
                 outcome,
-                ms = as_millis(self.asker.elapsed()),
+                ms = as_millis(self.requester.elapsed()),
                 trace = trace::current_id().as_deref(),
                 "transfer ended before it started"
             );
@@ -238,8 +238,8 @@ impl Link {
 
     fn count(&self, outcome: &'static str, has_failed: bool) {
         trace::record_outcome(outcome, has_failed);
-        let label = OutcomeLabel { store: self.asker.store_name.to_string(), outcome };
-        self.asker.shared.metrics.transfers.get_or_create(&label).inc();
+        let label = OutcomeLabel { store: self.requester.store_name.to_string(), outcome };
+        self.requester.shared.metrics.transfers.get_or_create(&label).inc();
     }
 }
 
@@ -264,8 +264,8 @@ struct Drive {
 impl Drive {
     /// Runs to the last message; `None` when the relay must stop at once or the bus is closed.
     async fn run(&mut self, link: &mut Link) -> Option<Outcome> {
-        let goaway = link.asker.shared.goaway.clone();
-        let force = link.asker.shared.shutdown.force.clone();
+        let goaway = link.requester.shared.goaway.clone();
+        let force = link.requester.shared.shutdown.force.clone();
         // What was said while the store was being opened counts, too.
         let heard = *self.entry.heard.borrow_and_update();
         self.hear(heard);
@@ -274,7 +274,7 @@ impl Drive {
             let is_sent = self.transmit(link).await;
             if let Some(Range { start, end }) = self.started.take() {
                 let opened_ms = self.opened_ms;
-                if link.asker.shared.throttle.admits("transfer_started", TRANSFERS) {
+                if link.requester.shared.throttle.admits("transfer_started", TRANSFERS) {
                     info!(start, end, object = self.object, opened_ms, "transfer started");
                 }
             }
@@ -320,7 +320,7 @@ impl Drive {
             self.count_chunk(len, link);
             if self.sender.sent_chunks() == 1 && !self.sender.is_all_sent() {
                 // However that ends: what has gone wrong is told by the next message.
-                drop(timeout(HEAD_START, link.asker.shared.buses.data.flush()).await);
+                drop(timeout(HEAD_START, link.requester.shared.buses.data.flush()).await);
             }
         }
         true
@@ -328,7 +328,7 @@ impl Drive {
 
     fn count_chunk(&mut self, len: usize, link: &Link) {
         if self.sender.sent_chunks() == 1 {
-            let took = link.asker.elapsed();
+            let took = link.requester.elapsed();
             self.metrics.first_byte.observe(took.as_secs_f64());
             self.first_byte = Some(took);
         }

@@ -489,7 +489,7 @@ mod tests {
 
     #[test]
     fn the_documentation_contains_the_table() {
-        let page = include_str!("../../../docs/METRICS.md");
+        let page = include_str!("../../../../docs/METRICS.md");
         let table = table();
         assert!(page.contains(&table), "docs/METRICS.md must contain this table:\n{table}");
     }

@@ -27,7 +27,7 @@ const BUSY_RETRY_MS: u64 = 500;
 
 /// Where the answers to one request go.
 #[derive(Debug)]
-pub(super) struct Asker {
+pub(super) struct Requester {
     pub(super) shared: Arc<Shared>,
     pub(super) store_name: StoreName,
     pub(super) store: Arc<dyn Store>,
@@ -54,7 +54,7 @@ pub(super) async fn handle(
         }
         return;
     };
-    let asker = Asker {
+    let requester = Requester {
         shared: Arc::clone(shared),
         store_name: store_name.clone(),
         store,
@@ -63,7 +63,7 @@ pub(super) async fn handle(
         asked: Instant::now(),
     };
     match operation {
-        Operation::Get => handle_get(asker, &request).await,
+        Operation::Get => handle_get(requester, &request).await,
         Operation::Stat | Operation::List => {
             let name = operation.name();
             let span = info_span!(
@@ -76,10 +76,10 @@ pub(super) async fn handle(
             );
             trace::adopt(&span, &request.headers);
             let Ok(permit) = Arc::clone(&shared.queries).try_acquire_owned() else {
-                return asker.refuse_aside(None, busy("too many requests at once")).instrument(span).await;
+                return requester.refuse_aside(None, busy("too many requests at once")).instrument(span).await;
             };
             let answer = async move {
-                asker.answer_query(&request.payload).await;
+                requester.answer_query(&request.payload).await;
                 drop(permit);
             };
             shared.tasks.spawn(answer.instrument(span));
@@ -87,18 +87,18 @@ pub(super) async fn handle(
     }
 }
 
-async fn handle_get(asker: Asker, message: &Message) {
+async fn handle_get(requester: Requester, message: &Message) {
     let request = match GetRequest::parse(&message.payload) {
         Ok(request) => request,
-        Err(error) => return asker.refuse_aside(None, error).await,
+        Err(error) => return requester.refuse_aside(None, error).await,
     };
-    let shared = Arc::clone(&asker.shared);
+    let shared = Arc::clone(&requester.shared);
     let Ok(permit) = Arc::clone(&shared.transfers).try_acquire_owned() else {
         let message = format!("all {} transfers of this relay are taken", shared.options.transfers_max);
-        return asker.refuse_aside(request.context, busy(message)).await;
+        return requester.refuse_aside(request.context, busy(message)).await;
     };
     let Some(reservation) = shared.options.budget.try_reserve(shared.options.transfer_reserve_bytes) else {
-        return asker.refuse_aside(request.context, busy("the memory budget of this relay is used up")).await;
+        return requester.refuse_aside(request.context, busy("the memory budget of this relay is used up")).await;
     };
     let transfer = TransferId(Uuid::new_v4());
     let entry = shared.registry.enter(&shared, transfer);
@@ -108,17 +108,17 @@ async fn handle_get(asker: Asker, message: &Message) {
         otel.status_code = Empty,
         outcome = Empty,
         %transfer,
-        store = %asker.store_name,
+        store = %requester.store_name,
     );
     trace::adopt(&span, &message.headers);
     let run = async move {
-        transfer::run(asker, request, entry).await;
+        transfer::run(requester, request, entry).await;
         drop((permit, reservation));
     };
     shared.tasks.spawn(run.instrument(span));
 }
 
-impl Asker {
+impl Requester {
     async fn answer_query(&self, payload: &[u8]) {
         let answer = match self.operation {
             Operation::Stat => self.stat(payload).await,
@@ -216,12 +216,12 @@ impl Asker {
     /// Publishes to the delivery subject; `false` when the message can't be sent any more, or not in time.
     pub(super) async fn send(&self, mut message: Message) -> bool {
         message.subject.clone_from(&self.reply);
-        let sending = &self.shared.sending;
+        let outbox = &self.shared.outbox;
         tokio::select! {
             biased;
             sent = self.shared.buses.data.publish(message) => match sent {
                 Ok(()) => {
-                    sending.see_bus();
+                    outbox.see_bus();
                     true
                 }
                 Err(error) => {
@@ -232,7 +232,7 @@ impl Asker {
                 }
             },
             () = self.shared.shutdown.force.cancelled() => false,
-            () = sending.bus_stuck(self.shared.options.idle_timeout) => {
+            () = outbox.bus_stuck(self.shared.options.idle_timeout) => {
                 if self.shared.throttle.admits("answer", REFUSALS) {
                     warn!("giving an answer up: NATS has taken and brought nothing for the idle timeout");
                 }
