@@ -22,17 +22,17 @@ pub struct Buses {
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Connection {
+pub(crate) enum Connection {
     Requests,
     Data,
 }
 
 impl Connection {
     /// Both.
-    pub(super) const ALL: [Self; 2] = [Self::Requests, Self::Data];
+    pub(crate) const ALL: [Self; 2] = [Self::Requests, Self::Data];
 
     /// Returns the name in metrics, logs and messages.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
             Self::Data => "data",
@@ -41,7 +41,7 @@ impl Connection {
 }
 
 impl Buses {
-    pub(super) fn of(&self, connection: Connection) -> &dyn Bus {
+    pub(crate) fn of(&self, connection: Connection) -> &dyn Bus {
         match connection {
             Connection::Requests => &*self.requests,
             Connection::Data => &*self.data,
@@ -49,7 +49,7 @@ impl Buses {
     }
 
     /// Waits until all that was published and subscribed before has been written.
-    pub(super) async fn flush(&self) -> Result<(), bus::Error> {
+    pub(crate) async fn flush(&self) -> Result<(), bus::Error> {
         try_join(self.requests.flush(), self.data.flush()).await.map(drop)
     }
 }

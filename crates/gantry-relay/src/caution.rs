@@ -17,7 +17,7 @@ const WAIT_MIN: Duration = Duration::from_millis(2);
 const WAIT_MAX: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
-pub(super) struct Caution(Mutex<Option<Unheard>>);
+pub(crate) struct Caution(Mutex<Option<Unheard>>);
 
 /// The last request whose answer nobody heard.
 #[derive(Debug)]
@@ -29,12 +29,12 @@ struct Unheard {
 
 impl Caution {
     /// Takes note of a request that nobody heard the answer to, which was known after `took`.
-    pub(super) fn note_unheard(&self, took: Duration) {
+    pub(crate) fn note_unheard(&self, took: Duration) {
         *self.lock() = Some(Unheard { at: Instant::now(), took });
     }
 
     /// Returns how long to wait for a 503 before the store is opened; `None` while there is no reason to.
-    pub(super) fn wait(&self) -> Option<Duration> {
+    pub(crate) fn wait(&self) -> Option<Duration> {
         let unheard = self.lock();
         let unheard = unheard.as_ref().filter(|unheard| unheard.at.elapsed() < CAREFUL_FOR)?;
         Some((unheard.took * 2).clamp(WAIT_MIN, WAIT_MAX))

@@ -1,283 +1,233 @@
 //! What a relay does with one request.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
 use tracing::field::Empty;
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Instrument, info_span, warn};
 use uuid::Uuid;
 
-use super::throttle::REFUSALS;
-use super::{Shared, transfer};
-use crate::metrics::RequestLabel;
-use gantry_bus::Message;
-use gantry_bus::trace;
+use crate::lifetime::Lifetime;
+use crate::options::Options;
+use crate::registry::Registry;
+use crate::requester::{Answering, Requester};
+use crate::throttle::REFUSALS;
+use crate::transfer;
+use gantry_bus::{Message, trace};
 use gantry_proto::limits::PAGE_MAX;
-use gantry_proto::message::{Envelope, json, push_error};
+use gantry_proto::message::json;
 use gantry_proto::subject::Operation;
 use gantry_proto::{
-    Body, Code, GetRequest, HEADERS_MAX_BYTES, Headers, ListPage, ListRequest, StatRequest, StoreName, TransferId,
-    WireError, check,
+    Code, GetRequest, HEADERS_MAX_BYTES, ListPage, ListRequest, StatRequest, StoreName, TransferId, WireError, check,
 };
 use gantry_store::Store;
+
+/// Maximum number of `stat` and `list` requests served at once. Above it, the relay answers `busy`.
+const QUERIES_MAX: usize = 64;
+
+/// Maximum number of refusals that wait for the bus at once. Above it, the requests behind them wait as well.
+const REFUSALS_MAX: usize = 1024;
 
 /// How long a consumer should wait when the relay is at a limit.
 const BUSY_RETRY_MS: u64 = 500;
 
-/// Where the answers to one request go.
+/// Handles the requests of all stores.
 #[derive(Debug)]
-pub(super) struct Requester {
-    pub(super) shared: Arc<Shared>,
-    pub(super) store_name: StoreName,
-    pub(super) store: Arc<dyn Store>,
-    /// The delivery subject; on the allow-list.
-    pub(super) reply: String,
-    operation: Operation,
-    asked: Instant,
+pub(crate) struct Requests {
+    options: Arc<Options>,
+    limits: Limits,
+    registry: Arc<Registry>,
+    lifetime: Arc<Lifetime>,
+    answering: Arc<Answering>,
+    transfers: Arc<transfer::Context>,
 }
 
-/// Takes one request and answers it on a task of its own.
-pub(super) async fn handle(
-    shared: &Arc<Shared>,
-    operation: Operation,
-    store_name: &StoreName,
-    store: Arc<dyn Store>,
-    request: Message,
-) {
-    shared.see_requests();
-    let allowed = |reply: &String| shared.options.delivery_allow.allows(reply);
-    let Some(reply) = request.reply.clone().filter(allowed) else {
-        shared.metrics.refuse("reply_subject");
-        if shared.throttle.admits("reply_subject", REFUSALS) {
-            warn!(store = %store_name, operation = operation.name(), "refusing a request whose reply subject is not allowed");
-        }
-        return;
-    };
-    let requester = Requester {
-        shared: Arc::clone(shared),
-        store_name: store_name.clone(),
-        store,
-        reply,
-        operation,
-        asked: Instant::now(),
-    };
-    match operation {
-        Operation::Get => handle_get(requester, &request).await,
-        Operation::Stat | Operation::List => {
-            let name = operation.name();
-            let span = info_span!(
-                "query",
-                otel.kind = "server",
-                otel.status_code = Empty,
-                outcome = Empty,
-                operation = name,
-                store = %store_name,
-            );
-            trace::adopt(&span, &request.headers);
-            let Ok(permit) = Arc::clone(&shared.queries).try_acquire_owned() else {
-                return requester.refuse_aside(None, busy("too many requests at once")).instrument(span).await;
-            };
-            let answer = async move {
-                requester.answer_query(&request.payload).await;
-                drop(permit);
-            };
-            shared.tasks.spawn(answer.instrument(span));
-        }
-    }
+/// What may run at once.
+#[derive(Debug)]
+struct Limits {
+    transfers: Arc<Semaphore>,
+    queries: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
 }
 
-async fn handle_get(requester: Requester, message: &Message) {
-    let request = match GetRequest::parse(&message.payload) {
-        Ok(request) => request,
-        Err(error) => return requester.refuse_aside(None, error).await,
-    };
-    let shared = Arc::clone(&requester.shared);
-    let Ok(permit) = Arc::clone(&shared.transfers).try_acquire_owned() else {
-        let message = format!("all {} transfers of this relay are taken", shared.options.transfers_max);
-        return requester.refuse_aside(request.context, busy(message)).await;
-    };
-    let Some(reservation) = shared.options.budget.try_reserve(shared.options.transfer_reserve_bytes) else {
-        return requester.refuse_aside(request.context, busy("the memory budget of this relay is used up")).await;
-    };
-    let transfer = TransferId(Uuid::new_v4());
-    let entry = shared.registry.enter(&shared, transfer);
-    let span = info_span!(
-        "transfer",
-        otel.kind = "server",
-        otel.status_code = Empty,
-        outcome = Empty,
-        %transfer,
-        store = %requester.store_name,
-    );
-    trace::adopt(&span, &message.headers);
-    let run = async move {
-        transfer::run(requester, request, entry).await;
-        drop((permit, reservation));
-    };
-    shared.tasks.spawn(run.instrument(span));
-}
-
-impl Requester {
-    async fn answer_query(&self, payload: &[u8]) {
-        let answer = match self.operation {
-            Operation::Stat => self.stat(payload).await,
-            Operation::List => self.list(payload).await,
-            Operation::Get => return,
+impl Requests {
+    pub(crate) fn new(
+        options: Arc<Options>,
+        registry: Arc<Registry>,
+        lifetime: Arc<Lifetime>,
+        answering: Arc<Answering>,
+        transfers: Arc<transfer::Context>,
+    ) -> Self {
+        let limits = Limits {
+            transfers: Arc::new(Semaphore::new(options.transfers_max)),
+            queries: Arc::new(Semaphore::new(QUERIES_MAX)),
+            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
         };
-        match answer {
-            Ok(body) => {
-                trace::record_outcome("ok", false);
-                self.count(None);
-                self.send(Message { payload: body, ..Message::default() }).await;
+        Self { options, limits, registry, lifetime, answering, transfers }
+    }
+
+    /// Checks one request, and answers it on a task of its own.
+    pub(crate) async fn handle(
+        &self,
+        operation: Operation,
+        store_name: &StoreName,
+        store: Arc<dyn Store>,
+        request: Message,
+    ) {
+        let Answering { outbox, metrics, throttle, .. } = &*self.answering;
+        outbox.see_requests();
+
+        let allowed = |reply: &String| self.options.delivery_allow.allows(reply);
+        let Some(reply) = request.reply.clone().filter(allowed) else {
+            metrics.refuse("reply_subject");
+            if throttle.admits("reply_subject", REFUSALS) {
+                warn!(store = %store_name, operation = operation.name(), "refusing a request whose reply subject is not allowed");
             }
-            Err(error) => self.refuse(None, &error).await,
+            return;
+        };
+
+        let requester = Requester::new(Arc::clone(&self.answering), operation, store_name.clone(), reply);
+        match operation {
+            Operation::Get => self.handle_get(requester, store, &request).await,
+            Operation::Stat => self.handle_query(requester, Query::Stat, store, request).await,
+            Operation::List => self.handle_query(requester, Query::List, store, request).await,
         }
     }
 
-    async fn stat(&self, payload: &[u8]) -> Result<bytes::Bytes, WireError> {
-        let request = StatRequest::parse(payload)?;
-        let mut object = self.store.stat(&request.key, &request.pin).await.map_err(|error| error.to_wire())?;
-        check::trim(&mut object);
-        Ok(json(&object))
-    }
-
-    /// Lists a page that fits into one message, asking the store for fewer entries until it does.
-    async fn list(&self, payload: &[u8]) -> Result<bytes::Bytes, WireError> {
-        let mut request = ListRequest::parse(payload)?;
-        let room = self.shared.buses.data.max_payload().saturating_sub(HEADERS_MAX_BYTES);
-        let mut limit = request.limit.unwrap_or(PAGE_MAX).min(PAGE_MAX);
-        loop {
-            request.limit = Some(limit);
-            let mut page: ListPage = self.store.list(&request).await.map_err(|error| error.to_wire())?;
-            check::trim_page(&mut page, &request.prefix);
-            let body = json(&page);
-            if body.len() <= room {
-                return Ok(body);
-            }
-            if limit == 1 {
-                return Err(WireError::new(Code::Internal, format!("one entry does not fit into {room} bytes")));
-            }
-            limit /= 2;
-        }
-    }
-
-    /// Answers with an error.
-    pub(super) async fn refuse(&self, context: Option<String>, error: &WireError) {
-        self.shared.metrics.refuse(error.code.name());
-        self.count(Some(error));
-        let (operation, reason) = (self.operation.name(), keyless(&error.message));
-        if self.shared.throttle.admits(error.code.name(), REFUSALS) {
-            info!(store = %self.store_name, operation, code = %error.code, reason, "refusing a request");
-            debug!(%error, "the reason in full");
-        }
-        trace::record_outcome(error.code.name(), true);
-        let (headers, payload) = match self.operation {
-            Operation::Get => Envelope { transfer: None, context }.encode(&Body::Error(error.clone())),
-            Operation::Stat | Operation::List => {
-                let mut headers = Headers::default();
-                push_error(&mut headers, error);
-                (headers, json(error))
-            }
+    async fn handle_get(&self, requester: Requester, store: Arc<dyn Store>, message: &Message) {
+        let request = match GetRequest::parse(&message.payload) {
+            Ok(request) => request,
+            Err(error) => return self.refuse_aside(requester, None, error).await,
         };
-        self.send(Message { headers, payload, ..Message::default() }).await;
+        let Ok(permit) = Arc::clone(&self.limits.transfers).try_acquire_owned() else {
+            let message = format!("all {} transfers of this relay are taken", self.options.transfers_max);
+            return self.refuse_aside(requester, request.context, busy(message)).await;
+        };
+        let Some(reservation) = self.options.budget.try_reserve(self.options.transfer_reserve_bytes) else {
+            let error = busy("the memory budget of this relay is used up");
+            return self.refuse_aside(requester, request.context, error).await;
+        };
+
+        let transfer = TransferId(Uuid::new_v4());
+        let entry = self.registry.enter(transfer);
+        let span = info_span!(
+            "transfer",
+            otel.kind = "server",
+            otel.status_code = Empty,
+            outcome = Empty,
+            %transfer,
+            store = %requester.store(),
+        );
+        trace::adopt(&span, &message.headers);
+
+        let context = Arc::clone(&self.transfers);
+        let run = async move {
+            transfer::run(context, requester, store, request, entry).await;
+            drop((permit, reservation));
+        };
+        self.lifetime.tasks.spawn(run.instrument(span));
     }
 
-    /// Refuses on a task of its own. While transfers fill the bus an answer takes long to be taken, and a request that
-    /// waits behind many refusals is asked again before its turn.
-    async fn refuse_aside(self, context: Option<String>, error: WireError) {
-        let shared = Arc::clone(&self.shared);
-        let Ok(permit) = Arc::clone(&shared.refusals).try_acquire_owned() else {
-            return self.refuse(context, &error).await;
+    async fn handle_query(&self, requester: Requester, query: Query, store: Arc<dyn Store>, request: Message) {
+        let span = info_span!(
+            "query",
+            otel.kind = "server",
+            otel.status_code = Empty,
+            outcome = Empty,
+            operation = query.name(),
+            store = %requester.store(),
+        );
+        trace::adopt(&span, &request.headers);
+
+        let Ok(permit) = Arc::clone(&self.limits.queries).try_acquire_owned() else {
+            let error = busy("too many requests at once");
+            return self.refuse_aside(requester, None, error).instrument(span).await;
         };
-        let refusing = async move {
-            self.refuse(context, &error).await;
+
+        let room = self.answering.outbox.max_payload().saturating_sub(HEADERS_MAX_BYTES);
+        let answer = async move {
+            answer_query(&requester, query, &*store, &request.payload, room).await;
             drop(permit);
         };
-        shared.tasks.spawn(refusing.in_current_span());
+        self.lifetime.tasks.spawn(answer.instrument(span));
     }
 
-    /// Counts a request as answered.
-    pub(super) fn count(&self, error: Option<&WireError>) {
-        self.shared.service.count(self.operation, &self.store_name, self.asked.elapsed(), error);
-        let label = RequestLabel {
-            operation: self.operation.name(),
-            store: self.store_name.to_string(),
-            result: error.map_or("ok", |error| error.code.name()),
+    /// Refuses on a task of its own. While transfers fill the bus, publishing an answer takes long, and the consumer of a
+    /// request that waits behind many refusals repeats it before its turn.
+    async fn refuse_aside(&self, requester: Requester, context: Option<String>, error: WireError) {
+        let Ok(permit) = Arc::clone(&self.limits.refusals).try_acquire_owned() else {
+            return requester.refuse(context, &error).await;
         };
-        self.shared.metrics.requests.get_or_create(&label).inc();
-    }
 
-    /// Returns how long ago the request came in.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.asked.elapsed()
+        let refusing = async move {
+            requester.refuse(context, &error).await;
+            drop(permit);
+        };
+        self.lifetime.tasks.spawn(refusing.in_current_span());
     }
+}
 
-    /// Publishes to the delivery subject; `false` when the message can't be sent any more, or not in time.
-    pub(super) async fn send(&self, mut message: Message) -> bool {
-        message.subject.clone_from(&self.reply);
-        let outbox = &self.shared.outbox;
-        tokio::select! {
-            biased;
-            sent = self.shared.buses.data.publish(message) => match sent {
-                Ok(()) => {
-                    outbox.see_bus();
-                    true
-                }
-                Err(error) => {
-                    if self.shared.throttle.admits("answer", REFUSALS) {
-                        warn!(%error, "can't answer");
-                    }
-                    false
-                }
-            },
-            () = self.shared.shutdown.force.cancelled() => false,
-            () = outbox.bus_stuck(self.shared.options.idle_timeout) => {
-                if self.shared.throttle.admits("answer", REFUSALS) {
-                    warn!("giving an answer up: NATS has taken and brought nothing for the idle timeout");
-                }
-                false
-            }
+/// An operation that is answered by one message.
+#[derive(Clone, Copy, Debug)]
+enum Query {
+    Stat,
+    List,
+}
+
+impl Query {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Stat => Operation::Stat.name(),
+            Self::List => Operation::List.name(),
         }
     }
 }
 
-/// Returns a message for the log without what stands in quotes: that may be a key.
-pub(super) fn keyless(message: &str) -> String {
-    let (mut kept, mut is_quoted, mut is_escaped) = (String::new(), false, false);
-    for c in message.chars() {
-        match c {
-            '"' if !is_escaped => {
-                kept.push_str(if is_quoted { "\"" } else { "\"…" });
-                is_quoted = !is_quoted;
-            }
-            _ if is_quoted => {}
-            _ => kept.push(c),
+/// Answers with at most `room` bytes.
+async fn answer_query(requester: &Requester, query: Query, store: &dyn Store, payload: &[u8], room: usize) {
+    let answer = match query {
+        Query::Stat => stat(store, payload).await,
+        Query::List => list(store, payload, room).await,
+    };
+
+    match answer {
+        Ok(payload) => {
+            trace::record_outcome("ok", false);
+            requester.count(None);
+            requester.send(Message { payload, ..Message::default() }).await;
         }
-        is_escaped = is_quoted && c == '\\' && !is_escaped;
+        Err(error) => requester.refuse(None, &error).await,
     }
-    kept
+}
+
+async fn stat(store: &dyn Store, payload: &[u8]) -> Result<bytes::Bytes, WireError> {
+    let request = StatRequest::parse(payload)?;
+    let mut object = store.stat(&request.key, &request.pin).await.map_err(|error| error.to_wire())?;
+    check::trim(&mut object);
+    Ok(json(&object))
+}
+
+/// Lists a page that fits into one message, by asking the store for fewer entries until it does.
+async fn list(store: &dyn Store, payload: &[u8], room: usize) -> Result<bytes::Bytes, WireError> {
+    let mut request = ListRequest::parse(payload)?;
+    let mut limit = request.limit.unwrap_or(PAGE_MAX).min(PAGE_MAX);
+
+    loop {
+        request.limit = Some(limit);
+        let mut page: ListPage = store.list(&request).await.map_err(|error| error.to_wire())?;
+        check::trim_page(&mut page, &request.prefix);
+
+        let body = json(&page);
+        if body.len() <= room {
+            return Ok(body);
+        }
+        if limit == 1 {
+            return Err(WireError::new(Code::Internal, format!("one entry does not fit into {room} bytes")));
+        }
+        limit /= 2;
+    }
 }
 
 fn busy(message: impl Into<String>) -> WireError {
     WireError::new(Code::Busy, message).with_retry_after_ms(BUSY_RETRY_MS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_at_info_names_no_key() {
-        for (message, reason) in [
-            (
-                format!("key {:?} in bucket {:?}: no such key (404)", "a\\\"b\"", "c"),
-                "key \"…\" in bucket \"…\": no such key (404)",
-            ),
-            ("all 8 transfers are taken".to_owned(), "all 8 transfers are taken"),
-            ("key \"cut off".to_owned(), "key \"…"),
-        ] {
-            assert_eq!(keyless(&message), reason);
-        }
-    }
 }

@@ -44,7 +44,7 @@ async fn a_store_that_can_not_be_added_changes_nothing() {
     let failed = relay.replace_stores(stores(&["a", "b", "c"])).await;
 
     assert!(matches!(failed, Err(Error::Bus(bus::Error::Closed))), "{failed:?}");
-    let after = relay.shared.stores.snapshot();
+    let after = relay.stores.snapshot();
     assert!(after.keys().eq(before.keys()), "{:?}", after.keys());
     assert!(after.values().zip(before.values()).all(|(after, before)| Arc::ptr_eq(after, before)));
     for (subject, expected) in [
@@ -81,7 +81,7 @@ async fn a_reload_forgets_what_was_forbidden_until_it_is_again() {
     relay.replace_stores(stores(&["a"])).await.unwrap_err();
     deny("gantry.v1.get.b");
     denied(&["gantry.v1.get.a"]).await;
-    assert!(relay.shared.stores.denied().contains("gantry.v1.get.a"));
+    assert!(relay.board.denied().contains("gantry.v1.get.a"));
 }
 
 /// While transfers filled the bus, each request waited until the refusals before it were taken. Its consumer asked again
