@@ -153,10 +153,7 @@ impl Relay {
             task = self.lifetime.broken() => return self.abandon(task).await,
         }
 
-        if let Some(Lost { connection, reason }) = self.lifetime.lost() {
-            return Err(Error::Lost { connection: connection.name(), reason: reason.clone() });
-        }
-
+        self.lost()?;
         tokio::select! {
             flushed = timeout(LAST_MESSAGES_TIMEOUT, self.buses.flush()) => match flushed {
                 Ok(flushed) => flushed?,
@@ -168,7 +165,18 @@ impl Relay {
         Ok(())
     }
 
-    /// Sends the consumers to other relays as far as possible, and returns the error for the broken task.
+    /// Returns an error if a connection can't be restored.
+    fn lost(&self) -> Result<(), Error> {
+        match self.lifetime.lost() {
+            Some(Lost { connection, reason }) => {
+                Err(Error::Lost { connection: connection.name(), reason: reason.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Sends the consumers to other relays as far as possible, and returns why the relay ends: a lost connection, if the
+    /// task ended because of it, or else the task.
     async fn abandon(&self, task: String) -> Result<(), Error> {
         self.lifetime.shutdown.drain.cancel();
         self.lifetime.goaway.cancel();
@@ -181,7 +189,7 @@ impl Relay {
         drop(timeout(LAST_MESSAGES_TIMEOUT, ending).await);
 
         self.lifetime.shutdown.force.cancel();
-        Err(Error::TaskEnded(task))
+        self.lost().and(Err(Error::TaskEnded(task)))
     }
 
     /// Returns once the grace is over and the connection has been down for a while. Tasks that wait for it to notify a

@@ -126,13 +126,15 @@ impl Inner {
     /// Closes the bus for good: every subscription ends, and everything that waits for a connection fails.
     async fn close(&self, error: &Error) {
         tracing::error!(%error, "the connection to nats-server can't be restored");
+        // First, so that the reason is known before anything notices its consequences.
+        self.reports.emit(Event::Closed(error.to_string()));
+
         self.closed.cancel();
         for Registered { source, .. } in &*self.subscriptions.lock().await {
             if let Some(source) = source.upgrade() {
                 source.close();
             }
         }
-        self.reports.emit(Event::Closed(error.to_string()));
     }
 }
 
