@@ -166,6 +166,7 @@ impl Service {
         let Some(Endpoint { counts, .. }) = endpoint else { return };
         counts.requests = counts.requests.saturating_add(1);
         counts.processing = counts.processing.saturating_add(took);
+
         if let Some(error) = error {
             counts.errors = counts.errors.saturating_add(1);
             // Anyone may read it, so it must not contain what others requested.

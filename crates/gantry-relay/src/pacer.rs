@@ -1,4 +1,4 @@
-//! Holds one transfer to its rate limits.
+//! Applies rate limits to one transfer.
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -9,15 +9,15 @@ use gantry_proto::sender::Sender;
 
 /// Waits for a transfer's turn at each of its limits.
 ///
-/// Only what passes all of them counts: a transfer that ends while it waits owes nothing.
+/// Only bytes that pass all limits count. A transfer that ends while it waits has used nothing.
 pub(crate) struct Pacer {
-    /// The transfer's own limit first, so that it holds up no other where all share one.
+    /// The transfer's own limit comes first, so that it does not delay others at the shared limit.
     limits: Vec<RateLimit>,
     waiting: Option<BoxFuture<'static, usize>>,
 }
 
 impl Pacer {
-    /// Holds a transfer to its limits, if it has any.
+    /// Applies the limits to a transfer, if there are any.
     pub(crate) fn new(options: &Options, sender: &mut Sender) -> Self {
         let own = options.transfer_rate_max.map(RateLimit::new);
         let limits: Vec<_> = own.into_iter().chain(options.rate_limit.clone()).collect();
@@ -31,11 +31,12 @@ impl Pacer {
         self.waiting.is_some()
     }
 
-    /// Begins to wait for a turn to send `wanted` bytes, unless there are none or it waits already.
+    /// Starts to wait for a turn to send `wanted` bytes, unless that is 0 or the transfer is already waiting.
     pub(crate) fn ask(&mut self, wanted: usize) {
         if wanted == 0 || self.waiting.is_some() {
             return;
         }
+
         let limits = self.limits.clone();
         let turns = async move {
             let mut len = wanted;
@@ -47,10 +48,10 @@ impl Pacer {
         self.waiting = Some(turns.boxed());
     }
 
-    /// Returns how many bytes may be sent, when it is the transfer's turn; never while it does not wait.
+    /// Waits for the transfer's turn, and returns how many bytes it may send. Never returns if the transfer is not waiting.
     ///
     /// # Cancel safety
-    /// The wait goes on with the next call.
+    /// If the future is dropped before it is ready, the next call continues the wait.
     pub(crate) async fn turn(&mut self) -> usize {
         let Some(waiting) = &mut self.waiting else { return std::future::pending().await };
         let len = waiting.await;
