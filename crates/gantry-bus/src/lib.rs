@@ -1,4 +1,4 @@
-//! The message bus: what Gantry needs of NATS, as a trait, so that tests can put a faulty bus in its place.
+//! The message bus: what Gantry needs from NATS, as a trait, so that tests can replace it by a faulty bus.
 
 pub mod nats;
 pub mod rate;
@@ -16,27 +16,27 @@ use tokio::sync::{broadcast, watch};
 
 use gantry_proto::Headers;
 
-/// The status of a `503`, nats-server's word for a request or reply subject that nobody listens on.
+/// The status with which nats-server reports that nobody listens on a request's or reply's subject.
 pub const NO_RESPONDERS: u16 = 503;
 
 /// A message, in or out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    /// Where it goes, or came in.
+    /// Where the message goes, or where it arrived.
     pub subject: String,
-    /// Where answers go; on a publish, also where a [`NO_RESPONDERS`] comes back when nobody received the message
-    /// and we subscribe to it ourselves.
+    /// Where answers go. On a publish, [`NO_RESPONDERS`] also arrives there if nobody received the message and this
+    /// connection subscribes to the subject.
     pub reply: Option<String>,
-    /// Its headers.
+    /// The headers.
     pub headers: Headers,
-    /// Its bytes.
+    /// The payload.
     pub payload: Bytes,
-    /// nats-server's own status, such as [`NO_RESPONDERS`]; never set on a publish.
+    /// A status from nats-server, such as [`NO_RESPONDERS`]. Never set on a publish.
     pub status: Option<u16>,
 }
 
 impl Message {
-    /// Returns the bytes that count against the server's limit: the payload, and the headers as they are written.
+    /// Returns the size that counts against the server's limit, in bytes: the payload and the encoded headers.
     #[must_use]
     pub fn wire_len(&self) -> usize {
         if self.headers.is_empty() {
@@ -47,21 +47,21 @@ impl Message {
     }
 }
 
-/// What a subscription hears. It must be polled to the end after [`Subscription::close`]; dropping it unsubscribes at
-/// once and loses what has not been read.
+/// A stream of the messages of a subscription. After [`Subscription::close`] it must be polled to its end. Dropping it
+/// unsubscribes at once and loses unread messages.
 pub struct Subscription {
     messages: BoxStream<'static, Message>,
     close: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Subscription {
-    /// Wraps a stream of messages; `close` stops new ones, upon which the stream must end after those already there.
+    /// Wraps a stream of messages. `close` stops new messages, after which the stream must end with those that have arrived.
     #[must_use]
     pub fn new(messages: BoxStream<'static, Message>, close: impl FnOnce() + Send + 'static) -> Self {
         Self { messages, close: Some(Box::new(close)) }
     }
 
-    /// Stops new messages; the stream ends after those that have already arrived. Those on their way are lost.
+    /// Stops new messages. The stream ends after those that have already arrived. Messages in flight are lost.
     pub fn close(&mut self) {
         if let Some(close) = self.close.take() {
             close();
@@ -94,99 +94,112 @@ impl fmt::Debug for Subscription {
 pub struct Status {
     /// Whether there is a connection now.
     pub connected: bool,
-    /// How often the connection was made. What was published or on its way before a change may be lost.
+    /// How many connections have been made. Messages that were published or in flight before a change may be lost.
     pub epoch: u64,
 }
 
-/// Something that nats-server said about what we asked it to do.
+/// A report from nats-server about this connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// We may not publish to the subject.
+    /// The connection may not publish to the subject.
     PublishDenied(String),
-    /// We may not subscribe to the subject.
+    /// The connection may not subscribe to the subject.
     SubscribeDenied(String),
-    /// A subscription of ours was full and lost messages.
+    /// A subscription was full and lost messages.
     SlowConsumer,
     /// The server is in lame duck mode and will close the connection.
     LameDuck,
-    /// The connection is lost and can't be made again, for this reason: everything that needs it fails from now on.
+    /// The connection is lost and can't be restored, for this reason. Everything that needs it fails from now on.
     Closed(String),
 }
 
 /// A connection to the bus, shared by everything in the process.
 pub trait Bus: fmt::Debug + Send + Sync + 'static {
-    /// Queues a message for sending, waiting while the queue is full and while a dead connection is replaced.
+    /// Queues a message for sending. Waits while the queue is full, and while a dead connection is replaced.
     ///
-    /// `Ok` does not mean that anyone received it: a reconnect may lose it.
+    /// `Ok` does not mean that anyone received the message: a reconnect may lose it.
     ///
     /// # Errors
-    /// When the message is too large, a subject or header is none, or the connection is closed for good.
+    /// - [`Error::TooLarge`] if the message exceeds the server's limit.
+    /// - [`Error::Subject`] if the subject or the reply subject is invalid.
+    /// - [`Error::Header`] if a header is invalid.
+    /// - [`Error::Closed`] if the connection is closed for good.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, the message is not sent.
+    /// If the future is dropped before it is ready, the message is not sent.
     fn publish(&self, message: Message) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Subscribes, as a member of `queue` if given. Messages published later on this bus are heard. The subscription
-    /// outlives a connection that is lost.
+    /// Subscribes, as a member of the queue group `queue` if given. The subscription receives messages that are published
+    /// later on this bus, and survives reconnects.
     ///
     /// # Errors
-    /// When the subject is none or the connection is closed for good.
+    /// - [`Error::Subject`] if the subject or the queue group is invalid.
+    /// - [`Error::Closed`] if the connection is closed for good.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it is ready, there is no subscription.
     fn subscribe<'a>(&'a self, subject: &'a str, queue: Option<&'a str>) -> BoxFuture<'a, Result<Subscription, Error>>;
 
-    /// Waits until all that was published before has been written to the connection.
+    /// Waits until everything published before has been written to the connection.
     ///
     /// # Errors
-    /// When the connection is closed for good.
+    /// [`Error::Closed`] if the connection is closed for good.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped before it is ready.
     fn flush(&self) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Gives up the connection and makes a new one, for who has reason to think that it is dead: over a link that was
-    /// cut without a word it takes the bus itself up to half a minute to notice. Returns when it is asked for; the
-    /// new connection shows in [`Bus::status`]. One connection is given up once, however many ask.
+    /// Forces a reconnect, for callers that believe the connection is dead. On its own, the bus can take 30 s to detect a
+    /// silently cut link. Returns once the reconnect has been requested; the new connection shows in [`Bus::status`].
+    /// However many callers request it, each connection is abandoned only once.
     ///
     /// # Errors
-    /// When the connection is closed for good.
+    /// [`Error::Closed`] if the connection is closed for good.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it is ready, the reconnect may or may not have been requested.
     fn reconnect(&self) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Makes a subject that nobody else uses, for replies.
+    /// Returns a new subject for replies that nobody else uses.
     fn new_inbox(&self) -> String;
 
     /// Returns the server's limit on payload and headers together, in bytes. It may change with a reconnect.
     fn max_payload(&self) -> usize;
 
-    /// Returns how many bytes the connection has read so far, those of messages that are not complete included: what
-    /// shows that a slow link carries something.
+    /// Returns how many bytes have been received so far, including those of incomplete messages. An increase shows that a
+    /// slow link is delivering data.
     fn received_bytes(&self) -> u64;
 
     /// Watches the connection.
     fn status(&self) -> watch::Receiver<Status>;
 
-    /// Hears what the server says about us. A lagging reader loses the oldest.
+    /// Watches the server's reports about this connection. A reader that lags loses the oldest.
     fn events(&self) -> broadcast::Receiver<Event>;
 }
 
-/// Why the bus did not take something.
+/// Why an operation of the bus failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No server could be reached, or none within the time given.
+    /// No server could be reached in time.
     #[error("no nats-server reachable at {servers}: {reason}")]
     Unreachable {
         /// The addresses, without credentials.
         servers: String,
-        /// What the last attempt failed with.
+        /// The failure of the last attempt.
         reason: String,
     },
-    /// The server refused our credentials.
+    /// The server refused the credentials.
     #[error("nats-server at {servers} refuses the credentials: {reason}")]
     Unauthorized {
         /// The addresses, without credentials.
         servers: String,
-        /// What the server said.
+        /// The server's reason.
         reason: String,
     },
-    /// An option, or a file that it names, is unusable.
+    /// An option, or a file that it names, is invalid.
     #[error("{0}")]
     Options(String),
-    /// The message is larger than the server takes.
+    /// The message is larger than the server accepts.
     #[error("message of {len} bytes is over the server's limit of {max}")]
     TooLarge {
         /// Payload and headers, in bytes.
@@ -194,10 +207,10 @@ pub enum Error {
         /// The limit.
         max: usize,
     },
-    /// The subject is not one.
+    /// The subject is invalid.
     #[error("{0:?} is not a subject")]
     Subject(String),
-    /// The header's name or value can't be written.
+    /// The header's name or value can't be encoded.
     #[error("header {0:?} has characters that NATS headers can't hold")]
     Header(String),
     /// The connection is closed for good.

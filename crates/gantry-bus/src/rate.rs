@@ -1,4 +1,4 @@
-//! Holds bytes to a rate.
+//! Rate limits in bytes per second.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,34 +7,35 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// How late bytes may be and still count as on time. Timers have a resolution of a millisecond, and a busy machine adds
-/// some: what is later than this was a pause, and is not made up for.
+/// How late bytes may be and still count as on time. Timers have a resolution of a millisecond, and a busy machine adds to
+/// that. A longer delay counts as a pause, and the rate does not catch up.
 const LATE_MAX: Duration = Duration::from_millis(50);
 
-/// What one turn may move at the most, as a part of a second's worth: so a reader sees a flow and no bursts.
+/// One turn moves at most this fraction of the bytes of a second, so that the flow is steady.
 const TURNS_PER_S: u64 = 4;
 
-/// The least that a turn moves, in bytes, unless a round of turns then took too long: a message is not free.
+/// Minimum size of a turn in bytes, since each message has a cost. It is reduced if a round of turns would take too long.
 const TURN_MIN_BYTES: u64 = 1024;
 
-/// The longest round of turns over all that wait, in seconds. A consumer gives up after 120 s without a byte.
+/// Maximum duration of a round of turns over all waiting callers, in seconds. A consumer times out after 120 s without a
+/// byte.
 const ROUND_MAX_S: u64 = 30;
 
-/// A rate that its clones share.
+/// A rate limit. Its clones share the rate.
 #[derive(Clone, Debug)]
 pub struct RateLimit(Arc<State>);
 
 #[derive(Debug)]
 struct State {
     bytes_per_s: NonZeroU64,
-    /// When all that was moved so far has had its time.
+    /// When the bytes moved so far are paid for.
     due: Mutex<Instant>,
-    /// Whose turn it is: first come, first served, so that shares are equal.
+    /// The current turn: first come, first served, so that shares are equal.
     turn: tokio::sync::Mutex<()>,
     waiting: AtomicU64,
 }
 
-/// One that waits for its turn, for as long as this lives.
+/// Counts a caller as waiting while it exists.
 struct Waiting<'a>(&'a AtomicU64);
 
 impl<'a> Waiting<'a> {
@@ -51,7 +52,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl RateLimit {
-    /// Makes a limit that nobody has taken from.
+    /// Makes an unused limit.
     #[must_use]
     pub fn new(bytes_per_s: NonZeroU64) -> Self {
         Self(Arc::new(State {
@@ -68,22 +69,24 @@ impl RateLimit {
         self.0.bytes_per_s
     }
 
-    /// Waits for a turn, and returns how many bytes may move now: at least 1 and at most `wanted`, and the fewer the
-    /// more others wait, so that each gets a turn every second or so.
+    /// Waits for a turn, and returns how many bytes may move now: at least 1 and at most `wanted`. The more callers wait,
+    /// the fewer bytes each gets, so that each gets a turn about every second.
     ///
     /// # Cancel safety
-    /// One that is dropped before it is ready has taken nothing.
+    /// If the future is dropped before it is ready, it has not used any of the rate.
     pub async fn turn(&self, wanted: usize) -> usize {
         let _waiting = Waiting::enter(&self.0.waiting);
         let _turn = self.0.turn.lock().await;
+
         let due = *self.0.due.lock().unwrap_or_else(PoisonError::into_inner);
         sleep_until(due).await;
+
         let len = wanted.min(self.share()).max(1);
         self.take(len);
         len
     }
 
-    /// Takes note that `len` bytes have moved, and returns when the next ones may follow; it may be past.
+    /// Records that `len` bytes have moved, and returns when the next ones may follow. That time may be in the past.
     pub fn take(&self, len: usize) -> Instant {
         let nanos = len as u128 * 1_000_000_000 / u128::from(self.0.bytes_per_s.get());
         let takes = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
@@ -96,7 +99,7 @@ impl RateLimit {
         *due
     }
 
-    /// Returns what one turn may move now, in bytes.
+    /// Returns the size of one turn now, in bytes.
     fn share(&self) -> usize {
         let rate = self.0.bytes_per_s.get();
         let waiting = self.0.waiting.load(Ordering::Relaxed).max(1);
@@ -129,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bytes_take_their_time_however_they_are_cut() {
+    async fn the_rate_does_not_depend_on_the_size_of_pieces() {
         for piece in [1, 1000, 100_000, 1_000_000] {
             let took = run(&limit(), 1_000_000, piece).await;
             assert!((9.7..=9.8).contains(&took.as_secs_f64()), "{piece}: {took:?}");
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_is_not_made_up_for() {
+    async fn the_rate_does_not_catch_up_after_a_pause() {
         let limit = limit();
         advance(Duration::from_secs(60)).await;
         let took = run(&limit, 1_000_000, 1000).await;
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_share_a_limit_get_equal_shares() {
+    async fn callers_that_share_a_limit_get_equal_shares() {
         let limit = limit();
         let (one, other) = tokio::join!(run(&limit, 500_000, 1000), run(&limit, 500_000, 1000));
         for took in [one, other] {

@@ -1,8 +1,8 @@
 //! The two connections of a relay.
 //!
-//! Anyone who may ask for something can end the connection that hears it, with one malformed message (SECURITY in
-//! `docs/PROTOCOL.md`). So requests have a connection of their own, and running transfers do not notice what happens to
-//! it.
+//! Any client that may send requests can end the connection that receives them, with one malformed message (SECURITY in
+//! `docs/PROTOCOL.md`). So requests have a connection of their own, and running transfers are not affected by what
+//! happens to it.
 
 use std::sync::Arc;
 
@@ -13,26 +13,26 @@ use gantry_bus::{self as bus, Bus};
 /// The connections of a relay.
 #[derive(Clone, Debug)]
 pub struct Buses {
-    /// Hears requests, control messages and questions about the service: all that consumers may publish to.
+    /// Receives requests, control messages and questions about the service: everything that consumers may publish.
     pub requests: Arc<dyn Bus>,
-    /// Publishes every answer and all that belongs to a transfer, and hears only nats-server's reports of messages that
-    /// nobody received.
+    /// Publishes every answer and every message of a transfer. Receives only nats-server's reports of messages that nobody
+    /// received.
     pub data: Arc<dyn Bus>,
 }
 
-/// Which of the two.
+/// One of the two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Connection {
+pub(crate) enum Connection {
     Requests,
     Data,
 }
 
 impl Connection {
-    /// Both.
-    pub(super) const ALL: [Self; 2] = [Self::Requests, Self::Data];
+    /// Both connections.
+    pub(crate) const ALL: [Self; 2] = [Self::Requests, Self::Data];
 
     /// Returns the name in metrics, logs and messages.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
             Self::Data => "data",
@@ -41,20 +41,20 @@ impl Connection {
 }
 
 impl Buses {
-    pub(super) fn of(&self, connection: Connection) -> &dyn Bus {
+    pub(crate) fn of(&self, connection: Connection) -> &dyn Bus {
         match connection {
             Connection::Requests => &*self.requests,
             Connection::Data => &*self.data,
         }
     }
 
-    /// Waits until all that was published and subscribed before has been written.
-    pub(super) async fn flush(&self) -> Result<(), bus::Error> {
+    /// Waits until everything published and subscribed before has been written.
+    pub(crate) async fn flush(&self) -> Result<(), bus::Error> {
         try_join(self.requests.flush(), self.data.flush()).await.map(drop)
     }
 }
 
-/// One connection for both, where nobody is hostile.
+/// Uses one connection for both purposes, if no client is hostile.
 impl From<Arc<dyn Bus>> for Buses {
     fn from(bus: Arc<dyn Bus>) -> Self {
         Self { requests: Arc::clone(&bus), data: bus }

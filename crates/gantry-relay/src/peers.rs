@@ -1,11 +1,11 @@
 //! Whether other relays serve the same objects under the same store names.
 //!
-//! Relays of one prefix share their requests, so that two of them with different places under one store name give
-//! consumers now the one and now the other object. Nothing in a transfer shows it. So each relay describes its stores
-//! by a fingerprint, and looks now and then what the others say.
+//! Relays with one prefix share their requests. If two of them use one store name for different places, consumers get
+//! objects from either, and nothing in a transfer shows it. So each relay describes its stores by a fingerprint, and
+//! compares it with those of the others from time to time.
 //!
-//! The answers come from whoever may publish to the inbox: their number, size and time are bounded, and nothing but
-//! names of a safe alphabet gets into the log.
+//! Any client that may publish to the inbox can answer. The number, size and time of answers are bounded, and only names
+//! of a safe alphabet reach the log.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -16,34 +16,32 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::Shared;
-use crate::metrics::StoreLabel;
-use gantry_bus::{Event, Message, Subscription};
+use crate::discovery::{info_subject, safe_name};
+use crate::lifetime::Lifetime;
+use crate::metrics::{RelayMetrics, StoreLabel};
+use crate::stores::StoreTable;
+use crate::subjects::Subjects;
+use gantry_bus::{Bus, Event, Message, Subscription};
 use gantry_proto::StoreName;
 
-/// The subject at which all relays describe themselves.
-pub(super) const QUESTION: &str = "$SRV.INFO.gantry";
-
-/// How long after the start the first look comes: relays that start together are there by then.
+/// Delay of the first comparison after the start. Relays that start together are up by then.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 
-/// How often to look, and how much later at the most, so that relays that start together do not all look at once.
+/// Interval between comparisons, and the maximum random delay added to it, so that relays that start together do not all
+/// compare at once.
 const INTERVAL: Duration = Duration::from_secs(60);
 const SPREAD: Duration = Duration::from_secs(10);
 
-/// How long answers are awaited, how many, and how large one may be in bytes.
+/// How long to wait for answers, how many to read, and the size limit of each in bytes.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 const ANSWERS_MAX: usize = 512;
 const ANSWER_MAX_BYTES: usize = 256 * 1024;
 
-/// How many warnings one look may cause, and how many pairs are remembered as warned of.
+/// Maximum number of warnings from one comparison, and of remembered pairs of store and relay that were warned about.
 const WARNINGS_MAX: usize = 4;
 const WARNED_MAX: usize = 1024;
 
-/// The longest name of a relay or host that is logged.
-const NAME_MAX: usize = 64;
-
-/// What a relay says of itself, as far as it matters here.
+/// A relay's description of itself, as far as it matters here.
 #[derive(Debug, Deserialize)]
 struct Answer {
     id: String,
@@ -67,75 +65,127 @@ struct Difference {
     host: String,
 }
 
-/// Returns the subject at which the answers for `instance` arrive. Of its own kind, so that a relay needs no right to
-/// the inboxes of others.
-pub(super) fn inbox(instance: &str) -> String {
+/// Returns the subject where answers for `instance` arrive. It has its own prefix, so that a relay needs no permission for
+/// other inboxes.
+pub(crate) fn inbox(instance: &str) -> String {
     format!("_INBOX.gantry-peers.{instance}")
 }
 
-/// Returns whether nats-server forbade nothing but this comparison, without which all is served.
-pub(super) fn is_about_comparing(event: &Event, instance: &str) -> bool {
+/// Returns whether nats-server has only forbidden this comparison. The relay serves everything without it.
+pub(crate) fn is_about_comparing(event: &Event, instance: &str) -> bool {
     match event {
-        Event::PublishDenied(subject) => subject == QUESTION,
+        Event::PublishDenied(subject) => *subject == info_subject(),
         Event::SubscribeDenied(subject) => *subject == inbox(instance),
         Event::SlowConsumer | Event::LameDuck | Event::Closed(_) => false,
     }
 }
 
-/// Compares the stores with those of other relays until a shutdown.
-pub(super) async fn watch(shared: Arc<Shared>) {
-    let comparing = async {
-        let inbox = inbox(&shared.instance);
-        let mut answers = match shared.buses.requests.subscribe(&inbox, None).await {
-            Ok(answers) => answers,
-            Err(error) => return debug!(%error, "not comparing stores with other relays"),
-        };
-        let mut warned = HashSet::new();
-        sleep(FIRST_LOOK).await;
-        loop {
-            look(&shared, &inbox, &mut answers, &mut warned).await;
-            let later = SPREAD.mul_f64(f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 256.0);
-            sleep(INTERVAL + later).await;
-        }
-    };
-    tokio::select! {
-        () = shared.shutdown.drain.cancelled() => {}
-        () = shared.shutdown.force.cancelled() => {}
-        () = comparing => {}
-    }
-}
-
 /// Logs once that the comparison is forbidden.
-pub(super) fn note_denied(subject: &str) {
+pub(crate) fn note_denied(subject: &str) {
     info!(
         subject,
-        "nats-server forbids to compare stores with other relays: grant the relay to publish there, or to subscribe"
+        "nats-server forbids the relay to compare its stores with other relays: grant its user to publish and subscribe to this subject"
     );
 }
 
-async fn look(shared: &Shared, inbox: &str, answers: &mut Subscription, warned: &mut HashSet<(StoreName, String)>) {
-    let question = Message { subject: QUESTION.to_owned(), reply: Some(inbox.to_owned()), ..Message::default() };
-    if shared.buses.requests.publish(question).await.is_err() {
-        return;
-    }
+/// Compares the stores of this relay with those of others.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    /// The connection that receives requests.
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) stores: Arc<StoreTable>,
+    pub(crate) subjects: Arc<Subjects>,
+    pub(crate) lifetime: Arc<Lifetime>,
+    pub(crate) metrics: Arc<RelayMetrics>,
+}
 
-    let until = Instant::now() + ANSWERS_WITHIN;
-    let mut differing = BTreeSet::new();
-    for _ in 0..ANSWERS_MAX {
-        let Ok(Some(answer)) = timeout_at(until, answers.next()).await else { break };
-        if answer.payload.len() <= ANSWER_MAX_BYTES {
-            differing.extend(differences(shared, &answer.payload));
+impl Comparison {
+    /// Compares at intervals until a shutdown.
+    pub(crate) async fn run(self) {
+        tokio::select! {
+            () = self.lifetime.stopping() => {}
+            () = self.compare_at_intervals() => {}
         }
     }
 
-    for store in shared.serving.snapshot().into_keys() {
-        let count = differing.iter().filter(|difference| difference.store == store).count();
-        let label = StoreLabel { store: store.to_string() };
-        shared.metrics.store_differing.get_or_create_owned(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+    async fn compare_at_intervals(&self) {
+        let inbox = inbox(self.subjects.instance());
+        let mut answers = match self.bus.subscribe(&inbox, None).await {
+            Ok(answers) => answers,
+            Err(error) => return debug!(%error, "not comparing stores with other relays"),
+        };
+
+        let mut warned = HashSet::new();
+        sleep(FIRST_LOOK).await;
+        loop {
+            self.compare(&inbox, &mut answers, &mut warned).await;
+            let later = SPREAD.mul_f64(f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 256.0);
+            sleep(INTERVAL + later).await;
+        }
     }
+
+    async fn compare(&self, inbox: &str, answers: &mut Subscription, warned: &mut HashSet<(StoreName, String)>) {
+        let question = Message { subject: info_subject(), reply: Some(inbox.to_owned()), ..Message::default() };
+        if self.bus.publish(question).await.is_err() {
+            return;
+        }
+
+        let until = Instant::now() + ANSWERS_WITHIN;
+        let mut differing = BTreeSet::new();
+        for _ in 0..ANSWERS_MAX {
+            let Ok(Some(answer)) = timeout_at(until, answers.next()).await else { break };
+            if answer.payload.len() <= ANSWER_MAX_BYTES {
+                differing.extend(self.differences(&answer.payload));
+            }
+        }
+
+        for store in self.stores.names() {
+            let count = differing.iter().filter(|difference| difference.store == store).count();
+            let label = StoreLabel { store: store.to_string() };
+            self.metrics.store_differing.get_or_create_owned(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        warn_once(differing, warned);
+    }
+
+    /// Returns which of our stores another relay serves from another place, according to its answer.
+    fn differences(&self, payload: &[u8]) -> Vec<Difference> {
+        let Ok(answer) = serde_json::from_slice::<Answer>(payload) else { return Vec::new() };
+        let prefix = self.subjects.prefix().to_string();
+        if answer.id == self.subjects.instance() || answer.metadata.get("prefix") != Some(&prefix) {
+            return Vec::new();
+        }
+
+        let instance = safe_name(&answer.id);
+        let host = safe_name(answer.metadata.get("host").map_or("", String::as_str));
+        let mut found: Vec<_> = self
+            .stores
+            .snapshot()
+            .into_iter()
+            .filter(|(store, ours)| ours.fingerprint().is_some_and(|ours| answer.differs(store, &ours)))
+            .map(|(store, _)| Difference { store, instance: instance.clone(), host: host.clone() })
+            .collect();
+        found.dedup();
+        found
+    }
+}
+
+impl Answer {
+    /// Returns whether the answering relay serves `store` from another place than the one with the fingerprint `ours`.
+    fn differs(&self, store: &StoreName, ours: &str) -> bool {
+        let of_store = |endpoint: &&Endpoint| endpoint.metadata.get("store").is_some_and(|name| name == store.as_str());
+        // An endpoint without a fingerprint belongs to an older relay, or to a store that has none.
+        let mut theirs =
+            self.endpoints.iter().filter(of_store).filter_map(|endpoint| endpoint.metadata.get("fingerprint"));
+        theirs.any(|theirs| theirs != ours)
+    }
+}
+
+/// Logs the differences that were not logged before.
+fn warn_once(differing: BTreeSet<Difference>, warned: &mut HashSet<(StoreName, String)>) {
     let news = differing
         .into_iter()
         .filter(|found| warned.len() < WARNED_MAX && warned.insert((found.store.clone(), found.instance.clone())));
+
     for Difference { store, instance, host } in news.take(WARNINGS_MAX) {
         warn!(
             %store,
@@ -147,56 +197,11 @@ async fn look(shared: &Shared, inbox: &str, answers: &mut Subscription, warned: 
     }
 }
 
-/// Returns which of our stores a relay says it serves from another place.
-fn differences(shared: &Shared, payload: &[u8]) -> Vec<Difference> {
-    let Ok(answer) = serde_json::from_slice::<Answer>(payload) else { return Vec::new() };
-    let prefix = shared.options.prefix.to_string();
-    if answer.id == shared.instance || answer.metadata.get("prefix") != Some(&prefix) {
-        return Vec::new();
-    }
-    let (instance, host) = (safe(&answer.id), safe(answer.metadata.get("host").map_or("", String::as_str)));
-
-    let mut found: Vec<_> = shared
-        .serving
-        .snapshot()
-        .into_iter()
-        .filter_map(|(store, ours)| {
-            let ours = ours.fingerprint()?;
-            let theirs = answer
-                .endpoints
-                .iter()
-                .filter(|endpoint| endpoint.metadata.get("store").is_some_and(|name| name == store.as_str()));
-            // One without a fingerprint is an older relay, or a store that has none.
-            let mut theirs = theirs.filter_map(|endpoint| endpoint.metadata.get("fingerprint"));
-            let differs = theirs.any(|theirs| *theirs != ours);
-            differs.then(|| Difference { store, instance: instance.clone(), host: host.clone() })
-        })
-        .collect();
-    found.dedup();
-    found
-}
-
-/// Returns a name of a peer without what must not get into a log.
-fn safe(name: &str) -> String {
-    let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    name.chars().filter(allowed).take(NAME_MAX).collect()
-}
-
-/// Returns this host's name.
-pub(super) fn host() -> String {
-    let of_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let of_environment = || std::env::var("HOSTNAME").ok();
-    let name = of_kernel.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).or_else(of_environment);
-    safe(&name.unwrap_or_else(|| "unknown".to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Options, Relay, Stores};
     use super::*;
-    use crate::metrics::RelayMetrics;
     use crate::shutdown::Shutdown;
-    use gantry_bus::Bus as _;
+    use crate::{Options, Relay, Stores};
     use gantry_store::file::{self, FileStore};
     use gantry_store::{Budget, Store};
     use gantry_testing::bus::MemoryNetwork;
@@ -238,12 +243,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whatever_a_stranger_answers_is_borne() {
+    async fn tolerates_any_answer_of_a_stranger() {
         let folder = tempfile::tempdir().unwrap();
         let network = MemoryNetwork::new(1);
         let one = relay(&network, folder.path()).await;
         let stranger = network.connect();
-        let mut questions = stranger.subscribe(QUESTION, None).await.unwrap();
+        let mut questions = stranger.subscribe(&info_subject(), None).await.unwrap();
         let reply = questions.next().await.unwrap().reply.unwrap();
         let lie = |id: &str, store: &str| {
             let endpoints = [serde_json::json!({"metadata": {"store": store, "fingerprint": "x"}})];
@@ -261,13 +266,5 @@ mod tests {
 
         let counted = differing(&one);
         assert!((1..=i64::try_from(ANSWERS_MAX).unwrap()).contains(&counted), "{counted}");
-    }
-
-    #[test]
-    fn a_peers_name_is_logged_without_what_could_forge_a_line() {
-        assert_eq!(safe("relay-1.site_a"), "relay-1.site_a");
-        assert_eq!(safe("a\u{1b}[31m\nWARN b"), "a31mWARNb");
-        assert_eq!(safe(&"x".repeat(1000)).len(), NAME_MAX);
-        assert!(!host().is_empty());
     }
 }

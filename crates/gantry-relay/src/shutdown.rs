@@ -1,28 +1,28 @@
-//! How the process is asked to stop: first gently, then at once.
+//! Requests to stop the process: first gracefully, then at once.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Two stages of stopping, shared by everything that runs.
+/// The two stages of a shutdown, shared by all tasks.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Take no new work; let what runs finish within its grace.
+    /// Accept no new work, and let running work finish within its grace.
     pub drain: CancellationToken,
     /// Stop now.
     pub force: CancellationToken,
 }
 
-/// Listens for SIGHUP, which from now on no longer ends the process.
+/// Listens for SIGHUP, which no longer ends the process from now on.
 ///
 /// # Errors
-/// When the system does not let us.
+/// If the signal handler can't be installed.
 pub fn hangups() -> io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
-/// The signals that ask this process to stop.
+/// The signals that request this process to stop.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -30,15 +30,18 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Listens; from now on the signals no longer end the process by themselves.
+    /// Listens for SIGTERM and SIGINT, which no longer end the process by themselves from now on.
     ///
     /// # Errors
-    /// When the system does not let us.
+    /// If a signal handler can't be installed.
     pub fn listen() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Drains at the first SIGTERM or SIGINT; forces at the second, and returns.
+    /// Starts to drain at the first SIGTERM or SIGINT. Forces the shutdown at the second, and returns.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, later signals have no effect.
     pub async fn drive(mut self, shutdown: &Shutdown) {
         self.next().await;
         shutdown.drain.cancel();

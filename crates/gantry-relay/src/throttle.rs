@@ -1,5 +1,5 @@
-//! How many lines of one kind may be logged in a while. Requests make the relay log, and whoever may send one must not be
-//! able to fill a disk.
+//! Limits how many lines of one kind are logged. Requests make the relay log, and a client that may send requests must not
+//! be able to fill a disk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,21 +8,21 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
-use super::Shared;
+use crate::lifetime::Lifetime;
 
-/// How long lines are counted for.
+/// The interval that each limit applies to.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// How many refusals of one kind are logged within [`INTERVAL`]: enough to see what is wrong.
-pub(super) const REFUSALS: u64 = 10;
+/// Maximum number of logged refusals of one kind within [`INTERVAL`]: enough to see what is wrong.
+pub(crate) const REFUSALS: u64 = 10;
 
-/// How many transfers of one outcome are logged within [`INTERVAL`]: two hundred a second are more than any use we know
+/// Maximum number of logged transfers of one outcome within [`INTERVAL`]. 200 per second are more than in any use we know
 /// of, and make 4 GB a day.
-pub(super) const TRANSFERS: u64 = 2000;
+pub(crate) const TRANSFERS: u64 = 2000;
 
-/// Counts lines by kind, which is a word of this program.
+/// Counts lines by kind, which is a constant of this program.
 #[derive(Debug, Default)]
-pub(super) struct Throttle(Mutex<HashMap<&'static str, Count>>);
+pub(crate) struct Throttle(Mutex<HashMap<&'static str, Count>>);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count {
@@ -31,8 +31,8 @@ struct Count {
 }
 
 impl Throttle {
-    /// Counts one line more of its kind, and returns whether to log it.
-    pub(super) fn admits(&self, kind: &'static str, max: u64) -> bool {
+    /// Counts one more line of its kind, and returns whether to log it.
+    pub(crate) fn admits(&self, kind: &'static str, max: u64) -> bool {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(kind).or_default();
         let is_admitted = count.logged < max;
@@ -44,23 +44,25 @@ impl Throttle {
         is_admitted
     }
 
-    /// Begins a new interval, and returns the counts of the last one.
+    /// Starts a new interval, and returns the counts of the last one.
     fn begin(&self) -> HashMap<&'static str, Count> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Reports at the end of each interval what was left out, until a shutdown.
-pub(super) async fn report(shared: Arc<Shared>) {
+/// Reports at the end of each interval how many lines were left out, until a shutdown.
+pub(crate) async fn report(throttle: Arc<Throttle>, lifetime: Arc<Lifetime>) {
     let mut ends = interval(INTERVAL);
     ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
     loop {
         tokio::select! {
             _ = ends.tick() => {}
-            () = shared.shutdown.force.cancelled() => return,
-            () = shared.goaway.cancelled() => return,
+            () = lifetime.shutdown.force.cancelled() => return,
+            () = lifetime.goaway.cancelled() => return,
         }
-        for (kind, Count { left_out, .. }) in shared.throttle.begin() {
+
+        for (kind, Count { left_out, .. }) in throttle.begin() {
             if left_out > 0 {
                 warn!(kind, lines = left_out, seconds = INTERVAL.as_secs(), "more lines of this kind were left out");
             }

@@ -1,20 +1,20 @@
-//! Who we are, as the server asks for it at each connection.
+//! Authentication, which the server requests at each connection.
 
 use std::path::{Path, PathBuf};
 
 use async_nats::{AuthError, ConnectOptions};
 use nkeys::KeyPair;
 
-use super::super::Error;
 use super::options::{Auth, read};
+use crate::Error;
 
-/// Makes async-nats' options with who we are.
+/// Makes async-nats' options with our credentials.
 ///
-/// Files are read once now, so that a mistake is named, and again at each connection: whoever renews
-/// the file need not restart us.
+/// Files are read once now, so that mistakes are reported early, and again at each connection, so that a renewed file
+/// takes effect without a restart.
 ///
 /// # Errors
-/// [`Error::Options`] when the file can't be read or holds none.
+/// [`Error::Options`] if the file can't be read or contains no credentials.
 pub(super) async fn authenticate(auth: &Auth) -> Result<ConnectOptions, Error> {
     let file = match auth {
         Auth::None => return Ok(ConnectOptions::new()),
@@ -27,6 +27,7 @@ pub(super) async fn authenticate(auth: &Auth) -> Result<ConnectOptions, Error> {
         Auth::Credentials(path) => IdentityFile { path: path.clone(), parse: Identity::from_credentials },
         Auth::Nkey(path) => IdentityFile { path: path.clone(), parse: Identity::from_seed_file },
     };
+
     file.load().await?;
     Ok(ConnectOptions::with_auth_callback(move |nonce| {
         let file = file.clone();
@@ -34,7 +35,7 @@ pub(super) async fn authenticate(auth: &Auth) -> Result<ConnectOptions, Error> {
     }))
 }
 
-/// Says a secret as it stands in its file: the password of `user`, or a token.
+/// Authenticates with the secret in a file: the password of `user`, or a token.
 async fn secret(path: PathBuf, user: Option<String>) -> Result<ConnectOptions, Error> {
     read_secret(&path).await?;
     Ok(ConnectOptions::with_auth_callback(move |_| {
@@ -75,24 +76,24 @@ fn unusable(path: &Path, reason: &str) -> Error {
     Error::Options(format!("credentials file {} is unusable: {reason}", path.display()))
 }
 
-/// A key, and in a credentials file the JWT that vouches for it.
+/// A key and, from a credentials file, the JWT for it.
 pub(super) struct Identity {
     jwt: Option<String>,
     key: KeyPair,
 }
 
 impl Identity {
-    /// Reads what `nsc` writes: the user's JWT and seed, each between lines of dashes.
+    /// Parses a file that `nsc` has written: the user's JWT and seed, each between lines of dashes.
     pub(super) fn from_credentials(text: &str) -> Result<Self, String> {
         let jwt = block(text, "NATS USER JWT")?;
         let seed = block(text, "USER NKEY SEED")?;
         Ok(Self { jwt: Some(jwt.to_owned()), key: key(seed)? })
     }
 
-    /// Reads a seed on a line of its own, or as `nsc` frames it.
+    /// Parses a seed on a line of its own, or between the lines that `nsc` writes.
     pub(super) fn from_seed_file(text: &str) -> Result<Self, String> {
         let mut lines = text.lines().map(str::trim);
-        let seed = lines.find(|line| line.starts_with('S')).ok_or("it holds no nkey seed")?;
+        let seed = lines.find(|line| line.starts_with('S')).ok_or("it contains no nkey seed")?;
         Ok(Self { jwt: None, key: key(seed)? })
     }
 
@@ -112,11 +113,11 @@ impl Identity {
 fn block<'a>(text: &'a str, name: &str) -> Result<&'a str, String> {
     let mut lines = text.lines().map(str::trim).skip_while(|line| line.trim_matches('-') != format!("BEGIN {name}"));
     let content = lines.nth(1).filter(|line| !line.is_empty() && !line.starts_with('-'));
-    content.ok_or_else(|| format!("it holds no {name}"))
+    content.ok_or_else(|| format!("it contains no {name}"))
 }
 
 fn key(seed: &str) -> Result<KeyPair, String> {
-    KeyPair::from_seed(seed).map_err(|error| format!("its nkey seed is broken: {error}"))
+    KeyPair::from_seed(seed).map_err(|error| format!("its nkey seed is invalid: {error}"))
 }
 
 #[cfg(test)]
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_and_seeds_are_read() {
+    fn parses_credentials_and_seeds() {
         let key = KeyPair::new_user();
         let seed = key.seed().unwrap();
         let identity = Identity::from_credentials(&credentials(&seed)).unwrap();
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_files_are_named_without_their_secret() {
+    fn errors_about_invalid_files_contain_no_secret() {
         let broken = "SUAIO3FHUX5PNV2LQIIP7TZ3N4L7TX3W53MQGEIVYFIGA635OZCKEYHFLX";
         for text in ["", "x", &credentials(broken), "-----BEGIN NATS USER JWT-----\n------END NATS USER JWT------"] {
             let reason = Identity::from_credentials(text).err().unwrap();

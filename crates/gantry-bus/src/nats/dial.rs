@@ -1,4 +1,4 @@
-//! Making the connection: options into async-nats' own, attempts, and what a failure means.
+//! Makes a connection: converts the options, retries, and classifies failures.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -7,33 +7,37 @@ use async_nats::{
     Client, ConnectError, ConnectErrorKind, ConnectOptions, ReconnectToServer, Server, ServerAddr, rustls,
 };
 
-use super::super::Error;
 use super::auth::authenticate;
 use super::options::{Auth, Options, without_credentials};
+use crate::Error;
 
-/// How long the connection may be silent before we ask whether it lives. It is given up at the third question without
-/// an answer, so after 30 s: a cut that closes nothing is noticed, and on a slow link a large message ahead of the
-/// answers has time to pass.
+/// Interval of pings on an idle connection. The connection is abandoned at the third ping without an answer, after 30 s.
+/// So a silently cut link is noticed, and on a slow link a large message ahead of the answers has time to pass.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The longest that one attempt at one address may take, also when reconnecting.
+/// Maximum duration of one attempt at one address, including reconnects.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 
-/// The shortest that one attempt is given when several addresses share the bound of the first connection.
+/// Minimum duration of one attempt when several addresses share the timeout of the first connection.
 const ATTEMPT_MIN: Duration = Duration::from_secs(1);
 
-/// The longest wait between attempts, before jitter.
+/// Maximum wait between attempts, before jitter.
 const BACKOFF_LIMIT: Duration = Duration::from_secs(2);
 
-/// The wait before the second attempt, before jitter; it doubles with each.
+/// The wait before the second attempt, before jitter. It doubles with each attempt.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 
-/// Makes a connection, trying again until `connect_timeout` when the server may yet appear.
+/// Makes a connection, and retries until `connect_timeout` if the server may still appear.
 ///
-/// `discovered` are servers of the cluster that an earlier connection learned of. Returns the connection, and whether it
-/// uses TLS. TLS with one server means TLS with all: it is required as soon as one address asks for it, and when the
-/// first server asks for it the connection is made again with TLS required. Otherwise the user and the password would
-/// go in plain text to a server that was learned of later.
+/// `discovered` are servers of the cluster that an earlier connection has discovered. Returns the connection, and whether
+/// it uses TLS. TLS with one server means TLS with all. It is required if one address asks for it. If the first server
+/// requests it, the connection is made again with TLS required. Otherwise the user and the password would be sent in plain
+/// text to a server that is discovered later.
+///
+/// # Errors
+/// - [`Error::Options`] if an option, or a file that it names, is invalid, or if the TLS handshake fails.
+/// - [`Error::Unauthorized`] if the server refuses the credentials.
+/// - [`Error::Unreachable`] if no server answers within `connect_timeout`.
 pub(super) async fn dial(
     options: &Options,
     discovered: &[String],
@@ -45,6 +49,7 @@ pub(super) async fn dial(
     let mut needs_tls = options.needs_tls() || servers.iter().any(ServerAddr::tls_required);
     let names = servers.iter().map(|server| without_credentials(server.as_url_str())).collect::<Vec<_>>().join(",");
     servers.extend(discovered.iter().filter_map(|address| discovered_server(address)));
+
     let share = options.connect_timeout / u32::try_from(servers.len()).unwrap_or(u32::MAX);
     let attempt_limit = share.max(ATTEMPT_MIN).min(ATTEMPT_LIMIT);
 
@@ -67,6 +72,7 @@ pub(super) async fn dial(
         }
         Err(Error::Closed)
     };
+
     if let Ok(outcome) = tokio::time::timeout(options.connect_timeout, attempts).await {
         return outcome;
     }
@@ -74,16 +80,16 @@ pub(super) async fn dial(
     Err(Error::Unreachable { servers: names, reason })
 }
 
-/// Parses an address as nats-server gives those of its cluster: a host and a port.
+/// Parses the address of a cluster member as nats-server reports it: a host and a port.
 fn discovered_server(address: &str) -> Option<ServerAddr> {
     let server: ServerAddr = address.parse().ok()?;
     (!server.is_websocket() && !server.has_user_pass()).then_some(server)
 }
 
-/// Returns the server to connect to if the choice can't be left to async-nats; `None` leaves it.
+/// Returns the server to connect to, or `None` to leave the choice to async-nats.
 ///
-/// A server may name others by any scheme, and it does so before TLS begins, when anybody on the way may change its
-/// words. To one that is named by `ws://` async-nats would send the user and the password in plain text, also with TLS
+/// A server may report others with any scheme, and it does so before TLS starts, when anyone on the path may change the
+/// message. async-nats would send the user and the password in plain text to a server with `ws://`, even if TLS is
 /// required.
 fn choose(pool: &[Server]) -> Option<ReconnectToServer> {
     if !pool.iter().any(|server| server.addr.is_websocket()) {
@@ -94,8 +100,8 @@ fn choose(pool: &[Server]) -> Option<ReconnectToServer> {
     Some(ReconnectToServer { addr, delay: None })
 }
 
-/// Returns the wait before the attempt of this number, counted from 1: none before the first, then doubling, between
-/// half and the whole of what is due, so that the clients of a restarted server do not all come at once.
+/// Returns the wait before an attempt, counted from 1. There is none before the first; then it doubles. Jitter reduces it
+/// by up to half, so that the clients of a restarted server do not all connect at once.
 pub(super) fn backoff(attempt: usize) -> Duration {
     let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
     let doublings = u32::try_from(doublings).unwrap_or(u32::MAX);
@@ -109,7 +115,7 @@ fn jitter() -> f64 {
     f64::from(u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
 }
 
-/// Parses the addresses, and takes the user information out of them.
+/// Parses the addresses, and separates the user information from them.
 fn parse(options: &Options) -> Result<(Vec<ServerAddr>, Auth), Error> {
     let mut servers = Vec::new();
     let mut auth = Auth::None;
@@ -122,8 +128,9 @@ fn parse(options: &Options) -> Result<(Vec<ServerAddr>, Auth), Error> {
             return Err(unusable("WebSocket is not supported"));
         }
         if server.host().is_empty() {
-            return Err(unusable("it names no host"));
+            return Err(unusable("it has no host"));
         }
+
         if auth == Auth::None {
             auth = match (server.username(), server.password()) {
                 (Some(user), Some(password)) => {
@@ -133,6 +140,7 @@ fn parse(options: &Options) -> Result<(Vec<ServerAddr>, Auth), Error> {
                 (None, _) => Auth::None,
             };
         }
+
         let mut url = server.into_inner();
         if url.set_username("").and_then(|()| url.set_password(None)).is_err() {
             return Err(unusable("it can't hold a user"));
@@ -142,7 +150,7 @@ fn parse(options: &Options) -> Result<(Vec<ServerAddr>, Auth), Error> {
     Ok((servers, auth))
 }
 
-/// Undoes the percent encoding of a URL's user information. What is not valid stays as it is.
+/// Decodes the percent encoding of a URL's user information. Invalid parts stay unchanged.
 fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -156,7 +164,7 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
-/// Puts our options into async-nats' own.
+/// Converts our options to async-nats'.
 fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> ConnectOptions {
     let mut prepared = auth
         .name(&options.name)
@@ -168,6 +176,7 @@ fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> 
         .reconnect_delay_callback(backoff)
         .reconnect_to_server_callback(|pool, _| std::future::ready(choose(&pool)))
         .max_reconnects(None);
+
     if options.ignore_discovered_servers {
         prepared = prepared.ignore_discovered_servers();
     }
@@ -183,7 +192,7 @@ fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> 
     prepared
 }
 
-/// Tells a failure that ends the attempts, as an error, from one that may pass, as its reason.
+/// Classifies a failure. Returns an error if retrying is pointless, and the reason if a retry may help.
 fn judge(error: &ConnectError, servers: &str) -> Result<String, Error> {
     let reason = error.to_string();
     let refused = || Error::Unauthorized { servers: servers.to_owned(), reason: reason.clone() };
@@ -198,7 +207,7 @@ fn judge(error: &ConnectError, servers: &str) -> Result<String, Error> {
         ConnectErrorKind::Io if is_tls(error) => {
             Err(Error::Options(format!("TLS with nats-server at {servers} failed: {reason}")))
         }
-        // The server's own words for credentials that have run out: "User Authentication Expired" and its kin.
+        // The server's messages for expired credentials, such as "User Authentication Expired".
         ConnectErrorKind::Io if reason.to_lowercase().contains("authentication") => Err(refused()),
         ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::MaxReconnects => {
             Ok(reason)
@@ -228,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn user_information_leaves_the_address() {
+    fn user_information_is_separated_from_the_address() {
         let (servers, auth) = parse(&of("localhost, nats://us%40er:p%3Ass%@[::1]:1,tls://c")).unwrap();
         let urls: Vec<_> = servers.iter().map(ServerAddr::as_url_str).collect();
         assert_eq!(urls, ["nats://localhost", "nats://[::1]:1", "tls://c"]);
@@ -237,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn unusable_addresses_are_named_without_their_password() {
+    fn errors_about_invalid_addresses_contain_no_password() {
         for address in ["http://u:s3cret@a", "ws://u:s3cret@a", "nats://u:s3cret@a:port", "nats://"] {
             let Err(Error::Options(text)) = parse(&of(address)) else { panic!("{address} was taken") };
             assert!(!text.contains("s3cret"), "{text}");

@@ -1,10 +1,10 @@
-//! What the fuzz targets reach of this module beside its public interface.
+//! Private parts of this module that fuzz targets use.
 
 use super::auth::Identity;
 use super::messages;
 use gantry_proto::Headers;
 
-/// Reads a credentials file and a seed file of this text, and returns what is wrong with each.
+/// Parses the text as a credentials file and as a seed file, and returns the error of each.
 #[must_use]
 pub fn identity_problems(text: &str) -> [Option<String>; 2] {
     [Identity::from_credentials(text).err(), Identity::from_seed_file(text).err()]

@@ -1,8 +1,8 @@
 //! One connection of async-nats: how it is made, what it reports, and how its end is noticed.
 //!
 //! async-nats reconnects by itself, but its connection task may die: a header value with a lone CR makes it panic, and
-//! any client may send one. Nothing says so, and `connection_state()` stays `Connected`. What the event callback has
-//! captured is dropped with the task, though, so a [`Guard`] among it notices at once.
+//! any client may send one. Nothing reports this, and `connection_state()` stays `Connected`. However, the values captured
+//! by the event callback are dropped with the task, so a [`Guard`] among them notices at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -12,15 +12,15 @@ use async_nats::{Client, ServerError};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::Instant;
 
-use super::super::{Error, Event, Status};
 use super::dial;
 use super::losses::Losses;
 use super::options::Options;
+use crate::{Error, Event, Status};
 
-/// How many events a reader may lag behind. They are rare: a few denied subjects, a burst of slow consumers.
+/// How many events a reader may lag behind. Events are rare: a few denied subjects, a burst of slow consumers.
 const EVENTS: usize = 64;
 
-/// One connection of async-nats, and what the ones before it had.
+/// One connection of async-nats, and the totals of its predecessors.
 pub(super) struct Link {
     pub(super) client: Client,
     pub(super) made_at: Instant,
@@ -28,10 +28,10 @@ pub(super) struct Link {
     earlier: Totals,
 }
 
-/// What all connections of a bus had together.
+/// The totals of several connections of a bus.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Totals {
-    /// How often the connection was made.
+    /// How many connections were made.
     pub(super) epoch: u64,
     pub(super) received_bytes: u64,
 }
@@ -43,14 +43,14 @@ pub(super) struct Over {
     noticed: Notify,
 }
 
-/// What a bus reports, whatever link it has.
+/// What a bus reports, independent of its current link.
 pub(super) struct Reports {
     status: watch::Sender<Status>,
     events: broadcast::Sender<Event>,
     losses: Losses,
 }
 
-/// What the callback of one link owns: it is dropped when the link's connection task ends, in whatever way.
+/// Owned by the callback of one link, so it is dropped when the link's connection task ends in any way.
 ///
 /// It must not own the client, which would keep the connection alive.
 struct Guard {
@@ -61,10 +61,10 @@ struct Guard {
 
 /// Makes a connection.
 ///
-/// Returns it, and whether it uses TLS: all that follow must.
+/// Returns it, and whether it uses TLS. If it does, all later connections must.
 ///
 /// # Errors
-/// As [`dial::dial`].
+/// The same as [`dial::dial`].
 pub(super) async fn make(
     options: &Options,
     discovered: &[String],
@@ -74,7 +74,7 @@ pub(super) async fn make(
     let mut guard = None;
     let dialled = dial::dial(options, discovered, |options| {
         let own = Arc::new(Guard { reports: Arc::clone(reports), over: Arc::default(), link: OnceLock::new() });
-        // A guard that we keep would not be dropped with the task.
+        // A guard kept here would not be dropped with the task.
         guard = Some((Arc::downgrade(&own), Arc::clone(&own.over)));
         options.event_callback(move |event| {
             let own = Arc::clone(&own);
@@ -92,17 +92,17 @@ pub(super) async fn make(
 }
 
 impl Link {
-    /// Returns whether the connection task has ended: nothing will ever be sent or received here again.
+    /// Returns whether the connection task has ended. Nothing will be sent or received on this link again.
     pub(super) fn is_over(&self) -> bool {
         self.over.is_over.load(Ordering::Acquire)
     }
 
-    /// Returns what tells when the link is over, without keeping it alive.
+    /// Returns the signal of the link's end, which does not keep the link alive.
     pub(super) fn over(&self) -> Arc<Over> {
         Arc::clone(&self.over)
     }
 
-    /// Returns what this link and the ones before it had.
+    /// Returns the totals of this link and its predecessors.
     pub(super) fn totals(&self) -> Totals {
         let statistics = self.client.statistics();
         Totals {
@@ -118,7 +118,7 @@ impl Link {
 }
 
 impl Over {
-    /// Waits for the link's end. Only one task may.
+    /// Waits for the link's end. Only one task may wait.
     pub(super) async fn wait(&self) {
         while !self.is_over.load(Ordering::Acquire) {
             self.noticed.notified().await;
@@ -143,17 +143,17 @@ impl Reports {
         self.events.subscribe()
     }
 
-    pub(super) fn say(&self, event: Event) {
+    pub(super) fn emit(&self, event: Event) {
         tracing::debug!(?event, "nats-server reports");
-        // Nobody listening is fine.
+        // There may be no listeners.
         drop(self.events.send(event));
     }
 
-    /// Reports the state of a link. `connected` is what an event said: the client's own state follows it a moment
-    /// later.
+    /// Reports the state of a link. `connected` is the state according to an event; the client's own state follows a
+    /// moment later.
     pub(super) fn refresh(&self, link: &Link, connected: Option<bool>) {
-        let says_connected = connected.unwrap_or_else(|| link.client.connection_state() == State::Connected);
-        self.set(Status { connected: says_connected && !link.is_over(), epoch: link.totals().epoch });
+        let reports_connected = connected.unwrap_or_else(|| link.client.connection_state() == State::Connected);
+        self.set(Status { connected: reports_connected && !link.is_over(), epoch: link.totals().epoch });
     }
 
     /// Reports that there is no connection.
@@ -186,7 +186,7 @@ impl Guard {
         self.link.get().and_then(Weak::upgrade)
     }
 
-    /// Takes what async-nats reports. It drops events when many come at once, so the status is read again at each.
+    /// Handles an event of async-nats, which drops events when there are many at once. So each one refreshes the status.
     async fn handle(&self, event: async_nats::Event) {
         let connected = match event {
             async_nats::Event::Connected => Some(true),
@@ -200,16 +200,17 @@ impl Guard {
         if let Some(link) = self.link() {
             self.reports.refresh(&link, connected);
         }
+
         match event {
             async_nats::Event::SlowConsumer(_) | async_nats::Event::ServerError(ServerError::SlowConsumer(_)) => {
-                self.reports.say(Event::SlowConsumer);
+                self.reports.emit(Event::SlowConsumer);
             }
             async_nats::Event::LameDuckMode => {
-                self.reports.say(Event::LameDuck);
+                self.reports.emit(Event::LameDuck);
                 self.leave_lame_duck().await;
             }
             async_nats::Event::ServerError(error) => match denied(&error.to_string()) {
-                Some(event) => self.reports.say(event),
+                Some(event) => self.reports.emit(event),
                 None => tracing::warn!(%error, "nats-server reports an error"),
             },
             async_nats::Event::ClientError(error) => self.reports.failing(&error),
@@ -220,14 +221,14 @@ impl Guard {
         }
     }
 
-    /// Moves to another server before this one closes. When there is no other it stays, since a server in lame duck
-    /// mode serves those it has for a while but takes nobody new.
+    /// Moves to another server before this one closes. If there is no other, the connection stays: a server in lame duck
+    /// mode serves its existing connections for a while, but accepts no new ones.
     async fn leave_lame_duck(&self) {
-        // The link must not be held while waiting, or it would not end.
+        // Holding the link while waiting would keep it alive.
         let Some(client) = self.link().map(|link| link.client.clone()) else { return };
-        let elsewhere = client.server_pool().await.is_ok_and(|servers| servers.len() > 1);
-        if elsewhere && let Err(error) = client.force_reconnect().await {
-            tracing::debug!(%error, "the connection closed before it could leave");
+        let has_other = client.server_pool().await.is_ok_and(|servers| servers.len() > 1);
+        if has_other && let Err(error) = client.force_reconnect().await {
+            tracing::debug!(%error, "the connection closed before it could move to another server");
         }
     }
 }
@@ -236,7 +237,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.over.is_over.store(true, Ordering::Release);
         self.over.noticed.notify_one();
-        // An attempt that failed has no link. One whose bus was dropped has none any more.
+        // A failed attempt has no link. If the bus was dropped, the link is gone.
         if self.link().is_some() {
             self.reports.disconnected();
         }
@@ -248,6 +249,7 @@ fn denied(text: &str) -> Option<Event> {
     let (_, what) = text.split_once("Permissions Violation for ")?;
     let (verb, rest) = what.split_once('"')?;
     let (subject, _) = rest.split_once('"')?;
+
     if verb.starts_with("Publish") {
         Some(Event::PublishDenied(subject.to_owned()))
     } else if verb.starts_with("Subscription") {
@@ -262,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permission_violations_are_read_from_the_servers_words() {
+    fn parses_permission_violations() {
         let cases = [
             (r#"nats: Permissions Violation for Publish to "a.b""#, Some(Event::PublishDenied("a.b".to_owned()))),
             (

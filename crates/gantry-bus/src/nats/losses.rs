@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-/// How often a lost connection is logged where a person looks; the others are counted.
+/// Minimum time between two warnings about lost connections. Losses in between are counted.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
@@ -17,9 +17,9 @@ pub(super) struct Losses(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     logged_at: Option<Instant>,
-    /// How many were not logged since.
+    /// How many losses were not logged since.
     unlogged: u64,
-    /// Whether the latest was logged.
+    /// Whether the latest loss was logged.
     is_logged: bool,
 }
 
@@ -33,26 +33,27 @@ impl Losses {
             debug!("the connection to nats-server is lost");
             return;
         }
+
         if state.unlogged == 0 {
             warn!("the connection to nats-server is lost");
         } else {
             let times = state.unlogged;
-            warn!(times, "the connection to nats-server is lost again, as it was several times since the last warning");
+            warn!(times, "the connection to nats-server was lost several times since the last warning");
         }
         *state = State { logged_at: Some(Instant::now()), unlogged: 0, is_logged: true };
     }
 
-    /// Logs that a lost connection does not come back: a loss that was not worth a warning is one now.
+    /// Logs that a lost connection could not be restored at once. A loss that did not cause a warning does so now.
     pub(super) fn failing(&self, reason: &dyn Display) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         debug!(%reason, "no connection to nats-server");
         if state.logged_at.is_some() && !state.is_logged {
             state.is_logged = true;
-            warn!(%reason, "the connection to nats-server is lost and does not come back at once");
+            warn!(%reason, "the connection to nats-server is lost and could not be restored at once");
         }
     }
 
-    /// Logs that there is a connection again, as loudly as its loss was.
+    /// Logs that the connection is restored, at the same level of attention as its loss.
     pub(super) fn restored(&self, epoch: u64) {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.is_logged {

@@ -1,4 +1,4 @@
-//! Messages between our form and async-nats'.
+//! Converts messages to and from async-nats' form, and keeps subscriptions across connections.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,11 +11,11 @@ use futures_util::task::AtomicWaker;
 use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::oneshot;
 
-use super::super::{Error, Message};
 use super::Inner;
+use crate::{Error, Message};
 use gantry_proto::Headers;
 
-/// Turns a message into async-nats' form. The payload is not copied.
+/// Converts a message to async-nats' form. The payload is not copied.
 pub(super) fn outbound(message: Message) -> Result<OutboundMessage, Error> {
     let headers = if message.headers.is_empty() { None } else { Some(header_map(&message.headers)?) };
     Ok(OutboundMessage {
@@ -26,7 +26,7 @@ pub(super) fn outbound(message: Message) -> Result<OutboundMessage, Error> {
     })
 }
 
-/// Checks what async-nats would panic at: names and values that would break the header block.
+/// Converts headers, and rejects names and values at which async-nats would panic because they break the header block.
 pub(super) fn header_map(headers: &Headers) -> Result<HeaderMap, Error> {
     let mut map = HeaderMap::new();
     for (name, value) in headers.iter() {
@@ -37,7 +37,7 @@ pub(super) fn header_map(headers: &Headers) -> Result<HeaderMap, Error> {
     Ok(map)
 }
 
-/// Turns a message into our form. The payload is not copied.
+/// Converts a message to our form. The payload is not copied.
 fn inbound(message: async_nats::Message) -> Message {
     let mut headers = Headers::default();
     if let Some(map) = &message.headers {
@@ -48,6 +48,7 @@ fn inbound(message: async_nats::Message) -> Message {
             }
         }
     }
+
     Message {
         subject: message.subject.into_string(),
         reply: message.reply.map(Subject::into_string),
@@ -66,22 +67,22 @@ pub(super) struct Source {
 
 #[derive(Default)]
 enum Next {
-    /// There is no connection beside the one that is read from.
+    /// There is no connection other than the current one.
     #[default]
     Unchanged,
-    /// To be read from once the one before has ended.
+    /// To be read once the current connection has ended.
     Subscriber(Box<Subscriber>),
-    /// There will be no other.
+    /// There will be no other connection.
     Closed,
 }
 
 impl Source {
-    /// Has the messages come from another connection.
+    /// Continues with the messages of another connection.
     pub(super) fn renew(&self, subscriber: Subscriber) {
         self.set(Next::Subscriber(Box::new(subscriber)));
     }
 
-    /// Ends the subscription when what has arrived has been read.
+    /// Ends the subscription once the messages that have arrived are read.
     pub(super) fn close(&self) {
         self.set(Next::Closed);
     }
@@ -91,9 +92,9 @@ impl Source {
         self.waker.wake();
     }
 
-    /// Returns the next connection's messages; `None` when there will be none.
+    /// Returns the next connection's subscriber, or `None` if there will be no other connection.
     fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Subscriber>> {
-        // Registered first, so that what comes in between wakes.
+        // Registered first, so that a change in between wakes the task.
         self.waker.register(cx.waker());
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::take(&mut *next) {
@@ -109,18 +110,18 @@ impl Source {
 
 /// The messages of a subscription, over all connections of its bus.
 ///
-/// Dropping it unsubscribes: at once when there is room in the connection's queue, else from a task that async-nats
-/// starts. When closed, what has arrived can still be read and what is on the wire is lost: async-nats forgets a
-/// subscription when it sends the unsubscribe, and its `drain` waits for no answer either.
+/// Dropping it unsubscribes: at once if there is room in the connection's queue, otherwise from a task that async-nats
+/// starts. After closing, messages that have arrived can still be read. Messages on the wire are lost: async-nats forgets
+/// a subscription when it sends the unsubscribe, and its `drain` does not wait for an answer either.
 pub(super) struct Messages {
     source: Arc<Source>,
-    /// Absent while `closing` holds it, and when its connection is dead.
+    /// `None` while `closing` holds it, and when its connection is dead.
     subscriber: Option<Subscriber>,
     /// The unsubscribe, which waits for room in the connection's queue.
     closing: Option<BoxFuture<'static, Subscriber>>,
-    /// Closed to close the subscription; `None` once it has been.
+    /// Its sender is dropped to close the subscription. `None` once closed.
     closed: Option<oneshot::Receiver<()>>,
-    /// Keeps the bus connected for as long as somebody listens.
+    /// Keeps the bus connected for as long as the subscription exists.
     _bus: Arc<Inner>,
 }
 

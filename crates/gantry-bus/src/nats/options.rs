@@ -1,45 +1,45 @@
-//! How to reach nats-server and who to be there.
+//! How to reach nats-server and how to authenticate.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::Error;
+use crate::Error;
 
-/// How to reach nats-server, by the options that NATS users know.
+/// How to reach nats-server, with the options that NATS users know.
 #[derive(Clone)]
 pub struct Options {
-    /// Server addresses, each `[nats://|tls://][user:password@|token@]host[:port]` or several with commas between. One
-    /// with `tls://` makes TLS required for all, also for servers that are learned of later.
+    /// Server addresses, each `[nats://|tls://][user:password@|token@]host[:port]` or several of
+    /// them separated by commas. One address with `tls://` requires TLS for all servers, including those discovered later.
     pub servers: Vec<String>,
     /// The connection's name, as `nats server report connections` shows it.
     pub name: String,
-    /// Who to be. [`Auth::None`] falls back to what the first address with user information says.
+    /// The credentials. [`Auth::None`] uses the user information of the first address that has any.
     pub auth: Auth,
-    /// A PEM file of the authorities to trust, in place of the system's. Makes TLS required.
+    /// A PEM file with the certificate authorities to trust instead of the system's. Requires TLS.
     pub tls_ca: Option<PathBuf>,
-    /// A PEM file with our certificate chain; goes with `tls_key`. Makes TLS required.
+    /// A PEM file with our certificate chain. Needs `tls_key`, and requires TLS.
     pub tls_cert: Option<PathBuf>,
-    /// A PEM file with our private key; goes with `tls_cert`.
+    /// A PEM file with our private key. Needs `tls_cert`.
     pub tls_key: Option<PathBuf>,
     /// Refuses a connection without TLS.
     pub tls_required: bool,
-    /// Begins with the TLS handshake, before the server's first word; the server must have `handshake_first`.
+    /// Starts with the TLS handshake, before the server's first message. The server must have `handshake_first`.
     pub tls_first: bool,
-    /// Connects only to `servers`, and not to others of their cluster that they name.
+    /// Connects only to `servers`, not to other members of their cluster.
     pub ignore_discovered_servers: bool,
     /// The first tokens of reply subjects.
     pub inbox_prefix: String,
-    /// The bound on making the first connection, every attempt included.
+    /// Timeout for the first connection, including all attempts.
     pub connect_timeout: Duration,
-    /// How long a server that refuses us is asked again before the bus closes for good, once a connection has died: it may
-    /// be reading its configuration, or somebody may be replacing our credentials.
+    /// How long to retry with a server that refuses our credentials on a reconnect, before the bus closes for good. The
+    /// server may be reloading its configuration, or the credentials may be about to be replaced.
     pub refused_limit: Duration,
-    /// How many messages may wait to be sent. Messages are counted, not bytes: with messages of 1 MiB the default
+    /// How many messages may wait to be sent. The limit counts messages, not bytes: with messages of 1 MiB the default
     /// bounds the queue to 16 MiB.
     pub queue_messages: usize,
-    /// How many messages one subscription holds for its reader. What comes while it is full is lost, with
-    /// [`Event::SlowConsumer`](super::super::Event::SlowConsumer).
+    /// How many unread messages one subscription holds. While it is full, new messages are lost, and
+    /// [`Event::SlowConsumer`](crate::Event::SlowConsumer) is reported.
     pub subscription_messages: usize,
 }
 
@@ -56,8 +56,8 @@ impl Default for Options {
             tls_first: false,
             ignore_discovered_servers: false,
             inbox_prefix: "_INBOX".to_owned(),
-            // Five round trips make a connection with TLS: enough for a slow link, and still below 5 s with the
-            // process's own start.
+            // A connection with TLS takes five round trips. This is enough for a slow link, and below 5 s together
+            // with the start of the process.
             connect_timeout: Duration::from_secs(4),
             refused_limit: Duration::from_secs(10),
             queue_messages: 16,
@@ -73,12 +73,12 @@ impl Options {
         self.servers.iter().flat_map(|servers| servers.split(',')).map(str::trim).filter(|server| !server.is_empty())
     }
 
-    /// Returns whether a connection without TLS must be refused: whoever names certificates counts on TLS.
+    /// Returns whether a connection without TLS must be refused. Configured certificates imply TLS.
     pub(super) const fn needs_tls(&self) -> bool {
         self.tls_required || self.tls_first || self.tls_ca.is_some() || self.tls_cert.is_some()
     }
 
-    /// Checks what can be checked without a server, so that a mistake is named before the first attempt.
+    /// Checks everything that can be checked without a server, so that mistakes are reported before the first attempt.
     pub(super) async fn check(&self) -> Result<(), Error> {
         if self.addresses().next().is_none() {
             return Err(Error::Options("no nats-server address is given".to_owned()));
@@ -87,8 +87,9 @@ impl Options {
             return Err(Error::Options("the NATS queues must hold at least one message".to_owned()));
         }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
-            return Err(Error::Options("a TLS certificate and its key go together, one is missing".to_owned()));
+            return Err(Error::Options("a TLS certificate and its key go together, but one is missing".to_owned()));
         }
+
         let files = [
             ("TLS authorities", &self.tls_ca, "CERTIFICATE-----"),
             ("TLS certificate", &self.tls_cert, "CERTIFICATE-----"),
@@ -97,7 +98,7 @@ impl Options {
         for (what, path, mark) in files {
             let Some(path) = path else { continue };
             if !read(what, path).await?.contains(mark) {
-                return Err(Error::Options(format!("{what} file {} holds none in PEM form", path.display())));
+                return Err(Error::Options(format!("{what} file {} contains none in PEM form", path.display())));
             }
         }
         Ok(())
@@ -111,7 +112,7 @@ pub(super) async fn read(what: &str, path: &Path) -> Result<String, Error> {
         .map_err(|error| Error::Options(format!("{what} file {} can't be read: {error}", path.display())))
 }
 
-/// Leaves out whatever could be a credential.
+/// Leaves out everything that could be a credential.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let servers: Vec<_> = self.addresses().map(without_credentials).collect();
@@ -134,17 +135,17 @@ impl fmt::Debug for Options {
     }
 }
 
-/// Cuts the user information out of an address.
+/// Returns an address without its user information.
 pub(super) fn without_credentials(address: &str) -> String {
     let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
 }
 
-/// Who to be at the server.
+/// The credentials for nats-server.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub enum Auth {
-    /// Nobody in particular.
+    /// No credentials.
     #[default]
     None,
     /// A user with a password.
@@ -154,20 +155,20 @@ pub enum Auth {
         /// The password.
         password: String,
     },
-    /// A user whose password stands in a file.
+    /// A user whose password is in a file.
     UserPasswordFile {
         /// The user's name.
         user: String,
-        /// The file; white space at its ends does not count.
+        /// The file. Leading and trailing white space is ignored.
         password: PathBuf,
     },
     /// A token.
     Token(String),
-    /// A file with a token; white space at its ends does not count.
+    /// A file with a token. Leading and trailing white space is ignored.
     TokenFile(PathBuf),
     /// A credentials file: a user JWT and its seed, as `nsc` writes it.
     Credentials(PathBuf),
-    /// A file that holds the seed of an nkey.
+    /// A file with the seed of an nkey.
     Nkey(PathBuf),
 }
 
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unusable_options_are_named() {
+    async fn errors_name_the_invalid_option() {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty.pem");
         std::fs::write(&empty, "").unwrap();

@@ -1,9 +1,9 @@
-//! What a panic inside of async-nats prints.
+//! Controls what a panic inside of async-nats prints.
 
 use std::panic;
 
-/// Keeps panics of async-nats' own tasks out of the output, for a whole program: any client can cause one, with a lone CR
-/// in a header value. The bus reports the lost connection, and replaces it. Other panics are reported as before.
+/// Keeps panics of async-nats' own tasks out of the output of the whole process. Any client can cause one with a lone CR in
+/// a header value. The bus reports the lost connection and replaces it. Other panics are printed as before.
 pub fn quieten_panics() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -24,8 +24,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn panics_of_async_nats_are_told_from_others() {
+    fn recognises_panics_of_async_nats() {
         assert!(is_in_async_nats("/registry/src/index/async-nats-0.51.0/src/header.rs"));
-        assert!(!is_in_async_nats("src/bus/nats/link.rs"));
+        assert!(!is_in_async_nats("src/nats/link.rs"));
     }
 }

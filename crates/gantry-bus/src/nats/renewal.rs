@@ -1,4 +1,4 @@
-//! Replacing a connection of async-nats that has died: another is made, and everything is subscribed to again.
+//! Replaces a connection of async-nats that has died: makes another one and renews every subscription.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -6,19 +6,19 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use tokio::time::{Instant, sleep};
 
-use super::super::{Error, Event};
 use super::link::{self, Link, Over};
 use super::messages::Source;
 use super::{Inner, dial, subscribe_on};
+use crate::{Error, Event};
 
-/// A connection that lived for less than this is replaced after a pause.
+/// A connection that lasted for less than this is replaced after a pause.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
-/// The pause after a short life. Hostile messages that kill each new connection make us dial a few hundred times per
-/// second at most, and yet leave moments in which requests are heard.
+/// The pause after a short life. Hostile messages that kill each new connection cause at most a few hundred reconnects per
+/// second, and requests still get through in between.
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// A subscription that must outlive its connection.
+/// A subscription that must survive its connection.
 pub(super) struct Registered {
     subject: String,
     queue: Option<String>,
@@ -34,8 +34,8 @@ pub(super) async fn watch(inner: Weak<Inner>, mut over: Arc<Over>) {
     }
 }
 
-/// Makes another connection, trying for as long as it takes. Returns what tells when that one is over; `None` when the
-/// bus was dropped, or when another try would fail the same way.
+/// Makes another connection, and retries for as long as it takes. Returns the signal of its end, or `None` if the bus was
+/// dropped or closed for good.
 async fn renew(inner: &Weak<Inner>) -> Option<Arc<Over>> {
     let mut refused_at = None;
     for attempt in 1.. {
@@ -68,7 +68,7 @@ async fn renew(inner: &Weak<Inner>) -> Option<Arc<Over>> {
 }
 
 impl Inner {
-    /// Subscribes, on this connection and on all that follow.
+    /// Subscribes, on the current connection and on all that follow.
     pub(super) async fn subscribe(
         &self,
         subject: &str,
@@ -80,6 +80,7 @@ impl Inner {
             if !Arc::ptr_eq(&link, &self.link()) {
                 continue;
             }
+
             match subscribe_on(&link.client, subject, queue).await {
                 Ok(subscriber) => {
                     let source = Arc::new(Source::default());
@@ -100,12 +101,12 @@ impl Inner {
         }
     }
 
-    /// Makes another connection in place of the dead one.
+    /// Replaces the dead connection.
     async fn renew(&self) -> Result<Arc<Link>, Error> {
         let dead = self.link();
         let discovered = if self.options.ignore_discovered_servers { Vec::new() } else { dead.discovered() };
         let (link, _) = link::make(&self.options, &discovered, &self.reports, dead.totals()).await?;
-        // Before anything is subscribed to, so that what nats-server denies is reported after the new epoch.
+        // Before subscribing, so that denied subscriptions are reported after the new epoch.
         self.reports.refresh(&link, None);
 
         let mut subscriptions = self.subscriptions.lock().await;
@@ -122,13 +123,13 @@ impl Inner {
         Ok(link)
     }
 
-    /// Gives the bus up: every subscription ends, and whatever waits for a connection fails.
+    /// Closes the bus for good: every subscription ends, and everything that waits for a connection fails.
     async fn close(&self, error: &Error) {
-        tracing::error!(%error, "there will be no connection to nats-server any more");
-        self.closed.cancel();
-        // First of all the reason: what ends now ends because of it.
-        self.reports.say(Event::Closed(error.to_string()));
+        tracing::error!(%error, "the connection to nats-server can't be restored");
+        // First, so that the reason is known before anything notices its consequences.
+        self.reports.emit(Event::Closed(error.to_string()));
 
+        self.closed.cancel();
         for Registered { source, .. } in &*self.subscriptions.lock().await {
             if let Some(source) = source.upgrade() {
                 source.close();

@@ -1,6 +1,6 @@
-//! Traces that cross processes, by the headers of W3C Trace Context.
+//! Propagates traces between processes in the headers of W3C Trace Context.
 //!
-//! Without the feature `trace` no header is written and none is read.
+//! Without the feature `trace`, headers are neither written nor read.
 
 #[cfg(not(feature = "trace"))]
 mod off;
@@ -14,10 +14,10 @@ pub use self::w3c::{adopt, current_id, headers_of_current_span, inject};
 
 use tracing::Span;
 
-/// The names of the headers; they are lower-case on NATS, too.
+/// The names of the headers, which are lower-case on NATS as well.
 pub const NAMES: [&str; 2] = ["traceparent", "tracestate"];
 
-/// Records on the current span how it ended. A failure also becomes the span's status, where collectors look for it.
+/// Records the outcome on the current span. A failure is also recorded as the span's status, which collectors use.
 pub fn record_outcome(outcome: &'static str, has_failed: bool) {
     let span = Span::current();
     span.record("outcome", outcome);

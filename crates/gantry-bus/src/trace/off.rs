@@ -1,4 +1,4 @@
-//! What stands in for tracing where it is not built in.
+//! Replaces trace propagation if it is not compiled in.
 
 use gantry_proto::Headers;
 use tracing::Span;
@@ -18,5 +18,5 @@ pub const fn current_id() -> Option<String> {
 /// Adds no header.
 pub const fn inject(_: &mut Headers) {}
 
-/// Leaves the span as it is.
+/// Does not change the span.
 pub const fn adopt(_: &Span, _: &Headers) {}

@@ -1,4 +1,4 @@
-//! Traces that cross processes: the W3C headers that name a span to whoever works for it.
+//! Trace propagation: W3C headers that identify the span on whose behalf another process works.
 
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -11,7 +11,7 @@ use gantry_proto::Headers;
 /// The longest value of a trace header that is taken from a message.
 const VALUE_MAX_BYTES: usize = 512;
 
-/// Returns the headers that name the current span; none when no traces are exported.
+/// Returns the headers that identify the current span. There are none if no traces are exported.
 #[must_use]
 pub fn headers_of_current_span() -> Vec<(&'static str, String)> {
     let mut carrier = Carrier::default();
@@ -19,7 +19,7 @@ pub fn headers_of_current_span() -> Vec<(&'static str, String)> {
     carrier.0
 }
 
-/// Returns the id of the trace that the current span is part of; none when no traces are exported.
+/// Returns the id of the current span's trace, or `None` if no traces are exported.
 #[must_use]
 pub fn current_id() -> Option<String> {
     let headers = headers_of_current_span();
@@ -27,14 +27,14 @@ pub fn current_id() -> Option<String> {
     parent.split('-').nth(1).map(str::to_owned)
 }
 
-/// Names the current span on a message.
+/// Adds headers that identify the current span.
 pub fn inject(headers: &mut Headers) {
     for (name, value) in headers_of_current_span() {
         headers.push(name, value);
     }
 }
 
-/// Makes `span` a child of the span that a message names, if it names one.
+/// Makes `span` a child of the span that the headers identify, if any.
 pub fn adopt(span: &Span, headers: &Headers) {
     let found: Vec<_> = NAMES
         .iter()
@@ -43,13 +43,14 @@ pub fn adopt(span: &Span, headers: &Headers) {
     if found.is_empty() {
         return;
     }
+
     let parent = TraceContextPropagator::new().extract(&Carrier(found));
-    // It fails when traces are not exported or the span is filtered out; then there is nothing to tie together.
+    // This fails if traces are not exported or the span is filtered out. Then there is nothing to link.
     drop(span.set_parent(parent));
 }
 
-/// Returns whether a value can be a trace header at all. It is passed on, to stores and other relays, so it must hold
-/// nothing that breaks a header there, and must not grow on its way.
+/// Returns whether a value can be a trace header. It is forwarded to stores and other relays, so it must not break a header
+/// there, and its size is bounded.
 ///
 /// Source: W3C Trace Context, sections 3.2 and 3.3: both are printable ASCII, and 512 characters must be passed on.
 fn is_plausible(value: &str) -> bool {
@@ -61,7 +62,7 @@ struct Carrier(Vec<(&'static str, String)>);
 
 impl Injector for Carrier {
     fn set(&mut self, key: &str, value: String) {
-        // An empty `tracestate` says nothing.
+        // An empty `tracestate` has no meaning.
         if let Some(name) = NAMES.iter().find(|name| **name == key)
             && !value.is_empty()
         {

@@ -9,10 +9,30 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use super::specs::{PROCESS_CPU, PROCESS_MEMORY, PROCESS_OPEN_FDS, PROCESS_START, Spec};
+use super::spec::{Kind, Spec};
 
 /// Clock ticks per second in `/proc` (`USER_HZ`), on every architecture of Rust's Linux targets.
 const TICKS_PER_S: f64 = 100.0;
+
+const CPU: Spec =
+    Spec::new("process_cpu", Kind::Counter, &[], "CPU time used by the process (Linux only)").unit("seconds");
+const MEMORY: Spec =
+    Spec::new("process_resident_memory", Kind::Gauge, &[], "Resident memory of the process (Linux only)").unit("bytes");
+const OPEN_FDS: Spec = Spec::new(
+    "process_open_fds",
+    Kind::Gauge,
+    &[],
+    "Open file descriptors of the process, including connections (Linux only)",
+);
+const START: Spec = Spec::new(
+    "process_start_time",
+    Kind::Gauge,
+    &[],
+    "Start time of the process, in seconds since the Unix epoch (Linux only)",
+)
+.unit("seconds");
+
+pub(super) const SPECS: &[Spec] = &[CPU, MEMORY, OPEN_FDS, START];
 
 /// Reads `/proc` for every scrape. Exports nothing where `/proc` is missing.
 #[derive(Debug)]
@@ -25,10 +45,10 @@ impl Collector for Process {
             let unit = spec.unit.map(|unit| Unit::Other(unit.to_owned()));
             metric.show(&mut encoder, spec, unit.as_ref())
         };
-        show(&PROCESS_CPU, &ConstCounter::new(seen.cpu_s))?;
-        show(&PROCESS_MEMORY, &ConstGauge::new(seen.resident_bytes))?;
-        show(&PROCESS_OPEN_FDS, &ConstGauge::new(seen.open_fds))?;
-        seen.started_s.map_or(Ok(()), |started_s| show(&PROCESS_START, &ConstGauge::new(started_s)))
+        show(&CPU, &ConstCounter::new(seen.cpu_s))?;
+        show(&MEMORY, &ConstGauge::new(seen.resident_bytes))?;
+        show(&OPEN_FDS, &ConstGauge::new(seen.open_fds))?;
+        seen.started_s.map_or(Ok(()), |started_s| show(&START, &ConstGauge::new(started_s)))
     }
 }
 

@@ -22,7 +22,7 @@ async fn relay(bus: &Arc<Memory>, stores: &Stores) -> Relay {
     Relay::start(bus, stores.clone(), Options::default(), metrics, Shutdown::default()).await.unwrap()
 }
 
-/// The status of the first answer to a request: none when somebody serves its subject.
+/// Returns the status of the first answer to a request. It is `None` if the subject is served.
 async fn status(network: &MemoryNetwork, subject: &str) -> Option<u16> {
     let client = network.connect();
     let inbox = client.new_inbox();
@@ -32,7 +32,7 @@ async fn status(network: &MemoryNetwork, subject: &str) -> Option<u16> {
     answers.next().await.unwrap().status
 }
 
-/// The stores that stay were once replaced before a new one failed, and the new ones before it went on being served.
+/// The remaining stores used to be replaced before a new one failed, and new stores before it kept being served.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_can_not_be_added_changes_nothing() {
     let network = MemoryNetwork::new(1);
@@ -44,7 +44,7 @@ async fn a_store_that_can_not_be_added_changes_nothing() {
     let failed = relay.replace_stores(stores(&["a", "b", "c"])).await;
 
     assert!(matches!(failed, Err(Error::Bus(bus::Error::Closed))), "{failed:?}");
-    let after = relay.shared.serving.snapshot();
+    let after = relay.stores.snapshot();
     assert!(after.keys().eq(before.keys()), "{:?}", after.keys());
     assert!(after.values().zip(before.values()).all(|(after, before)| Arc::ptr_eq(after, before)));
     for (subject, expected) in [
@@ -56,7 +56,7 @@ async fn a_store_that_can_not_be_added_changes_nothing() {
     }
 }
 
-/// What had been forbidden once was forbidden until the next connection.
+/// A subject that had been forbidden once used to stay forbidden until the next connection.
 #[tokio::test(start_paused = true)]
 async fn a_reload_forgets_what_was_forbidden_until_it_is_again() {
     let bus = MemoryNetwork::new(1).connect();
@@ -76,16 +76,16 @@ async fn a_reload_forgets_what_was_forbidden_until_it_is_again() {
     deny("gantry.v1.get.a");
     denied(&["gantry.v1.get.a"]).await;
 
-    // A store that could not be subscribed to afresh is as forbidden as before.
+    // If a store can't be subscribed to again, it stays forbidden.
     bus.fail_subscribe("gantry.v1.get.a");
     relay.replace_stores(stores(&["a"])).await.unwrap_err();
     deny("gantry.v1.get.b");
     denied(&["gantry.v1.get.a"]).await;
-    assert!(relay.shared.serving.denied().contains("gantry.v1.get.a"));
+    assert!(relay.board.denied().contains("gantry.v1.get.a"));
 }
 
-/// While transfers filled the bus, each request waited until the refusals before it were taken. Its consumer asked again
-/// meanwhile: of a thousand transfers at once most were begun several times.
+/// While transfers filled the bus, each request used to wait until the bus had accepted the refusals before it. Consumers
+/// repeated their requests meanwhile: of a thousand concurrent transfers, most were started several times.
 #[tokio::test(start_paused = true)]
 async fn a_request_does_not_wait_until_the_refusals_before_it_are_sent() {
     let network = MemoryNetwork::new(1);
@@ -99,7 +99,7 @@ async fn a_request_does_not_wait_until_the_refusals_before_it_are_sent() {
         client.publish(Message { subject, reply, payload: payload.into(), ..Message::default() }).await.unwrap();
     }
 
-    // What has arrived is there to be read; what is published waits.
+    // Messages that have arrived can still be read; published messages wait.
     bus.cut(WhileCut::Wait);
 
     let opened = async {

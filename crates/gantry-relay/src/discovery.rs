@@ -1,7 +1,7 @@
 //! The relay as a service of the NATS services API: discovery, description and statistics.
 //!
-//! By ADR-32 of nats-io/nats-architecture-and-design. It is written here and not taken from the client library because
-//! that one sends errors without a body, and because it would tie the relay to one bus.
+//! Source: ADR-32 of nats-io/nats-architecture-and-design. The client library's implementation is not used because it
+//! sends errors without a body and would tie the relay to one bus.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,19 +13,24 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::warn;
 
-use super::throttle::REFUSALS;
-use super::{Options, Shared, peers};
-use gantry_bus::{Message, Subscription};
+use crate::lifetime::Lifetime;
+use crate::metrics::RelayMetrics;
+use crate::options::Options;
+use crate::throttle::{REFUSALS, Throttle};
+use gantry_bus::{Bus, Message, Subscription};
 use gantry_proto::message::json;
-use gantry_proto::subject::{Operation, Prefix, QUEUE_GROUP};
+use gantry_proto::subject::{DeliveryAllow, Operation, Prefix, QUEUE_GROUP};
 use gantry_proto::{StoreName, VERSION, WireError, limits};
 
-/// The service's name.
+/// The name of the service.
 const NAME: &str = "gantry";
 
-/// What a relay tells about itself.
+/// The longest name of a relay or host that is published or logged.
+const NAME_MAX: usize = 64;
+
+/// The description and statistics that a relay publishes about itself.
 #[derive(Debug)]
-pub(super) struct Service {
+pub(crate) struct Service {
     identity: Identity,
     started: String,
     endpoints: RwLock<Vec<Endpoint>>,
@@ -45,7 +50,7 @@ struct Endpoint {
     operation: Operation,
     store: StoreName,
     subject: String,
-    /// What tells the store's place from others.
+    /// Identifies the place that the store reads from.
     fingerprint: Option<String>,
     counts: Counts,
 }
@@ -74,7 +79,7 @@ struct EndpointStats<'a> {
     num_requests: u64,
     num_errors: u64,
     last_error: &'a str,
-    /// Nanoseconds, as the API has it.
+    /// In nanoseconds, as the API requires.
     processing_time: u64,
     average_processing_time: u64,
 }
@@ -104,7 +109,7 @@ struct Stats<'a> {
 }
 
 impl Service {
-    pub(super) fn new(instance: &str, options: &Options) -> Self {
+    pub(crate) fn new(instance: &str, options: &Options) -> Self {
         let metadata = BTreeMap::from([
             ("protocol", VERSION.to_string()),
             ("prefix", options.prefix.to_string()),
@@ -113,7 +118,7 @@ impl Service {
             ("transfers_max", options.transfers_max.to_string()),
             ("beat_ms", limits::beat(options.beat_interval).as_millis().to_string()),
             ("idle_ms", options.idle_timeout.as_millis().to_string()),
-            ("host", peers::host()),
+            ("host", host()),
         ]);
         Self {
             identity: Identity { name: NAME, id: instance.to_owned(), version: env!("CARGO_PKG_VERSION"), metadata },
@@ -124,7 +129,7 @@ impl Service {
     }
 
     /// Adds a store's endpoints.
-    pub(super) fn add(&self, store: &StoreName) {
+    pub(crate) fn add(&self, store: &StoreName) {
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         endpoints.extend(Operation::ALL.map(|operation| Endpoint {
             operation,
@@ -135,35 +140,36 @@ impl Service {
         }));
     }
 
-    /// Says from which place a store is served now.
-    pub(super) fn mark(&self, store: &StoreName, fingerprint: Option<&String>) {
+    /// Sets the place that a store is served from now.
+    pub(crate) fn set_fingerprint(&self, store: &StoreName, fingerprint: Option<&String>) {
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.store == *store) {
             endpoint.fingerprint = fingerprint.cloned();
         }
     }
 
-    /// Takes a store's endpoints away.
-    pub(super) fn remove(&self, store: &StoreName) {
+    /// Removes a store's endpoints.
+    pub(crate) fn remove(&self, store: &StoreName) {
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         endpoints.retain(|endpoint| endpoint.store != *store);
     }
 
-    /// Returns the subjects under which the service is asked about itself.
-    pub(super) fn subjects(&self) -> Vec<String> {
+    /// Returns the subjects where questions about the service arrive.
+    pub(crate) fn subjects(&self) -> Vec<String> {
         subjects(&self.identity.id)
     }
 
     /// Counts one answered request.
-    pub(super) fn count(&self, operation: Operation, store: &StoreName, took: Duration, error: Option<&WireError>) {
+    pub(crate) fn count(&self, operation: Operation, store: &StoreName, took: Duration, error: Option<&WireError>) {
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         let endpoint = endpoints.iter_mut().find(|own| own.operation == operation && own.store == *store);
         let Some(Endpoint { counts, .. }) = endpoint else { return };
         counts.requests = counts.requests.saturating_add(1);
         counts.processing = counts.processing.saturating_add(took);
+
         if let Some(error) = error {
             counts.errors = counts.errors.saturating_add(1);
-            // Everyone may ask for it, so that it must not tell what others asked for.
+            // Anyone may read it, so it must not contain what others requested.
             counts.last_error = format!("{}:{}", error.code.number(), error.code.name());
         }
     }
@@ -223,7 +229,8 @@ impl Endpoint {
     }
 }
 
-/// Returns the subjects under which the relay `instance` is asked about itself.
+/// Returns the subjects where questions about the relay `instance` arrive.
+#[must_use]
 pub fn subjects(instance: &str) -> Vec<String> {
     ["PING", "INFO", "STATS"]
         .into_iter()
@@ -233,26 +240,72 @@ pub fn subjects(instance: &str) -> Vec<String> {
         .collect()
 }
 
-/// Answers questions about the service until a shutdown.
-pub(super) async fn answer(shared: Arc<Shared>, mut questions: Subscription) {
-    loop {
-        let question = tokio::select! {
-            () = shared.shutdown.drain.cancelled() => return,
-            () = shared.shutdown.force.cancelled() => return,
-            question = questions.next() => question,
-        };
-        let Some(question) = question else { return };
-        let verb = question.subject.split('.').nth(1).unwrap_or_default();
-        let Some(payload) = shared.service.describe(verb) else { continue };
-        let Some(reply) = question.reply.filter(|reply| shared.options.delivery_allow.allows(reply)) else {
-            shared.metrics.refuse("reply_subject");
-            continue;
-        };
-        let answer = Message { subject: reply, payload, ..Message::default() };
-        if let Err(error) = shared.buses.data.publish(answer).await
-            && shared.throttle.admits("service", REFUSALS)
-        {
-            warn!(%error, "can't answer a service question");
+/// Returns the subject where all relays describe themselves.
+pub(crate) fn info_subject() -> String {
+    format!("$SRV.INFO.{NAME}")
+}
+
+/// Answers questions about the service.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    pub(crate) service: Arc<Service>,
+    pub(crate) data: Arc<dyn Bus>,
+    pub(crate) delivery_allow: DeliveryAllow,
+    pub(crate) lifetime: Arc<Lifetime>,
+    pub(crate) metrics: Arc<RelayMetrics>,
+    pub(crate) throttle: Arc<Throttle>,
+}
+
+impl Answers {
+    /// Answers until a shutdown.
+    pub(crate) async fn answer(self: Arc<Self>, mut questions: Subscription) {
+        loop {
+            let question = tokio::select! {
+                () = self.lifetime.stopping() => return,
+                question = questions.next() => question,
+            };
+            let Some(question) = question else { return };
+
+            let verb = question.subject.split('.').nth(1).unwrap_or_default();
+            let Some(payload) = self.service.describe(verb) else { continue };
+            let Some(reply) = question.reply.filter(|reply| self.delivery_allow.allows(reply)) else {
+                self.metrics.refuse("reply_subject");
+                continue;
+            };
+
+            let answer = Message { subject: reply, payload, ..Message::default() };
+            if let Err(error) = self.data.publish(answer).await
+                && self.throttle.admits("service", REFUSALS)
+            {
+                warn!(%error, "can't answer a service question");
+            }
         }
+    }
+}
+
+/// Returns this host's name.
+fn host() -> String {
+    let from_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let from_environment = || std::env::var("HOSTNAME").ok();
+    let name = from_kernel.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).or_else(from_environment);
+    safe_name(&name.unwrap_or_else(|| "unknown".to_owned()))
+}
+
+/// Returns a name of a relay or host without characters that could forge a log line.
+pub(crate) fn safe_name(name: &str) -> String {
+    let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    name.chars().filter(allowed).take(NAME_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_safe_name_can_not_forge_a_log_line() {
+        assert_eq!(safe_name("relay-1.site_a"), "relay-1.site_a");
+        assert_eq!(safe_name("a\u{1b}[31m\nWARN b"), "a31mWARNb");
+        assert_eq!(safe_name(&"x".repeat(1000)).len(), NAME_MAX);
+        assert!(!host().is_empty());
     }
 }

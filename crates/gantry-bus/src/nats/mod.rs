@@ -26,16 +26,16 @@ use uuid::Uuid;
 use self::link::{Link, Reports, Totals};
 use self::messages::Messages;
 use self::renewal::Registered;
-use super::{Bus, Error, Event, Message, Status, Subscription};
+use crate::{Bus, Error, Event, Message, Status, Subscription};
 use gantry_proto::subject::is_literal;
 
-pub use options::{Auth, Options};
-pub use panics::quieten_panics;
+pub use self::options::{Auth, Options};
+pub use self::panics::quieten_panics;
 
 /// A connection to nats-server.
 ///
-/// It reconnects for as long as it lives, also when the client library's own connection dies. It closes when it and all
-/// its subscriptions are dropped.
+/// It reconnects for as long as it exists, even if the client library's own connection dies. The connection closes when
+/// this value and all of its subscriptions are dropped.
 pub struct Nats {
     inner: Arc<Inner>,
 }
@@ -43,22 +43,26 @@ pub struct Nats {
 /// What the bus and its subscriptions share.
 struct Inner {
     options: Options,
-    /// The connection that is used now. It may be dead, and is replaced then.
+    /// The current connection. If it dies, it is replaced.
     link: watch::Sender<Arc<Link>>,
     reports: Arc<Reports>,
-    /// What is subscribed to. Held while subscribing, so that a new connection misses nothing.
+    /// All subscriptions. Locked while subscribing, so that a new connection misses none.
     subscriptions: tokio::sync::Mutex<Vec<Registered>>,
-    /// Cancelled when no connection can be made any more.
+    /// Cancelled once the connection can't be restored.
     closed: CancellationToken,
-    /// Which connection was given up last, by its epoch.
-    given_up: AtomicU64,
+    /// The epoch of the connection that was abandoned last.
+    abandoned: AtomicU64,
 }
 
-/// Connects, and stays connected from then on.
+/// Connects to nats-server, and keeps reconnecting from then on.
 ///
 /// # Errors
-/// [`Error::Options`] when an option or a file that it names is unusable, also for TLS; [`Error::Unauthorized`] at once
-/// when the server refuses us; [`Error::Unreachable`] when nobody answered within `connect_timeout`.
+/// - [`Error::Options`] if an option, or a file that it names, is invalid, or if the TLS handshake fails.
+/// - [`Error::Unauthorized`] at once if the server refuses the credentials.
+/// - [`Error::Unreachable`] if no server answers within `connect_timeout`.
+///
+/// # Cancel safety
+/// If the future is dropped before it is ready, there is no connection.
 pub async fn connect(options: Options) -> Result<Arc<Nats>, Error> {
     let reports = Arc::new(Reports::new());
     let (link, uses_tls) = link::make(&options, &[], &reports, Totals::default()).await?;
@@ -71,19 +75,19 @@ pub async fn connect(options: Options) -> Result<Arc<Nats>, Error> {
         reports,
         subscriptions: tokio::sync::Mutex::default(),
         closed: CancellationToken::new(),
-        given_up: AtomicU64::new(0),
+        abandoned: AtomicU64::new(0),
     });
     tokio::spawn(renewal::watch(Arc::downgrade(&inner), over));
     Ok(Arc::new(Nats { inner }))
 }
 
 impl Inner {
-    /// Returns the connection that is used now, dead or alive.
+    /// Returns the current connection, dead or alive.
     fn link(&self) -> Arc<Link> {
         Arc::clone(&self.link.borrow())
     }
 
-    /// Returns a connection that is not known to be dead, waiting for it.
+    /// Waits for a connection that is not known to be dead.
     async fn live_link(&self) -> Result<Arc<Link>, Error> {
         let link = self.link();
         if link.is_over() { self.link_after(&link).await } else { Ok(link) }
@@ -122,19 +126,22 @@ impl Bus for Nats {
                     return Err(Error::Subject(subject.clone()));
                 }
             }
+
             let link = self.inner.live_link().await?;
-            let (len, max) = (message.wire_len(), link.client.max_payload());
+            let len = message.wire_len();
+            let max = link.client.max_payload();
             if len > max {
                 return Err(Error::TooLarge { len, max });
             }
+
             let subject = message.subject.clone();
             let outbound = messages::outbound(message)?;
-
             let Err(error) = link.client.publish_message(outbound).await else { return Ok(()) };
+
             match error.kind() {
                 PublishErrorKind::MaxPayloadExceeded => Err(Error::TooLarge { len, max: link.client.max_payload() }),
                 PublishErrorKind::InvalidSubject => Err(Error::Subject(subject)),
-                // The connection died under it, and the message is lost as one before a reconnect may be.
+                // The connection died meanwhile. The message is lost, as any message before a reconnect may be.
                 PublishErrorKind::Send => self.inner.link_after(&link).await.map(drop),
             }
         })
@@ -157,7 +164,7 @@ impl Bus for Nats {
                 if link.client.flush().await.is_ok() {
                     return Ok(());
                 }
-                // What was published on a dead connection is lost, as before a reconnect; the next one is asked.
+                // Messages published on a dead connection are lost, as before any reconnect. Flush its successor.
                 self.inner.link_after(&link).await?;
             }
         })
@@ -165,16 +172,17 @@ impl Bus for Nats {
 
     fn reconnect(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            // All that share a dead connection find out at about the same time: only the first gives it up, so that the
-            // others do not end the one that takes its place.
+            // All users of a dead connection notice at about the same time. Only the first abandons it, so that the others
+            // do not end its successor.
             let link = self.inner.link();
             let epoch = link.totals().epoch;
-            if self.inner.given_up.swap(epoch, Ordering::Relaxed) == epoch {
+            if self.inner.abandoned.swap(epoch, Ordering::Relaxed) == epoch {
                 return Ok(());
             }
+
             match link.client.force_reconnect().await {
                 Err(_) if self.inner.closed.is_cancelled() => Err(Error::Closed),
-                // A connection that died is being replaced already.
+                // A dead connection is already being replaced.
                 Ok(()) | Err(_) => Ok(()),
             }
         })
@@ -184,7 +192,7 @@ impl Bus for Nats {
         format!("{}.{}", self.inner.options.inbox_prefix, Uuid::new_v4().simple())
     }
 
-    /// Follows each reconnect. A lower limit of the account alone is not known to it.
+    /// Updated at each reconnect. A lower limit of the account is not known.
     fn max_payload(&self) -> usize {
         self.inner.link.borrow().client.max_payload()
     }

@@ -1,0 +1,170 @@
+//! What the log and the metrics record about one transfer.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::delivery::Delivery;
+use crate::metrics::{OutcomeLabel, TransferMetrics};
+use crate::requester::keyless;
+use crate::throttle::TRANSFERS;
+use gantry_bus::trace;
+use gantry_proto::sender::{Outcome, Sender};
+use gantry_proto::{ObjectInfo, WireError};
+
+/// What the log and the metrics record about one transfer.
+pub(super) struct Report {
+    metrics: TransferMetrics,
+    stalled: Stalled,
+    /// The object without its key, for the log.
+    object: String,
+    /// The range of the transfer, until its start is logged.
+    started: Option<Range<u64>>,
+    opened_ms: u64,
+    /// Time from the request to the first chunk.
+    first_byte: Option<Duration>,
+}
+
+impl Report {
+    /// Starts the report of a transfer whose store is open.
+    pub(super) fn new(delivery: &Delivery, object: &ObjectInfo, range: Range<u64>) -> Self {
+        Self {
+            metrics: delivery.context.metrics.transfer(delivery.requester.store().as_str()),
+            stalled: Stalled::default(),
+            object: described(object),
+            started: Some(range),
+            opened_ms: as_millis(delivery.requester.elapsed()),
+            first_byte: None,
+        }
+    }
+
+    /// Logs the start, once.
+    pub(super) fn log_start(&mut self, delivery: &Delivery) {
+        let Some(Range { start, end }) = self.started.take() else { return };
+        if delivery.context.throttle.admits("transfer_started", TRANSFERS) {
+            let opened_ms = self.opened_ms;
+            info!(start, end, object = self.object, opened_ms, "transfer started");
+        }
+    }
+
+    /// Counts a published chunk.
+    pub(super) fn count_chunk(&mut self, len: usize, is_first: bool, delivery: &Delivery) {
+        if is_first {
+            let took = delivery.requester.elapsed();
+            self.metrics.first_byte.observe(took.as_secs_f64());
+            self.first_byte = Some(took);
+        }
+        self.metrics.sent_chunks.inc();
+        self.metrics.sent_bytes.inc_by(len as u64);
+    }
+
+    /// Measures how long the transfer waits for credit.
+    pub(super) fn note_blocked(&mut self, is_blocked: bool) {
+        self.stalled.note(is_blocked, &self.metrics);
+    }
+
+    /// Records the end. `None` means that the transfer was aborted.
+    pub(super) fn end(mut self, delivery: &Delivery, sender: &Sender, outcome: Option<&Outcome>) {
+        let took = delivery.requester.elapsed();
+        self.note_blocked(false);
+        self.metrics.duration.observe(took.as_secs_f64());
+        self.log_end(delivery, sender, outcome, took);
+
+        let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
+        count_outcome(delivery, outcome.map_or("aborted", outcome_name), has_failed);
+    }
+
+    /// Logs one line with everything that support needs.
+    fn log_end(&self, delivery: &Delivery, sender: &Sender, outcome: Option<&Outcome>, took: Duration) {
+        if !delivery.context.throttle.admits("transfer_ended", TRANSFERS) {
+            return;
+        }
+
+        let object = self.object.as_str();
+        let bytes = sender.sent_bytes();
+        let chunks = sender.sent_chunks();
+        let ms = as_millis(took);
+        let stalled_ms = as_millis(self.stalled.total);
+        let first_byte_ms = self.first_byte.map(as_millis);
+        let bytes_per_s = bytes.saturating_mul(1000).checked_div(ms).unwrap_or(bytes);
+        let outcome_name = outcome.map_or("aborted", outcome_name);
+        let trace_id = trace::current_id();
+        let trace = trace_id.as_deref();
+
+        if let Some(Outcome::Failed(error)) = outcome {
+            debug!(%error, "the complete reason");
+            let reason = keyless(&error.message);
+            warn!(
+                outcome = outcome_name,
+                reason, object, bytes, chunks, ms, first_byte_ms, stalled_ms, bytes_per_s, trace, "transfer ended"
+            );
+        } else {
+            info!(
+                outcome = outcome_name,
+                object, bytes, chunks, ms, first_byte_ms, stalled_ms, bytes_per_s, trace, "transfer ended"
+            );
+        }
+    }
+}
+
+/// Records a transfer that ended before it started.
+pub(super) fn end_before_start(delivery: &Delivery, outcome: &'static str) {
+    if delivery.context.throttle.admits("transfer_unstarted", TRANSFERS) {
+        info!(
+            outcome,
+            ms = as_millis(delivery.requester.elapsed()),
+            trace = trace::current_id().as_deref(),
+            "transfer ended before it started"
+        );
+    }
+    count_outcome(delivery, outcome, false);
+}
+
+fn count_outcome(delivery: &Delivery, outcome: &'static str, has_failed: bool) {
+    trace::record_outcome(outcome, has_failed);
+    let label = OutcomeLabel { store: delivery.requester.store().to_string(), outcome };
+    delivery.context.metrics.transfers.get_or_create(&label).inc();
+}
+
+/// How long a transfer waited for credit.
+#[derive(Default)]
+struct Stalled {
+    total: Duration,
+    /// When the transfer was last seen waiting. The time before that is in `total`.
+    since: Option<Instant>,
+}
+
+impl Stalled {
+    fn note(&mut self, is_blocked: bool, metrics: &TransferMetrics) {
+        if let Some(since) = self.since {
+            let waited = since.elapsed();
+            self.total += waited;
+            metrics.credit_stalled.inc_by(waited.as_secs_f64());
+        } else if is_blocked {
+            metrics.credit_stalls.inc();
+        }
+        self.since = is_blocked.then(Instant::now);
+    }
+}
+
+/// Describes an object without its key.
+fn described(object: &ObjectInfo) -> String {
+    let version = object.version_id.as_ref().map(|version| format!(" version={version}")).unwrap_or_default();
+    format!("size={} etag={}{version}", object.size, object.etag.trim_matches('"'))
+}
+
+pub(super) const fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Completed => "completed",
+        Outcome::Drained => "drained",
+        Outcome::Cancelled => "cancelled",
+        Outcome::ConsumerGone => "consumer_gone",
+        Outcome::Failed(WireError { code, .. }) => code.name(),
+    }
+}
+
+pub(super) fn as_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
