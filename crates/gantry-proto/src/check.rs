@@ -2,11 +2,15 @@
 
 use serde::Deserialize;
 
+use super::answer::ListPage;
+use super::error::Malformed;
 use super::limits::{
     CHECKSUM_MAX_BYTES, DESCRIPTION_MAX_BYTES, METADATA_MAX_BYTES, OFFSET_MAX, PAGE_MAX, PART_RUNS_MAX,
     SERVICE_MAX_BYTES, TOKEN_MAX_BYTES, VERSION_MAX_BYTES,
 };
-use super::types::{Checksum, Key, ListPage, ListRequest, Malformed, ObjectInfo};
+use super::names::Key;
+use super::object::{Checksum, ObjectInfo};
+use super::request::ListRequest;
 
 /// Checks an object's description.
 ///
@@ -122,7 +126,8 @@ fn metadata_len(object: &ObjectInfo) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::types::{ChecksumAlgorithm, ChecksumKind, ListEntry, PartRun};
+    use super::super::answer::ListEntry;
+    use super::super::object::{ChecksumAlgorithm, ChecksumKind, PartRun};
     use super::*;
 
     fn good() -> ObjectInfo {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::message::Malformed;
+use super::error::Malformed;
 
 /// The checksum of a chunk's payload: CRC-64/NVME.
 #[must_use]
@@ -91,10 +91,9 @@ pub(super) fn crc_to_text(crc: u64) -> String {
 /// Reads what [`crc_to_text`] writes.
 pub(super) fn crc_from_text(text: &str) -> Result<u64, Malformed> {
     let exact = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    exact
-        .then(|| u64::from_str_radix(text, 16).ok())
-        .flatten()
-        .ok_or_else(|| Malformed(format!("checksum of {} bytes is not 16 lower-case hexadecimal digits", text.len())))
+    exact.then(|| u64::from_str_radix(text, 16).ok()).flatten().ok_or_else(|| {
+        Malformed::new(format!("checksum of {} bytes is not 16 lower-case hexadecimal digits", text.len()))
+    })
 }
 
 #[cfg(test)]

@@ -143,6 +143,21 @@ impl WireError {
     }
 }
 
+/// A name, key, subject, header or body that does not have the form that the protocol requires.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(String);
+
+impl Malformed {
+    pub(super) fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+
+    pub(super) fn subject(subject: &str) -> Self {
+        Self(format!("{subject:?} is not a subject of tokens without wildcards, white space and reserved beginnings"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

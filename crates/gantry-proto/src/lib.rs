@@ -4,25 +4,28 @@
 //! download. Both take inputs through `handle_*`, hand out outputs through `poll_*`, and are told the time.
 //! `docs/PROTOCOL.md` is the law that this module implements.
 
+mod answer;
 pub mod check;
 pub mod chunk;
 pub mod error;
 pub mod limits;
 pub mod message;
+mod names;
+mod object;
 pub mod printable;
 mod quota;
 pub mod receiver;
+mod request;
 pub mod sender;
 pub mod subject;
-pub mod types;
 
-pub use error::{Code, WireError};
+pub use answer::{Accepted, End, ListEntry, ListPage};
+pub use error::{Code, Malformed, WireError};
 pub use limits::OFFSET_MAX;
 pub use message::{Body, Headers};
-pub use types::{
-    Accepted, Checksum, ChecksumAlgorithm, ChecksumKind, Control, End, GetRequest, Key, ListEntry, ListPage,
-    ListRequest, ObjectInfo, PartRun, Pin, Span, StatRequest, StoreName, TransferId,
-};
+pub use names::{Key, StoreName, TransferId};
+pub use object::{Checksum, ChecksumAlgorithm, ChecksumKind, ObjectInfo, PartRun, Pin, Span};
+pub use request::{Control, GetRequest, ListRequest, StatRequest};
 
 /// The protocol's major version, the `v1` of every subject.
 pub const VERSION: u32 = 1;

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::answer::{Accepted, End};
 use super::chunk::{Chunk, crc_from_text, crc_to_text};
-use super::error::{Code, WireError};
+use super::error::{Code, Malformed, WireError};
 use super::limits::{self, MESSAGE_MAX_BYTES, OFFSET_MAX};
-use super::types::{Accepted, End, TransferId};
+use super::names::TransferId;
 
 /// Says what a message of a transfer is: `accepted`, `chunk`, `beat`, `end`, `error` or `goaway`.
 pub const TYPE: &str = "Gantry-Type";
@@ -60,11 +61,6 @@ impl Headers {
         self.0.is_empty()
     }
 }
-
-/// A message that is not one of this protocol.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Malformed(pub(super) String);
 
 /// Why a relay that beats sends no chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +149,7 @@ pub fn decode(headers: &Headers, payload: Bytes) -> Result<(Envelope, Body), Mal
     let context = headers.get(CONTEXT).map(str::to_owned);
     let body = match kind {
         "accepted" => Body::Accepted(Box::new(from_json(&payload)?)),
-        "chunk" if payload.is_empty() => return Err(Malformed("a chunk without bytes".to_owned())),
+        "chunk" if payload.is_empty() => return Err(Malformed::new("a chunk without bytes")),
         "chunk" => Body::Chunk(Chunk {
             seq: number(headers, SEQ)?,
             offset: number(headers, OFFSET)?,
@@ -168,7 +164,7 @@ pub fn decode(headers: &Headers, payload: Bytes) -> Result<(Envelope, Body), Mal
         "end" => Body::End(from_json(&payload)?),
         "error" => Body::Error(error_from_json(&payload)?),
         "goaway" => Body::Goaway,
-        other => return Err(Malformed(format!("unknown {TYPE} {}", excerpt(other)))),
+        other => return Err(Malformed::new(format!("unknown {TYPE} {}", excerpt(other)))),
     };
     Ok((Envelope { transfer, context }, body))
 }
@@ -202,7 +198,7 @@ pub fn json<T: Serialize>(value: &T) -> Bytes {
 /// # Errors
 /// When it is not a `T`; the message quotes the beginning of the reason.
 pub fn from_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Malformed> {
-    serde_json::from_slice(payload).map_err(|error| Malformed(format!("body: {}", excerpt(&error.to_string()))))
+    serde_json::from_slice(payload).map_err(|error| Malformed::new(format!("body: {}", excerpt(&error.to_string()))))
 }
 
 fn error_from_json(payload: &[u8]) -> Result<WireError, Malformed> {
@@ -231,7 +227,7 @@ fn push_position(headers: &mut Headers, seq: u64, offset: u64) {
 }
 
 fn required<'a>(headers: &'a Headers, name: &str) -> Result<&'a str, Malformed> {
-    headers.get(name).ok_or_else(|| Malformed(format!("no {name} header")))
+    headers.get(name).ok_or_else(|| Malformed::new(format!("no {name} header")))
 }
 
 fn number(headers: &Headers, name: &str) -> Result<u64, Malformed> {
@@ -239,11 +235,11 @@ fn number(headers: &Headers, name: &str) -> Result<u64, Malformed> {
     let number = text.parse().ok().filter(|number| *number <= OFFSET_MAX);
     number
         .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
-        .ok_or_else(|| Malformed(format!("{name} {} is not a number from 0 to 2^63 - 1", excerpt(text))))
+        .ok_or_else(|| Malformed::new(format!("{name} {} is not a number from 0 to 2^63 - 1", excerpt(text))))
 }
 
 fn parse_transfer(text: &str) -> Result<TransferId, Malformed> {
-    text.parse().map_err(|_| Malformed(format!("{TRANSFER} {} is not a transfer id", excerpt(text))))
+    text.parse().map_err(|_| Malformed::new(format!("{TRANSFER} {} is not a transfer id", excerpt(text))))
 }
 
 impl Body {
@@ -275,7 +271,7 @@ impl Wait {
         match text {
             "credit" => Ok(Self::Credit),
             "store" => Ok(Self::Store),
-            other => Err(Malformed(format!("unknown {WAIT} {}", excerpt(other)))),
+            other => Err(Malformed::new(format!("unknown {WAIT} {}", excerpt(other)))),
         }
     }
 }

@@ -15,16 +15,19 @@ use bytes::Bytes;
 use self::pace::Pace;
 pub use self::silence::Link;
 use self::silence::Silence;
+use super::OFFSET_MAX;
+use super::answer::{Accepted, End};
 use super::chunk::Chunk;
 use super::error::{Code, WireError};
 use super::limits::{
     self, CONTROLS_BURST, CONTROLS_EVERY, RECOVERIES_BURST, RECOVERIES_EVERY, REPEATS_BURST, REPEATS_EVERY,
 };
 use super::message::{self, Body, Headers, Wait};
+use super::names::{Key, TransferId};
+use super::object::{ObjectInfo, Pin, Span};
 use super::quota::Quota;
+use super::request::{Control, GetRequest};
 use super::subject::Prefix;
-use super::types::{Accepted, Control, End, GetRequest, ObjectInfo, Pin, Span, TransferId};
-use super::{Key, OFFSET_MAX};
 
 /// The most chunks that may wait for being written, whatever their size: it bounds what a relay that sends tiny chunks
 /// can make us hold beside the bytes themselves.

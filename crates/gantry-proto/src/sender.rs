@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::answer::End;
 use super::chunk::Chunk;
 use super::error::{Code, WireError};
 use super::limits::{self, FRAGMENT_MAX_BYTES, FRAGMENTS_BURST, FRAGMENTS_EVERY, IDLE_MAX, OFFSET_MAX};
 use super::message::{Body, Wait};
 use super::quota::Quota;
-use super::types::{Control, End};
+use super::request::Control;
 
 /// The largest first chunk's payload, in bytes: it is read in one go with the acceptance, and on a slow link the first
 /// byte need not wait for half a megabyte.

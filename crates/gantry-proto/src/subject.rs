@@ -1,8 +1,9 @@
 //! The subjects of protocol v1, and which subjects a relay may deliver to.
 
 use super::VERSION;
+use super::error::Malformed;
 use super::limits::INSTANCE_MAX_BYTES;
-use super::types::{Malformed, StoreName, TransferId};
+use super::names::{StoreName, TransferId};
 
 /// The queue group that relays of one prefix share.
 pub const QUEUE_GROUP: &str = "gantry";

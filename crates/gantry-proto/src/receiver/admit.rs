@@ -1,9 +1,11 @@
 //! Whether a relay's `accepted` is one that a consumer may act on.
 
+use super::super::answer::Accepted;
 use super::super::check;
 use super::super::limits::{CHUNK_MIN_BYTES, OFFSET_MAX, WINDOW_MIN_BYTES};
+use super::super::names::{Key, TransferId};
+use super::super::object::{ObjectInfo, Span};
 use super::super::subject::{Prefix, is_instance};
-use super::super::types::{Accepted, Key, ObjectInfo, Span, TransferId};
 
 /// Checks who accepted what: after this, the consumer may publish to the control subject.
 ///

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::super::limits::{OFFSET_MAX, SILENCE_MAX};
-use super::super::super::types::{Checksum, ChecksumAlgorithm, ChecksumKind};
+use super::super::super::object::{Checksum, ChecksumAlgorithm, ChecksumKind};
 use super::*;
 
 /// Hears `accepted` as the answer to the first request, and returns what comes of it.

@@ -1,0 +1,157 @@
+//! Objects as stores describe them: byte ranges, versions, sizes and checksums.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::names::Key;
+
+/// A byte range as asked for: absolute offsets, `end` exclusive, `None` for the object's end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// The first byte.
+    pub start: u64,
+    /// The exclusive end; past the object's size it means the object's end.
+    pub end: Option<u64>,
+}
+
+impl Span {
+    /// Resolves the span against an object of `size` bytes; `None` when it starts past the end.
+    ///
+    /// `start == size` is an empty range, so that a consumer that has every byte may still ask for the end message.
+    #[must_use]
+    pub fn resolve(self, size: u64) -> Option<Range<u64>> {
+        (self.start <= size).then(|| self.start..self.end.unwrap_or(size).clamp(self.start, size))
+    }
+}
+
+/// Which version of an object is meant. Empty means the current one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// The `ETag` that the object must have, opaque, with its quotes if the store gives it with quotes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_match: Option<String>,
+    /// The version to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_id: Option<String>,
+}
+/// One immutable version of an object, as its store describes it: the reply to `stat`, and part of `accepted`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectInfo {
+    /// The object's key within the store.
+    pub key: Key,
+    /// The whole object's size in bytes.
+    pub size: u64,
+    /// The store's `ETag`, opaque.
+    pub etag: String,
+    /// The store's version, where it keeps versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_id: Option<String>,
+    /// When it was written, RFC 3339 in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_modified: Option<String>,
+    /// Its media type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// User metadata.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// The checksum that the store keeps of the whole object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Checksum>,
+}
+
+impl ObjectInfo {
+    /// Returns the pin that means this very version.
+    #[must_use]
+    pub fn pin(&self) -> Pin {
+        Pin { if_match: Some(self.etag.clone()), version_id: self.version_id.clone() }
+    }
+}
+
+/// A checksum that a store keeps of a whole object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksum {
+    /// The algorithm.
+    pub algorithm: ChecksumAlgorithm,
+    /// Whether `value` covers the bytes, or the parts' checksums.
+    pub kind: ChecksumKind,
+    /// Base64 of the big-endian digest, as S3 gives it, without a `-N` suffix.
+    pub value: String,
+    /// The part sizes of a composite checksum, run-length coded in order; empty where they are unknown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartRun>,
+}
+
+impl Checksum {
+    /// Returns whether this and `other` cannot both belong to the same bytes. Checksums of different algorithms or kinds
+    /// can't be compared, so they never contradict each other.
+    #[must_use]
+    pub fn contradicts(&self, other: &Self) -> bool {
+        (self.algorithm, self.kind) == (other.algorithm, other.kind) && self.value != other.value
+    }
+}
+
+/// `count` consecutive parts of `size` bytes each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRun {
+    /// How many parts.
+    pub count: u64,
+    /// The size of each, in bytes.
+    pub size: u64,
+}
+
+/// A checksum algorithm that S3 stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChecksumAlgorithm {
+    /// CRC-64/NVME, S3's default.
+    Crc64Nvme,
+    /// CRC-32 (ISO-HDLC).
+    Crc32,
+    /// CRC-32C (Castagnoli).
+    Crc32c,
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+}
+
+impl ChecksumAlgorithm {
+    /// Returns the name as S3 writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Crc64Nvme => "CRC64NVME",
+            Self::Crc32 => "CRC32",
+            Self::Crc32c => "CRC32C",
+            Self::Sha1 => "SHA1",
+            Self::Sha256 => "SHA256",
+        }
+    }
+}
+
+/// What a stored checksum covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChecksumKind {
+    /// The object's bytes.
+    FullObject,
+    /// The concatenated digests of the object's parts.
+    Composite,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_resolved_against_the_size() {
+        assert_eq!(Span { start: 0, end: None }.resolve(0), Some(0..0));
+        assert_eq!(Span { start: 2, end: Some(9) }.resolve(5), Some(2..5));
+        assert_eq!(Span { start: 5, end: None }.resolve(5), Some(5..5));
+        assert_eq!(Span { start: 6, end: None }.resolve(5), None);
+        assert_eq!(Span { start: 6, end: Some(6) }.resolve(5), None);
+    }
+}
