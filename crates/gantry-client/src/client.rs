@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::connection::Connection;
 use super::download::{self, Download};
 use super::file::{self, FileOptions, Report};
-use super::{Error, Get, Options};
+use super::{Error, Get, Listing, Options};
 use gantry_bus::Bus;
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, StoreName};
 
@@ -53,5 +53,23 @@ impl Client {
     /// As [`Error`] says.
     pub async fn list_page(&self, store: &StoreName, request: &ListRequest) -> Result<ListPage, Error> {
         self.connection.list_page(store, request).await
+    }
+
+    /// Lists the keys that begin with `prefix`, in ascending order; keys are cut after the next slash. Pages are
+    /// requested as the stream is read.
+    ///
+    /// The stream ends with an [`Error`] as [`Self::list_page`] returns it, or with [`Error::Malformed`] when the relay
+    /// returns to an earlier page.
+    #[must_use]
+    pub fn list(&self, store: &StoreName, prefix: impl Into<String>) -> Listing {
+        let request = ListRequest { prefix: prefix.into(), ..ListRequest::default() };
+        Listing::new(Arc::clone(&self.connection), store.clone(), request)
+    }
+
+    /// Lists every key that begins with `prefix`, however many slashes follow. Otherwise as [`Self::list`].
+    #[must_use]
+    pub fn list_recursive(&self, store: &StoreName, prefix: impl Into<String>) -> Listing {
+        let request = ListRequest { prefix: prefix.into(), recursive: true, ..ListRequest::default() };
+        Listing::new(Arc::clone(&self.connection), store.clone(), request)
     }
 }

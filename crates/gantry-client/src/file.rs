@@ -23,14 +23,20 @@ use gantry_proto::chunk::Chunk;
 use gantry_proto::{Code, Span, WireError};
 
 /// How to write a file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct FileOptions {
-    /// Whether to go on from where an earlier download to the same target stopped.
+    /// Whether to resume an earlier download to the same target. On by default, as in the command.
     pub resume: bool,
     /// Where to tell how far it has come.
     pub progress: Option<watch::Sender<Progress>>,
     /// Stops the download; what arrived stays, to be resumed.
     pub cancel: CancellationToken,
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        Self { resume: true, progress: None, cancel: CancellationToken::new() }
+    }
 }
 
 /// How a download to a file went.
