@@ -7,6 +7,7 @@ use gantry_proto::{StoreName, WireError};
 
 /// Why a request or a download failed, and with it what the caller can do.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The address is not `STORE/KEY` with a valid name and key.
     #[error("{address:?} is not the address of an object: {reason}")]

@@ -41,6 +41,7 @@ impl Default for FileOptions {
 
 /// How a download to a file went.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// The file.
     pub path: PathBuf,

@@ -4,6 +4,7 @@ use gantry_proto::TransferId;
 
 /// How far a download has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// The absolute offset at which the range starts.
     pub start: u64,
