@@ -191,6 +191,7 @@ impl From<consumer::Error> for Failure {
         let exit = match error {
             consumer::Error::Bus(error) => return error.into(),
             consumer::Error::NoRelay | consumer::Error::GaveUp { .. } => Exit::GaveUp,
+            consumer::Error::Address { .. } => Exit::Usage,
             consumer::Error::NoStore(_) => Exit::NotFound,
             consumer::Error::Refused(ref error) => Exit::of_code(error.code),
             consumer::Error::NotPermitted { .. } => Exit::Denied,
@@ -198,6 +199,8 @@ impl From<consumer::Error> for Failure {
             consumer::Error::Mismatch(_) | consumer::Error::Part(part::Error::Mismatch { .. }) => Exit::Integrity,
             consumer::Error::Part(_) | consumer::Error::Malformed(_) => Exit::Failed,
             consumer::Error::Cancelled => return Self::interrupted(),
+            // Every variant of today is above; the enum may grow.
+            _ => Exit::Failed,
         };
         Self::new(exit, format!("{:#}", anyhow::Error::from(error))).on_one_line()
     }

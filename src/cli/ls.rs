@@ -1,5 +1,7 @@
 //! `gantry ls`: lists keys, page by page to the end.
 
+use std::collections::HashSet;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -46,7 +48,9 @@ impl Ls {
         let subject =
             if prefix.is_empty() { self.address.store.to_string() } else { format!("{}/{prefix}", self.address.store) };
         match listed {
-            Ok(0) if !prefix.is_empty() => Err(Failure::new(Exit::NotFound, "no key begins so").about(subject)),
+            Ok(0) if !prefix.is_empty() => {
+                Err(Failure::new(Exit::NotFound, "no key starts with this prefix").about(subject))
+            }
             Ok(_) => Ok(()),
             Err(failure) if failure.exit == Exit::Interrupted || failure.message.is_empty() => Err(failure),
             Err(failure) => Err(failure.about(subject)),
@@ -57,8 +61,10 @@ impl Ls {
     async fn list(&self, client: &Client) -> Result<usize, Failure> {
         let mut request =
             ListRequest { prefix: self.address.prefix.clone(), recursive: self.recursive, ..ListRequest::default() };
+        let mut seen = HashSet::new();
         let mut count = 0;
         let mut omitted = 0_u64;
+
         loop {
             let page = client.list_page(&self.address.store, &request).await?;
             count += page.entries.len() + page.prefixes.len();
@@ -69,10 +75,10 @@ impl Ls {
                     warn_of_omitted(omitted);
                     return Ok(count + usize::from(omitted > 0));
                 }
-                next if next == request.token => {
-                    return Err(Failure::new(Exit::Failed, "the relay names the same page twice"));
+                Some(next) if !seen.insert(next.clone()) => {
+                    return Err(Failure::new(Exit::Failed, "the relay returns to an earlier page of the listing"));
                 }
-                next => request.token = next,
+                Some(next) => request.token = Some(next),
             }
         }
     }

@@ -7,7 +7,16 @@ use gantry_proto::{StoreName, WireError};
 
 /// Why a request or a download failed, and with it what the caller can do.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
+    /// The address is not `STORE/KEY` with a valid name and key.
+    #[error("{address:?} is not the address of an object: {reason}")]
+    Address {
+        /// The address.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// No relay answers at all. It may later.
     #[error("no relay is listening")]
     NoRelay,
@@ -68,5 +77,26 @@ impl From<Failure> for Error {
 impl Error {
     pub(super) fn refused(error: WireError) -> Self {
         if error.code == gantry_proto::Code::Changed { Self::Changed(error.message) } else { Self::Refused(error) }
+    }
+
+    /// Returns whether the same call may succeed later although the caller changes nothing.
+    ///
+    /// The client has already retried within its own time limits. [`Self::Changed`] is not retryable: a request for the
+    /// same version fails again, and only the caller can decide to take another version.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::NoRelay | Self::GaveUp { .. } | Self::Bus(bus::Error::Unreachable { .. }) => true,
+            Self::Refused(error) => error.retryable,
+            Self::Address { .. }
+            | Self::NoStore(_)
+            | Self::NotPermitted { .. }
+            | Self::Changed(_)
+            | Self::Mismatch(_)
+            | Self::Part(_)
+            | Self::Bus(_)
+            | Self::Malformed(_)
+            | Self::Cancelled => false,
+        }
     }
 }

@@ -13,19 +13,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Error;
-use super::client::{Client, Get};
-use super::download::{Download, Progress, join};
+use super::connection::Connection;
+use super::download::{self, Download};
+use super::driver::join;
 use super::part::{self, PartFile, PartWriter, Stale};
 use super::verify::Proof;
-use super::{stated, written};
+use super::{Error, Get, Progress, stated, written};
 use gantry_proto::chunk::Chunk;
 use gantry_proto::{Code, Span, WireError};
 
 /// How to write a file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct FileOptions {
-    /// Whether to go on from where an earlier download to the same target stopped.
+    /// Whether to resume an earlier download to the same target. On by default, as in the command.
     pub resume: bool,
     /// Where to tell how far it has come.
     pub progress: Option<watch::Sender<Progress>>,
@@ -33,8 +33,15 @@ pub struct FileOptions {
     pub cancel: CancellationToken,
 }
 
+impl Default for FileOptions {
+    fn default() -> Self {
+        Self { resume: true, progress: None, cancel: CancellationToken::new() }
+    }
+}
+
 /// How a download to a file went.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// The file.
     pub path: PathBuf,
@@ -59,16 +66,21 @@ pub struct Report {
 }
 
 /// Runs a whole download; once more from its start when bytes that an earlier one left turn out to be wrong.
-pub(super) async fn download(client: &Client, get: Get, target: &Path, options: FileOptions) -> Result<Report, Error> {
+pub(super) async fn download(
+    connection: &Arc<Connection>,
+    get: Get,
+    target: &Path,
+    options: FileOptions,
+) -> Result<Report, Error> {
     let asked = Instant::now();
     let mut resumed = false;
-    match attempt(client, &get, target, options.clone(), &mut resumed).await {
+    match attempt(connection, &get, target, options.clone(), &mut resumed).await {
         // What was fetched was checked on its way: most likely it is our own disk's bytes that are wrong.
         Err(Error::Part(error @ part::Error::Mismatch { .. })) if resumed => {
             let error: &dyn std::error::Error = &error;
             warn!(error, "the kept bytes do not match: starting afresh");
             let options = FileOptions { resume: false, ..options };
-            let report = attempt(client, &get, target, options, &mut resumed).await?;
+            let report = attempt(connection, &get, target, options, &mut resumed).await?;
             let restarted =
                 Some("the bytes that an earlier download left do not match the store's checksum".to_owned());
             Ok(Report { restarted, elapsed: asked.elapsed(), ..report })
@@ -79,7 +91,7 @@ pub(super) async fn download(client: &Client, get: Get, target: &Path, options: 
 
 /// Downloads once; `resumed` says whether an earlier download's bytes are part of it.
 async fn attempt(
-    client: &Client,
+    connection: &Arc<Connection>,
     get: &Get,
     target: &Path,
     options: FileOptions,
@@ -89,7 +101,7 @@ async fn attempt(
     let part = open_part(get, target, &options).await?;
     let mut restarted = part.stale().map(|stale: Stale| stale.to_string());
     let cancel = options.cancel.clone();
-    let begun = begin(client, get, &part, &mut restarted);
+    let begun = begin(connection, get, &part, &mut restarted);
     let download = tokio::select! {
         begun = begun => begun?,
         () = cancel.cancelled() => return Err(Error::Cancelled),
@@ -172,10 +184,15 @@ async fn stoppable<T: Send + 'static>(
 }
 
 /// Asks for what is missing, and for everything if that version is gone or is not the one that is there.
-async fn begin(client: &Client, get: &Get, part: &PartFile, restarted: &mut Option<String>) -> Result<Download, Error> {
+async fn begin(
+    connection: &Arc<Connection>,
+    get: &Get,
+    part: &PartFile,
+    restarted: &mut Option<String>,
+) -> Result<Download, Error> {
     if let Some(point) = part.resume_point() {
         let rest = Get { span: Span { start: point.proved, end: get.span.end }, pin: point.pin.clone(), ..get.clone() };
-        match client.get(rest).await {
+        match download::start(connection, rest).await {
             Ok(download) => {
                 let Range { start: from, end } = download.range();
                 if part.resumes(download.object(), &(get.span.start..end), from) {
@@ -191,7 +208,7 @@ async fn begin(client: &Client, get: &Get, part: &PartFile, restarted: &mut Opti
             Err(error) => return Err(error),
         }
     }
-    client.get(get.clone()).await
+    download::start(connection, get.clone()).await
 }
 
 /// Writes chunks until there are no more; on a thread that may block.

@@ -4,8 +4,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::DropGuard;
 
-use super::download::Progress;
-use super::{Error, stated, written};
+use super::{Error, Progress, stated, written};
 use gantry_proto::Accepted;
 use gantry_proto::chunk::Chunk;
 use gantry_proto::receiver::Stats;

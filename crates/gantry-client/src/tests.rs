@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use super::download::join;
+use super::driver::join;
 use super::verify::Proof;
 use super::{Client, Error, FileOptions, Get, Options};
 use gantry_bus::{self as bus, Bus as _, Message, Subscription};

@@ -1,0 +1,20 @@
+//! Lists the keys of a store: `cargo run --example list -- nats://127.0.0.1:4222 files videos/`.
+#![allow(clippy::print_stdout, reason = "an example prints what it does")]
+
+use futures_util::TryStreamExt as _;
+use gantry_client::Client;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let (Some(url), Some(store)) = (args.next(), args.next()) else {
+        return Err("usage: list URL STORE [PREFIX]".into());
+    };
+
+    let client = Client::connect(url).await?;
+    let mut names = client.list(&store.parse()?, args.next().unwrap_or_default());
+    while let Some(name) = names.try_next().await? {
+        println!("{}", name.name());
+    }
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! Downloads a file and tries again, from where it stopped, while that may help:
+//! `cargo run --example resume -- nats://127.0.0.1:4222 files/key out`.
+#![allow(clippy::print_stdout, reason = "an example prints what it does")]
+
+use std::time::Duration;
+
+use gantry_client::{Client, FileOptions, Get};
+
+const TRIES: u32 = 5;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let (Some(url), Some(address), Some(target)) = (args.next(), args.next(), args.next()) else {
+        return Err("usage: resume URL STORE/KEY FILE".into());
+    };
+    let client = Client::connect(url).await?;
+    let get = Get::at(&address)?;
+
+    for attempt in 1.. {
+        match client.download(get.clone(), target.as_ref(), FileOptions::default()).await {
+            Ok(report) => {
+                println!("{} bytes, of which {} were fetched now", report.bytes, report.fetched_bytes);
+                break;
+            }
+            Err(error) if error.is_retryable() && attempt < TRIES => {
+                println!("attempt {attempt} failed: {error}");
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! The connection that all requests and downloads of one client share, with the budget of their windows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+
+use super::{Error, Options, discovery};
+use gantry_bus::{Bus, Event};
+use gantry_proto::receiver::{Link, Settings};
+use gantry_proto::{HEADERS_MAX_BYTES, StoreName};
+
+/// The smallest window, however many downloads share the connection.
+const SHARE_MIN_BYTES: u64 = 32 * 1024;
+
+/// The smallest window and chunk of a client that is held to a rate: below, messages cost more than what they carry.
+const LIMITED_WINDOW_MIN_BYTES: u64 = 4 * 1024;
+const LIMITED_CHUNK_MIN_BYTES: u64 = 1024;
+
+/// Stands for a time that a clock can't show: the caller may have chosen a patience without an end.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) bus: Arc<dyn Bus>,
+    pub(super) options: Options,
+    /// Where the time of all downloads begins.
+    pub(super) clock: Instant,
+    downloads: AtomicU64,
+    /// In milliseconds: see [`Link::caught_up_to`].
+    caught_up_to: AtomicU64,
+}
+
+impl Connection {
+    pub(super) fn new(bus: Arc<dyn Bus>, options: Options) -> Self {
+        Self { bus, options, clock: Instant::now(), downloads: AtomicU64::new(0), caught_up_to: AtomicU64::new(0) }
+    }
+
+    /// Words the error for a store that nobody serves.
+    pub(super) async fn nobody(&self, store: &StoreName) -> Error {
+        if discovery::any_relay(&*self.bus, &self.options.prefix).await {
+            Error::NoStore(store.clone())
+        } else {
+            Error::NoRelay
+        }
+    }
+
+    /// Returns when the clock of all downloads shows `at`, or a time that does not come.
+    pub(super) fn instant(&self, at: Duration) -> Instant {
+        self.clock.checked_add(at).unwrap_or_else(|| Instant::now() + NEVER)
+    }
+
+    /// Returns the window that each download may have now, in bytes.
+    pub(super) fn share(&self) -> u64 {
+        let downloads = self.downloads.load(Ordering::Relaxed).max(1);
+        (self.options.connection_window_bytes / downloads).max(SHARE_MIN_BYTES)
+    }
+
+    /// Returns what the connection has carried by now.
+    pub(super) fn link(&self) -> Link {
+        let caught_up_to = Duration::from_millis(self.caught_up_to.load(Ordering::Relaxed));
+        Link { received_bytes: self.bus.received_bytes(), caught_up_to }
+    }
+
+    /// Takes note that what was sent to this connection by then has arrived.
+    pub(super) fn caught_up(&self, to: Duration) {
+        let to = u64::try_from(to.as_millis()).unwrap_or(u64::MAX);
+        self.caught_up_to.fetch_max(to, Ordering::Relaxed);
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        let payload_max = u64::try_from(self.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES)).unwrap_or(u64::MAX);
+        // What may arrive is no more than what may be handed on in a second, or a limit would be kept here and not on the
+        // way here.
+        let rate = self.options.rate_limit.as_ref().map_or(u64::MAX, |limit| limit.bytes_per_s().get());
+        let window = rate.max(LIMITED_WINDOW_MIN_BYTES);
+        let chunk = (rate / 4).max(LIMITED_CHUNK_MIN_BYTES);
+        Settings {
+            prefix: self.options.prefix.clone(),
+            window_initial: self.options.window_initial_bytes.min(self.share()).min(window),
+            window_max: self.options.window_max_bytes.min(window),
+            chunk_max: self.options.chunk_max_bytes.min(payload_max).min(chunk).max(1),
+            stall_timeout: self.options.stall_timeout,
+            no_relay_patience: self.options.no_relay_patience,
+            patience: self.options.patience,
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(2),
+            jitter_seed: uuid::Uuid::new_v4().as_u64_pair().0,
+        }
+    }
+}
+
+/// Counts a download as one that shares the connection's windows.
+#[derive(Debug)]
+pub(super) struct Share(Arc<Connection>);
+
+impl Share {
+    pub(super) fn take(connection: &Arc<Connection>) -> Self {
+        connection.downloads.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(connection))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.downloads.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Returns the error if nats-server forbade one of our two subjects.
+pub(super) fn denial(event: Result<Event, RecvError>, request: &str, inbox: &str) -> Option<Error> {
+    match event {
+        Ok(Event::PublishDenied(subject)) if subject == request => {
+            Some(Error::NotPermitted { what: "publishing to", subject })
+        }
+        Ok(Event::SubscribeDenied(subject)) if subject == inbox => {
+            Some(Error::NotPermitted { what: "subscribing to", subject })
+        }
+        Ok(
+            Event::PublishDenied(_)
+            | Event::SubscribeDenied(_)
+            | Event::SlowConsumer
+            | Event::LameDuck
+            | Event::Closed(_),
+        )
+        | Err(RecvError::Lagged(_) | RecvError::Closed) => None,
+    }
+}

@@ -1,0 +1,133 @@
+//! What a download asks for.
+
+use std::ops::{Bound, RangeBounds};
+
+use super::Error;
+use gantry_proto::OFFSET_MAX;
+use gantry_proto::receiver::Wanted;
+use gantry_proto::{Key, Pin, Span, StoreName};
+
+/// What to download.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Get {
+    /// The store.
+    pub store: StoreName,
+    /// The object's key.
+    pub key: Key,
+    /// The byte range, absolute.
+    pub span: Span,
+    /// Which version.
+    pub pin: Pin,
+    /// Opaque text that comes back on every message, for correlation.
+    pub context: Option<String>,
+}
+
+impl Get {
+    /// Asks for a whole object, as it is now.
+    #[must_use]
+    pub const fn new(store: StoreName, key: Key) -> Self {
+        Self {
+            store,
+            key,
+            span: Span { start: 0, end: None },
+            pin: Pin { if_match: None, version_id: None },
+            context: None,
+        }
+    }
+
+    /// Asks for the object at `store/key`. Everything after the first slash is the key.
+    ///
+    /// # Errors
+    /// [`Error::Address`] if the key is missing, or the store's name or the key is invalid; not retryable.
+    ///
+    /// # Examples
+    /// ```
+    /// use gantry_client::Get;
+    ///
+    /// # fn main() -> Result<(), gantry_client::Error> {
+    /// let get = Get::at("files/videos/a.mp4")?.range(0..100).if_match("\"5d41402a\"");
+    /// assert_eq!(get.store.as_str(), "files");
+    /// assert_eq!(get.key.as_str(), "videos/a.mp4");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn at(address: &str) -> Result<Self, Error> {
+        let invalid = |reason: String| Error::Address { address: address.to_owned(), reason };
+
+        let (store, key) = address.split_once('/').ok_or_else(|| invalid("must be STORE/KEY".to_owned()))?;
+        let store = store.parse().map_err(|error| invalid(format!("{error}")))?;
+        let key = key.parse().map_err(|error| invalid(format!("{error}")))?;
+        Ok(Self::new(store, key))
+    }
+
+    /// Asks for these bytes only, as absolute offsets. An end past the object's size means the object's end.
+    #[must_use]
+    pub fn range(mut self, range: impl RangeBounds<u64>) -> Self {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => Some(last.saturating_add(1)),
+            Bound::Excluded(end) => Some(*end),
+            Bound::Unbounded => None,
+        };
+        self.span = Span { start, end: end.filter(|end| *end <= OFFSET_MAX) };
+        self
+    }
+
+    /// Requires this `ETag`, written as the store writes it, usually in double quotes.
+    #[must_use]
+    pub fn if_match(mut self, etag: impl Into<String>) -> Self {
+        self.pin.if_match = Some(etag.into());
+        self
+    }
+
+    /// Asks for this version, in a store that keeps versions.
+    #[must_use]
+    pub fn version_id(mut self, version_id: impl Into<String>) -> Self {
+        self.pin.version_id = Some(version_id.into());
+        self
+    }
+
+    /// Adds text that comes back on every message of the transfer, for correlation: at most 256 bytes.
+    #[must_use]
+    pub fn context(mut self, context: impl Into<String>) -> Self {
+        self.context = Some(context.into());
+        self
+    }
+}
+
+impl From<Get> for Wanted {
+    fn from(Get { store: _, key, span, pin, context }: Get) -> Self {
+        Self { key, span, pin, context }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_every_form_become_half_open() {
+        let get = Get::at("s/k").unwrap();
+        for (span, start, end) in [
+            (get.clone().range(..).span, 0, None),
+            (get.clone().range(5..).span, 5, None),
+            (get.clone().range(5..10).span, 5, Some(10)),
+            (get.clone().range(5..=9).span, 5, Some(10)),
+            (get.clone().range(..=u64::MAX).span, 0, None),
+        ] {
+            assert_eq!(span, Span { start, end });
+        }
+    }
+
+    #[test]
+    fn addresses_without_a_store_or_key_are_rejected() {
+        for address in ["", "s", "s/", "/k", "s.t/k"] {
+            assert!(matches!(Get::at(address), Err(Error::Address { .. })), "{address:?}");
+        }
+        assert_eq!(Get::at("s//a/b").unwrap().key.as_str(), "/a/b");
+    }
+}
