@@ -1,29 +1,20 @@
 //! Memory that stores may fill with bytes that nobody has asked for yet.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::crowd::Crowd;
+
 /// A count of bytes that every reader of the process draws from before it reads ahead.
 ///
-/// Nobody waits for it: a reader that gets nothing goes on without reading ahead, and so holds no more than the piece
-/// it hands out. Clones share one count.
+/// No reader waits for it: one that gets nothing continues without reading ahead, and then holds no more than the
+/// piece that it hands out. Clones share one count.
 #[derive(Clone, Debug)]
 pub struct Budget {
     kib: Arc<Semaphore>,
     total_kib: usize,
-    readers: Arc<AtomicUsize>,
-}
-
-/// A reader that is counted for as long as this lives.
-#[derive(Debug)]
-pub struct Seat(Arc<AtomicUsize>);
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    crowd: Crowd,
 }
 
 /// A part of a [`Budget`], given back when dropped.
@@ -37,20 +28,13 @@ impl Budget {
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let kib = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { kib: Arc::new(Semaphore::new(kib)), total_kib: kib, readers: Arc::default() }
+        Self { kib: Arc::new(Semaphore::new(kib)), total_kib: kib, crowd: Crowd::default() }
     }
 
-    /// Counts one more reader of the process.
+    /// Returns the readers that draw from it.
     #[must_use]
-    pub fn enter(&self) -> Seat {
-        self.readers.fetch_add(1, Ordering::Relaxed);
-        Seat(Arc::clone(&self.readers))
-    }
-
-    /// Returns how many readers there are.
-    #[must_use]
-    pub fn readers(&self) -> usize {
-        self.readers.load(Ordering::Relaxed)
+    pub const fn crowd(&self) -> &Crowd {
+        &self.crowd
     }
 
     /// Takes `bytes`, rounded up to whole KiB; `None` when that much is not left.
@@ -92,14 +76,5 @@ mod tests {
         assert!(budget.clone().try_reserve(4 * 1024).is_none());
         drop(held);
         assert!(budget.try_reserve(10 * 1024).is_some());
-    }
-
-    #[test]
-    fn readers_are_counted_over_all_clones() {
-        let budget = Budget::new(0);
-        let seats = [budget.enter(), budget.clone().enter()];
-        assert_eq!(budget.readers(), 2);
-        drop(seats);
-        assert_eq!(budget.readers(), 0);
     }
 }

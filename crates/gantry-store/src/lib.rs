@@ -4,9 +4,12 @@
 //! its [`ObjectInfo`] describes, or the body fails with [`Error::Changed`].
 
 pub mod budget;
+pub mod crowd;
 #[cfg(feature = "file")]
 pub mod file;
 mod observe;
+#[cfg(feature = "ranged")]
+mod ranged;
 #[cfg(feature = "s3")]
 pub mod s3;
 

@@ -375,7 +375,7 @@ async fn in_a_crowd_no_response_is_longer_than_a_quarter_of_a_range() {
     let empty = S3Double::start(Bytes::new(), |_| Act::Serve).await;
     let budget = Budget::new(1 << 30);
     let store = store_on(server.endpoint(), limits(), budget.clone()).await;
-    let _crowd: Vec<_> = (0..100).map(|_| budget.enter()).collect();
+    let _crowd: Vec<_> = (0..100).map(|_| budget.crowd().enter()).collect();
 
     assert!(read(&store, "key", &Pin::default(), 0, None).await.unwrap() == object());
     let tail = SIZE as u64 - 5;

@@ -1,5 +1,6 @@
-//! Single requests to one bucket, and their retries.
+//! Single requests to one bucket, and the cures for their failures.
 
+use std::error::Error as StdError;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,24 +9,24 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata as _, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, EncodingType};
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
 use super::client::Live;
-use super::failure::{About, Cure, Failure};
+use super::failure::{Cure, Failure};
 use super::listing::{self, Mend};
 use super::object;
 use super::observe::{PROBE, observed};
 use super::options::{Limits, Options};
 use super::parts::Parts;
 use super::witness::{Witness, is_listing};
+use crate::ranged::{self, About, Ranged, Retry};
 use crate::{Error, LIST_LIMIT_MAX, Observe, Observer};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin};
 
 /// A bucket with a prefix.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     name: String,
     prefix: String,
     limits: Limits,
@@ -64,10 +65,6 @@ impl Bucket {
         &self.prefix
     }
 
-    pub(super) const fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
     pub(super) fn observer(&self) -> &dyn Observe {
         &*self.observer
     }
@@ -79,7 +76,7 @@ impl Bucket {
     /// Names an object in messages to consumers.
     #[expect(clippy::unused_self, reason = "what is asked about, read with the other questions to the bucket")]
     pub(super) fn what(&self, key: &Key) -> About {
-        About::Consumer(format!("key {:?}", key.as_str()))
+        ranged::about_key(key)
     }
 
     /// Names the bucket in messages to the operator.
@@ -145,7 +142,7 @@ impl Bucket {
             if output.content_range().is_none() && output.content_length() == Some(0) {
                 // How some stores answer for an empty object, where others have no such range.
                 let error = Error::Protocol(format!("{what}: S3 sends no bytes for a range"));
-                return Err(Failure { error, cure: Cure::Size });
+                return Err(Failure { error, retry: Retry::AfterCure(Cure::Size) });
             }
             let (object, range) =
                 object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::is_final)?;
@@ -238,122 +235,83 @@ impl Bucket {
         Ok(())
     }
 
-    /// Repeats `request` within the retry budget for as long as there is hope, and cures what can be.
+    /// Repeats `request` while another attempt makes sense and the retry budget lasts.
     pub(super) async fn retry<T, F>(&self, what: &About, request: impl Fn(Arc<Client>) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let deadline = Instant::now() + self.limits.retry_budget;
-        let mut cures = Cures::new(&self.limits);
-        loop {
-            let client = self.live.client();
-            let wait = deadline.saturating_duration_since(Instant::now()).min(self.limits.answer_timeout);
-            let failure = match timeout(wait, request(Arc::clone(&client))).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(failure)) => failure,
-                Err(_) => Failure::passing(format!("{what}: S3 did not answer in time")),
-            };
-            let failure = self.cure(&client, &mut cures, failure, what).await?;
-            let Some(pause) = cures.pause(&failure) else { return Err(failure) };
-            if Instant::now() + pause >= deadline {
-                return Err(failure);
-            }
-            tracing::debug!(error = %failure.error, ?pause, "trying again");
-            sleep(pause).await;
-        }
+        ranged::retry(self, what, request).await
+    }
+}
+
+impl Ranged for Bucket {
+    const NAME: &'static str = "S3";
+
+    type Client = Arc<Client>;
+    type Body = ByteStream;
+    type Cure = Cure;
+    type Cures = Cures;
+
+    fn limits(&self) -> &Limits {
+        &self.limits
     }
 
-    /// Asks once for a range of the version that `object` is, within the time that an answer may take.
-    pub(super) async fn resume(
-        &self,
-        client: &Client,
-        object: &ObjectInfo,
-        range: Range<u64>,
-    ) -> Result<ByteStream, Failure> {
-        let (key, pin) = (&object.key, object.pin());
-        let request = self.get_range(client, key, &pin, (range.start, Some(range.end)));
-        match timeout(self.limits.answer_timeout, request).await {
-            Ok(Ok(answer)) if answer.object.size == object.size => Ok(answer.body),
-            Ok(Ok(_)) => Err(Failure::is_final(Error::Changed(format!("{}: has another size", self.what(key))))),
-            Ok(Err(failure)) => Err(failure),
-            Err(_) => Err(Failure::passing(format!("{}: S3 did not answer in time", self.what(key)))),
-        }
-    }
-
-    /// Returns the next bytes of a body, never none. A body that ends here has yielded too few.
-    pub(super) async fn next_piece(&self, key: &Key, body: &mut ByteStream) -> Result<Bytes, Failure> {
-        loop {
-            let failed = |text| Err(Failure::passing(format!("{}: {text}", self.what(key))));
-            match timeout(self.limits.stall_timeout, body.next()).await {
-                Ok(Some(Ok(piece))) if piece.is_empty() => {}
-                Ok(Some(Ok(piece))) => return Ok(piece),
-                Ok(Some(Err(_))) => return failed("S3 cut the connection"),
-                Ok(None) => return failed("S3 sent too few bytes"),
-                Err(_) => return failed("S3 stopped sending"),
-            }
-        }
-    }
-
-    pub(super) fn client(&self) -> Arc<Client> {
+    fn client(&self) -> Arc<Client> {
         self.live.client()
     }
 
-    /// Does what makes another try worth it; returns the failure as it is to be treated then, or as an error if it is
-    /// final.
-    pub(super) async fn cure(
+    async fn get(&self, client: &Arc<Client>, object: &ObjectInfo, range: Range<u64>) -> Result<ByteStream, Failure> {
+        let (key, pin) = (&object.key, object.pin());
+        let answer = self.get_range(client, key, &pin, (range.start, Some(range.end))).await?;
+        if answer.object.size != object.size {
+            return Err(Failure::is_final(Error::Changed(format!("{}: has another size", self.what(key)))));
+        }
+
+        Ok(answer.body)
+    }
+
+    async fn next(body: &mut ByteStream) -> Option<Result<Bytes, Box<dyn StdError + Send + Sync>>> {
+        body.next().await.map(|piece| piece.map_err(Into::into))
+    }
+
+    async fn cure(
         &self,
         used: &Arc<Client>,
-        cures: &mut Cures,
+        left: &mut Cures,
         failure: Failure,
-        what: &About,
+        about: &About,
     ) -> Result<Failure, Failure> {
-        match &failure.cure {
-            Cure::None | Cure::Size => Err(failure),
-            Cure::Wait => Ok(failure),
-            Cure::Region(region) if cures.take_region() => {
+        let Retry::AfterCure(cure) = &failure.retry else { return Err(failure) };
+        match cure {
+            Cure::Region(region) if left.take_region() => {
                 self.live.move_to(region);
                 Ok(failure)
             }
             Cure::OtherKey if !self.live.has_key_files() => Err(failure),
-            Cure::Credentials | Cure::OtherKey if cures.take_credentials() => match self.live.reload(used).await {
+            Cure::Credentials | Cure::OtherKey if left.take_credentials() => match self.live.reload(used).await {
                 Ok(true) => Ok(failure),
                 Ok(false) => Err(failure),
-                Err(error) => Err(Failure::unreadable_keys(what, &error)),
+                Err(error) => Err(Failure::unreadable_keys(about, &error)),
             },
-            Cure::Region(_) | Cure::Credentials | Cure::OtherKey => Err(failure),
+            Cure::Region(_) | Cure::Credentials | Cure::OtherKey | Cure::Size => Err(failure),
         }
     }
 }
 
-/// What is left to try for one request, or for one stretch of a body without progress.
+/// The cures that were not tried yet for one request.
 #[derive(Debug)]
-pub(super) struct Cures {
-    pauses: ExponentialBackoff,
+pub(crate) struct Cures {
     region: bool,
     credentials: bool,
 }
 
+impl Default for Cures {
+    fn default() -> Self {
+        Self { region: true, credentials: true }
+    }
+}
+
 impl Cures {
-    pub(super) fn new(limits: &Limits) -> Self {
-        let pauses = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(Duration::from_secs(2))
-            .with_max_times(limits.attempts_max.saturating_sub(1) as usize)
-            .with_jitter()
-            .build();
-        Self { pauses, region: true, credentials: true }
-    }
-
-    /// Returns how long to wait before the next try; `None` when there is none.
-    pub(super) fn pause(&mut self, failure: &Failure) -> Option<Duration> {
-        let pause = self.pauses.next()?;
-        match (&failure.cure, &failure.error) {
-            (Cure::Region(_) | Cure::Credentials | Cure::OtherKey, _) => Some(Duration::ZERO),
-            (_, Error::Unavailable { retry_after: Some(after), .. }) => Some(pause.max(*after)),
-            _ => Some(pause),
-        }
-    }
-
     fn take_region(&mut self) -> bool {
         std::mem::take(&mut self.region)
     }

@@ -1,7 +1,6 @@
 //! What a failed request means: the error it ends in, and whether another try makes sense.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::time::Duration;
 
 use aws_sdk_s3::config::http::HttpResponse;
@@ -9,52 +8,17 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::witness;
 use crate::Error;
+use crate::ranged::{self, About, Retry};
 
-/// What a request is about, as messages name it.
-#[derive(Clone, Debug)]
-pub(super) enum About {
-    /// The message goes to a consumer, which knows the key but neither the bucket nor where it is.
-    Consumer(String),
-    /// The message stays with the operator, who needs every cause.
-    Operator(String),
-}
-
-impl About {
-    /// Adds a cause to a message, unless it is none of the reader's business.
-    fn with_cause(&self, text: &str, cause: &str) -> String {
-        match self {
-            Self::Operator(_) => format!("{self}: {text}: {cause}"),
-            Self::Consumer(_) => {
-                tracing::debug!(text, cause, "the cause of a failure");
-                format!("{self}: {text}")
-            }
-        }
-    }
-}
-
-impl fmt::Display for About {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Consumer(text) | Self::Operator(text)) = self;
-        f.write_str(text)
-    }
-}
 /// The longest time to wait that is taken over from S3: far longer than any retry budget.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// One failed try.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) error: Error,
-    pub(super) cure: Cure,
-}
+/// One failed attempt.
+pub(super) type Failure = ranged::Failure<Cure>;
 
-/// What makes another try worth it.
+/// What makes another attempt worthwhile.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Cure {
-    /// Nothing: the answer is final.
-    None,
-    /// Time.
-    Wait,
+pub(crate) enum Cure {
     /// Signing for the region that S3 named.
     Region(String),
     /// Fresh credentials.
@@ -66,14 +30,6 @@ pub(super) enum Cure {
 }
 
 impl Failure {
-    pub(super) fn is_final(error: Error) -> Self {
-        Self { error, cure: Cure::None }
-    }
-
-    pub(super) fn passing(message: impl Into<String>) -> Self {
-        Self { error: Error::unavailable(message), cure: Cure::Wait }
-    }
-
     /// What answers is not S3.
     pub(super) fn foreign(what: &About) -> Self {
         Self::is_final(Error::Protocol(format!(
@@ -142,7 +98,7 @@ fn answered(response: &HttpResponse, code: Option<&str>, what: &About) -> Failur
     let label = code.map_or_else(|| status.to_string(), |code| format!("{status} {code}"));
     if let Some(region) = region(response, status, code.unwrap_or_default()) {
         let error = Error::Invalid(what.with_cause("the bucket is in another region", &region));
-        return Failure { error, cure: Cure::Region(region) };
+        return Failure { error, retry: Retry::AfterCure(Cure::Region(region)) };
     }
     // Gateways in front of S3 send pages with 5xx, too: that passes.
     let is_page = status < 500 && witness::is_foreign_error(response);
@@ -154,35 +110,37 @@ fn answered(response: &HttpResponse, code: Option<&str>, what: &About) -> Failur
         message: format!("{what}: {text} ({label})"),
         retry_after: response.headers().get("retry-after").and_then(retry_after),
     };
-    let (error, cure) = match (status, code.unwrap_or_default()) {
+    let (error, retry) = match (status, code.unwrap_or_default()) {
         (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" | "RequestExpired") => {
-            (passing("the relay's credentials have expired"), Cure::Credentials)
+            (passing("the relay's credentials have expired"), Retry::AfterCure(Cure::Credentials))
         }
-        (_, "RequestTimeTooSkewed") => (passing("the relay's clock is wrong"), Cure::Wait),
+        (_, "RequestTimeTooSkewed") => (passing("the relay's clock is wrong"), Retry::Later),
         (_, "RequestTimeout" | "OperationAborted" | "SlowDown" | "InternalError" | "ServiceUnavailable") => {
-            (passing("S3 fails or asks to slow down"), Cure::Wait)
+            (passing("S3 fails or asks to slow down"), Retry::Later)
         }
-        (_, "NoSuchBucket") => (Error::NotFound(format!("{what}: no such bucket")), Cure::None),
+        (_, "NoSuchBucket") => (Error::NotFound(format!("{what}: no such bucket")), Retry::Never),
         (400, "InvalidArgument" | "NoSuchVersion") | (404, "NoSuchVersion") => {
-            (Error::NotFound(format!("{what}: no such version ({label})")), Cure::None)
+            (Error::NotFound(format!("{what}: no such version ({label})")), Retry::Never)
         }
         // 405 stands for a version that is a delete marker.
-        (404 | 405 | 410, _) => (Error::NotFound(format!("{what}: no such object ({label})")), Cure::None),
+        (404 | 405 | 410, _) => (Error::NotFound(format!("{what}: no such object ({label})")), Retry::Never),
         (_, "InvalidObjectState") => {
-            (Error::Denied(format!("{what}: archived, it must be restored first ({label})")), Cure::None)
+            (Error::Denied(format!("{what}: archived, it must be restored first ({label})")), Retry::Never)
         }
         (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => {
-            (Error::Denied(format!("{what}: access denied ({label})")), Cure::OtherKey)
+            (Error::Denied(format!("{what}: access denied ({label})")), Retry::AfterCure(Cure::OtherKey))
         }
-        (401 | 403, _) => (Error::Denied(format!("{what}: access denied ({label})")), Cure::None),
-        (412, _) => (Error::Changed(format!("{what}: no longer the pinned version ({label})")), Cure::None),
-        (416, _) => (Error::Protocol(format!("{what}: no such range ({label})")), Cure::Size),
+        (401 | 403, _) => (Error::Denied(format!("{what}: access denied ({label})")), Retry::Never),
+        (412, _) => (Error::Changed(format!("{what}: no longer the pinned version ({label})")), Retry::Never),
+        (416, _) => (Error::Protocol(format!("{what}: no such range ({label})")), Retry::AfterCure(Cure::Size)),
         // Without a body, this is how S3 answers expired credentials to a HEAD.
-        (400, "") => (Error::Invalid(format!("{what}: S3 refuses the request ({label})")), Cure::Credentials),
-        (408 | 409 | 425 | 429 | 500 | 502..=599, _) => (passing("S3 fails or asks to slow down"), Cure::Wait),
-        _ => (Error::Invalid(format!("{what}: S3 refuses the request ({label})")), Cure::None),
+        (400, "") => {
+            (Error::Invalid(format!("{what}: S3 refuses the request ({label})")), Retry::AfterCure(Cure::Credentials))
+        }
+        (408 | 409 | 425 | 429 | 500 | 502..=599, _) => (passing("S3 fails or asks to slow down"), Retry::Later),
+        _ => (Error::Invalid(format!("{what}: S3 refuses the request ({label})")), Retry::Never),
     };
-    Failure { error, cure }
+    Failure { error, retry }
 }
 
 /// Reads how many seconds S3 asks to wait. More than can be meant is cut down; a date is not heeded.

@@ -14,9 +14,7 @@ mod listing;
 mod object;
 mod observe;
 mod options;
-mod pace;
 mod parts;
-mod reader;
 mod witness;
 
 use std::fmt;
@@ -24,14 +22,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::primitives::ByteStream;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join};
 
 use self::bucket::{Answer, Bucket};
-use self::failure::{About, Cure, Failure};
+use self::failure::{Cure, Failure};
 pub use self::options::{Credentials, KeyFiles, Limits, Options, StaticCredentials};
-use self::reader::{Reader, Response, response_end};
-use super::budget::Seat;
+use super::crowd::Member;
+use super::ranged::{About, Ranged as _, Reader, Response, Retry};
 use super::{Budget, Error, Opened, Store};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 
@@ -67,19 +66,19 @@ impl S3Store {
 }
 
 /// An object, the range that is wanted of it, and the response that begins with it unless there is nothing to read.
-type Opening = (ObjectInfo, Range<u64>, Option<Response>);
+type Opening = (ObjectInfo, Range<u64>, Option<Response<ByteStream>>);
 
 impl Store for S3Store {
     fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
         async move {
             // From here on, and not only when it reads: of many that come at once each must see the others.
-            let seat = self.budget.enter();
+            let member = self.budget.crowd().enter();
             let opening = match (span, self.response_end(span)) {
                 (Span { start: 0, .. }, None) => self.open_whole(key, pin).await?,
                 (Span { start, end: Some(end) }, _) if end <= start => self.open_empty(key, pin, span).await?,
                 (span, response_end) => self.open_range(key, pin, span, response_end).await?,
             };
-            Ok(self.opened(opening, seat).await)
+            Ok(self.opened(opening, member).await)
         }
         .boxed()
     }
@@ -175,7 +174,7 @@ impl S3Store {
                 Ok((answer.object, range, Some(response)))
             }
             Ok(None) => Err(Error::Changed(format!("{what}: is replaced faster than it can be read"))),
-            Err(Failure { cure: Cure::Size, error }) => {
+            Err(Failure { retry: Retry::AfterCure(Cure::Size), error }) => {
                 let object = self.describe(key, pin).await?;
                 let range = resolve(span, &object)?;
                 if range.is_empty() { Ok((object, range, None)) } else { Err(error) }
@@ -208,7 +207,7 @@ impl S3Store {
     }
 
     fn response_end(&self, span: Span) -> Option<u64> {
-        response_end(&self.budget, self.bucket.limits(), span.start, span.end)
+        self.budget.crowd().response_end(self.bucket.limits().range_bytes, span.start, span.end)
     }
 
     async fn describe(&self, key: &Key, pin: &Pin) -> Result<ObjectInfo, Error> {
@@ -219,10 +218,10 @@ impl S3Store {
             .map_err(|failure| failure.error)
     }
 
-    async fn opened(&self, (mut object, range, response): Opening, seat: Seat) -> Opened {
+    async fn opened(&self, (mut object, range, response): Opening, member: Member) -> Opened {
         parts::learn(&self.bucket, &mut object).await;
         let budget = self.budget.clone();
-        let body = Reader::new(Arc::clone(&self.bucket), &object, range, response, budget, seat).into_body();
+        let body = Reader::new(Arc::clone(&self.bucket), &object, range, response, budget, member).into_body();
         Opened { object, body }
     }
 }

@@ -8,8 +8,8 @@ use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::ChecksumType;
 
-use super::failure::About;
 use crate::Error;
+use crate::ranged::About;
 use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, Key, ObjectInfo, Pin};
 
 /// The fields that GET and HEAD have in common.

@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 use super::bucket::Bucket;
 use super::failure::Failure;
 use super::observe::observed;
+use crate::ranged::Ranged as _;
 use gantry_proto::{ChecksumKind, ObjectInfo, PartRun};
 
 /// How long a transfer may wait for the sizes.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::options::Limits;
+use super::Limits;
 
 /// How much is handed out before the first look: enough to tell a fast consumer from one that wants little.
 const FIRST_LOOK_BYTES: u64 = 1024 * 1024;

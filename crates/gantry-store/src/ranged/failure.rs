@@ -1,0 +1,64 @@
+//! Failed attempts: the error to report, and whether another attempt makes sense.
+
+use std::fmt;
+
+use crate::Error;
+
+/// One failed attempt.
+#[derive(Debug)]
+pub(crate) struct Failure<C> {
+    pub(crate) error: Error,
+    pub(crate) retry: Retry<C>,
+}
+
+/// When another attempt makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Retry<C> {
+    /// Never: the answer is final.
+    Never,
+    /// After a pause.
+    Later,
+    /// At once, if the store can apply this cure.
+    AfterCure(C),
+}
+
+impl<C> Failure<C> {
+    /// Makes a failure that no other attempt can change.
+    pub(crate) fn is_final(error: Error) -> Self {
+        Self { error, retry: Retry::Never }
+    }
+
+    /// Makes a failure that may pass with time.
+    pub(crate) fn passing(message: impl Into<String>) -> Self {
+        Self { error: Error::unavailable(message), retry: Retry::Later }
+    }
+}
+
+/// What a request is about, as messages name it.
+#[derive(Clone, Debug)]
+pub(crate) enum About {
+    /// The message goes to a consumer, which knows the key but neither the bucket nor where it is.
+    Consumer(String),
+    /// The message stays with the operator, who needs every cause.
+    Operator(String),
+}
+
+impl About {
+    /// Adds a cause to a message for the operator. A consumer gets the message without it.
+    pub(crate) fn with_cause(&self, text: &str, cause: &str) -> String {
+        match self {
+            Self::Operator(_) => format!("{self}: {text}: {cause}"),
+            Self::Consumer(_) => {
+                tracing::debug!(text, cause, "the cause of a failure");
+                format!("{self}: {text}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Consumer(text) | Self::Operator(text)) = self;
+        f.write_str(text)
+    }
+}
