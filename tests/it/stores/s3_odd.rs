@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use gantry_proto::{ListRequest, Pin};
-use gantry_store::{Error, Store};
+use gantry_store::s3::{Credentials, KeyFiles, Options, S3Store};
+use gantry_store::{Budget, Error, Store};
 
 use super::s3_faults::{limits, store};
 use super::{key, read};
@@ -171,4 +172,83 @@ async fn part_sizes_are_asked_for_once_and_never_for_a_range_with_an_end() {
 
     // Beside three HEADs and three GETs: one question for all sizes, one for each part, and the range of before.
     assert_eq!(server.requests().len(), 3 + 3 + 1 + 60 + 1, "{:?}", server.requests().len());
+}
+
+#[tokio::test]
+async fn an_endpoint_with_a_path_needs_no_final_slash() {
+    let server = S3Double::start(random_bytes(1, 100), |_: &Request| Act::Serve).await;
+    for path in ["/storage/v1/s3", "/storage/v1/s3/"] {
+        let store = store(server.endpoint() + path, limits(), 0).await;
+        read(&store, "k", &Pin::default(), 0, None).await.unwrap();
+    }
+
+    for request in server.requests() {
+        assert!(request.target.starts_with("/storage/v1/s3/bucket/k"), "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_denied_head_costs_only_the_checksum_of_a_range() {
+    let object = random_bytes(1, 100_000);
+    let script = |request: &Request| if request.is_get() { Act::Serve } else { Act::Fail(403, "", "") };
+    let server = S3Double::start(object.clone(), script).await;
+    let store = store(server.endpoint(), limits(), 1 << 20).await;
+
+    let got = read(&store, "k", &Pin::default(), 10, None).await.unwrap();
+
+    assert!(got == object[10..]);
+}
+
+#[tokio::test]
+async fn etags_are_compared_without_regard_to_quotes() {
+    let object = random_bytes(1, 100_000);
+    let script = |request: &Request| if request.is_get() { Act::Serve } else { Act::Replace("double") };
+    let server = S3Double::start(object.clone(), script).await;
+    let store = store(server.endpoint(), limits(), 1 << 20).await;
+
+    for if_match in [None, Some("double"), Some("\"double\"")] {
+        let pin = Pin { if_match: if_match.map(str::to_owned), ..Pin::default() };
+        assert!(read(&store, "k", &pin, 0, None).await.unwrap() == object);
+        assert!(read(&store, "k", &pin, 10, None).await.unwrap() == object[10..]);
+        assert_eq!(store.stat(&key("k"), &pin).await.unwrap().etag, "\"double\"");
+    }
+    let other = Pin { if_match: Some("other".to_owned()), ..Pin::default() };
+    assert!(matches!(read(&store, "k", &other, 0, None).await.unwrap_err(), Error::Changed(_)));
+}
+
+#[tokio::test]
+async fn rotated_key_files_are_read_again_after_a_plain_refusal() {
+    for code in ["AccessDenied", ""] {
+        let folder = tempfile::tempdir().unwrap();
+        let files = KeyFiles {
+            access_key_id: folder.path().join("id"),
+            secret_access_key: folder.path().join("secret"),
+            session_token: None,
+        };
+        std::fs::write(&files.access_key_id, "old").unwrap();
+        std::fs::write(&files.secret_access_key, "secret").unwrap();
+        let server =
+            S3Double::start(random_bytes(1, 100), move |request: &Request| match request.header("authorization") {
+                Some(signed) if signed.contains("Credential=new/") => Act::Serve,
+                _ => Act::Fail(403, code, ""),
+            })
+            .await;
+        let options = Options {
+            endpoint_url: Some(server.endpoint()),
+            region: Some("us-east-1".to_owned()),
+            path_style: true,
+            credentials: Credentials::Files(files.clone()),
+            limits: limits(),
+            ..Options::new("bucket")
+        };
+        let store = S3Store::connect(options, Budget::new(0)).await.unwrap();
+        let pin = Pin::default();
+
+        // Without another key in the files, the refusal is final.
+        assert!(matches!(store.stat(&key("k"), &pin).await.unwrap_err(), Error::Denied(_)));
+        assert_eq!(server.requests().len(), 1);
+        std::fs::write(&files.access_key_id, "new").unwrap();
+
+        store.stat(&key("k"), &pin).await.unwrap();
+    }
 }

@@ -155,7 +155,7 @@ async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &Shar
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(TraceHeader(Arc::clone(&options.observer)))
         .timeout_config(TimeoutConfig::builder().connect_timeout(options.limits.connect_timeout).build());
-    if let Some(url) = &options.endpoint_url {
+    if let Some(url) = endpoint(options) {
         config = config.endpoint_url(url);
     }
     if let Ok(name) = AppName::new("gantry") {
@@ -165,6 +165,23 @@ async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &Shar
         config = config.allow_no_auth();
     }
     Client::from_conf(config.build())
+}
+
+/// Returns the endpoint of the options or the environment. The SDK appends the bucket to its path without a slash, so
+/// the path must end with one.
+fn endpoint(options: &Options) -> Option<String> {
+    let url = options.endpoint_url.clone().or_else(endpoint_of_environment)?;
+    let has_path = url.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+    Some(if has_path && !url.ends_with('/') { url + "/" } else { url })
+}
+
+/// Returns the endpoint that the environment names; `None` if there is none, or if it is to be ignored.
+pub(super) fn endpoint_of_environment() -> Option<String> {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if set("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        return None;
+    }
+    set("AWS_ENDPOINT_URL_S3").or_else(|| set("AWS_ENDPOINT_URL"))
 }
 
 /// Where to look for the region. Only for AWS itself is the instance metadata service asked: elsewhere there is none.

@@ -130,7 +130,8 @@ fn answered(response: &HttpResponse, code: Option<&str>, what: &About) -> Failur
         (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => {
             (Error::Denied(format!("{what}: access denied ({label})")), Retry::AfterCure(Cure::OtherKey))
         }
-        (401 | 403, _) => (Error::Denied(format!("{what}: access denied ({label})")), Retry::Never),
+        // Many servers answer a key that was rotated like one without the right, and an answer to a HEAD has no code.
+        (401 | 403, _) => (Error::Denied(format!("{what}: access denied ({label})")), Retry::AfterCure(Cure::OtherKey)),
         (412, _) => (Error::Changed(format!("{what}: no longer the pinned version ({label})")), Retry::Never),
         (416, _) => (Error::Protocol(format!("{what}: no such range ({label})")), Retry::AfterCure(Cure::Size)),
         // Without a body, this is how S3 answers expired credentials to a HEAD.

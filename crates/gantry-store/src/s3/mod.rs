@@ -121,12 +121,8 @@ impl Store for S3Store {
 
 /// Names the place by its endpoint, bucket and prefix. An endpoint that only a profile names is not seen.
 fn fingerprint(options: &Options) -> String {
-    let of_environment = || {
-        ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
-            .iter()
-            .find_map(|name| std::env::var(name).ok().filter(|url| !url.is_empty()))
-    };
-    let endpoint = options.endpoint_url.clone().or_else(of_environment).unwrap_or_default().to_ascii_lowercase();
+    let endpoint =
+        options.endpoint_url.clone().or_else(client::endpoint_of_environment).unwrap_or_default().to_ascii_lowercase();
     let endpoint = endpoint.trim_end_matches('/');
     let endpoint = match endpoint.split_once("://") {
         Some(("http", _)) => endpoint.trim_end_matches(":80"),
@@ -196,10 +192,19 @@ impl S3Store {
         F: Future<Output = Result<Answer, Failure>>,
     {
         let head = |client: Arc<_>| async move { self.bucket.head(&client, key, pin).await };
+        let described = async || match self.bucket.retry(what, head).await {
+            // A policy may permit GET alone; that costs no more than the checksum.
+            Err(Failure { error: Error::Denied(_), .. }) => Ok(None),
+            described => described.map(Some),
+        };
+
         for _ in 0..REPLACED_MAX {
-            let (answer, object) = try_join(self.bucket.retry(what, &range), self.bucket.retry(what, head)).await?;
-            if is_same(&answer.object, &object) {
-                return Ok(Some(Answer { object, ..answer }));
+            match try_join(self.bucket.retry(what, &range), described()).await? {
+                (answer, None) => return Ok(Some(answer)),
+                (answer, Some(object)) if is_same(&answer.object, &object) => {
+                    return Ok(Some(Answer { object, ..answer }));
+                }
+                _ => {}
             }
             // Replaced between the two; without a pin the newer one will do.
         }

@@ -104,8 +104,9 @@ fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<Object
         return Err(Error::Protocol(format!("{what}: S3 names no ETag")));
     };
     // Checked here too, since there are stores that ignore If-Match.
+    let etag = quoted(etag);
     if let Some(expected) = &pin.if_match
-        && expected != etag
+        && quoted(expected) != etag
     {
         return Err(Error::Changed(format!("{what}: has ETag {etag}, not {expected}")));
     }
@@ -117,13 +118,20 @@ fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<Object
     Ok(ObjectInfo {
         key: key.clone(),
         size,
-        etag: etag.to_owned(),
+        etag,
         version_id: head.version_id.map(str::to_owned),
         last_modified: head.last_modified.and_then(rfc3339),
         content_type: head.content_type.map(str::to_owned),
         metadata: head.metadata.map(|map| map.clone().into_iter().collect::<BTreeMap<_, _>>()).unwrap_or_default(),
         checksum: head.checksum,
     })
+}
+
+/// Returns an `ETag` as HTTP spells it. Some servers leave out the quotes in some of their answers, and a shell removes
+/// them from an option.
+pub(super) fn quoted(etag: &str) -> String {
+    let is_quoted = etag.len() > 1 && etag.starts_with('"') && etag.ends_with('"');
+    if is_quoted || etag.starts_with("W/") { etag.to_owned() } else { format!("\"{}\"", etag.trim_matches('"')) }
 }
 
 pub(super) fn rfc3339(time: &DateTime) -> Option<String> {

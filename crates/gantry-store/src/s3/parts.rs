@@ -16,6 +16,7 @@ use tracing::Instrument as _;
 
 use super::bucket::Bucket;
 use super::failure::Failure;
+use super::object;
 use super::observe::observed;
 use crate::ranged::Ranged as _;
 use gantry_proto::{ChecksumKind, ObjectInfo, PartRun};
@@ -164,7 +165,7 @@ async fn attributes(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Op
         let asked = async { Box::pin(request).await.map_err(|error| Failure::of(&error, &what)) };
         let output = observed(bucket.observer(), "attributes", asked).await.ok()?;
         // This answer has the ETag without its quotes.
-        if output.e_tag()?.trim_matches('"') != object.etag.trim_matches('"') {
+        if object::quoted(output.e_tag()?) != object.etag {
             return None;
         }
         let page = output.object_parts()?;
@@ -193,7 +194,7 @@ async fn one_by_one(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Op
         let asked = async { Box::pin(request).await.map_err(|error| Failure::of(&error, &what)) };
         let output = observed(bucket.observer(), "part", asked).await.ok()?;
         let size = u64::try_from(output.content_length()?).ok()?;
-        (output.e_tag() == Some(&object.etag)).then_some((size, output.parts_count()))
+        (object::quoted(output.e_tag()?) == object.etag).then_some((size, output.parts_count()))
     };
     let (first, count) = part(1).await?;
     let count = u32::try_from(count?).ok().filter(|count| *count <= HEADS_MAX)?;
