@@ -57,6 +57,14 @@ const PROBE_MIN: Duration = Duration::from_millis(50);
 /// milliseconds.
 const CONTROL_AGAIN: Duration = Duration::from_millis(50);
 
+/// How soon a control message that is followed by silence is sent again, at the earliest and at the latest. The pause
+/// doubles with each repeat.
+const CONTROL_LOST: Duration = Duration::from_millis(100);
+const CONTROL_LOST_MAX: Duration = Duration::from_secs(1);
+
+/// How often a control message that is followed by silence is sent again.
+const CONTROL_REPEATS: u32 = 3;
+
 /// The longest pause between requests that meet nobody before any relay has accepted: a relay that somebody makes connect
 /// anew again and again hears one of several.
 const NOBODY_AGAIN: Duration = Duration::from_millis(150);
@@ -258,6 +266,12 @@ struct Transfer {
     control_due: Option<Duration>,
     /// When nats-server reported that nobody heard our control message, until it is sent again.
     unheard_at: Option<Duration>,
+    /// Whether the relay reported that it waits for credit, and no chunk has come since.
+    is_blocked: bool,
+    /// How many control messages were sent since the relay was last heard.
+    unanswered_controls: u32,
+    /// How soon a control message that is followed by silence is sent again, for the first time.
+    again_after: Duration,
 }
 
 /// Turns the messages of any number of transfers into one contiguous run of bytes.
@@ -498,13 +512,13 @@ impl Receiver {
     /// Takes note that the connection is gone, and with it all that was under way.
     pub fn handle_disconnected(&mut self) {
         if self.is_open() && !matches!(self.state, State::Offline) {
+            self.count_recovery();
             self.fruitless = true;
             self.nobody_since = None;
             self.end_transfer();
             self.pace.handle_lost();
             // What was not sent yet belongs to a transfer that is gone; a fresh request follows the reconnect.
             self.outputs.retain(|output| !matches!(output, Output::Request(_) | Output::Control { .. }));
-            self.stats.recoveries = self.stats.recoveries.saturating_add(1);
             self.outputs.push_back(Output::Recovering(Cause::Disconnected));
             self.state = State::Offline;
         }
@@ -652,6 +666,9 @@ impl Receiver {
             last_control: now,
             control_due: None,
             unheard_at: None,
+            is_blocked: false,
+            unanswered_controls: 0,
+            again_after: self.answered_in.unwrap_or_default().saturating_mul(2).clamp(CONTROL_LOST, CONTROL_LOST_MAX),
         }));
         self.pace.handle_granted(credit, self.next, now);
         self.outputs.push_back(Output::Accepted(accepted));
@@ -680,6 +697,7 @@ impl Receiver {
             return self.recover(cause, None, now);
         }
         transfer.seq = transfer.seq.saturating_add(1);
+        transfer.is_blocked = false;
         self.next = chunk.limit().unwrap_or(self.next);
         self.deliver.push_back(chunk);
         self.pace.handle_arrived(self.next, now);
@@ -718,6 +736,9 @@ impl Receiver {
             self.held_up_at = Some(now);
         }
         let has_more = self.grant() > transfer.credit;
+        if let State::Streaming(transfer) = &mut self.state {
+            transfer.is_blocked = true;
+        }
         if has_more || (lost && self.repeats.try_take(now)) {
             self.send_control(now);
         }
@@ -837,10 +858,17 @@ impl Receiver {
             return self.give_up(cause);
         }
         self.cancel_transfer();
-        self.stats.recoveries = self.stats.recoveries.saturating_add(1);
+        self.count_recovery();
         self.outputs.push_back(Output::Recovering(cause));
         self.state = State::Waiting { until };
         self.handle_timeout(now);
+    }
+
+    /// Counts a transfer that is abandoned. A request that no relay accepted is only sent again.
+    fn count_recovery(&mut self) {
+        if matches!(self.state, State::Streaming(_)) {
+            self.stats.recoveries = self.stats.recoveries.saturating_add(1);
+        }
     }
 
     /// Counts a message that is thrown away.
@@ -892,6 +920,8 @@ impl Receiver {
         if granted > transfer.credit {
             self.pace.handle_granted(granted, self.next, now);
         }
+        let is_repeat = transfer.last_control >= transfer.silence.since();
+        transfer.unanswered_controls = if is_repeat { transfer.unanswered_controls.saturating_add(1) } else { 1 };
         transfer.credit = transfer.credit.max(granted);
         transfer.last_control = now;
         transfer.unheard_at = None;
@@ -957,6 +987,13 @@ impl Transfer {
         if let Some(at) = self.unheard_at {
             return at.saturating_add(CONTROL_AGAIN);
         }
+        let is_unanswered = self.is_blocked && self.last_control >= self.silence.since();
+        if is_unanswered && (1..=CONTROL_REPEATS).contains(&self.unanswered_controls) {
+            // It may have been lost with the connection on which the relay hears us, and it is all that the relay waits for.
+            let doublings = self.unanswered_controls - 1;
+            return self.last_control.saturating_add(self.again_after.saturating_mul(1 << doublings));
+        }
+
         let alive = self.last_control.saturating_add(self.control_interval);
         let probe = self.silence.since().saturating_add(self.probe_after);
         if self.last_control >= probe { alive } else { alive.min(probe) }

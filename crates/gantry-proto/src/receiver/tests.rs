@@ -877,6 +877,21 @@ mod credit {
         assert_eq!(pair.outputs(), [credit(transfer(1), 140)]);
     }
 
+    /// A relay that replaces the connection on which it hears consumers loses what was on its way.
+    #[test]
+    fn credit_for_a_relay_that_waits_is_sent_again_while_silence_follows() {
+        let mut pair = Pair::streaming();
+        pair.hear(&chunk(0, 0, 100), START);
+        pair.hear(&beat(1, 100, Wait::Credit), START + MS);
+        pair.receiver.handle_written(100, START + 2 * MS);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 300)]);
+
+        let sent = pair.run(START + 900 * MS);
+
+        let expected = [102, 302, 702].map(|at| (START + at * MS, credit(transfer(1), 300)));
+        assert_eq!(sent, expected);
+    }
+
     #[test]
     fn the_relay_hears_from_us_well_within_its_idle_timeout() {
         let mut pair = Pair::new();
