@@ -1,7 +1,7 @@
 //! What the targets use of Gantry, by the names under which they use it. When a module moves, only this file changes.
 
 pub(crate) use gantry::cli::Cli;
-pub(crate) use gantry::config::{self, Place};
+pub(crate) use gantry::config::{self, StoreAddress};
 pub(crate) use gantry_bus::nats::fuzzing as nats_files;
 pub(crate) use gantry_bus::trace;
 pub(crate) use gantry_bus::{Bus, Message, Subscription};

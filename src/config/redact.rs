@@ -40,11 +40,12 @@ pub fn without_credentials(text: &str) -> String {
 }
 
 fn cleaned(address: &str) -> String {
-    // The address of a directory has no user, but the directory's name may contain an @.
-    if address.starts_with("file:///") {
+    let Some((before, host)) = address.rsplit_once('@') else { return address.to_owned() };
+    // The address of a directory has no user, but the directory's name may contain an @. With a colon before the @ it may
+    // be the address of a server with a user and a password, behind something that was pasted in front of it.
+    if before.strip_prefix("file:///").is_some_and(|path| !path.contains(':')) {
         return address.to_owned();
     }
-    let Some((before, host)) = address.rsplit_once('@') else { return address.to_owned() };
 
     match before.split_once("://") {
         Some((scheme, _)) => format!("{scheme}://[redacted]@{host}"),
@@ -69,6 +70,9 @@ mod tests {
             ("s3://me:hu,sh/pw@demo", "s3://[redacted]@demo"),
             ("file://me:hush@h/x", "file://[redacted]@h/x"),
             ("file:///srv/a@b", "file:///srv/a@b"),
+            ("file:///srv/a@b/c@d", "file:///srv/a@b/c@d"),
+            ("file:///srv/files://u:hush@h", "file://[redacted]@h"),
+            ("nats://a@h,file:///u:hush@h", "nats://[redacted]@h,file://[redacted]@h"),
             ("s3://bucket/prefix", "s3://bucket/prefix"),
         ] {
             assert_eq!(without_credentials(text), clean);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::gantry::{Chunk, Link, Output, Pin, Receiver, Span, receiver, subject};
+use crate::gantry::{Chunk, Link, Output, Pin, Prefix, Receiver, Span, receiver, subject};
 use crate::machine::{Number, Position, Said};
 
 #[derive(Arbitrary, Debug)]
@@ -41,6 +41,7 @@ pub(crate) fn run(data: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
     let window_max = input.window_max.0 % HELD_MAX + 1;
     let settings = receiver::Settings {
+        prefix: Prefix::default(),
         window_initial: input.window_initial.0 % HELD_MAX,
         window_max,
         chunk_max: input.chunk_max.0 % HELD_MAX,
@@ -180,10 +181,7 @@ impl World {
     }
 }
 
-/// Whether the machine checks the control subject that a relay states.
-const IS_CONTROL_CHECKED: bool = false;
-
 /// Returns whether the subject is the one to which the relay of [`Said`] hears control messages.
 fn is_control_of_ours(subject: &str) -> bool {
-    !IS_CONTROL_CHECKED || (subject.starts_with("gantry.v1.ctl.relay.") && subject::is_literal(subject))
+    subject.starts_with("gantry.v1.ctl.relay.") && subject::is_literal(subject)
 }
