@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::answer::ListPage;
-use super::error::Malformed;
+use super::error::{Code, Malformed, WireError};
 use super::limits::{
     CHECKSUM_MAX_BYTES, DESCRIPTION_MAX_BYTES, METADATA_MAX_BYTES, OFFSET_MAX, PAGE_MAX, PART_RUNS_MAX,
     SERVICE_MAX_BYTES, TOKEN_MAX_BYTES, VERSION_MAX_BYTES,
@@ -39,8 +39,22 @@ pub fn object(object: &ObjectInfo) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Leaves out what a store says of an object beyond the bounds, if the object can be delivered without it.
-pub fn trim(object: &mut ObjectInfo) {
+/// Makes a store's description of an object one that may be sent: leaves out what is beyond the bounds, if the object can
+/// be delivered without it.
+///
+/// # Errors
+/// A final `store_unavailable` that names the member, if the object can't be delivered without it. A consumer would reject
+/// the description and ask again in vain.
+pub fn make_sendable(object: &mut ObjectInfo) -> Result<(), WireError> {
+    trim(object);
+
+    self::object(object).map_err(|malformed| WireError {
+        retryable: false,
+        ..WireError::new(Code::StoreUnavailable, format!("the store's description is unusable: {malformed}"))
+    })
+}
+
+fn trim(object: &mut ObjectInfo) {
     let fits = |text: &String| text.len() <= DESCRIPTION_MAX_BYTES;
     object.content_type = object.content_type.take().filter(fits);
     object.last_modified = object.last_modified.take().filter(fits);
@@ -206,6 +220,16 @@ mod tests {
             ListPage { next: Some("t".to_owned()), ..good },
         ] {
             assert!(page(&wrong, &request).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_description_that_no_consumer_accepts_is_a_final_error() {
+        for etag in ["", "\"a\u{9b}31m\"", &"x".repeat(VERSION_MAX_BYTES + 1)] {
+            let mut object = good();
+            object.etag = etag.to_owned();
+            let error = make_sendable(&mut object).unwrap_err();
+            assert!(!error.retryable && error.message.contains("`etag`"), "{error:?}");
         }
     }
 

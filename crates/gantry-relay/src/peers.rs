@@ -110,21 +110,21 @@ impl Comparison {
 
     async fn compare_at_intervals(&self) {
         let inbox = inbox(self.subjects.instance());
-        let mut answers = match self.bus.subscribe(&inbox, None).await {
-            Ok(answers) => answers,
-            Err(error) => return debug!(%error, "not comparing stores with other relays"),
-        };
-
         let mut warned = HashSet::new();
         sleep(FIRST_LOOK).await;
         loop {
-            self.compare(&inbox, &mut answers, &mut warned).await;
+            // Only for as long as answers are read: anyone may publish to the inbox, and unread messages fill the memory.
+            match self.bus.subscribe(&inbox, None).await {
+                Ok(answers) => self.compare(&inbox, answers, &mut warned).await,
+                Err(error) => return debug!(%error, "not comparing stores with other relays"),
+            }
+
             let later = SPREAD.mul_f64(f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 256.0);
             sleep(INTERVAL + later).await;
         }
     }
 
-    async fn compare(&self, inbox: &str, answers: &mut Subscription, warned: &mut HashSet<(StoreName, String)>) {
+    async fn compare(&self, inbox: &str, mut answers: Subscription, warned: &mut HashSet<(StoreName, String)>) {
         let question = Message { subject: info_subject(), reply: Some(inbox.to_owned()), ..Message::default() };
         if self.bus.publish(question).await.is_err() {
             return;
@@ -138,6 +138,8 @@ impl Comparison {
                 differing.extend(self.differences(&answer.payload));
             }
         }
+
+        drop(answers);
 
         for store in self.stores.names() {
             let count = differing.iter().filter(|difference| difference.store == store).count();
@@ -266,5 +268,23 @@ mod tests {
 
         let counted = differing(&one);
         assert!((1..=i64::try_from(ANSWERS_MAX).unwrap()).contains(&counted), "{counted}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hears_its_inbox_only_during_a_comparison() {
+        let folder = tempfile::tempdir().unwrap();
+        let network = MemoryNetwork::new(1);
+        let _one = relay(&network, folder.path()).await;
+        let stranger = network.connect();
+        let mut questions = stranger.subscribe(&info_subject(), None).await.unwrap();
+        let inbox = questions.next().await.unwrap().reply.unwrap();
+        sleep(ANSWERS_WITHIN * 2).await;
+
+        let mut bounced = stranger.subscribe("_INBOX.bounced", None).await.unwrap();
+        let reply = Some("_INBOX.bounced".to_owned());
+        stranger.publish(Message { subject: inbox, reply, ..Message::default() }).await.unwrap();
+
+        let status = timeout_at(Instant::now() + ANSWERS_WITHIN, bounced.next()).await.unwrap().unwrap().status;
+        assert_eq!(status, Some(503));
     }
 }

@@ -203,7 +203,7 @@ async fn answer_query(requester: &Requester, query: Query, store: &dyn Store, pa
 async fn stat(store: &dyn Store, payload: &[u8]) -> Result<bytes::Bytes, WireError> {
     let request = StatRequest::parse(payload)?;
     let mut object = store.stat(&request.key, &request.pin).await.map_err(|error| error.to_wire())?;
-    check::trim(&mut object);
+    check::make_sendable(&mut object)?;
     Ok(json(&object))
 }
 

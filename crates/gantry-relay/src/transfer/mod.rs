@@ -47,7 +47,9 @@ pub(crate) async fn run(
 
 /// Sends an opened object.
 async fn serve(delivery: &Delivery, mut opened: Opened, request: GetRequest, entry: Entry) {
-    check::trim(&mut opened.object);
+    if let Err(error) = check::make_sendable(&mut opened.object) {
+        return delivery.requester.refuse(request.context, &error).await;
+    }
     let Some(range) = request.span().resolve(opened.object.size) else {
         let error = store::Error::Range { start: request.start, size: opened.object.size };
         return delivery.requester.refuse(request.context, &error.to_wire()).await;

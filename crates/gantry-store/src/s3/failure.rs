@@ -84,9 +84,9 @@ impl Failure {
 
 /// Reads an answer that should be what was asked for, but does not parse.
 fn unreadable(response: &HttpResponse, what: &About, cause: &str) -> Failure {
-    // A page in place of a listing. What it says is of no interest.
-    let is_listing = response.body().bytes().is_none_or(witness::is_listing);
-    if witness::is_foreign(response) || !is_listing {
+    // A page in place of a listing. Its contents do not matter. The answer to a HEAD has no body.
+    let has_page = response.body().bytes().is_some_and(|body| !body.is_empty() && !witness::is_listing(body));
+    if witness::is_foreign(response) || (has_page && !witness::has_own_header(response)) {
         return Failure::foreign(what);
     }
     Failure::is_final(Error::Protocol(what.with_cause("S3 gave an answer that can't be read", cause)))

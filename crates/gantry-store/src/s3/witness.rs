@@ -66,7 +66,8 @@ pub(super) fn is_listing(body: &[u8]) -> bool {
     rest.starts_with("<ListBucketResult")
 }
 
-fn has_own_header(response: &HttpResponse) -> bool {
+/// Returns whether an answer has a header that only S3 servers send.
+pub(super) fn has_own_header(response: &HttpResponse) -> bool {
     response.headers().iter().any(|(name, _)| OWN_HEADERS.iter().any(|own| name.starts_with(own)))
         || response.headers().get("server") == Some("AmazonS3")
 }
