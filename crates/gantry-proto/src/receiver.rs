@@ -57,13 +57,16 @@ const PROBE_MIN: Duration = Duration::from_millis(50);
 /// milliseconds.
 const CONTROL_AGAIN: Duration = Duration::from_millis(50);
 
-/// How soon a control message that is followed by silence is sent again, at the earliest and at the latest. The pause
-/// doubles with each repeat.
-const CONTROL_LOST: Duration = Duration::from_millis(100);
+/// How soon a control message that is followed by silence is sent again, at the earliest and at the latest.
+const CONTROL_LOST: Duration = Duration::from_millis(50);
 const CONTROL_LOST_MAX: Duration = Duration::from_secs(1);
 
-/// How often a control message that is followed by silence is sent again.
-const CONTROL_REPEATS: u32 = 3;
+/// How often a control message that is followed by silence is sent again: until about the relay's next beat. A relay under
+/// a flood of malformed messages hears one of several.
+const CONTROL_REPEATS: u32 = 8;
+
+/// After how many repeats the pause between them doubles.
+const CONTROL_REPEATS_AT_ONE_PACE: u32 = 4;
 
 /// The longest pause between requests that meet nobody before any relay has accepted: a relay that somebody makes connect
 /// anew again and again hears one of several.
@@ -990,7 +993,7 @@ impl Transfer {
         let is_unanswered = self.is_blocked && self.last_control >= self.silence.since();
         if is_unanswered && (1..=CONTROL_REPEATS).contains(&self.unanswered_controls) {
             // It may have been lost with the connection on which the relay hears us, and it is all that the relay waits for.
-            let doublings = self.unanswered_controls - 1;
+            let doublings = (self.unanswered_controls - 1) / CONTROL_REPEATS_AT_ONE_PACE;
             return self.last_control.saturating_add(self.again_after.saturating_mul(1 << doublings));
         }
 

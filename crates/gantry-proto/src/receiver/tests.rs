@@ -888,7 +888,7 @@ mod credit {
 
         let sent = pair.run(START + 900 * MS);
 
-        let expected = [102, 302, 702].map(|at| (START + at * MS, credit(transfer(1), 300)));
+        let expected = [52, 102, 152, 202, 302, 402, 502, 602].map(|at| (START + at * MS, credit(transfer(1), 300)));
         assert_eq!(sent, expected);
     }
 
