@@ -102,7 +102,7 @@ def run(program, target, seconds, scratch):
     output = process.stdout
     counters = re.search(r"\((\d+) inline 8-bit counters\)", output)
     if not counters or int(counters[1]) < 1000:
-        sys.exit(f"run.py: {program} has no coverage counters: touch src/lib.rs and fuzz/src/lib.rs, and run this again\n{output[-2000:]}")
+        sys.exit(f"run.py: {program} has no coverage counters: touch src/lib.rs crates/*/src/lib.rs fuzz/src/lib.rs, and run this again\n{output[-2000:]}")
     if process.returncode != 0:
         print(output[-8000:], flush=True)
     executions = re.search(r"stat::number_of_executed_units:\s*(\d+)", output)

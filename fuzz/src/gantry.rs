@@ -14,14 +14,15 @@ pub(crate) use gantry_proto::receiver::{self, Link, Output, Receiver};
 pub(crate) use gantry_proto::sender::{self, Sender};
 pub(crate) use gantry_proto::subject::{self, DeliveryAllow, Operation, Prefix};
 pub(crate) use gantry_proto::{
-    Accepted, Body, Checksum, ChecksumAlgorithm, ChecksumKind, Code, Control, End, GetRequest, Headers, Key, ListPage,
-    ListRequest, ObjectInfo, PartRun, Pin, Span, StatRequest, StoreName, TransferId, WireError, printable,
+    Accepted, Body, Checksum, ChecksumAlgorithm, ChecksumKind, Code, Control, End, GetRequest, Headers, Key, ListEntry,
+    ListPage, ListRequest, ObjectInfo, PartRun, Pin, Span, StatRequest, StoreName, TransferId, WireError, check,
+    limits, printable,
 };
-pub(crate) use gantry_relay::metrics::RelayMetrics;
+pub(crate) use gantry_relay::metrics::{RelayMetrics, StoreLabel};
 pub(crate) use gantry_relay::shutdown::Shutdown;
 pub(crate) use gantry_relay::{self as relay, Relay};
-pub(crate) use gantry_store::Store;
 pub(crate) use gantry_store::budget::Budget;
 pub(crate) use gantry_store::s3::{self, S3Store, fuzzing as pretended_s3};
+pub(crate) use gantry_store::{Error as StoreError, Opened, Store};
 pub(crate) use gantry_testing::bus::MemoryNetwork;
 pub(crate) use gantry_testing::store::MemoryStore;

@@ -20,6 +20,7 @@ pub struct Target {
 /// Every target.
 pub const TARGETS: &[Target] = &[
     Target { name: "addresses", run: targets::addresses::run },
+    Target { name: "check", run: targets::check::run },
     Target { name: "client", run: targets::client::run },
     Target { name: "config", run: targets::config::run },
     Target { name: "context", run: targets::context::run },

@@ -1,5 +1,5 @@
-//! All fuzz targets in one program for libFuzzer, which `GANTRY_FUZZ_TARGET` chooses from: a program for each would be
-//! linked sixteen times. Run it by `make fuzz`.
+//! All fuzz targets in one program for libFuzzer. `GANTRY_FUZZ_TARGET` names the target to run. A program for each would
+//! take a link of its own. Run it by `make fuzz`.
 
 #![no_main]
 

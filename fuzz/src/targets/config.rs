@@ -1,5 +1,7 @@
 //! A configuration file of any content, and variables: read, or refused with all that is wrong.
 
+use std::path::Path;
+
 use crate::gantry::config::Sources;
 use crate::runtime;
 
@@ -27,6 +29,17 @@ pub(crate) fn run(data: &[u8]) {
             }
             Err(error) => assert!(!error.to_string().is_empty()),
         }
-        assert!(effective.iter().all(|line| !line.to_string().is_empty()));
+        for line in effective {
+            assert!(!line.to_string().is_empty());
+            check_origin(&line.origin, file, data);
+        }
     }
+}
+
+/// A setting from the file comes from one of its lines.
+fn check_origin(origin: &str, file: &Path, data: &[u8]) {
+    let Some(line) = origin.strip_prefix(&format!("{}:", file.display())) else { return };
+    let lines = data.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line = line.parse::<usize>().expect("a line number follows the file");
+    assert!((1..=lines).contains(&line), "line {line} of {lines}");
 }

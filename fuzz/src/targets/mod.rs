@@ -1,6 +1,7 @@
 //! The targets, one a file.
 
 pub(crate) mod addresses;
+pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod context;

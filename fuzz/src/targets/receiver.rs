@@ -68,6 +68,7 @@ pub(crate) fn run(data: &[u8]) {
         written: start,
         position: Position { start, seq: 0, offset: start },
         granted: start,
+        controlled: 0,
         window_max,
     };
     world.settle();
@@ -86,7 +87,10 @@ struct World {
     written: u64,
     /// What an honest relay would send next.
     position: Position,
+    /// Up to where the relay may send in this transfer.
     granted: u64,
+    /// The credit of this transfer's last control message.
+    controlled: u64,
     window_max: u64,
 }
 
@@ -158,7 +162,7 @@ impl World {
             Output::Request(request) => {
                 assert_eq!(request.start, self.receiver.next_offset());
                 assert_eq!(request.end, self.end);
-                self.grant(request.credit.unwrap_or_default());
+                self.begin_transfer(request.credit.unwrap_or_default());
                 self.position = Position { start: request.start, seq: 0, offset: request.start };
             }
             Output::Control { subject, control } => {
@@ -174,10 +178,24 @@ impl World {
         }
     }
 
+    /// Takes the credit of a request. It is below the request's start if the window shrank while bytes wait to be written.
+    fn begin_transfer(&mut self, credit: u64) {
+        self.check_window(credit);
+        self.granted = credit.max(self.receiver.next_offset());
+        self.controlled = 0;
+    }
+
+    /// Takes the credit of a control message, which never falls within a transfer.
     fn grant(&mut self, credit: u64) {
-        assert!(credit >= self.granted.min(self.receiver.next_offset()), "credit falls");
-        assert!(credit.saturating_sub(self.written) <= self.window_max, "credit runs ahead of what was written");
+        assert!(credit >= self.controlled, "credit falls");
+        self.check_window(credit);
+        self.controlled = credit;
         self.granted = self.granted.max(credit);
+    }
+
+    fn check_window(&self, credit: u64) {
+        let ahead = credit.saturating_sub(self.written);
+        assert!(ahead <= self.window_max, "credit runs ahead of what was written");
     }
 }
 

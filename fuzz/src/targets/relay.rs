@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 
-use crate::gantry::{Bus, MemoryNetwork, MemoryStore, Message, Relay, RelayMetrics, Shutdown, Store, StoreName, relay};
+use crate::gantry::{
+    Bus, Key, ListPage, ListRequest, MemoryNetwork, MemoryStore, Message, ObjectInfo, Opened, Pin, Relay, RelayMetrics,
+    Shutdown, Span, Store, StoreError, StoreLabel, StoreName, relay,
+};
 use crate::machine::{Number, headers, pattern};
 use crate::runtime;
 
@@ -32,6 +36,8 @@ enum To {
     List,
     Control,
     Ping,
+    /// Where the relay takes the answers of other relays.
+    Peers,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -44,9 +50,30 @@ enum Reply {
 #[derive(Arbitrary, Debug)]
 enum Payload {
     Raw(Vec<u8>),
-    Get { start: Number, end: Option<Number>, credit: Option<Number>, chunk_max: Option<Number>, context: String },
-    List { prefix: String, limit: Number, token: Option<String> },
-    Control { credit: Number, cancel: bool },
+    Get {
+        start: Number,
+        end: Option<Number>,
+        credit: Option<Number>,
+        chunk_max: Option<Number>,
+        context: String,
+    },
+    List {
+        prefix: String,
+        limit: Number,
+        token: Option<String>,
+    },
+    Control {
+        credit: Number,
+        cancel: bool,
+    },
+    /// What another relay says of its stores.
+    Peer {
+        id: String,
+        prefix: Option<String>,
+        host: String,
+        store: Option<String>,
+        fingerprint: String,
+    },
 }
 
 const OBJECT_BYTES: u16 = 5000;
@@ -65,14 +92,16 @@ async fn play(input: Input) {
     let options = relay::Options { idle_timeout: Duration::from_secs(2), ..relay::Options::default() };
     let budget = options.budget.clone();
     let shutdown = Shutdown::default();
-    let stores = relay::Stores::from([(name, store as Arc<dyn Store>)]);
-    let relay = Relay::start(bus, stores, options, Arc::new(RelayMetrics::default()), shutdown.clone()).await;
+    let stores = relay::Stores::from([(name, Arc::new(Placed(store)) as Arc<dyn Store>)]);
+    let metrics = Arc::new(RelayMetrics::default());
+    let relay = Relay::start(bus, stores, options, Arc::clone(&metrics), shutdown.clone()).await;
     let relay = relay.expect("the relay starts");
 
     let mut heard = peer.subscribe(">", None).await.expect("the bus takes it");
-    let mut published = 0_usize;
+    let (mut published, mut peers) = (0_usize, 0_i64);
     for sent in input.messages.into_iter().take(20) {
         let wait = Duration::from_millis(sent.wait_ms.into());
+        peers += i64::from(matches!(sent.to, To::Peers));
         let message = sent.message(relay.instance());
         if peer.publish(message.clone()).await.is_ok() {
             published += 1;
@@ -84,6 +113,8 @@ async fn play(input: Input) {
     // Another consumer is served as if nothing had been.
     assert_eq!(download(&*peer).await, pattern(0, OBJECT_BYTES), "after {published} messages");
     tokio::time::sleep(Duration::from_secs(10)).await;
+    let differing = metrics.store_differing.get_or_create(&StoreLabel { store: "s".to_owned() }).get();
+    assert!((0..=peers).contains(&differing), "{differing} relays differ after {peers} answers");
     assert_eq!(relay.transfers_active(), 0, "a transfer outlives its consumer");
     assert_eq!(budget.reserved_bytes(), 0, "memory stays reserved");
     shutdown.drain.cancel();
@@ -120,6 +151,32 @@ async fn download(peer: &dyn Bus) -> bytes::Bytes {
     all.into()
 }
 
+/// A store with a place of its own, so that the relay compares it with those of other relays.
+#[derive(Debug)]
+struct Placed(Arc<MemoryStore>);
+
+impl Store for Placed {
+    fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, StoreError>> {
+        self.0.open(key, pin, span)
+    }
+
+    fn stat<'a>(&'a self, key: &'a Key, pin: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, StoreError>> {
+        self.0.stat(key, pin)
+    }
+
+    fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, StoreError>> {
+        self.0.list(request)
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.probe()
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        Some("here".to_owned())
+    }
+}
+
 impl Sent {
     fn message(self, instance: &str) -> Message {
         let subject = match self.to {
@@ -128,6 +185,7 @@ impl Sent {
             To::List => "gantry.v1.list.s".to_owned(),
             To::Control => format!("gantry.v1.ctl.{instance}.00000000-0000-0000-0000-000000000001"),
             To::Ping => "$SRV.STATS.gantry".to_owned(),
+            To::Peers => format!("_INBOX.gantry-peers.{instance}"),
         };
         let reply = match self.reply {
             Reply::Inbox => Some("_INBOX.peer".to_owned()),
@@ -148,6 +206,12 @@ impl Sent {
             }
             Payload::Control { credit, cancel } => {
                 serde_json::json!({ "credit": credit.0, "cancel": cancel }).to_string().into_bytes()
+            }
+            Payload::Peer { id, prefix, host, store, fingerprint } => {
+                let (prefix, store) = (prefix.as_deref().unwrap_or("gantry"), store.as_deref().unwrap_or("s"));
+                let endpoint = serde_json::json!({ "metadata": { "store": store, "fingerprint": fingerprint } });
+                let metadata = serde_json::json!({ "prefix": prefix, "host": host });
+                serde_json::json!({ "id": id, "metadata": metadata, "endpoints": [endpoint] }).to_string().into_bytes()
             }
         };
         Message { subject, reply, headers: headers(&self.headers), payload: payload.into(), status: None }

@@ -1,0 +1,153 @@
+//! What a relay states of objects, of pages and of itself: accepted only within the protocol's bounds, and within them
+//! after a relay has trimmed what its store says.
+
+use arbitrary::{Arbitrary, Unstructured};
+
+use crate::gantry::{
+    Checksum, ChecksumAlgorithm, ChecksumKind, Key, ListEntry, ListPage, ListRequest, ObjectInfo, PartRun, check,
+    limits,
+};
+use crate::machine::{Number, object};
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    object: Stated,
+    page: Page,
+    service: Vec<u8>,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Stated {
+    size: Number,
+    etag: Text,
+    version_id: Option<Text>,
+    content_type: Option<Text>,
+    metadata: Vec<(Text, Text)>,
+    checksum: Option<(Text, u16)>,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Page {
+    prefix: String,
+    limit: Option<u16>,
+    token: Option<Text>,
+    entries: Vec<(Name, Number)>,
+    prefixes: Vec<Name>,
+    next: Option<Text>,
+    omitted: u64,
+}
+
+/// Text that may be too long.
+#[derive(Arbitrary, Debug)]
+struct Text {
+    text: String,
+    times: u16,
+}
+
+/// A name, usually below the prefix that was asked for.
+#[derive(Arbitrary, Debug)]
+struct Name {
+    is_below: bool,
+    rest: Text,
+}
+
+pub(crate) fn run(data: &[u8]) {
+    let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
+    check_object(input.object.info());
+    check_page(&input.page);
+    check_service(&input.service);
+}
+
+fn check_object(mut info: ObjectInfo) {
+    let was_good = check::object(&info).is_ok();
+    let before = info.clone();
+    check::trim(&mut info);
+
+    if was_good {
+        assert_eq!(info, before, "a valid description is trimmed");
+    }
+    let needed = (info.size, &info.etag, &info.version_id);
+    assert_eq!(needed, (before.size, &before.etag, &before.version_id), "what can't be missing is trimmed");
+    if check::object(&info).is_ok() {
+        assert!(info.size <= limits::OFFSET_MAX);
+        assert!((1..=limits::VERSION_MAX_BYTES).contains(&info.etag.len()));
+    } else {
+        // Only what identifies the version can still be wrong.
+        let rest = ObjectInfo { size: 0, etag: "e".to_owned(), version_id: None, ..info };
+        assert_eq!(check::object(&rest), Ok(()));
+    }
+}
+
+fn check_page(input: &Page) {
+    let request = ListRequest {
+        prefix: input.prefix.clone(),
+        limit: input.limit.map(u32::from),
+        token: input.token.as_ref().map(Text::text),
+        ..ListRequest::default()
+    };
+    let entries = input.entries.iter().take(50).map(|(name, size)| ListEntry {
+        key: name.text(&input.prefix),
+        size: size.0,
+        etag: None,
+        last_modified: None,
+    });
+    let mut page = ListPage {
+        entries: entries.collect(),
+        prefixes: input.prefixes.iter().take(50).map(|name| name.text(&input.prefix)).collect(),
+        next: input.next.as_ref().map(Text::text),
+        omitted: input.omitted,
+    };
+    let was_good = check::page(&page, &request).is_ok();
+    let before = page.clone();
+
+    check::trim_page(&mut page, &request.prefix);
+    let left_out = before.entries.len() + before.prefixes.len() - page.entries.len() - page.prefixes.len();
+    assert_eq!(page.omitted, before.omitted.saturating_add(left_out as u64));
+    assert!(!was_good || page == before, "a valid page is trimmed");
+    let mut names = page.entries.iter().map(|entry| &entry.key).chain(&page.prefixes);
+    assert!(names.all(|name| name.starts_with(&request.prefix) && name.parse::<Key>().is_ok()), "{page:?}");
+    if check::page(&page, &request).is_ok() {
+        assert!(page.entries.iter().all(|entry| entry.size <= limits::OFFSET_MAX));
+        assert!(page.next.is_none() || page.next != request.token, "a listing without an end");
+    }
+}
+
+fn check_service(body: &[u8]) {
+    drop(check::service_prefix(body));
+    let text = String::from_utf8_lossy(body);
+    let answer = serde_json::json!({ "name": "gantry", "metadata": { "prefix": text } }).to_string();
+    let prefix = check::service_prefix(answer.as_bytes());
+    assert!(prefix.is_none_or(|prefix| prefix == text));
+}
+
+impl Stated {
+    fn info(&self) -> ObjectInfo {
+        ObjectInfo {
+            size: self.size.0,
+            etag: self.etag.text(),
+            version_id: self.version_id.as_ref().map(Text::text),
+            content_type: self.content_type.as_ref().map(Text::text),
+            metadata: self.metadata.iter().take(10).map(|(name, value)| (name.text(), value.text())).collect(),
+            checksum: self.checksum.as_ref().map(|(value, runs)| Checksum {
+                algorithm: ChecksumAlgorithm::Crc32c,
+                kind: ChecksumKind::Composite,
+                value: value.text(),
+                parts: vec![PartRun { count: 1, size: 1 }; usize::from(*runs)],
+            }),
+            ..object()
+        }
+    }
+}
+
+impl Text {
+    fn text(&self) -> String {
+        self.text.repeat(usize::from(self.times % 200))
+    }
+}
+
+impl Name {
+    fn text(&self, prefix: &str) -> String {
+        let rest = self.rest.text();
+        if self.is_below { format!("{prefix}{rest}") } else { rest }
+    }
+}
