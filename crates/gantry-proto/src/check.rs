@@ -54,7 +54,8 @@ pub fn make_sendable(object: &mut ObjectInfo) -> Result<(), WireError> {
     })
 }
 
-fn trim(object: &mut ObjectInfo) {
+/// Leaves out what a store says of an object beyond the bounds, if the object can be delivered without it.
+pub fn trim(object: &mut ObjectInfo) {
     let fits = |text: &String| text.len() <= DESCRIPTION_MAX_BYTES;
     object.content_type = object.content_type.take().filter(fits);
     object.last_modified = object.last_modified.take().filter(fits);
