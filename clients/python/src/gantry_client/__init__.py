@@ -33,7 +33,7 @@ from .errors import (
 from .protocol import Checksum, ListEntry, ListPage, ObjectInfo
 from .verify import Verification
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BadRequestError",
