@@ -1,59 +1,59 @@
-//! The JSON bodies that a relay sends: the acceptance and the end of a transfer, and pages of listings.
+//! The JSON bodies that a relay sends: acceptance and end of a transfer, and pages of listings.
 
 use serde::{Deserialize, Serialize};
 
 use super::names::TransferId;
 use super::object::ObjectInfo;
 
-/// The relay's answer to a `get` that it takes.
+/// The relay's answer to a `get` that it accepts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// The transfer's identity.
+    /// The transfer's id.
     pub transfer: TransferId,
     /// The relay's service id.
     pub instance: String,
-    /// Where credit and cancel go.
+    /// The subject for credit and cancel messages.
     pub control: String,
-    /// The object, and the version that every byte of the transfer comes from.
+    /// The object, in the version that every byte of the transfer comes from.
     #[serde(flatten)]
     pub object: ObjectInfo,
     /// The first byte that will be sent.
     pub start: u64,
-    /// The exclusive end of what will be sent.
+    /// The exclusive end of the range that will be sent.
     pub end: u64,
-    /// The absolute offset up to which the relay sends at once: the request's `credit`, clamped.
+    /// The initial credit: the request's `credit`, clamped. An absolute offset.
     pub credit: u64,
-    /// How far past what it has sent the relay lets credit reach, in bytes.
+    /// How far credit may exceed what the relay has sent, in bytes.
     pub window_max: u64,
     /// The largest chunk payload, in bytes.
     pub chunk_max: u64,
-    /// The longest silence of a living relay, in milliseconds.
+    /// The longest silence of a live relay, in milliseconds.
     pub beat_ms: u64,
-    /// How long the relay waits for any control message: always when the request has `keeps_alive`, else while it may
-    /// not send. In milliseconds.
+    /// How long the relay waits for a control message, in milliseconds: while it is blocked on credit, or at all times
+    /// if the request has `keeps_alive`.
     pub idle_ms: u64,
 }
 
-/// Says that every chunk has been sent.
+/// The end of a transfer: every chunk has been sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// How many chunks the transfer had.
+    /// The number of chunks in the transfer.
     pub chunks: u64,
-    /// How many bytes they held.
+    /// The number of bytes in the chunks.
     pub bytes: u64,
 }
 
 /// One page of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListPage {
-    /// Objects, ascending by the key's UTF-8 bytes.
+    /// The objects, in ascending order of their keys' UTF-8 bytes.
     pub entries: Vec<ListEntry>,
-    /// Folded prefixes, each ending in `/`, ascending.
+    /// The folded prefixes, each ending in `/`, in ascending order.
     pub prefixes: Vec<String>,
-    /// What to send as `token` for the next page; absent on the last one.
+    /// The `token` of the next page; absent on the last page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// How many keys and folded prefixes of this page are left out, since no JSON text or no request can name them.
+    /// The number of keys and folded prefixes omitted from this page because JSON or a request can't represent them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub omitted: u64,
 }
@@ -70,10 +70,10 @@ pub struct ListEntry {
     pub key: String,
     /// Its size in bytes.
     pub size: u64,
-    /// Its `ETag`, where the listing gives one.
+    /// Its `ETag`, if the listing contains one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    /// When it was written, RFC 3339 in UTC.
+    /// When it was last modified, RFC 3339 in UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Whether what a relay tells of objects and of itself is within the bounds of [`limits`](super::limits).
+//! Checks what a relay reports about objects and about itself against the bounds in [`limits`](super::limits).
 
 use serde::Deserialize;
 
@@ -39,12 +39,11 @@ pub fn object(object: &ObjectInfo) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Makes a store's description of an object one that may be sent: leaves out what is beyond the bounds, if the object can
-/// be delivered without it.
+/// Prepares a store's description of an object for sending: removes optional members that are out of bounds.
 ///
 /// # Errors
-/// A final `store_unavailable` that names the member, if the object can't be delivered without it. A consumer would reject
-/// the description and ask again in vain.
+/// A `store_unavailable` that is not retryable and names the member, if a required member is out of bounds: a consumer
+/// would reject the description, and retries would fail as well.
 pub fn make_sendable(object: &mut ObjectInfo) -> Result<(), WireError> {
     trim(object);
 
@@ -54,7 +53,7 @@ pub fn make_sendable(object: &mut ObjectInfo) -> Result<(), WireError> {
     })
 }
 
-/// Leaves out what a store says of an object beyond the bounds, if the object can be delivered without it.
+/// Removes the optional members of an object's description that are out of bounds.
 pub fn trim(object: &mut ObjectInfo) {
     let fits = |text: &String| text.len() <= DESCRIPTION_MAX_BYTES;
     object.content_type = object.content_type.take().filter(fits);
@@ -65,10 +64,10 @@ pub fn trim(object: &mut ObjectInfo) {
     object.checksum = object.checksum.take().filter(is_bounded);
 }
 
-/// Checks an answer to `request`.
+/// Checks a page that answers `request`.
 ///
 /// # Errors
-/// [`Malformed`] says what no relay that holds to the protocol sends.
+/// [`Malformed`] describes the violation of the protocol.
 pub fn page(page: &ListPage, request: &ListRequest) -> Result<(), Malformed> {
     let limit = usize::try_from(request.limit.unwrap_or(PAGE_MAX).min(PAGE_MAX)).unwrap_or(usize::MAX);
     let count = page.entries.len().saturating_add(page.prefixes.len());
@@ -89,8 +88,8 @@ pub fn page(page: &ListPage, request: &ListRequest) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Leaves out the names of a store's page that are not keys, and counts them as omitted: a consumer would reject the
-/// whole page for one of them.
+/// Removes names that are not valid keys from a store's page, and counts them as omitted. A consumer would reject the
+/// whole page because of one of them.
 pub fn trim_page(page: &mut ListPage, prefix: &str) {
     let before = page.entries.len() + page.prefixes.len();
     page.entries.retain(|entry| is_listed(&entry.key, prefix));
@@ -100,8 +99,8 @@ pub fn trim_page(page: &mut ListPage, prefix: &str) {
     page.omitted = page.omitted.saturating_add((before - after) as u64);
 }
 
-/// Returns the subject prefix of the relay that answered a question to the service `gantry`; `None` when the answer is
-/// no relay's.
+/// Returns the subject prefix of the relay that sent this answer to `$SRV`, or `None` if the answer is not from a
+/// relay.
 #[must_use]
 pub fn service_prefix(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
@@ -122,7 +121,7 @@ pub fn service_prefix(body: &[u8]) -> Option<String> {
     (answer.name == "gantry").then_some(answer.metadata.prefix)
 }
 
-/// Whether a text can stand in a request's `if_match` or `version_id`.
+/// Returns whether a text is a valid `if_match` or `version_id`.
 fn is_version(text: &str) -> bool {
     (1..=VERSION_MAX_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
 }

@@ -1,4 +1,4 @@
-//! What stands beside a chunk's bytes.
+//! Chunks and their checksums.
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ pub fn crc(payload: &[u8]) -> u64 {
 /// specification, "64b CRC".
 const POLYNOMIAL: u64 = 0x9a6c_9329_ac4b_c9b5;
 
-/// `x^(8 * 2^i)` modulo the polynomial: what a byte string's checksum is multiplied by when `2^i` bytes follow.
+/// `x^(8 * 2^i)` modulo the polynomial: the factor for the checksum of a byte string that is followed by `2^i` bytes.
 const SHIFTS: [u64; 64] = {
     let mut shifts = [1 << 55; 64];
     let mut i = 1;
@@ -25,21 +25,21 @@ const SHIFTS: [u64; 64] = {
     shifts
 };
 
-/// Multiplies two polynomials, reflected, modulo that of CRC-64/NVME.
+/// Multiplies two reflected polynomials modulo the polynomial of CRC-64/NVME.
 const fn multiply(one: u64, mut other: u64) -> u64 {
     let mut product = 0;
     let mut bit = 64;
     while bit > 0 {
         bit -= 1;
-        // Masks and not branches: which bits are set is as good as random.
+        // Masks instead of branches, because the bits are effectively random and branches would be mispredicted.
         product ^= other & ((one >> bit) & 1).wrapping_neg();
         other = (other >> 1) ^ (POLYNOMIAL & (other & 1).wrapping_neg());
     }
     product
 }
 
-/// Returns the checksum of two byte strings put together, from theirs and the second one's length, in a microsecond:
-/// less than it takes to read a chunk again.
+/// Returns the checksum of two concatenated byte strings, given their checksums and the length of the second. Takes
+/// about a microsecond, which is less than reading a chunk again.
 #[must_use]
 pub fn join_crcs(first: u64, second: u64, second_len: u64) -> u64 {
     let shifted = SHIFTS
@@ -50,45 +50,45 @@ pub fn join_crcs(first: u64, second: u64, second_len: u64) -> u64 {
     shifted ^ second
 }
 
-/// One message's worth of an object's bytes.
+/// A contiguous part of an object's bytes, sent as one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// The chunk's position in its transfer: 0, 1, 2 and so on.
+    /// The chunk's sequence number within its transfer, starting at 0.
     pub seq: u64,
-    /// The absolute offset of the first byte in the object.
+    /// The absolute offset of the first byte within the object.
     pub offset: u64,
     /// CRC-64/NVME of the payload, as the sender computed it.
     pub crc: u64,
-    /// The bytes. Never empty.
+    /// The payload; never empty.
     pub payload: Bytes,
 }
 
 impl Chunk {
-    /// Makes a chunk, computing its checksum.
+    /// Creates a chunk and computes its checksum.
     #[must_use]
     pub fn new(seq: u64, offset: u64, payload: Bytes) -> Self {
         Self { seq, offset, crc: crc(&payload), payload }
     }
 
-    /// Returns whether the payload is what the sender computed the checksum of.
+    /// Returns whether the payload matches the checksum.
     #[must_use]
     pub fn is_intact(&self) -> bool {
         crc(&self.payload) == self.crc
     }
 
-    /// Returns the absolute exclusive end, or `None` when it does not fit.
+    /// Returns the absolute exclusive end offset, or `None` if it overflows.
     #[must_use]
     pub fn limit(&self) -> Option<u64> {
         u64::try_from(self.payload.len()).ok().and_then(|len| self.offset.checked_add(len))
     }
 }
 
-/// Writes a checksum as 16 lower-case hexadecimal digits.
+/// Formats a checksum as 16 lower-case hexadecimal digits.
 pub(super) fn crc_to_text(crc: u64) -> String {
     format!("{crc:016x}")
 }
 
-/// Reads what [`crc_to_text`] writes.
+/// Parses the format of [`crc_to_text`].
 pub(super) fn crc_from_text(text: &str) -> Result<u64, Malformed> {
     let exact = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     exact.then(|| u64::from_str_radix(text, 16).ok()).flatten().ok_or_else(|| {
@@ -112,7 +112,7 @@ mod tests {
             prop_assert_eq!(join_crcs(crc(&first), crc(&second), second.len() as u64), whole);
         }
 
-        /// Longer than anything that can be put into memory, against another's arithmetic.
+        /// Compares lengths that do not fit into memory with an independent implementation.
         #[test]
         fn any_length_may_follow(first: u64, second: u64, len: u64) {
             let theirs = crc_fast::checksum_combine(crc_fast::CrcAlgorithm::Crc64Nvme, first, second, len);

@@ -1,4 +1,4 @@
-//! Errors as they cross the wire.
+//! Errors on the wire.
 
 use std::time::Duration;
 
@@ -6,35 +6,35 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::{self, MESSAGE_MAX_BYTES};
 
-/// What went wrong, coarse enough to tell the caller what to do.
+/// The kind of an error, which determines what the caller should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// The request is malformed; sending it again can't help.
+    /// The request is malformed. Retrying it does not help.
     BadRequest,
     /// The store refuses access to the object.
     Denied,
-    /// There is no such store, bucket, key or version.
+    /// The store, bucket, key or version does not exist.
     NotFound,
     /// The object is no longer the version that the request pins.
     Changed,
-    /// The range starts past the object's end.
+    /// The range starts after the object's end.
     Range,
-    /// The relay heard nothing from the consumer for its idle timeout and ended the transfer.
+    /// The relay ended the transfer because it received nothing from the consumer within its idle timeout.
     Idle,
-    /// The relay is at one of its limits.
+    /// The relay has reached one of its limits.
     Busy,
-    /// The store does not answer, or answers with failures.
+    /// The store does not respond, or its responses are failures.
     StoreUnavailable,
     /// The relay is shutting down.
     Draining,
-    /// A defect of the relay, or a code that this build does not know.
+    /// A defect of the relay, or a code that is unknown to this build.
     #[serde(other)]
     Internal,
 }
 
 impl Code {
-    /// Every code, in the order of its number.
+    /// All codes, ordered by number.
     pub const ALL: [Self; 10] = [
         Self::BadRequest,
         Self::Denied,
@@ -48,7 +48,7 @@ impl Code {
         Self::Draining,
     ];
 
-    /// Returns the code's name as it stands in JSON.
+    /// Returns the code's name in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -65,7 +65,7 @@ impl Code {
         }
     }
 
-    /// Returns the number in `Nats-Service-Error-Code`, which follows HTTP's status codes.
+    /// Returns the number for `Nats-Service-Error-Code`, modelled on HTTP's status codes.
     #[must_use]
     pub const fn number(self) -> u16 {
         match self {
@@ -104,17 +104,17 @@ impl std::fmt::Display for Code {
 pub struct WireError {
     /// What the caller should do.
     pub code: Code,
-    /// One line for a person.
+    /// A one-line description for people.
     pub message: String,
     /// Whether the same request may succeed later or at another relay.
     pub retryable: bool,
-    /// How long to wait before the next try, in milliseconds.
+    /// How long to wait before a retry, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
 }
 
 impl WireError {
-    /// Makes an error of `code`, retryable as the code says.
+    /// Creates an error with this code, which also determines whether it is retryable.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let mut message = message.into();
@@ -122,13 +122,13 @@ impl WireError {
         Self { code, message, retryable: code.is_retryable(), retry_after_ms: None }
     }
 
-    /// Makes a `bad_request`.
+    /// Creates a `bad_request`.
     #[must_use]
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(Code::BadRequest, message)
     }
 
-    /// Adds how long to wait before the next try, at most [`limits::RETRY_AFTER_MAX`].
+    /// Sets how long to wait before a retry, at most [`limits::RETRY_AFTER_MAX`].
     #[must_use]
     pub fn with_retry_after_ms(mut self, retry_after_ms: u64) -> Self {
         let bounded = limits::retry_after(Duration::from_millis(retry_after_ms));
@@ -136,14 +136,14 @@ impl WireError {
         self
     }
 
-    /// Returns how long to wait before the next try, if the peer asks for that, at most [`limits::RETRY_AFTER_MAX`].
+    /// Returns how long the peer asks to wait before a retry, if it does, at most [`limits::RETRY_AFTER_MAX`].
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after_ms.map(|ms| limits::retry_after(Duration::from_millis(ms)))
     }
 }
 
-/// A name, key, subject, header or body that does not have the form that the protocol requires.
+/// A name, key, subject, header or body that violates the protocol's format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(String);

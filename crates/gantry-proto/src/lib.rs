@@ -1,8 +1,8 @@
-//! Protocol v1, without I/O, clock or randomness: messages, subjects, and the two state machines.
+//! Protocol v1 without I/O, clock or randomness: messages, subjects, and the two state machines.
 //!
 //! [`sender::Sender`] is the relay's side of one transfer and [`receiver::Receiver`] the consumer's side of one
-//! download. Both take inputs through `handle_*`, hand out outputs through `poll_*`, and are told the time.
-//! `docs/PROTOCOL.md` is the law that this module implements.
+//! download. Both take inputs through `handle_*` and return outputs through `poll_*`; the caller passes the time.
+//! `docs/PROTOCOL.md` is the specification.
 
 mod answer;
 pub mod check;
@@ -27,7 +27,7 @@ pub use names::{Key, StoreName, TransferId};
 pub use object::{Checksum, ChecksumAlgorithm, ChecksumKind, ObjectInfo, PartRun, Pin, Span};
 pub use request::{Control, GetRequest, ListRequest, StatRequest};
 
-/// The protocol's major version, the `v1` of every subject.
+/// The protocol's major version: the `v1` in every subject.
 pub const VERSION: u32 = 1;
 
 /// The largest request or control body, in bytes.
@@ -36,8 +36,8 @@ pub const REQUEST_MAX_BYTES: usize = 16 * 1024;
 /// The largest `context`, in bytes. It is repeated on every message of a transfer.
 pub const CONTEXT_MAX_BYTES: usize = 256;
 
-/// What headers, subject and reply may take of nats-server's `max_payload`, which counts headers too.
+/// The part of nats-server's `max_payload`, which includes headers, that is reserved for them.
 ///
-/// The largest header block of a chunk is 256 bytes of context and less than 300 of our own. 4 KiB also keeps a
-/// full frame just below a power of two, which spares the reader a regrown buffer.
+/// The largest header block of a chunk has 256 bytes of context and less than 300 bytes of Gantry's own headers. With
+/// 4 KiB, a full frame is also just below a power of two, so the reader's buffer need not grow again.
 pub const HEADERS_MAX_BYTES: usize = 4 * 1024;

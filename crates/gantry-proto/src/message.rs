@@ -1,4 +1,4 @@
-//! The messages of a transfer: NATS headers and payload, and what they mean.
+//! The messages of a transfer: their meaning, and their encoding as NATS headers and payload.
 
 use std::borrow::Cow;
 
@@ -12,29 +12,29 @@ use super::error::{Code, Malformed, WireError};
 use super::limits::{self, MESSAGE_MAX_BYTES, OFFSET_MAX};
 use super::names::TransferId;
 
-/// Says what a message of a transfer is: `accepted`, `chunk`, `beat`, `end`, `error` or `goaway`.
+/// The type of a transfer's message: `accepted`, `chunk`, `beat`, `end`, `error` or `goaway`.
 pub const TYPE: &str = "Gantry-Type";
-/// The transfer's id, on every message once there is one.
+/// The transfer's id, on every message once the transfer has one.
 pub const TRANSFER: &str = "Gantry-Transfer";
-/// A chunk's sequence number; on `beat` and `end` that of the next chunk.
+/// A chunk's sequence number; on `beat`, that of the next chunk.
 pub const SEQ: &str = "Gantry-Seq";
-/// A chunk's absolute offset; on `beat` and `end` that of the next byte.
+/// A chunk's absolute offset; on `beat`, that of the next byte.
 pub const OFFSET: &str = "Gantry-Offset";
 /// CRC-64/NVME of a chunk's payload, 16 lower-case hexadecimal digits.
 pub const CRC: &str = "Gantry-Crc";
-/// What a beating relay waits for: `credit` or `store`.
+/// What a relay that sends a beat is waiting for: `credit` or `store`.
 pub const WAIT: &str = "Gantry-Wait";
 /// The request's `context`, on every message of the transfer.
 pub const CONTEXT: &str = "Gantry-Context";
-/// The error message, by the NATS services API.
+/// The error message, as the NATS services API requires.
 pub const SERVICE_ERROR: &str = "Nats-Service-Error";
-/// The error's number, by the NATS services API.
+/// The error's number, as the NATS services API requires.
 pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 
-/// How much of what a peer sent is quoted in an error, in bytes.
+/// Maximum length of a quotation from a peer's message in an error, in bytes.
 const EXCERPT_MAX_BYTES: usize = 200;
 
-/// NATS headers, in the order in which they are written. Names are case-sensitive.
+/// NATS headers, in the order in which they are sent. Names are case-sensitive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(Cow<'static, str>, String)>);
 
@@ -55,57 +55,57 @@ impl Headers {
         self.0.iter().map(|(name, value)| (name.as_ref(), value.as_str()))
     }
 
-    /// Returns whether there is no header.
+    /// Returns whether there are no headers.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// Why a relay that beats sends no chunk.
+/// Why a relay sends a beat instead of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Everything that credit allows has been sent.
+    /// The relay has sent everything that credit allows.
     Credit,
-    /// The store has not yielded the next byte yet.
+    /// The store has not delivered the next byte yet.
     Store,
 }
 
-/// What one message of a transfer says.
+/// The content of one message of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// The request is taken.
+    /// The relay has accepted the request.
     Accepted(Box<Accepted>),
-    /// Bytes.
+    /// Bytes of the object.
     Chunk(Chunk),
-    /// The relay lives and has nothing to send.
+    /// The relay is alive but has nothing to send.
     Beat {
         /// The sequence number of the next chunk.
         seq: u64,
         /// The offset of the next byte.
         offset: u64,
-        /// What the relay waits for.
+        /// What the relay is waiting for.
         wait: Wait,
     },
     /// Every chunk has been sent.
     End(End),
-    /// The transfer failed, or was never taken.
+    /// The transfer failed, or the relay refused it.
     Error(WireError),
-    /// The relay is leaving: ask again, another will answer.
+    /// The relay is shutting down. A new request reaches another relay.
     Goaway,
 }
 
-/// What stands on every message of one transfer.
+/// The headers that all messages of one transfer share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// The transfer; `None` on an error that refuses a request.
+    /// The transfer's id; `None` on an error that refuses a request.
     pub transfer: Option<TransferId>,
     /// The request's `context`.
     pub context: Option<String>,
 }
 
 impl Envelope {
-    /// Writes a message of this transfer as headers and payload.
+    /// Encodes a message of this transfer as headers and payload.
     #[must_use]
     pub fn encode(&self, body: &Body) -> (Headers, Bytes) {
         let mut headers = Headers::default();
@@ -139,10 +139,10 @@ impl Envelope {
     }
 }
 
-/// Reads a message of a transfer.
+/// Decodes a message of a transfer.
 ///
 /// # Errors
-/// When it is not one of this protocol's.
+/// If the message violates the protocol.
 pub fn decode(headers: &Headers, payload: Bytes) -> Result<(Envelope, Body), Malformed> {
     let kind = required(headers, TYPE)?;
     let transfer = headers.get(TRANSFER).map(parse_transfer).transpose()?;
@@ -175,28 +175,28 @@ pub fn push_error(headers: &mut Headers, error: &WireError) {
     headers.push(SERVICE_ERROR_CODE, error.code.number().to_string());
 }
 
-/// Reads the error out of a reply, or `None` when the reply is none.
+/// Decodes the error in a reply, or returns `None` if the reply is not an error.
 ///
-/// A service error without our JSON body, as a proxy or another service would send it, becomes `internal`.
+/// A service error without Gantry's JSON body, such as one from a proxy or another service, becomes `internal`.
 #[must_use]
 pub fn error_of(headers: &Headers, payload: &Bytes) -> Option<WireError> {
     let message = headers.get(SERVICE_ERROR)?;
     Some(error_from_json(payload).unwrap_or_else(|_| WireError::new(Code::Internal, one_line(message))))
 }
 
-/// Encodes a value that always is JSON.
+/// Encodes a value that can always be represented in JSON.
 ///
 /// # Panics
-/// Never for this protocol's types: their maps have text keys and their numbers are integers.
+/// Never for the types of this protocol: the keys of their maps are text and their numbers are integers.
 #[must_use]
 pub fn json<T: Serialize>(value: &T) -> Bytes {
     serde_json::to_vec(value).expect("protocol types are valid JSON").into()
 }
 
-/// Reads a JSON body of a peer.
+/// Decodes a JSON body from a peer.
 ///
 /// # Errors
-/// When it is not a `T`; the message quotes the beginning of the reason.
+/// If the body is not a `T`. The message quotes the beginning of the reason.
 pub fn from_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Malformed> {
     serde_json::from_slice(payload).map_err(|error| Malformed::new(format!("body: {}", excerpt(&error.to_string()))))
 }
@@ -207,14 +207,14 @@ fn error_from_json(payload: &[u8]) -> Result<WireError, Malformed> {
     Ok(error)
 }
 
-/// Returns a peer's message as one line of bounded length, without control characters.
+/// Returns a peer's text as one line of bounded length, without control characters.
 fn one_line(message: &str) -> String {
     let mut line = message.replace(char::is_control, " ");
     limits::truncate(&mut line, MESSAGE_MAX_BYTES);
     line
 }
 
-/// Quotes the beginning of what a peer sent.
+/// Quotes the beginning of a peer's text.
 fn excerpt(text: &str) -> String {
     let mut text = text.to_owned();
     limits::truncate(&mut text, EXCERPT_MAX_BYTES);

@@ -1,4 +1,4 @@
-//! The names that cross a boundary: transfers, stores and keys.
+//! Names on the wire: transfers, stores and keys.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::error::Malformed;
 
-/// The identity of one transfer, unique across relays.
+/// The id of a transfer, unique across relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct TransferId(pub Uuid);
@@ -30,7 +30,7 @@ impl TryFrom<String> for TransferId {
 impl FromStr for TransferId {
     type Err = Malformed;
 
-    /// Reads lower-case hexadecimal digits with hyphens, and no other form of a UUID.
+    /// Parses a UUID in lower case with hyphens; other forms are invalid.
     fn from_str(s: &str) -> Result<Self, Malformed> {
         let has_form = s.len() == 36 && s.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
         has_form
@@ -86,13 +86,13 @@ impl fmt::Display for StoreName {
     }
 }
 
-/// An object's key: 1 to 1024 bytes of UTF-8 without NUL, carriage return or newline. Anything else may stand in it.
+/// An object's key: 1 to 1024 bytes of UTF-8 without NUL, carriage return or newline. Anything else is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Key(String);
 
 impl Key {
-    /// The longest key, in bytes; S3's own limit.
+    /// The longest key, in bytes. Source: S3's limit.
     pub const MAX_BYTES: usize = 1024;
 
     /// Returns the key as text.

@@ -7,36 +7,36 @@ use serde::{Deserialize, Serialize};
 
 use super::names::Key;
 
-/// A byte range as asked for: absolute offsets, `end` exclusive, `None` for the object's end.
+/// A requested byte range: absolute offsets, `end` exclusive, `None` for the object's end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// The first byte.
     pub start: u64,
-    /// The exclusive end; past the object's size it means the object's end.
+    /// The exclusive end. A value past the object's size means the object's end.
     pub end: Option<u64>,
 }
 
 impl Span {
-    /// Resolves the span against an object of `size` bytes; `None` when it starts past the end.
+    /// Resolves the span for an object of `size` bytes. Returns `None` if it starts past the end.
     ///
-    /// `start == size` is an empty range, so that a consumer that has every byte may still ask for the end message.
+    /// `start == size` is an empty range, so that a consumer that has every byte can still request the end message.
     #[must_use]
     pub fn resolve(self, size: u64) -> Option<Range<u64>> {
         (self.start <= size).then(|| self.start..self.end.unwrap_or(size).clamp(self.start, size))
     }
 }
 
-/// Which version of an object is meant. Empty means the current one.
+/// The requested version of an object. If empty, the current version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
-    /// The `ETag` that the object must have, opaque, with its quotes if the store gives it with quotes.
+    /// The `ETag` that the object must have: opaque, with quotes if the store's has quotes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_match: Option<String>,
     /// The version to read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_id: Option<String>,
 }
-/// One immutable version of an object, as its store describes it: the reply to `stat`, and part of `accepted`.
+/// One immutable version of an object, as described by its store. Part of `accepted`, and the answer to `stat`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectInfo {
     /// The object's key within the store.
@@ -45,25 +45,25 @@ pub struct ObjectInfo {
     pub size: u64,
     /// The store's `ETag`, opaque.
     pub etag: String,
-    /// The store's version, where it keeps versions.
+    /// The store's version id, if the store keeps versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_id: Option<String>,
-    /// When it was written, RFC 3339 in UTC.
+    /// When it was last modified, RFC 3339 in UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<String>,
-    /// Its media type.
+    /// The media type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     /// User metadata.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
-    /// The checksum that the store keeps of the whole object.
+    /// The whole object's checksum, as kept by the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
 }
 
 impl ObjectInfo {
-    /// Returns the pin that means this very version.
+    /// Returns the pin of exactly this version.
     #[must_use]
     pub fn pin(&self) -> Pin {
         Pin { if_match: Some(self.etag.clone()), version_id: self.version_id.clone() }
@@ -75,18 +75,18 @@ impl ObjectInfo {
 pub struct Checksum {
     /// The algorithm.
     pub algorithm: ChecksumAlgorithm,
-    /// Whether `value` covers the bytes, or the parts' checksums.
+    /// Whether `value` covers the object's bytes or its parts' checksums.
     pub kind: ChecksumKind,
-    /// Base64 of the big-endian digest, as S3 gives it, without a `-N` suffix.
+    /// Base64 of the big-endian digest, as in S3, without a `-N` suffix.
     pub value: String,
-    /// The part sizes of a composite checksum, run-length coded in order; empty where they are unknown.
+    /// The part sizes of a composite checksum in order, run-length encoded; empty if unknown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<PartRun>,
 }
 
 impl Checksum {
-    /// Returns whether this and `other` cannot both belong to the same bytes. Checksums of different algorithms or kinds
-    /// can't be compared, so they never contradict each other.
+    /// Returns whether this checksum and `other` can't belong to the same bytes. Checksums of different algorithms or
+    /// kinds can't be compared, so they never contradict each other.
     #[must_use]
     pub fn contradicts(&self, other: &Self) -> bool {
         (self.algorithm, self.kind) == (other.algorithm, other.kind) && self.value != other.value
@@ -96,9 +96,9 @@ impl Checksum {
 /// `count` consecutive parts of `size` bytes each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartRun {
-    /// How many parts.
+    /// The number of parts.
     pub count: u64,
-    /// The size of each, in bytes.
+    /// The size of each part, in bytes.
     pub size: u64,
 }
 

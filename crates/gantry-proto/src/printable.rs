@@ -1,15 +1,14 @@
-//! Text from the other side, made safe to print.
+//! Makes text from peers safe to print.
 //!
-//! Keys, error messages and dates come from peers and stores. A terminal acts on control characters in them, and a line
-//! break forges a line of output. Everything that is printed or logged as text passes through one of these functions.
-//! Other characters, of whatever script, stay as they are.
+//! Keys, error messages and dates come from peers and stores. A terminal interprets control characters in them, and a
+//! line break forges a line of output. All text that is printed or logged passes through one of these functions. Other
+//! characters of any script are unchanged.
 
 use std::borrow::Cow;
 
-/// Returns the text on one line, with an escape such as `\n` or `\u{1b}` in place of each character that is not
-/// printable.
+/// Returns the text on one line, with each unprintable character replaced by an escape such as `\n` or `\u{1b}`.
 ///
-/// It is meant for messages. It is not reversible: a backslash stays a backslash.
+/// Use this for messages. It is not reversible, because backslashes are not escaped.
 #[must_use]
 pub fn text(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
@@ -26,7 +25,7 @@ pub fn text(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Returns the lines of a text, each as [`text`] returns it.
+/// Applies [`text`] to each line.
 #[must_use]
 pub fn lines(of: &str) -> Cow<'_, str> {
     if of.chars().all(|c| is_printable(c) || c == '\n') {
@@ -35,10 +34,10 @@ pub fn lines(of: &str) -> Cow<'_, str> {
     Cow::Owned(of.split('\n').map(text).collect::<Vec<_>>().join("\n"))
 }
 
-/// Returns a name, such as a key, on one line and without ambiguity.
+/// Returns a name, such as a key, on one line and unambiguously.
 ///
-/// A name of printable characters is returned as it is. Any other, and one that begins with a quotation mark, is
-/// returned as a JSON string.
+/// A name that contains unprintable characters, or starts with a quotation mark, is returned as a JSON string. Any
+/// other name is unchanged.
 #[must_use]
 pub fn name(name: &str) -> Cow<'_, str> {
     if !name.starts_with('"') && name.chars().all(is_printable) {
@@ -50,7 +49,7 @@ pub fn name(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns JSON of the same meaning without unprintable characters, which JSON allows within strings.
+/// Escapes the unprintable characters that JSON allows within strings. The JSON keeps its meaning.
 #[must_use]
 pub fn json(json: &str) -> Cow<'_, str> {
     if json.chars().all(is_printable) {
@@ -58,7 +57,7 @@ pub fn json(json: &str) -> Cow<'_, str> {
     }
     let mut escaped = String::with_capacity(json.len() + 16);
     for c in json.chars() {
-        // Outside of strings these are white space.
+        // Outside of strings, these are white space.
         if is_printable(c) || c == '\n' || c == '\t' || c == '\r' {
             escaped.push(c);
             continue;
@@ -70,11 +69,11 @@ pub fn json(json: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Returns whether a character only shows itself: it is no control character, it breaks no line, and it neither changes
-/// the direction of the text around it nor hides in it.
+/// Returns whether a character is safe to print: not a control character or line break, not invisible, and without
+/// effect on the direction of the text around it.
 ///
 /// Source: Unicode 16, `White_Space` and `Bidi_Control`, and UTS 39 on invisible characters. Joiners and variation
-/// selectors are part of ordinary words.
+/// selectors are allowed because ordinary words contain them.
 #[must_use]
 pub const fn is_printable(c: char) -> bool {
     !matches!(c,

@@ -1,34 +1,34 @@
-//! How often a peer may make us do something.
+//! Limits how often a peer can trigger an action.
 
 use std::time::Duration;
 
-/// A rate with bursts, on virtual time: the generic cell rate algorithm. Source: ITU-T I.371, annex A.
+/// A rate limit with bursts: the generic cell rate algorithm. The caller passes the time. Source: ITU-T I.371, annex A.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quota {
     every: Duration,
-    /// How far the schedule may run ahead of the time.
+    /// How far the schedule may run ahead of the current time.
     tolerance: Duration,
-    /// When the next one were due if all kept to the interval.
+    /// The theoretical arrival time: when the next action would be due if all kept to the interval.
     due: Duration,
 }
 
 impl Quota {
-    /// Allows `burst` at once and then one per interval.
+    /// Allows `burst` actions at once, and then one per interval.
     pub(super) const fn new(burst: u32, every: Duration) -> Self {
         Self { every, tolerance: every.saturating_mul(burst.saturating_sub(1)), due: Duration::ZERO }
     }
 
-    /// Returns when the next one is allowed; it may be past.
+    /// Returns when the next action is allowed, which may be in the past.
     pub(super) const fn allowed_at(&self) -> Duration {
         self.due.saturating_sub(self.tolerance)
     }
 
-    /// Takes note of one at `now`.
+    /// Records an action at `now`.
     pub(super) fn take(&mut self, now: Duration) {
         self.due = self.due.max(now).saturating_add(self.every);
     }
 
-    /// Takes one if it is allowed.
+    /// Records an action if it is allowed, and returns whether it is.
     pub(super) fn try_take(&mut self, now: Duration) -> bool {
         let is_allowed = now >= self.allowed_at();
         if is_allowed {

@@ -9,7 +9,7 @@ use super::names::Key;
 use super::object::{Pin, Span};
 use super::{CONTEXT_MAX_BYTES, OFFSET_MAX, REQUEST_MAX_BYTES, VERSION};
 
-/// Asks for a transfer: the body of a message to `{prefix}.v1.get.{store}`.
+/// Requests a transfer: the body of a message to `{prefix}.v1.get.{store}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetRequest {
     /// The protocol version of this body; absent means 1.
@@ -20,29 +20,29 @@ pub struct GetRequest {
     /// The first byte wanted.
     #[serde(default, deserialize_with = "offset")]
     pub start: u64,
-    /// The exclusive end of what is wanted; absent means the object's end.
+    /// The exclusive end of the requested range; absent means the object's end.
     #[serde(default, deserialize_with = "optional_offset", skip_serializing_if = "Option::is_none")]
     pub end: Option<u64>,
     /// Which version is meant.
     #[serde(flatten)]
     pub pin: Pin,
-    /// The absolute offset up to which the relay may send at once; absent means as far as the relay allows.
+    /// The initial credit, an absolute offset; absent means as much as the relay allows.
     #[serde(default, deserialize_with = "optional_offset", skip_serializing_if = "Option::is_none")]
     pub credit: Option<u64>,
-    /// The largest chunk payload that the consumer takes, in bytes; absent means the relay's own limit.
+    /// The largest chunk payload that the consumer accepts, in bytes; absent means the relay's own limit.
     #[serde(default, deserialize_with = "optional_offset", skip_serializing_if = "Option::is_none")]
     pub chunk_max: Option<u64>,
-    /// Opaque text that comes back on every message of the transfer.
+    /// Opaque text that the relay returns on every message of the transfer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<String>,
-    /// Whether the consumer promises control messages also while it has nothing to allow, so that its silence means
-    /// that it is gone.
+    /// Whether the consumer promises to send control messages even without new credit, so that its silence means that
+    /// it is gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps_alive: bool,
 }
 
 impl GetRequest {
-    /// Asks for a whole object, as it is now.
+    /// Requests the whole object in its current version.
     #[must_use]
     pub const fn new(key: Key) -> Self {
         Self {
@@ -81,14 +81,14 @@ impl GetRequest {
         Ok(request)
     }
 
-    /// Returns the byte range asked for.
+    /// Returns the requested byte range.
     #[must_use]
     pub const fn span(&self) -> Span {
         Span { start: self.start, end: self.end }
     }
 }
 
-/// Asks for an object's description: the body of a message to `{prefix}.v1.stat.{store}`.
+/// Requests an object's description: the body of a message to `{prefix}.v1.stat.{store}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatRequest {
     /// The protocol version of this body; absent means 1.
@@ -114,28 +114,28 @@ impl StatRequest {
     }
 }
 
-/// Asks for a page of keys: the body of a message to `{prefix}.v1.list.{store}`.
+/// Requests a page of keys: the body of a message to `{prefix}.v1.list.{store}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListRequest {
     /// The protocol version of this body; absent means 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub v: Option<u32>,
-    /// Only keys that begin with this text.
+    /// Lists only keys that start with this text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
-    /// Folds keys that hold `/` past the prefix into `prefixes` unless set.
+    /// If `false`, keys that contain `/` after the prefix are folded into `prefixes`.
     #[serde(default)]
     pub recursive: bool,
-    /// The most entries wanted in one page; the relay may send fewer.
+    /// The maximum number of entries in a page; the relay may send fewer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// `next` of the page before; absent for the first page.
+    /// `next` of the previous page; absent for the first page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
 }
 
 impl ListRequest {
-    /// Parses and validates a request body; an empty body asks for the first page of everything.
+    /// Parses and validates a request body. An empty body requests the first page of all keys.
     ///
     /// # Errors
     /// `bad_request`, with a message that names the field.
@@ -160,13 +160,13 @@ impl ListRequest {
     }
 }
 
-/// The consumer's whole state: the body of a message to the control subject. Repeats and reordering do no harm.
+/// The consumer's complete state: the body of a control message. Repeats and reordering do no harm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {
     /// The absolute offset up to which the relay may send.
     #[serde(default, deserialize_with = "offset")]
     pub credit: u64,
-    /// Ends the transfer.
+    /// Whether to end the transfer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cancel: bool,
 }
@@ -320,7 +320,7 @@ mod tests {
         }
     }
 
-    /// Parses a body as every kind of request, and holds what is taken against the limits.
+    /// Parses a body as every kind of request, and checks accepted ones against the limits.
     fn parse_as_everything(body: &[u8]) -> Result<(), TestCaseError> {
         if let Ok(request) = GetRequest::parse(body) {
             for offset in [Some(request.start), request.end, request.credit, request.chunk_max].into_iter().flatten() {

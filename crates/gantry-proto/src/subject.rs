@@ -1,14 +1,14 @@
-//! The subjects of protocol v1, and which subjects a relay may deliver to.
+//! The subjects of protocol v1, and the subjects that a relay may deliver to.
 
 use super::VERSION;
 use super::error::Malformed;
 use super::limits::INSTANCE_MAX_BYTES;
 use super::names::{StoreName, TransferId};
 
-/// The queue group that relays of one prefix share.
+/// The queue group of all relays with the same prefix.
 pub const QUEUE_GROUP: &str = "gantry";
 
-/// An operation that is asked for by request.
+/// An operation that consumers request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// Starts a transfer.
@@ -20,10 +20,10 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Every operation.
+    /// All operations.
     pub const ALL: [Self; 3] = [Self::Get, Self::Stat, Self::List];
 
-    /// Returns the operation's subject token, which is also its endpoint's name.
+    /// Returns the operation's token in subjects and endpoint names.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -34,15 +34,15 @@ impl Operation {
     }
 }
 
-/// The first tokens of every subject, `gantry` unless configured.
+/// The first tokens of every subject; `gantry` by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix(String);
 
 impl Prefix {
-    /// Checks a prefix: one or more tokens, no wildcard, no white space, not a reserved one.
+    /// Validates a prefix: one or more tokens without wildcards or white space, and not reserved.
     ///
     /// # Errors
-    /// When NATS would not take it as the beginning of a subject.
+    /// If no valid subject can start with it.
     pub fn new(prefix: impl Into<String>) -> Result<Self, Malformed> {
         let prefix = prefix.into();
         if !is_literal(&prefix) || prefix.starts_with('$') || prefix.starts_with('_') || prefix.len() > 128 {
@@ -51,19 +51,19 @@ impl Prefix {
         Ok(Self(prefix))
     }
 
-    /// Returns where requests for `operation` on `store` go.
+    /// Returns the subject of requests for `operation` on `store`.
     #[must_use]
     pub fn request(&self, operation: Operation, store: &StoreName) -> String {
         format!("{}.v{VERSION}.{}.{store}", self.0, operation.name())
     }
 
-    /// Returns where the consumer of `transfer` sends credit and cancel.
+    /// Returns the subject to which the consumer of `transfer` sends credit and cancel.
     #[must_use]
     pub fn control(&self, instance: &str, transfer: TransferId) -> String {
         format!("{}.v{VERSION}.ctl.{instance}.{transfer}", self.0)
     }
 
-    /// Returns the subject under which the relay `instance` hears all its control messages.
+    /// Returns the subject that the relay `instance` subscribes to for all its control messages.
     #[must_use]
     pub fn controls(&self, instance: &str) -> String {
         format!("{}.v{VERSION}.ctl.{instance}.*", self.0)
@@ -71,15 +71,15 @@ impl Prefix {
 }
 
 impl Prefix {
-    /// Returns the NATS reply subject of the messages of `transfer`, where nats-server reports that nobody receives them.
+    /// Returns the reply subject of a transfer's messages, where nats-server reports that nobody received them.
     ///
-    /// `secret` is one token that only the relay that publishes them chooses. Consumers do not publish here.
+    /// `secret` is one token chosen by the relay that publishes the messages. Consumers do not publish here.
     #[must_use]
     pub fn gone(&self, secret: &str, transfer: TransferId) -> String {
         format!("{}.v{VERSION}.gone.{secret}.{transfer}", self.0)
     }
 
-    /// Returns the subject under which a relay hears all those reports.
+    /// Returns the subject that a relay subscribes to for all these reports.
     #[must_use]
     pub fn all_gone(&self, secret: &str) -> String {
         format!("{}.v{VERSION}.gone.{secret}.*", self.0)
@@ -98,14 +98,14 @@ impl std::fmt::Display for Prefix {
     }
 }
 
-/// Returns whether `text` may be a relay's instance: one token of letters, digits, `_` and `-`, not too long.
+/// Returns whether `text` is a valid instance: one token of bounded length from letters, digits, `_` and `-`.
 #[must_use]
 pub fn is_instance(text: &str) -> bool {
     (1..=INSTANCE_MAX_BYTES).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// Returns the transfer that a control subject, or the reply subject of a transfer's messages, names.
+/// Returns the transfer id in a control subject or in the reply subject of a transfer's messages.
 #[must_use]
 pub fn transfer_of_control(subject: &str) -> Option<TransferId> {
     subject.rsplit('.').next()?.parse().ok()
@@ -113,16 +113,16 @@ pub fn transfer_of_control(subject: &str) -> Option<TransferId> {
 
 /// The reply subjects that a relay publishes to.
 ///
-/// nats-server checks the requester's right to its reply subject nowhere, so this list is what keeps a requester from
-/// aiming the relay at someone else's subject.
+/// nats-server does not check whether a requester may use its reply subject. Without this list, a requester could make
+/// the relay publish to another user's subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryAllow(Vec<String>);
 
 impl DeliveryAllow {
-    /// Takes subject prefixes, each ending in a dot: `_INBOX.` allows `_INBOX.a` and `_INBOX.a.b`.
+    /// Allows subjects with these prefixes, which must end in a dot: `_INBOX.` allows `_INBOX.a` and `_INBOX.a.b`.
     ///
     /// # Errors
-    /// When a prefix does not end in a dot or holds a wildcard, white space or an empty token.
+    /// If a prefix does not end in a dot, or contains a wildcard, white space or an empty token.
     pub fn new(prefixes: Vec<String>) -> Result<Self, Malformed> {
         for prefix in &prefixes {
             let fits = prefix.strip_suffix('.').is_some_and(is_literal);
@@ -152,7 +152,7 @@ impl Default for DeliveryAllow {
     }
 }
 
-/// Returns whether NATS can publish to `subject`: no empty token, wildcard, white space or control character.
+/// Returns whether `subject` can be published to: no empty token, wildcard, white space or control character.
 #[must_use]
 pub fn is_literal(subject: &str) -> bool {
     subject.len() <= 1024
