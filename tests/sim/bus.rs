@@ -1,7 +1,7 @@
 //! A model of nats-server and of the connections to it.
 //!
-//! Packets of one connection stay in order, each way, unless a fault says otherwise. A connection that is cut loses
-//! what is under way, and its subscriptions until it is back.
+//! Packets of one connection stay in order in each direction, unless a fault reorders them. A connection that is cut
+//! loses its packets in flight, and has no subscriptions until it is restored.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use gantry_proto::Headers;
 use crate::context::Context;
 use crate::event::{Event, Node};
 
-/// Where requests go.
+/// The subject of requests.
 pub(crate) const GET: &str = "gantry.v1.get.files";
 
-/// The largest extra delay of a message.
+/// The maximum extra delay of a message.
 const DELAY_MAX: Duration = Duration::from_millis(2500);
 
-/// What a message takes on a link beside its payload, about: subjects and headers.
+/// The approximate overhead of a message on a link, in bytes: subjects and headers.
 pub(crate) const HEAD_BYTES: usize = 200;
 
-/// What goes over a connection.
+/// A packet on a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Packet {
     Message(Message),
-    /// The consumer's inbox from now on.
+    /// Sets the consumer's inbox from now on.
     Subscribe(String),
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Message {
     pub(crate) reply: Option<String>,
     pub(crate) headers: Headers,
     pub(crate) payload: Bytes,
-    /// Whether it is nats-server's word that nobody listens.
+    /// Whether this is nats-server's report that nobody listens.
     pub(crate) nobody: bool,
 }
 
@@ -43,18 +43,18 @@ pub(crate) struct Message {
 struct Link {
     connected: bool,
     blackholed: bool,
-    /// Counts the connections, so that what was under way on an earlier one is lost.
+    /// Counts reconnects, so that packets in flight on an earlier connection are lost.
     epoch: u64,
-    /// When the last packet arrives at the server, and at the client.
+    /// The times when the last packet arrives at the server and at the client.
     up_at: Duration,
     down_at: Duration,
 }
 
-/// What a relay has subscribed to.
+/// A relay's subscriptions.
 #[derive(Clone, Debug, Default)]
 struct Subscriptions {
     takes_requests: bool,
-    /// The relay's service id, while it hears control messages.
+    /// The relay's service id, while it receives control messages.
     instance: Option<String>,
 }
 
@@ -81,7 +81,7 @@ impl Bus {
         self.link(node).connected
     }
 
-    /// Cuts a connection, or opens it anew.
+    /// Cuts a connection, or restores it.
     pub(crate) fn connect(&mut self, node: Node, connected: bool) {
         let link = self.link_mut(node);
         link.connected = connected;
@@ -94,12 +94,12 @@ impl Bus {
         self.link_mut(node).blackholed = blackholed;
     }
 
-    /// Sets what a relay is subscribed to.
+    /// Sets a relay's subscriptions.
     pub(crate) fn subscribe_relay(&mut self, index: usize, takes_requests: bool, instance: Option<String>) {
         self.subscriptions[index] = Subscriptions { takes_requests, instance };
     }
 
-    /// Forgets the subscription of a consumer that is gone, or takes the one of a consumer that is back.
+    /// Removes the subscription of a consumer that has disconnected, or restores it when the consumer reconnects.
     pub(crate) fn set_inbox(&mut self, inbox: Option<String>) {
         self.inbox = inbox;
     }
@@ -135,7 +135,7 @@ impl Bus {
         }
     }
 
-    /// Returns whether a packet that reaches a client does so on the connection on which it was sent.
+    /// Returns whether the connection on which a packet was sent to a client still exists.
     pub(crate) fn arrives(&self, to: Node, epoch: u64) -> bool {
         let link = self.link(to);
         link.epoch == epoch && link.connected && !link.blackholed
@@ -160,7 +160,7 @@ impl Bus {
         known.then_some(Node::Consumer)
     }
 
-    /// Tells a publisher that nobody listens, if it listens to the reply subject itself.
+    /// Reports to a publisher that nobody listens, if it listens on the reply subject itself.
     fn say_nobody(&mut self, context: &mut Context, from: Node, message: Message) {
         let Some(reply) = message.reply else { return };
         if self.receiver_of(context, &reply) == Some(from) {
@@ -169,13 +169,13 @@ impl Bus {
         }
     }
 
-    /// Sends a message on to a client, through whatever faults hit it.
+    /// Forwards a message to a client, subject to faults.
     fn deliver(&mut self, context: &mut Context, to: Node, mut message: Message) {
         let rates = context.plan.rates;
         if context.inject(rates.drop, "drop") {
             return;
         }
-        // Nothing protects a request but TCP: one that is damaged gets an answer that is final.
+        // Only TCP protects a request: a damaged one gets a final answer.
         if message.subject != GET && !message.payload.is_empty() && context.inject(rates.corrupt, "corrupt") {
             message.payload = corrupted(context, &message);
         }
@@ -223,7 +223,7 @@ impl Bus {
     }
 }
 
-/// Damages a payload so that the damage can be seen: a chunk by its checksum, JSON by its end.
+/// Damages a payload in a detectable way: a chunk's checksum no longer matches, and JSON is incomplete.
 fn corrupted(context: &mut Context, message: &Message) -> Bytes {
     let at = context.rng.usize(..message.payload.len());
     if message.payload.first() == Some(&b'{') && message.headers.get("Gantry-Type") != Some("chunk") {

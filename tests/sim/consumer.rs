@@ -1,4 +1,4 @@
-//! A model of the consumer: a person who starts downloads, the driver of one `Receiver`, a writer and a disk.
+//! A model of the consumer: a user who starts downloads, the driver of one `Receiver`, a writer, and a disk.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,23 +15,23 @@ use crate::context::Context;
 use crate::event::{Event, Node};
 use crate::store::{etag, version_of};
 
-/// How long a person waits before trying again.
+/// How long the user waits before a retry.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// The consumer's process, and what outlives it.
+/// The consumer's process, and the state that outlives it.
 #[derive(Default)]
 pub(crate) struct Consumer {
-    /// The download under way.
+    /// The download in progress.
     run: Option<Run>,
-    /// Counts the downloads, so that nothing of an earlier one happens in this one.
+    /// Counts the downloads, so that events of an earlier one are ignored.
     pub(crate) generation: u64,
     inboxes: u64,
     disk: Vec<u8>,
-    /// The version that the bytes on the disk are of.
+    /// The version of the bytes on the disk.
     disk_version: Option<usize>,
     writer_is_frozen: bool,
     share: Option<u64>,
-    /// When the whole range was on the disk.
+    /// When the whole range had been written to the disk.
     pub(crate) done_at: Option<Duration>,
 }
 
@@ -43,19 +43,19 @@ struct Run {
     inbox: String,
     queue: VecDeque<Bytes>,
     writing: Option<Bytes>,
-    /// Whether the disk took a chunk while it was frozen.
+    /// Whether the disk finished a chunk while the process was frozen.
     write_done: bool,
-    /// The next offset that the receiver should hand out.
+    /// The next offset that the receiver should return.
     next: u64,
-    /// The highest credit that the current transfer was given.
+    /// The highest credit that the consumer has given to the current transfer.
     granted: u64,
-    /// The relay that accepted last.
+    /// The relay that sent the latest `accepted`.
     instance: Option<String>,
     timer_at: Option<Duration>,
 }
 
 impl Consumer {
-    /// Starts a download, from what the disk has.
+    /// Starts a download that resumes from the bytes on the disk.
     pub(crate) fn start(&mut self, context: &mut Context, bus: &mut Bus) {
         if self.run.is_some() || self.done_at.is_some() {
             return;
@@ -96,12 +96,12 @@ impl Consumer {
         self.pump(context, bus);
     }
 
-    /// Returns whether a download runs.
+    /// Returns whether a download is in progress.
     pub(crate) const fn is_running(&self) -> bool {
         self.run.is_some()
     }
 
-    /// Kills the process: what was not on the disk is lost, and sometimes what was not synced.
+    /// Kills the process. Bytes that were not written are lost, and sometimes those that were not synced.
     pub(crate) fn kill(&mut self, context: &mut Context, bus: &mut Bus) {
         self.run = None;
         self.generation += 1;
@@ -113,7 +113,7 @@ impl Consumer {
         context.log(|| format!("consumer killed, {kept} bytes are on the disk"));
     }
 
-    /// Tells the receiver how much the disk has, as the driver does at each step.
+    /// Reports the number of written bytes to the receiver, as the driver does at each step.
     fn note_written(&mut self, context: &mut Context) {
         let written = context.plan.span.start + self.disk.len() as u64;
         if let Some(run) = &mut self.run {
@@ -176,7 +176,7 @@ impl Consumer {
         }
     }
 
-    /// Takes note that the disk has the chunk that was being written.
+    /// Records that the disk has finished the current chunk.
     pub(crate) fn handle_write_done(&mut self, context: &mut Context, bus: &mut Bus) {
         let Some(run) = &mut self.run else { return };
         if self.writer_is_frozen {
@@ -187,14 +187,14 @@ impl Consumer {
         let Some(chunk) = run.writing.take() else { return };
         self.disk.extend_from_slice(&chunk);
         let written = context.plan.span.start + self.disk.len() as u64;
-        // The driver is woken for no less, and learns the rest when something else happens.
+        // Fewer bytes do not wake the driver; it handles them at the next event.
         if written >= run.receiver.written_due() {
             run.receiver.handle_written(written, context.now);
         }
         self.pump(context, bus);
     }
 
-    /// Does all that the receiver wants done.
+    /// Carries out all outputs of the receiver.
     fn pump(&mut self, context: &mut Context, bus: &mut Bus) {
         self.act(context, bus);
         self.deliver(context);
@@ -261,7 +261,7 @@ impl Consumer {
         }
     }
 
-    /// Moves chunks towards the disk, as far as the queue has room.
+    /// Moves chunks to the writer's queue while it has room.
     fn deliver(&mut self, context: &mut Context) {
         let Some(run) = &mut self.run else { return };
         let version = run.receiver.object().and_then(|object| version_of(&object.etag));
@@ -311,7 +311,7 @@ impl Consumer {
         context.log(|| format!("consumer is done: {len} bytes, {:?}", run.receiver.stats()));
     }
 
-    /// Begins anew with bytes that are not what the store keeps a checksum of.
+    /// Starts from the beginning because the bytes do not match the store's checksum.
     fn throw_away(&mut self, context: &mut Context, version: usize, mismatch: &Mismatch) {
         context.log(|| format!("consumer throws version {version} away: {mismatch}"));
         *context.tally.failures.entry("integrity").or_default() += 1;
@@ -322,7 +322,7 @@ impl Consumer {
         context.schedule_in(RETRY_PAUSE, Event::ConsumerStart);
     }
 
-    /// Holds a failure against what went on, and lets the person try again.
+    /// Checks whether a failure was justified, and schedules the user's retry.
     fn fail(&mut self, context: &mut Context, bus: &mut Bus, failure: &Failure) {
         let Some(run) = self.run.take() else { return };
         bus.set_inbox(None);
@@ -341,7 +341,7 @@ impl Consumer {
             Failure::GaveUp { cause: Cause::Refused(error), accepted: false, .. }
                 if error.code == Code::StoreUnavailable || error.code == Code::Internal =>
             {
-                // An error whose body was damaged is known by its headers alone, as an internal one.
+                // An error with a damaged body is recognised by its headers only, and counts as internal.
                 let cause = if error.code == Code::Internal { "corrupt" } else { "open fails" };
                 ("store unavailable", faulty && context.tally.faults.contains_key(cause))
             }
@@ -358,7 +358,7 @@ impl Consumer {
     }
 }
 
-/// Holds the bytes against the checksum that the store keeps of them.
+/// Verifies the bytes against the store's checksum.
 fn prove(checksum: Option<&Checksum>, bytes: &[u8], len: usize) -> Result<Proof, Mismatch> {
     let mut verifier = Verifier::new(checksum, len as u64);
     verifier.update(bytes);

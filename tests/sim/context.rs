@@ -1,4 +1,4 @@
-//! What every part of the simulated world shares: time, randomness, the queue of events, the log and the counts.
+//! What all parts of the simulated world share: time, randomness, the event queue, the log, and the counts.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -11,7 +11,7 @@ use crate::event::Event;
 use crate::model::Model;
 use crate::plan::Plan;
 
-/// How many lines of a world's log to keep.
+/// Which lines of a world's log to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Logging {
     /// None.
@@ -20,7 +20,7 @@ pub(crate) enum Logging {
     On,
 }
 
-/// What happened, summed up.
+/// Counts of what happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) worlds: u64,
@@ -29,11 +29,11 @@ pub(crate) struct Tally {
     pub(crate) bytes: u64,
     /// Accepted `get`s.
     pub(crate) transfers: u64,
-    /// Downloads that were started, by a person so to say.
+    /// Downloads that the user started.
     pub(crate) runs: u64,
-    /// Runs that went on from what an earlier one had written.
+    /// Downloads that resumed from the bytes of an earlier one.
     pub(crate) resumes: u64,
-    /// Accepted by another relay than the one before.
+    /// Transfers accepted by a different relay than the previous transfer.
     pub(crate) failovers: u64,
     pub(crate) recoveries: BTreeMap<&'static str, u64>,
     pub(crate) failures: BTreeMap<&'static str, u64>,
@@ -83,7 +83,7 @@ impl std::fmt::Display for Tally {
     }
 }
 
-/// What all parts share.
+/// The state that all parts share.
 pub(crate) struct Context {
     pub(crate) now: Duration,
     pub(crate) rng: Rng,
@@ -135,7 +135,7 @@ impl Context {
         }
     }
 
-    /// Lets `event` happen at `at`, after all that was scheduled for the same time before.
+    /// Schedules `event` for `at`, after all events already scheduled for that time.
     pub(crate) fn schedule(&mut self, at: Duration, event: Event) {
         self.serial += 1;
         self.queue.push(Reverse(Scheduled { at: at.max(self.now), serial: self.serial, event }));
@@ -145,7 +145,7 @@ impl Context {
         self.schedule(self.now + pause, event);
     }
 
-    /// Moves time on to the next event.
+    /// Advances the time to the next event.
     pub(crate) fn next_event(&mut self) -> Option<Event> {
         let Reverse(next) = self.queue.pop()?;
         self.now = next.at;
@@ -182,13 +182,13 @@ impl Context {
         self.log.take().unwrap_or_default()
     }
 
-    /// Draws a duration between the two, both included.
+    /// Draws a duration between the two bounds, both inclusive.
     pub(crate) fn between(&mut self, least: Duration, most: Duration) -> Duration {
         between(&mut self.rng, least, most)
     }
 }
 
-/// Draws a duration between the two, both included, in microseconds.
+/// Draws a duration between the two bounds, both inclusive, in whole microseconds.
 pub(crate) fn between(rng: &mut Rng, least: Duration, most: Duration) -> Duration {
     Duration::from_micros(rng.u64(micros(least)..=micros(most).max(micros(least))))
 }

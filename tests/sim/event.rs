@@ -1,10 +1,10 @@
-//! What can happen in the simulated world.
+//! The events of the simulated world.
 
 use gantry_proto::TransferId;
 
 use crate::bus::Packet;
 
-/// Whose connection.
+/// The owner of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Node {
     Consumer,
@@ -20,60 +20,60 @@ impl std::fmt::Display for Node {
     }
 }
 
-/// An event, due at a time.
+/// A scheduled event.
 pub(crate) enum Event {
-    /// A packet reaches the server from the connection of `from` in its `epoch`.
+    /// A packet from the connection of `from` in its `epoch` reaches the server.
     AtServer { from: Node, epoch: u64, packet: Packet },
-    /// A packet reaches `to` over its connection in its `epoch`.
+    /// A packet on the connection of `to` in its `epoch` reaches the client.
     AtClient { to: Node, epoch: u64, packet: Packet },
-    /// Something of a relay's process.
+    /// An event inside a relay's process.
     Relay { index: usize, generation: u64, event: RelayEvent },
-    /// The receiver's timer.
+    /// The receiver's timer expires.
     ConsumerTimer { generation: u64 },
-    /// The disk has taken a chunk.
+    /// The disk has finished writing a chunk.
     WriteDone { generation: u64 },
-    /// The consumer's process begins anew.
+    /// The consumer's process restarts.
     ConsumerStart,
-    /// A fault of the plan.
+    /// A planned fault begins.
     Fault(Fault),
-    /// A fault of the plan ends.
+    /// A planned fault ends.
     Heal(Fault),
-    /// No fault happens from now on, and all that was broken works again.
+    /// No faults occur from now on, and everything works again.
     HealAll,
 }
 
-/// What happens inside of a relay's process.
+/// An event inside a relay's process.
 pub(crate) enum RelayEvent {
-    /// The store answers.
+    /// The store responds.
     Store(TransferId),
-    /// A transfer's timer.
+    /// A transfer's timer expires.
     Timer(TransferId),
-    /// The grace of a drain is over.
+    /// The grace period of a drain is over.
     GraceOver,
 }
 
-/// A fault that the plan schedules.
+/// A planned fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The connection is lost; its owner learns it.
+    /// The connection is lost, and its owner is notified.
     Cut(Node),
-    /// Nothing passes the connection; nobody knows.
+    /// The connection silently carries nothing.
     Blackhole(Node),
-    /// The relay's process is killed, and started anew later.
+    /// The relay's process is killed, and restarted later.
     Crash(usize),
-    /// The relay's process stops, and goes on later.
+    /// The relay's process is frozen, and resumed later.
     Freeze(usize),
-    /// The relay drains, and is started anew later.
+    /// The relay drains, and is restarted later.
     Drain(usize),
-    /// The consumer's process is killed, and started anew later.
+    /// The consumer's process is killed, and restarted later.
     CrashConsumer,
-    /// The consumer's process stops, and goes on later.
+    /// The consumer's process is frozen, and resumed later.
     FreezeConsumer,
-    /// The consumer's disk takes nothing for a while.
+    /// The consumer's disk stalls for a while.
     FreezeWriter,
-    /// The connection's budget for this download changes.
+    /// This download's share of the connection's budget changes.
     Share(u64),
-    /// The object is replaced by another version.
+    /// Another version replaces the object.
     Replace,
 }
 

@@ -1,6 +1,6 @@
-//! Simulated worlds: the protocol's two state machines between a store, relays, a bus and a consumer that fail by seed.
+//! Simulated worlds: the protocol's two state machines, with a store, relays, a bus and a consumer that fail randomly.
 //!
-//! There is no real time, no runtime and no socket: a seed decides everything, so a seed that fails can be run again.
+//! There is no real time, no runtime and no socket. A seed determines everything, so a failure can be reproduced.
 //! `make sim SEEDS=100000` runs many, `make sim SEED=1234` runs one and prints its log.
 
 #[cfg(test)]
@@ -30,7 +30,7 @@ mod tests {
     use crate::context::{Logging, Tally};
     use crate::world::{self, Report};
 
-    /// How many seeds run without being asked for.
+    /// Default number of seeds.
     const SEEDS: u64 = 10_000;
 
     const THREADS: usize = 2;
@@ -40,7 +40,7 @@ mod tests {
         Some(text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is not a number")))
     }
 
-    /// Runs seeds until there are no more, or one fails on any thread.
+    /// Runs seeds until all have run, or one has failed on any thread.
     fn run_some(seeds: u64, next: &AtomicU64, failed: &AtomicBool) -> (Tally, Option<(u64, String)>) {
         let mut tally = Tally::default();
         while !failed.load(Ordering::Relaxed) {

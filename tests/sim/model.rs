@@ -1,4 +1,4 @@
-//! The reference model: what must hold, kept apart from the machines and as simply as can be.
+//! The reference model: the invariants, independent of the state machines and as simple as possible.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -11,36 +11,36 @@ use gantry_proto::{Body, Checksum, ChecksumAlgorithm, ChecksumKind, Control, Tra
 
 use crate::store::{byte_at, version_of};
 
-/// What the relay's side of one transfer may do.
+/// What the relay may send in one transfer.
 struct Sent {
     version: usize,
     range: Range<u64>,
     settings: Settings,
     seq: u64,
     next: u64,
-    /// The credit that it was given, cut to the window at that time.
+    /// The credit that it has received, limited to the window at that time.
     credit: u64,
     is_over: bool,
 }
 
-/// What the consumer has said on a control subject.
+/// The consumer's messages on one control subject.
 #[derive(Default)]
 struct Said {
     credit: u64,
     cancelled: bool,
 }
 
-/// What is known of the world from outside.
+/// What an outside observer knows about the world.
 pub(crate) struct Model {
     seed: u64,
     sizes: Vec<u64>,
     contents: Vec<Option<Bytes>>,
     current: usize,
-    /// Where the store once yielded a wrong byte: version and offset.
+    /// Where the store has returned a wrong byte: version and offset.
     lies: BTreeSet<(usize, u64)>,
     sent: BTreeMap<TransferId, Sent>,
     said: BTreeMap<String, Said>,
-    /// The first thing that was wrong.
+    /// The first violation.
     violation: Option<String>,
 }
 
@@ -63,7 +63,7 @@ impl Model {
         self.violation.take()
     }
 
-    /// Notes what is wrong unless `holds`.
+    /// Records a violation unless `holds`.
     pub(crate) fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds && self.violation.is_none() {
             self.violation = Some(what());
@@ -74,7 +74,7 @@ impl Model {
         self.current
     }
 
-    /// Replaces the object; `false` when there is no further version.
+    /// Replaces the object. Returns `false` if there is no further version.
     pub(crate) fn replace(&mut self) -> bool {
         let more = self.current + 1 < self.sizes.len();
         self.current += usize::from(more);
@@ -87,7 +87,7 @@ impl Model {
         let content =
             self.contents[version].get_or_insert_with(|| (0..size).map(|at| byte_at(seed, version, at)).collect());
         let offset = usize::try_from(offset).expect("objects are small");
-        // A store that yields too much yields zeros past the end.
+        // A store that returns too much returns zeros past the end.
         if offset + len > content.len() {
             let mut more = content.slice(offset.min(content.len())..).to_vec();
             more.resize(len, 0);
@@ -108,17 +108,17 @@ impl Model {
         }
     }
 
-    /// Takes note that the store yields a wrong byte.
+    /// Records that the store returns a wrong byte.
     pub(crate) fn store_lies(&mut self, version: usize, offset: u64) {
         self.lies.insert((version, offset));
     }
 
-    /// Returns whether the store ever yielded a wrong byte of a version.
+    /// Returns whether the store has returned a wrong byte of a version.
     pub(crate) fn has_lied(&self, version: usize) -> bool {
         self.lies.range((version, 0)..=(version, u64::MAX)).next().is_some()
     }
 
-    /// Returns whether these are the bytes of a version, but for the ones that the store itself had wrong.
+    /// Returns whether these are the bytes of a version, except for wrong bytes from the store.
     pub(crate) fn is_as_stored(&mut self, version: usize, offset: u64, bytes: &Bytes) -> bool {
         let right = self.bytes_of(version, offset, bytes.len());
         right == *bytes
@@ -186,14 +186,14 @@ impl Model {
         self.sent.insert(id, sent);
     }
 
-    /// Checks credit that the consumer gives: it never runs further ahead of what was `written` than the window.
+    /// Checks the consumer's credit: it never exceeds `written` by more than the window.
     pub(crate) fn consumer_grants(&mut self, credit: u64, written: u64, window_max: u64) {
         self.check(credit <= written + window_max, || {
             format!("credit {credit} is more than a window of {window_max} ahead of {written}")
         });
     }
 
-    /// Checks what the consumer says on a control subject: credit never falls, nothing follows a cancel.
+    /// Checks the consumer's control messages: credit never decreases, and nothing follows a cancel.
     pub(crate) fn consumer_says(&mut self, subject: &str, control: Control, written: u64, window_max: u64) {
         let said = self.said.remove(subject).unwrap_or_default();
         self.check(!said.cancelled, || format!("{control:?} follows a cancel on {subject}"));

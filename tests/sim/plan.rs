@@ -1,4 +1,4 @@
-//! What a seed decides beforehand: sizes, speeds, settings, fault rates and the schedule of faults.
+//! What a seed determines in advance: sizes, speeds, settings, fault rates, and the schedule of faults.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::event::{Fault, Node};
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The longest that a link takes for a whole window.
+/// Maximum time that a link takes for a whole window.
 const WINDOW_TIME_MAX: Duration = Duration::from_millis(250);
 
-/// How often faults hit single messages and reads, as probabilities.
+/// Probabilities of faults of single messages and reads.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rates {
     pub(crate) drop: f64,
@@ -28,7 +28,7 @@ pub(crate) struct Rates {
     pub(crate) read_stalls: f64,
     pub(crate) short_body: f64,
     pub(crate) long_body: f64,
-    /// A wrong byte of the store's own, that only the stored checksum can show.
+    /// A wrong byte from the store, which only the stored checksum can detect.
     pub(crate) wrong_byte: f64,
 }
 
@@ -43,29 +43,29 @@ pub(crate) struct Plan {
     pub(crate) has_checksums: bool,
     pub(crate) span: Span,
     pub(crate) relays: usize,
-    /// How many transfers a relay takes at once.
+    /// The number of concurrent transfers that a relay accepts.
     pub(crate) transfers_max: usize,
     pub(crate) drain_grace: Duration,
-    /// The largest read of the store, in bytes.
+    /// The largest piece that the store returns, in bytes.
     pub(crate) frame_max: usize,
     pub(crate) store_latency: Duration,
-    /// How long the store takes for a byte.
+    /// The store's time per byte.
     pub(crate) store_per_byte: Duration,
     pub(crate) link_latency: Duration,
-    /// How long each link takes for a byte, either way.
+    /// Each link's time per byte, in either direction.
     pub(crate) link_per_byte: Duration,
-    /// How many chunks lie between the driver and the writer.
+    /// Capacity of the queue between the driver and the writer, in chunks.
     pub(crate) queue_chunks: usize,
-    /// How long the disk takes for a byte.
+    /// The disk's time per byte.
     pub(crate) write_per_byte: Duration,
     pub(crate) receiver: receiver::Settings,
     pub(crate) sender: sender::Settings,
     pub(crate) rates: Rates,
-    /// Faults, each with when it begins and how long it lasts.
+    /// The scheduled faults, each with its start and duration.
     pub(crate) faults: Vec<(Duration, Duration, Fault)>,
-    /// From when on nothing fails any more.
+    /// The time after which there are no more faults.
     pub(crate) heal_at: Duration,
-    /// Until when the download must be done.
+    /// The deadline of the download.
     pub(crate) deadline: Duration,
 }
 
@@ -76,14 +76,14 @@ impl Plan {
         let largest = if chunks == 0 { rng.u64(..=1) } else { (chunk_max * chunks) as u64 };
         let span = draw_span(rng, largest);
         let sizes = (0..4).map(|_| draw_size(rng, span.start, largest, chunk_max)).collect();
-        // So slow that a consumer may stop and be missed long before its credit is used up.
+        // So slow that a consumer can freeze, and be noticed missing, long before its credit is used up.
         let store_is_slow = rng.u8(..8) == 0;
         let heal_at = if store_is_slow {
             between(rng, 20 * SECOND, 30 * SECOND)
         } else {
             between_any(rng, 10 * MS, &[200 * MS, SECOND, 5 * SECOND, 20 * SECOND])
         };
-        // One alone has nobody to hand over to.
+        // A single relay has no other relay to hand over to.
         let relays = if rng.u8(..8) == 0 { 1 } else { rng.usize(2..=3) };
         let receiver = draw_receiver(rng, chunk_max);
         let sender = draw_sender(rng, chunk_max);
@@ -93,7 +93,7 @@ impl Plan {
             faults.push((between(rng, Duration::ZERO, 2 * SECOND), 30 * SECOND, Fault::FreezeConsumer));
         }
         let frame_max = rng.usize(chunk_max / 8 + 1..=4 * chunk_max);
-        // What a stored checksum covers is the whole object.
+        // A stored checksum covers the whole object.
         let has_checksums = span == Span::default() && rng.bool();
         let mut rates = draw_rates(rng);
         if !has_checksums {
@@ -138,27 +138,27 @@ fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
     choices[rng.usize(..choices.len())]
 }
 
-/// Draws a duration between `least` and one of `mosts`, so that short ones are as likely as long ones.
+/// Draws a duration between `least` and a random one of `mosts`, so that short durations are as likely as long ones.
 fn between_any(rng: &mut Rng, least: Duration, mosts: &[Duration]) -> Duration {
     let most = pick(rng, mosts);
     between(rng, least, most)
 }
 
-/// Draws how long the disk takes for a byte: often so long that the download lasts about as long as faults happen.
+/// Draws the disk's time per byte. The download often takes about as long as faults occur.
 fn draw_write_speed(rng: &mut Rng, bytes: u64, faulty: Duration) -> Duration {
     let bytes = u32::try_from(bytes.max(1)).expect("objects are small");
     if rng.u8(..3) == 0 { Duration::ZERO } else { faulty / bytes * rng.u32(1..=200) / 100 }
 }
 
-/// Draws how long a slow store takes for a byte: up to forty seconds for all of them, up to one for a frame.
+/// Draws a slow store's time per byte: up to forty seconds for all bytes, and up to one second for a frame.
 fn draw_store_speed(rng: &mut Rng, bytes: u64, frame_max: usize) -> Duration {
     let frame_max = u32::try_from(frame_max).expect("frames are small");
     (between(rng, SECOND, 40 * SECOND) / u32::try_from(bytes.max(1)).expect("objects are small"))
         .min(SECOND / frame_max)
 }
 
-/// Draws how long a link takes for a byte: the chunks of a window take up to a quarter of a second, and all bytes, cut
-/// as small as they may be, up to twenty. What slower links need is more than a consumer does now.
+/// Draws a link's time per byte. The chunks of a window take up to a quarter of a second, and all bytes, in the
+/// smallest possible chunks, up to twenty seconds. Consumers do not support slower links yet.
 fn draw_link_speed(rng: &mut Rng, bytes: u64, window: u64, chunk: u64) -> Duration {
     if rng.bool() {
         return Duration::ZERO;
@@ -177,7 +177,7 @@ fn draw_span(rng: &mut Rng, largest: u64) -> Span {
     Span { start, end: rng.bool().then(|| rng.u64(start..=largest + 10)) }
 }
 
-/// Draws a size that the span starts within, often one at the edge of a chunk.
+/// Draws a size that contains the span's start, often one at a chunk boundary.
 fn draw_size(rng: &mut Rng, least: u64, largest: u64, chunk_max: usize) -> u64 {
     let size = rng.u64(least..=largest.max(least));
     let chunk = chunk_max as u64;
@@ -197,7 +197,7 @@ fn draw_receiver(rng: &mut Rng, chunk_max: usize) -> receiver::Settings {
         chunk_max: if rng.bool() { chunk_max as u64 } else { rng.u64(8..=2048) },
         stall_timeout: between(rng, SECOND, 3 * SECOND),
         no_relay_patience: 2500 * MS,
-        // Mostly longer than all faults together, so that giving up would be wrong.
+        // Mostly longer than all faults together, so that the download must not fail.
         patience: if rng.u8(..4) == 0 { between(rng, 5 * SECOND, 20 * SECOND) } else { 600 * SECOND },
         backoff_min: 100 * MS,
         backoff_max: 2 * SECOND,
@@ -212,7 +212,7 @@ fn draw_sender(rng: &mut Rng, chunk_max: usize) -> sender::Settings {
         window_max: rng.u64(1..=64) * chunk_max as u64,
         beat_interval: between(rng, 100 * MS, SECOND),
         idle_timeout: between(rng, 3 * SECOND, 15 * SECOND),
-        // The request says it.
+        // The request contains it.
         keeps_alive: false,
     }
 }
@@ -254,7 +254,7 @@ fn draw_faults(rng: &mut Rng, relays: usize, heal_at: Duration) -> Vec<(Duration
                 _ => Fault::Replace,
             };
             let at = between(rng, Duration::ZERO, heal_at);
-            // A consumer that stands still must do so for long enough to be given up.
+            // A frozen consumer must stay frozen for long enough to be abandoned.
             let most = if fault == Fault::FreezeConsumer { 30 * SECOND } else { 10 * SECOND };
             (at, between_any(rng, Duration::ZERO, &[100 * MS, 2 * SECOND, most]), fault)
         })

@@ -1,4 +1,4 @@
-//! A model of the store: one object whose bytes prove which version and offset they are of.
+//! A model of the store: one object, whose bytes identify their version and offset.
 
 use std::time::Duration;
 
@@ -20,28 +20,28 @@ pub(crate) fn etag(version: usize) -> String {
     format!("\"v{version}\"")
 }
 
-/// Returns the version whose `ETag` it is.
+/// Returns the version with this `ETag`.
 pub(crate) fn version_of(etag: &str) -> Option<usize> {
     etag.strip_prefix("\"v")?.strip_suffix('"')?.parse().ok()
 }
 
-/// A read of one version under way.
+/// A read of one version in progress.
 #[derive(Debug)]
 pub(crate) struct Body {
     version: usize,
     next: u64,
-    /// Where the body really ends; elsewhere than the range when the store misbehaves.
+    /// Where the body really ends, which differs from the end of the range if the store misbehaves.
     end: u64,
 }
 
-/// How the store answers a read.
+/// The store's response to a read.
 pub(crate) enum Read {
     Frame(Bytes),
     End,
     Failed(WireError),
 }
 
-/// Opens the object as `request` wants it.
+/// Opens the object for `request`.
 pub(crate) fn open(context: &mut Context, request: &GetRequest) -> Result<(ObjectInfo, Body), WireError> {
     if context.inject(context.plan.rates.open_fails, "open fails") {
         return Err(WireError::new(Code::StoreUnavailable, "the store does not answer"));
@@ -79,7 +79,7 @@ pub(crate) fn open(context: &mut Context, request: &GetRequest) -> Result<(Objec
 }
 
 impl Body {
-    /// Reads on: what comes, and how long it takes.
+    /// Continues the read. Returns the result and how long it takes.
     pub(crate) fn read(&mut self, context: &mut Context) -> (Duration, Read) {
         let mut latency = context.between(Duration::ZERO, context.plan.store_latency);
         if context.rng.bool() {
@@ -93,7 +93,7 @@ impl Body {
         }
         let replaced = self.version != context.model.current_version() && !context.plan.versioned;
         if replaced && context.rng.u8(..8) == 0 {
-            // The store's driver asked again inside of the body, and the pin no longer held.
+            // The store's driver sent a new request within the body, and the pin no longer matched.
             return (latency, Read::Failed(WireError::new(Code::Changed, "the object is another one")));
         }
         let left = usize::try_from(self.end - self.next).expect("objects are small");

@@ -1,4 +1,4 @@
-//! One simulated world: a store, a bus, relays and a consumer on a virtual clock, and what goes wrong between them.
+//! One simulated world: a store, a bus, relays and a consumer on a virtual clock, with faults.
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use crate::model::Model;
 use crate::plan::Plan;
 use crate::relay::Relay;
 
-/// More events than any world needs.
+/// Maximum number of events; no world needs as many.
 const STEPS_MAX: u64 = 2_000_000;
 
-/// How long the last word of a consumer may be on its way to a relay, by latency and delay, and its last request be
-/// without an answer.
+/// How long a consumer's last control message may be in flight, given latency and delays, and how long its last request
+/// may remain unanswered.
 const LAST_WORD_MAX: Duration = Duration::from_secs(3);
 
-/// The share of a connection that nobody else uses.
+/// The budget of a connection without other downloads.
 const SHARE_ALL: u64 = 1 << 40;
 
-/// What a world came to.
+/// The result of a world.
 pub(crate) struct Report {
     pub(crate) tally: Tally,
     pub(crate) log: String,
-    /// What should hold and did not.
+    /// The violated invariant, if any.
     pub(crate) violation: Option<String>,
 }
 
@@ -35,24 +35,24 @@ struct World {
     bus: Bus,
     relays: Vec<Process>,
     consumer: Consumer,
-    /// What waits for the consumer's process while it is frozen, and since when.
+    /// When the consumer's process was frozen, and the events that have arrived since.
     frozen: Option<(Duration, Vec<Errand>)>,
 }
 
-/// A relay, and what waits for it while it is frozen.
+/// A relay, and the events that have arrived while it is frozen.
 struct Process {
     relay: Relay,
     backlog: Option<Vec<Work>>,
     thawed_at: Duration,
 }
 
-/// What a relay's process has to deal with.
+/// An event for a relay's process.
 enum Work {
     Message { epoch: u64, message: Message },
     Own { generation: u64, event: RelayEvent },
 }
 
-/// What the consumer's process has to deal with.
+/// An event for the consumer's process.
 enum Errand {
     Message { epoch: u64, message: Message },
     Timer { generation: u64 },
@@ -63,7 +63,7 @@ enum Errand {
     Share(u64),
 }
 
-/// Runs the world of a seed to its end.
+/// Runs a seed's world to its end.
 pub(crate) fn run(seed: u64, logging: Logging) -> Report {
     let mut rng = Rng::with_seed(seed);
     let plan = Plan::draw(&mut rng);
@@ -112,7 +112,7 @@ impl World {
         self.consumer.done_at.is_none().then(|| "nothing happens any more, and the download is not done".to_owned())
     }
 
-    /// Returns what takes too long.
+    /// Returns a description of what takes too long, if anything does.
     fn overdue(&self) -> Option<String> {
         let Context { now, plan, tally, .. } = &self.context;
         if tally.steps > STEPS_MAX {
@@ -157,7 +157,7 @@ impl World {
         }
     }
 
-    /// Lets a relay work, now or when it is thawed.
+    /// Lets a relay handle an event, now or once it is resumed.
     fn give(&mut self, index: usize, work: Work) {
         let Self { context, bus, relays, .. } = self;
         let Process { relay, backlog, .. } = &mut relays[index];
@@ -175,7 +175,7 @@ impl World {
         }
     }
 
-    /// Lets the consumer's process act, now or when it is thawed.
+    /// Lets the consumer's process handle an event, now or once it is resumed.
     fn ask(&mut self, errand: Errand) {
         let Self { context, bus, consumer, frozen, .. } = self;
         if let Some((_, backlog)) = frozen {
@@ -204,7 +204,7 @@ impl World {
         }
     }
 
-    /// Lets a frozen consumer do all that has come meanwhile, as if it came now: its timers first or last, as it may be.
+    /// Lets a resumed consumer handle all events that have arrived meanwhile. Its timers come first or last, at random.
     fn thaw_consumer(&mut self) {
         let Some((_, backlog)) = self.frozen.take() else { return };
         let is_timer = |errand: &Errand| matches!(errand, Errand::Timer { .. });
@@ -245,7 +245,7 @@ impl World {
             Fault::CrashConsumer => {
                 consumer.kill(context, bus);
                 context.schedule_in(lasts, Event::ConsumerStart);
-                // What is not of the process itself goes on.
+                // Events outside the process continue.
                 return self.thaw_consumer();
             }
             Fault::FreezeConsumer if consumer.is_running() => {
@@ -312,7 +312,7 @@ impl World {
         }
     }
 
-    /// Lets a frozen relay do all that has come meanwhile, as if it came now.
+    /// Lets a resumed relay handle all events that have arrived meanwhile.
     fn thaw(&mut self, index: usize) {
         self.relays[index].thawed_at = self.context.now;
         for work in self.relays[index].backlog.take().unwrap_or_default() {

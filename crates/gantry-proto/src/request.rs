@@ -201,7 +201,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
 fn check_version(v: Option<u32>) -> Result<(), WireError> {
     match v {
         None | Some(VERSION) => Ok(()),
-        Some(v) => Err(WireError::bad_request(format!("`v`: version {v} is not spoken here, {VERSION} is"))),
+        Some(v) => Err(WireError::bad_request(format!("`v`: unsupported version {v}, expected {VERSION}"))),
     }
 }
 

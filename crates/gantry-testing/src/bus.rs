@@ -1,7 +1,7 @@
-//! A bus inside the process, for tests: it delivers as nats-server does, and fails on demand.
+//! An in-memory bus for tests. It delivers messages as nats-server does, and fails on demand.
 //!
-//! Nothing here runs by itself. Time is tokio's, so that a test may pause it; chance comes from one seed, so that on a
-//! runtime of one thread the same seed and the same calls give the same deliveries.
+//! It has no tasks of its own. It uses tokio's time, which a test can pause, and one seed for all random choices: on a
+//! single-threaded runtime, the same seed and the same calls lead to the same deliveries.
 
 mod fault;
 mod network;
@@ -22,46 +22,46 @@ use gantry_proto::subject::is_literal;
 pub use fault::{Action, ClientId, Fault, Tally, When, WhileCut};
 use network::{Network, is_pattern};
 
-/// The place that clients of one in-memory bus share. Clones are the same place.
+/// An in-memory bus, which its clients share. Clones refer to the same bus.
 #[derive(Clone)]
 pub struct MemoryNetwork(Arc<Mutex<Network>>);
 
 impl MemoryNetwork {
-    /// Makes a network without faults; `seed` decides what is left to chance.
+    /// Creates a network without faults. `seed` determines all random choices.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Network::new(seed))))
     }
 
-    /// Makes a client, connected.
+    /// Creates a connected client.
     #[must_use]
     pub fn connect(&self) -> Arc<Memory> {
         let id = self.lock().add_client();
         Arc::new(Memory { network: self.clone(), id })
     }
 
-    /// Sets the limit on payload and headers together, in bytes; at first 1 MiB, as nats-server's.
+    /// Sets the limit on payload and headers together, in bytes. The default is 1 MiB, as for nats-server.
     pub fn set_max_payload(&self, bytes: usize) {
         self.lock().max_payload = bytes;
     }
 
-    /// Sets how many messages each subscription holds for its reader; at first 65,536. What comes on top is lost, and
-    /// its client hears [`Event::SlowConsumer`].
+    /// Sets how many messages each subscription buffers for its reader; the default is 65,536. Further messages are
+    /// lost, and the client receives [`Event::SlowConsumer`].
     pub fn set_subscription_messages(&self, messages: usize) {
         self.lock().subscription_messages = messages;
     }
 
-    /// Adds a fault; all faults that match a delivery act on it.
+    /// Adds a fault. All faults that match a delivery are applied to it.
     pub fn add_fault(&self, fault: Fault) {
         self.lock().add_fault(fault);
     }
 
-    /// Removes all faults. What they delayed stays delayed.
+    /// Removes all faults. Deliveries that are already delayed stay delayed.
     pub fn clear_faults(&self) {
         self.lock().clear_faults();
     }
 
-    /// Returns what happened so far, so that a test can show that its faults struck.
+    /// Returns what has happened so far, so that a test can assert that its faults occurred.
     #[must_use]
     pub fn tally(&self) -> Tally {
         self.lock().tally
@@ -86,38 +86,39 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Returns who this is, for [`Fault::from`] and [`Fault::to`].
+    /// Returns the client's id, for [`Fault::from`] and [`Fault::to`].
     #[must_use]
     pub const fn id(&self) -> ClientId {
         self.id
     }
 
-    /// Cuts the connection: what is on its way here is lost, nothing more arrives, and nobody hears that we listen.
+    /// Cuts the connection: messages in flight to this client are lost, nothing more arrives, and publishers do not see
+    /// its subscriptions.
     pub fn cut(&self, publishes: WhileCut) {
         self.network.lock().cut(self.id, publishes);
     }
 
-    /// Ends a cut: the subscriptions come back and the epoch grows.
+    /// Ends a cut: the subscriptions are restored, and the epoch increases.
     pub fn restore(&self) {
         self.network.lock().restore(self.id);
     }
 
-    /// Forbids to publish to subjects that match: the message is lost, with [`Event::PublishDenied`].
+    /// Denies publishing to matching subjects: the message is lost, and the client receives [`Event::PublishDenied`].
     pub fn deny_publish(&self, pattern: impl Into<String>) {
         self.network.lock().deny_publish(self.id, pattern.into());
     }
 
-    /// Lets each later subscription to this subject fail, as when the connection is closed.
+    /// Makes each later subscription to this subject fail, as if the connection were closed.
     pub fn fail_subscribe(&self, subject: impl Into<String>) {
         self.network.lock().fail_subscribe(self.id, subject.into());
     }
 
-    /// Hears an event, as if the server had said it.
+    /// Emits an event, as if the server had reported it.
     pub fn say(&self, event: Event) {
         self.network.lock().say(self.id, event);
     }
 
-    /// Waits until there is a connection, unless the cut loses what is sent.
+    /// Waits for a connection, unless messages sent during the cut are lost anyway.
     async fn ready(&self) {
         let mut status = self.status();
         while !self.network.lock().takes_publishes(self.id) {
@@ -141,7 +142,7 @@ impl Bus for Memory {
                 return Err(Error::TooLarge { len, max });
             }
             self.ready().await;
-            // A real publish waits now and then: without that, a loop of them would keep every other task from running.
+            // A real publish waits now and then. Without a yield, a loop of publishes would starve all other tasks.
             tokio::task::consume_budget().await;
             self.network.lock().publish(self.id, message);
             Ok(())
@@ -170,7 +171,7 @@ impl Bus for Memory {
     fn reconnect(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let mut network = self.network.lock();
-            // A cut stays one: nothing reconnects over it.
+            // A cut lasts until the test ends it.
             if network.is_connected(self.id) {
                 network.cut(self.id, WhileCut::Wait);
                 network.restore(self.id);
@@ -187,7 +188,7 @@ impl Bus for Memory {
         self.network.lock().max_payload
     }
 
-    /// Messages count when they are read, as a whole.
+    /// A message counts as a whole, when it is read.
     fn received_bytes(&self) -> u64 {
         self.network.lock().received_bytes(self.id)
     }
@@ -201,7 +202,7 @@ impl Bus for Memory {
     }
 }
 
-/// The messages of one subscription, which the network keeps.
+/// The messages of one subscription; the network stores them.
 struct Messages {
     network: MemoryNetwork,
     id: u64,

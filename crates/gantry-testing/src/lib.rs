@@ -1,4 +1,5 @@
-//! Test doubles for Gantry's crates: a [`bus`] that drops, delays, repeats and cuts, and a [`store`] in memory.
+//! Test doubles for Gantry's crates: an in-memory [`bus`] that loses, delays and repeats messages and cuts connections,
+//! and an in-memory [`store`].
 
 #![forbid(unsafe_code)]
 

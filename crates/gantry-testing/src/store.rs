@@ -1,7 +1,6 @@
-//! A test double: objects in memory, and faults on demand.
+//! An in-memory store for tests, with faults on demand.
 //!
-//! It stands in for a store wherever one is needed without a server. Faults come from a plan, one for each `open`, or
-//! are drawn from a seed; the same seed gives the same faults.
+//! Faults come from a plan, one for each `open`, or are drawn from a seed: the same seed gives the same faults.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -23,35 +22,35 @@ use gantry_proto::{
 };
 use gantry_store::{Body, Error, LIST_LIMIT_MAX, Opened, Store};
 
-/// What goes wrong with one `open` and its body. Counts of bytes are from the span's start.
+/// The fault of one `open` and its body. Byte counts are relative to the span's start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     #[default]
     None,
-    /// The store can't be reached.
+    /// The store is unreachable.
     Unavailable,
-    /// The store refuses access.
+    /// The store denies access.
     Denied,
-    /// The body fails after so many bytes, as an unreachable store does.
+    /// The body fails after this many bytes, as if the store had become unreachable.
     Break(u64),
-    /// The body fails after so many bytes, since the object was replaced.
+    /// The body fails after this many bytes because the object was replaced.
     Change(u64),
-    /// The body yields nothing more after so many bytes, and doesn't end.
+    /// The body stalls after this many bytes.
     Stall(u64),
-    /// The body waits so long before each piece.
+    /// The body waits this long before each piece.
     Slow(Duration),
-    /// The body ends so many bytes early, which no store may do.
+    /// The body ends this many bytes too early, which no store may do.
     Short(u64),
-    /// The body goes on for so many bytes, which no store may do.
+    /// The body is this many bytes too long, which no store may do.
     Long(u64),
-    /// The byte after so many bytes is not the object's.
+    /// The byte at this position is wrong.
     Flip(u64),
 }
 
-/// Objects in memory.
+/// An in-memory store.
 pub struct MemoryStore {
-    /// The size of every piece but the last, in bytes.
+    /// The size of every piece except the last, in bytes.
     piece_bytes: u64,
     state: Mutex<State>,
 }
@@ -77,13 +76,13 @@ impl fmt::Debug for MemoryStore {
 }
 
 impl MemoryStore {
-    /// Makes a store without objects and faults, whose bodies come in pieces of `piece_bytes`, at least 1.
+    /// Creates a store without objects and faults. Bodies consist of pieces of `piece_bytes`, which must be at least 1.
     #[must_use]
     pub fn new(piece_bytes: u64) -> Self {
         Self { piece_bytes: piece_bytes.max(1), state: Mutex::default() }
     }
 
-    /// Puts or replaces an object, under a new `ETag` and with its CRC-64/NVME. Bodies that are open stay as they are.
+    /// Stores or replaces an object, with a new `ETag` and its CRC-64/NVME. Open bodies are not affected.
     pub fn put(&self, key: Key, bytes: impl Into<Bytes>) -> ObjectInfo {
         let bytes = bytes.into();
         let mut state = self.state();
@@ -113,12 +112,12 @@ impl MemoryStore {
         self.state().objects.remove(key);
     }
 
-    /// Adds faults for the next calls of `open`, in order.
+    /// Appends faults for the next calls of `open`.
     pub fn plan(&self, faults: impl IntoIterator<Item = Fault>) {
         self.state().plan.extend(faults);
     }
 
-    /// Draws faults of every kind from `seed` for `per_mille` of 1000 calls of `open` that no plan covers.
+    /// Draws random faults of every kind from `seed`, for `per_mille` of 1000 calls of `open` without a planned fault.
     pub fn seed_faults(&self, seed: u64, per_mille: u64) {
         self.state().seeded = Some(Seeded { state: seed, per_mille });
     }
@@ -244,10 +243,10 @@ impl Seeded {
     }
 }
 
-/// The rest of a span and the fault that lies in it.
+/// The rest of a span, and its fault.
 struct Reader {
     rest: Bytes,
-    /// How many bytes go out before the fault shows.
+    /// The number of bytes before the fault occurs.
     before_fault: Option<u64>,
     fault: Fault,
     piece_bytes: u64,
@@ -255,7 +254,7 @@ struct Reader {
 
 impl Reader {
     fn new(bytes: &Bytes, range: Range<u64>, fault: Fault, piece_bytes: u64) -> Self {
-        // The object is in memory, so that its offsets fit.
+        // The object is in memory, so its offsets fit.
         let at = |offset: u64| usize::try_from(offset).unwrap_or(bytes.len()).min(bytes.len());
         let span = bytes.slice(at(range.start)..at(range.end));
         let (rest, before_fault) = match fault {

@@ -1,55 +1,55 @@
-//! What can go wrong on the in-memory bus.
+//! The faults of the in-memory bus.
 
 use std::time::Duration;
 
-/// A client of one network.
+/// Identifies a client of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub(super) usize);
 
-/// Something that happens to deliveries. One message to three subscriptions is three deliveries.
+/// A fault of deliveries. One message to three subscriptions counts as three deliveries.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// The subjects it strikes, with NATS' wildcards.
+    /// The affected subjects, with NATS wildcards.
     pub subject: String,
-    /// The publisher whose messages it strikes; `None` for all.
+    /// The publisher whose messages are affected; `None` for all.
     pub from: Option<ClientId>,
-    /// The subscriber whose messages it strikes; `None` for all.
+    /// The subscriber whose messages are affected; `None` for all.
     pub to: Option<ClientId>,
-    /// Which of these deliveries it strikes.
+    /// Which of these deliveries are affected.
     pub when: When,
-    /// What happens to them.
+    /// The effect on them.
     pub action: Action,
 }
 
 impl Fault {
-    /// Makes a fault on every delivery; narrow it with the other methods.
+    /// Creates a fault of every delivery. The other methods restrict it.
     #[must_use]
     pub fn new(action: Action) -> Self {
         Self { subject: ">".to_owned(), from: None, to: None, when: When::Always, action }
     }
 
-    /// Strikes only subjects that match.
+    /// Restricts the fault to matching subjects.
     #[must_use]
     pub fn subject(mut self, pattern: impl Into<String>) -> Self {
         self.subject = pattern.into();
         self
     }
 
-    /// Strikes only what `client` publishes.
+    /// Restricts the fault to messages that `client` publishes.
     #[must_use]
     pub const fn from(mut self, client: ClientId) -> Self {
         self.from = Some(client);
         self
     }
 
-    /// Strikes only what `client` hears.
+    /// Restricts the fault to messages that `client` receives.
     #[must_use]
     pub const fn to(mut self, client: ClientId) -> Self {
         self.to = Some(client);
         self
     }
 
-    /// Strikes only some.
+    /// Restricts the fault to some of the matching deliveries.
     #[must_use]
     pub const fn when(mut self, when: When) -> Self {
         self.when = when;
@@ -57,63 +57,63 @@ impl Fault {
     }
 }
 
-/// Which deliveries a fault strikes, of those that match it otherwise.
+/// Which of the matching deliveries a fault affects.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum When {
-    /// All.
+    /// All of them.
     Always,
-    /// Each with this probability, from 0 to 1.
+    /// Each one with this probability, from 0 to 1.
     Probability(f64),
-    /// The one at this position, counted from 1.
+    /// The one at this position, starting at 1.
     Nth(u64),
-    /// Each that comes after so many.
+    /// All except this number of first ones.
     After(u64),
 }
 
-/// What happens to a delivery.
+/// The effect of a fault on a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It is lost. A publisher is not told: [`NO_RESPONDERS`](gantry_bus::NO_RESPONDERS) is the server's word for
-    /// nobody listening.
+    /// It is lost, and the publisher is not notified: [`NO_RESPONDERS`](gantry_bus::NO_RESPONDERS) reports only that
+    /// there are no subscribers.
     Drop,
     /// It arrives twice.
     Repeat,
-    /// It arrives so much later. What follows without a delay overtakes it.
+    /// It arrives later by this time. Messages without a delay can overtake it.
     Delay(Duration),
-    /// It arrives later by a random time up to this, so that several change their order.
+    /// It arrives later by a random time of up to this, which can reorder messages.
     Jitter(Duration),
-    /// One bit of its payload is turned; an empty payload stays.
+    /// One bit of its payload is flipped. An empty payload is unchanged.
     Corrupt,
 }
 
-/// What becomes of what a client publishes while it is cut off.
+/// What happens to messages that a client publishes while its connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhileCut {
-    /// The publish waits for the connection, as with a full queue.
+    /// The publish waits for the connection, as it does when the queue is full.
     Wait,
-    /// The publish succeeds and the message is lost, as with a write buffer that a reconnect drops.
+    /// The publish succeeds and the message is lost, like one in a write buffer that a reconnect discards.
     Lose,
 }
 
-/// How often what happened.
+/// Counts of what has happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Messages published, those that a cut lost included.
+    /// Messages published, including those lost in a cut.
     pub published: u64,
-    /// Messages put before a subscriber, each repetition included.
+    /// Messages delivered to a subscriber, including repetitions.
     pub delivered: u64,
-    /// Publishes that nobody heard and whose publisher was told so.
+    /// Messages without a subscriber, of which the publisher was notified.
     pub no_responders: u64,
-    /// Deliveries that [`Action::Drop`] lost.
+    /// Deliveries lost by [`Action::Drop`].
     pub dropped: u64,
-    /// Deliveries that [`Action::Repeat`] doubled.
+    /// Deliveries duplicated by [`Action::Repeat`].
     pub repeated: u64,
-    /// Deliveries that came later.
+    /// Deliveries that were delayed.
     pub delayed: u64,
-    /// Deliveries with a turned bit.
+    /// Deliveries with a flipped bit.
     pub corrupted: u64,
-    /// Messages that a cut lost, on either side.
+    /// Messages lost in a cut, in either direction.
     pub cut: u64,
-    /// Deliveries that a full subscription lost.
+    /// Deliveries lost because a subscription's buffer was full.
     pub overflowed: u64,
 }

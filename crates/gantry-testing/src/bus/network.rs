@@ -1,4 +1,4 @@
-//! Who listens to what, and how a message gets there.
+//! The subscriptions of the in-memory bus, and the routing of messages to them.
 
 use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
@@ -12,7 +12,7 @@ use super::fault::{Action, ClientId, Fault, Tally, When, WhileCut};
 use gantry_bus::{Event, Message, NO_RESPONDERS, Status};
 use gantry_proto::Headers;
 
-/// How many events a reader may lag behind.
+/// Maximum number of events that a reader may lag behind.
 const EVENTS: usize = 64;
 
 pub(super) struct Network {
@@ -22,9 +22,9 @@ pub(super) struct Network {
     random: u64,
     serial: u64,
     clients: Vec<Client>,
-    /// By id, which grows: of two that hear a message the older hears it first.
+    /// By id, in ascending order: if two subscriptions match, the older one receives the message first.
     subscribers: BTreeMap<u64, Subscriber>,
-    /// Each with how many deliveries it has matched.
+    /// Each with the number of deliveries it has matched.
     faults: Vec<(Fault, u64)>,
 }
 
@@ -42,18 +42,18 @@ struct Subscriber {
     subject: String,
     queue: Option<String>,
     open: bool,
-    /// By when it arrives, then in the order of sending.
+    /// By time of arrival, then in the order of sending.
     messages: BTreeMap<(Instant, u64), Message>,
     waker: Option<Waker>,
 }
 
-/// What a subscription has for its reader.
+/// What a subscription returns to its reader.
 pub(super) enum Next {
     /// A message that has arrived.
     Message(Box<Message>),
-    /// Nothing before this time.
+    /// No message before this time.
     Due(Instant),
-    /// Nothing any more.
+    /// The subscription has ended.
     End,
 }
 
@@ -114,7 +114,7 @@ impl Network {
     }
 
     pub(super) fn say(&self, client: ClientId, event: Event) {
-        // Nobody listening is fine.
+        // Having no listeners is fine.
         drop(self.clients[client.0].events.send(event));
     }
 
@@ -175,7 +175,7 @@ impl Network {
         Some(self.serial)
     }
 
-    /// Stops new messages and loses those on their way.
+    /// Accepts no new messages, and drops those in flight.
     pub(super) fn close(&mut self, id: u64) {
         if let Some(subscriber) = self.subscribers.get_mut(&id) {
             let now = Instant::now();
@@ -224,7 +224,7 @@ impl Network {
         }
     }
 
-    /// Returns who hears a message: every plain subscriber, and one by chance of each queue group.
+    /// Returns a message's recipients: every plain subscriber, and a random member of each queue group.
     fn hearers(&mut self, subject: &str) -> Vec<u64> {
         let mut hearers = Vec::new();
         let mut groups: BTreeMap<String, Vec<u64>> = BTreeMap::new();
@@ -244,7 +244,7 @@ impl Network {
         hearers
     }
 
-    /// Answers as nats-server does: to the publisher alone, when it listens on its own reply subject.
+    /// Reports that nobody listens as nats-server does: to the publisher only, if it listens on its own reply subject.
     fn tell_nobody_heard(&mut self, publisher: ClientId, message: &Message) {
         let Some(reply) = &message.reply else { return };
         let mut headers = Headers::default();
@@ -259,7 +259,7 @@ impl Network {
         }
     }
 
-    /// Puts a message before one subscriber, as far as the faults let it.
+    /// Delivers a message to one subscriber, subject to the faults.
     fn deliver(&mut self, from: ClientId, id: u64, mut message: Message) {
         let Some(to) = self.subscribers.get(&id).map(|subscriber| subscriber.client) else { return };
         let mut copies = 1;
@@ -301,7 +301,7 @@ impl Network {
         subscriber.wake();
     }
 
-    /// Returns what the faults do to a delivery.
+    /// Returns the combined effect of the faults on a delivery.
     fn strike(&mut self, from: ClientId, to: ClientId, subject: &str) -> Vec<Action> {
         let mut faults = std::mem::take(&mut self.faults);
         let mut actions = Vec::new();
@@ -337,7 +337,7 @@ impl Network {
         self.tally.corrupted += 1;
     }
 
-    /// Returns a random number from 0 to below 1.
+    /// Returns a random number in the range [0, 1).
     fn chance(&mut self) -> f64 {
         f64::from(u32::try_from(self.random() >> 32).unwrap_or(0)) / (f64::from(u32::MAX) + 1.0)
     }
@@ -360,7 +360,7 @@ impl Subscriber {
     }
 }
 
-/// Returns whether `subject` may be subscribed to: tokens without white space, `>` only as the last.
+/// Returns whether `subject` can be subscribed to: tokens without white space, and `>` only as the last one.
 pub(super) fn is_pattern(subject: &str) -> bool {
     let mut tokens = subject.split('.').peekable();
     while let Some(token) = tokens.next() {
@@ -371,7 +371,7 @@ pub(super) fn is_pattern(subject: &str) -> bool {
     true
 }
 
-/// Returns whether a subject matches a pattern: `*` is one token, `>` is one or more at the end.
+/// Returns whether a subject matches a pattern: `*` stands for one token, a final `>` for one or more.
 pub(super) fn matches(pattern: &str, subject: &str) -> bool {
     let mut subject = subject.split('.');
     for token in pattern.split('.') {

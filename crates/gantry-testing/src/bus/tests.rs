@@ -15,7 +15,7 @@ async fn send(bus: &Memory, subject: &str, payload: &'static str) {
     bus.publish(message(subject, payload)).await.unwrap();
 }
 
-/// Takes what has arrived.
+/// Returns the messages that have arrived.
 fn arrived(subscription: &mut Subscription) -> Vec<String> {
     std::iter::from_fn(|| subscription.next().now_or_never().flatten())
         .map(|message| String::from_utf8(message.payload.to_vec()).unwrap())
