@@ -1,5 +1,5 @@
 // Downloads one object from a Gantry relay: node bare_consumer.js NATS_URL STORE KEY FILE
-// The least that a consumer must do (docs/PROTOCOL.md): it checks the order, the CRC and the counts, gives credit for
+// The minimum that a consumer must do (docs/PROTOCOL.md): it checks the order, the CRC and the counts, gives credit for
 // what it has written, and fails on anything else. Needs `npm install @nats-io/transport-node`.
 const { closeSync, openSync, writeSync } = require("node:fs");
 const { connect, createInbox } = require("@nats-io/transport-node");

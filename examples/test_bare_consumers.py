@@ -60,9 +60,9 @@ def main():
 
 
 def check(harness, command, max_payload, digests):
-    """Returns what is wrong, or nothing."""
+    """Returns a description of the first failure, or an empty string."""
     folder = harness.folder
-    # The relay may not be there yet; a bare consumer does not try twice.
+    # The relay may not be ready yet, and a bare consumer does not retry.
     wait_until(lambda: not run([*command, f"{max_payload}-1", folder / "ready"]).returncode, "the relay")
     for size, digest in digests.items():
         done = run([*command, f"{max_payload}-{size}", folder / "out"])
@@ -72,12 +72,12 @@ def check(harness, command, max_payload, digests):
             return f"with {size} bytes: the bytes differ"
 
     if not run([*command, "none", folder / "none"]).returncode:
-        return "a missing object was no failure"
+        return "a missing object did not fail"
     return ""
 
 
 async def check_at_once(url, key, digest):
-    """Returns what is wrong with twenty slow downloads over one connection, or nothing."""
+    """Runs twenty slow downloads over one connection. Returns a description of the failure, or an empty string."""
     import bare_consumer
     import nats
 
@@ -94,7 +94,7 @@ async def check_at_once(url, key, digest):
 
 
 class SlowFile:
-    """Takes bytes slowly, and hashes them."""
+    """Accepts bytes slowly, and hashes them."""
 
     def __init__(self):
         self.digest = hashlib.sha256()

@@ -121,7 +121,7 @@ impl Clock {
     /// Ends the measurement.
     ///
     /// # Errors
-    /// When `/proc` can't be read.
+    /// If `/proc` can't be read.
     pub fn stop(self, downloads: Vec<Got>) -> anyhow::Result<Sample> {
         let seconds = self.since.elapsed().as_secs_f64();
         Ok(Sample { seconds, cpu_s: cpu_s()? - self.cpu_s, rss_bytes: rss_peak_bytes()?, downloads })

@@ -57,7 +57,7 @@ def main():
     sys.exit(1 if failed else 0)
 
 
-# Runs one module of the tests with awscrt out of reach.
+# Runs one test module without access to awscrt.
 PURE = """
 import sys, unittest
 sys.modules["awscrt"] = None
@@ -67,7 +67,7 @@ unittest.main("test_units")
 
 
 def prepare():
-    """Makes the virtual environment anew when the requirements or the interpreter have changed."""
+    """Recreates the virtual environment if the requirements or the interpreter have changed."""
     stamp = VENV / "stamp"
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
@@ -90,7 +90,7 @@ def build():
 
 
 def gantry():
-    """The relay to test with."""
+    """Returns the path of the relay to test with."""
     given = os.environ.get("GANTRY_BINARY")
     if given:
         return given

@@ -28,14 +28,14 @@ from rig import answers, ended, fetch, free_port, until
 from table import median, p99, print_rows, show
 
 SIZE = 200_000_000
-# So that a download is long enough to be hit: 10 s.
+# Makes a download last 10 s, so that the flood affects it.
 PACE = "20MB"
 RATES = "10,100,1000"
 STORE = "files"
 WITHIN_S = 120
 BACK_WITHIN_S = 1.0
 FOUND_NOBODY = "no relay is listening"
-# What the scheduler of a busy machine may put between two things that happen at once.
+# The delay that the scheduler of a busy machine may add between two simultaneous events.
 SETTLE_S = 0.005
 
 
@@ -59,13 +59,13 @@ def kinds(subject):
 
 
 def subjects(instance):
-    """All that a consumer may publish to."""
+    """All subjects that a consumer may publish to."""
     return [f"gantry.v1.{operation}.{STORE}" for operation in ("get", "stat", "list")] + [
         f"gantry.v1.ctl.{instance}.x", "$SRV.PING.gantry"]
 
 
 class Client:
-    """A connection to nats-server that sends any bytes."""
+    """A connection to nats-server that can send arbitrary bytes."""
 
     def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -77,7 +77,7 @@ class Client:
         self.socket.sendall(message)
 
     def sync(self):
-        """Returns when nats-server has taken all that was sent."""
+        """Returns once nats-server has processed everything sent before."""
         self.send(b"PING\r\n")
         while self.file.readline() != b"PONG\r\n":
             pass
@@ -92,7 +92,7 @@ class Flood:
 
     def __init__(self, port, rate, instance):
         self.client, self.rate, self.sent = Client(port), rate, 0
-        # Kinds and subjects change at different periods, so that each meets each.
+        # Kinds and subjects cycle with different periods, so that all combinations occur.
         self.messages = [list(kinds(subject).values()) for subject in subjects(instance)]
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -172,7 +172,7 @@ class Place:
         return json.loads(said), time.monotonic() - began, ""
 
     async def get_until_accepted(self, key, target):
-        """Runs `gantry get`, again when it met nobody; returns how long all of it took, how often, and what failed."""
+        """Runs `gantry get`, and retries if it found no relay. Returns total time, number of runs, and the failure."""
         began, again = time.monotonic(), 0
         while True:
             summary, _, error = await self.get(key, target)
@@ -187,7 +187,7 @@ class Place:
 
 
 async def beside(place, rate):
-    """Runs one flood; returns a row of the table and what went wrong."""
+    """Runs one flood. Returns a row of the table, and the problems."""
     problems, times, found_nobody = [], [], 0
     target = place.folder / f"large-{rate}"
     download = asyncio.create_task(place.get("large", target, "--limit-rate", PACE))
@@ -217,7 +217,7 @@ async def beside(place, rate):
 
 
 async def one_cr(place):
-    """Kills the relay's connection once; returns how long it was away, and how often it said ready meanwhile."""
+    """Kills the relay's connection once. Returns how long it was away, and how often it reported ready meanwhile."""
     asker, killer = Client(place.port), Client(place.port)
     asker.send(b"SUB _INBOX.flood.* 1\r\n")
     asker.sync()
@@ -239,7 +239,7 @@ async def one_cr(place):
     killer.close()
     if answered is None:
         return None, 0
-    # The first question that was heard; until shortly before it the relay must not have been ready.
+    # The first request that was answered. Until shortly before it, the relay must not have been ready.
     number = int(answered.group(1))
     unheard = sent[number - 1] if number else began
     wrong = sum(status == 200 for at, status in sampler.samples if began + SETTLE_S < at < unheard - SETTLE_S)
@@ -247,7 +247,7 @@ async def one_cr(place):
 
 
 class Sampler:
-    """Asks for /readyz all the time."""
+    """Requests /readyz continuously."""
 
     def __init__(self, address):
         host, port = address.rsplit(":", 1)
@@ -290,7 +290,7 @@ async def run(stage, gantry, args):
             if took is None or took > BACK_WITHIN_S:
                 problems.append(f"one lone CR: the relay was away for {'more than 10' if took is None else show(took)} s")
             if wrong:
-                problems.append(f"one lone CR: /readyz said ready {wrong} times before the relay served")
+                problems.append(f"one lone CR: /readyz reported ready {wrong} times before the relay served")
             if took is not None:
                 away.append(took)
             await until("the relay is ready", place.is_ready, WITHIN_S)
@@ -302,7 +302,7 @@ async def run(stage, gantry, args):
     for problem in problems:
         say(f"NOT AS PROMISED: {problem}")
     if problems:
-        raise Problem("not all was as promised")
+        raise Problem("some checks failed")
 
 
 def main():

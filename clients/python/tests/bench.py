@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 
 async def measure(harness: Harness, mib: int, rounds: int) -> dict[str, list[float]]:
-    """Returns the MiB/s of each way, round by round."""
+    """Returns the MiB/s of each program in each round."""
     url = harness.nats().url
     harness.relay(url)
     digest = harness.object("bench.bin", mib * MIB)

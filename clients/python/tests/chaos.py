@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Kills relays, nats-server and clients under running downloads. Every finished file must be right, and none may hang.
+"""Kills relays, nats-server and clients during downloads. Every finished file must be correct, and none may hang.
 
     chaos.py [--kills 50] [--seed 1]
 
@@ -26,12 +26,12 @@ MIB = 1 << 20
 SIZE = 96 * MIB + 12_345
 KINDS = ("relay", "nats-server", "client")
 BETWEEN_S = (0.4, 1.4)
-# Far above what a download takes among kills on a busy machine.
+# Much longer than a download with kills takes on a busy machine.
 WITHIN_S = 120.0
 
 
 class Worker:
-    """Downloads again and again, in a process that may be killed at any time."""
+    """Downloads repeatedly, in a process that may be killed at any time."""
 
     def __init__(self, harness: Harness, url: str, name: str, digest: str) -> None:
         self._harness, self._url, self.name, self._digest = harness, url, name, digest
@@ -59,7 +59,7 @@ class Worker:
         self.start()
 
     def look(self) -> None:
-        """Checks the file when a download has ended, and begins the next one."""
+        """Checks the file once a download has ended, and starts the next download."""
         code = self._process.poll()
         if code is None:
             if time.monotonic() - self._began_at > WITHIN_S:
@@ -81,13 +81,13 @@ class Worker:
         self.begin()
 
     def stop(self) -> None:
-        """Ends it."""
+        """Ends the process."""
         self._process.kill()
         self._process.communicate()
 
 
 async def download(url: str, target: str) -> None:
-    """What a worker's process does."""
+    """The main loop of a worker's process."""
     deadline = time.monotonic() + WITHIN_S
     while True:
         try:
@@ -101,7 +101,7 @@ async def download(url: str, target: str) -> None:
             result = await client.get("files/chaos.bin", to=target)
             break
         except gantry_client.GantryError as error:
-            # With all relays killed at once there is none to be found for a moment.
+            # If all relays were killed at once, there is none for a moment.
             if not error.retryable or time.monotonic() > deadline:
                 raise
             print(f"again after {error}")
@@ -140,7 +140,7 @@ def run(harness: Harness, kills: int, seed: int) -> list[str]:
         else:
             chance.choice(workers).kill()
 
-    # Without further kills, each must still finish one.
+    # After the kills, each worker must still finish one download.
     goals = [worker.finished + 1 for worker in workers]
     give_up_at = time.monotonic() + WITHIN_S
     while any(worker.finished < goal for worker, goal in zip(workers, goals)) and time.monotonic() < give_up_at:

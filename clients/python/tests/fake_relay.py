@@ -1,4 +1,4 @@
-"""A relay that does what a script says: it drops, repeats, corrupts and lies."""
+"""A scripted relay that can drop, repeat, corrupt and forge messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Script = Callable[["Transfer"], Awaitable[None]]
 
 
 class FakeRelay:
-    """Serves one object in the store `fake`. Each `get` is answered by the next script, the last one repeatedly."""
+    """Serves one object in the store `fake`. The next script answers each `get`; the last one is used repeatedly."""
 
     def __init__(self, data: bytes, *scripts: Script) -> None:
         self.data = data
@@ -58,14 +58,14 @@ class FakeRelay:
         self.tasks.append(asyncio.ensure_future(script(Transfer(self, request, message.reply))))
 
     async def _control(self, message: Msg) -> None:
-        # An empty one is nats-server's word that an inbox is gone.
+        # An empty message is nats-server's report that an inbox is gone.
         self._subscribed.set()
         if message.data:
             self.controls.append(json.loads(message.data))
 
 
 class Transfer:
-    """What a script sends with."""
+    """The interface through which a script sends messages."""
 
     def __init__(self, relay: FakeRelay, request: dict[str, Any], inbox: str, chunk: int = 1000) -> None:
         self.relay = relay
@@ -117,7 +117,7 @@ class Transfer:
             await self.send("chunk", payload, **fields)
 
     async def rest(self) -> None:
-        """Sends all chunks that are left."""
+        """Sends all remaining chunks."""
         while self.offset < self.end:
             await self.chunk()
 
@@ -134,13 +134,13 @@ class Transfer:
 
 
 async def correct(transfer: Transfer) -> None:
-    """Does what a relay should."""
+    """A script that behaves correctly."""
     await transfer.accept()
     await transfer.rest()
     await transfer.finish()
 
 
 def full_object(data: bytes) -> dict[str, Any]:
-    """The checksum of the data as a store keeps it."""
+    """The checksum of the data, as stored by a store."""
     value = base64.b64encode(crc.crc64nvme(data).to_bytes(8, "big")).decode()
     return {"algorithm": "crc64nvme", "kind": "full_object", "value": value}

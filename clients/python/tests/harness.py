@@ -24,12 +24,12 @@ import servers  # noqa: E402
 
 READY_WITHIN_S = 30.0
 
-# Its debug mode, which unittest turns on, reports each step that takes longer than 100 ms.
+# asyncio's debug mode, which unittest enables, reports each step that takes longer than 100 ms.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 class Harness:
-    """A folder, and processes that are killed when the pipe is closed that this object holds."""
+    """A folder, and processes that are killed when the pipe held by this object is closed."""
 
     def __init__(self) -> None:
         servers.DEV.mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ class Harness:
         self._alive_fd, self._hold_fd = os.pipe()
         self._processes: list[subprocess.Popen[bytes]] = []
 
-        # Removes the folder also when this process is killed.
+        # Removes the folder even if this process is killed.
         self.start("cleaner", ["sleep", "infinity"], remove=self.folder)
 
     def start(
@@ -52,7 +52,7 @@ class Harness:
         env: Optional[dict[str, str]] = None,
         remove: Optional[Path] = None,
     ) -> subprocess.Popen[bytes]:
-        """Starts a process that is killed when this one ends; its output goes to a log in the folder."""
+        """Starts a process that is killed when this one ends. Its output goes to a log in the folder."""
         removes = ["--remove", str(remove)] if remove else []
         runner = [sys.executable, "-I", "-S", str(s3.RUN), "--grace", "0", *removes, "--"]
         with open(self.folder / f"{name}.log", "ab") as log:
@@ -72,7 +72,7 @@ class Harness:
         return NatsServer(self, port or free_port(), max_payload)
 
     def relay(self, url: str, *stores: str, name: str = "relay", env: Optional[dict[str, str]] = None) -> Any:
-        """Starts a relay; without `stores` it serves the folder `objects` as `files`."""
+        """Starts a relay. Without `stores`, it serves the folder `objects` as `files`."""
         chosen = stores or (f"files=file://{self.objects}",)
         command: list[object] = [self.gantry, "serve", "--http", "off", "--no-context", "-s", url]
         for store in chosen:
@@ -80,13 +80,13 @@ class Harness:
         return self.start(name, command, {**clean_env(), **(env or {})})
 
     def s3(self) -> dict[str, Any]:
-        """Starts an S3 server, and returns what `s3.start` does."""
+        """Starts an S3 server, and returns the same as `s3.start`."""
         server, process = s3.start(self.folder / "s3", stdin=self._alive_fd)
         self._processes.append(process)
         return dict(server)
 
     def object(self, key: str, size: int) -> str:
-        """Makes a file with random bytes in the folder of the store, and returns its SHA-256."""
+        """Creates a file of random bytes in the store's folder, and returns its SHA-256."""
         path = self.objects / key
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
@@ -109,7 +109,7 @@ class Harness:
 
 
 class NatsServer:
-    """A nats-server that can be killed and started again on its port."""
+    """A nats-server that can be killed and restarted on the same port."""
 
     def __init__(self, harness: Harness, port: int, max_payload: Optional[int]) -> None:
         self._harness = harness
@@ -153,7 +153,7 @@ async def serving(client: Any, name: str) -> None:
 
 
 def wait_until(holds: Any, what: str) -> None:
-    """Waits for something to become true."""
+    """Waits until a condition holds."""
     deadline = time.monotonic() + READY_WITHIN_S
     while not holds():
         if time.monotonic() > deadline:
@@ -162,13 +162,13 @@ def wait_until(holds: Any, what: str) -> None:
 
 
 def is_open(port: int) -> bool:
-    """Whether somebody listens on the port."""
+    """Returns whether a process listens on the port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Returns a port that no process listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
@@ -183,12 +183,12 @@ def sha256(path: Path) -> str:
 
 
 def clean_env() -> dict[str, str]:
-    """This process's environment without what would point Gantry elsewhere."""
+    """This process's environment without variables that configure Gantry."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "NATS_", "GANTRY_"))}
 
 
 def s3_env(server: dict[str, Any]) -> dict[str, str]:
-    """What a relay needs to read from the S3 server."""
+    """The environment with which a relay can read from the S3 server."""
     keys = server["users"]["admin"]
     return {
         "AWS_ACCESS_KEY_ID": keys["access_key_id"],

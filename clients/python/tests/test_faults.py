@@ -42,7 +42,7 @@ class WithFakeRelay(unittest.IsolatedAsyncioTestCase):
 
 
 class Recovers(WithFakeRelay):
-    """After each of these the rest is requested once, pinned to the version, and comes from the right offset."""
+    """After each of these faults, the rest is requested once, from the right offset and pinned to the version."""
 
     async def check(self, script: Script, *, from_offset: int, cancels: bool = True, within_s: float = 2.0) -> None:
         relay = await self.relay(script, correct)

@@ -245,7 +245,7 @@ class Faults(WithRelay):
         self.assertEqual(sha256(target), newer)
 
     async def test_a_connection_that_is_closed_for_good_is_replaced(self) -> None:
-        # nats-py closes a connection for good on most errors that nats-server sends.
+        # nats-py closes a connection permanently on most errors from nats-server.
         digest = hashlib.sha256()
         stream = self.client.stream("files/large.bin", end=40 * MIB)
         count = 0
@@ -272,7 +272,7 @@ class Faults(WithRelay):
 
 
 async def past(progress: list[int], offset: int) -> None:
-    """Waits until the download is that far."""
+    """Waits until the download has reached the offset."""
     deadline = time.monotonic() + 60
     while not progress or progress[-1] < offset:
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Objects of a real S3 server, with the checksums that it keeps."""
+"""Downloads of objects from a real S3 server, with its stored checksums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be tested without servers: checksums, messages, the part file."""
+"""Tests without servers: checksums, messages, the part file."""
 
 from __future__ import annotations
 

@@ -175,8 +175,8 @@ impl Relay {
         }
     }
 
-    /// Sends the consumers to other relays as far as possible, and returns why the relay ends: a lost connection, if the
-    /// task ended because of it, or else the task.
+    /// Sends the consumers to other relays if possible, and returns why the relay ends: a lost connection if it caused
+    /// the task to end, otherwise the task.
     async fn abandon(&self, task: String) -> Result<(), Error> {
         self.lifetime.shutdown.drain.cancel();
         self.lifetime.goaway.cancel();
@@ -246,7 +246,7 @@ impl Parts {
         }
     }
 
-    /// Makes a table without stores, and what handles their requests.
+    /// Creates a table without stores, and the handler of their requests.
     fn store_table(&self) -> Arc<StoreTable> {
         let answering = Answering {
             outbox: Arc::clone(&self.outbox),

@@ -47,7 +47,7 @@ pub(crate) struct Monitor {
 impl Monitor {
     /// Keeps the relay's readiness up to date until a shutdown.
     pub(crate) async fn watch(self, events: [broadcast::Receiver<Event>; 2]) {
-        // Concurrently: a lost connection and a shutdown show at once, however long a store takes to answer.
+        // Concurrently, so that a slow store does not delay the reports of a lost connection or a shutdown.
         let [requests, data] = events;
         let watching = async {
             tokio::join!(
@@ -108,8 +108,8 @@ impl Monitor {
         });
     }
 
-    /// Reports what nats-server forbids: the server only mentions it once, and afterwards messages are just missing.
-    /// Stops the relay when the connection is lost for good.
+    /// Reports what nats-server denies: the server reports it only once, and afterwards messages are just missing.
+    /// Stops the relay if the connection is lost permanently.
     async fn watch_events(&self, connection: Connection, mut events: broadcast::Receiver<Event>) {
         let mut warned_at: Option<Instant> = None;
         let mut is_comparing_denied = false;

@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(crate) struct Outbox {
     data: Arc<dyn Bus>,
     status: watch::Receiver<Status>,
-    /// Whose chunk goes next: first come, first served, so that all transfers get equal shares.
+    /// The turns to send a chunk: first come, first served, so that all transfers get equal shares.
     turns: Semaphore,
     activity: Activity,
     idle_timeout: Duration,

@@ -41,7 +41,7 @@ const ANSWER_MAX_BYTES: usize = 256 * 1024;
 const WARNINGS_MAX: usize = 4;
 const WARNED_MAX: usize = 1024;
 
-/// A relay's description of itself, as far as it matters here.
+/// The relevant part of a relay's description of itself.
 #[derive(Debug, Deserialize)]
 struct Answer {
     id: String,

@@ -92,8 +92,8 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Returns, at the end of a transfer that took `took`, whether nobody ever received its messages. If it lasted for a
-    /// beat, a consumer may have received that and left since.
+    /// Returns whether nobody ever received the messages of a transfer that has ended after `took`. If it lasted for a
+    /// beat interval, a consumer may have received the beat and left since.
     pub(crate) fn was_unheard(&self, took: Duration, beat_interval: Duration) -> bool {
         let Heard { control, gone } = *self.heard.borrow();
         gone && took < beat_interval && control.credit == 0 && !control.cancel

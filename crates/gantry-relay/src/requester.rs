@@ -15,7 +15,7 @@ use gantry_proto::message::{Envelope, json, push_error};
 use gantry_proto::subject::Operation;
 use gantry_proto::{Body, Headers, StoreName, WireError};
 
-/// What all answers go through.
+/// The parts of the relay that every answer passes through.
 #[derive(Debug)]
 pub(crate) struct Answering {
     pub(crate) outbox: Arc<Outbox>,
@@ -36,7 +36,7 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    /// Takes a request's delivery subject, which must be allowed.
+    /// Creates the requester of a request. Its delivery subject, `reply`, must be allowed.
     pub(crate) fn new(answering: Arc<Answering>, operation: Operation, store: StoreName, reply: String) -> Self {
         Self { answering, operation, store, reply, asked_at: Instant::now() }
     }

@@ -16,8 +16,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum number of logged refusals of one kind within [`INTERVAL`]: enough to see what is wrong.
 pub(crate) const REFUSALS: u64 = 10;
 
-/// Maximum number of logged transfers of one outcome within [`INTERVAL`]. 200 per second are more than in any use we know
-/// of, and make 4 GB a day.
+/// Maximum number of logged transfers of one outcome within [`INTERVAL`]. This is 200 per second, which is more than in
+/// any use we know of, and amounts to 4 GB a day.
 pub(crate) const TRANSFERS: u64 = 2000;
 
 /// Counts lines by kind, which is a constant of this program.

@@ -24,13 +24,13 @@ from .protocol import Json, ListPage, ObjectInfo
 from .tasks import in_thread, stop, together
 from .verify import Verification, Verifier
 
-#: How many bytes a download may have received or requested beyond what is written.
+#: How many bytes a download may have requested or received but not yet written.
 WINDOW_BYTES = 4 * 1024 * 1024
 
-#: The same for all downloads of a client together. nats-server disconnects a client for which 64 MiB are pending.
+#: The same limit for all downloads of a client together. nats-server disconnects a client with 64 MiB pending.
 WINDOWS_TOTAL_BYTES = 24 * 1024 * 1024
 
-#: How long a download waits for a new byte before it fails.
+#: How long a download waits for a new byte before it fails, in seconds.
 PATIENCE_S = 120.0
 
 _ASK_AGAIN_AFTER_S = (1.0, 3.0, 7.0, 15.0)
@@ -41,9 +41,9 @@ _ANSWER_MAX_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a download is."""
+    """The progress of a download."""
 
-    #: How many bytes of the range are written, those of an earlier download included.
+    #: How many bytes of the range are written, including those of an earlier download.
     done: int
 
     #: The size of the range in bytes.
@@ -52,7 +52,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """How a download went."""
+    """The result of a download."""
 
     #: The version that the bytes belong to.
     object: ObjectInfo
@@ -64,16 +64,16 @@ class Result:
     #: How the bytes were verified.
     verification: Verification
 
-    #: How many bytes were received by this call.
+    #: How many bytes this call received.
     fetched: int
 
-    #: The absolute offset from which an earlier download was resumed; `None` when it began at the start.
+    #: The absolute offset from which an earlier download was resumed; `None` if it was not resumed.
     resumed_from: Optional[int]
 
-    #: How often the rest was requested again, after a lost chunk or relay for example.
+    #: How often the rest was requested again, for example after a lost chunk or relay.
     recoveries: int
 
-    #: From the request to the durable file, in seconds.
+    #: The time from the request to the durable file, in seconds.
     elapsed_s: float
 
     #: The file; `None` for a stream.
@@ -133,7 +133,7 @@ async def connect(
 
 
 class Client:
-    """Downloads objects from Gantry relays. All methods may run at once, in one event loop."""
+    """Downloads objects from Gantry relays. All methods may run concurrently, in one event loop."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection that `connect` made. Downloads that still run fail."""
+        """Closes the connection that `connect` made. Downloads in progress fail."""
         await self._link.close()
 
     async def get(
@@ -195,7 +195,7 @@ class Client:
             except ChangedError:
                 if part.found is None:
                     raise
-                # What is there belongs to an older version.
+                # The part file belongs to an older version.
                 await in_thread(part.discard_found)
                 result = await self._get(part, request, progress, began)
             return result
@@ -304,7 +304,7 @@ class Client:
         )
 
     async def _ask(self, verb: str, store: str, body: Mapping[str, object]) -> Json:
-        """Sends a request and returns the answer. Asks again while none comes."""
+        """Sends a request and returns the answer. Repeats the request while no answer arrives."""
         subject = f"{self._prefix}.v1.{verb}.{store}"
         payload = protocol.encoded(body)
         began = time.monotonic()
@@ -335,7 +335,7 @@ class Client:
     async def _answer(
         self, inbox: Inbox, subject: str, payload: bytes, began: float, epoch: object
     ) -> Union[Json, RelayError, None]:
-        """Returns the answer or a relay's error; `None` when the connection was lost or time is up."""
+        """Returns the answer or a relay's error, or `None` if the connection was lost or the time is up."""
         ask_again_at = 0.0
         while (waited_s := time.monotonic() - began) < _ANSWER_S and self._link.epoch == epoch:
             if waited_s >= ask_again_at:
@@ -375,7 +375,7 @@ class Stream:
 
     @property
     def result(self) -> Result:
-        """How the download went. Raises `RuntimeError` before the end."""
+        """The result of the download. Raises `RuntimeError` before the end."""
         if self._result is None:
             raise RuntimeError("the stream has not ended yet")
         return self._result

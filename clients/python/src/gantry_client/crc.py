@@ -10,10 +10,10 @@ import zlib
 from functools import lru_cache
 from typing import Protocol
 
-# The longest block that is folded at once: what is computed with it then stays in a core's cache.
+# The longest block that is folded at once, so that the intermediate values stay in a core's cache.
 _BLOCK_MAX = 32 * 1024
 
-# Below this many bytes a plain loop is as fast as folding.
+# Below this many bytes, a plain loop is as fast as folding.
 _SHORT = 64
 
 _CRC64NVME_POLYNOMIAL = 0x9A6C9329AC4BC9B5
@@ -78,7 +78,7 @@ class FoldingCrc:
         return register
 
     def _tables_for(self, distance: int) -> list[bytes]:
-        """Returns, for each byte of the register, what each byte value adds to it `distance` bytes later."""
+        """Returns a table for each byte of the register: the effect of each byte value `distance` bytes later."""
         if distance not in self._tables:
             power = self._power(distance - 1)
             values = [self._product(power, entry) for entry in self._table]
@@ -93,7 +93,7 @@ class FoldingCrc:
         return register
 
     def _product(self, a: int, b: int) -> int:
-        """Multiplies two polynomials modulo that of the CRC. The highest bit stands for 1, the next one for x."""
+        """Multiplies two polynomials modulo the CRC's. The highest bit stands for 1, the next one for x."""
         product = 0
         bit = 1 << (self._width - 1)
         while bit:
@@ -105,7 +105,7 @@ class FoldingCrc:
 
     @lru_cache(maxsize=64)  # noqa: B019 -- the two instances live as long as the module
     def _power(self, length: int) -> int:
-        """Returns x to the power of `8 * length`: multiplying by it is what `length` zero bytes do to the register."""
+        """Returns x to the power of `8 * length`, by which `length` zero bytes multiply the register."""
         power = 1 << (self._width - 1)
         base = power >> 8
         while length:

@@ -1,4 +1,4 @@
-"""One download: requests the bytes, checks each message, and requests the rest again after anything that goes wrong."""
+"""One download: requests the bytes, checks each message, and requests the rest again after any failure."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ _CHUNK_MIN = 16 * 1024
 # The largest chunk of a relay with default settings. Credit is first given in multiples of it.
 _CHUNK_DEFAULT = 520_192
 
-# Credit is sent when it has grown by this part of the window: by two chunks, for the default window.
+# Credit is sent when it has grown by this fraction of the window, which is two chunks for the default window.
 _CREDIT_STEPS = 4
 
-# A wait that takes this much longer than asked for means that this process did not run.
+# If a wait exceeds its timeout by this much, this process was suspended.
 _OWN_PAUSE_S = 0.5
 
-# What an inbox holds beyond the window: messages that are no chunks, and repeats.
+# What an inbox holds in addition to the window: messages other than chunks, and repeats.
 _INBOX_SLACK = 16 * 1024 * 1024
 
 
@@ -66,7 +66,7 @@ class Request:
 
 
 class _SetbackError(Exception):
-    """This transfer is of no more use; the rest is requested again."""
+    """The transfer has failed, and the rest must be requested again."""
 
     def __init__(self, cause: GantryError, *, cancels: bool = False, is_silence: bool = False) -> None:
         super().__init__(str(cause))
@@ -87,7 +87,7 @@ class Download:
         patience_s: float,
         known: Optional[ObjectInfo] = None,
     ) -> None:
-        """`known` is the version that the bytes must belong to, where some of them are there already."""
+        """`known` is the version that the bytes must belong to, if some of them have been downloaded before."""
         self._link = link
         self._budget = budget
         self._prefix = prefix
@@ -117,13 +117,13 @@ class Download:
 
     @property
     def info(self) -> ObjectInfo:
-        """The version, once the download has begun."""
+        """The version, once the first request was accepted."""
         assert self._version is not None, "begun comes first"
         return self._version
 
     @property
     def end(self) -> int:
-        """The exclusive end of the range, once the download has begun."""
+        """The exclusive end of the range, once the first request was accepted."""
         assert self._end is not None, "begun comes first"
         return self._end
 
@@ -132,7 +132,7 @@ class Download:
         await self._begun.wait()
 
     async def next_batch(self) -> list[tuple[bytes, int]]:
-        """Waits for bytes, each chunk with its CRC-64/NVME. Empty at the end."""
+        """Waits for chunks, and returns each with its CRC-64/NVME. Returns an empty list at the end."""
         while not self._queue and not self._finished:
             self._changed.clear()
             await self._changed.wait()
@@ -141,13 +141,13 @@ class Download:
         return batch
 
     def stop(self) -> None:
-        """Ends all waiting for `begun` and `next_batch`, after `run` has ended in whatever way."""
+        """Wakes all callers that wait in `begun` or `next_batch`, after `run` has ended for any reason."""
         self._finished = True
         self._begun.set()
         self._changed.set()
 
     def mark_written(self, length: int) -> None:
-        """Allows the relay to send as many more bytes."""
+        """Records this many more written bytes, so that the relay may send as many more."""
         self._written += length
         self._progress_at = time.monotonic()
         if self._inbox is not None:
@@ -212,7 +212,7 @@ class Download:
             await asyncio.sleep(pause_s)
 
     def _adapt_to_silence(self, progressed: bool) -> None:
-        """On a slow link a smaller chunk arrives in time, and a longer wait gives it the chance to."""
+        """Adapts to a slow link: smaller chunks arrive sooner, and a longer timeout lets them arrive."""
         self._answer_s = min(_STALL_S, self._answer_s * 2)
         if not progressed and self._heard_relay:
             self._stall_s = min(_STALL_MAX_S, self._stall_s * 2)
@@ -221,7 +221,7 @@ class Download:
     def _give_up_if_hopeless(self, cause: GantryError) -> None:
         waited_s = time.monotonic() - self._progress_at
         if self._written < self._received:
-            # The reader is slow, not the relay.
+            # The reader is slow, and not the relay.
             return
         if isinstance(cause, NoRelayError) and not self._heard_relay and waited_s >= _NO_RELAY_S:
             raise cause
@@ -312,7 +312,7 @@ class _Transfer:
             message = await self._inbox.next(_TICK_S)
             waited_s = time.monotonic() - waited_from
             if waited_s > _TICK_S + _OWN_PAUSE_S:
-                # What arrived meanwhile is not read yet.
+                # Messages that have arrived meanwhile are still unread.
                 self._heard_at += waited_s - _TICK_S
             if self._inbox.overflowed:
                 _set_back("the relay sends more than it may")
@@ -321,7 +321,7 @@ class _Transfer:
             await self._keep_up()
 
     async def cancel(self) -> None:
-        """Asks the relay to stop. Without an acceptance it stops by itself, when the inbox is gone."""
+        """Asks the relay to stop. Before an acceptance, it stops by itself once the inbox is gone."""
         if self._accepted is None:
             return
         try:
@@ -372,7 +372,7 @@ class _Transfer:
             _set_back(f"chunk {self._sequence} was lost")
         if beat.sequence == self._sequence and beat.offset != self._download._received:
             _set_back(f"beat at offset {beat.offset}, expected {self._download._received}")
-        # The last control message may be on its way still. If it was lost, the next beat shows it.
+        # The last control message may still be in flight. If it was lost, the next beat shows that.
         is_overdue = time.monotonic() - self._sent_at >= self._accepted.beat_s / 2
         if beat.wait == "credit" and is_overdue:
             self._sent_at = 0.0
@@ -404,7 +404,7 @@ class _Transfer:
         download._finish()
 
     async def _keep_up(self) -> None:
-        """Does what time demands: credit, signs of life, and giving up a transfer that is silent."""
+        """Handles the timers: sends credit and keep-alives, and abandons a silent transfer."""
         download, now = self._download, time.monotonic()
         if self._download._link.epoch != self._epoch:
             raise _SetbackError(ConnectionFailedError("the NATS connection was lost"))

@@ -29,21 +29,21 @@ class NoRelayError(GantryError):
 
 
 class PermissionDeniedError(GantryError):
-    """nats-server forbids publishing the request or subscribing to the answer."""
+    """nats-server denies publishing the request or subscribing to the answer."""
 
 
 class StalledError(GantryError):
-    """No new byte arrived within the client's patience. The bytes so far are kept for a resumed download."""
+    """No new byte arrived within the time limit. The bytes so far are kept, so that the download can be resumed."""
 
     retryable = True
 
 
 class MalformedError(GantryError):
-    """The relay's answer breaks the protocol."""
+    """The relay's answer violates the protocol."""
 
 
 class IntegrityError(GantryError):
-    """The bytes are not the ones that the store keeps a checksum of."""
+    """The bytes do not match the store's checksum."""
 
 
 class PartFileError(GantryError):
@@ -70,10 +70,10 @@ class RelayError(GantryError):
         if retryable is not None:
             self.retryable = retryable
 
-        #: The least time to wait before the next try, in seconds.
+        #: The minimum time to wait before a retry, in seconds.
         self.retry_after_s = retry_after_s
 
-        #: The code that the relay sent; differs from `code` when this package doesn't know it.
+        #: The code that the relay sent. It differs from `code` if it is unknown to this package.
         self.wire_code = code if code is not None else self.code
 
 
@@ -96,26 +96,26 @@ class NotFoundError(RelayError):
 
 
 class IdleError(RelayError):
-    """The relay heard nothing from this consumer for too long."""
+    """The relay received nothing from this consumer for too long."""
 
     code = "idle"
     retryable = True
 
 
 class ChangedError(RelayError):
-    """The object is not, or no longer, the requested version."""
+    """The object is not, or is no longer, the requested version."""
 
     code = "changed"
 
 
 class RangeError(RelayError):
-    """The range begins past its end or past the object's end."""
+    """The range starts after its end or after the object's end."""
 
     code = "range"
 
 
 class BusyError(RelayError):
-    """A limit of the relay is reached."""
+    """The relay has reached one of its limits."""
 
     code = "busy"
     retryable = True
@@ -129,7 +129,7 @@ class InternalError(RelayError):
 
 
 class StoreUnavailableError(RelayError):
-    """The store fails or does not answer."""
+    """The store fails or does not respond."""
 
     code = "store_unavailable"
     retryable = True

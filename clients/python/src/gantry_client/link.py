@@ -15,7 +15,7 @@ from nats.aio.subscription import Subscription
 
 from .errors import ConnectionFailedError, PermissionDeniedError
 
-# How many messages an inbox holds at most. A transfer's chunks are bounded by credit; this bounds all else.
+# Maximum number of messages in an inbox. Credit bounds a transfer's chunks; this bounds all other messages.
 _INBOX_MESSAGES_MAX = 65_536
 
 _VIOLATIONS_KEPT = 64
@@ -24,10 +24,10 @@ _HEALTH_TIMEOUT_S = 2
 
 
 class Link:
-    """A NATS connection that is replaced when it is closed for good."""
+    """A NATS connection that is replaced once it is closed permanently."""
 
     def __init__(self, nc: NatsClient, reopen: Optional[Callable[[], Awaitable[NatsClient]]]) -> None:
-        """`reopen` makes a new connection; `None` when the caller owns `nc` and keeps it open."""
+        """`reopen` makes a new connection. It is `None` if the caller owns `nc` and keeps it open."""
         self._nc = nc
         self._reopen = reopen
         self._reopening = asyncio.Lock()
@@ -36,12 +36,12 @@ class Link:
 
     @property
     def epoch(self) -> object:
-        """Changes with each lost connection; `None` while there is none."""
+        """Identifies the current connection: changes with each reconnect, and is `None` while disconnected."""
         nc = self._nc
         return (id(nc), nc.stats["reconnects"]) if nc.is_connected else None
 
     async def ready(self, within_s: float) -> NatsClient:
-        """Waits until there is a connection. Raises `ConnectionFailedError`."""
+        """Waits for a connection. Raises `ConnectionFailedError`."""
         deadline = time.monotonic() + within_s
         while True:
             if self._closed:
@@ -58,7 +58,7 @@ class Link:
             await asyncio.sleep(_POLL_S)
 
     async def check(self) -> None:
-        """Replaces a connection that does not answer any more."""
+        """Replaces a connection that no longer responds."""
         nc = self._nc
         if not nc.is_connected:
             return
@@ -70,7 +70,7 @@ class Link:
                 await nc.close()
 
     async def record_error(self, error: Exception) -> None:
-        """Keeps what nats-server complains about; `nats-py` calls it."""
+        """Records errors that nats-server reports; called by `nats-py`."""
         self._violations.append(str(error).lower())
 
     def check_permission(self, *subjects: str) -> None:
@@ -82,7 +82,7 @@ class Link:
                     raise PermissionDeniedError(f"nats-server denies {subject!r}: {violation}")
 
     async def close(self) -> None:
-        """Closes the connection, unless it is the caller's."""
+        """Closes the connection, unless the caller owns it."""
         self._closed = True
         if self._reopen is not None:
             await self._nc.close()
@@ -100,7 +100,7 @@ class Link:
 
 
 class Inbox:
-    """A fresh subject, and the messages that arrived on it."""
+    """A fresh subject, and the messages that have arrived on it."""
 
     def __init__(self, nc: NatsClient, bytes_max: int) -> None:
         """Holds at most `bytes_max` bytes. Beyond that, messages are dropped and `overflowed` is set."""
@@ -119,7 +119,7 @@ class Inbox:
 
     async def open(self) -> None:
         """Subscribes."""
-        # The messages are moved from the subscription at once. Its own limits must never drop one before ours do.
+        # Messages leave the subscription at once, so that its own limits never drop a message before ours do.
         self._subscription = await self._nc.subscribe(
             self.subject,
             cb=self._take,
@@ -132,7 +132,7 @@ class Inbox:
         await self._nc.publish(subject, payload, reply=self.subject)
 
     async def next(self, timeout_s: float) -> Optional[Msg]:
-        """Returns the next message; `None` when time is up or `wake` was called."""
+        """Returns the next message, or `None` if the time is up or `wake` was called."""
         if not self._messages and not self._wake.is_set():
             # Before Python 3.12, `asyncio.wait_for` can lose a cancellation.
             timer = asyncio.get_running_loop().call_later(timeout_s, self._wake.set)
@@ -172,17 +172,17 @@ class Inbox:
 
 
 class WindowBudget:
-    """Divides the bytes that may be on their way over one connection among its downloads."""
+    """Divides the bytes that may be in flight on one connection among its downloads."""
 
     def __init__(self, window: int, total: int) -> None:
-        """`window` is the most that one download gets, `total` the most of all together."""
+        """`window` is the maximum for one download, `total` the maximum for all downloads together."""
         self._window = window
         self._total = total
         self._active = 0
 
     @property
     def share(self) -> int:
-        """The window of each download at present."""
+        """The current window of each download."""
         return max(1, min(self._window, self._total // max(1, self._active)))
 
     def join(self) -> None:
@@ -195,7 +195,7 @@ class WindowBudget:
 
 
 async def open_connection(servers: str | list[str], timeout_s: float, options: dict[str, Any]) -> NatsClient:
-    """Connects, or raises what `nats-py` raises when it can't within the time."""
+    """Connects within the time limit, or raises the exception of `nats-py`."""
     nc = NatsClient()
     try:
         await asyncio.wait_for(nc.connect(servers, **options), timeout_s)

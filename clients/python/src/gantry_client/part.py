@@ -43,7 +43,7 @@ _LOCK_ATTEMPTS = 16
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is downloaded, as it was requested. Bytes of anything else are not resumed."""
+    """Identifies a download by its request. Only bytes of the same request are resumed."""
 
     store: str
     key: str
@@ -85,7 +85,7 @@ class PartFile:
         except OSError as error:
             raise PartFileError(f"can't open {self._part}: {error.strerror}") from error
 
-        #: The version that the bytes belong to that are there already; `None` when there are none.
+        #: The version of the bytes that an earlier download left; `None` if there are none.
         self.found: Optional[ObjectInfo] = None
         try:
             if resume:
@@ -100,23 +100,23 @@ class PartFile:
 
     @property
     def offset(self) -> int:
-        """The absolute offset of the next byte, once something was found or begun."""
+        """The absolute offset of the next byte, once bytes were found or `begin` was called."""
         return (self._sidecar.start if self._sidecar else self._wanted.start) + self._written
 
     def begin(self, info: ObjectInfo, start: int, end: int) -> None:
-        """Begins to write at `offset`, or at `start` when nothing is resumed."""
+        """Starts to write at `offset`, or at `start` if nothing is resumed."""
         try:
             if self.found is None or self._sidecar is None:
                 self._start_over(info, start, end)
             elif self._sidecar.boot != _boot_id():
-                # From now on the length counts again, so what it covers has to be durable.
+                # From now on the length is trusted again, so the bytes that it covers must be durable.
                 self._checkpoint()
             self._take_mode(at_least=stat.S_IRUSR | stat.S_IWUSR)
         except OSError as error:
             raise PartFileError(f"can't write {self._part}: {error.strerror}") from error
 
     def discard_found(self) -> None:
-        """Forgets what was found: the download starts over."""
+        """Discards the bytes that were found: the download starts from the beginning."""
         self.found = None
         self._written = 0
         self._sidecar = None
@@ -162,7 +162,7 @@ class PartFile:
         return verification
 
     def suspend(self) -> None:
-        """Makes the bytes durable, so that they can be resumed also after a restart of the machine."""
+        """Makes the bytes durable, so that they can be resumed even after a restart of the machine."""
         if self._sidecar is None or self._verifier is None or not self._is_in_place():
             return
         if self._written > self._sidecar.durable:
@@ -203,7 +203,7 @@ class PartFile:
         raise FileInUseError(f"another download writes to {self._target}")
 
     def _is_in_place(self) -> bool:
-        """Whether the open file still has its name, and no other one."""
+        """Returns whether the open file still has its name, and no other name."""
         try:
             there = os.lstat(self._part)
         except FileNotFoundError:
@@ -212,7 +212,7 @@ class PartFile:
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) and here.st_nlink == 1
 
     def _examine(self) -> None:
-        """Takes up what an earlier download left, if it is of this object and its bytes can be relied on."""
+        """Resumes from what an earlier download left, if it belongs to this object and its bytes are reliable."""
         sidecar = _read_sidecar(self._sidecar_path)
         if sidecar is None or sidecar.wanted != self._wanted:
             return
@@ -260,7 +260,7 @@ class PartFile:
             self._sidecar = _Sidecar(**values)
             _write_sidecar(self._sidecar_path, self._sidecar)
         except OSError as error:
-            # The system may have dropped what it could not write: the length no longer says what is there.
+            # The system may have dropped bytes that it could not write, so the length is no longer reliable.
             self._keep = False
             raise PartFileError(f"can't make {self._part} durable: {error.strerror}") from error
 
@@ -268,7 +268,7 @@ class PartFile:
         os.lseek(self._fd, offset, os.SEEK_SET)
 
     def _take_mode(self, at_least: int) -> None:
-        """Gives the part file the permission bits of the file that it will replace."""
+        """Sets the part file's permission bits to those of the file that it will replace."""
         try:
             mode = stat.S_IMODE(os.stat(self._target).st_mode) & 0o777
         except FileNotFoundError:
@@ -283,7 +283,7 @@ def _verifier(info: ObjectInfo, start: int, end: int) -> Verifier:
 
 
 def _resolved(target: Path) -> Path:
-    """Follows symbolic links, and checks that a regular file is or can be there."""
+    """Follows symbolic links, and checks that the target is a regular file or can become one."""
     try:
         path = Path(os.path.realpath(target))
         if path.exists() and not path.is_file():
@@ -317,7 +317,7 @@ def _open_private(path: Path, flags: int) -> int:
 
 
 def _read_sidecar(path: Path) -> Optional[_Sidecar]:
-    """Returns `None` when there is none that this version of the package understands."""
+    """Returns `None` if there is no sidecar that this version of the package can read."""
     try:
         fd = _open_private(path, os.O_RDONLY)
         with open(fd, "rb") as file:
@@ -334,7 +334,7 @@ def _read_sidecar(path: Path) -> Optional[_Sidecar]:
 
 
 def _write_sidecar(path: Path, sidecar: _Sidecar) -> None:
-    """Replaces the sidecar: after a crash it is the old or the new one."""
+    """Replaces the sidecar atomically: after a crash, either the old or the new one exists."""
     body = {"format": _FORMAT, **asdict(sidecar)}
     checksum = sidecar.object.checksum
     if checksum is not None:
@@ -360,7 +360,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        # Some network file systems can't.
+        # Some network file systems do not support this.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

@@ -1,4 +1,4 @@
-"""Messages of protocol version 1, checked as they are read. Source: docs/PROTOCOL.md."""
+"""Messages of protocol version 1, validated as they are decoded. Source: docs/PROTOCOL.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OFFSET_MAX = 2**63 - 1
 REQUEST_MAX_BYTES = 16_384
 KEY_MAX_BYTES = 1024
 
-#: What a message's headers may take of `max_payload`.
+#: The part of `max_payload` that is reserved for a message's headers.
 HEADERS_MAX_BYTES = 4096
 
 BEAT_MS = (50, 10_000)
@@ -38,13 +38,13 @@ class Checksum:
     #: `crc64nvme`, `crc32`, `crc32c`, `sha1` or `sha256`.
     algorithm: str
 
-    #: `full_object`, or `composite`: of the digests of the parts of a multipart upload.
+    #: `full_object`, or `composite` for a digest of the digests of a multipart upload's parts.
     kind: str
 
     #: The digest, in Base64.
     value: str
 
-    #: Only for `composite`: runs of parts of equal size, as (count, size). Empty when unknown.
+    #: Only for `composite`: runs of parts of equal size, as (count, size). Empty if unknown.
     parts: tuple[tuple[int, int], ...] = ()
 
 
@@ -81,10 +81,10 @@ class ListPage:
 
     entries: tuple[ListEntry, ...]
 
-    #: Keys that are folded at the next `/`, unless the listing is recursive.
+    #: Common prefixes of keys, up to the next `/`, unless the listing is recursive.
     prefixes: tuple[str, ...]
 
-    #: Where the next page begins; `None` on the last one.
+    #: The token of the next page; `None` on the last page.
     next: Optional[str] = None
 
 
@@ -116,7 +116,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life, with the sequence number and offset of the next chunk."""
+    """A heartbeat, with the sequence number and offset of the next chunk."""
 
     transfer: str
     sequence: int
@@ -150,7 +150,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class NoResponders:
-    """nats-server's own answer: nobody listens where the last message went."""
+    """nats-server's own answer: nobody listens on the subject of the last message."""
 
 
 Message = Union[Accepted, Chunk, Beat, End, GoAway, Failed, NoResponders]
@@ -172,13 +172,13 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def check_store(store: str) -> None:
-    """Raises `InvalidArgumentError` unless this can be the name of a store."""
+    """Raises `InvalidArgumentError` unless this is a valid store name."""
     if not _STORE.fullmatch(store):
         raise InvalidArgumentError(f"invalid store name {store!r}: expected 1 to 64 of A-Z a-z 0-9 _ -")
 
 
 def check_text(name: str, value: str, minimum: int = 0, maximum: int = KEY_MAX_BYTES) -> None:
-    """Raises `InvalidArgumentError` unless the text has a length within bounds, in bytes of UTF-8."""
+    """Raises `InvalidArgumentError` unless the text's length, in bytes of UTF-8, is within bounds."""
     try:
         length = len(value.encode())
     except UnicodeEncodeError:
@@ -188,13 +188,13 @@ def check_text(name: str, value: str, minimum: int = 0, maximum: int = KEY_MAX_B
 
 
 def check_prefix(prefix: str) -> None:
-    """Raises `InvalidArgumentError` unless this can be the prefix of all subjects."""
+    """Raises `InvalidArgumentError` unless this is a valid subject prefix."""
     if prefix[:1] in ("$", "_") or not all(_TOKEN.fullmatch(token) for token in prefix.split(".")):
         raise InvalidArgumentError(f"invalid subject prefix {prefix!r}")
 
 
 def encoded(body: Mapping[str, object]) -> bytes:
-    """Returns a request's body, without the members that are `None`."""
+    """Encodes a request's body, without members that are `None`."""
     text = json.dumps({name: value for name, value in body.items() if value is not None}, ensure_ascii=False)
     body_bytes = text.encode()
     if len(body_bytes) > REQUEST_MAX_BYTES:
@@ -241,7 +241,7 @@ def read_message(prefix: str, headers: Optional[Mapping[str, str]], payload: byt
 
 
 def read_error(payload: bytes) -> RelayError:
-    """Reads the body of an error. One that can't be read is `internal`."""
+    """Decodes the body of an error. An unreadable body counts as `internal`."""
     try:
         body = _json(payload)
         retry_after_ms = min(_optional_count(body, "retry_after_ms") or 0, RETRY_AFTER_MAX_MS)
@@ -263,7 +263,7 @@ def read_answer(headers: Optional[Mapping[str, str]], payload: bytes) -> Json:
 
 
 def read_object(body: Json) -> ObjectInfo:
-    """Reads an object's description. Raises `MalformedError`."""
+    """Decodes an object's description. Raises `MalformedError`."""
     metadata = body.get("metadata", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise MalformedError("metadata: expected an object of texts")
@@ -280,7 +280,7 @@ def read_object(body: Json) -> ObjectInfo:
 
 
 def read_page(body: Json) -> ListPage:
-    """Reads a page of a listing. Raises `MalformedError`."""
+    """Decodes a page of a listing. Raises `MalformedError`."""
     entries = tuple(
         ListEntry(
             _text(entry, "key"),

@@ -1,4 +1,4 @@
-"""Tasks and threads that end before what they use is released."""
+"""Tasks and threads that end before the resources that they use are released."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def together(driver: Any, writer: Any) -> None:
-    """Runs both to their end. When one fails, the other is cancelled, and the failure raised."""
+    """Runs both to completion. If one fails, cancels the other and raises the failure."""
     tasks = [asyncio.ensure_future(driver), asyncio.ensure_future(writer)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -22,7 +22,7 @@ async def together(driver: Any, writer: Any) -> None:
 
 
 async def stop(*tasks: asyncio.Future[Any]) -> None:
-    """Cancels tasks and waits until they have ended, also when it is cancelled itself."""
+    """Cancels tasks and waits until they have ended, even if it is cancelled itself."""
     cancelled: Optional[asyncio.CancelledError] = None
     pending = {task for task in tasks if not task.done()}
     while pending:
@@ -37,7 +37,7 @@ async def stop(*tasks: asyncio.Future[Any]) -> None:
 
     for task in tasks:
         if not task.cancelled():
-            # Marks it as seen.
+            # Marks the exception as retrieved.
             task.exception()
     if cancelled is not None:
         raise cancelled

@@ -1,4 +1,4 @@
-"""Comparison of the received bytes with the checksum that the store keeps."""
+"""Verification of the received bytes against the store's checksum."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Verification:
     #: The algorithm of the store's checksum; `None` for `transport`.
     algorithm: Optional[str] = None
 
-    #: How many parts a composite checksum covers.
+    #: The number of parts that a composite checksum covers.
     parts: Optional[int] = None
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Verifier:
     """
 
     def __init__(self, checksum: Optional[Checksum], size: int) -> None:
-        """Expects `size` bytes. Pass no checksum for a range: what the store keeps covers the whole object."""
+        """Expects `size` bytes. Pass no checksum for a range: the store's checksum covers the whole object."""
         self._size = size
         self._count = 0
         self._crc64nvme = 0
@@ -87,14 +87,14 @@ class Verifier:
         return self._crc64nvme
 
     def update(self, data: bytes, data_crc64nvme: int) -> None:
-        """Takes the next bytes, with their own CRC-64/NVME: so it need not be computed a second time."""
+        """Adds the next bytes, with their CRC-64/NVME, so that it need not be computed a second time."""
         self._count += len(data)
         self._crc64nvme = crc.folding_crc64nvme.joined(self._crc64nvme, data_crc64nvme, len(data))
         if self._check is not None:
             self._check.update(data)
 
     def finish(self) -> Verification:
-        """Returns how the bytes were verified. Raises `IntegrityError` when they are not the store's."""
+        """Returns how the bytes were verified. Raises `IntegrityError` if they do not match the store's checksum."""
         if self._count != self._size:
             raise IntegrityError(f"got {self._count} bytes, expected {self._size}")
         if self._check is None:
@@ -113,7 +113,7 @@ class _FullObject:
     def __init__(self, checksum: Checksum, expected: bytes) -> None:
         self.expected = expected
         self.result = Verification("full_object", checksum.algorithm)
-        # The CRC of the whole follows from those of the chunks.
+        # The chunks' CRCs are combined into the CRC of the whole object.
         self._hash = None if checksum.algorithm == "crc64nvme" else _HASHES[checksum.algorithm]()
 
     def update(self, data: bytes) -> None:
@@ -125,7 +125,7 @@ class _FullObject:
 
 
 class _Composite:
-    """The digest of the concatenated digests of the parts."""
+    """The digest of the parts' concatenated digests."""
 
     def __init__(self, checksum: Checksum, expected: bytes) -> None:
         self.expected = expected

@@ -101,7 +101,7 @@ impl StoreTable {
         }
         let _replacing = self.replacing.lock().await;
 
-        // Everything that can fail comes first, so that nothing changes if the bus refuses a subscription.
+        // Everything that can fail happens first, so that nothing changes if the bus refuses a subscription.
         let subscribed = self.subscribe(stores.keys()).await?;
         let gone: Vec<_> = self.names().into_iter().filter(|name| !stores.contains_key(name)).collect();
 

@@ -66,7 +66,7 @@ pub enum When {
     Probability(f64),
     /// The one at this position, starting at 1.
     Nth(u64),
-    /// All except this number of first ones.
+    /// Every one after this number of deliveries.
     After(u64),
 }
 
