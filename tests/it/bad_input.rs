@@ -99,7 +99,7 @@ async fn a_bad_request_is_answered_and_names_its_field() {
 }
 
 #[tokio::test]
-async fn what_is_too_much_is_clamped_and_what_is_unknown_ignored() {
+async fn excessive_values_are_clamped_and_unknown_members_ignored() {
     let shelf = Shelf::default().bytes("k", random_bytes(1, 5000));
     let world = World::new(shelf, Options { window_max_bytes: 2000, ..lively() }).await;
     let body = json!({"key": "k", "credit": i64::MAX, "chunk_max": i64::MAX, "colour": {"deep": [1, 2]}, "Key": "x"});
@@ -167,7 +167,7 @@ async fn nothing_goes_to_a_reply_subject_that_is_not_allowed() {
 }
 
 #[tokio::test]
-async fn control_that_is_nonsense_changes_nothing() {
+async fn invalid_control_messages_change_nothing() {
     let world = world().await;
     let mut inbox = world.get(json!({"key": "k", "credit": 1000})).await;
     let control = inbox.next_but_beats().await.json()["control"].as_str().unwrap().to_owned();
@@ -203,7 +203,7 @@ async fn control_that_is_nonsense_changes_nothing() {
 
 /// Bodies, headers and control messages from a seed, most of them almost right.
 #[tokio::test]
-async fn a_relay_lives_on_after_random_messages() {
+async fn a_relay_survives_random_messages() {
     const ROUNDS: u64 = 400;
     let world = world().await;
     let template = json!({
@@ -499,7 +499,7 @@ async fn a_message_that_breaks_the_protocol_ends_the_transfer() {
 }
 
 #[tokio::test]
-async fn what_is_not_of_this_transfer_or_comes_twice_is_ignored() {
+async fn foreign_and_repeated_messages_are_ignored() {
     let noise = || Say::bytes(1, 10, Bytes::from_static(b"0123456789"));
     let good: Vec<_> = (1..10).map(|seq| Say::chunk(seq, seq * CHUNK_LEN)).chain([Say::end(10, 100)]).collect();
     let with = |odd: Vec<Say>| odd.into_iter().chain(good.clone()).collect::<Vec<_>>();
@@ -526,7 +526,7 @@ async fn a_chunk_past_credit_is_never_written() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_what_was_asked_for_is_not_taken() {
+async fn an_answer_to_another_request_is_rejected() {
     let cases = [
         ("another start", Say::accepted(5)),
         ("another end", Say::accepted_as(json!({"end": 50}))),
@@ -585,7 +585,7 @@ async fn a_relay_that_names_another_control_subject_makes_the_consumer_publish_n
 }
 
 #[tokio::test]
-async fn numbers_that_make_no_sense_do_not_end_a_download() {
+async fn absurd_numbers_do_not_end_a_download() {
     let cases = [
         ("beats of 2^63 ms", json!({"beat_ms": 1_u64 << 63}), 1),
         ("no beats and no idle time", json!({"beat_ms": 0, "idle_ms": 0}), 1),
@@ -609,7 +609,7 @@ async fn numbers_that_make_no_sense_do_not_end_a_download() {
 
 /// No message of the relay's answers each of the consumer's, and an idle time of 0 made 500 of them per second.
 #[tokio::test]
-async fn a_silent_relay_with_odd_numbers_is_left_and_not_flooded() {
+async fn a_silent_relay_with_extreme_numbers_is_abandoned_and_not_flooded() {
     let odd = Say::accepted_as(json!({"beat_ms": 1_u64 << 63, "idle_ms": 0, "credit": 0}));
     let stage = Stage::new(vec![vec![odd]], consumer::Options { patience: Duration::from_secs(6), ..quick() }).await;
     let mut controls = stage.relay.subscribe("gantry.v1.ctl.>").await.unwrap();
@@ -649,7 +649,7 @@ async fn an_object_that_changed_is_a_typed_error() {
 }
 
 #[tokio::test]
-async fn a_relay_that_never_makes_sense_is_given_up() {
+async fn a_relay_that_always_violates_the_protocol_is_abandoned() {
     let options = consumer::Options { patience: Duration::from_secs(1), ..quick() };
     let nonsense = vec![Say::accepted(0), Say::bytes(0, 0, Bytes::new())];
     let stage = Stage::new(vec![nonsense; 1000], options).await;

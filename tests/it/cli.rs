@@ -17,7 +17,7 @@ const PROMPT: Duration = Duration::from_secs(2);
 const RETRY_BUDGET: Duration = Duration::from_secs(15);
 
 #[tokio::test]
-async fn the_proof_is_named_on_the_last_line_and_in_json() {
+async fn the_verification_is_reported_on_the_last_line_and_in_json() {
     let site = Site::start().await;
     let body = data::random_bytes(1, 100_000);
     for (algorithm, name) in [
@@ -55,7 +55,7 @@ async fn a_download_is_found_in_the_relays_log_by_its_transfer() {
 }
 
 #[tokio::test]
-async fn quiet_says_nothing_of_success() {
+async fn quiet_prints_nothing_on_success() {
     let site = Site::start().await;
     std::fs::write(site.files().join("key"), "content").unwrap();
 
@@ -66,7 +66,7 @@ async fn quiet_says_nothing_of_success() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_named_at_once() {
+async fn missing_objects_and_stores_are_reported_at_once() {
     let site = Site::start().await;
     let _relay = Relay::on(&site.nats).s3(site.s3).store("nobucket", "s3://no-such-bucket").start().await;
     for address in ["objects/no/such key", "files/no/such key", "nostore/key", "nobucket/key"] {
@@ -83,7 +83,7 @@ async fn what_is_not_there_is_named_at_once() {
 }
 
 #[tokio::test]
-async fn a_denied_object_is_said_to_be_denied() {
+async fn a_denied_object_is_reported_as_denied() {
     let site = Site::start().await;
     site.s3.put(&site.bucket, "key", Bytes::from_static(b"secret"), None).await;
     let denied = Relay::on(&site.nats).s3_as(site.s3, site.s3.denied());
@@ -93,7 +93,7 @@ async fn a_denied_object_is_said_to_be_denied() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_is_given_up_within_its_retry_budget() {
+async fn an_unreachable_store_fails_within_its_retry_budget() {
     let site = Site::start().await;
     let endpoint = format!("http://127.0.0.1:{}", data::free_port());
     let down = Relay::on(&site.nats).s3(site.s3).env("AWS_ENDPOINT_URL", endpoint);
@@ -103,7 +103,7 @@ async fn a_store_that_is_down_is_given_up_within_its_retry_budget() {
 }
 
 #[tokio::test]
-async fn a_frozen_store_is_given_up_within_its_retry_budget() {
+async fn a_frozen_store_fails_within_its_retry_budget() {
     let (nats, s3) = tokio::join!(Nats::plain(), S3::start());
     let folder = data::folder();
     let bucket = s3.bucket().await;
@@ -120,7 +120,7 @@ async fn a_frozen_store_is_given_up_within_its_retry_budget() {
 }
 
 #[tokio::test]
-async fn a_missing_relay_is_told_from_a_missing_server() {
+async fn a_missing_relay_is_distinguished_from_a_missing_server() {
     let nats = Nats::plain().await;
     let nobody = format!("nats://127.0.0.1:{}", data::free_port());
     for args in [vec!["get", "store/key", "-o", "-"], vec!["stat", "store/key"], vec!["ls", "store"]] {
@@ -152,7 +152,7 @@ async fn wrong_arguments_are_named() {
 }
 
 #[tokio::test]
-async fn json_tells_of_a_failure_too() {
+async fn json_reports_failures_too() {
     let site = Site::start().await;
 
     let output = site.get(FILES, "missing", "file").arg("--json").run().await.expect_code(4);
@@ -162,7 +162,7 @@ async fn json_tells_of_a_failure_too() {
 }
 
 #[tokio::test]
-async fn an_older_file_is_replaced_by_a_proved_one_only() {
+async fn an_older_file_is_replaced_only_by_a_verified_one() {
     let site = Site::start().await;
     std::fs::write(site.downloads().join("file"), "old").unwrap();
 
@@ -177,7 +177,7 @@ async fn an_older_file_is_replaced_by_a_proved_one_only() {
 }
 
 #[tokio::test]
-async fn a_missing_folder_is_not_made() {
+async fn a_missing_folder_is_not_created() {
     let site = Site::start().await;
     std::fs::write(site.files().join("key"), "content").unwrap();
 
@@ -188,7 +188,7 @@ async fn a_missing_folder_is_not_made() {
 }
 
 #[tokio::test]
-async fn a_folder_that_takes_no_files_leaves_the_old_one() {
+async fn an_unwritable_folder_keeps_the_old_file() {
     use std::os::unix::fs::PermissionsExt;
 
     let site = Site::start().await;
@@ -216,7 +216,7 @@ async fn a_folder_that_takes_no_files_leaves_the_old_one() {
 
 /// A limit on the file's size stands for a full disk: the write fails in the middle, and no privilege is needed.
 #[tokio::test]
-async fn a_file_that_can_not_grow_leaves_the_old_one() {
+async fn a_failed_write_keeps_the_old_file() {
     let site = Site::start().await;
     std::fs::write(site.files().join("key"), data::random_bytes(1, 4 << 20)).unwrap();
     std::fs::write(site.downloads().join("file"), "old").unwrap();
@@ -230,7 +230,7 @@ async fn a_file_that_can_not_grow_leaves_the_old_one() {
 
 /// All of the object is on its way to the file before the first write fails.
 #[tokio::test]
-async fn a_disk_that_was_full_before_the_end_of_a_small_object_hung_the_download() {
+async fn a_disk_full_near_the_end_of_a_small_object_fails_the_download() {
     let site = Site::start().await;
     std::fs::write(site.files().join("key"), data::random_bytes(1, 400_000)).unwrap();
 
@@ -258,7 +258,7 @@ async fn a_full_device_is_told() {
 }
 
 #[tokio::test]
-async fn a_reader_that_leaves_is_no_news() {
+async fn a_reader_that_leaves_is_not_an_error() {
     let site = Site::start().await;
     std::fs::write(site.files().join("key"), data::random_bytes(1, 16 << 20)).unwrap();
 

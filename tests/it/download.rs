@@ -115,7 +115,7 @@ async fn keys_are_taken_literally() {
 
 /// A key may begin with a slash in S3; no path in a directory does.
 #[tokio::test]
-async fn a_key_may_begin_with_a_slash() {
+async fn a_key_may_start_with_a_slash() {
     let site = Site::start().await;
     let body = Bytes::from_static(b"absolute");
     site.s3.put(&site.bucket, "/etc/passwd", body.clone(), None).await;
@@ -206,7 +206,7 @@ async fn standard_output_takes_the_bytes_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn two_downloads_of_one_key_do_not_meet() {
+async fn two_downloads_of_one_key_do_not_interfere() {
     let site = Site::start().await;
     let body = data::random_bytes(5, 32 * MIB);
     site.s3.put(&site.bucket, "key", body.clone(), None).await;
@@ -222,7 +222,7 @@ async fn two_downloads_of_one_key_do_not_meet() {
 
 /// The consumer is frozen in mid-transfer, so that the object is replaced before all of it was read.
 #[tokio::test]
-async fn an_object_replaced_in_mid_transfer_is_no_file() {
+async fn an_object_replaced_during_its_transfer_leaves_no_file() {
     let site = Site::start().await;
     std::fs::write(site.downloads().join("kept"), "an older file").unwrap();
     for (file, len_after) in [("new", 128 * MIB), ("kept", 3)] {

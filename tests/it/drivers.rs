@@ -288,7 +288,7 @@ async fn a_dropped_download_frees_the_relay_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_relay_whose_publish_is_not_taken_frees_the_transfer() {
+async fn a_relay_whose_publish_is_not_accepted_frees_the_transfer() {
     let world = World::new(300_000);
     let (relay, relay_bus) = world.relay(Shutdown::default()).await;
     let mut download = world.get().await.unwrap();
@@ -301,7 +301,7 @@ async fn a_relay_whose_publish_is_not_taken_frees_the_transfer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_consumer_that_is_cut_off_while_it_has_credit_is_given_up_in_time() {
+async fn a_disconnected_consumer_with_credit_is_abandoned_in_time() {
     let world = World::new(300_000);
     let (relay, _) = world.relay_of(Trickle, Shutdown::default()).await;
     let mut download = world.get().await.unwrap();
@@ -340,7 +340,7 @@ async fn a_drain_while_the_store_opens_is_answered_with_goaway() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tells_a_missing_relay_from_a_missing_store() {
+async fn distinguishes_a_missing_relay_from_a_missing_store() {
     let world = World::new(10);
     assert!(matches!(world.get().await, Err(Error::NoRelay)));
     let _relay = world.relay(Shutdown::default()).await;

@@ -116,7 +116,7 @@ async fn lose(introducer: &mut Introducer) {
 
 /// After a failover the user and the password went to a server without TLS.
 #[tokio::test]
-async fn credentials_are_not_sent_without_tls_to_a_server_that_was_learned_of() {
+async fn credentials_are_not_sent_without_tls_to_a_discovered_server() {
     let tls = Tls::new();
     let server = tls.server("").await;
     for scheme in ["", "nats://", "ws://"] {
@@ -144,7 +144,7 @@ async fn credentials_are_not_sent_without_tls_to_a_server_that_was_learned_of() 
 
 /// The address asks for no TLS, but the server does: so do all from then on.
 #[tokio::test]
-async fn tls_that_the_first_server_asks_for_is_required_of_all() {
+async fn tls_required_by_the_first_server_is_required_of_all() {
     let tls = Tls::new();
     let server = tls.server("").await;
     let recorder = Recorder::start().await;
@@ -170,7 +170,7 @@ async fn tls_that_the_first_server_asks_for_is_required_of_all() {
 
 /// One address with `tls://` makes all use TLS.
 #[tokio::test]
-async fn credentials_are_not_sent_without_tls_when_one_of_the_addresses_asks_for_it() {
+async fn credentials_are_not_sent_without_tls_if_one_address_requires_it() {
     let recorder = Recorder::start().await;
     let tls = Tls::new();
     let server = tls.server("").await;

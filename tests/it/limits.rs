@@ -38,7 +38,7 @@ async fn debians_nats_server_serves_downloads() {
 }
 
 #[tokio::test]
-async fn debians_nats_server_tells_of_a_missing_relay() {
+async fn debians_nats_server_reports_a_missing_relay() {
     let nats = Nats::start(NatsOptions { version: NatsVersion::Debian, ..NatsOptions::default() }).await;
     let output = gantry(["get", "store/key", "-o", "-"]).nats(&nats).run().await.expect_code(5);
     assert!(output.stderr.contains("no relay"), "{}", output.stderr);
@@ -154,7 +154,7 @@ async fn a_large_transfer_does_not_hold_up_a_small_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_holds_up_nobody_on_its_connection() {
+async fn a_slow_reader_delays_no_other_download_on_its_connection() {
     let site = Site::start().await;
     data::sparse_file(&site.files().join("slow"), 1 << 30);
     data::sparse_file(&site.files().join("fast"), 64 << 20);

@@ -125,7 +125,7 @@ async fn next(subscription: &mut Subscription) -> Message {
 }
 
 #[tokio::test]
-async fn a_connection_that_dies_is_replaced_and_its_subscriptions_go_on() {
+async fn a_dead_connection_is_replaced_and_its_subscriptions_continue() {
     let nats = Nats::plain().await;
     let bus = connect(nats.url()).await;
     let other = connect(nats.url()).await;
@@ -157,7 +157,7 @@ async fn a_connection_that_dies_is_replaced_and_its_subscriptions_go_on() {
 }
 
 #[tokio::test]
-async fn what_is_published_while_a_dead_connection_is_replaced_waits_for_the_next() {
+async fn messages_published_while_a_connection_is_replaced_wait_for_the_next_one() {
     let nats = Nats::plain().await;
     let gate = Gate::to(&nats).await;
     let (bus, other) = (connect(gate.url()).await, connect(nats.url()).await);
@@ -182,7 +182,7 @@ async fn what_is_published_while_a_dead_connection_is_replaced_waits_for_the_nex
 
 /// The relay answered nothing from then on, and `/readyz` said that it was ready.
 #[tokio::test]
-async fn a_relay_whose_request_connection_died_is_not_ready_sends_on_and_serves_again() {
+async fn a_relay_without_its_request_connection_is_not_ready_keeps_sending_and_recovers() {
     let nats = Nats::plain().await;
     let gate = Gate::to(&nats).await;
     let bytes = random_bytes(1, 200_000);
@@ -274,7 +274,7 @@ async fn downloads_do_not_notice_a_flood_and_new_ones_begin() {
 
 /// A consumer knows the relay's secret by its own transfers, and no transfer of others.
 #[tokio::test]
-async fn only_a_report_of_its_own_ends_a_transfer() {
+async fn only_nats_servers_report_for_a_transfer_ends_it() {
     let world = World::new(Shelf::default().bytes("k", random_bytes(1, 5000)), lively()).await;
     let mut mine = world.get(json!({"key": "k", "credit": 1000})).await;
     let mut other = world.get(json!({"key": "k", "credit": 1000})).await;
@@ -301,7 +301,7 @@ async fn only_a_report_of_its_own_ends_a_transfer() {
 
 /// A hostile publisher may aim at a consumer as well.
 #[tokio::test]
-async fn a_download_goes_on_when_the_consumers_connection_dies() {
+async fn a_download_continues_when_the_consumers_connection_dies() {
     let bytes = random_bytes(1, 100_000);
     let world = World::new(Shelf::default().bytes("k", bytes.clone()), lively()).await;
     let bus = connect(world.nats.url()).await;
@@ -324,7 +324,7 @@ async fn a_download_goes_on_when_the_consumers_connection_dies() {
 
 /// A relay that could never be ready again would hold its place; one that is started again may find other credentials.
 #[tokio::test]
-async fn a_relay_that_is_refused_for_good_exits_with_an_error() {
+async fn a_relay_that_nats_server_keeps_refusing_exits_with_an_error() {
     let config = |password: &str| format!("authorization {{ user: u, password: {password} }}\n");
     let mut nats = Nats::start(NatsOptions { config: config("right"), ..NatsOptions::default() }).await;
     let gate = Gate::to(&nats).await;

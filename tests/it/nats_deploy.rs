@@ -129,7 +129,7 @@ impl Site {
 }
 
 #[tokio::test]
-async fn who_has_the_right_downloads() {
+async fn a_user_with_permission_downloads() {
     let site = Site::start("server.conf").await;
     let _relay = site.relay("monitor", &["firmware", "models"]).await;
 
@@ -142,7 +142,7 @@ async fn who_has_the_right_downloads() {
 }
 
 #[tokio::test]
-async fn a_missing_right_is_told_from_a_missing_object() {
+async fn a_missing_permission_is_distinguished_from_a_missing_object() {
     let site = Site::start("server.conf").await;
     let mut relay = site.relay("monitor", &["firmware"]).await;
 
@@ -170,12 +170,12 @@ async fn a_missing_right_is_told_from_a_missing_object() {
 }
 
 #[tokio::test]
-async fn nobody_reads_anothers_chunks() {
+async fn users_can_not_read_each_others_chunks() {
     overhear("server.conf", "monitor", "device1", "device2").await;
 }
 
 #[tokio::test]
-async fn nobody_reads_anothers_chunks_in_the_importing_account() {
+async fn users_of_the_importing_account_can_not_read_each_others_chunks() {
     overhear("import.conf", "line1", "line1", "line2").await;
 }
 
@@ -219,7 +219,7 @@ async fn overhear(config: &str, probe: &str, victim: &str, other: &str) {
 }
 
 #[tokio::test]
-async fn nobody_writes_where_he_should_not() {
+async fn users_can_not_publish_without_permission() {
     let (site, importing) = (Site::start("server.conf").await, Site::start("import.conf").await);
     for (site, user, subject) in [
         (&site, "device2", "_INBOX.device1.x"),
@@ -263,7 +263,7 @@ async fn a_relay_answers_to_inboxes_only() {
 
 /// The check once asked for rights that a relay does not need, and did not ask for those that it does.
 #[tokio::test]
-async fn the_check_asks_for_the_rights_that_are_granted() {
+async fn the_check_requires_only_the_granted_permissions() {
     for config in ["server.conf", "import.conf"] {
         let said = Site::start(config).await.check().await.expect_code(0);
         let text = said.stdout_text();
@@ -272,7 +272,7 @@ async fn the_check_asks_for_the_rights_that_are_granted() {
 }
 
 #[tokio::test]
-async fn the_check_names_each_right_that_is_missing() {
+async fn the_check_names_each_missing_permission() {
     let cases = [
         (r#""gantry.v1.get.* gantry""#, "", 2, r#"to subscribe to "gantry.v1.get.firmware""#),
         (r#""gantry.v1.get.* gantry""#, r#""gantry.v1.get.* others""#, 2, "gantry.v1.get.firmware"),
@@ -333,7 +333,7 @@ async fn another_account_downloads_through_its_import() {
 }
 
 #[tokio::test]
-async fn another_account_is_told_that_no_relay_is_there() {
+async fn a_missing_relay_is_reported_to_another_account() {
     let site = Site::start("import.conf").await;
     let line1 = site.client("line1").await;
     let mut inbox = line1.subscribe("_INBOX.line1.>").await.unwrap();
@@ -349,7 +349,7 @@ async fn another_account_is_told_that_no_relay_is_there() {
 
 /// Through an import the relay does not learn from nats-server that a consumer is gone; its own timer ends it.
 #[tokio::test]
-async fn another_accounts_dead_consumer_holds_no_relay() {
+async fn a_dead_consumer_of_another_account_frees_the_relay() {
     let site = Site::start("import.conf").await;
     let relay =
         site.relay_builder("line1", &["firmware"]).await.env("GANTRY_RELAY__IDLE_TIMEOUT_MS", "2000").start().await;

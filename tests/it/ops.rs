@@ -79,7 +79,7 @@ async fn readiness_follows_nats_and_the_stores() {
 
 /// The pages were once answered only after the first connection, and the relay gave up after four seconds.
 #[tokio::test]
-async fn a_relay_waits_for_nats_and_says_so_meanwhile() {
+async fn a_relay_waits_for_nats_and_reports_it() {
     let mut nats = Nats::plain().await;
     let folder = data::folder();
     let (address, url, store) = (address(), nats.url(), format!("s={}", store(folder.path())));
@@ -102,7 +102,7 @@ async fn a_relay_waits_for_nats_and_says_so_meanwhile() {
 }
 
 #[tokio::test]
-async fn an_address_that_was_chosen_must_be_free() {
+async fn a_configured_address_must_be_free() {
     let nats = Nats::plain().await;
     let folder = data::folder();
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -113,7 +113,7 @@ async fn an_address_that_was_chosen_must_be_free() {
 }
 
 #[tokio::test]
-async fn a_relay_that_drains_lets_its_transfer_finish_and_another_takes_what_comes() {
+async fn a_draining_relay_finishes_its_transfer_and_another_serves_new_requests() {
     let nats = Nats::plain().await;
     let folder = data::folder();
     let files = folder.path().join("files");
@@ -180,7 +180,7 @@ async fn the_grace_ends_in_a_goaway_and_a_clean_exit() {
 }
 
 #[tokio::test]
-async fn a_relay_without_nats_stops_all_the_same() {
+async fn a_relay_without_nats_still_stops() {
     let mut nats = Nats::plain().await;
     let folder = data::folder();
     data::random_file(&folder.path().join("big"), 6, 64 << 20);
@@ -276,7 +276,7 @@ async fn a_hangup_reloads_the_stores_and_keeps_the_transfers() {
 
 /// The relay once did nothing else while a reload waited for NATS.
 #[tokio::test]
-async fn a_reload_that_waits_for_nats_holds_up_nothing() {
+async fn a_reload_that_waits_for_nats_blocks_nothing() {
     let mut nats = Nats::plain().await;
     let folder = data::folder();
     let address = address();
@@ -308,7 +308,7 @@ async fn a_reload_that_waits_for_nats_holds_up_nothing() {
 
 /// The denial once outlived both the right that was missing and the store.
 #[tokio::test]
-async fn a_hangup_asks_again_for_what_nats_forbade() {
+async fn a_reload_retries_denied_subscriptions() {
     let users = |denied: &str| {
         format!(
             "authorization {{ users: [{{ user: all, password: p }}, {{ user: relay, password: p, permissions: {{ \
@@ -367,7 +367,7 @@ async fn reload_nats(nats: &Nats, times: usize) {
 }
 
 #[tokio::test]
-async fn the_check_tells_what_applies_and_what_is_wrong() {
+async fn the_check_reports_settings_and_problems() {
     let nats = Nats::plain().await;
     let folder = data::folder();
     let store = format!("s={}", store(folder.path()));
@@ -406,7 +406,7 @@ async fn the_check_tells_what_applies_and_what_is_wrong() {
 
 /// Whatever failed was once told as the address of nats-server or of the store.
 #[tokio::test]
-async fn the_check_names_the_key_that_is_to_blame() {
+async fn the_check_names_the_faulty_key() {
     let (nats, s3, folder) = (Nats::plain().await, S3::shared().await, data::folder());
     let bucket = s3.bucket().await;
     let (garbage, directory) = (folder.path().join("garbage"), format!("s={}", store(folder.path())));
@@ -432,7 +432,7 @@ async fn the_check_names_the_key_that_is_to_blame() {
 
 /// Credentials without any right were once told to be good.
 #[tokio::test]
-async fn the_check_tells_what_credentials_may_do() {
+async fn the_check_reports_what_credentials_permit() {
     let (nats, s3) = (Nats::plain().await, S3::shared().await);
     let bucket = s3.bucket().await;
     for (put, user, told) in [
@@ -564,7 +564,7 @@ async fn s3_is_told_the_span_of_each_request_and_a_failure_shows() {
 
 /// A variable that a platform puts into every container once stopped every command, a health check's too.
 #[tokio::test]
-async fn a_collector_that_can_not_be_used_costs_nothing_but_traces() {
+async fn an_unusable_collector_costs_only_traces() {
     let nats = Nats::plain().await;
     let folder = data::folder();
     data::random_file(&folder.path().join("object"), 7, 100_000);

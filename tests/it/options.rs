@@ -53,7 +53,7 @@ async fn user_and_password_come_from_flags_or_variables() {
 }
 
 #[tokio::test]
-async fn a_token_comes_by_itself_or_as_the_user() {
+async fn a_token_comes_from_its_own_setting_or_as_the_user() {
     let nats = guarded(TOKEN).await;
 
     assert_let_in(stat().nats(&nats).arg("--token=t0ken").run().await);
@@ -83,7 +83,7 @@ async fn the_selected_context_is_used_and_overruled() {
 }
 
 #[tokio::test]
-async fn a_context_that_needs_more_than_we_have_says_so() {
+async fn an_unsupported_context_is_reported() {
     let home = data::folder();
     select(home.path(), "lab", &serde_json::json!({ "nsc": "nsc://operator/account/user" }));
 
@@ -93,7 +93,7 @@ async fn a_context_that_needs_more_than_we_have_says_so() {
 }
 
 #[tokio::test]
-async fn a_wrong_configuration_is_told_whole_and_nothing_starts() {
+async fn all_configuration_problems_are_reported_and_nothing_starts() {
     let folder = data::folder();
     let file = folder.path().join("gantry.toml");
     std::fs::write(&file, "[relay]\nchunk_max_bytes = 0\ntransfer_max = 5\n").unwrap();
@@ -150,7 +150,7 @@ async fn relay_and_consumer_agree_on_another_prefix() {
 }
 
 #[tokio::test]
-async fn an_idle_relay_ends_well_at_the_first_signal() {
+async fn an_idle_relay_exits_cleanly_at_the_first_signal() {
     let nats = Nats::plain().await;
     for signal in ["TERM", "INT"] {
         let folder = data::folder();

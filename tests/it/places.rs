@@ -49,7 +49,7 @@ async fn relays_with_other_places_under_one_name_warn_and_count_each_other() {
 }
 
 #[tokio::test]
-async fn the_check_tells_a_console_from_s3() {
+async fn the_check_distinguishes_a_console_from_s3() {
     let nats = Nats::plain().await;
     let page =
         Act::Raw(200, "content-type: text/html\r\netag: \"1\"", "<!doctype html><title>Console</title>".to_owned());
@@ -68,7 +68,7 @@ async fn the_check_tells_a_console_from_s3() {
 }
 
 #[tokio::test]
-async fn names_that_are_not_shown_are_reported_on_standard_error() {
+async fn omitted_names_are_reported_on_standard_error() {
     let nats = Nats::plain().await;
     let folder = data::folder();
     for name in ["a", "line\nbreak"] {
@@ -83,7 +83,7 @@ async fn names_that_are_not_shown_are_reported_on_standard_error() {
 }
 
 #[tokio::test]
-async fn requests_that_nobody_hears_the_answer_to_cost_s3_next_to_nothing() {
+async fn requests_whose_answer_nobody_receives_cost_s3_next_to_nothing() {
     const UNHEARD: usize = 20;
     let nats = Nats::plain().await;
     let server = S3Double::start(data::random_bytes(1, 32 << 20), |_: &Request| Act::Serve).await;

@@ -116,7 +116,7 @@ async fn cancelled_requests_leave_no_debt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_of_many_transfers_go_on() {
+async fn all_of_many_transfers_make_progress() {
     let world = World::of_objects([("k".to_owned(), 60_000)]).await;
     let clients: Vec<_> = (0..341).map(|_| world.client()).collect();
     let began = Instant::now();

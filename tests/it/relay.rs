@@ -16,7 +16,7 @@ use crate::support::data::random_bytes;
 use crate::support::{Nats, NatsOptions, until};
 
 #[tokio::test]
-async fn a_full_relay_says_busy_and_takes_the_next_when_it_has_room() {
+async fn a_full_relay_answers_busy_until_it_has_room() {
     let full_of_transfers = Options { transfers_max: 2, ..lively() };
     let full_of_memory = Options { transfer_reserve_bytes: 64 * 1024, budget: Budget::new(2 * 64 * 1024), ..lively() };
     for (name, options) in [("transfers", full_of_transfers), ("memory", full_of_memory)] {
@@ -55,7 +55,7 @@ async fn a_full_relay_says_busy_and_takes_the_next_when_it_has_room() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_never_speaks_is_told_that_it_is_idle() {
+async fn a_silent_consumer_gets_an_idle_error() {
     let options = Options { idle_timeout: Duration::from_millis(300), ..lively() };
     let world = World::new(Shelf::default().bytes("k", random_bytes(1, 5000)), options).await;
     let mut silent = world.get(json!({"key": "k", "credit": 10})).await;
@@ -80,7 +80,7 @@ async fn a_consumer_that_never_speaks_is_told_that_it_is_idle() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_keeps_alive_and_falls_silent_with_credit_in_hand_is_told_that_it_is_idle() {
+async fn a_keep_alive_consumer_that_falls_silent_with_credit_left_gets_an_idle_error() {
     let options = Options { idle_timeout: Duration::from_millis(300), ..lively() };
     // The store stalls, so that the credit is never used up.
     let world = World::new(Shelf::default().put("k", Item::Stuck(random_bytes(1, 5000))), options).await;

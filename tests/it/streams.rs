@@ -37,7 +37,7 @@ fn fifo(path: &Path) -> File {
 
 /// The relay froze with its health page once 64 KiB of log had filled the pipe.
 #[tokio::test]
-async fn a_relay_serves_on_while_nobody_reads_its_log() {
+async fn a_relay_keeps_serving_while_nobody_reads_its_log() {
     let (nats, folder) = (Nats::plain().await, data::folder());
     data::random_file(&folder.path().join("object"), 7, 100_000);
     let pipe = folder.path().join("log");
@@ -62,7 +62,7 @@ async fn a_relay_serves_on_while_nobody_reads_its_log() {
 }
 
 #[tokio::test]
-async fn a_stderr_that_takes_nothing_changes_no_exit_code() {
+async fn an_unwritable_stderr_changes_no_exit_code() {
     let (nats, folder) = (Nats::plain().await, data::folder());
     data::random_file(&folder.path().join("object"), 7, 100_000);
     let relay = Relay::on(&nats).store("s", format!("file://{}", folder.path().display())).start().await;
@@ -85,7 +85,7 @@ async fn a_stderr_that_takes_nothing_changes_no_exit_code() {
 }
 
 #[tokio::test]
-async fn nothing_of_strangers_reaches_a_terminal_raw() {
+async fn text_from_peers_is_escaped_in_all_output() {
     let nats = Nats::plain().await;
     let client = async_nats::connect(nats.url()).await.unwrap();
     let hostile = "no\n\u{1b}[2J\u{9b}31m\u{202e}";
@@ -127,7 +127,7 @@ async fn nothing_of_strangers_reaches_a_terminal_raw() {
 
 /// With traces on, such a header made the task of its transfer panic when S3 was asked.
 #[tokio::test]
-async fn a_trace_header_that_is_none_elsewhere_is_not_passed_on() {
+async fn an_invalid_trace_header_is_not_passed_on() {
     let nats = Nats::plain().await;
     let object = data::random_bytes(8, 1000);
     let s3 = S3Double::start(object.clone(), |_| Act::Serve).await;

@@ -3,7 +3,7 @@
 use crate::support::{Nats, Relay, data, gantry};
 
 #[tokio::test]
-async fn a_refusal_and_an_end_say_why_without_the_key() {
+async fn refusals_and_ends_are_logged_with_a_reason_but_without_the_key() {
     let nats = Nats::plain().await;
     let folder = data::folder();
     data::random_file(&folder.path().join("here"), 1, 100_000);

@@ -63,7 +63,7 @@ async fn the_documented_transcript_is_what_a_relay_sends() {
 }
 
 #[test]
-fn the_documented_errors_are_the_codes() {
+fn the_documented_errors_match_the_code() {
     let table = PROTOCOL.split("\n## Errors\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let rows = table.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `")?.split(" | ");
@@ -75,7 +75,7 @@ fn the_documented_errors_are_the_codes() {
 }
 
 #[test]
-fn the_documented_limits_are_the_codes() {
+fn the_documented_limits_match_the_code() {
     let options = Options::default();
     for limit in [
         format!("at most {} bytes |", grouped(REQUEST_MAX_BYTES)),
@@ -93,7 +93,7 @@ fn the_documented_limits_are_the_codes() {
 }
 
 #[test]
-fn the_documented_bounds_are_the_codes() {
+fn the_documented_bounds_match_the_code() {
     let ms = |bound: std::time::Duration| grouped(bound.as_millis());
     for row in [
         format!("| `chunk_max` of a request | consumer | {} (0 is rejected) |", grouped(limits::CHUNK_MIN_BYTES)),

@@ -67,7 +67,7 @@ async fn a_chunk_is_headers_and_bytes() {
 }
 
 #[tokio::test]
-async fn the_crc_of_the_definition_is_the_documented_one() {
+async fn the_crc_matches_the_documented_value() {
     assert_eq!(crc64_nvme(b"123456789"), 0xae8b_1486_0a79_9888);
 }
 
@@ -172,7 +172,7 @@ async fn a_transfer_ends_when_nobody_listens_any_more() {
 }
 
 #[tokio::test]
-async fn control_of_a_dead_relay_comes_back_as_503() {
+async fn control_messages_to_a_dead_relay_are_answered_with_503() {
     let world = World::new(Shelf::default().bytes("k", random_bytes(1, 5000)), lively()).await;
     let mut inbox = world.get(json!({"key": "k", "credit": 10})).await;
     let control = inbox.next_but_beats().await.json()["control"].as_str().unwrap().to_owned();
@@ -268,7 +268,7 @@ async fn a_range_is_served_with_absolute_offsets() {
 }
 
 #[tokio::test]
-async fn a_draining_relay_finishes_and_then_says_goaway() {
+async fn a_draining_relay_finishes_and_then_sends_goaway() {
     let options = Options { drain_grace: Duration::from_secs(2), ..lively() };
     let world = World::new(Shelf::default().bytes("k", random_bytes(1, 5000)), options).await;
     let mut inbox = world.get(json!({"key": "k", "credit": 1000})).await;
@@ -291,7 +291,7 @@ async fn a_draining_relay_finishes_and_then_says_goaway() {
 }
 
 #[tokio::test]
-async fn the_services_api_is_answered_as_adr_32_has_it() {
+async fn the_services_api_is_answered_as_adr_32_specifies() {
     let world = World::new(Shelf::default().bytes("k", "x"), lively()).await;
     world.get(json!({"key": "k"})).await.read_all().await;
     world.get(json!({"key": "none"})).await.next().await;

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_holds_only_what_was_asked_for() {
+    fn a_page_contains_only_what_was_requested() {
         let entry = |key: &str, size| ListEntry { key: key.to_owned(), size, etag: None, last_modified: None };
         let request = ListRequest {
             prefix: "a/".to_owned(),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_no_key_does_not_cost_the_page() {
+    fn an_invalid_name_does_not_fail_the_page() {
         let entry = |key: &str| ListEntry { key: key.to_owned(), size: 1, etag: None, last_modified: None };
         let mut found = ListPage {
             entries: vec![entry("a/\n"), entry("a/b")],

@@ -357,7 +357,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded(body in body(), transfer in option::of(transfer()), context in "[ -~]{0,40}") {
+        fn encoding_round_trips(body in body(), transfer in option::of(transfer()), context in "[ -~]{0,40}") {
             let envelope = Envelope { transfer, context: Some(context) };
             let (headers, payload) = envelope.encode(&body);
             prop_assert_eq!(decode(&headers, payload), Ok((envelope, body)));

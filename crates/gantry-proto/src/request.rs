@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_request_is_a_key() {
+    fn a_key_is_a_complete_request() {
         let request = GetRequest::parse(br#"{"key":"a/b","colour":"blue"}"#).unwrap();
         assert_eq!(request, GetRequest::new("a/b".parse().unwrap()));
     }

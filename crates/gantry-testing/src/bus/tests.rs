@@ -82,7 +82,7 @@ async fn publisher_hears_503_on_its_own_reply_subject_when_nobody_listens() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_sent_is_refused() {
+async fn invalid_messages_are_refused() {
     let network = MemoryNetwork::new(1);
     let bus = network.connect();
     network.set_max_payload(20);
@@ -109,7 +109,7 @@ async fn closed_subscription_yields_what_arrived_and_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_strike_what_they_name() {
+async fn faults_affect_only_matching_deliveries() {
     let network = MemoryNetwork::new(1);
     let (one, other) = (network.connect(), network.connect());
     let mut subscription = other.subscribe("a", None).await.unwrap();
@@ -195,7 +195,7 @@ async fn full_subscription_loses_and_tells() {
 }
 
 #[tokio::test]
-async fn denied_publish_is_lost_and_told() {
+async fn denied_publish_is_lost_and_reported() {
     let bus = MemoryNetwork::new(1).connect();
     let mut events = bus.events();
     let mut subscription = bus.subscribe("a.>", None).await.unwrap();
