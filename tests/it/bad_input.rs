@@ -1,4 +1,4 @@
-//! What hostile or broken peers send: to a relay, and to a consumer.
+//! Messages from hostile or broken peers, to a relay and to a consumer.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,7 +27,7 @@ async fn world() -> World {
     World::new(shelf, lively()).await
 }
 
-/// The relay serves as if nothing had happened.
+/// Asserts that the relay still serves normally.
 async fn assert_alive(world: &World) {
     assert_eq!(world.get(json!({"key": "k"})).await.read_all().await, random_bytes(1, 5000));
 }
@@ -201,7 +201,7 @@ async fn invalid_control_messages_change_nothing() {
     }
 }
 
-/// Bodies, headers and control messages from a seed, most of them almost right.
+/// Sends random bodies, headers and control messages from a seed, most of them almost valid.
 #[tokio::test]
 async fn a_relay_survives_random_messages() {
     const ROUNDS: u64 = 400;
@@ -232,7 +232,7 @@ async fn a_relay_survives_random_messages() {
     }
 
     assert_alive(&world).await;
-    // Every inbox is gone by now, so nothing that was accepted goes on.
+    // All inboxes are gone by now, so no accepted transfer continues.
     until("the end of all transfers", async || (world.relay.transfers_active() == 0).then_some(())).await;
 }
 
@@ -240,7 +240,7 @@ fn hostile_token(dice: &[u8]) -> String {
     dice[3..20].iter().map(|byte| char::from(b'!' + byte % 90)).filter(|c| !".*>".contains(*c)).collect()
 }
 
-/// The template with a few members changed, or a few bytes of it, or plain noise.
+/// Returns the template with a few members or bytes changed, or plain noise.
 fn random_body(template: &Value, dice: &[u8]) -> Vec<u8> {
     let values = [
         json!(null),
@@ -289,7 +289,7 @@ fn object() -> Bytes {
     random_bytes(9, OBJECT_LEN)
 }
 
-/// What a fake relay says.
+/// What a fake relay sends.
 #[derive(Clone, Debug, Default)]
 struct Say {
     headers: Vec<(&'static str, String)>,
@@ -315,7 +315,7 @@ impl Say {
         Self::of("accepted").body(body.to_string())
     }
 
-    /// The chunk of the object at an offset.
+    /// Returns the object's chunk at an offset.
     fn chunk(seq: usize, offset: usize) -> Self {
         Self::bytes(seq, offset, object().slice(offset..(offset + CHUNK_LEN).min(OBJECT_LEN)))
     }
@@ -338,7 +338,7 @@ impl Say {
         Self::of("error").with("Nats-Service-Error", "so be it").body(body.to_string())
     }
 
-    /// A whole transfer from an offset, as it should be, without the `accepted`.
+    /// Returns a correct transfer from an offset, without the `accepted`.
     fn rest(start: usize) -> Vec<Self> {
         let offsets = (start..OBJECT_LEN).step_by(CHUNK_LEN);
         let mut says: Vec<_> = offsets.enumerate().map(|(seq, offset)| Self::chunk(seq, offset)).collect();
@@ -362,24 +362,24 @@ impl Say {
     }
 }
 
-/// A relay that says what a test wants, and a consumer that asks it.
+/// A scripted relay, and a consumer that uses it.
 struct Stage {
     client: Client,
     /// The connection of the fake relay.
     relay: async_nats::Client,
     requests: Arc<Mutex<Vec<Value>>>,
     _nats: Nats,
-    /// Ends the fake relay with the test.
+    /// Ends the fake relay when the test ends.
     _tasks: JoinSet<()>,
 }
 
 impl Stage {
-    /// The nth request gets the nth script; those past the last get what was asked for.
+    /// The nth script answers the nth request. Further requests are answered correctly.
     async fn new(scripts: Vec<Vec<Say>>, options: consumer::Options) -> Self {
         let nats = Nats::plain().await;
         let relay = nats.client().await;
         let mut asked = relay.subscribe("gantry.v1.get.files").await.unwrap();
-        // Somebody must listen, or nats-server tells the consumer that its relay is gone.
+        // Without a subscriber, nats-server would report to the consumer that its relay is gone.
         let mut controls = relay.subscribe("gantry.v1.ctl.fake.*").await.unwrap();
         relay.flush().await.unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -410,7 +410,7 @@ impl Stage {
         Self { client, relay: connection, requests, _nats: nats, _tasks: tasks }
     }
 
-    /// Downloads to the end; the bytes that were handed out, and how it ended.
+    /// Downloads to the end. Returns the bytes that the consumer yielded, and the result.
     async fn download(&self) -> (Vec<u8>, Result<(), Error>) {
         let get = Get { pin: Pin::default(), ..Get::new("files".parse().unwrap(), "k".parse().unwrap()) };
         let run = async {
@@ -439,14 +439,14 @@ fn quick() -> consumer::Options {
     consumer::Options { stall_timeout: Duration::from_millis(500), ..consumer::Options::default() }
 }
 
-/// Plays a script after `accepted` and one good chunk; the download must still yield exactly the object.
+/// Plays a script after `accepted` and one valid chunk. The download must still yield exactly the object.
 async fn recovers(name: &str, says: Vec<Say>, starts: &[u64]) {
     let script = [Say::accepted(0), Say::chunk(0, 0)].into_iter().chain(says).collect();
     let stage = Stage::new(vec![script], quick()).await;
     let (bytes, ended) = stage.download().await;
     ended.unwrap_or_else(|error| panic!("{name}: {error}"));
     assert_eq!(bytes, object(), "{name}");
-    // On a busy machine an answer may take longer than they use to: then the same is asked for again.
+    // On a busy machine an answer may take longer than expected, and the consumer repeats its request.
     let mut asked = stage.starts();
     asked.dedup();
     assert_eq!(asked, starts, "{name}");
@@ -520,7 +520,7 @@ async fn a_chunk_past_credit_is_never_written() {
     let (bytes, ended) = stage.download().await;
     ended.unwrap();
     assert_eq!(bytes, object());
-    // The good script overruns the credit too, so it takes more than one further request.
+    // The valid script exceeds the credit too, so the download takes more than one further request.
     let starts = stage.starts();
     assert!(starts.len() > 2 && starts[1] == 10, "{starts:?}");
 }
@@ -544,7 +544,7 @@ async fn an_answer_to_another_request_is_rejected() {
     }
 }
 
-/// A hostile relay made a consumer purge a JetStream stream.
+/// A hostile relay could once make a consumer purge a JetStream stream.
 #[tokio::test]
 async fn a_relay_that_names_another_control_subject_makes_the_consumer_publish_nothing_there() {
     let own = format!("gantry.v1.ctl.fake.{TRANSFER}");
@@ -607,7 +607,7 @@ async fn absurd_numbers_do_not_end_a_download() {
     }
 }
 
-/// No message of the relay's answers each of the consumer's, and an idle time of 0 made 500 of them per second.
+/// The relay answers none of the consumer's messages. With an idle time of 0, the consumer once sent 500 per second.
 #[tokio::test]
 async fn a_silent_relay_with_extreme_numbers_is_abandoned_and_not_flooded() {
     let odd = Say::accepted_as(json!({"beat_ms": 1_u64 << 63, "idle_ms": 0, "credit": 0}));

@@ -1,4 +1,4 @@
-//! The command line against real servers: what it prints, what it exits with, what it leaves behind.
+//! The command line with real servers: output, exit codes, and files left behind.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::support::{Nats, Relay, S3, Site, data, gantry, until};
 
 const PROMPT: Duration = Duration::from_secs(2);
 
-/// A store that can't be reached is tried for a while.
+/// How long an unreachable store may be retried.
 const RETRY_BUDGET: Duration = Duration::from_secs(15);
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn an_unwritable_folder_keeps_the_old_file() {
     std::fs::set_permissions(site.downloads(), std::fs::Permissions::from_mode(0o555)).unwrap();
 
     let command = site.get(FILES, "key", "file");
-    // Rights do not bind root: without its capabilities they do.
+    // Permissions do not restrict root unless it lacks the capabilities.
     let is_root = std::fs::write(site.downloads().join("probe"), "").is_ok();
     let command = if is_root {
         std::fs::remove_file(site.downloads().join("probe")).unwrap();
@@ -214,7 +214,7 @@ async fn an_unwritable_folder_keeps_the_old_file() {
     assert_eq!(site.downloads_listed(), ["file"]);
 }
 
-/// A limit on the file's size stands for a full disk: the write fails in the middle, and no privilege is needed.
+/// A limit on the file size replaces a full disk: the write fails half-way, and no privilege is needed.
 #[tokio::test]
 async fn a_failed_write_keeps_the_old_file() {
     let site = Site::start().await;
@@ -228,7 +228,7 @@ async fn a_failed_write_keeps_the_old_file() {
     assert_eq!(site.downloaded("file"), b"old");
 }
 
-/// All of the object is on its way to the file before the first write fails.
+/// The whole object is queued for the file before the first write fails. The download once hung.
 #[tokio::test]
 async fn a_disk_full_near_the_end_of_a_small_object_fails_the_download() {
     let site = Site::start().await;
@@ -306,7 +306,7 @@ async fn stat_describes_an_object() {
     }
     assert_eq!((&json["key"], &json["size"], &json["etag"]), (&"a/key".into(), &1234.into(), &etag.clone().into()));
     assert_eq!(json["checksum"]["algorithm"], "sha256", "{json}");
-    // What stat tells is what a download can be pinned to.
+    // A download can be pinned to the version that `stat` reports.
     site.get(OBJECTS, "a/key", "file").arg("--if-match").arg(&etag).run().await.expect_code(0);
     site.get(OBJECTS, "a/key", "file").arg("--if-match").arg("\"other\"").run().await.expect_code(7);
 }
@@ -400,7 +400,8 @@ async fn variables_configure_relay_and_consumer() {
     assert!(mistyped.stderr.contains("GANTRY_PREFIX"), "{}", mistyped.stderr);
 }
 
-/// Downloads to a file; asserts the exit code, one line that names store and key, haste, and that nothing is left.
+/// Downloads to a file. Asserts the exit code, a single line that names store and key, the duration, and that no file
+/// is left.
 async fn assert_fails(site: &Site, address: &str, code: i32, within: Duration) {
     let command: Command = site.command(["get", address, "-o"]).arg(site.downloads().join("file"));
     let output = command.run().await.expect_code(code);

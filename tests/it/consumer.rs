@@ -1,4 +1,4 @@
-//! The consumer on links that are slow, and while it is asked to stop.
+//! The consumer on slow links, and while it is interrupted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::support::{Nats, Site, data, gantry, until};
 
 const PROMPT: Duration = Duration::from_secs(2);
 
-/// A link to nats-server that carries so many bytes per second to the client, however many connections share it.
+/// A link to nats-server with a rate limit towards the client, which all connections share.
 struct SlowLink {
     port: u16,
     task: JoinHandle<()>,
@@ -49,7 +49,7 @@ impl Drop for SlowLink {
 
 async fn carry(client: TcpStream, server: u16, bytes_per_s: u32) {
     let socket = TcpSocket::new_v4().unwrap();
-    // What the kernel holds is nothing that the link has carried.
+    // Bytes in the kernel's buffers have not been carried by the link.
     socket.set_recv_buffer_size(32 * 1024).unwrap();
     let server = socket.connect(([127, 0, 0, 1], server).into()).await.unwrap();
     let (mut from_server, mut to_server) = server.into_split();
@@ -145,7 +145,7 @@ async fn downloads_that_abandon_a_connection_leave_the_next_one_alone() {
     let again = status.wait_for(|status| status.connected && status.epoch == 2);
     timeout(Duration::from_secs(10), again).await.expect("it connects again").unwrap();
 
-    // Whatever was asked before is done before this.
+    // All earlier requests are finished before this one.
     let mut echo = bus.subscribe("echo", None).await.unwrap();
     let message = gantry_bus::Message { subject: "echo".to_owned(), ..Default::default() };
     bus.publish(message).await.unwrap();
@@ -268,7 +268,7 @@ async fn a_second_download_to_the_same_file_is_refused_at_once() {
     first.output().await.expect_code(130);
 }
 
-/// Downloads some of an object of 64 MiB to `file`, and returns all of it.
+/// Downloads a part of an object of 64 MiB to `file`, and returns the whole object.
 async fn interrupted() -> (Site, bytes::Bytes) {
     let site = Site::start().await;
     let body = data::random_bytes(1, 64 << 20);

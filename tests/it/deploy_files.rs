@@ -1,18 +1,18 @@
-//! Files of `deploy/` that hold Gantry's own configuration. All else in them is for `deploy/dev/check_deploy.py`.
+//! Gantry's own configuration in the files of `deploy/`. `deploy/dev/check_deploy.py` checks everything else in them.
 
 use std::path::Path;
 
 use gantry::config::Sources;
 use tempfile::TempDir;
 
-/// Where the secrets are mounted; a test puts a folder in its place, since each file must be there.
+/// Where the secrets are mounted. A test substitutes a folder, since each file must exist.
 const SECRETS: &str = "/run/secrets/gantry";
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)).unwrap()
 }
 
-/// Loads `settings`, which must name so many files, below [`SECRETS`].
+/// Loads `settings`, which must name this number of files below [`SECRETS`].
 fn load(settings: &str, files: usize) {
     let folder = TempDir::new().unwrap();
     let secrets = folder.path().display().to_string();
@@ -38,7 +38,7 @@ fn kubernetes_configuration_is_valid() {
     load(&settings.join("\n"), 1);
 }
 
-/// What stands in comments is there to be uncommented.
+/// Users uncomment the examples in comments.
 #[test]
 fn kubernetes_configuration_in_comments_is_valid_too() {
     let text = read("kubernetes/gantry.toml");

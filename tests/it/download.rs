@@ -1,4 +1,4 @@
-//! Every byte of an object arrives, through real servers and the built binary, and is proved.
+//! Downloads through real servers and the built binary: every byte arrives and is verified.
 
 use std::path::Path;
 
@@ -50,7 +50,7 @@ async fn a_gibibyte_arrives() {
     data::assert_same_file(&source, &site.downloads().join("large"));
 }
 
-/// SeaweedFS tells of an upload in parts what AWS tells: the checksum, what it covers, and the part sizes.
+/// SeaweedFS reports the same about a multipart upload as AWS: the checksum, its type, and the part sizes.
 #[tokio::test]
 async fn uploads_in_parts_arrive() {
     let site = Site::start().await;
@@ -113,7 +113,7 @@ async fn keys_are_taken_literally() {
     }
 }
 
-/// A key may begin with a slash in S3; no path in a directory does.
+/// S3 allows keys that start with a slash; paths in a directory never do.
 #[tokio::test]
 async fn a_key_may_start_with_a_slash() {
     let site = Site::start().await;
@@ -220,7 +220,7 @@ async fn two_downloads_of_one_key_do_not_interfere() {
     assert_eq!(site.downloads_listed(), ["one", "other"]);
 }
 
-/// The consumer is frozen in mid-transfer, so that the object is replaced before all of it was read.
+/// Freezes the consumer during the transfer, so that the object is replaced before the relay has read all of it.
 #[tokio::test]
 async fn an_object_replaced_during_its_transfer_leaves_no_file() {
     let site = Site::start().await;

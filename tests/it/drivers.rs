@@ -1,4 +1,4 @@
-//! The relay's and the consumer's drivers over the in-memory bus, on paused time: faults that real servers do not make
+//! The drivers of relay and consumer over the in-memory bus, with paused time: faults that real servers do not produce
 //! on demand.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::support::data::random_bytes;
 
 const CHUNK: usize = 1000;
 
-/// One object in memory, yielded in irregular frames.
+/// One in-memory object, delivered in irregular frames.
 #[derive(Debug)]
 struct OneObject(Bytes);
 
@@ -73,7 +73,7 @@ impl Store for OneObject {
     }
 }
 
-/// A store whose object comes byte by byte, for ever so to say.
+/// A store whose object arrives byte by byte and practically never ends.
 #[derive(Debug)]
 struct Trickle;
 
@@ -126,7 +126,7 @@ impl Store for Silent {
     }
 }
 
-/// Waits until a relay has no transfer, and returns how long that took.
+/// Waits until a relay has no transfers, and returns how long that took.
 async fn emptied(relay: &Relay) -> Duration {
     let began = Instant::now();
     while relay.transfers_active() > 0 {
@@ -211,7 +211,7 @@ async fn survives_a_bus_that_drops_repeats_delays_and_corrupts() {
     {
         world.network.add_fault(Fault::new(action).when(When::Probability(probability)));
     }
-    // A request that is damaged is a bad one, and nobody can tell.
+    // The relay rejects a damaged request as bad, since it can't detect the damage.
     let damage = Fault::new(Action::Corrupt).when(When::Probability(0.01));
     world.network.add_fault(damage.to(world.consumer_bus.id()));
     assert_eq!(world.fetch().await, world.bytes);
@@ -306,7 +306,7 @@ async fn a_disconnected_consumer_with_credit_is_abandoned_in_time() {
     let (relay, _) = world.relay_of(Trickle, Shutdown::default()).await;
     let mut download = world.get().await.unwrap();
     download.next().await.unwrap().unwrap();
-    // Nobody tells the relay: its messages are taken, and lost.
+    // The relay is not notified: the bus accepts its messages and loses them.
     world.network.add_fault(Fault::new(Action::Drop).from(world.consumer_bus.id()));
     let took = emptied(&relay).await;
     assert!(took <= relay::Options::default().idle_timeout, "{took:?}");

@@ -1,4 +1,4 @@
-//! Servers that a client learns of from others: credentials go to them over TLS or not at all.
+//! Servers that a client discovers through others: it sends them credentials over TLS only.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::support::{DEADLINE, Nats, Relay, data, until};
 
 const PASSWORD: &str = "s3cret-word";
 
-/// What nats-server greets with, as far as a client needs it.
+/// The part of nats-server's greeting that a client needs.
 const GREETING: &str =
     "INFO {\"server_id\":\"X\",\"version\":\"2.10.0\",\"proto\":1,\"headers\":true,\"max_payload\":1048576}\r\n";
 
-/// A server without TLS that keeps what it is sent.
+/// A server without TLS that records what it receives.
 struct Recorder {
     port: u16,
     heard: Arc<Mutex<Vec<u8>>>,
@@ -64,7 +64,7 @@ impl Recorder {
     }
 }
 
-/// The way to a server, on which its greeting names another one: what a cluster does, or anybody on the way.
+/// A proxy that adds another server to the greeting, as a cluster or an attacker on the network can.
 struct Introducer {
     port: u16,
     is_open: watch::Sender<bool>,
@@ -107,14 +107,14 @@ async fn introduce(mut client: TcpStream, port: u16, introduced: &str) -> Option
     copy_bidirectional(&mut client, &mut server).await.ok().map(drop)
 }
 
-/// Loses the server that introduced another one, and returns when the client has looked for it in vain several times.
+/// Stops the proxy, and returns once the client has failed to reconnect to it several times.
 async fn lose(introducer: &mut Introducer) {
     introducer.is_open.send_replace(false);
     let tried = *introducer.attempts.borrow() + 3;
     timeout(DEADLINE, introducer.attempts.wait_for(|attempts| *attempts >= tried)).await.expect("attempts").unwrap();
 }
 
-/// After a failover the user and the password went to a server without TLS.
+/// After a failover, the user and password were once sent to a server without TLS.
 #[tokio::test]
 async fn credentials_are_not_sent_without_tls_to_a_discovered_server() {
     let tls = Tls::new();
@@ -136,13 +136,13 @@ async fn credentials_are_not_sent_without_tls_to_a_discovered_server() {
         let back = timeout(DEADLINE, status.wait_for(|status| status.connected && status.epoch > 1)).await;
         back.expect("the client comes back").unwrap();
 
-        // The one is tried and found to have no TLS; the other is not even tried.
+        // The client tries one and finds that it has no TLS; it does not even try the other.
         assert_eq!(*recorder.connections.borrow() > 0, scheme != "ws://", "{scheme}");
         recorder.assert_heard_no_credentials();
     }
 }
 
-/// The address asks for no TLS, but the server does: so do all from then on.
+/// The address does not require TLS, but the server does. From then on, the client requires it of all servers.
 #[tokio::test]
 async fn tls_required_by_the_first_server_is_required_of_all() {
     let tls = Tls::new();
@@ -168,7 +168,7 @@ async fn tls_required_by_the_first_server_is_required_of_all() {
     recorder.assert_heard_no_credentials();
 }
 
-/// One address with `tls://` makes all use TLS.
+/// One address with `tls://` requires TLS of all servers.
 #[tokio::test]
 async fn credentials_are_not_sent_without_tls_if_one_address_requires_it() {
     let recorder = Recorder::start().await;
@@ -185,7 +185,7 @@ async fn credentials_are_not_sent_without_tls_if_one_address_requires_it() {
             ..Options::default()
         };
         drop(nats::connect(Options { tls_ca: None, ..options.clone() }).await);
-        // The plain server fails, or the other one is there first.
+        // Either the plain server fails, or the client connects to the other one first.
         drop(nats::connect(options).await);
     }
     until("a try of the plain server", async || (*recorder.connections.borrow() > 0).then_some(())).await;

@@ -1,4 +1,4 @@
-//! Servers with other limits, many downloads at once, and how much memory all that takes.
+//! Servers with other limits, many concurrent downloads, and their memory use.
 
 use std::path::Path;
 use std::time::Duration;
@@ -73,13 +73,13 @@ async fn fifty_downloads_share_one_connection() {
     assert_eq!(bus.status().borrow().epoch, 1, "nats-server closed the connection");
 }
 
-/// Prints both peaks. The consumer may hold a window of 24 MiB, and each chunk pins the read buffer it came in, which
-/// may be twice as large; the relay reads four ranges of 8 MiB ahead.
+/// Prints both peaks. The consumer may hold a window of 24 MiB, and each chunk keeps its read buffer alive, which may
+/// be twice as large. The relay reads four ranges of 8 MiB ahead.
 #[tokio::test]
 async fn memory_does_not_grow_with_the_object() {
     const PART: usize = 64 * MIB;
     let site = Site::start().await;
-    // Overlapping slices of one buffer: the parts differ, and the object takes twice a part's memory here.
+    // Overlapping slices of one buffer: the parts differ, but the test needs memory for two parts only.
     let buffer = data::random_bytes(1, 2 * PART);
     let parts: Vec<_> = (0..32).map(|number| buffer.slice(number * MIB..number * MIB + PART)).collect();
     let checksum = Some((ChecksumAlgorithm::Crc64Nvme, ChecksumType::FullObject));
@@ -210,7 +210,7 @@ async fn equal_transfers_get_equal_shares() {
     assert!(other > SIZE / 2, "when one of two transfers had {SIZE} bytes, the other had {other}");
 }
 
-/// Downloads from both stores, larger than any window or payload.
+/// Downloads objects larger than any window or payload from both stores.
 async fn assert_serves(site: &Site) {
     let body = data::random_bytes(1, 20 * MIB + 1);
     site.s3.put(&site.bucket, "key", body.clone(), Some(ChecksumAlgorithm::Crc64Nvme)).await;

@@ -1,6 +1,6 @@
-//! Integration tests: the built binary and real servers (`make servers` gets them).
+//! Integration tests with the built binary and real servers (`make servers` downloads them).
 //!
-//! One binary for all, so that the SDK is linked once and one S3 server serves every test.
+//! All tests are in one binary, so that the SDK is linked only once and all tests share an S3 server.
 
 #[cfg(test)]
 mod bad_input;

@@ -1,5 +1,5 @@
-//! Messages that nats-server passes on and async-nats can't read: they end the connection that they reach, and those
-//! with a lone CR end its task for good. Any client may send them.
+//! Messages that nats-server forwards but async-nats can't parse. They end the connection that they reach; those with a
+//! lone CR also end its task permanently. Any client can send them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::raw::{Inbox, Shelf, World, is_heard, lively, start_relay_at};
 use crate::support::data::random_bytes;
 use crate::support::{DEADLINE, Nats, NatsOptions, until};
 
-/// What a relay or consumer is away at most after its connection died.
+/// The maximum time without a connection after it died.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Everything that nats-server passes on and async-nats can't read, by name.
+/// All messages that nats-server forwards but async-nats can't parse, by name.
 fn malformed(kind: &str, subject: &str) -> Vec<u8> {
     let headers = |block: &[u8]| {
         let mut message = format!("HPUB {subject} _INBOX.x {0} {0}\r\n", block.len()).into_bytes();
@@ -49,7 +49,7 @@ fn malformed(kind: &str, subject: &str) -> Vec<u8> {
 
 const KINDS: [&str; 7] = ["reply", "version", "colon", "utf8", "status", "name", "cr"];
 
-/// A client of nats-server that sends what it is given.
+/// A client of nats-server that sends arbitrary bytes.
 struct Attacker(TcpStream);
 
 impl Attacker {
@@ -57,7 +57,7 @@ impl Attacker {
         Self::as_user(nats, "").await
     }
 
-    /// `more` is what CONNECT states about who this is.
+    /// `more` contains further members of CONNECT, such as credentials.
     async fn as_user(nats: &Nats, more: &str) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", nats.port())).await.unwrap();
         let connect = format!("CONNECT {{\"verbose\":false,\"headers\":true{more}}}\r\nPING\r\n");
@@ -67,7 +67,7 @@ impl Attacker {
         attacker
     }
 
-    /// Sends one message, and returns when nats-server has passed it on.
+    /// Sends one message, and returns once nats-server has forwarded it.
     async fn send(&mut self, kind: &str, subject: &str) {
         self.0.write_all(&malformed(kind, subject)).await.unwrap();
         self.0.write_all(b"PING\r\n").await.unwrap();
@@ -83,7 +83,7 @@ impl Attacker {
     }
 }
 
-/// A way to nats-server that can be shut for new connections.
+/// A proxy for nats-server that can refuse new connections.
 struct Gate {
     port: u16,
     is_open: watch::Sender<bool>,
@@ -142,7 +142,7 @@ async fn a_dead_connection_is_replaced_and_its_subscriptions_continue() {
         timeout(DEADLINE, renewed).await.expect("another connection").unwrap();
         assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
 
-        // Also what is subscribed to after that, and before what follows.
+        // Subscriptions made after that, and before the next message, work as well.
         let inbox = bus.new_inbox();
         let mut echo = bus.subscribe(&inbox, None).await.unwrap();
         bus.publish(message(&inbox, "round trip")).await.unwrap();
@@ -180,7 +180,7 @@ async fn messages_published_while_a_connection_is_replaced_wait_for_the_next_one
     assert_eq!(next(&mut heard).await.payload, "late");
 }
 
-/// The relay answered nothing from then on, and `/readyz` said that it was ready.
+/// The relay once answered nothing from then on, while `/readyz` reported it as ready.
 #[tokio::test]
 async fn a_relay_without_its_request_connection_is_not_ready_keeps_sending_and_recovers() {
     let nats = Nats::plain().await;
@@ -203,7 +203,7 @@ async fn a_relay_without_its_request_connection_is_not_ready_keeps_sending_and_r
     let unready = timeout(SOON, readiness.wait_for(|readiness| !readiness.is_ready())).await;
     let unready = unready.expect("the death is noticed").unwrap().clone();
     assert!(unready.to_string().contains("nats: not connected for requests"), "{unready}");
-    // Its data connection lives.
+    // Its data connection is still up.
     assert_eq!(inbox.next().await.kind(), "beat");
 
     let began = Instant::now();
@@ -254,7 +254,7 @@ async fn downloads_do_not_notice_a_flood_and_new_ones_begin() {
     for _ in 0..4 {
         let mut download = client.get(Get::new("files".parse().unwrap(), "k".parse().unwrap())).await.unwrap();
         let progress = download.progress();
-        // Those before the relay accepted are only requests that nobody heard.
+        // Recoveries before `accepted` are just requests that nobody received.
         let before = progress.borrow().recoveries;
         let mut len = 0;
         while let Some(chunk) = timeout(DEADLINE, download.next()).await.expect("progress") {
@@ -272,7 +272,7 @@ async fn downloads_do_not_notice_a_flood_and_new_ones_begin() {
     flood.abort();
 }
 
-/// A consumer knows the relay's secret by its own transfers, and no transfer of others.
+/// A consumer learns the relay's secret from its own transfers, but not the ids of other transfers.
 #[tokio::test]
 async fn only_nats_servers_report_for_a_transfer_ends_it() {
     let world = World::new(Shelf::default().bytes("k", random_bytes(1, 5000)), lively()).await;
@@ -285,7 +285,7 @@ async fn only_nats_servers_report_for_a_transfer_ends_it() {
     let mut status = async_nats::HeaderMap::new();
     status.insert("Status", "503");
 
-    // Neither a plain message nor one of another's ends this transfer.
+    // Neither a plain message nor a report for another transfer ends this transfer.
     for subject in [gone.clone(), format!("{prefix}.x"), format!("{prefix}.{}", uuid::Uuid::new_v4())] {
         world.client.publish_with_headers(subject, status.clone(), "".into()).await.unwrap();
     }
@@ -299,7 +299,7 @@ async fn only_nats_servers_report_for_a_transfer_ends_it() {
     while mine.next_but_beats().await.kind() != "end" {}
 }
 
-/// A hostile publisher may aim at a consumer as well.
+/// A hostile publisher can target consumers as well.
 #[tokio::test]
 async fn a_download_continues_when_the_consumers_connection_dies() {
     let bytes = random_bytes(1, 100_000);
@@ -322,7 +322,7 @@ async fn a_download_continues_when_the_consumers_connection_dies() {
     assert_eq!(bus.status().borrow().epoch, 2);
 }
 
-/// A relay that could never be ready again would hold its place; one that is started again may find other credentials.
+/// A relay that can never become ready again must not keep running: after a restart it may find other credentials.
 #[tokio::test]
 async fn a_relay_that_nats_server_keeps_refusing_exits_with_an_error() {
     let config = |password: &str| format!("authorization {{ user: u, password: {password} }}\n");

@@ -1,5 +1,5 @@
-//! The nats-server configurations of `deploy/nats`, as they are, on real servers: who may download, who may not, and
-//! what each of them is told.
+//! The nats-server configurations of `deploy/nats`, unchanged, on real servers: which users may download, which may
+//! not, and what is reported to them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::support::gantry::{Command, Output, RelayBuilder};
 use crate::support::nats::NatsVersion;
 use crate::support::{DEADLINE, Nats, NatsOptions, Relay, data, gantry, until};
 
-/// Every variable of a password in `deploy/nats`; the password is the same word in lower case.
+/// All password variables in `deploy/nats`. Each password is its variable's name in lower case.
 const PASSWORDS: [&str; 7] = [
     "RELAY_PASSWORD",
     "DEVICE1_PASSWORD",
@@ -23,10 +23,10 @@ const PASSWORDS: [&str; 7] = [
     "SYS_PASSWORD",
 ];
 
-/// More than the largest window, so that the download needs credit on the way.
+/// More than the largest window, so that the download needs further credit.
 const LARGE: u64 = 40 << 20;
 
-/// How long a refusal may take: it is an answer, not the end of somebody's patience.
+/// The time limit for a refusal, which is an answer and not a timeout.
 const PROMPT: Duration = Duration::from_secs(10);
 
 /// A nats-server with one of the configurations, and a directory for each store.
@@ -66,7 +66,7 @@ impl Site {
         self.folder.path().join(name)
     }
 
-    /// What the `gantry` of this user finds in its environment.
+    /// The environment of this user's `gantry`.
     fn env(&self, user: &str) -> [(&'static str, String); 4] {
         [
             ("NATS_URL", self.nats.url()),
@@ -76,7 +76,7 @@ impl Site {
         ]
     }
 
-    /// Prepares `gantry ARGS…` as a user with an inbox of his own.
+    /// Prepares `gantry ARGS…` as a user with their own inbox prefix.
     fn gantry<const N: usize>(&self, user: &str, args: [&str; N]) -> Command {
         let inbox = ["--inbox-prefix".to_owned(), format!("_INBOX.{user}")];
         self.gantry_in_any_inbox(user, inbox.into_iter().chain(args.map(str::to_owned)))
@@ -86,21 +86,21 @@ impl Site {
         self.env(user).into_iter().fold(gantry(args), |command, (name, value)| command.env(name, value))
     }
 
-    /// Downloads to a file and compares it with what the store holds.
+    /// Downloads to a file, and compares it with the object.
     async fn download(&self, user: &str, object: &str) {
         let target = self.file(&format!("got-by-{user}"));
         self.gantry(user, ["get", object, "-o"]).arg(&target).run().await.expect_code(0);
         data::assert_same_file(&target, &self.file(object));
     }
 
-    /// Runs `gantry COMMAND OBJECT`, which must fail with this code, promptly, and returns what it said.
+    /// Runs `gantry COMMAND OBJECT`, which must fail promptly with this code, and returns its error output.
     async fn refused(&self, user: &str, code: i32, command: &str, object: &str) -> String {
         let output: &[&str] = if command == "get" { &["-o", "-"] } else { &[] };
         let command = output.iter().fold(self.gantry(user, [command, object]), Command::arg);
         promptly(command.run().await.expect_code(code))
     }
 
-    /// A connection of this user's, and the inbox prefix that is his.
+    /// Connects as this user, and returns the connection and the user's inbox prefix.
     async fn client(&self, user: &str) -> async_nats::Client {
         async_nats::ConnectOptions::with_user_and_password(user.to_owned(), format!("{user}_password"))
             .add_root_certificates(self.file("ca.crt"))
@@ -110,7 +110,7 @@ impl Site {
             .unwrap()
     }
 
-    /// Prepares a relay; `probe` is who may ask whether it is there.
+    /// Prepares a relay. `probe` is the user that checks whether it is running.
     async fn relay_builder(&self, probe: &str, stores: &[&str]) -> RelayBuilder {
         let relay = Relay::on(&self.nats).probe(self.client(probe).await);
         let relay = self.env("relay").into_iter().fold(relay, |relay, (name, value)| relay.env(name, value));
@@ -155,7 +155,7 @@ async fn a_missing_permission_is_distinguished_from_a_missing_object() {
     let said = site.refused("device2", 4, "get", "models/large.bin").await;
     assert!(said.contains("models"), "{said}");
 
-    // The user's inbox is not the common one.
+    // The user's inbox prefix is not the default.
     let get = ["get", "firmware/large.bin", "-o", "-"];
     let command = site.gantry_in_any_inbox("device1", get.map(str::to_owned));
     let said = promptly(command.run().await.expect_code(8));
@@ -179,7 +179,7 @@ async fn users_of_the_importing_account_can_not_read_each_others_chunks() {
     overhear("import.conf", "line1", "line1", "line2").await;
 }
 
-/// Lets one user try all ways to hear what another downloads.
+/// Tries all ways in which a user could receive another user's chunks.
 async fn overhear(config: &str, probe: &str, victim: &str, other: &str) {
     let site = Site::start(config).await;
     let _relay = site.relay(probe, &["firmware", "models"]).await;
@@ -201,13 +201,13 @@ async fn overhear(config: &str, probe: &str, victim: &str, other: &str) {
         heard.push(eavesdropper.subscribe(subject.to_owned()).await.unwrap());
         denied(&site, other, "Subscription", subject).await;
     }
-    // Nor does anyone take a relay's place in its queue group.
+    // A user can't join the relays' queue group either.
     heard.push(eavesdropper.queue_subscribe("gantry.v1.get.*", "gantry".into()).await.unwrap());
     denied(&site, other, "Subscription", "gantry.v1.get.*").await;
 
     site.download(victim, "firmware/large.bin").await;
 
-    // What was sent to it before comes before the answer.
+    // Messages sent to it earlier arrive before the answer.
     let end = format!("_INBOX.{other}.end");
     eavesdropper.publish_with_reply("$SRV.PING.gantry", end.clone(), "".into()).await.unwrap();
     let first = timeout(DEADLINE, own.next()).await.unwrap().unwrap();
@@ -242,7 +242,7 @@ async fn users_can_not_publish_without_permission() {
     }
 }
 
-/// `allow_responses` would grant this.
+/// `allow_responses` would permit this.
 #[tokio::test]
 async fn a_relay_answers_to_inboxes_only() {
     let site = Site::start("server.conf").await;
@@ -261,7 +261,7 @@ async fn a_relay_answers_to_inboxes_only() {
     denied(&site, "relay", "Publish", "orders.new").await;
 }
 
-/// The check once asked for rights that a relay does not need, and did not ask for those that it does.
+/// The check once tested permissions that a relay does not need, and not those that it needs.
 #[tokio::test]
 async fn the_check_requires_only_the_granted_permissions() {
     for config in ["server.conf", "import.conf"] {
@@ -292,7 +292,7 @@ async fn the_check_names_each_missing_permission() {
         let text = if code == 0 { said.stdout_text() } else { said.stderr.clone() };
         assert!(text.contains(named), "{named} without {grant}: {text}");
         assert!(code == 0 || text.contains("`nats.user` = \"relay\" in NATS_USER"), "{text}");
-        // The other refusals name subjects with a random part.
+        // The other refusals name subjects that contain a random part.
         if named.contains("gantry.v1.get.firmware") {
             assert_documented(&text, &[]);
         }
@@ -328,7 +328,7 @@ async fn another_account_downloads_through_its_import() {
     site.refused("line1", 4, "get", "firmware/none.bin").await;
     site.refused("line1", 8, "get", "models/large.bin").await;
     site.refused("line2", 8, "get", "firmware/large.bin").await;
-    // The user may ask, but the account has not imported that store: nobody is there to answer.
+    // The user may publish the request, but the account does not import that store, so nobody answers.
     site.refused("line2", 4, "get", "models/large.bin").await;
 }
 
@@ -337,7 +337,7 @@ async fn a_missing_relay_is_reported_to_another_account() {
     let site = Site::start("import.conf").await;
     let line1 = site.client("line1").await;
     let mut inbox = line1.subscribe("_INBOX.line1.>").await.unwrap();
-    // A relay that died is no more there than one that never was: credit comes back at once, too.
+    // A dead relay is reported like a missing one: credit is answered with a `503` at once, too.
     let dead = "gantry.v1.ctl.0123456789abcdef0123456789abcdef.01234567-89ab-cdef-0123-456789abcdef";
     for subject in ["gantry.v1.get.firmware", dead] {
         line1.publish_with_reply(subject, "_INBOX.line1.x", "{}".into()).await.unwrap();
@@ -347,7 +347,8 @@ async fn a_missing_relay_is_reported_to_another_account() {
     site.refused("line1", 5, "get", "firmware/large.bin").await;
 }
 
-/// Through an import the relay does not learn from nats-server that a consumer is gone; its own timer ends it.
+/// Through an import, nats-server does not report to the relay that a consumer is gone. The relay's own timer ends the
+/// transfer.
 #[tokio::test]
 async fn a_dead_consumer_of_another_account_frees_the_relay() {
     let site = Site::start("import.conf").await;
@@ -387,7 +388,7 @@ fn promptly(output: Output) -> String {
     output.stderr
 }
 
-/// Waits until nats-server's log says that it refused this to the user.
+/// Waits until nats-server's log reports that it denied this to the user.
 async fn denied(site: &Site, user: &str, what: &str, subject: &str) {
     until(&format!("nats-server's refusal of {subject:?} to {user}"), async || {
         let log = site.nats.log();
@@ -401,7 +402,7 @@ async fn denied(site: &Site, user: &str, what: &str, subject: &str) {
     .await;
 }
 
-/// An authority, and a certificate of it for 127.0.0.1 with its key, in PEM.
+/// A certificate authority, and a certificate and key that it issued for 127.0.0.1, in PEM.
 fn certificates() -> (String, String, String) {
     let mut authority = rcgen::CertificateParams::default();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -1,4 +1,4 @@
-//! What an operator relies on: pages, drain, reload, the check, traces. The built binary and real servers.
+//! What operators rely on: pages, drain, reload, `--check` and traces, with the built binary and real servers.
 
 mod collector;
 
@@ -15,7 +15,7 @@ use crate::support::doc::assert_documented;
 use crate::support::s3_double::{Act, S3Double};
 use crate::support::{Nats, NatsOptions, Relay, S3, data, gantry, until};
 
-/// A relay's page: the status and the body.
+/// Requests a page of a relay, and returns its status and body.
 async fn page(address: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -77,7 +77,7 @@ async fn readiness_follows_nats_and_the_stores() {
     }
 }
 
-/// The pages were once answered only after the first connection, and the relay gave up after four seconds.
+/// The pages were once served only after the first connection, and the relay exited after four seconds.
 #[tokio::test]
 async fn a_relay_waits_for_nats_and_reports_it() {
     let mut nats = Nats::plain().await;
@@ -125,7 +125,7 @@ async fn a_draining_relay_finishes_its_transfer_and_another_serves_new_requests(
     let mut first = start(&one).await;
     let pipe = folder.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    // Nobody reads the pipe yet, so the transfer waits for credit for as long as this test likes.
+    // Nobody reads the pipe yet, so the transfer waits for credit until the test reads.
     let (held, writer) = hold(&pipe);
     let slow = gantry(["get", "s/big", "-o", "-"]).nats(&nats).stdout_to(&pipe).spawn();
     drop(writer);
@@ -274,7 +274,7 @@ async fn a_hangup_reloads_the_stores_and_keeps_the_transfers() {
     assert_eq!(read, std::fs::read(files.join("big")).unwrap());
 }
 
-/// The relay once did nothing else while a reload waited for NATS.
+/// A reload that waited for NATS once blocked everything else in the relay.
 #[tokio::test]
 async fn a_reload_that_waits_for_nats_blocks_nothing() {
     let mut nats = Nats::plain().await;
@@ -284,7 +284,7 @@ async fn a_reload_that_waits_for_nats_blocks_nothing() {
     let mut relay = relay.env("GANTRY_RELAY__DRAIN_GRACE_MS", "50").start().await;
     ready(&address, 200).await;
 
-    // It wakes to both: no connection, and a reload to do.
+    // Once resumed, it finds both: no connection, and a pending reload.
     relay.signal("STOP");
     nats.kill().await;
     relay.signal("HUP");
@@ -306,7 +306,7 @@ async fn a_reload_that_waits_for_nats_blocks_nothing() {
     assert_eq!(status.expect("it ends").code(), Some(0), "{}", relay.stderr());
 }
 
-/// The denial once outlived both the right that was missing and the store.
+/// A denial was once remembered even after the permission was granted or the store was removed.
 #[tokio::test]
 async fn a_reload_retries_denied_subscriptions() {
     let users = |denied: &str| {
@@ -345,7 +345,7 @@ async fn a_reload_retries_denied_subscriptions() {
     ready(&address, 200).await;
     get(&nats, "b/object").await.expect_code(0);
 
-    // Forbidden again, and then not asked for any more.
+    // Denied again, and then no longer requested.
     nats.set_config(without_b);
     reload_nats(&nats, 2).await;
     let text = ready(&address, 503).await;
@@ -357,7 +357,7 @@ async fn a_reload_retries_denied_subscriptions() {
     get(&nats, "a/object").await.expect_code(0);
 }
 
-/// Lets nats-server read its configuration again, for the `times`th time.
+/// Makes nats-server reload its configuration, for the `times`th time.
 async fn reload_nats(nats: &Nats, times: usize) {
     nats.signal("HUP");
     until("nats-server's reload", async || {
@@ -379,7 +379,7 @@ async fn the_check_reports_settings_and_problems() {
     }
     assert!(!text.contains("hush-hush") && !said.stderr.contains("hush-hush"));
 
-    // What is wrong was once all that it told.
+    // It once reported problems only.
     let said = gantry(["serve", "--check", "--store", &store, "--http", "8080"]).env("NATS_TOKEN", "hush-hush");
     let said = said.env("GANTRY_RELAY__CHUNK_MAX_BYTES", "1").run().await.expect_code(2);
     let text = said.stdout_text();
@@ -404,7 +404,7 @@ async fn the_check_reports_settings_and_problems() {
     assert_documented(&said.stderr, &[]);
 }
 
-/// Whatever failed was once told as the address of nats-server or of the store.
+/// Every failure was once attributed to the address of nats-server or of the store.
 #[tokio::test]
 async fn the_check_names_the_faulty_key() {
     let (nats, s3, folder) = (Nats::plain().await, S3::shared().await, data::folder());
@@ -430,7 +430,7 @@ async fn the_check_names_the_faulty_key() {
     }
 }
 
-/// Credentials without any right were once told to be good.
+/// Credentials without any permissions were once reported as good.
 #[tokio::test]
 async fn the_check_reports_what_credentials_permit() {
     let (nats, s3) = (Nats::plain().await, S3::shared().await);
@@ -494,7 +494,7 @@ async fn one_trace_shows_consumer_relay_and_s3() {
     let download = spans.iter().find(|span| span.name == "download").unwrap_or_else(|| panic!("{spans:?}"));
     assert!(download.parent.is_empty() && spans.iter().all(|span| !span.has_failed), "{spans:?}");
     let tree = tree(&spans, download, 0);
-    // How many ranges are read, and how long it takes, differs from run to run.
+    // The number of ranges and the durations differ between runs.
     let page = include_str!("../../docs/OPERATING.md");
     for line in tree.lines() {
         let without_duration = line.trim_end_matches(|c: char| c.is_ascii_digit() || " .ms".contains(c));
@@ -502,7 +502,7 @@ async fn one_trace_shows_consumer_relay_and_s3() {
     }
 }
 
-/// A span and those below it, a line each.
+/// Formats a span and its descendants, one per line.
 fn tree(spans: &[Span], top: &Span, depth: usize) -> String {
     let name = format!("{:indent$}{} {}", "", top.name, top.attribute("operation"), indent = 3 * depth);
     let ms = top.took.as_secs_f64() * 1000.0;
@@ -546,7 +546,7 @@ async fn s3_is_told_the_span_of_each_request_and_a_failure_shows() {
     assert_eq!((failed.len(), failed[0].attribute("outcome").as_str()), (1, "denied"), "{spans:?}");
     assert_eq!((of("download", false).len(), of("download", true).len()), (1, 1), "{spans:?}");
     assert!(!of("s3", true).is_empty());
-    // A sign of life every ten seconds was a trace of its own.
+    // The probe every ten seconds once created a trace of its own.
     let probes: Vec<_> = spans.iter().filter(|span| span.attribute("operation") == "probe").collect();
     assert!(probes.is_empty(), "{probes:?}");
 
@@ -558,11 +558,11 @@ async fn s3_is_told_the_span_of_each_request_and_a_failure_shows() {
         .collect();
     let reads = s3.requests().into_iter().filter(|request| request.is_get() && request.target.contains("/object"));
     let told: Vec<_> = reads.map(|request| request.header("traceparent").unwrap_or_default().to_owned()).collect();
-    // The first range, and those that are read ahead by tasks of their own.
+    // The first range, and the ranges that other tasks read ahead.
     assert!(told.len() > 1 && told.iter().all(|header| named.contains(header)), "{told:?}: {spans:?}");
 }
 
-/// A variable that a platform puts into every container once stopped every command, a health check's too.
+/// A variable that platforms set in every container once made every command fail, including health checks.
 #[tokio::test]
 async fn an_unusable_collector_costs_only_traces() {
     let nats = Nats::plain().await;
@@ -591,7 +591,7 @@ async fn an_unusable_collector_costs_only_traces() {
     own.env("GANTRY_TELEMETRY__OTLP_ENDPOINT", "https://collector:4318").run().await.expect_code(2);
 }
 
-/// Opens a named pipe for reading and, so that this does not block, for writing.
+/// Opens a named pipe for reading, and also for writing, so that opening does not block.
 fn hold(pipe: &Path) -> (std::fs::File, std::fs::File) {
     let both = std::fs::OpenOptions::new().read(true).write(true).open(pipe).unwrap();
     let reader = std::fs::File::open(pipe).unwrap();

@@ -1,4 +1,4 @@
-//! How the command finds nats-server and says who it is: flags, variables, contexts, configuration.
+//! How the command finds nats-server and authenticates: flags, variables, contexts, configuration.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::support::{Nats, NatsOptions, Relay, data, gantry};
 const USER: &str = "authorization { user: ann, password: s3cret }";
 const TOKEN: &str = "authorization { token: t0ken }";
 
-/// With nobody to ask, this code says that nats-server let us in.
+/// The exit code without a relay, which shows that nats-server accepted the credentials.
 const LET_IN: i32 = 5;
 const REFUSED: i32 = 8;
 
@@ -117,7 +117,7 @@ async fn all_configuration_problems_are_reported_and_nothing_starts() {
     assert!(lines.iter().all(|line| line.starts_with("gantry: ")), "{all}");
 }
 
-/// Each of these made a command fail without a word, or connect without credentials.
+/// Each of these once made a command fail without a message, or connect without credentials.
 #[cfg(unix)]
 #[tokio::test]
 async fn invalid_variables_and_log_levels_are_reported() {
@@ -145,7 +145,7 @@ async fn relay_and_consumer_agree_on_another_prefix() {
     let output = stat().nats(&nats).env("GANTRY_PREFIX", "site.north").arg("--json").run().await.expect_code(0);
 
     assert_eq!(output.json()["size"], 5);
-    // A relay of another prefix is none.
+    // A relay with another prefix does not count.
     stat().nats(&nats).run().await.expect_code(5);
 }
 

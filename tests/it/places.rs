@@ -1,4 +1,4 @@
-//! Places that are copies of one another, or are not what they should be. The built binary and a real nats-server.
+//! Stores that are copies of one another, or not what they should be, with the built binary and a real nats-server.
 
 use bytes::Bytes;
 

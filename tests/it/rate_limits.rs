@@ -1,4 +1,4 @@
-//! A relay's rate limit, over the bus in memory and on paused time.
+//! A relay's rate limits, over the in-memory bus and with paused time.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -22,7 +22,7 @@ use gantry_testing::store::MemoryStore;
 
 const MIB_PER_S: u64 = 1 << 20;
 
-/// A relay in memory with the store `s`, held to 1 MiB/s.
+/// A relay with an in-memory store `s` and a limit of 1 MiB/s.
 struct World {
     network: MemoryNetwork,
     _relay: Relay,
@@ -40,7 +40,7 @@ impl World {
         let options = Options { rate_limit, ..Options::default() };
         let metrics = Arc::new(RelayMetrics::default());
         let relay = Relay::start(network.connect(), stores, options, metrics, Shutdown::default()).await.unwrap();
-        // Whatever it could have saved up by being idle.
+        // Time to save up for a burst while idle, if that were possible.
         sleep(Duration::from_secs(60)).await;
         Self { network, _relay: relay }
     }
@@ -50,7 +50,7 @@ impl World {
     }
 }
 
-/// Downloads an object; returns its length, and the longest time without a byte.
+/// Downloads an object. Returns its length, and the longest time without a byte.
 async fn download(client: &Client, key: String) -> (usize, Duration) {
     let mut since = Instant::now();
     let mut download = client.get(Get::new("s".parse().unwrap(), key.parse().unwrap())).await.unwrap();
@@ -102,7 +102,7 @@ async fn cancelled_requests_leave_no_debt() {
         bus.publish(Message { subject, payload, ..Message::default() }).await.unwrap();
         cancelled.push(answers);
     }
-    // Those that have all credit, and leave as soon as they are accepted.
+    // Consumers that give all credit, and leave as soon as they are accepted.
     let client = world.client();
     for _ in 0..200 {
         drop(client.get(Get::new("s".parse().unwrap(), "k".parse().unwrap())).await.unwrap());

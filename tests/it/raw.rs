@@ -1,4 +1,4 @@
-//! The protocol by hand: a relay in the test's process on a real nats-server, and plain core-NATS calls to watch it.
+//! The protocol by hand: a relay in the test's process on a real nats-server, observed with plain core NATS calls.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,23 +23,23 @@ use tokio::time::timeout;
 
 use crate::support::{DEADLINE, Nats};
 
-/// When every object of a [`Shelf`] was written.
+/// The modification time of every object of a [`Shelf`].
 const WRITTEN: &str = "2026-01-02T03:04:05Z";
 
-/// What a [`Shelf`] does with a key.
+/// How a [`Shelf`] serves a key.
 #[derive(Clone, Debug)]
 pub(crate) enum Item {
-    /// Yields these bytes in one frame.
+    /// Delivers these bytes in one frame.
     Bytes(Bytes),
-    /// Yields the first half of these bytes and then says that the object was replaced.
+    /// Delivers the first half of these bytes, and then reports that the object was replaced.
     Replaced(Bytes),
-    /// Yields the first half of these bytes and then nothing more, for ever.
+    /// Delivers the first half of these bytes, and then stalls forever.
     Stuck(Bytes),
-    /// Never even opens.
+    /// Never finishes opening.
     Shut,
 }
 
-/// A store in memory.
+/// An in-memory store.
 #[derive(Debug, Default)]
 pub(crate) struct Shelf(BTreeMap<String, Item>);
 
@@ -149,7 +149,7 @@ impl Store for Shelf {
     }
 }
 
-/// A relay in this process with the one store `files`, and a connection to watch it.
+/// A relay in this process with the store `files`, and a connection that observes it.
 pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) relay: Relay,
@@ -185,18 +185,18 @@ impl World {
         self.ask("get", body.to_string()).await
     }
 
-    /// How often the relay made one of its connections anew.
+    /// Returns how often the relay has replaced one of its connections.
     pub(crate) fn reconnects(&self, connection: &'static str) -> u64 {
         self.metrics.nats_reconnects.get_or_create(&ConnectionLabel { connection }).get()
     }
 
-    /// How often the relay refused something for this reason.
+    /// Returns how often the relay has refused a request for this reason.
     pub(crate) fn refused(&self, reason: &'static str) -> u64 {
         self.metrics.refused.get_or_create(&ReasonLabel { reason }).get()
     }
 }
 
-/// Starts a relay with one store, on connections of its own.
+/// Starts a relay with one store, on its own connections.
 pub(crate) async fn start_relay(
     nats: &Nats,
     store: &str,
@@ -208,7 +208,7 @@ pub(crate) async fn start_relay(
     start_relay_at(&nats.url(), store, shelf, options, metrics, shutdown).await
 }
 
-/// Starts a relay with one store, on connections of its own to this address.
+/// Starts a relay with one store, on its own connections to this address.
 pub(crate) async fn start_relay_at(
     url: &str,
     store: &str,
@@ -223,7 +223,7 @@ pub(crate) async fn start_relay_at(
     Relay::start(buses, stores, options, metrics, shutdown).await.unwrap()
 }
 
-/// Waits until the server has taken a relay's subscriptions.
+/// Waits until the server has processed a relay's subscriptions.
 pub(crate) async fn is_heard(client: &Client, instance: &str) {
     loop {
         let mut inbox = Inbox::ask(client, &format!("$SRV.PING.gantry.{instance}"), "").await;
@@ -233,7 +233,7 @@ pub(crate) async fn is_heard(client: &Client, instance: &str) {
     }
 }
 
-/// Where the answers to one request arrive.
+/// Receives the answers to one request.
 pub(crate) struct Inbox {
     client: Client,
     pub(crate) subject: String,
@@ -254,18 +254,18 @@ impl Inbox {
         inbox
     }
 
-    /// The next message as async-nats has it.
+    /// Returns the next message, as received by async-nats.
     pub(crate) async fn message(&mut self) -> async_nats::Message {
         let next = timeout(DEADLINE, self.messages.next()).await.expect("a message within the deadline");
         next.expect("the subscription lives")
     }
 
-    /// The next message of a transfer.
+    /// Returns the next message of a transfer.
     pub(crate) async fn next(&mut self) -> Heard {
         Heard(self.message().await)
     }
 
-    /// The next message that is no beat.
+    /// Returns the next message other than a beat.
     pub(crate) async fn next_but_beats(&mut self) -> Heard {
         loop {
             let heard = self.next().await;
@@ -287,7 +287,7 @@ impl Inbox {
         self.client.flush().await.unwrap();
     }
 
-    /// Reads to the end, giving all credit, and returns the bytes.
+    /// Gives all credit, reads to the end, and returns the bytes.
     pub(crate) async fn read_all(mut self) -> Bytes {
         let accepted = self.next_but_beats().await;
         assert_eq!(accepted.kind(), "accepted", "{accepted:?}");
@@ -305,12 +305,12 @@ impl Inbox {
     }
 }
 
-/// A message that arrived.
+/// A received message.
 #[derive(Debug)]
 pub(crate) struct Heard(pub(crate) async_nats::Message);
 
 impl Heard {
-    /// `Gantry-Type`; empty where there is none.
+    /// Returns `Gantry-Type`, or an empty text if the header is missing.
     pub(crate) fn kind(&self) -> &str {
         self.header("Gantry-Type").unwrap_or_default()
     }
@@ -342,7 +342,7 @@ impl Heard {
     }
 }
 
-/// A relay that beats every 50 ms and cuts small chunks.
+/// A relay that sends beats every 50 ms and small chunks.
 pub(crate) fn lively() -> Options {
     Options {
         chunk_max_bytes: 1000,

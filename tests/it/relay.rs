@@ -1,4 +1,4 @@
-//! What a relay promises beyond one transfer: limits, sharing, prefixes, pages, small servers.
+//! A relay beyond a single transfer: limits, sharing of requests, prefixes, pages, small `max_payload`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -41,11 +41,11 @@ async fn a_full_relay_answers_busy_until_it_has_room() {
             "{name}"
         );
         assert_eq!(world.refused("busy"), 1);
-        // `stat` and `list` go on.
+        // `stat` and `list` still work.
         assert_eq!(world.ask("stat", r#"{"key":"k"}"#).await.next().await.json()["size"], 5000);
         running.pop().unwrap().unsubscribe().await;
         until("room", async || (world.relay.transfers_active() == 1).then_some(())).await;
-        // The place is free a moment after the transfer has left.
+        // The transfer's place becomes free a moment after its end.
         until("the next transfer", async || {
             let answer = world.get(json!({"key": "k", "credit": 10})).await.next().await;
             (answer.kind() == "accepted").then_some(())
@@ -66,7 +66,7 @@ async fn a_silent_consumer_gets_an_idle_error() {
     let error = loop {
         let heard = silent.next().await;
         match heard.kind() {
-            // The other one gives no credit either, but it speaks.
+            // The other one gives no credit either, but it sends messages.
             "beat" => alive.say(&control, json!({})).await,
             "chunk" => {}
             _ => break heard,
@@ -131,7 +131,7 @@ async fn one_relay_of_a_queue_group_answers() {
         let accepted = inbox.next_but_beats().await;
         assert_eq!(accepted.kind(), "accepted");
         instances.insert(accepted.json()["instance"].as_str().unwrap().to_owned());
-        // One chunk, one end, and nothing of a second transfer between or after.
+        // One chunk and one end, and no message of a second transfer in between or afterwards.
         assert_eq!((inbox.next_but_beats().await.kind(), inbox.next_but_beats().await.kind()), ("chunk", "end"));
         inbox.say(&inbox.subject, json!("marker")).await;
         assert_eq!(inbox.next().await.kind(), "");

@@ -1,4 +1,4 @@
-//! The harness itself: the servers are real, do what tests rely on, and leave nothing behind.
+//! Tests of the harness itself: the servers are real, behave as tests expect, and leave nothing behind.
 
 use std::time::Duration;
 
@@ -115,7 +115,8 @@ async fn s3_keeps_its_data_over_a_restart() {
     assert_eq!(object.body.collect().await.unwrap().into_bytes(), body);
 }
 
-/// What dies with the test process is what loses its pipe: a command that ignores SIGTERM, and that command's child.
+/// A process ends when its pipe closes, as it does when the test process dies: here, a command that ignores SIGTERM,
+/// and its child.
 #[tokio::test]
 async fn nothing_outlives_its_starter() {
     let folder = data::folder();
@@ -138,7 +139,7 @@ async fn nothing_outlives_its_starter() {
 async fn assert_carries(nats: &Nats) {
     let (one, other) = (nats.client().await, nats.client().await);
     let mut messages = other.subscribe("it.subject").await.unwrap();
-    // The server has seen the subscription when it answers a request on the same connection.
+    // When the server answers a request on the same connection, it has processed the subscription.
     other.flush().await.unwrap();
     let message = until("the message", async || {
         one.publish("it.subject", "hello".into()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Standard output and error that nobody takes, and text of strangers on them.
+//! Standard output and error that nobody reads, and text from peers on them.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::support::s3_double::{Act, S3Double};
 use crate::support::{DEADLINE, Nats, Relay, data, gantry, until};
 
-/// Runs the command with standard error redirected as a shell writes it.
+/// Runs the command in a shell, with this redirection of standard error.
 fn redirected(how: &str) -> [String; 3] {
     ["sh".to_owned(), "-c".to_owned(), format!("exec \"$0\" \"$@\" {how}")]
 }
@@ -31,11 +31,11 @@ async fn alive(address: &str) -> bool {
 
 fn fifo(path: &Path) -> File {
     assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
-    // Open at both ends, so that nothing waits for a reader.
+    // Open at both ends, so that opening does not wait for a reader.
     OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
-/// The relay froze with its health page once 64 KiB of log had filled the pipe.
+/// The relay, including its health page, once froze when 64 KiB of log had filled the pipe.
 #[tokio::test]
 async fn a_relay_keeps_serving_while_nobody_reads_its_log() {
     let (nats, folder) = (Nats::plain().await, data::folder());
@@ -48,7 +48,7 @@ async fn a_relay_keeps_serving_while_nobody_reads_its_log() {
     let relay = gantry(args).nats(&nats).through(redirected(&format!("2>{}", pipe.display()))).spawn();
     until("a relay that is alive", async || alive(&address).await.then_some(())).await;
 
-    // At TRACE each of these is more than a kilobyte.
+    // At TRACE, each of these logs more than a kilobyte.
     for _ in 0..300 {
         assert!(alive(&address).await);
     }
@@ -72,7 +72,7 @@ async fn an_unwritable_stderr_changes_no_exit_code() {
         let get = |key: &str| gantry(["get", key, "--log-level", "debug", "-o"]).arg(&file).nats(&nats);
         let got = |code: i32| ["sh".to_owned(), "-c".to_owned(), format!("\"$0\" \"$@\" {how}; exit {code}")];
         if how.contains('|') {
-            // The shell knows only the last command's code: the file tells.
+            // The shell returns only the last command's exit code, so this one is written to the file.
             get("s/object").through(got(0)).run().await.expect_code(0);
         } else {
             get("s/object").through(redirected(how)).run().await.expect_code(0);
@@ -89,7 +89,7 @@ async fn text_from_peers_is_escaped_in_all_output() {
     let nats = Nats::plain().await;
     let client = async_nats::connect(nats.url()).await.unwrap();
     let hostile = "no\n\u{1b}[2J\u{9b}31m\u{202e}";
-    // A line break can't be part of a key: the whole page would be rejected.
+    // A line break can't be part of a key: the consumer would reject the whole page.
     let hostile_key = "no\u{1b}[2J\u{9b}31m\u{202e}";
     let mut queries = client.subscribe("gantry.v1.*.s").await.unwrap();
     let answering = tokio::spawn(async move {
@@ -125,7 +125,7 @@ async fn text_from_peers_is_escaped_in_all_output() {
     answering.abort();
 }
 
-/// With traces on, such a header made the task of its transfer panic when S3 was asked.
+/// With traces enabled, such a header once made the transfer's task panic at the request to S3.
 #[tokio::test]
 async fn an_invalid_trace_header_is_not_passed_on() {
     let nats = Nats::plain().await;

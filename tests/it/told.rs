@@ -1,4 +1,4 @@
-//! What a relay's log tells whoever is asked for help.
+//! What a relay's log contains for troubleshooting.
 
 use crate::support::{Nats, Relay, data, gantry};
 

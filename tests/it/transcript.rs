@@ -1,4 +1,4 @@
-//! `docs/PROTOCOL.md` says what the code does: its transcript is played against a relay, its tables are compared.
+//! `docs/PROTOCOL.md` matches the code: its transcript is played against a relay, and its tables are compared.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::raw::{Heard, Inbox, Item, Shelf, World};
 
 const PROTOCOL: &str = include_str!("../../docs/PROTOCOL.md");
 
-/// A message of the transcript.
+/// A message in the transcript.
 #[derive(Debug, Default)]
 struct Line {
     is_consumers: bool,
@@ -22,7 +22,7 @@ struct Line {
     payload: String,
 }
 
-/// What stands in the transcript for the names that only a run knows, to and fro.
+/// Maps the transcript's placeholders to the names of this run, and back.
 #[derive(Default)]
 struct Names {
     real: BTreeMap<String, String>,
@@ -33,7 +33,7 @@ async fn the_documented_transcript_is_what_a_relay_sends() {
     let shelf = Shelf::default()
         .bytes("greeting.txt", "Hello from the relay")
         .put("image.bin", Item::Replaced(Bytes::from_static(b"0123456789abcdef")));
-    // So that what a store yields before it fails goes out.
+    // The relay must send the bytes that a store delivers before it fails.
     let world = World::new(shelf, Options { gather_min_bytes: 4, ..Options::default() }).await;
     let mut names = Names::default();
     let mut inboxes: BTreeMap<String, Inbox> = BTreeMap::new();
@@ -54,7 +54,7 @@ async fn the_documented_transcript_is_what_a_relay_sends() {
         } else {
             let inbox = inboxes.get_mut(&line.subject).expect("the inbox was named before");
             let is_beat = line.headers.get("Gantry-Type").is_some_and(|kind| kind == "beat");
-            // On a busy machine a second may pass, and with it comes a beat that the transcript has not.
+            // On a busy machine a second may pass, and the relay then sends a beat that is not in the transcript.
             let heard = if is_beat { inbox.next().await } else { inbox.next_but_beats().await };
             names.learn_from(line, &heard);
             compare(line, &heard, &names);
@@ -145,7 +145,7 @@ fn compare(line: &Line, heard: &Heard, names: &Names) {
     }
 }
 
-/// A release changes the version that a service states, and each machine has a name of its own.
+/// Replaces values that vary: each release changes the service's version, and each machine has its own name.
 fn forget_version(body: &mut Value) {
     if let Some(version) = body.get_mut("version") {
         *version = Value::Null;
@@ -160,7 +160,7 @@ impl Names {
         self.real.entry(documented.to_owned()).or_insert_with(|| real.to_owned());
     }
 
-    /// Takes the instance, the transfer and the relay's secret from where a message first names them.
+    /// Learns the instance, the transfer and the relay's secret from the first message that contains them.
     fn learn_from(&mut self, line: &Line, heard: &Heard) {
         if let (Some(documented), Some(real)) = (line.headers.get("Gantry-Transfer"), heard.header("Gantry-Transfer")) {
             self.learn(documented, real);
@@ -185,7 +185,7 @@ impl Names {
     }
 }
 
-/// Reads the messages out of the document's fenced blocks.
+/// Parses the messages in the document's fenced blocks.
 fn transcript() -> Vec<Line> {
     let blocks = PROTOCOL.split("```transcript\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.flat_map(messages).collect()

@@ -1,4 +1,4 @@
-//! A relay as an application sees it that speaks plain core NATS: no code of the consumer is used here.
+//! A relay as seen by an application that uses plain core NATS, without Gantry's consumer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::support::data::{self, random_bytes};
 use crate::support::nats::NatsVersion;
 use crate::support::{DEADLINE, Nats, NatsOptions, Relay, until};
 
-/// CRC-64/NVME by its definition, bit by bit: the relay's own code is not asked.
+/// Computes CRC-64/NVME bit by bit from its definition, independently of the relay's code.
 fn crc64_nvme(bytes: &[u8]) -> u64 {
     !bytes.iter().fold(u64::MAX, |crc, byte| {
         (0..8).fold(
@@ -45,7 +45,7 @@ async fn a_chunk_is_headers_and_bytes() {
         let chunk = inbox.next_but_beats().await;
         let payload = bytes.slice(offset..offset + len);
         assert_eq!(chunk.0.payload, payload);
-        // For nats-server, which reports there that nobody receives the message.
+        // nats-server reports there if nobody receives the message.
         let reply: Vec<_> = chunk.reply().unwrap().split('.').collect();
         assert_eq!((&reply[..3], reply[4], reply.len()), (&["gantry", "v1", "gone"][..], transfer.as_str(), 5));
         assert_ne!(reply[3], world.relay.instance());
@@ -80,7 +80,7 @@ async fn nothing_is_sent_past_credit_until_control_opens_more() {
     let mut reached = 0;
     for credit in [1500, 1501, 4000] {
         inbox.say(&control, json!({"credit": credit})).await;
-        // Three beats at the same place: the relay has had time and has sent nothing.
+        // Three beats at the same position: the relay had enough time, and has sent nothing.
         let mut blocked = 0;
         while blocked < 3 {
             let heard = inbox.next().await;
@@ -99,7 +99,7 @@ async fn nothing_is_sent_past_credit_until_control_opens_more() {
             }
         }
     }
-    // A lower credit takes nothing back, an equal one changes nothing.
+    // A lower credit revokes nothing, and an equal one changes nothing.
     inbox.say(&control, json!({"credit": 10})).await;
     inbox.say(&control, json!({"credit": 4000})).await;
     assert_eq!(inbox.next().await.kind(), "beat");
@@ -142,7 +142,7 @@ async fn cancel_stops_a_transfer() {
     ends(&world).await;
     inbox.say(&control, json!({"credit": 5000})).await;
     assert_eq!(world.get(json!({"key": "k"})).await.read_all().await.len(), 5000);
-    // What was sent before the cancel may still come; nothing that the later credit would allow.
+    // Chunks sent before the cancel may still arrive, but none that the later credit would allow.
     inbox.say(&inbox.subject, json!("marker")).await;
     loop {
         let heard = inbox.next().await;
@@ -160,13 +160,13 @@ async fn a_transfer_ends_when_nobody_listens_any_more() {
     let world = World::new(shelf, lively()).await;
     for request in [json!({"key": "k", "credit": 10}), json!({"key": "shut"})] {
         let mut inbox = world.get(request).await;
-        // `accepted`, or a beat while the store is being opened.
+        // `accepted`, or a beat while the relay is opening the object.
         inbox.next().await;
         assert_eq!(world.relay.transfers_active(), 1);
 
         inbox.unsubscribe().await;
 
-        // Far below the idle timeout: nats-server's word is enough.
+        // Far below the idle timeout: nats-server's report is sufficient.
         ends(&world).await;
     }
 }
@@ -179,7 +179,7 @@ async fn control_messages_to_a_dead_relay_are_answered_with_503() {
     world.shutdown.force.cancel();
     world.relay.wait().await.unwrap();
 
-    // nats-server may hear the control message before it hears that the relay's subscription is gone.
+    // nats-server may receive the control message before it notices that the relay's subscription is gone.
     let answer = until("the 503", async || {
         inbox.say(&control, json!({"credit": 20})).await;
         loop {
@@ -210,7 +210,7 @@ async fn an_empty_object_has_an_end_and_no_chunk() {
 async fn two_transfers_of_one_requester_interleave() {
     let shelf = Shelf::default().bytes("a", random_bytes(1, 3000)).bytes("b", random_bytes(2, 3000));
     let world = World::new(shelf, lively()).await;
-    // One inbox for both, as an application may have it: context and transfer tell them apart.
+    // One inbox for both, as an application may use it: context and transfer id distinguish the messages.
     let mut inbox = world.inbox().await;
     for key in ["a", "b"] {
         let body = json!({"key": key, "credit": 1000, "context": key}).to_string();
@@ -276,7 +276,8 @@ async fn a_draining_relay_finishes_and_then_sends_goaway() {
 
     world.shutdown.drain.cancel();
 
-    // Requests go elsewhere, what runs goes on. One that is on its way at that moment may get no answer.
+    // New requests go to other relays, and running transfers continue. A request in flight at that moment may get no
+    // answer.
     until("nobody to answer", async || {
         let mut refused = world.get(json!({"key": "k"})).await;
         let answer = timeout(Duration::from_millis(200), refused.next()).await;
@@ -342,7 +343,7 @@ fn check_endpoints(verb: &str, answer: &Value) {
     }
 }
 
-/// The binary, a directory, and every limit at its default.
+/// Uses the built binary, a directory, and the default limits.
 #[tokio::test]
 async fn the_built_relay_sends_a_file_to_a_plain_client() {
     for version in [NatsVersion::Current, NatsVersion::Debian] {
@@ -385,7 +386,7 @@ async fn the_built_relay_sends_a_file_to_a_plain_client() {
     }
 }
 
-/// Waits until the relay has no transfer, as nats-server's or the consumer's word makes it, not a timer.
+/// Waits until the relay has no transfers. The deadline is too short for a timer: a message must have ended them.
 async fn ends(world: &World) {
     let end = until("the transfer's end", async || (world.relay.transfers_active() == 0).then_some(()));
     timeout(Duration::from_secs(10), end).await.expect("the transfer ends at once");

@@ -1,4 +1,4 @@
-//! A collector of traces that remembers what it was sent, over OTLP/HTTP.
+//! A trace collector that records what it receives over OTLP/HTTP.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use prost::Message;
 use tokio::net::TcpListener;
 
-/// A span, as far as tests look.
+/// The parts of a span that tests check.
 #[derive(Clone, Debug)]
 pub(super) struct Span {
     pub(super) service: String,

@@ -7,14 +7,14 @@ use tokio::time::timeout;
 
 use super::{Nats, NatsOptions, data, until};
 
-/// A NATS cluster; its nodes are stopped and restarted one by one.
+/// A NATS cluster, whose nodes can be stopped and restarted one by one.
 #[derive(Debug)]
 pub(crate) struct NatsCluster {
     pub(crate) nodes: Vec<Nats>,
 }
 
 impl NatsCluster {
-    /// Starts `N` nodes with the same options, and waits until a message gets from each to each.
+    /// Starts `N` nodes with the same options, and waits until messages pass between all of them.
     pub(crate) async fn start<const N: usize>(options: NatsOptions) -> Self {
         let ports = data::free_ports::<N>();
         let routes: Vec<_> = ports.iter().map(|port| format!("nats-route://127.0.0.1:{port}")).collect();
@@ -32,7 +32,7 @@ impl NatsCluster {
         cluster
     }
 
-    /// All nodes' URLs, separated by commas, as `NATS_URL` takes them.
+    /// Returns the URLs of all nodes, separated by commas as in `NATS_URL`.
     pub(crate) fn urls(&self) -> String {
         let urls: Vec<_> = self.nodes.iter().map(Nats::url).collect();
         urls.join(",")

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-/// `len` bytes that look random and are the same for the same seed (`SplitMix64`, public domain).
+/// Returns `len` pseudo-random bytes that depend on the seed only (`SplitMix64`, public domain).
 pub(crate) fn random_bytes(seed: u64, len: usize) -> Bytes {
     let mut bytes = vec![0; len];
     let mut state = seed;
@@ -17,7 +17,7 @@ pub(crate) fn random_bytes(seed: u64, len: usize) -> Bytes {
     Bytes::from(bytes)
 }
 
-/// Writes a file of `len` bytes, block by block, the same for the same seed.
+/// Writes a file of `len` pseudo-random bytes that depend on the seed only, block by block.
 pub(crate) fn random_file(path: &Path, seed: u64, len: u64) {
     const BLOCK: u64 = 1 << 20;
     let mut file = std::fs::File::create_new(path).unwrap();
@@ -31,23 +31,23 @@ pub(crate) fn random_file(path: &Path, seed: u64, len: u64) {
     }
 }
 
-/// Makes a file of `len` zeros that takes no space.
+/// Creates a sparse file of `len` zeros.
 pub(crate) fn sparse_file(path: &Path, len: u64) {
     std::fs::File::create_new(path).unwrap().set_len(len).unwrap();
 }
 
-/// Panics unless both files hold the same bytes.
+/// Asserts that both files have the same contents.
 pub(crate) fn assert_same_file(one: &Path, other: &Path) {
     let status = std::process::Command::new("cmp").args([one, other]).status().unwrap();
     assert!(status.success(), "{} and {} differ", one.display(), other.display());
 }
 
-/// A loopback port that is free now, for something that can't choose one itself.
+/// Returns a free loopback port, for programs that can't choose one themselves.
 pub(crate) fn free_port() -> u16 {
     free_ports::<1>()[0]
 }
 
-/// Several ports that are free now, all different.
+/// Returns several different free loopback ports.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())

@@ -1,6 +1,6 @@
-//! What the documentation says that a program says.
+//! Comparison of a program's messages with the documentation.
 
-/// Asserts that docs/CONFIGURATION.md holds this message as it was, once `volatile` parts have their stand-ins.
+/// Asserts that docs/CONFIGURATION.md contains this message, after replacing its `volatile` parts.
 pub(crate) fn assert_documented(said: &str, volatile: &[(&str, &str)]) {
     let said = said.trim().trim_start_matches("gantry: ").to_owned();
     let said = volatile.iter().fold(said, |said, (part, stand_in)| said.replace(part, stand_in));

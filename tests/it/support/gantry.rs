@@ -1,4 +1,4 @@
-//! The built binary: relays that run on, and commands that end.
+//! The built binary: relays, which keep running, and commands, which end.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -19,13 +19,13 @@ use super::{DEADLINE, Nats, POLL, S3, data, until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_gantry");
 
-/// The name of the relay's service in NATS' services API.
+/// The name of the relay's service in the NATS services API.
 const SERVICE: &str = "gantry";
 
-/// How long a command may take before the test gives it up; its own deadlines must be shorter.
+/// The time limit for a command. The command's own deadlines must be shorter.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Prepares `gantry ARGS…`, in an environment where nothing of this machine's configuration is visible.
+/// Prepares `gantry ARGS…` in an environment without this machine's configuration.
 pub(crate) fn gantry<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     Command {
         args: args.into_iter().map(|arg| arg.as_ref().to_owned()).collect(),
@@ -66,19 +66,19 @@ impl Command {
         self.env("NATS_URL", nats.url())
     }
 
-    /// Passes the binary and its arguments to this program, which is to run them, as `setpriv` does.
+    /// Runs the command through this program, such as `setpriv`, which receives the binary and its arguments.
     pub(crate) fn through<A: AsRef<OsStr>>(mut self, wrapper: impl IntoIterator<Item = A>) -> Self {
         self.wrapper = wrapper.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
         self
     }
 
-    /// Runs it in this folder.
+    /// Sets the working folder.
     pub(crate) fn current_dir(mut self, folder: impl AsRef<Path>) -> Self {
         self.current_dir = Some(folder.as_ref().to_owned());
         self
     }
 
-    /// Sends standard output to a file, for what is too large to collect.
+    /// Redirects standard output to a file, for output that is too large to collect.
     pub(crate) fn stdout_to(mut self, file: impl AsRef<Path>) -> Self {
         self.stdout_file = Some(file.as_ref().to_owned());
         self
@@ -89,12 +89,12 @@ impl Command {
         self
     }
 
-    /// Runs it to its end.
+    /// Runs the command to its end.
     pub(crate) async fn run(self) -> Output {
         self.spawn().output().await
     }
 
-    /// Starts it and leaves it running.
+    /// Starts the command and leaves it running.
     pub(crate) fn spawn(self) -> Running {
         let mut words = self.wrapper.iter().map(OsString::as_os_str).chain([OsStr::new(BINARY)]);
         let program = words.next().expect("the binary is the last word");
@@ -118,7 +118,7 @@ impl Command {
     }
 }
 
-/// A `gantry` command that runs. It ends when dropped.
+/// A running `gantry` command. It ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
     process: Process,
@@ -140,19 +140,19 @@ impl Running {
         self.process.signal(name);
     }
 
-    /// The exit status when it has ended already.
+    /// Returns the exit status if the command has already ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.process.ended()
     }
 
-    /// Waits for its end; panics with what it said when that takes longer than its deadline.
+    /// Waits for the end. Panics with the command's output at the deadline.
     pub(crate) async fn output(mut self) -> Output {
         let mut peak_rss = 0;
         let pid = self.pid();
         let end = async {
             loop {
-                // The peak only grows, so the last look before the end is the peak to within one look; the first look
-                // may have seen the interpreter that became the command.
+                // The peak only grows, so the last sample before the end misses at most one interval. The first sample
+                // may be of the interpreter that became the command.
                 peak_rss = peak_rss_bytes(pid).unwrap_or(peak_rss);
                 if let Ok(status) = timeout(POLL, self.process.child_mut().wait()).await {
                     return status.unwrap();
@@ -176,10 +176,10 @@ impl Running {
     }
 }
 
-/// What a command left behind.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Output {
-    /// The exit code; none when a signal ended it.
+    /// The exit code; `None` if a signal ended the command.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: String,
@@ -188,7 +188,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Panics with all it said unless it ended with this code.
+    /// Asserts the exit code, and panics with the complete output otherwise.
     #[track_caller]
     pub(crate) fn expect_code(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout_text(), self.stderr);
@@ -199,7 +199,7 @@ impl Output {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// The last line of standard output as JSON.
+    /// Returns the last line of standard output as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
         let text = self.stdout_text();
@@ -224,12 +224,12 @@ impl RelayBuilder {
         self.arg("--store").arg(format!("{name}={url}"))
     }
 
-    /// Lets the SDK find this S3 server, as its administrator.
+    /// Configures the SDK for this S3 server, as its administrator.
     pub(crate) fn s3(self, s3: &S3) -> Self {
         self.s3_as(s3, s3.admin())
     }
 
-    /// Lets the SDK find this S3 server, as the user with these keys.
+    /// Configures the SDK for this S3 server, as the user with these keys.
     pub(crate) fn s3_as(self, s3: &S3, user: &Keys) -> Self {
         s3.env(user).into_iter().fold(self, |relay, (name, value)| relay.env(name, value))
     }
@@ -251,13 +251,13 @@ impl RelayBuilder {
         self
     }
 
-    /// The connection that looks for the relay, where a plain one is refused or sees another account.
+    /// Sets the connection that looks for the relay, if a plain one would be refused or belong to another account.
     pub(crate) fn probe(mut self, client: async_nats::Client) -> Self {
         self.probe = Some(client);
         self
     }
 
-    /// Starts it and waits until it answers as a service; panics with what it said when it does not.
+    /// Starts the relay and waits until it answers as a service. Panics with its output if it does not.
     pub(crate) async fn start(self) -> Relay {
         let folder = data::folder();
         let stderr = folder.path().join("stderr.log");
@@ -306,17 +306,17 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Prepares `gantry serve` against a server, without any store.
+    /// Prepares `gantry serve` for a server, without stores.
     pub(crate) fn on(nats: &Nats) -> RelayBuilder {
         Self::at(nats.url())
     }
 
-    /// Prepares `gantry serve` against these servers' URLs.
+    /// Prepares `gantry serve` for these server URLs.
     pub(crate) fn at(url: impl Into<String>) -> RelayBuilder {
         RelayBuilder { args: Vec::new(), env: Vec::new(), config: None, url: url.into(), probe: None }
     }
 
-    /// The id under which the services API knows it.
+    /// Returns the relay's id in the services API.
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
@@ -325,27 +325,27 @@ impl Relay {
         self.process.pid()
     }
 
-    /// What it logged so far.
+    /// Returns the log so far.
     pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.stderr).unwrap_or_default()).into_owned()
     }
 
-    /// Waits until its log holds this text.
+    /// Waits until the log contains this text.
     pub(crate) async fn logged(&self, text: &str) {
         until(&format!("{text:?} in the relay's log"), async || self.stderr().contains(text).then_some(())).await;
     }
 
-    /// The most memory it ever held.
+    /// Returns the peak memory.
     pub(crate) fn peak_rss_bytes(&self) -> u64 {
         peak_rss_bytes(self.pid()).expect("the relay runs")
     }
 
-    /// Sends a signal by its name: `TERM` lets it drain, `STOP` and `CONT` freeze it.
+    /// Sends a signal by its name: `TERM` makes the relay drain, `STOP` and `CONT` freeze and resume it.
     pub(crate) fn signal(&self, name: &str) {
         self.process.signal(name);
     }
 
-    /// Waits for its end, after a signal.
+    /// Waits for the end, after a signal.
     pub(crate) async fn wait(&mut self) -> ExitStatus {
         self.process.wait().await
     }
@@ -362,7 +362,7 @@ impl Relay {
     }
 }
 
-/// The ids of the relays that answer, up to and with the first one that `enough` accepts.
+/// Returns the ids of the relays that answer, up to and including the first one that `enough` accepts.
 async fn instances(client: &async_nats::Client, enough: impl Fn(&str) -> bool) -> BTreeSet<String> {
     #[derive(Deserialize)]
     struct Pong {
@@ -373,7 +373,7 @@ async fn instances(client: &async_nats::Client, enough: impl Fn(&str) -> bool) -
     let mut answers = client.subscribe(inbox.clone()).await.unwrap();
     client.publish_with_reply(format!("$SRV.PING.{SERVICE}"), inbox, "".into()).await.unwrap();
     let mut ids = BTreeSet::new();
-    // Every instance answers by itself: silence is the only end, and a loopback answer takes about a millisecond.
+    // Each instance answers separately, so only silence marks the end. A loopback answer takes about a millisecond.
     while let Ok(Some(message)) = timeout(Duration::from_millis(100), answers.next()).await {
         if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
             break;
@@ -388,7 +388,7 @@ async fn instances(client: &async_nats::Client, enough: impl Fn(&str) -> bool) -
     ids
 }
 
-/// Hides this machine's own configuration, and the metadata service of a cloud, from the command.
+/// Hides this machine's configuration and a cloud's metadata service from the command.
 fn isolate(command: &mut tokio::process::Command, home: &Path) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -399,11 +399,11 @@ fn isolate(command: &mut tokio::process::Command, home: &Path) {
     command.env("HOME", home).env("AWS_EC2_METADATA_DISABLED", "true");
 }
 
-/// Reads a stream to its end in the background, so that a full pipe never stops its writer.
+/// Reads a stream to its end in the background, so that a full pipe never blocks its writer.
 fn collect(mut stream: impl tokio::io::AsyncRead + Unpin + Send + 'static) -> JoinHandle<Vec<u8>> {
     tokio::spawn(async move {
         let mut bytes = Vec::new();
-        // A reset pipe has an end like a closed one: what came before it is what was said.
+        // A reset pipe counts as closed: the output is what arrived before.
         drop(stream.read_to_end(&mut bytes).await);
         bytes
     })

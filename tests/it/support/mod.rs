@@ -1,7 +1,7 @@
 //! Real servers, the built binary, and test data.
 //!
-//! Every process is started through `deploy/dev/run.py`, which ends it with the test process, however that ends.
-//! Deadlines are real time: tests that use this module must not pause tokio's clock.
+//! Every process is started through `deploy/dev/run.py`, which ends it when the test process ends for any reason.
+//! Deadlines are in real time: tests that use this module must not pause tokio's clock.
 #![allow(dead_code, unused_imports, reason = "a harness offers what its tests may need")]
 
 pub(crate) mod cluster;
@@ -22,13 +22,13 @@ pub(crate) use nats::{Nats, NatsOptions};
 pub(crate) use s3::S3;
 pub(crate) use site::Site;
 
-/// How long a server may take to be ready, and an event to happen, on a busy machine.
+/// How long a server may take to become ready, or an event to occur, on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Between two looks at something that sends no event.
+/// The polling interval for conditions that send no event.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
 
-/// Repeats `look` until it finds something; panics at the deadline with `what` was awaited.
+/// Repeats `look` until it returns a value. Panics at the deadline, naming `what` it waited for.
 pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let search = async {
         loop {

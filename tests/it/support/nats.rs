@@ -14,14 +14,14 @@ use super::{data, until};
 /// Which nats-server binary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum NatsVersion {
-    /// What users run today: the pinned one, or a newer one on PATH.
+    /// A current version: the pinned one, or a newer one on PATH.
     #[default]
     Current,
     /// Debian's own package, 2.9 in Debian 12.
     Debian,
 }
 
-/// How to start a [`Nats`]; the default is a plain, open server.
+/// How to start a [`Nats`]. The default is a plain server without authentication.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NatsOptions {
     pub(crate) version: NatsVersion,
@@ -30,14 +30,14 @@ pub(crate) struct NatsOptions {
     pub(crate) config: String,
     /// Files that the configuration names, each by its path relative to the server's working folder.
     pub(crate) files: Vec<(&'static str, String)>,
-    /// Variables that the configuration names.
+    /// Variables that the configuration uses.
     pub(crate) env: Vec<(&'static str, String)>,
 }
 
 impl NatsOptions {
     fn write(&self, folder: &TempDir) {
         let max_payload = self.max_payload.map(|bytes| format!("max_payload: {bytes}\n")).unwrap_or_default();
-        // nats-server warns above 8 MiB and refuses a payload limit above what may be pending, 64 MiB.
+        // nats-server warns above 8 MiB, and refuses a payload limit above the limit on pending bytes, 64 MiB.
         std::fs::write(folder.path().join("nats.conf"), max_payload + &self.config).unwrap();
         for (path, text) in &self.files {
             let path = folder.path().join(path);
@@ -47,7 +47,7 @@ impl NatsOptions {
     }
 }
 
-/// One nats-server on a loopback port that it keeps over restarts. It ends when dropped.
+/// A nats-server on a loopback port that it keeps across restarts. It ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Nats {
     options: NatsOptions,
@@ -62,7 +62,7 @@ struct PortsFile {
 }
 
 impl Nats {
-    /// Starts a server on a port that it chooses, and waits until it greets.
+    /// Starts a server on a port of its choice, and waits until it sends its greeting.
     pub(crate) async fn start(options: NatsOptions) -> Self {
         let folder = data::folder();
         options.write(&folder);
@@ -80,7 +80,7 @@ impl Nats {
         nats
     }
 
-    /// A plain, open server.
+    /// Starts a plain server without authentication.
     pub(crate) async fn plain() -> Self {
         Self::start(NatsOptions::default()).await
     }
@@ -97,7 +97,7 @@ impl Nats {
         self.process.pid()
     }
 
-    /// A connection without credentials.
+    /// Connects without credentials.
     pub(crate) async fn client(&self) -> async_nats::Client {
         async_nats::connect(self.url()).await.unwrap()
     }
@@ -112,25 +112,25 @@ impl Nats {
         self.process.kill().await;
     }
 
-    /// Starts the server again on its port, after it was ended, and waits until it greets.
+    /// Restarts the stopped server on its port, and waits until it sends its greeting.
     pub(crate) async fn restart(&mut self) {
         self.process.kill().await;
         self.process = Self::spawn(&self.options, &self.folder, self.port.into());
         self.greeted().await;
     }
 
-    /// Replaces the configuration; the next start reads it.
+    /// Replaces the configuration, for the next start.
     pub(crate) fn set_config(&mut self, config: String) {
         self.options.config = config;
         self.options.write(&self.folder);
     }
 
-    /// Sends a signal by its name: `STOP` and `CONT` freeze it, `USR2` is lame duck mode.
+    /// Sends a signal by its name: `STOP` and `CONT` freeze and resume the server, `USR2` starts lame duck mode.
     pub(crate) fn signal(&self, name: &str) {
         self.process.signal(name);
     }
 
-    /// What the server logged.
+    /// Returns the server's log.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("nats.log")).unwrap_or_default()
     }
@@ -149,7 +149,7 @@ impl Nats {
         Process::start("nats-server", &mut command)
     }
 
-    /// Waits until a connection gets the server's INFO (with `handshake_first` the server speaks only after TLS).
+    /// Waits until a connection receives the server's INFO (with `handshake_first`, only after TLS).
     async fn greeted(&mut self) {
         let speaks_first = !self.options.config.contains("handshake_first");
         let port = self.port;

@@ -1,4 +1,4 @@
-//! Child processes that never outlive the test process.
+//! Child processes, which never outlive the test process.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A server that `make servers` made available: in `.dev`, or on PATH when that one is new enough.
+/// Returns the path of a server from `make servers`: in `.dev`, or on PATH if that one is recent enough.
 pub(crate) fn server(in_dev: &str) -> PathBuf {
     let ours = root().join(".dev").join(in_dev);
     if ours.exists() {
@@ -31,10 +31,11 @@ pub(crate) fn server(in_dev: &str) -> PathBuf {
     }
 }
 
-/// A command that `run.py` will supervise: its pid is the command's own. `grace` is from SIGTERM to SIGKILL.
+/// Prepares a command supervised by `run.py`. The pid is the command's own. `grace` is the time between SIGTERM and
+/// SIGKILL.
 pub(crate) fn supervised(program: impl AsRef<OsStr>, grace: Duration) -> Command {
     let mut command = Command::new(python());
-    // Without its site packages it starts in a few milliseconds, which count in what a test measures.
+    // Without site packages, Python starts in a few milliseconds, which are part of the times that tests measure.
     command
         .args(["-I", "-S"])
         .arg(root().join("deploy/dev/run.py"))
@@ -46,7 +47,7 @@ pub(crate) fn supervised(program: impl AsRef<OsStr>, grace: Duration) -> Command
     command
 }
 
-/// The interpreter itself: `python3` on PATH may be a slow wrapper around it.
+/// The Python interpreter itself: `python3` on PATH may be a slow wrapper.
 pub(crate) fn python() -> &'static Path {
     static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
         let ask = std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
@@ -55,7 +56,7 @@ pub(crate) fn python() -> &'static Path {
     &PYTHON
 }
 
-/// A running supervised command. Dropped, it ends: its supervisor's pipe closes.
+/// A running supervised command. It ends when dropped, because its supervisor's pipe closes.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
@@ -65,7 +66,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts what [`supervised`] prepared.
+    /// Starts a command prepared by [`supervised`].
     pub(crate) fn start(name: &str, command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("can't start {name}: {error}"));
         let lifeline = child.stdin.take();
@@ -81,12 +82,12 @@ impl Process {
         &mut self.child
     }
 
-    /// The exit status when it has ended already.
+    /// Returns the exit status if the command has already ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for the end, which must come by itself before the deadline.
+    /// Waits for the command to end by itself. Panics at the deadline.
     pub(crate) async fn wait(&mut self) -> ExitStatus {
         match timeout(DEADLINE, self.child.wait()).await {
             Ok(status) => status.unwrap(),
@@ -94,13 +95,13 @@ impl Process {
         }
     }
 
-    /// Asks politely (SIGTERM), waits, and forces after the grace.
+    /// Sends SIGTERM, and SIGKILL after the grace, and waits for the end.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
         self.lifeline = None;
         self.wait().await
     }
 
-    /// Ends it with SIGKILL, and returns when it is gone.
+    /// Ends the command with SIGKILL, and returns once it is gone.
     pub(crate) async fn kill(&mut self) -> ExitStatus {
         self.child.start_kill().unwrap();
         self.wait().await
@@ -112,20 +113,20 @@ impl Process {
     }
 }
 
-/// Sends a signal by its name to a process the test started.
+/// Sends a signal by its name to a process that the test started.
 pub(crate) fn signal(pid: u32, name: &str) {
     let kill = format!("kill -{name} {pid}");
     let sent = std::process::Command::new("sh").args(["-c", &kill]).status().unwrap();
     assert!(sent.success(), "{kill} failed");
 }
 
-/// Whether a process runs, a zombie not counted.
+/// Returns whether a process is running. A zombie is not.
 pub(crate) fn is_running(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     !status.is_empty() && !status.contains("State:\tZ")
 }
 
-/// The most memory the process ever held, in bytes, while it runs (in its first milliseconds: that of `run.py`).
+/// Returns a running process's peak memory in bytes (in its first milliseconds, that of `run.py`).
 pub(crate) fn peak_rss_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

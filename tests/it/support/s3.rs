@@ -1,4 +1,4 @@
-//! A real S3 server: SeaweedFS, with signed requests checked.
+//! A real S3 server: SeaweedFS, which verifies signatures.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -20,7 +20,7 @@ use tokio::sync::OnceCell;
 use super::process::{self, root};
 use super::{DEADLINE, data};
 
-/// One S3 server. It ends, and its data goes, when dropped or when the test process ends.
+/// An S3 server. It ends and its data is removed when it is dropped or the test process ends.
 #[derive(Debug)]
 pub(crate) struct S3 {
     folder: TempDir,
@@ -45,13 +45,13 @@ pub(crate) struct Keys {
 }
 
 impl S3 {
-    /// The server that all tests share: each test takes a [`Self::bucket`] of its own.
+    /// Returns the server that all tests share. Each test uses its own [`Self::bucket`].
     pub(crate) async fn shared() -> &'static Self {
         static SHARED: OnceCell<S3> = OnceCell::const_new();
         SHARED.get_or_init(|| Self::start_keeping(false)).await
     }
 
-    /// A server of the test's own, to stop or to freeze.
+    /// Starts a server for one test, which may stop or freeze it.
     pub(crate) async fn start() -> Self {
         Self::start_keeping(true).await
     }
@@ -68,17 +68,17 @@ impl S3 {
         self.started.pid
     }
 
-    /// The user who may do everything.
+    /// The user with all permissions.
     pub(crate) fn admin(&self) -> &Keys {
         &self.started.users["admin"]
     }
 
-    /// The user who may do nothing.
+    /// The user without permissions.
     pub(crate) fn denied(&self) -> &Keys {
         &self.started.users["denied"]
     }
 
-    /// The environment of a relay that reads from here as `user`, through the SDK's usual variables.
+    /// Returns the environment of a relay that reads from this server as `user`, with the SDK's usual variables.
     pub(crate) fn env(&self, user: &Keys) -> [(&'static str, String); 4] {
         [
             ("AWS_ENDPOINT_URL", self.started.endpoint.clone()),
@@ -88,25 +88,25 @@ impl S3 {
         ]
     }
 
-    /// Ends the server with SIGKILL; its data stays.
+    /// Ends the server with SIGKILL, and keeps its data.
     pub(crate) fn kill(&mut self) {
         process::signal(self.started.pid, "KILL");
         self.lifeline = None;
     }
 
-    /// Starts the killed server again, on the same port with the same data.
+    /// Restarts the killed server on the same port with the same data.
     pub(crate) async fn restart(&mut self) {
         let (lifeline, started) = Self::spawn(self.folder.path().to_owned(), true).await;
         self.lifeline = Some(lifeline);
         self.started = started;
     }
 
-    /// Sends a signal by its name: `STOP` and `CONT` freeze the server.
+    /// Sends a signal by its name: `STOP` and `CONT` freeze and resume the server.
     pub(crate) fn signal(&self, name: &str) {
         process::signal(self.started.pid, name);
     }
 
-    /// A client of the administrator's. It belongs to the runtime it is used on: make one for each test.
+    /// Creates a client for the administrator. It belongs to the runtime it is used on, so create one for each test.
     pub(crate) fn client(&self) -> Client {
         let keys = self.admin();
         let credentials =
@@ -118,14 +118,14 @@ impl S3 {
             .credentials_provider(credentials)
             .force_path_style(true)
             .retry_config(RetryConfig::standard().with_max_attempts(5))
-            // A checksum is stored when a test asks for one, and only then.
+            // A checksum is stored only if a test requests one.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .build();
         Client::from_conf(config)
     }
 
-    /// Makes a bucket that no other test uses, and returns its name.
+    /// Creates a bucket that no other test uses, and returns its name.
     pub(crate) async fn bucket(&self) -> String {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("it-{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -137,7 +137,7 @@ impl S3 {
         self.client().create_bucket().bucket(name).send().await.unwrap();
     }
 
-    /// Puts one object and returns its `ETag`; `checksum` is computed here, checked and kept by the store.
+    /// Puts one object and returns its `ETag`. `checksum` is computed here, and verified and stored by the server.
     pub(crate) async fn put(
         &self,
         bucket: &str,
@@ -200,17 +200,17 @@ impl S3 {
         done.e_tag.unwrap()
     }
 
-    /// A static is never dropped, so the shared server's folder is left to its supervisor; one that may be restarted
-    /// must find its folder as it was, so that one is kept until the drop.
+    /// A static is never dropped, so the supervisor removes the shared server's folder. A server that may be restarted
+    /// needs its folder, so that one is kept until the drop.
     async fn start_keeping(keep: bool) -> Self {
         let folder = data::folder();
         let (lifeline, started) = Self::spawn(folder.path().to_owned(), keep).await;
         Self { folder, lifeline: Some(lifeline), started }
     }
 
-    /// Runs `s3.py`, which returns when the server is ready; the server lives as long as the lifeline.
+    /// Runs `s3.py`, which prints a line once the server is ready. The server runs until the lifeline is closed.
     async fn spawn(folder: PathBuf, keep: bool) -> (ChildStdin, Started) {
-        // Not a child of tokio's: the first caller's runtime is gone when other tests still use the server.
+        // Not a child process of tokio: the first caller's runtime ends while other tests still use the server.
         let start = tokio::task::spawn_blocking(move || {
             process::server("bin/weed");
             let script = root().join("deploy/dev/s3.py");
@@ -237,8 +237,8 @@ impl S3 {
 
 impl Drop for S3 {
     fn drop(&mut self) {
-        // Gone before its folder is removed, or it would write into what is being removed. SIGKILL takes effect within
-        // milliseconds; the bound is for a process in an uninterruptible state.
+        // The server must be gone before its folder is removed, because it would still write there. SIGKILL takes
+        // effect within milliseconds; the limit is for a process in an uninterruptible state.
         if process::is_running(self.started.pid) {
             process::signal(self.started.pid, "KILL");
         }

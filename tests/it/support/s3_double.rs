@@ -1,6 +1,6 @@
-//! An S3 server of one object that answers as it is told: faults that a real one does not make on demand.
+//! A fake S3 server with one object and scripted answers, for faults that a real one does not produce on demand.
 //!
-//! It writes HTTP by hand, since most of these answers are ones that a server library would not let out.
+//! It writes HTTP by hand, since a server library would not send most of these answers.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -12,15 +12,15 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-/// One request as it arrived.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
-    /// Path and query.
+    /// The path and query.
     pub(crate) target: String,
-    /// Names in lower case.
+    /// The headers, with names in lower case.
     pub(crate) headers: Vec<(String, String)>,
-    /// How many requests of any kind came before.
+    /// The number of earlier requests of any kind.
     pub(crate) index: usize,
 }
 
@@ -37,7 +37,7 @@ impl Request {
         self.is_get() && self.target.contains("list-type=2")
     }
 
-    /// The range asked for, with an exclusive end, against an object of `size` bytes.
+    /// Returns the requested range, with an exclusive end, of an object of `size` bytes.
     pub(crate) fn range(&self, size: usize) -> Option<Range<usize>> {
         let (first, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
         let end = last.parse::<usize>().map_or(size, |last| (last + 1).min(size));
@@ -45,34 +45,34 @@ impl Request {
     }
 }
 
-/// How a request is answered.
+/// How to answer a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
-    /// As S3 does it.
+    /// As S3 does.
     Serve,
-    /// With a status, an error code in the body unless it is empty, and header lines.
+    /// With a status, an error code in the body (unless it is empty), and header lines.
     Fail(u16, &'static str, &'static str),
-    /// With only so many bytes of the body; then the connection is cut.
+    /// With only this many bytes of the body; then the connection is cut.
     Cut(usize),
-    /// With only so many bytes of the body; then nothing, and the connection stays.
+    /// With only this many bytes of the body; then the connection stays open and stalls.
     Stall(usize),
-    /// With a body of unannounced length that ends so many bytes too early.
+    /// With a body of unannounced length that is this many bytes too short.
     Short(usize),
-    /// With a body of unannounced length that goes on for so many bytes too many.
+    /// With a body of unannounced length that is this many bytes too long.
     Long(usize),
     /// With one byte flipped.
     Flip,
-    /// With the whole object and status 200, whatever was asked for.
+    /// With the whole object and status 200, ignoring the requested range.
     IgnoreRange,
-    /// With bytes that lie so much further on than what was asked for, honestly announced.
+    /// With a range that starts this many bytes too late, and is announced as such.
     Shift(usize),
-    /// With the right bytes as part of an object that is so much larger.
+    /// With the right bytes, announced as part of an object that is this many bytes larger.
     Grow(usize),
-    /// With another `ETag` and no regard to `If-Match`.
+    /// With another `ETag`, ignoring `If-Match`.
     Replace(&'static str),
-    /// With no `ETag`.
+    /// Without an `ETag`.
     Anonymous,
-    /// With this status, these header lines and this body, whatever was asked for; a HEAD gets no body.
+    /// With this status, these header lines and this body, for any request. A HEAD gets no body.
     Raw(u16, &'static str, String),
     /// Not at all.
     Hang,
@@ -80,7 +80,7 @@ pub(crate) enum Act {
 
 type Script = Box<dyn Fn(&Request) -> Act + Send + Sync>;
 
-/// The server. It ends when dropped.
+/// The fake server. It ends when dropped.
 pub(crate) struct S3Double {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -117,7 +117,7 @@ impl S3Double {
         format!("http://{}", self.address)
     }
 
-    /// Every request so far.
+    /// Returns all requests so far.
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.shared.log.lock().unwrap().clone()
     }
@@ -161,7 +161,7 @@ async fn read(stream: &mut BufReader<TcpStream>, shared: &Shared) -> Option<Requ
     Some(request)
 }
 
-/// Answers one request; returns whether the connection may be used again.
+/// Answers one request. Returns whether the connection can be reused.
 async fn answer(stream: &mut TcpStream, request: &Request, act: Act, object: &Bytes) -> std::io::Result<bool> {
     if let Act::Hang = act {
         std::future::pending::<()>().await;

@@ -13,7 +13,7 @@ pub(crate) const OBJECTS: &str = "objects";
 /// The store of the directory.
 pub(crate) const FILES: &str = "files";
 
-/// All that a download needs. It ends when dropped.
+/// Everything that a download needs. It ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) nats: Nats,
@@ -25,12 +25,12 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Starts one on a plain nats-server.
+    /// Starts a site on a plain nats-server.
     pub(crate) async fn start() -> Self {
         Self::with_nats(NatsOptions::default()).await
     }
 
-    /// Starts one; neither the relay nor a consumer is told anything of the options.
+    /// Starts a site. The options apply to nats-server only; relay and consumer do not know them.
     pub(crate) async fn with_nats(options: NatsOptions) -> Self {
         let s3 = S3::shared().await;
         let (nats, bucket) = tokio::join!(Nats::start(options), s3.bucket());
@@ -44,40 +44,40 @@ impl Site {
         Self { nats, s3, bucket, relay, files, downloads: data::folder() }
     }
 
-    /// The directory that the store [`FILES`] reads.
+    /// Returns the directory of the store [`FILES`].
     pub(crate) fn files(&self) -> &Path {
         self.files.path()
     }
 
-    /// An empty folder to download to.
+    /// Returns the folder for downloads, which is empty at first.
     pub(crate) fn downloads(&self) -> &Path {
         self.downloads.path()
     }
 
-    /// Prepares a command on this nats-server.
+    /// Prepares a command that uses this nats-server.
     pub(crate) fn command<const N: usize>(&self, args: [&str; N]) -> Command {
         gantry(args).nats(&self.nats)
     }
 
-    /// Prepares `gantry get STORE/KEY -o` to a file in [`Self::downloads`].
+    /// Prepares `gantry get STORE/KEY -o FILE` with a file in [`Self::downloads`].
     pub(crate) fn get(&self, store: &str, key: &str, file: &str) -> Command {
         self.command(["get", &format!("{store}/{key}"), "-o"]).arg(self.downloads().join(file))
     }
 
-    /// The bytes of a downloaded file.
+    /// Returns the contents of a downloaded file.
     #[track_caller]
     pub(crate) fn downloaded(&self, file: &str) -> Vec<u8> {
         let path = self.downloads().join(file);
         std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// The names of everything in [`Self::downloads`], hidden files too.
+    /// Returns the names of all files in [`Self::downloads`], including hidden ones.
     pub(crate) fn downloads_listed(&self) -> Vec<String> {
         listed(self.downloads())
     }
 }
 
-/// The names of everything in a folder, hidden files too, in order.
+/// Returns the names of all files in a folder in sorted order, including hidden ones.
 pub(crate) fn listed(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
