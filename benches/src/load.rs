@@ -62,8 +62,11 @@ impl Load {
     {
         let next = Arc::new(AtomicUsize::new(0));
         let mut workers = JoinSet::new();
+
         for worker in 0..self.in_flight {
-            let (load, next, get) = (self.clone(), Arc::clone(&next), get.clone());
+            let load = self.clone();
+            let next = Arc::clone(&next);
+            let get = get.clone();
             workers.spawn(async move {
                 let mut done = Vec::new();
                 loop {
@@ -78,11 +81,13 @@ impl Load {
                 }
             });
         }
+
         let mut all = Vec::new();
         while let Some(done) = workers.join_next().await {
             all.extend(done??);
         }
         all.sort_by_key(|(download, _)| *download);
+
         Ok(all.into_iter().map(|(_, got)| got).collect())
     }
 }

@@ -88,7 +88,8 @@ impl Publish {
 
         let clock = Clock::start()?;
         let total = rest.len();
-        let (mut sent, mut taken) = (0, 0);
+        let mut sent = 0;
+        let mut taken = 0;
         while taken < total {
             let chunk = CHUNK_BYTES.min(rest.len());
             if chunk > 0 && sent + chunk <= taken + WINDOW_BYTES {
@@ -120,6 +121,7 @@ impl Subscribe {
         let mut sink = Sink::default();
         let mut told = 0;
         let mut message = first;
+
         loop {
             sink.take(&message.payload);
             if sink.bytes() >= told + TELL_BYTES || sink.bytes() == self.bytes {
@@ -131,6 +133,7 @@ impl Subscribe {
             }
             message = next(&mut messages).await?;
         }
+
         let sample = clock.take().context("the clock stands")?.stop(vec![Got::from(sink)])?;
         client.flush().await?;
         print(&sample)
@@ -145,10 +148,12 @@ impl Answer {
             let entry = entry?;
             files.insert(entry.file_name().into_encoded_bytes(), Bytes::from(std::fs::read(entry.path())?));
         }
+
         let client = connect(&self.nats).await?;
         let mut requests = client.subscribe(ASK).await?;
         client.flush().await?;
         print(&"ready")?;
+
         while let Some(request) = requests.next().await {
             let reply = request.reply.context("a request without a reply subject")?;
             let mut rest = files.get(&*request.payload).context("no such file")?.clone();
@@ -162,6 +167,7 @@ impl Answer {
                 anyhow::Ok(())
             });
         }
+
         Ok(())
     }
 }
@@ -187,6 +193,7 @@ impl Ask {
                 Ok(Got::from(sink))
             }
         };
+
         print(&self.load.measure(get).await?)
     }
 }

@@ -58,10 +58,13 @@ impl Get {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let file = self.file.as_ref().map(File::create).transpose()?;
         let source = Arc::new(Source { client: self.client(), bucket: self.bucket.clone(), file });
+
         if let Some(pipe) = &self.pipe {
             return source.copy(&self.load.key(0), pipe).await;
         }
-        let (object_bytes, range_bytes, concurrency) = (self.object_bytes, self.range_bytes, self.concurrency);
+        let object_bytes = self.object_bytes;
+        let range_bytes = self.range_bytes;
+        let concurrency = self.concurrency;
         let get = move |_, key: String| {
             let source = Arc::clone(&source);
             async move {
@@ -69,7 +72,9 @@ impl Get {
                     return Ok(Got { pieces: vec![source.piece(&key, None).await?] });
                 }
                 let ranges = (0..object_bytes.div_ceil(range_bytes)).map(|range| {
-                    let (source, key, start) = (Arc::clone(&source), key.clone(), range * range_bytes);
+                    let source = Arc::clone(&source);
+                    let key = key.clone();
+                    let start = range * range_bytes;
                     let end = object_bytes.min(start + range_bytes);
                     async move { tokio::spawn(async move { source.piece(&key, Some((start, end))).await }).await? }
                 });
@@ -77,6 +82,7 @@ impl Get {
                 anyhow::Ok(Got { pieces })
             }
         };
+
         print(&self.load.measure(get).await?)
     }
 

@@ -41,7 +41,8 @@ async fn a_bad_request_is_answered_and_names_its_field() {
         body.to_string()
     };
     let raw = |text: &str| text.to_owned();
-    let (bad, range) = ("bad_request", "range");
+    let bad = "bad_request";
+    let range = "range";
     let cases = [
         ("get", raw(""), bad, "body"),
         ("get", raw("hello"), bad, "body"),
@@ -83,6 +84,7 @@ async fn a_bad_request_is_answered_and_names_its_field() {
         ("list", raw("{\"limit\":4294967296}"), bad, "`limit`"),
         ("list", json!({"prefix": "p".repeat(1025)}).to_string(), bad, "`prefix`"),
     ];
+
     for (operation, body, code, field) in cases {
         let shown = &body[..body.len().min(100)];
         let answer = world.ask(operation, body.clone()).await.next_but_beats().await;
@@ -95,6 +97,7 @@ async fn a_bad_request_is_answered_and_names_its_field() {
         assert_eq!(Code::ALL.iter().find(|own| own.name() == code).unwrap().number().to_string(), number);
         assert_eq!(answer.kind(), if operation == "get" { "error" } else { "" });
     }
+
     assert_alive(&world).await;
 }
 
@@ -260,13 +263,16 @@ fn random_body(template: &Value, dice: &[u8]) -> Vec<u8> {
     let mut body = template.clone();
     let members = body.as_object_mut().unwrap();
     let names: Vec<_> = members.keys().cloned().collect();
+
     for pair in dice[24..24 + 2 * usize::from(dice[20] % 4)].chunks(2) {
         let name = &names[usize::from(pair[0]) % names.len()];
         members.insert(name.clone(), values[usize::from(pair[1]) % values.len()].clone());
     }
+
     for byte in &dice[40..40 + usize::from(dice[21] % 12)] {
         members.remove(&names[usize::from(*byte) % names.len()]);
     }
+
     let mut text = body.to_string().into_bytes();
     match dice[22] % 4 {
         0 => {
@@ -277,6 +283,7 @@ fn random_body(template: &Value, dice: &[u8]) -> Vec<u8> {
         2 if dice[23] < 64 => text = dice.to_vec(),
         _ => {}
     }
+
     text
 }
 
@@ -382,6 +389,7 @@ impl Stage {
         // Without a subscriber, nats-server would report to the consumer that its relay is gone.
         let mut controls = relay.subscribe("gantry.v1.ctl.fake.*").await.unwrap();
         relay.flush().await.unwrap();
+
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&requests);
         let connection = relay.clone();
@@ -405,6 +413,7 @@ impl Stage {
                 }
             }
         });
+
         let options_of_bus = nats::Options { servers: vec![nats.url()], ..nats::Options::default() };
         let client = Client::new(nats::connect(options_of_bus).await.unwrap(), options);
         Self { client, relay: connection, requests, _nats: nats, _tasks: tasks }
@@ -472,6 +481,7 @@ async fn a_chunk_that_does_not_belong_is_never_written() {
         ("without bytes", vec![Say::chunk(1, 10).body("")]),
         ("past the end", vec![Say::bytes(1, 10, random_bytes(1, OBJECT_LEN))]),
     ];
+
     for (name, says) in cases {
         recovers(name, says, &[0, 10]).await;
     }
@@ -635,6 +645,7 @@ async fn an_object_that_changed_is_a_typed_error() {
         ("another size", Say::accepted_as(json!({"start": 10, "size": 99, "end": 99}))),
         ("the code", Say::error(Code::Changed)),
     ];
+
     for (name, answer) in cases {
         let second = [answer].into_iter().chain(Say::rest(10)).collect();
         let stage = Stage::new(vec![begun(), second], quick()).await;
@@ -642,8 +653,10 @@ async fn an_object_that_changed_is_a_typed_error() {
         assert!(matches!(ended, Err(Error::Changed(_))), "{name}: {ended:?}");
         assert_eq!(bytes, object()[..10], "{name}");
     }
+
     let stage = Stage::new(vec![vec![Say::accepted(0), Say::chunk(0, 0), Say::error(Code::Changed)]], quick()).await;
     let (bytes, ended) = stage.download().await;
+
     assert!(matches!(ended, Err(Error::Changed(_))), "{ended:?}");
     assert_eq!(bytes, object()[..10]);
 }

@@ -321,7 +321,8 @@ async fn listings_are_read_to_the_end() {
         std::fs::write(file, "1").unwrap();
     }
     std::fs::write(site.files().join("top"), "1234").unwrap();
-    let (client, bucket) = (&site.s3.client(), &site.bucket);
+    let client = &site.s3.client();
+    let bucket = &site.bucket;
     let put = |key: String, body: &'static [u8]| async move {
         client.put_object().bucket(bucket).key(key).body(Bytes::from_static(body).into()).send().await.unwrap();
     };
@@ -351,7 +352,8 @@ async fn listings_are_read_to_the_end() {
 #[tokio::test]
 async fn the_example_configuration_serves_both_stores() {
     let site = Site::start().await;
-    let (secrets, keys) = (data::folder(), site.s3.admin());
+    let secrets = data::folder();
+    let keys = site.s3.admin();
     let secret = |name: &str, value: &str| {
         let file = secrets.path().join(name);
         std::fs::write(&file, value).unwrap();
@@ -385,7 +387,9 @@ async fn the_example_configuration_serves_both_stores() {
 
 #[tokio::test]
 async fn variables_configure_relay_and_consumer() {
-    let (nats, files, downloads) = (Nats::plain().await, data::folder(), data::folder());
+    let nats = Nats::plain().await;
+    let files = data::folder();
+    let downloads = data::folder();
     std::fs::write(files.path().join("key"), "content").unwrap();
     let url = format!("file://{}", files.path().display());
     let _relay = Relay::on(&nats).env("GANTRY_STORES__FILES__URL", url).env("GANTRY_PREFIX", "other").start().await;

@@ -26,7 +26,8 @@ struct SlowLink {
 impl SlowLink {
     async fn to(nats: &Nats, bytes_per_s: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, server) = (listener.local_addr().unwrap().port(), nats.port());
+        let port = listener.local_addr().unwrap().port();
+        let server = nats.port();
         let task = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
@@ -69,6 +70,7 @@ async fn carry(client: TcpStream, server: u16, bytes_per_s: u32) {
             to_client.write_all(&buffer[..count]).await?;
         }
     };
+
     // Either end may close first.
     tokio::select! {
         ended = up => drop(ended),

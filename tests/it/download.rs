@@ -76,7 +76,9 @@ async fn keys_are_taken_literally() {
     let site = Site::start().await;
     let long = "0123456789abcde/".repeat(64);
     let long = long.strip_suffix('/').unwrap().to_owned() + "X";
+
     assert_eq!(long.len(), 1024);
+
     let plain = [
         "a b  c",
         "größe/日本語/🚀",

@@ -51,6 +51,7 @@ impl Recorder {
                 }
             }
         });
+
         Self { port, heard, connections }
     }
 
@@ -74,13 +75,15 @@ struct Introducer {
 impl Introducer {
     async fn between(server: &Nats, introduced: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, server) = (listener.local_addr().unwrap().port(), server.port());
+        let port = listener.local_addr().unwrap().port();
+        let server = server.port();
         let (is_open, opened) = watch::channel(true);
         let (count, attempts) = watch::channel(0);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 count.send_modify(|count| *count += 1);
-                let (introduced, mut opened) = (introduced.clone(), opened.clone());
+                let introduced = introduced.clone();
+                let mut opened = opened.clone();
                 tokio::spawn(async move {
                     if *opened.borrow() {
                         tokio::select! {
@@ -91,6 +94,7 @@ impl Introducer {
                 });
             }
         });
+
         Self { port, is_open, attempts }
     }
 }
@@ -176,6 +180,7 @@ async fn credentials_are_not_sent_without_tls_if_one_address_requires_it() {
     let server = tls.server("").await;
     let secure = server.url().replace("nats:", "tls:");
     let plain = format!("nats://127.0.0.1:{}", recorder.port);
+
     for _ in 0..4 {
         let options = Options {
             servers: vec![plain.clone(), secure.clone()],
@@ -188,6 +193,7 @@ async fn credentials_are_not_sent_without_tls_if_one_address_requires_it() {
         // Either the plain server fails, or the client connects to the other one first.
         drop(nats::connect(options).await);
     }
+
     until("a try of the plain server", async || (*recorder.connections.borrow() > 0).then_some(())).await;
     recorder.assert_heard_no_credentials();
 }

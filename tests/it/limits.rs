@@ -87,7 +87,8 @@ async fn memory_does_not_grow_with_the_object() {
 
     let output = site.get(OBJECTS, "large", "large").arg("--json").run().await.expect_code(0);
 
-    let (consumer, relay) = (output.peak_rss_bytes >> 20, site.relay.peak_rss_bytes() >> 20);
+    let consumer = output.peak_rss_bytes >> 20;
+    let relay = site.relay.peak_rss_bytes() >> 20;
     println!(
         "2 GiB in {} ms: peak RSS of the relay {relay} MiB, of the consumer {consumer} MiB",
         output.json()["elapsed_ms"]

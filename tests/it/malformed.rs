@@ -92,7 +92,8 @@ struct Gate {
 impl Gate {
     async fn to(nats: &Nats) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, server) = (listener.local_addr().unwrap().port(), nats.port());
+        let port = listener.local_addr().unwrap().port();
+        let server = nats.port();
         let (is_open, opened) = watch::channel(true);
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
@@ -160,7 +161,8 @@ async fn a_dead_connection_is_replaced_and_its_subscriptions_continue() {
 async fn messages_published_while_a_connection_is_replaced_wait_for_the_next_one() {
     let nats = Nats::plain().await;
     let gate = Gate::to(&nats).await;
-    let (bus, other) = (connect(gate.url()).await, connect(nats.url()).await);
+    let bus = connect(gate.url()).await;
+    let other = connect(nats.url()).await;
     let mut status = bus.status();
     let _subscription = bus.subscribe("a", None).await.unwrap();
     let mut heard = other.subscribe("b", None).await.unwrap();
@@ -187,7 +189,8 @@ async fn a_relay_without_its_request_connection_is_not_ready_keeps_sending_and_r
     let gate = Gate::to(&nats).await;
     let bytes = random_bytes(1, 200_000);
     let shelf = Shelf::default().bytes("k", bytes.clone());
-    let (metrics, shutdown) = (Arc::new(RelayMetrics::default()), Shutdown::default());
+    let metrics = Arc::new(RelayMetrics::default());
+    let shutdown = Shutdown::default();
     let relay = start_relay_at(&gate.url(), "files", shelf, lively(), Arc::clone(&metrics), shutdown).await;
     let client = nats.client().await;
     is_heard(&client, relay.instance()).await;
@@ -250,7 +253,8 @@ async fn downloads_do_not_notice_a_flood_and_new_ones_begin() {
     let reconnects = || world.reconnects("requests");
     until("the flood's effect", async || (reconnects() >= 5).then_some(())).await;
 
-    let (began, mut recoveries) = (Instant::now(), 0);
+    let began = Instant::now();
+    let mut recoveries = 0;
     for _ in 0..4 {
         let mut download = client.get(Get::new("files".parse().unwrap(), "k".parse().unwrap())).await.unwrap();
         let progress = download.progress();

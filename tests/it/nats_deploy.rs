@@ -220,7 +220,9 @@ async fn overhear(config: &str, probe: &str, victim: &str, other: &str) {
 
 #[tokio::test]
 async fn users_can_not_publish_without_permission() {
-    let (site, importing) = (Site::start("server.conf").await, Site::start("import.conf").await);
+    let site = Site::start("server.conf").await;
+    let importing = Site::start("import.conf").await;
+
     for (site, user, subject) in [
         (&site, "device2", "_INBOX.device1.x"),
         (&site, "device2", "gantry.v1.get.firmware"),

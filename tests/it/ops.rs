@@ -82,7 +82,9 @@ async fn readiness_follows_nats_and_the_stores() {
 async fn a_relay_waits_for_nats_and_reports_it() {
     let mut nats = Nats::plain().await;
     let folder = data::folder();
-    let (address, url, store) = (address(), nats.url(), format!("s={}", store(folder.path())));
+    let address = address();
+    let url = nats.url();
+    let store = format!("s={}", store(folder.path()));
     nats.kill().await;
     let serve = || gantry(["serve", "--store", &store, "--http", &address, "-s", &url, "--timeout", "300ms"]);
 
@@ -119,7 +121,8 @@ async fn a_draining_relay_finishes_its_transfer_and_another_serves_new_requests(
     let files = folder.path().join("files");
     std::fs::create_dir(&files).unwrap();
     data::random_file(&files.join("big"), 1, 64 << 20);
-    let (one, two) = (address(), address());
+    let one = address();
+    let two = address();
     let start =
         async |address: &str| Relay::on(&nats).store("s", store(&files)).arg("--http").arg(address).start().await;
     let mut first = start(&one).await;
@@ -157,6 +160,7 @@ async fn the_grace_ends_in_a_goaway_and_a_clean_exit() {
     let nats = Nats::plain().await;
     let folder = data::folder();
     data::random_file(&folder.path().join("big"), 2, 64 << 20);
+
     let start = async || {
         let relay = Relay::on(&nats).store("s", store(folder.path())).arg("--http").arg("off");
         relay.env("GANTRY_RELAY__DRAIN_GRACE_MS", "50").start().await
@@ -164,17 +168,23 @@ async fn the_grace_ends_in_a_goaway_and_a_clean_exit() {
     let mut first = start().await;
     let pipe = data::folder();
     let pipe = pipe.path().join("pipe");
+
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+
     let (held, writer) = hold(&pipe);
     let slow = gantry(["get", "s/big", "-o", "-"]).nats(&nats).stdout_to(&pipe).spawn();
     drop(writer);
     first.logged("transfer started").await;
+
     let second = start().await;
     first.signal("TERM");
+
     assert_eq!(first.wait().await.code(), Some(0));
     assert!(first.stderr().contains("outcome=\"drained\""), "{}", first.stderr());
+
     let read = tokio::task::spawn_blocking(move || read_all(held)).await.unwrap();
     slow.output().await.expect_code(0);
+
     assert_eq!(read, std::fs::read(folder.path().join("big")).unwrap());
     assert!(second.stderr().contains("outcome=\"completed\""), "{}", second.stderr());
 }
@@ -184,9 +194,12 @@ async fn a_relay_without_nats_still_stops() {
     let mut nats = Nats::plain().await;
     let folder = data::folder();
     data::random_file(&folder.path().join("big"), 6, 64 << 20);
+
     let pipe = data::folder();
     let pipe = pipe.path().join("pipe");
+
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+
     for with_transfer in [false, true] {
         let relay = Relay::on(&nats).store("s", store(folder.path())).arg("--http").arg("off");
         let mut relay = relay.env("GANTRY_RELAY__DRAIN_GRACE_MS", "50").start().await;
@@ -214,10 +227,13 @@ async fn a_second_signal_ends_at_once() {
     let nats = Nats::plain().await;
     let folder = data::folder();
     data::random_file(&folder.path().join("big"), 3, 64 << 20);
+
     let mut relay = Relay::on(&nats).store("s", store(folder.path())).arg("--http").arg("off").start().await;
     let pipes = data::folder();
     let pipe = pipes.path().join("pipe");
+
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+
     let (_held, writer) = hold(&pipe);
     let _slow = gantry(["get", "s/big", "-o", "-"]).nats(&nats).stdout_to(&pipe).spawn();
     drop(writer);
@@ -225,6 +241,7 @@ async fn a_second_signal_ends_at_once() {
     relay.signal("TERM");
     relay.logged("draining").await;
     relay.signal("TERM");
+
     let status: ExitStatus = tokio::time::timeout(Duration::from_secs(10), relay.wait()).await.unwrap();
     assert_eq!(status.code(), Some(130));
 }
@@ -315,11 +332,13 @@ async fn a_reload_retries_denied_subscriptions() {
              subscribe: {{ deny: [{denied}] }} }} }}] }}"
         )
     };
-    let (without_b, with_b) = (users("\"gantry.v1.get.b\""), users("\"nothing\""));
+    let without_b = users("\"gantry.v1.get.b\"");
+    let with_b = users("\"nothing\"");
     let mut nats = Nats::start(NatsOptions { config: without_b.clone(), ..NatsOptions::default() }).await;
     let folder = data::folder();
     data::random_file(&folder.path().join("object"), 5, 1000);
-    let (config, address) = (folder.path().join("relay.toml"), address());
+    let config = folder.path().join("relay.toml");
+    let address = address();
     let write = |stores: &[&str]| {
         let sections = stores.iter().map(|name| format!("[stores.{name}]\nurl = {:?}\n", store(folder.path())));
         let text = format!("[http]\nlisten = {address:?}\n{}", sections.collect::<String>());
@@ -407,13 +426,19 @@ async fn the_check_reports_settings_and_problems() {
 /// Every failure was once attributed to the address of nats-server or of the store.
 #[tokio::test]
 async fn the_check_names_the_faulty_key() {
-    let (nats, s3, folder) = (Nats::plain().await, S3::shared().await, data::folder());
+    let nats = Nats::plain().await;
+    let s3 = S3::shared().await;
+    let folder = data::folder();
     let bucket = s3.bucket().await;
-    let (garbage, directory) = (folder.path().join("garbage"), format!("s={}", store(folder.path())));
+    let garbage = folder.path().join("garbage");
+    let directory = format!("s={}", store(folder.path()));
     std::fs::write(&garbage, "garbage\n").unwrap();
+
     let garbage = garbage.display().to_string();
-    let (missing, in_s3) = (format!("{directory}/none"), format!("s=s3://{bucket}"));
+    let missing = format!("{directory}/none");
+    let in_s3 = format!("s=s3://{bucket}");
     let gone = format!("http://127.0.0.1:{}", data::free_port());
+
     for (store, variable, value, named, cure) in [
         (&directory, "NATS_CREDS", garbage.as_str(), "`nats.creds_file` = ", "correct the file"),
         (&directory, "NATS_CA", &garbage, "`nats.tls_ca_file` = ", "correct the file"),
@@ -433,8 +458,10 @@ async fn the_check_names_the_faulty_key() {
 /// Credentials without any permissions were once reported as good.
 #[tokio::test]
 async fn the_check_reports_what_credentials_permit() {
-    let (nats, s3) = (Nats::plain().await, S3::shared().await);
+    let nats = Nats::plain().await;
+    let s3 = S3::shared().await;
     let bucket = s3.bucket().await;
+
     for (put, user, told) in [
         (false, s3.admin(), "reading was not tested, there is no object"),
         (true, s3.admin(), "may list and read"),
@@ -477,7 +504,9 @@ async fn a_password_in_a_file_is_read_again_at_each_connection() {
 
 #[tokio::test]
 async fn one_trace_shows_consumer_relay_and_s3() {
-    let (nats, s3, collector) = (Nats::plain().await, S3::shared().await, Collector::start().await);
+    let nats = Nats::plain().await;
+    let s3 = S3::shared().await;
+    let collector = Collector::start().await;
     let bucket = s3.bucket().await;
     s3.put(&bucket, "object", data::random_bytes(5, 20 << 20), None).await;
     let address = address();
@@ -517,7 +546,8 @@ fn tree(spans: &[Span], top: &Span, depth: usize) -> String {
 
 #[tokio::test]
 async fn s3_is_told_the_span_of_each_request_and_a_failure_shows() {
-    let (nats, collector) = (Nats::plain().await, Collector::start().await);
+    let nats = Nats::plain().await;
+    let collector = Collector::start().await;
     let object = data::random_bytes(8, 1 << 20);
     let s3 = S3Double::start(object.clone(), |request| {
         if request.target.contains("denied") { Act::Fail(403, "AccessDenied", "") } else { Act::Serve }
@@ -541,7 +571,8 @@ async fn s3_is_told_the_span_of_each_request_and_a_failure_shows() {
         let found = spans.iter().filter(|span| span.name == name && span.has_failed == failed);
         found.collect::<Vec<_>>()
     };
-    let (transfer, failed) = (of("transfer", false), of("transfer", true));
+    let transfer = of("transfer", false);
+    let failed = of("transfer", true);
     assert_eq!((transfer.len(), transfer[0].attribute("outcome").as_str()), (1, "completed"), "{spans:?}");
     assert_eq!((failed.len(), failed[0].attribute("outcome").as_str()), (1, "denied"), "{spans:?}");
     assert_eq!((of("download", false).len(), of("download", true).len()), (1, 1), "{spans:?}");
@@ -568,7 +599,8 @@ async fn an_unusable_collector_costs_only_traces() {
     let nats = Nats::plain().await;
     let folder = data::folder();
     data::random_file(&folder.path().join("object"), 7, 100_000);
-    let (address, endpoint) = (address(), "OTEL_EXPORTER_OTLP_ENDPOINT");
+    let address = address();
+    let endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT";
     let relay = Relay::on(&nats).store("s", store(folder.path())).arg("--http").arg(&address);
     let relay = relay.env(endpoint, "https://collector:4318").start().await;
     relay.logged("https://collector:4318").await;

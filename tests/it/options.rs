@@ -67,7 +67,8 @@ async fn a_token_comes_from_its_own_setting_or_as_the_user() {
 
 #[tokio::test]
 async fn the_selected_context_is_used_and_overruled() {
-    let (right, other) = (guarded(USER).await, guarded(TOKEN).await);
+    let right = guarded(USER).await;
+    let other = guarded(TOKEN).await;
     let home = data::folder();
     let context = serde_json::json!({ "url": right.url(), "user": "ann", "password": "s3cret", "nsc": "" });
     select(home.path(), "lab", &context);

@@ -12,7 +12,9 @@ fn url(folder: &std::path::Path) -> String {
 #[tokio::test]
 async fn relays_over_copies_of_a_directory_take_over_from_one_another() {
     let nats = Nats::plain().await;
-    let (one, other, downloads) = (data::folder(), data::folder(), data::folder());
+    let one = data::folder();
+    let other = data::folder();
+    let downloads = data::folder();
     let body = data::random_bytes(1, 8 << 20);
     for folder in [&one, &other] {
         std::fs::write(folder.path().join("key"), &body).unwrap();
@@ -37,7 +39,8 @@ async fn relays_over_copies_of_a_directory_take_over_from_one_another() {
 #[tokio::test]
 async fn relays_with_other_places_under_one_name_warn_and_count_each_other() {
     let nats = Nats::plain().await;
-    let (one, other) = (data::folder(), data::folder());
+    let one = data::folder();
+    let other = data::folder();
 
     let first = Relay::on(&nats).store("files", url(one.path())).start().await;
     let second = Relay::on(&nats).store("files", url(other.path())).start().await;

@@ -54,7 +54,8 @@ impl World {
 async fn download(client: &Client, key: String) -> (usize, Duration) {
     let mut since = Instant::now();
     let mut download = client.get(Get::new("s".parse().unwrap(), key.parse().unwrap())).await.unwrap();
-    let (mut len, mut longest) = (0, Duration::ZERO);
+    let mut len = 0;
+    let mut longest = Duration::ZERO;
     while let Some(piece) = download.next().await {
         len += piece.unwrap().len();
         longest = longest.max(since.elapsed());
@@ -79,7 +80,8 @@ async fn a_hundred_small_objects_keep_to_the_limit() {
             }
         }
 
-        let (took, expected) = (began.elapsed().as_secs_f64(), (100 * len) as f64 / MIB_PER_S as f64);
+        let took = began.elapsed().as_secs_f64();
+        let expected = (100 * len) as f64 / MIB_PER_S as f64;
         println!("100 objects of {len} bytes: {took:.3} s, {:.3} of the limit", expected / took);
         assert!((0.9..1.1).contains(&(took / expected)), "{took} s, not {expected} s");
     }

@@ -58,6 +58,7 @@ impl Shelf {
         let item = item.ok_or_else(|| store::Error::NotFound(format!("no object {:?}", key.as_str())))?;
         let bytes = item.bytes();
         let etag = format!("\"{:x}\"", bytes.len());
+
         if pin.if_match.as_ref().is_some_and(|wanted| *wanted != etag) {
             return Err(store::Error::Changed(format!("the object's etag is {etag} now")));
         }
@@ -77,6 +78,7 @@ impl Shelf {
                 parts: Vec::new(),
             }),
         };
+
         Ok((info, item))
     }
 }

@@ -100,7 +100,8 @@ async fn a_keep_alive_consumer_that_falls_silent_with_credit_left_gets_an_idle_e
 #[tokio::test]
 async fn relays_with_different_stores_share_a_prefix() {
     let nats = Nats::plain().await;
-    let (one, other) = (Shelf::default().bytes("k", "one"), Shelf::default().bytes("k", "other"));
+    let one = Shelf::default().bytes("k", "one");
+    let other = Shelf::default().bytes("k", "other");
     let metrics = || Arc::new(RelayMetrics::default());
     let relay_of_one = start_relay(&nats, "one", one, lively(), metrics(), Shutdown::default()).await;
     let relay_of_other = start_relay(&nats, "other", other, lively(), metrics(), Shutdown::default()).await;

@@ -27,7 +27,8 @@ async fn debians_nats_server_carries_a_message() {
 #[tokio::test]
 async fn nats_keeps_its_port_and_limits_over_a_restart() {
     let mut nats = Nats::start(NatsOptions { max_payload: Some(65_536), ..NatsOptions::default() }).await;
-    let (url, pid) = (nats.url(), nats.pid());
+    let url = nats.url();
+    let pid = nats.pid();
 
     nats.kill().await;
     assert!(!is_running(pid));
@@ -137,7 +138,8 @@ async fn nothing_outlives_its_starter() {
 }
 
 async fn assert_carries(nats: &Nats) {
-    let (one, other) = (nats.client().await, nats.client().await);
+    let one = nats.client().await;
+    let other = nats.client().await;
     let mut messages = other.subscribe("it.subject").await.unwrap();
     // When the server answers a request on the same connection, it has processed the subscription.
     other.flush().await.unwrap();

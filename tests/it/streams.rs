@@ -38,7 +38,8 @@ fn fifo(path: &Path) -> File {
 /// The relay, including its health page, once froze when 64 KiB of log had filled the pipe.
 #[tokio::test]
 async fn a_relay_keeps_serving_while_nobody_reads_its_log() {
-    let (nats, folder) = (Nats::plain().await, data::folder());
+    let nats = Nats::plain().await;
+    let folder = data::folder();
     data::random_file(&folder.path().join("object"), 7, 100_000);
     let pipe = folder.path().join("log");
     let mut log = fifo(&pipe);
@@ -63,8 +64,10 @@ async fn a_relay_keeps_serving_while_nobody_reads_its_log() {
 
 #[tokio::test]
 async fn an_unwritable_stderr_changes_no_exit_code() {
-    let (nats, folder) = (Nats::plain().await, data::folder());
+    let nats = Nats::plain().await;
+    let folder = data::folder();
     data::random_file(&folder.path().join("object"), 7, 100_000);
+
     let relay = Relay::on(&nats).store("s", format!("file://{}", folder.path().display())).start().await;
     for how in ["2>/dev/full", "2>&-", "2>&1 | true"] {
         let target = data::folder();
@@ -81,6 +84,7 @@ async fn an_unwritable_stderr_changes_no_exit_code() {
         }
         assert_eq!(std::fs::read(&file).unwrap().len(), 100_000, "{how}");
     }
+
     drop(relay);
 }
 

@@ -194,6 +194,7 @@ fn transcript() -> Vec<Line> {
 fn messages(block: &str) -> Vec<Line> {
     let mut found: Vec<Line> = Vec::new();
     let mut in_payload = false;
+
     for text in block.lines() {
         let Some((from, addressed)) = text.split_once("> ").filter(|(from, _)| ["C", "R"].contains(from)) else {
             let line = found.last_mut().expect("a block begins with a message");
@@ -212,6 +213,7 @@ fn messages(block: &str) -> Vec<Line> {
             addressed.split_once(" reply ").map_or((addressed, None), |(s, r)| (s, Some(r.to_owned())));
         found.push(Line { is_consumers: from == "C", subject: subject.to_owned(), reply, ..Line::default() });
     }
+
     for line in &mut found {
         line.payload.truncate(line.payload.trim_end().len());
     }

@@ -148,6 +148,7 @@ impl Bus {
                 .collect();
             return (!takers.is_empty()).then(|| Node::Relay(takers[context.rng.usize(..takers.len())]));
         }
+
         if let Some(rest) = subject.strip_prefix("gantry.v1.ctl.") {
             let instance = rest.split('.').next();
             return (0..self.relays.len())
@@ -156,6 +157,7 @@ impl Bus {
                 })
                 .map(Node::Relay);
         }
+
         let known = self.consumer.connected && self.inbox.as_deref() == Some(subject);
         known.then_some(Node::Consumer)
     }
@@ -179,6 +181,7 @@ impl Bus {
         if message.subject != GET && !message.payload.is_empty() && context.inject(rates.corrupt, "corrupt") {
             message.payload = corrupted(context, &message);
         }
+
         if context.inject(rates.repeat, "repeat") {
             self.send(context, to, message.clone());
         }
@@ -188,11 +191,13 @@ impl Bus {
             let event = Event::AtClient { to, epoch: link.epoch, packet: Packet::Message(message) };
             return context.schedule_in(latency, event);
         }
+
         if context.inject(rates.delay, "delay") {
             let delay = context.between(Duration::ZERO, DELAY_MAX);
             let link = self.link_mut(to);
             link.down_at = link.down_at.max(context.now + delay);
         }
+
         self.send(context, to, message);
     }
 

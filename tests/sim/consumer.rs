@@ -66,6 +66,7 @@ impl Consumer {
         context.tally.runs += 1;
         context.tally.resumes += u64::from(start > base);
         context.log(|| format!("consumer starts at {start}, pinned to {if_match:?}"));
+
         let wanted = Wanted {
             key: "object".parse().expect("a key"),
             span: Span { start, end: context.plan.span.end },
@@ -74,6 +75,7 @@ impl Consumer {
         };
         self.generation += 1;
         let mut receiver = Receiver::new(context.plan.receiver.clone(), wanted, context.now);
+
         if let Some(share) = self.share {
             receiver.handle_share(share);
         }
@@ -118,7 +120,8 @@ impl Consumer {
         let written = context.plan.span.start + self.disk.len() as u64;
         if let Some(run) = &mut self.run {
             run.receiver.handle_written(written, context.now);
-            let (due, is_over) = (run.receiver.written_due(), run.receiver.outcome().is_some());
+            let due = run.receiver.written_due();
+            let is_over = run.receiver.outcome().is_some();
             context.model.check(is_over || due > written, || format!("{written} is written, and {due} still due"));
         }
     }
@@ -199,6 +202,7 @@ impl Consumer {
         self.act(context, bus);
         self.deliver(context);
         let Some(run) = &mut self.run else { return };
+
         match run.receiver.outcome().map(|outcome| outcome.map_err(Clone::clone)) {
             Some(Ok(())) => self.finish(context, bus),
             Some(Err(failure)) => self.fail(context, bus, &failure),
@@ -218,6 +222,7 @@ impl Consumer {
         let Some(run) = &mut self.run else { return };
         let window_max = context.plan.receiver.window_max;
         let written = context.plan.span.start + self.disk.len() as u64;
+
         while let Some(output) = run.receiver.poll_output() {
             match output {
                 Output::Request(request) => {
@@ -265,6 +270,7 @@ impl Consumer {
     fn deliver(&mut self, context: &mut Context) {
         let Some(run) = &mut self.run else { return };
         let version = run.receiver.object().and_then(|object| version_of(&object.etag));
+
         loop {
             if run.writing.is_none()
                 && let Some(chunk) = run.queue.pop_front()
@@ -293,6 +299,7 @@ impl Consumer {
         let Some(run) = self.run.take() else { return };
         bus.set_inbox(None);
         self.generation += 1;
+
         let Some(object) = run.receiver.object() else {
             return context.model.check(false, || "done without an object".to_owned());
         };
@@ -300,6 +307,7 @@ impl Consumer {
         let range = context.plan.span.resolve(context.plan.sizes[version]).expect("the span starts within every size");
         let len = usize::try_from(range.end - range.start).expect("objects are small");
         let covered = object.checksum.as_ref().filter(|_| range == (0..object.size));
+
         if let Err(mismatch) = prove(covered, &self.disk, len) {
             return self.throw_away(context, version, &mismatch);
         }
@@ -328,6 +336,7 @@ impl Consumer {
         bus.set_inbox(None);
         self.generation += 1;
         context.log(|| format!("consumer fails: {failure:?}"));
+
         let settings = &context.plan.receiver;
         let replaced = context.model.current_version() > 0;
         let faulty = run.started_at < context.plan.heal_at;
@@ -350,10 +359,12 @@ impl Consumer {
         };
         *context.tally.failures.entry(name).or_default() += 1;
         context.model.check(legitimate, || format!("failed without a cause: {failure:?}"));
+
         if name == "changed" {
             self.disk.clear();
             self.disk_version = None;
         }
+
         context.schedule_in(RETRY_PAUSE, Event::ConsumerStart);
     }
 }

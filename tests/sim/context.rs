@@ -50,6 +50,7 @@ impl Tally {
         self.runs += other.runs;
         self.resumes += other.resumes;
         self.failovers += other.failovers;
+
         for (own, theirs) in [
             (&mut self.recoveries, &other.recoveries),
             (&mut self.failures, &other.failures),
@@ -72,6 +73,7 @@ impl std::fmt::Display for Tally {
         writeln!(f, "transfers   {:>12}", self.transfers)?;
         writeln!(f, "failovers   {:>12}", self.failovers)?;
         writeln!(f, "resumes     {:>12}", self.resumes)?;
+
         for (title, counts) in
             [("fault", &self.faults), ("recovery from", &self.recoveries), ("download ended by", &self.failures)]
         {
@@ -79,6 +81,7 @@ impl std::fmt::Display for Tally {
                 writeln!(f, "{:<32}{count:>12}", format!("{title} {name}"))?;
             }
         }
+
         write!(f, "faults in all {:>10}", self.faults.values().sum::<u64>())
     }
 }
@@ -173,7 +176,8 @@ impl Context {
 
     pub(crate) fn log(&mut self, line: impl FnOnce() -> String) {
         if let Some(log) = &mut self.log {
-            let (seconds, micros) = (self.now.as_secs(), self.now.subsec_micros());
+            let seconds = self.now.as_secs();
+            let micros = self.now.subsec_micros();
             writeln!(log, "{seconds:>4}.{micros:06} {}", line()).expect("a String takes every line");
         }
     }

@@ -60,6 +60,7 @@ mod tests {
                 return (tally, Some((seed, violation)));
             }
         }
+
         (tally, None)
     }
 
@@ -71,9 +72,12 @@ mod tests {
             assert_eq!(report.violation, None, "seed {seed}");
             return;
         }
+
         let seeds = number("GANTRY_SIM_SEEDS").unwrap_or(SEEDS);
-        let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
-        let (mut tally, mut violations) = (Tally::default(), Vec::new());
+        let next = AtomicU64::new(0);
+        let failed = AtomicBool::new(false);
+        let mut tally = Tally::default();
+        let mut violations = Vec::new();
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| run_some(seeds, &next, &failed))).collect();
             for thread in threads {
@@ -84,6 +88,7 @@ mod tests {
         });
         println!("{tally}");
         violations.sort();
+
         if let Some((seed, violation)) = violations.first() {
             panic!("seed {seed}: {violation}\nto see what happened: make sim SEED={seed}");
         }
@@ -93,7 +98,8 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_log() {
         for seed in 0..100 {
-            let (first, second) = (world::run(seed, Logging::On), world::run(seed, Logging::On));
+            let first = world::run(seed, Logging::On);
+            let second = world::run(seed, Logging::On);
             assert!(!first.log.is_empty());
             assert_eq!(first.log, second.log, "seed {seed}");
             assert_eq!(first.tally, world::run(seed, Logging::Off).tally, "seed {seed}");

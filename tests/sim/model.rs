@@ -83,7 +83,8 @@ impl Model {
 
     /// Returns the bytes of a version.
     pub(crate) fn bytes_of(&mut self, version: usize, offset: u64, len: usize) -> Bytes {
-        let (seed, size) = (self.seed, self.sizes[version]);
+        let seed = self.seed;
+        let size = self.sizes[version];
         let content =
             self.contents[version].get_or_insert_with(|| (0..size).map(|at| byte_at(seed, version, at)).collect());
         let offset = usize::try_from(offset).expect("objects are small");
@@ -153,6 +154,7 @@ impl Model {
             return self.check(false, || format!("{id} sends without having accepted"));
         };
         self.check(!sent.is_over, || format!("{id} sends {} after its last message", body.type_name()));
+
         match body {
             Body::Chunk(chunk) => {
                 let limit = chunk.offset + chunk.payload.len() as u64;
@@ -183,6 +185,7 @@ impl Model {
             Body::Error(_) | Body::Goaway => sent.is_over = true,
             Body::Accepted(_) => self.check(false, || format!("{id} accepts twice")),
         }
+
         self.sent.insert(id, sent);
     }
 

@@ -89,6 +89,7 @@ impl Plan {
         let sender = draw_sender(rng, chunk_max);
         let deadline = heal_at + 2 * sender.idle_timeout + receiver.patience.min(30 * SECOND) + 180 * SECOND;
         let mut faults = draw_faults(rng, relays, heal_at);
+
         if store_is_slow {
             faults.push((between(rng, Duration::ZERO, 2 * SECOND), 30 * SECOND, Fault::FreezeConsumer));
         }
@@ -96,6 +97,7 @@ impl Plan {
         // A stored checksum covers the whole object.
         let has_checksums = span == Span::default() && rng.bool();
         let mut rates = draw_rates(rng);
+
         if !has_checksums {
             rates.wrong_byte = 0.0;
         }

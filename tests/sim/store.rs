@@ -52,6 +52,7 @@ pub(crate) fn open(context: &mut Context, request: &GetRequest) -> Result<(Objec
         Some(version) if context.plan.versioned => version,
         _ => current,
     };
+
     if request.pin.if_match.as_ref().is_some_and(|pinned| *pinned != etag(version)) {
         return Err(WireError::new(Code::Changed, "the object is another one"));
     }
@@ -60,11 +61,13 @@ pub(crate) fn open(context: &mut Context, request: &GetRequest) -> Result<(Objec
         return Err(WireError::new(Code::Range, "the range starts past the end"));
     };
     let mut end = range.end;
+
     if range.start < range.end && context.inject(context.plan.rates.short_body, "short body") {
         end = context.rng.u64(range.start..range.end);
     } else if context.inject(context.plan.rates.long_body, "long body") {
         end += context.rng.u64(1..1000);
     }
+
     let object = ObjectInfo {
         key: request.key.clone(),
         size,
@@ -91,17 +94,20 @@ impl Body {
         if context.inject(context.plan.rates.read_fails, "read fails") {
             return (latency, Read::Failed(WireError::new(Code::StoreUnavailable, "the store's connection was cut")));
         }
+
         let replaced = self.version != context.model.current_version() && !context.plan.versioned;
         if replaced && context.rng.u8(..8) == 0 {
             // The store's driver sent a new request within the body, and the pin no longer matched.
             return (latency, Read::Failed(WireError::new(Code::Changed, "the object is another one")));
         }
+
         let left = usize::try_from(self.end - self.next).expect("objects are small");
         if left == 0 {
             return (latency, Read::End);
         }
         let len = context.rng.usize(1..=context.plan.frame_max).min(left);
         latency += context.plan.store_per_byte * u32::try_from(len).expect("frames are small");
+
         let mut frame = context.model.bytes_of(self.version, self.next, len);
         if context.inject(context.plan.rates.wrong_byte, "wrong byte") {
             let at = context.rng.usize(..len);
@@ -110,6 +116,7 @@ impl Body {
             frame = wrong.into();
             context.model.store_lies(self.version, self.next + at as u64);
         }
+
         self.next += len as u64;
         (latency, Read::Frame(frame))
     }

@@ -78,6 +78,7 @@ pub(crate) fn run(seed: u64, logging: Logging) -> Report {
     let violation = world.run();
     let Context { now, .. } = world.context;
     world.context.tally.virtual_time = now;
+
     world
         .context
         .log(|| violation.as_ref().map_or_else(|| "all holds".to_owned(), |what| format!("VIOLATION: {what}")));
@@ -94,14 +95,17 @@ impl World {
     fn run(&mut self) -> Option<String> {
         let plan = format!("{:?}", self.context.plan);
         self.context.log(|| plan);
+
         for process in &mut self.relays {
             process.relay.start(&mut self.context, &mut self.bus);
         }
         self.context.schedule(Duration::ZERO, Event::ConsumerStart);
+
         for (at, _, fault) in self.context.plan.faults.clone() {
             self.context.schedule(at, Event::Fault(fault));
         }
         self.context.schedule(self.context.plan.heal_at, Event::HealAll);
+
         while let Some(event) = self.context.next_event() {
             self.context.tally.steps += 1;
             self.handle(event);
@@ -109,6 +113,7 @@ impl World {
                 return Some(violation);
             }
         }
+
         self.consumer.done_at.is_none().then(|| "nothing happens any more, and the download is not done".to_owned())
     }
 
@@ -128,11 +133,13 @@ impl World {
             let instance = &late.relay.instance;
             return Some(format!("{instance} keeps the transfer of a consumer that is frozen since {frozen_at:?}"));
         }
+
         let Some(done_at) = self.consumer.done_at else {
             return (*now > plan.deadline).then(|| format!("not done at {now:?}"));
         };
         let settled_at = done_at.max(plan.heal_at) + plan.sender.idle_timeout + LAST_WORD_MAX;
         let left: usize = self.relays.iter().map(|process| process.relay.transfers()).sum();
+
         (*now > settled_at && left > 0).then(|| format!("{left} transfers are left of a consumer that is gone"))
     }
 
@@ -223,6 +230,7 @@ impl World {
         let planned = context.plan.faults.iter().find(|(at, _, planned)| *at == context.now && *planned == fault);
         let lasts = planned.map_or(Duration::ZERO, |(_, lasts, _)| *lasts);
         context.fault(fault.name());
+
         match fault {
             Fault::Cut(node) => {
                 bus.connect(node, false);
@@ -258,12 +266,14 @@ impl World {
                 context.model.replace();
             }
         }
+
         self.context.schedule_in(lasts, Event::Heal(fault));
     }
 
     fn heal(&mut self, fault: Fault) {
         self.context.log(|| format!("healed: {}", fault.name()));
         let Self { context, bus, relays, .. } = self;
+
         match fault {
             Fault::Cut(node) => self.reconnect(node),
             Fault::Blackhole(node) => bus.blackhole(node, false),
@@ -293,6 +303,7 @@ impl World {
                 self.heal(fault);
             }
         }
+
         for fault in [
             Fault::FreezeConsumer,
             Fault::Cut(Node::Consumer),

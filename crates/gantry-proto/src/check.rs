@@ -26,6 +26,7 @@ pub fn object(object: &ObjectInfo) -> Result<(), Malformed> {
     if object.version_id.as_deref().is_some_and(|version| !is_version(version)) {
         return Err(Malformed::new("`version_id` is empty, too long or holds control characters"));
     }
+
     let texts = [&object.content_type, &object.last_modified];
     if texts.into_iter().flatten().any(|text| text.len() > DESCRIPTION_MAX_BYTES) {
         return Err(Malformed::new("`content_type` or `last_modified` is too long"));
@@ -36,6 +37,7 @@ pub fn object(object: &ObjectInfo) -> Result<(), Malformed> {
     if object.checksum.as_ref().is_some_and(|checksum| !is_bounded(checksum)) {
         return Err(Malformed::new("`checksum` is too long"));
     }
+
     Ok(())
 }
 
@@ -71,9 +73,11 @@ pub fn trim(object: &mut ObjectInfo) {
 pub fn page(page: &ListPage, request: &ListRequest) -> Result<(), Malformed> {
     let limit = usize::try_from(request.limit.unwrap_or(PAGE_MAX).min(PAGE_MAX)).unwrap_or(usize::MAX);
     let count = page.entries.len().saturating_add(page.prefixes.len());
+
     if count > limit {
         return Err(Malformed::new(format!("a page of {count} where at most {limit} were asked for")));
     }
+
     let keys = page.entries.iter().map(|entry| &entry.key);
     if keys.chain(&page.prefixes).any(|key| !is_listed(key, &request.prefix)) {
         return Err(Malformed::new("a page with a name that was not asked for, or that is no key"));
@@ -81,6 +85,7 @@ pub fn page(page: &ListPage, request: &ListRequest) -> Result<(), Malformed> {
     if page.entries.iter().any(|entry| entry.size > OFFSET_MAX) {
         return Err(Malformed::new("a page with a size beyond 2^63 - 1"));
     }
+
     let is_bad = |token: &String| token.len() > TOKEN_MAX_BYTES || Some(token) == request.token.as_ref();
     if page.next.as_ref().is_some_and(is_bad) {
         return Err(Malformed::new("a page whose `next` is too long, or its own token"));
@@ -169,8 +174,10 @@ mod tests {
     #[test]
     fn a_description_out_of_bounds_is_rejected_or_trimmed() {
         assert_eq!(object(&good()), Ok(()));
+
         let checksum = good().checksum.unwrap();
         let many = vec![PartRun { count: 1, size: 1 }; PART_RUNS_MAX + 1];
+
         for (needed, wrong) in [
             (true, ObjectInfo { size: OFFSET_MAX + 1, ..good() }),
             (true, ObjectInfo { etag: String::new(), ..good() }),
@@ -208,7 +215,9 @@ mod tests {
             next: Some("u".to_owned()),
             omitted: 0,
         };
+
         assert_eq!(page(&good, &request), Ok(()));
+
         for wrong in [
             ListPage { entries: vec![entry("a/b", 1); 2], ..good.clone() },
             ListPage { entries: vec![entry("b", 1)], ..good.clone() },

@@ -110,9 +110,11 @@ impl Envelope {
     pub fn encode(&self, body: &Body) -> (Headers, Bytes) {
         let mut headers = Headers::default();
         headers.push(TYPE, body.type_name());
+
         if let Some(transfer) = self.transfer {
             headers.push(TRANSFER, transfer.to_string());
         }
+
         let payload = match body {
             Body::Accepted(accepted) => json(accepted),
             Body::Chunk(chunk) => {
@@ -166,6 +168,7 @@ pub fn decode(headers: &Headers, payload: Bytes) -> Result<(Envelope, Body), Mal
         "goaway" => Body::Goaway,
         other => return Err(Malformed::new(format!("unknown {TYPE} {}", excerpt(other)))),
     };
+
     Ok((Envelope { transfer, context }, body))
 }
 
@@ -301,6 +304,7 @@ mod tests {
         });
         let text = || option::of(any::<String>());
         let metadata = proptest::collection::btree_map(any::<String>(), any::<String>(), 0..3);
+
         ("[^\0\r\n]{1,40}", any::<u64>(), any::<String>(), text(), text(), text(), metadata, option::of(checksum))
             .prop_map(|(key, size, etag, version_id, last_modified, content_type, metadata, checksum)| ObjectInfo {
                 key: key.parse().unwrap(),
@@ -339,6 +343,7 @@ mod tests {
         let chunk = (0..=OFFSET_MAX, 0..=OFFSET_MAX, vec(any::<u8>(), 1..100));
         let beat = (0..=OFFSET_MAX, 0..=OFFSET_MAX, any::<bool>());
         let error = (0..Code::ALL.len(), "\\PC{0,60}", any::<bool>(), option::of(any::<u64>()));
+
         prop_oneof![
             accepted().prop_map(|accepted| Body::Accepted(Box::new(accepted))),
             chunk.prop_map(|(seq, offset, payload)| Body::Chunk(Chunk::new(seq, offset, payload.into()))),

@@ -66,12 +66,14 @@ impl GetRequest {
         let request: Self = parse(body)?;
         check_version(request.v)?;
         check_pin(&request.pin)?;
+
         if let Some(end) = request.end
             && request.start > end
         {
             let message = format!("`start` {} is past `end` {end}", request.start);
             return Err(WireError::new(super::Code::Range, message));
         }
+
         if request.chunk_max == Some(0) {
             return Err(WireError::bad_request("`chunk_max` is 0"));
         }
@@ -145,11 +147,13 @@ impl ListRequest {
         }
         let request: Self = parse(body)?;
         check_version(request.v)?;
+
         if request.prefix.len() > Key::MAX_BYTES || request.prefix.contains(['\0', '\r', '\n']) {
             return Err(WireError::bad_request(
                 "`prefix` is over 1024 bytes or holds a NUL, carriage return or newline",
             ));
         }
+
         if request.limit == Some(0) {
             return Err(WireError::bad_request("`limit` is 0"));
         }
@@ -331,6 +335,7 @@ mod tests {
             let again = serde_json::to_vec(&request).unwrap();
             prop_assert_eq!(GetRequest::parse(&again), Ok(request));
         }
+
         if let Ok(control) = Control::parse(body) {
             prop_assert!(control.credit <= OFFSET_MAX);
         }
@@ -340,6 +345,7 @@ mod tests {
         if let Ok(request) = StatRequest::parse(body) {
             prop_assert!(request.key.as_str().len() <= Key::MAX_BYTES);
         }
+
         Ok(())
     }
 }

@@ -177,6 +177,7 @@ impl Service {
     fn describe(&self, verb: &str) -> Option<bytes::Bytes> {
         let identity = &self.identity;
         let endpoints = self.endpoints.read().unwrap_or_else(PoisonError::into_inner);
+
         match verb {
             "PING" => Some(json(&Response { r#type: "io.nats.micro.v1.ping_response", identity, more: Nothing {} })),
             "INFO" => {

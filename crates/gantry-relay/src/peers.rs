@@ -230,7 +230,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_relay_with_another_place_under_the_same_name_is_counted() {
-        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let one = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
         let network = MemoryNetwork::new(1);
         let first = relay(&network, one.path()).await;
         let same = relay(&network, &one.path().join(".")).await;

@@ -44,6 +44,7 @@ impl fmt::Display for Readiness {
             (true, false) => "\nnats: not connected for data",
             (false, false) => "\nnats: not connected",
         })?;
+
         if self.draining {
             f.write_str("\ndraining")?;
         }
@@ -53,6 +54,7 @@ impl fmt::Display for Readiness {
         for (store, failure) in &self.stores {
             write!(f, "\nstore {store}: {}", failure.as_deref().unwrap_or("ok"))?;
         }
+
         Ok(())
     }
 }

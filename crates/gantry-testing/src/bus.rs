@@ -137,7 +137,8 @@ impl Bus for Memory {
                     return Err(Error::Subject(subject.clone()));
                 }
             }
-            let (len, max) = (message.wire_len(), self.max_payload());
+            let len = message.wire_len();
+            let max = self.max_payload();
             if len > max {
                 return Err(Error::TooLarge { len, max });
             }

@@ -87,6 +87,7 @@ impl MemoryStore {
         let bytes = bytes.into();
         let mut state = self.state();
         state.puts += 1;
+
         let crc = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &bytes);
         let object = ObjectInfo {
             key: key.clone(),
@@ -104,6 +105,7 @@ impl MemoryStore {
             }),
         };
         state.objects.insert(key, (object.clone(), bytes));
+
         object
     }
 
@@ -156,9 +158,11 @@ impl MemoryStore {
             | Fault::Long(_)
             | Fault::Flip(_) => {}
         }
+
         let (object, bytes) = self.find(key, pin)?;
         let range = span.resolve(object.size).ok_or(Error::Range { start: span.start, size: object.size })?;
         let reader = Reader::new(&bytes, range, fault, self.piece_bytes);
+
         Ok(Opened { object, body: reader.into_body() })
     }
 }
@@ -187,10 +191,12 @@ impl State {
         if let Some(fault) = self.plan.pop_front() {
             return fault;
         }
+
         let Some(seeded) = &mut self.seeded else { return Fault::None };
         if seeded.draw() % 1000 >= seeded.per_mille {
             return Fault::None;
         }
+
         let after = seeded.draw() % (1 << 20);
         match seeded.draw() % 9 {
             0 => Fault::Unavailable,
@@ -210,6 +216,7 @@ impl State {
         let after = request.token.as_deref();
         let mut page = ListPage::default();
         let mut last: Option<String> = None;
+
         for (key, (object, _)) in &self.objects {
             let Some(rest) = key.as_str().strip_prefix(&request.prefix) else { continue };
             let folded = rest.find('/').filter(|_| !request.recursive);
@@ -225,10 +232,12 @@ impl State {
             if folded.is_some() {
                 page.prefixes.push(item.to_owned());
             } else {
-                let (etag, last_modified) = (Some(object.etag.clone()), object.last_modified.clone());
+                let etag = Some(object.etag.clone());
+                let last_modified = object.last_modified.clone();
                 page.entries.push(ListEntry { key: item.to_owned(), size: object.size, etag, last_modified });
             }
         }
+
         page
     }
 }
@@ -270,6 +279,7 @@ impl Reader {
             Fault::Break(after) | Fault::Change(after) | Fault::Stall(after) => (span, Some(after)),
             Fault::None | Fault::Unavailable | Fault::Denied | Fault::Slow(_) => (span, None),
         };
+
         Self { rest, before_fault, fault, piece_bytes }
     }
 
@@ -292,12 +302,14 @@ impl Reader {
                 | Fault::Flip(_) => Err(Error::unavailable("broken, as planned")),
             };
         }
+
         if let Fault::Slow(pause) = self.fault {
             sleep(pause).await;
         }
         let len = self.piece_bytes.min(self.before_fault.unwrap_or(u64::MAX));
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(self.rest.len());
         self.before_fault = self.before_fault.map(|before| before - len as u64);
+
         let piece = self.rest.split_to(len);
         Ok((!piece.is_empty()).then_some(piece))
     }

@@ -74,8 +74,10 @@ impl Collector {
 
 async fn take(request: Request<Incoming>, spans: Arc<Mutex<Vec<Span>>>) -> Result<Response<Full<Bytes>>, Infallible> {
     assert_eq!(request.uri().path(), "/v1/traces");
+
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let sent = ExportTraceServiceRequest::decode(body).unwrap();
+
     for resource in sent.resource_spans {
         let attributes = resource.resource.unwrap().attributes;
         assert_eq!(text(&attributes, "service.version"), env!("CARGO_PKG_VERSION"));
@@ -94,6 +96,7 @@ async fn take(request: Request<Incoming>, spans: Arc<Mutex<Vec<Span>>>) -> Resul
         });
         spans.lock().unwrap().extend(found);
     }
+
     Ok(Response::new(Full::default()))
 }
 

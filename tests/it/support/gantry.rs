@@ -101,19 +101,23 @@ impl Command {
         let mut command = supervised(program, Duration::from_secs(3));
         isolate(&mut command, self.folder.path());
         command.args(words).args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
+
         if let Some(folder) = &self.current_dir {
             command.current_dir(folder);
         }
         command.stderr(Stdio::piped());
+
         match &self.stdout_file {
             Some(file) => command.stdout(std::fs::File::create(file).unwrap()),
             None => command.stdout(Stdio::piped()),
         };
+
         let line = self.args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let begun = Instant::now();
         let mut process = Process::start(&format!("gantry {line}"), &mut command);
         let stdout = process.child_mut().stdout.take().map(collect);
         let stderr = process.child_mut().stderr.take().map(collect).expect("standard error was asked for");
+
         Running { process, line, stdout, stderr, begun, deadline: self.deadline, _folder: self.folder }
     }
 }
@@ -161,6 +165,7 @@ impl Running {
         };
         let status = timeout(self.deadline, end).await.ok();
         let elapsed = self.begun.elapsed();
+
         if status.is_none() {
             self.process.kill().await;
         }
@@ -172,6 +177,7 @@ impl Running {
         let Some(status) = status else {
             panic!("gantry {} did not end within {:?}; it said:\n{stderr}", self.line, self.deadline);
         };
+
         Output { code: status.code(), stdout, stderr, elapsed, peak_rss_bytes: peak_rss }
     }
 }

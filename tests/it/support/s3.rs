@@ -179,6 +179,7 @@ impl S3 {
             .unwrap();
         let upload = created.upload_id.unwrap();
         let mut completed = Vec::new();
+
         for (number, part) in (1..).zip(parts) {
             let put = client.upload_part().bucket(bucket).key(key).upload_id(&upload).part_number(number);
             let done = put.set_checksum_algorithm(algorithm.clone()).body(part.clone().into()).send().await.unwrap();
@@ -194,9 +195,11 @@ impl S3 {
                     .build(),
             );
         }
+
         let parts = CompletedMultipartUpload::builder().set_parts(Some(completed)).build();
         let complete = client.complete_multipart_upload().bucket(bucket).key(key).upload_id(upload);
         let done = complete.set_checksum_type(checksum_type).multipart_upload(parts).send().await.unwrap();
+
         done.e_tag.unwrap()
     }
 

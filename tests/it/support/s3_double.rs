@@ -152,12 +152,14 @@ async fn read(stream: &mut BufReader<TcpStream>, shared: &Shared) -> Option<Requ
             line => lines.push(line.to_owned()),
         }
     }
+
     let mut first = lines[0].split(' ').map(str::to_owned);
     let headers = lines[1..].iter().filter_map(|line| line.split_once(": "));
     let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
     let mut log = shared.log.lock().unwrap();
     let request = Request { method: first.next()?, target: first.next()?, headers, index: log.len() };
     log.push(request.clone());
+
     Some(request)
 }
 
@@ -170,6 +172,7 @@ async fn answer(stream: &mut TcpStream, request: &Request, act: Act, object: &By
         fail(stream, request, status, code, headers).await?;
         return Ok(true);
     }
+
     if let Act::Raw(status, headers, body) = act {
         let separator = if headers.is_empty() { "" } else { "\r\n" };
         let length = body.len();
@@ -178,6 +181,7 @@ async fn answer(stream: &mut TcpStream, request: &Request, act: Act, object: &By
         stream.write_all((head + &body).as_bytes()).await?;
         return Ok(true);
     }
+
     serve(stream, request, act, object).await
 }
 
@@ -202,6 +206,7 @@ async fn fail(
 async fn serve(stream: &mut TcpStream, request: &Request, act: Act, object: &Bytes) -> std::io::Result<bool> {
     let size = object.len();
     let etag = if let Act::Replace(etag) = act { etag } else { ETAG };
+
     if let Some(expected) = request.header("if-match")
         && expected != etag
         && !matches!(act, Act::Replace(_))
@@ -209,13 +214,16 @@ async fn serve(stream: &mut TcpStream, request: &Request, act: Act, object: &Byt
         fail(stream, request, 412, "PreconditionFailed", "").await?;
         return Ok(true);
     }
+
     let asked = request.range(size).filter(|_| !matches!(act, Act::IgnoreRange));
     if asked.as_ref().is_some_and(|range| range.start >= size) {
         fail(stream, request, 416, "InvalidRange", "").await?;
         return Ok(true);
     }
+
     let mut range = asked.clone().unwrap_or(0..size);
     let mut size = size;
+
     if let Act::Shift(by) = act {
         range = (range.start + by).min(size - 1)..(range.end + by).min(size);
     }
@@ -229,20 +237,24 @@ async fn serve(stream: &mut TcpStream, request: &Request, act: Act, object: &Byt
         }
         None => "HTTP/1.1 200 OK\r\n".to_owned(),
     };
+
     if !matches!(act, Act::Anonymous) {
         write!(head, "etag: {etag}\r\n").unwrap();
     }
     head += "last-modified: Wed, 01 Jan 2025 00:00:00 GMT\r\n";
     let is_chunked = matches!(act, Act::Short(_) | Act::Long(_)) && request.is_get();
+
     match is_chunked {
         true => head += "transfer-encoding: chunked\r\n\r\n",
         false => write!(head, "content-length: {}\r\n\r\n", body.len()).unwrap(),
     }
+
     stream.write_all(head.as_bytes()).await?;
     if !request.is_get() {
         return Ok(true);
     }
     spoil(&mut body, &act);
+
     if is_chunked {
         for chunk in body.chunks(10_000) {
             stream.write_all(format!("{:x}\r\n", chunk.len()).as_bytes()).await?;
@@ -253,6 +265,7 @@ async fn serve(stream: &mut TcpStream, request: &Request, act: Act, object: &Byt
     } else {
         stream.write_all(&body).await?;
     }
+
     stream.flush().await?;
     if let Act::Stall(_) = act {
         std::future::pending::<()>().await;

@@ -26,6 +26,7 @@ fn page() -> String {
     metrics.store_up.get_or_create(&StoreLabel { store: store() }).set(1);
     metrics.reloads.get_or_create(&ResultLabel { result: "ok" }).inc();
     metrics.s3.of_store("s").request_ended("get", "ok", Duration::from_millis(1));
+
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     text
@@ -35,10 +36,12 @@ fn page() -> String {
 fn the_page_matches_the_documented_metrics() {
     let page = page();
     let mut shown = BTreeMap::new();
+
     for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
         shown.insert(name.to_owned(), kind.to_owned());
     }
+
     let mut documented = BTreeMap::new();
     for spec in all() {
         let full = spec.full_name();
@@ -58,6 +61,7 @@ fn the_page_matches_the_documented_metrics() {
             assert_eq!(labels, spec.labels, "{line}");
         }
     }
+
     assert_eq!(shown, documented);
 }
 
@@ -107,7 +111,8 @@ fn every_counter_starts_at_zero() {
 #[test]
 fn queued_transfers_count_until_their_guard_is_dropped() {
     let metrics = RelayMetrics::default();
-    let (one, two) = (metrics.queue(), metrics.queue());
+    let one = metrics.queue();
+    let two = metrics.queue();
     drop(one);
     assert_eq!(metrics.transfers_queued.get(), 1);
     drop(two);

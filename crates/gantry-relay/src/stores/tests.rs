@@ -95,7 +95,8 @@ async fn a_request_does_not_wait_until_the_refusals_before_it_are_sent() {
     let _relay = relay(&bus, &Stores::from([("a".parse().unwrap(), Arc::clone(&store) as _)])).await;
     let client = network.connect();
     for payload in ["{", "{", r#"{"key":"k"}"#] {
-        let (subject, reply) = ("gantry.v1.get.a".to_owned(), Some(client.new_inbox()));
+        let subject = "gantry.v1.get.a".to_owned();
+        let reply = Some(client.new_inbox());
         client.publish(Message { subject, reply, payload: payload.into(), ..Message::default() }).await.unwrap();
     }
 

@@ -207,14 +207,17 @@ impl Network {
     pub(super) fn publish(&mut self, from: ClientId, message: Message) {
         self.tally.published += 1;
         let client = &self.clients[from.0];
+
         if client.cut.is_some() {
             self.tally.cut += 1;
             return;
         }
+
         if client.denied.iter().any(|pattern| matches(pattern, &message.subject)) {
             self.say(from, Event::PublishDenied(message.subject));
             return;
         }
+
         let to = self.hearers(&message.subject);
         if to.is_empty() {
             self.tell_nobody_heard(from, &message);
@@ -228,6 +231,7 @@ impl Network {
     fn hearers(&mut self, subject: &str) -> Vec<u64> {
         let mut hearers = Vec::new();
         let mut groups: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+
         for (id, subscriber) in &self.subscribers {
             if !subscriber.open || !self.is_connected(subscriber.client) || !matches(&subscriber.subject, subject) {
                 continue;
@@ -237,10 +241,12 @@ impl Network {
                 None => hearers.push(*id),
             }
         }
+
         for members in groups.into_values() {
             let pick = self.random() % members.len() as u64;
             hearers.extend(members.get(usize::try_from(pick).unwrap_or(0)));
         }
+
         hearers
     }
 
@@ -264,6 +270,7 @@ impl Network {
         let Some(to) = self.subscribers.get(&id).map(|subscriber| subscriber.client) else { return };
         let mut copies = 1;
         let mut delay = Duration::ZERO;
+
         for action in self.strike(from, to, &message.subject) {
             match action {
                 Action::Drop => {
@@ -279,6 +286,7 @@ impl Network {
                 Action::Corrupt => self.corrupt(&mut message),
             }
         }
+
         if !delay.is_zero() {
             self.tally.delayed += 1;
         }
@@ -305,6 +313,7 @@ impl Network {
     fn strike(&mut self, from: ClientId, to: ClientId, subject: &str) -> Vec<Action> {
         let mut faults = std::mem::take(&mut self.faults);
         let mut actions = Vec::new();
+
         for (fault, matched) in &mut faults {
             let meant = fault.from.is_none_or(|client| client == from)
                 && fault.to.is_none_or(|client| client == to)
@@ -321,6 +330,7 @@ impl Network {
             };
             actions.extend(strikes.then_some(fault.action));
         }
+
         self.faults = faults;
         actions
     }

@@ -38,6 +38,7 @@ fn wildcards_match_as_in_nats() {
     ] {
         assert_eq!(matches(pattern, subject), expected, "{pattern} and {subject}");
     }
+
     for (subject, expected) in
         [("a.b", true), ("a.>", true), ("*.>", true), ("a.>.b", false), ("a..b", false), ("", false), ("a b", false)]
     {
@@ -48,7 +49,8 @@ fn wildcards_match_as_in_nats() {
 #[tokio::test]
 async fn every_plain_subscriber_and_one_of_a_queue_group_hear_a_message() {
     let network = MemoryNetwork::new(1);
-    let (one, other) = (network.connect(), network.connect());
+    let one = network.connect();
+    let other = network.connect();
     let mut plain = [one.subscribe("a.*", None).await.unwrap(), other.subscribe("a.>", None).await.unwrap()];
     let mut group = [one.subscribe("a.b", Some("q")).await.unwrap(), other.subscribe("a.b", Some("q")).await.unwrap()];
 
@@ -65,7 +67,8 @@ async fn every_plain_subscriber_and_one_of_a_queue_group_hear_a_message() {
 #[tokio::test]
 async fn publisher_hears_503_on_its_own_reply_subject_when_nobody_listens() {
     let network = MemoryNetwork::new(1);
-    let (one, other) = (network.connect(), network.connect());
+    let one = network.connect();
+    let other = network.connect();
     let inbox = one.new_inbox();
     let mut own = one.subscribe(&inbox, None).await.unwrap();
     let mut foreign = other.subscribe(&inbox, None).await.unwrap();
@@ -111,7 +114,8 @@ async fn closed_subscription_yields_what_arrived_and_ends() {
 #[tokio::test(start_paused = true)]
 async fn faults_affect_only_matching_deliveries() {
     let network = MemoryNetwork::new(1);
-    let (one, other) = (network.connect(), network.connect());
+    let one = network.connect();
+    let other = network.connect();
     let mut subscription = other.subscribe("a", None).await.unwrap();
     network.add_fault(Fault::new(Action::Drop).subject("a").from(one.id()).when(When::Nth(2)));
     network.add_fault(Fault::new(Action::Repeat).to(other.id()).when(When::Nth(3)));
@@ -148,6 +152,7 @@ async fn same_seed_gives_the_same_deliveries() {
         (heard, network.tally())
     }
     let (first, tally) = run(7).await;
+
     assert_eq!((first.clone(), tally), run(7).await);
     assert_ne!(first, run(8).await.0);
     assert!(!first.is_sorted(), "jitter reorders");
@@ -157,7 +162,8 @@ async fn same_seed_gives_the_same_deliveries() {
 #[tokio::test(start_paused = true)]
 async fn cut_client_neither_sends_nor_hears_and_returns_in_a_new_epoch() {
     let network = MemoryNetwork::new(1);
-    let (one, other) = (network.connect(), network.connect());
+    let one = network.connect();
+    let other = network.connect();
     let mut subscription = other.subscribe("a", None).await.unwrap();
     let mut status = other.status();
     network.add_fault(Fault::new(Action::Delay(Duration::from_secs(1))).when(When::Nth(2)));
