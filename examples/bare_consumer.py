@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Downloads one object from a Gantry relay: bare_consumer.py NATS_URL STORE KEY FILE
 
-The least that a consumer must do (docs/PROTOCOL.md): it checks the order, the CRC and the counts, gives credit for
+The minimum that a consumer must do (docs/PROTOCOL.md): it checks the order, the CRC and the counts, gives credit for
 what it has written, and fails on anything else. Needs `pip install nats-py awscrt`.
 """
 

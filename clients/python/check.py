@@ -4,7 +4,7 @@
     check.py [--chaos] [--large]
 
 Everything is installed into .dev/python-venv from requirements.txt, where pip checks every hash. GANTRY_BINARY names
-the relay to test with; by default it is the one that cargo builds for tests. `--chaos` adds 50 kills, `--large` an
+the relay to test with; the default is the one that cargo builds for tests. `--chaos` adds 50 kills, and `--large` an
 object of 300 MiB for each bare consumer.
 """
 

@@ -121,24 +121,24 @@ def check_pod(by_kind):
     for container in pod["containers"]:
         context = container["securityContext"]
         expect(context["allowPrivilegeEscalation"] is False, "privileges may escalate")
-        expect(context["capabilities"] == {"drop": ["ALL"]}, "capabilities are left")
+        expect(context["capabilities"] == {"drop": ["ALL"]}, "the container keeps capabilities")
         expect(context["readOnlyRootFilesystem"] is True, "the root filesystem is writable")
     expect(by_kind["Namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted",
            "the namespace does not enforce restricted pods")
 
     relay = pod["containers"][0]
     grace_s = settings["relay"]["drain_grace_ms"] / 1000
-    expect(pod["terminationGracePeriodSeconds"] > grace_s, "the pod is killed before its transfers' grace is over")
+    expect(pod["terminationGracePeriodSeconds"] > grace_s, "the pod is killed before the drain grace of its transfers is over")
     memory = relay["resources"]["limits"]["memory"]
     expect(memory.endswith("Mi") and settings["relay"]["memory_budget_bytes"] * 2 <= int(memory[:-2]) << 20,
            "the memory limit is not twice the memory budget")
     # A transfer counts as 1.5 MiB (`transfer_reserve_bytes` in crates/gantry-relay/src/lib.rs).
     expect(settings["relay"]["transfers_max"] * 3 << 19 < settings["relay"]["memory_budget_bytes"],
-           "the memory budget leaves nothing to read ahead when all transfers are taken")
+           "the memory budget leaves no room for read-ahead when all transfers are in use")
     expect(settings["http"]["listen"] == f"0.0.0.0:{relay['ports'][0]['containerPort']}",
-           "the probes ask another port than the relay answers on")
+           "the probes use a different port than the relay")
     scale_at = int(by_kind["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["target"]["averageValue"])
-    expect(scale_at * 2 == settings["relay"]["transfers_max"], "the autoscaler does not aim at half of transfers_max")
+    expect(scale_at * 2 == settings["relay"]["transfers_max"], "the autoscaler's target is not half of transfers_max")
     mounts = [mount["mountPath"] for mount in relay["volumeMounts"]]
     config = relay["args"][relay["args"].index("--config") + 1]
     # Paths in comments are checked too, since users uncomment them.
@@ -164,10 +164,10 @@ def check_selectors(by_kind):
         expect(selector and selector.items() <= labels, f"{name} does not select the pods")
     target = by_kind["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     expect((target["kind"], target["name"]) == ("Deployment", by_kind["Deployment"]["metadata"]["name"]),
-           "the autoscaler scales something else")
-    expect(by_kind["Service"]["spec"]["ports"][0]["targetPort"] == port["name"], "the service names another port")
+           "the autoscaler's target is not the deployment")
+    expect(by_kind["Service"]["spec"]["ports"][0]["targetPort"] == port["name"], "the service uses a different port")
     ingress = by_kind["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"]
-    expect(ingress == port["containerPort"], "the network policy opens another port")
+    expect(ingress == port["containerPort"], "the network policy opens a different port")
 
 
 def check_monitor(by_kind, monitor):
@@ -176,7 +176,7 @@ def check_monitor(by_kind, monitor):
     labels = template["metadata"]["labels"].items()
     expect(monitor["spec"]["selector"]["matchLabels"].items() <= labels, "the PodMonitor does not select the pods")
     expect(monitor["spec"]["podMetricsEndpoints"][0]["port"] == template["spec"]["containers"][0]["ports"][0]["name"],
-           "the PodMonitor names another port")
+           "the PodMonitor uses a different port")
 
 
 def check_overlay(kubectl, yaml):
@@ -193,7 +193,7 @@ def check_overlay(kubectl, yaml):
     by_kind = {entry["kind"]: entry for entry in yaml.safe_load_all(text) if entry}
     image = by_kind["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]
     wanted = overlay["images"][0]
-    expect(image == f"{wanted['newName']}:{wanted['newTag']}", f"the overlay's image is not used, but {image}")
+    expect(image == f"{wanted['newName']}:{wanted['newTag']}", f"the overlay's image is not used, got {image}")
     expect(by_kind["ConfigMap"]["data"]["gantry.toml"] == "# ours\n", "the overlay's gantry.toml is not used")
 
 
@@ -208,16 +208,16 @@ def systemd():
         # `verify` requires the program to exist.
         installed = Path(folder) / unit.name
         installed.write_text(text.replace("ExecStart=/usr/local/bin/gantry", f"ExecStart={shutil.which('true')}"))
-        said = run([analyze, "verify", "--man=no", "--recursive-errors=no", installed], "systemd does not take the unit")
+        said = run([analyze, "verify", "--man=no", "--recursive-errors=no", installed], "systemd rejects the unit")
         expect(not said.strip(), f"systemd warns:\n{said}")
         security = run([analyze, "security", "--offline=yes", f"--threshold={EXPOSURE_MAX * 10:.0f}", "--no-pager",
                         installed], f"the unit is more exposed than {EXPOSURE_MAX}")
     exposure = re.search(r"Overall exposure level.*: ([\d.]+)", security).group(1)
     stop_s = int(re.search(r"^TimeoutStopSec=(\d+)s$", text, re.MULTILINE).group(1))
-    expect(stop_s * 1000 > default("drain_grace_ms"), "systemd kills the relay before its transfers' grace is over")
+    expect(stop_s * 1000 > default("drain_grace_ms"), "systemd kills the relay before the drain grace of its transfers is over")
     memory_gib = int(re.search(r"^MemoryMax=(\d+)G$", text, re.MULTILINE).group(1))
     expect(memory_gib << 30 >= 2 * default("memory_budget_bytes"), "MemoryMax is not twice the memory budget")
-    return f"systemd takes the unit; exposure {exposure} of 10"
+    return f"systemd accepts the unit; exposure {exposure} of 10"
 
 
 def default(key):
@@ -232,13 +232,13 @@ def promtool(*args, problem):
 def prometheus():
     """Parses the alert rules and runs their tests."""
     folder = DEPLOY / "prometheus"
-    promtool("check", "rules", "--lint-fatal", folder / "alerts.yml", problem="the alert rules are wrong")
-    promtool("test", "rules", folder / "alerts.test.yml", problem="the alert rules do not alert as they should")
+    promtool("check", "rules", "--lint-fatal", folder / "alerts.yml", problem="the alert rules are invalid")
+    promtool("test", "rules", folder / "alerts.test.yml", problem="the tests of the alert rules fail")
     alerts = set(re.findall(r"- alert: (\w+)", (folder / "alerts.yml").read_text()))
     yaml, _ = schema_packages()
     unseen = alerts - set(fired(yaml.safe_load((folder / "alerts.test.yml").read_text())))
-    expect(not unseen, f"no test in alerts.test.yml shows that these fire: {sorted(unseen)}")
-    return f"{len(alerts)} alert rules, each of which fires in a test that holds"
+    expect(not unseen, f"no test in alerts.test.yml makes these alerts fire: {sorted(unseen)}")
+    return f"{len(alerts)} alert rules, each of which fires in a passing test"
 
 
 def fired(tests):
@@ -264,12 +264,12 @@ def grafana():
             query = query.replace(name, value)
         expect("$" not in query, f"an unknown variable in {query}")
         rules.append({"record": f"panel:{number}", "expr": query})
-    expect(len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]), "two panels have one id")
+    expect(len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]), "two panels share an id")
     with servers.scratch() as folder:
         # JSON is valid YAML.
         file = Path(folder) / "queries.yml"
         file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
-        promtool("check", "rules", file, problem="a query of the dashboard is wrong")
+        promtool("check", "rules", file, problem="a query of the dashboard is invalid")
     return f"{len(queries)} queries in {len(panels)} panels parse"
 
 
@@ -318,7 +318,7 @@ def main():
     for name in sys.argv[1:] or CHECKS:
         try:
             if name not in CHECKS:
-                raise Problem(f"no such check (there are {', '.join(CHECKS)})")
+                raise Problem(f"unknown check, expected one of {', '.join(CHECKS)}")
             print(f"deploy: {name}: {CHECKS[name]()}", flush=True)
         except NotHere as missing:
             print(f"NOT RUN HERE: {name}, this machine has no {missing}", flush=True)

@@ -32,7 +32,7 @@ STALLED_AFTER_S = 300
 
 
 class Stage:
-    """Processes and their folder. They end when the pipe closes whose writing end this object holds."""
+    """Processes and their folder. The processes end when the pipe closes; this object holds its writing end."""
 
     def __init__(self):
         self.folder = None
@@ -93,7 +93,7 @@ def build(stage):
 
 
 def start_nats(stage, *options):
-    """Starts nats-server on a free port of its own choice and returns its URL."""
+    """Starts nats-server on a free port and returns its URL."""
     process = stage.start("nats-server", [servers.path_of("nats-server"), "-a", "127.0.0.1", "-p", "-1",
                                           "--ports_file_dir", stage.folder, *options])
 
@@ -104,7 +104,7 @@ def start_nats(stage, *options):
             except (ValueError, LookupError):
                 pass  # not complete yet
 
-    return stage.wait_for("nats-server did not say its port", url)
+    return stage.wait_for("nats-server did not report its port", url)
 
 
 def run(stage, mib, stay):
@@ -152,7 +152,7 @@ def download_and_compare(stage, gantry, env, original, mib):
     try:
         done = stage.run(get, env=env, capture_output=True, timeout=STALLED_AFTER_S)
     except subprocess.TimeoutExpired:
-        raise Problem(f"the download was not done within {STALLED_AFTER_S} s") from None
+        raise Problem(f"the download did not finish within {STALLED_AFTER_S} s") from None
     seconds = time.monotonic() - begin
     if done.returncode != 0:
         raise Problem(f"gantry get failed with exit code {done.returncode}: {done.stderr.strip()}")

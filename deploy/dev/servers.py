@@ -163,7 +163,7 @@ def main():
     try:
         for name in names:
             if name not in NAMES:
-                raise Problem(f"no server named {name} (there are {', '.join(NAMES)})")
+                raise Problem(f"unknown server {name}, expected one of {', '.join(NAMES)}")
             print(path_of(name) or f"{name}: not available, this machine has no apt")
     except Problem as problem:
         sys.exit(f"servers.py: {problem}")

@@ -16,7 +16,7 @@ import sys
 import servers
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored; \d+ measured; (\d+) filtered out")
-# Tests with this in their name need apt. On a machine without it they are left out and counted as skipped.
+# Tests with this in their names need apt. On a machine without apt they are counted as skipped.
 NEEDS_APT = "debians_nats_server"
 
 

@@ -63,7 +63,7 @@ class Faults:
             docker("stop", "--time", "60", relay, timeout_s=90)
             code = inspect(relay)["State"]["ExitCode"]
             if code != 0:
-                raise Failed(f"a relay that was told to stop exited {code}")
+                raise Failed(f"a relay that was asked to stop exited with {code}")
             return f"SIGTERM, drained in {time.monotonic() - began:.1f} s, exit 0"
         self._break_serving("relay stopped", stop, lambda relay: docker("start", relay))
 

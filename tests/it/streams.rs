@@ -145,7 +145,7 @@ async fn an_invalid_trace_header_is_not_passed_on() {
     headers.insert("tracestate", "a=\u{1}");
 
     let asked = client.request_with_headers("gantry.v1.stat.s", headers, r#"{"key":"k"}"#.into());
-    let answer = timeout(DEADLINE, asked).await.expect("it is answered").unwrap();
+    let answer = timeout(DEADLINE, asked).await.expect("the request is answered").unwrap();
 
     assert!(serde_json::from_slice::<serde_json::Value>(&answer.payload).unwrap()["size"] == 1000);
     assert!(s3.requests().iter().all(|request| request.header("tracestate").is_none()));

@@ -3,7 +3,7 @@
 
     bench.py [--mib 512] [--rounds 3]
 
-GANTRY_BINARY names the relay and the Rust client: a release build, or the figures mean little.
+GANTRY_BINARY names the relay and the Rust client. Use a release build to get meaningful figures.
 """
 
 from __future__ import annotations

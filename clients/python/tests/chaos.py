@@ -3,8 +3,8 @@
 
     chaos.py [--kills 50] [--seed 1]
 
-GANTRY_BINARY names the relay. Two relays serve one folder; two clients, each a process of its own, download one
-object after another to a file. Every second or so one of them all is killed by SIGKILL and started again.
+GANTRY_BINARY names the relay. Two relays serve one folder. Two clients, each in its own process, download one object
+after another to a file. About once a second, one of these processes or nats-server is killed and restarted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-//! The way from all transfers to the bus: whose turn it is to send, and whether the bus makes any progress.
+//! Publishes the messages of all transfers: lets them take turns, and checks that the bus makes progress.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

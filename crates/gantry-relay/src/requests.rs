@@ -152,8 +152,8 @@ impl Requests {
         self.lifetime.tasks.spawn(answer.instrument(span));
     }
 
-    /// Refuses on a task of its own. While transfers fill the bus, publishing an answer takes long, and the consumer of a
-    /// request that waits behind many refusals repeats it before its turn.
+    /// Refuses a request in a separate task. While transfers fill the bus, publishing an answer takes long, and the
+    /// consumer of a request that waits behind many refusals would repeat it before its turn.
     async fn refuse_aside(&self, requester: Requester, context: Option<String>, error: WireError) {
         let Ok(permit) = Arc::clone(&self.limits.refusals).try_acquire_owned() else {
             return requester.refuse(context, &error).await;

@@ -97,7 +97,7 @@ async def connect(
 
     `prefix` is the first part of all subjects. `window`, `windows_total` and `patience_s` are explained at
     `WINDOW_BYTES`, `WINDOWS_TOTAL_BYTES` and `PATIENCE_S`. All other options go to `nats.aio.client.Client.connect`,
-    for credentials, TLS and so on. Unless they say otherwise, a lost connection is retried for ever.
+    for example for credentials and TLS. By default, a lost connection is retried forever.
 
     Raises `ConnectionFailedError`, `InvalidArgumentError`.
     """
@@ -179,8 +179,8 @@ class Client:
         """Downloads an object, or the range from `start` to `end` (exclusive), to a file.
 
         `name` is `store/key`. The target is replaced only once all bytes are verified and durable. Until then they
-        are in a part file beside it; when the download fails or is cancelled they stay there, and the next call with
-        the same arguments resumes at that point if the object is still the same version.
+        are in a part file beside it. If the download fails or is cancelled, they stay there, and the next call with
+        the same arguments resumes at that point if the object's version has not changed.
 
         Raises `RelayError` and its subclasses, `NoRelayError`, `StalledError`, `IntegrityError`, `PartFileError`,
         `ConnectionFailedError`, `PermissionDeniedError`, `InvalidArgumentError`.
@@ -218,9 +218,9 @@ class Client:
     ) -> Stream:
         """Returns an object's bytes, or those from `start` to `end` (exclusive), as an asynchronous iterator.
 
-        Each chunk is checked against its CRC before it is returned. The checksum of the whole is compared at the end:
-        only when the loop ends without an exception are the bytes the store's. Memory use is bounded by the client's
-        window, however slow the reader is.
+        Each chunk is checked against its CRC before it is returned. The checksum of the whole object is compared at the
+        end: the bytes are verified only if the loop ends without an exception. Memory use is bounded by the client's
+        window, even if the reader is slow.
 
         Iterating raises what `get` raises, except `PartFileError`.
         """
@@ -245,10 +245,10 @@ class Client:
     async def list(
         self, store: str, *, prefix: str = "", recursive: bool = False, limit: int = 1000
     ) -> AsyncIterator[ListPage]:
-        """Lists the keys of a store that begin with `prefix`, page by page.
+        """Lists the keys of a store that start with `prefix`, page by page.
 
-        Unless `recursive`, keys with a `/` past the prefix are folded into `ListPage.prefixes`. A page has at most
-        `limit` entries and prefixes, and may be empty without being the last one.
+        Unless `recursive`, keys with a `/` after the prefix are folded into `ListPage.prefixes`. A page has at most
+        `limit` entries and prefixes, and can be empty without being the last one.
 
         Iterating raises what `stat` raises.
         """

@@ -1,6 +1,6 @@
 """CRC-64/NVME, CRC-32 and CRC-32C.
 
-`awscrt` computes them when it is installed, at several GB/s. Otherwise CRC-32 comes from `zlib`, and the other two are
+If `awscrt` is installed, it computes them, at several GB/s. Otherwise CRC-32 comes from `zlib`, and the other two are
 computed here, at some tens of MB/s, with methods of `bytes` and `int` that run in C.
 """
 
@@ -29,9 +29,9 @@ class CrcFunction(Protocol):
 class FoldingCrc:
     """A reflected CRC whose initial value and final XOR are all ones.
 
-    A CRC is linear: a byte with `n` bytes behind it changes the register like certain `width / 8` bytes at the place
-    `n` bytes later. So the first block of the data can be replaced by what it adds to the block after it.
-    `bytes.translate` looks that up for a whole block, once for each byte of the register; `int` adds it up by XOR.
+    A CRC is linear: a byte followed by `n` bytes has the same effect on the register as certain `width / 8` bytes that
+    start `n` bytes later. So the first block of the data can be replaced by its effect on the block after it.
+    `bytes.translate` looks up this effect for a whole block, once for each byte of the register; `int` adds it by XOR.
     """
 
     def __init__(self, width: int, polynomial: int) -> None:

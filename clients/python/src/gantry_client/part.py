@@ -1,12 +1,12 @@
 """The part file: a download's bytes beside their target until they are verified.
 
-While `folder/name` is downloaded there are `folder/.name.gantry-py-part` (the bytes) and
-`folder/.name.gantry-py-part.json` (the sidecar: what the bytes are). `commit` verifies the bytes, makes them durable
-and renames them over the target, which stays as it was until then.
+During a download of `folder/name` there are two files: `folder/.name.gantry-py-part` contains the bytes, and
+`folder/.name.gantry-py-part.json`, the sidecar, describes them. `commit` verifies the bytes, makes them durable and
+renames them over the target, which is unchanged until then.
 
-Bytes are written in order, so after a crash of this process the part file's length says how many are there. After a
-crash of the machine it does not. So the sidecar records the kernel's boot id and a checkpoint: how many bytes were
-made durable, and their CRC. After a restart of the machine only those are used.
+Bytes are written in order, so after a crash of this process the part file's length is the number of valid bytes. This
+does not hold after a crash of the machine. The sidecar therefore records the kernel's boot id and a checkpoint: how
+many bytes are durable, and their CRC. After a restart of the machine, only those bytes are used.
 
 Everything here blocks: call it on a thread.
 """
@@ -68,7 +68,7 @@ class PartFile:
     """The locked part file of one target. Close it in any case."""
 
     def __init__(self, target: Path, wanted: Wanted, resume: bool) -> None:
-        """Locks the part file, and reads what an earlier download left if it is to be resumed.
+        """Locks the part file, and reads the state of an earlier download if that should be resumed.
 
         Raises `FileInUseError` and `PartFileError`.
         """

@@ -157,7 +157,7 @@ Message = Union[Accepted, Chunk, Beat, End, GoAway, Failed, NoResponders]
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Splits `store/key` and checks both.
+    """Splits `store/key` and validates both.
 
     Raises `InvalidArgumentError`.
     """
@@ -203,9 +203,9 @@ def encoded(body: Mapping[str, object]) -> bytes:
 
 
 def read_message(prefix: str, headers: Optional[Mapping[str, str]], payload: bytes) -> Message:
-    """Reads a message of a transfer.
+    """Decodes a message of a transfer.
 
-    Raises `MalformedError` when it is none.
+    Raises `MalformedError` if it is invalid.
     """
     headers = headers or {}
     if headers.get("Status") == "503" and not payload:
@@ -253,9 +253,9 @@ def read_error(payload: bytes) -> RelayError:
 
 
 def read_answer(headers: Optional[Mapping[str, str]], payload: bytes) -> Json:
-    """Reads the answer to `stat` or `list`.
+    """Decodes the answer to `stat` or `list`.
 
-    Raises `RelayError` when it is an error, `MalformedError` when it is not an answer.
+    Raises `RelayError` if it is an error, `MalformedError` if it is invalid.
     """
     if headers and "Nats-Service-Error-Code" in headers:
         raise read_error(payload)

@@ -44,9 +44,9 @@ async def stop(*tasks: asyncio.Future[Any]) -> None:
 
 
 async def in_thread(work: Callable[[], T], undo: Optional[Callable[[T], None]] = None) -> T:
-    """Runs work that blocks on a thread. When cancelled, waits for it all the same: it uses files that get closed.
+    """Runs blocking work on a thread. If cancelled, it still waits for the work, which uses files that are closed next.
 
-    `undo` then takes its result, which the caller never gets.
+    The result, which the caller does not receive in this case, is passed to `undo`.
     """
     loop = asyncio.get_running_loop()
     future = loop.run_in_executor(None, work)

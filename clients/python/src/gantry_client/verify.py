@@ -70,8 +70,8 @@ _HASHES: dict[str, Callable[[], _Hash]] = {
 class Verifier:
     """Computes a checksum of bytes as they arrive, and compares it with the store's.
 
-    A checksum that can't be checked (an unknown algorithm or kind, unknown part sizes, a value that is no digest of
-    its algorithm) is left out: the result is then `transport`.
+    A checksum that can't be compared is ignored, and the result is `transport`: an unknown algorithm or kind, unknown
+    part sizes, or a value that is not a digest of its algorithm.
     """
 
     def __init__(self, checksum: Optional[Checksum], size: int) -> None:
