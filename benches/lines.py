@@ -54,7 +54,7 @@ def small(name, downloads, in_flight):
 
 
 def first_byte():
-    """After a pause, as for a user who wants one file now, and back to back."""
+    """After a pause, as for a user who downloads a single file, and back to back."""
     found = []
     for name, what, pause_ms in (("first-byte", f"after {REST_MS} ms of rest", REST_MS), ("busy", "back to back", 0)):
         load = {"name": "1m", "downloads": 200, "unit": "ms", "warm_up": 10, "pause_ms": pause_ms}

@@ -160,7 +160,7 @@ def machine(gantry, is_given, with_peers):
     def said(*command):
         return subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
-    built = "a build of its own" if is_given else said("git", "describe", "--always", "--dirty")
+    built = "a separate build" if is_given else said("git", "describe", "--always", "--dirty")
     weed = said(servers.path_of("weed"), "version").split()
     return {"cores": os.cpu_count(), "cpu": cpus[0] if cpus else platform.machine(),
             "memory_gib": round(memory_kib / (1 << 20)), "kernel": platform.release().partition("-")[0],

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Floods a relay with messages that nats-server passes on and the relay's client library can't read.
+"""Floods a relay with messages that nats-server forwards but the relay's client library can't parse.
 
     flood.py --gantry PATH --rates 10,100,1000
 
-For each rate a download of 200 MB runs beside the flood, and new downloads of one byte are begun one after the other. At
-last one message with a lone CR in a header value must not take the relay away for longer than a second. It fails when a
-download needs more than one recovery, when a file is wrong, when a new download fails, or when the relay reports ready
-while it does not serve.
+At each rate, a download of 200 MB runs during the flood, and downloads of one byte are started one after the other.
+Finally, a single message with a lone CR in a header value must not disconnect the relay for longer than a second. The
+script fails if a download needs more than one recovery, a file is wrong, a new download fails, or the relay reports
+that it is ready while it does not serve.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SETTLE_S = 0.005
 
 
 def kinds(subject):
-    """Every kind of message that nats-server passes on and async-nats 0.51 can't read, to one subject."""
+    """Every kind of message that nats-server forwards but async-nats 0.51 can't parse, to one subject."""
     name = subject.encode()
 
     def headers(block):
@@ -88,7 +88,7 @@ class Client:
 
 
 class Flood:
-    """Sends malformed messages at a steady rate from a thread of its own."""
+    """Sends malformed messages at a steady rate from a separate thread."""
 
     def __init__(self, port, rate, instance):
         self.client, self.rate, self.sent = Client(port), rate, 0

@@ -227,14 +227,17 @@ async fn survives_a_cut_on_either_side() {
         let victim = if cut_consumer { Arc::clone(&world.consumer_bus) } else { relay_bus };
         let mut download = world.get().await.unwrap();
         let mut bytes = Vec::from(download.next().await.unwrap().unwrap());
+
         victim.cut(WhileCut::Lose);
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(20)).await;
             victim.restore();
         });
+
         while let Some(chunk) = download.try_next().await.unwrap() {
             bytes.extend_from_slice(&chunk);
         }
+
         assert_eq!(bytes, world.bytes);
     }
 }
@@ -327,6 +330,7 @@ async fn a_drain_while_the_store_opens_is_answered_with_goaway() {
     };
     world.consumer_bus.publish(request).await.unwrap();
     answers.next().await.unwrap();
+
     shutdown.drain.cancel();
     let last = loop {
         let answer = answers.next().await.unwrap();
@@ -335,6 +339,7 @@ async fn a_drain_while_the_store_opens_is_answered_with_goaway() {
             break kind;
         }
     };
+
     assert_eq!(last, "goaway");
     relay.wait().await.unwrap();
 }

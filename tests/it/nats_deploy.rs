@@ -290,6 +290,7 @@ async fn the_check_names_each_missing_permission() {
         assert!(granted.contains(grant), "{grant} is not in server.conf");
         let config = granted.replacen(grant, instead, 1);
         let site = Site::start_with(NatsVersion::Current, config).await;
+
         let said = site.check().await.expect_code(code);
         let text = if code == 0 { said.stdout_text() } else { said.stderr.clone() };
         assert!(text.contains(named), "{named} without {grant}: {text}");

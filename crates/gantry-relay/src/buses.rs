@@ -1,8 +1,8 @@
 //! The two connections of a relay.
 //!
-//! Any client that may send requests can end the connection that receives them, with one malformed message (SECURITY in
-//! `docs/PROTOCOL.md`). So requests have a connection of their own, and running transfers are not affected by what
-//! happens to it.
+//! Any client that may send requests can end the connection that receives them, with one malformed message ("Security"
+//! in `docs/PROTOCOL.md`). Requests therefore have a separate connection, and its failures do not affect running
+//! transfers.
 
 use std::sync::Arc;
 

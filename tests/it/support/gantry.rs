@@ -116,7 +116,7 @@ impl Command {
         let begun = Instant::now();
         let mut process = Process::start(&format!("gantry {line}"), &mut command);
         let stdout = process.child_mut().stdout.take().map(collect);
-        let stderr = process.child_mut().stderr.take().map(collect).expect("standard error was asked for");
+        let stderr = process.child_mut().stderr.take().map(collect).expect("standard error is piped");
 
         Running { process, line, stdout, stderr, begun, deadline: self.deadline, _folder: self.folder }
     }

@@ -225,13 +225,14 @@ impl S3 {
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
-            let lifeline = child.stdin.take().expect("standard input was asked for");
-            let output = child.stdout.take().expect("standard output was asked for");
+
+            let lifeline = child.stdin.take().expect("standard input is piped");
+            let output = child.stdout.take().expect("standard output is piped");
             let mut line = String::new();
             BufReader::new(output).read_line(&mut line).unwrap();
             child.wait().unwrap();
             let started = serde_json::from_str(&line)
-                .unwrap_or_else(|_| panic!("no S3 server (its reason is above): run `make servers` first"));
+                .unwrap_or_else(|_| panic!("no S3 server (the reason is above): run `make servers` first"));
             (lifeline, started)
         });
         tokio::time::timeout(DEADLINE * 2, start).await.expect("the S3 server was not ready in time").unwrap()
