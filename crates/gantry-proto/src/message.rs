@@ -67,7 +67,7 @@ impl Headers {
 pub enum Wait {
     /// Everything that credit allows has been sent.
     Credit,
-    /// The store has not yielded the next byte yet.
+    /// The next byte is not ready: the store has not yielded it, or other transfers send first.
     Store,
 }
 
