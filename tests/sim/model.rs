@@ -6,6 +6,7 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use gantry_proto::message::Wait;
 use gantry_proto::sender::Settings;
 use gantry_proto::{Body, Checksum, ChecksumAlgorithm, ChecksumKind, Control, TransferId, chunk};
 
@@ -149,9 +150,15 @@ impl Model {
         sent.is_over |= control.cancel;
     }
 
-    pub(crate) fn relay_sends(&mut self, id: TransferId, body: &Body) {
+    /// Checks a message of a transfer that is to start at `start`.
+    pub(crate) fn relay_sends(&mut self, id: TransferId, start: u64, body: &Body) {
         let Some(mut sent) = self.sent.remove(&id) else {
-            return self.check(false, || format!("{id} sends without having accepted"));
+            let may_precede = match body {
+                Body::Beat { seq, offset, wait } => (*seq, *offset, *wait) == (0, start, Wait::Store),
+                Body::Error(_) | Body::Goaway => true,
+                Body::Accepted(_) | Body::Chunk(_) | Body::End(_) => false,
+            };
+            return self.check(may_precede, || format!("{id} sends {} before it accepts", body.type_name()));
         };
         self.check(!sent.is_over, || format!("{id} sends {} after its last message", body.type_name()));
 

@@ -214,8 +214,6 @@ fn draw_sender(rng: &mut Rng, chunk_max: usize) -> sender::Settings {
         window_max: rng.u64(1..=64) * chunk_max as u64,
         beat_interval: between(rng, 100 * MS, SECOND),
         idle_timeout: between(rng, 3 * SECOND, 15 * SECOND),
-        // The request contains it.
-        keeps_alive: false,
     }
 }
 

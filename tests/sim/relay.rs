@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gantry_proto::message::{Envelope, Wait};
-use gantry_proto::sender::{Outcome, Sender, Settings};
+use gantry_proto::message::Envelope;
+use gantry_proto::sender::{Identity, Outcome, Sender, Settings};
 use gantry_proto::subject::{Prefix, transfer_of_control};
-use gantry_proto::{Accepted, Body, Code, Control, GetRequest, ObjectInfo, TransferId, WireError};
+use gantry_proto::{Accepted, Body, Code, Control, GetRequest, TransferId, WireError};
 use uuid::Uuid;
 
 use crate::bus::{Bus, Message, Packet};
@@ -34,27 +34,17 @@ struct Task {
     inbox: String,
     control: String,
     request: GetRequest,
-    stage: Stage,
-    /// The timer that is set.
-    timer_at: Option<Duration>,
-}
-
-enum Stage {
-    /// The store was asked to open the object.
-    Opening {
-        beat_at: Duration,
-    },
-    Sending(Box<Sending>),
-}
-
-struct Sending {
+    settings: Settings,
     sender: Sender,
-    body: store::Body,
+    /// The object's body, once it is open.
+    body: Option<store::Body>,
     /// What the store yields once it answers.
     reading: Option<Read>,
     /// How long that takes, until the answer is scheduled.
     latency: Option<Duration>,
     store_ended: bool,
+    /// The timer that is set.
+    timer_at: Option<Duration>,
 }
 
 impl Relay {
@@ -119,20 +109,12 @@ impl Relay {
         };
         let Some(task) = self.transfers.get_mut(&id) else { return };
         if message.nobody {
-            if let Stage::Sending(sending) = &mut task.stage {
-                sending.sender.handle_consumer_gone();
-            } else {
-                self.transfers.remove(&id);
-            }
+            task.sender.handle_consumer_gone();
         } else {
             // A damaged control message is ignored: the next one says everything.
             let Ok(control) = Control::parse(&message.payload) else { return };
-            if let Stage::Sending(sending) = &mut task.stage {
-                context.model.relay_hears(id, control);
-                sending.sender.handle_control(control, context.now);
-            } else if control.cancel {
-                self.transfers.remove(&id);
-            }
+            context.model.relay_hears(id, control);
+            task.sender.handle_control(control, context.now);
         }
         self.pump(context, bus, id);
     }
@@ -149,15 +131,25 @@ impl Relay {
         }
         let id = TransferId(Uuid::from_u128(context.rng.u128(..)));
         context.log(|| format!("{} opens at {} for {inbox} as {id}", self.instance, request.start));
+
+        let control = Prefix::default().control(&self.instance, id);
+        let settings = settings(context, &request);
+        let identity = Identity { transfer: id, instance: self.instance.clone(), control: control.clone() };
         let task = Task {
             envelope: Envelope { transfer: Some(id), context: request.context.clone() },
             inbox,
-            control: Prefix::default().control(&self.instance, id),
+            control,
+            sender: Sender::new(settings, &request, identity, context.now),
             request,
-            stage: Stage::Opening { beat_at: context.now + context.plan.sender.beat_interval },
+            settings,
+            body: None,
+            reading: None,
+            latency: None,
+            store_ended: false,
             timer_at: None,
         };
         self.transfers.insert(id, task);
+
         let latency = context.between(Duration::ZERO, context.plan.store_latency * 4);
         self.schedule(context, latency, RelayEvent::Store(id));
         self.pump(context, bus, id);
@@ -165,71 +157,25 @@ impl Relay {
 
     fn handle_store(&mut self, context: &mut Context, bus: &mut Bus, id: TransferId) {
         let Some(task) = self.transfers.get_mut(&id) else { return };
-        if let Stage::Sending(sending) = &mut task.stage {
-            sending.take();
+        if task.sender.is_opening() {
+            task.open(context);
         } else {
-            match store::open(context, &task.request) {
-                Ok((object, body)) => self.accept(context, bus, id, object, body),
-                Err(error) => {
-                    if let Some(task) = self.transfers.remove(&id) {
-                        self.refuse(context, bus, task.inbox, task.envelope.context, error);
-                    }
-                    return;
-                }
-            }
+            task.take();
         }
         self.pump(context, bus, id);
-    }
-
-    fn accept(&mut self, context: &mut Context, bus: &mut Bus, id: TransferId, object: ObjectInfo, body: store::Body) {
-        let Some(task) = self.transfers.get_mut(&id) else { return };
-        let request = &task.request;
-        let range = request.span().resolve(object.size).expect("the store has checked the range");
-        let asked = request.chunk_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
-        let chunk_max = asked.min(context.plan.sender.chunk_max);
-        let gather_min = context.plan.sender.gather_min.min(chunk_max);
-        let settings = Settings { chunk_max, gather_min, keeps_alive: request.keeps_alive, ..context.plan.sender };
-        let credit = request.credit.unwrap_or(gantry_proto::OFFSET_MAX);
-        let sender = Sender::new(settings, range.clone(), credit, context.now);
-        context.model.relay_accepts(id, &object.etag, range.clone(), credit, settings);
-        let accepted = Accepted {
-            transfer: id,
-            instance: self.instance.clone(),
-            control: task.control.clone(),
-            object,
-            start: range.start,
-            end: range.end,
-            credit: sender.credit(),
-            window_max: settings.window_max,
-            chunk_max: chunk_max as u64,
-            beat_ms: as_millis(settings.beat_interval),
-            idle_ms: as_millis(settings.idle_timeout),
-        };
-        task.stage =
-            Stage::Sending(Box::new(Sending { sender, body, reading: None, latency: None, store_ended: false }));
-        task.publish(context, bus, self.index, &Body::Accepted(Box::new(accepted)));
     }
 
     fn handle_timer(&mut self, context: &mut Context, bus: &mut Bus, id: TransferId) {
         let Some(task) = self.transfers.get_mut(&id) else { return };
         task.timer_at = None;
-        match &mut task.stage {
-            Stage::Opening { beat_at } => {
-                if *beat_at <= context.now {
-                    *beat_at = context.now + context.plan.sender.beat_interval;
-                    let beat = Body::Beat { seq: 0, offset: task.request.start, wait: Wait::Store };
-                    task.publish(context, bus, self.index, &beat);
-                }
-            }
-            Stage::Sending(sending) => sending.sender.handle_timeout(context.now),
-        }
+        task.sender.handle_timeout(context.now);
         self.pump(context, bus, id);
     }
 
     fn handle_grace_over(&mut self, context: &mut Context, bus: &mut Bus) {
         for id in self.transfers.keys().copied().collect::<Vec<_>>() {
-            if let Some(Task { stage: Stage::Sending(sending), .. }) = self.transfers.get_mut(&id) {
-                sending.sender.handle_drain();
+            if let Some(task) = self.transfers.get_mut(&id) {
+                task.sender.handle_drain();
             }
             self.pump(context, bus, id);
         }
@@ -239,26 +185,21 @@ impl Relay {
     /// Lets a transfer do all that it can do now.
     fn pump(&mut self, context: &mut Context, bus: &mut Bus, id: TransferId) {
         let Some(task) = self.transfers.get_mut(&id) else { return self.end_drain(context, bus) };
-        let timeout;
-        match &mut task.stage {
-            Stage::Opening { beat_at } => timeout = Some(*beat_at),
-            Stage::Sending(_) => {
-                while let Some(body) = task.next_body(context) {
-                    context.model.relay_sends(id, &body);
-                    task.publish(context, bus, self.index, &body);
-                }
-                let Stage::Sending(sending) = &mut task.stage else { return };
-                if let Some(outcome) = sending.sender.outcome() {
-                    let name = outcome_name(outcome);
-                    context.log(|| format!("{} ends {id}: {name}", self.instance));
-                    self.transfers.remove(&id);
-                    return self.end_drain(context, bus);
-                }
-                timeout = sending.sender.poll_timeout();
-                if let Some(latency) = sending.latency.take() {
-                    self.schedule(context, latency, RelayEvent::Store(id));
-                }
-            }
+        while let Some(body) = task.next_body(context) {
+            task.check(context, id, &body);
+            task.publish(context, bus, self.index, &body);
+        }
+
+        if let Some(outcome) = task.sender.outcome() {
+            let name = outcome_name(outcome);
+            context.log(|| format!("{} ends {id}: {name}", self.instance));
+            self.transfers.remove(&id);
+            return self.end_drain(context, bus);
+        }
+
+        let timeout = task.sender.poll_timeout();
+        if let Some(latency) = task.latency.take() {
+            self.schedule(context, latency, RelayEvent::Store(id));
         }
         self.set_timer(context, id, timeout);
     }
@@ -290,30 +231,35 @@ impl Relay {
 }
 
 impl Task {
-    /// Returns the next message, taking what the store has ready on the way.
+    /// Takes the store's answer to the request.
+    fn open(&mut self, context: &mut Context) {
+        match store::open(context, &self.request) {
+            Ok((object, body)) => {
+                self.body = Some(body);
+                self.sender.handle_opened(object, context.now);
+            }
+            Err(error) => self.sender.handle_failure(error),
+        }
+    }
+
+    /// Returns the next message, taking what the store has ready on the way. It is always this transfer's turn.
     fn next_body(&mut self, context: &mut Context) -> Option<Body> {
-        let Stage::Sending(sending) = &mut self.stage else { return None };
-        while sending.reading.is_none() && !sending.store_ended && sending.sender.wants_data() {
-            let (latency, read) = sending.body.read(context);
-            sending.reading = Some(read);
+        while self.reading.is_none() && !self.store_ended && self.sender.wants_data() {
+            let (latency, read) = self.body.as_mut()?.read(context);
+            self.reading = Some(read);
             if latency > Duration::ZERO {
-                sending.latency = Some(latency);
+                self.latency = Some(latency);
             } else {
-                sending.take();
+                self.take();
             }
         }
-        sending.sender.poll_transmit(context.now)
+
+        self.sender.poll_transmit(context.now).or_else(|| {
+            self.sender.handle_turn();
+            self.sender.poll_transmit(context.now)
+        })
     }
 
-    fn publish(&self, context: &mut Context, bus: &mut Bus, index: usize, body: &Body) {
-        let (headers, payload) = self.envelope.encode(body);
-        let message =
-            Message { subject: self.inbox.clone(), reply: Some(self.control.clone()), headers, payload, nobody: false };
-        bus.publish(context, Node::Relay(index), Packet::Message(message));
-    }
-}
-
-impl Sending {
     /// Takes what the store has yielded.
     fn take(&mut self) {
         match self.reading.take() {
@@ -329,10 +275,46 @@ impl Sending {
             None => {}
         }
     }
+
+    /// Checks a message against the model.
+    fn check(&self, context: &mut Context, id: TransferId, body: &Body) {
+        let Body::Accepted(accepted) = body else {
+            return context.model.relay_sends(id, self.request.start, body);
+        };
+
+        let range = self.request.span().resolve(accepted.object.size).expect("the store has checked the range");
+        let credit = self.request.credit.unwrap_or(gantry_proto::OFFSET_MAX);
+        let expected = Accepted {
+            control: self.control.clone(),
+            start: range.start,
+            end: range.end,
+            chunk_max: self.settings.chunk_max as u64,
+            ..(**accepted).clone()
+        };
+        context.model.check(**accepted == expected, || format!("{id} accepts with {accepted:?}"));
+        context.model.relay_accepts(id, &accepted.object.etag, range, credit, self.settings);
+    }
+
+    fn publish(&self, context: &mut Context, bus: &mut Bus, index: usize, body: &Body) {
+        let is_refusal = matches!(self.sender.outcome(), Some(Outcome::Refused(_)));
+        let envelope = Envelope {
+            transfer: self.envelope.transfer.filter(|_| !is_refusal),
+            context: self.envelope.context.clone(),
+        };
+
+        let (headers, payload) = envelope.encode(body);
+        let reply = (!is_refusal).then(|| self.control.clone());
+        let message = Message { subject: self.inbox.clone(), reply, headers, payload, nobody: false };
+        bus.publish(context, Node::Relay(index), Packet::Message(message));
+    }
 }
 
-fn as_millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).expect("settings are short")
+/// Returns a relay's settings for a request. They allow smaller chunks than the protocol does, so that more can happen.
+fn settings(context: &Context, request: &GetRequest) -> Settings {
+    let asked = request.chunk_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
+    let chunk_max = asked.min(context.plan.sender.chunk_max);
+    let gather_min = context.plan.sender.gather_min.min(chunk_max);
+    Settings { chunk_max, gather_min, ..context.plan.sender }
 }
 
 const fn outcome_name(outcome: &Outcome) -> &'static str {
@@ -341,6 +323,6 @@ const fn outcome_name(outcome: &Outcome) -> &'static str {
         Outcome::Drained => "drained",
         Outcome::Cancelled => "cancelled",
         Outcome::ConsumerGone => "consumer gone",
-        Outcome::Failed(WireError { code, .. }) => code.name(),
+        Outcome::Refused(WireError { code, .. }) | Outcome::Failed(WireError { code, .. }) => code.name(),
     }
 }

@@ -67,7 +67,7 @@ impl Headers {
 pub enum Wait {
     /// The relay has sent everything that credit allows.
     Credit,
-    /// The store has not delivered the next byte yet.
+    /// The next byte is not ready: the store has not yielded it, or other transfers send first.
     Store,
 }
 

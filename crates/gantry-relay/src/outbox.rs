@@ -19,6 +19,9 @@ const TURNS_MAX: usize = 16;
 /// to send.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// A transfer's turn to hand a chunk to the bus, which lasts until it is dropped.
+pub(crate) type Turn<'a> = SemaphorePermit<'a>;
+
 /// Publishes the messages of all requests and transfers.
 #[derive(Debug)]
 pub(crate) struct Outbox {
@@ -50,8 +53,16 @@ impl Outbox {
         }
     }
 
-    /// Waits for a chunk's turn, which lasts until the permit is dropped.
-    pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
+    /// Takes a turn, unless all are taken or other transfers wait.
+    pub(crate) fn try_turn(&self) -> Option<Turn<'_>> {
+        self.turns.try_acquire().ok()
+    }
+
+    /// Waits for a turn.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it is ready, the place in the queue is lost.
+    pub(crate) async fn turn(&self) -> Turn<'_> {
         self.turns.acquire().await.expect("the semaphore is never closed")
     }
 

@@ -4,6 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::limits::{BEAT_MAX, BEAT_MIN};
+use super::tests::{accepted, drain, identity, object, request};
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -17,12 +18,11 @@ fn settings() -> Settings {
         window_max: 1 << 20,
         beat_interval: SECOND,
         idle_timeout: 15 * SECOND,
-        keeps_alive: true,
     }
 }
 
-fn drain(sender: &mut Sender, now: Duration) -> Vec<Body> {
-    std::iter::from_fn(|| sender.poll_transmit(now)).collect()
+fn sender(credit: u64, size: u64) -> Sender {
+    accepted(settings(), &GetRequest { keeps_alive: true, ..request(0, credit) }, size)
 }
 
 fn give(credit: u64) -> Control {
@@ -32,7 +32,7 @@ fn give(credit: u64) -> Control {
 /// Each control message was answered with a chunk of one byte and a beat.
 #[test]
 fn credit_in_steps_of_one_byte_does_not_make_a_message_of_each() {
-    let mut sender = Sender::new(settings(), 0..100_000, 0, START);
+    let mut sender = sender(0, 100_000);
     sender.handle_data(vec![7; 50_000].into());
     let mut sent = 0;
     for step in 1..=10_000 {
@@ -46,7 +46,7 @@ fn credit_in_steps_of_one_byte_does_not_make_a_message_of_each() {
 
 #[test]
 fn what_a_small_credit_allows_is_sent_soon_all_the_same() {
-    let mut sender = Sender::new(settings(), 0..100_000, 0, START);
+    let mut sender = sender(0, 100_000);
     sender.handle_data(vec![7; 50_000].into());
     for step in 1..=20 {
         sender.handle_control(give(step), START);
@@ -63,7 +63,7 @@ fn what_a_small_credit_allows_is_sent_soon_all_the_same() {
 
 #[test]
 fn the_end_of_an_object_is_no_fragment() {
-    let mut sender = Sender::new(settings(), 0..40, 0, START);
+    let mut sender = sender(0, 40);
     for step in 1..=40 {
         sender.handle_data(vec![7].into());
         sender.handle_control(give(step), START);
@@ -74,7 +74,7 @@ fn the_end_of_an_object_is_no_fragment() {
 
 #[test]
 fn control_messages_without_news_are_answered_with_nothing() {
-    let mut sender = Sender::new(settings(), 0..100_000, 10, START);
+    let mut sender = sender(10, 100_000);
     sender.handle_data(vec![7; 50_000].into());
     drain(&mut sender, START);
     for _ in 0..10_000 {
@@ -91,14 +91,14 @@ fn settings_out_of_bounds_are_brought_within() {
         window_max: 0,
         beat_interval: START,
         idle_timeout: Duration::MAX,
-        keeps_alive: true,
     };
-    let bounded = wild.within_bounds();
+    let any = request(0, u64::MAX);
+    let bounded = wild.of_request(&any);
     assert_eq!((bounded.chunk_max, bounded.gather_min, bounded.window_max), (1, 1, 1));
     assert_eq!(bounded.beat_interval, BEAT_MIN);
-    assert_eq!(Settings { beat_interval: Duration::MAX, ..wild }.within_bounds().beat_interval, BEAT_MAX);
+    assert_eq!(Settings { beat_interval: Duration::MAX, ..wild }.of_request(&any).beat_interval, BEAT_MAX);
 
-    let mut sender = Sender::new(wild, 0..2, u64::MAX, START);
+    let mut sender = accepted(wild, &any, 2);
     sender.handle_data(vec![7; 2].into());
     for now in (0..100).map(|step| MS * step) {
         sender.handle_control(give(u64::MAX), now);
@@ -107,10 +107,15 @@ fn settings_out_of_bounds_are_brought_within() {
     assert_eq!(sender.outcome(), Some(&Outcome::Completed));
 }
 
-/// Anything that a consumer, the store or the clock may do to a sender.
+/// Anything that a consumer, the store, other transfers or the clock may do to a sender.
 #[derive(Clone, Debug)]
 enum Act {
     Control(Control),
+    /// The store opens an object of this size.
+    Opened(u64),
+    Turn,
+    Failure,
+    Drain,
     Data(usize),
     DataEnd,
     Gone,
@@ -123,6 +128,10 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         8 => (credit, proptest::bool::weighted(0.02))
             .prop_map(|(credit, cancel)| Act::Control(Control { credit, cancel })),
+        2 => (0..4000_u64).prop_map(Act::Opened),
+        8 => Just(Act::Turn),
+        1 => proptest::bool::weighted(0.1).prop_map(|fails| if fails { Act::Failure } else { Act::Turn }),
+        1 => proptest::bool::weighted(0.1).prop_map(|drains| if drains { Act::Drain } else { Act::Turn }),
         4 => (0..900_usize).prop_map(Act::Data),
         1 => Just(Act::DataEnd),
         1 => proptest::bool::weighted(0.1).prop_map(|gone| if gone { Act::Gone } else { Act::Timer }),
@@ -140,15 +149,24 @@ proptest! {
         keeps_alive: bool,
         chunk_max in 1..2000_usize,
         window_max in 1..5000_u64,
-        end in 0..4000_u64,
+        start in 0..2000_u64,
+        end in proptest::option::of(2000..4000_u64),
         credit: u64,
     ) {
-        let settings = Settings { keeps_alive, chunk_max, window_max, ..settings() };
-        let (mut now, mut next, mut seq, mut messages) = (START, 0, 0, 0_u64);
-        let mut sender = Sender::new(settings, 0..end, credit, now);
+        let settings = Settings { chunk_max, window_max, ..settings() };
+        let request = GetRequest { end, keeps_alive, ..request(start, credit) };
+        let (mut now, mut messages) = (START, 0_u64);
+        let mut sender = Sender::new(settings, &request, identity(), now);
+        let mut seen = Seen { seq: 0, next: start, limit: None };
+
         for act in acts {
+            let is_timer = matches!(act, Act::Timer);
             match act {
                 Act::Control(control) => sender.handle_control(control, now),
+                Act::Opened(size) => sender.handle_opened(object(size), now),
+                Act::Turn => sender.handle_turn(),
+                Act::Failure => sender.handle_failure(WireError::new(Code::Internal, "x")),
+                Act::Drain => sender.handle_drain(),
                 Act::Data(len) if sender.wants_data() => sender.handle_data(vec![7; len].into()),
                 Act::Data(_) => {}
                 Act::DataEnd => sender.handle_data_end(),
@@ -159,24 +177,51 @@ proptest! {
                     sender.handle_timeout(now);
                 }
             }
-            prop_assert!(sender.credit() <= (next + window_max).min(end));
+
             let was_over = sender.outcome().is_some();
-            for body in drain(&mut sender, now) {
+            while let Some(body) = sender.poll_transmit(now) {
                 prop_assert!(!was_over, "{body:?} follows the last message");
                 messages += 1;
-                if let Body::Chunk(chunk) = body {
-                    prop_assert_eq!((chunk.seq, chunk.offset), (seq, next));
-                    prop_assert!(chunk.payload.len() <= chunk_max);
-                    seq += 1;
-                    next = chunk.limit().unwrap();
-                    prop_assert!(next <= sender.credit() && next <= end);
-                }
+                seen.check(&body, &request)?;
+                prop_assert!(seen.next <= sender.credit().max(start));
             }
+
+            prop_assert!(sender.credit() <= (seen.next + window_max).min(seen.limit.unwrap_or(start)));
             match sender.poll_timeout() {
-                Some(at) => prop_assert!(at <= now + BEAT_MAX && (at > now || sender.outcome().is_none())),
+                Some(at) => prop_assert!(at <= now + BEAT_MAX && (at > now || !is_timer || sender.wants_turn())),
                 None => prop_assert!(sender.outcome().is_some()),
             }
         }
-        prop_assert!(u128::from(messages) <= u128::from(end) + 2 * (now.as_millis() / 10) + 200);
+        prop_assert!(u128::from(messages) <= u128::from(seen.next - start) + 2 * (now.as_millis() / 10) + 200);
+    }
+}
+
+/// What a consumer has received.
+struct Seen {
+    seq: u64,
+    next: u64,
+    /// The exclusive end of the range, once the request is accepted.
+    limit: Option<u64>,
+}
+
+impl Seen {
+    fn check(&mut self, body: &Body, request: &GetRequest) -> Result<(), TestCaseError> {
+        match body {
+            Body::Accepted(accepted) => {
+                prop_assert_eq!((accepted.start, self.limit), (request.start, None));
+                prop_assert!(accepted.credit <= request.credit.unwrap().max(request.start));
+                self.limit = Some(accepted.end);
+            }
+            Body::Chunk(chunk) => {
+                prop_assert_eq!((chunk.seq, chunk.offset), (self.seq, self.next));
+                self.seq += 1;
+                self.next = chunk.limit().unwrap();
+                prop_assert!(self.limit.is_some_and(|limit| self.next <= limit), "a chunk past the range");
+            }
+            Body::Beat { seq, offset, .. } => prop_assert_eq!((*seq, *offset), (self.seq, self.next)),
+            Body::End(end) => prop_assert_eq!((end.chunks, Some(self.next)), (self.seq, self.limit)),
+            Body::Error(_) | Body::Goaway => {}
+        }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::requester::keyless;
 use crate::throttle::TRANSFERS;
 use gantry_bus::trace;
 use gantry_proto::sender::{Outcome, Sender};
-use gantry_proto::{ObjectInfo, WireError};
+use gantry_proto::{Accepted, ObjectInfo, WireError};
 
 /// What the log and the metrics record about one transfer.
 pub(super) struct Report {
@@ -28,13 +28,13 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Starts the report of a transfer whose store is open.
-    pub(super) fn new(delivery: &Delivery, object: &ObjectInfo, range: Range<u64>) -> Self {
+    /// Starts the report of an accepted transfer.
+    pub(super) fn new(delivery: &Delivery, accepted: &Accepted) -> Self {
         Self {
             metrics: delivery.context.metrics.transfer(delivery.requester.store().as_str()),
             stalled: Stalled::default(),
-            object: described(object),
-            started: Some(range),
+            object: described(&accepted.object),
+            started: Some(accepted.start..accepted.end),
             opened_ms: as_millis(delivery.requester.elapsed()),
             first_byte: None,
         }
@@ -109,8 +109,9 @@ impl Report {
     }
 }
 
-/// Records a transfer that ended before it started.
-pub(super) fn end_before_start(delivery: &Delivery, outcome: &'static str) {
+/// Records a transfer that ended before it was accepted. `None` means that it was aborted.
+pub(super) fn end_before_start(delivery: &Delivery, outcome: Option<&Outcome>) {
+    let outcome = outcome.map_or("aborted", outcome_name);
     if delivery.context.throttle.admits("transfer_unstarted", TRANSFERS) {
         info!(
             outcome,
@@ -155,16 +156,16 @@ fn described(object: &ObjectInfo) -> String {
     format!("size={} etag={}{version}", object.size, object.etag.trim_matches('"'))
 }
 
-pub(super) const fn outcome_name(outcome: &Outcome) -> &'static str {
+const fn outcome_name(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Completed => "completed",
         Outcome::Drained => "drained",
         Outcome::Cancelled => "cancelled",
         Outcome::ConsumerGone => "consumer_gone",
-        Outcome::Failed(WireError { code, .. }) => code.name(),
+        Outcome::Refused(WireError { code, .. }) | Outcome::Failed(WireError { code, .. }) => code.name(),
     }
 }
 
-pub(super) fn as_millis(duration: Duration) -> u64 {
+fn as_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::super::super::sender::{self, Sender};
+use super::super::super::sender::{self, Identity, Sender};
 use super::*;
 
 pub(super) const KIB: u64 = 1024;
@@ -109,8 +109,13 @@ impl Rig {
             while relay.wants_data() {
                 relay.handle_data(Bytes::from_static(&[0; 65_536]));
             }
-            let Some(body) = relay.poll_transmit(self.now) else { break };
-            self.send(&body);
+            if let Some(body) = relay.poll_transmit(self.now) {
+                self.send(&body);
+            } else if relay.wants_turn() {
+                relay.handle_turn();
+            } else {
+                break;
+            }
         }
         self.relay = Some(relay);
     }
@@ -121,24 +126,17 @@ impl Rig {
 
     fn begin(&mut self, request: &GetRequest) {
         let settings = sender::Settings {
-            chunk_max: usize::try_from(request.chunk_max.unwrap().min(508 * KIB)).unwrap(),
+            chunk_max: 508 << 10,
             gather_min: 65_536,
             window_max: 32 * MIB,
             beat_interval: SECOND,
             idle_timeout: 15 * SECOND,
-            keeps_alive: true,
         };
-        let credit = request.credit.unwrap();
-        let accepted = Accepted {
-            object: ObjectInfo { size: OFFSET_MAX, ..object() },
-            end: OFFSET_MAX,
-            credit,
-            window_max: settings.window_max,
-            chunk_max: settings.chunk_max as u64,
-            ..accepted(self.id(), request.start)
-        };
-        self.relay = Some(Sender::new(settings, request.start..OFFSET_MAX, credit, self.now));
-        self.send(&Body::Accepted(Box::new(accepted)));
+        let Accepted { transfer, instance, control, .. } = accepted(self.id(), request.start);
+
+        let mut relay = Sender::new(settings, request, Identity { transfer, instance, control }, self.now);
+        relay.handle_opened(ObjectInfo { size: OFFSET_MAX, ..object() }, self.now);
+        self.relay = Some(relay);
     }
 
     fn send(&mut self, body: &Body) {

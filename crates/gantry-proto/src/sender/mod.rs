@@ -1,0 +1,481 @@
+//! The relay's side of one transfer, from the request to the last message, as a state machine.
+
+mod beats;
+mod buffer;
+mod opening;
+mod settings;
+
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod tests;
+
+pub use self::opening::Identity;
+pub use self::settings::Settings;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use self::beats::{Beats, Position};
+use self::buffer::Buffer;
+use self::opening::Opening;
+use super::answer::{Accepted, End};
+use super::chunk::Chunk;
+use super::error::{Code, WireError};
+use super::limits::{FRAGMENT_MAX_BYTES, FRAGMENTS_BURST, FRAGMENTS_EVERY, OFFSET_MAX};
+use super::message::Body;
+use super::object::ObjectInfo;
+use super::quota::Quota;
+use super::request::{Control, GetRequest};
+
+/// The largest first chunk's payload, in bytes. It is read in one go with the acceptance, and on a slow link the first
+/// byte need not wait for half a megabyte.
+const FIRST_CHUNK_MAX: usize = 32 << 10;
+
+/// How a transfer ended, as the relay sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every chunk and the end message were handed out.
+    Completed,
+    /// The request was answered with an error.
+    Refused(WireError),
+    /// The transfer was accepted, and ended with an error message.
+    Failed(WireError),
+    /// The consumer was sent to another relay.
+    Drained,
+    /// The consumer cancelled.
+    Cancelled,
+    /// Nobody listens on the delivery subject any more.
+    ConsumerGone,
+}
+
+/// How far a transfer has got.
+#[derive(Debug)]
+enum Stage {
+    /// The store is opening the object.
+    Opening(Opening),
+    /// The acceptance is the next message.
+    Accepting(Box<Accepted>),
+    Sending,
+}
+
+/// Whether the next chunk may be cut. Transfers take turns in sending chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// There is no chunk to send.
+    Unneeded,
+    /// A chunk is ready and waits for a turn.
+    Wanted,
+    Granted,
+}
+
+/// Turns a request, an object's bytes and credit into the messages of one transfer.
+///
+/// Its driver opens the object and reports the result with [`Self::handle_opened`] or [`Self::handle_failure`]. It then
+/// supplies pieces of the body whenever [`Self::wants_data`] is true, and a turn whenever [`Self::wants_turn`] is.
+///
+/// Invariants: no byte is sent past the credit; offsets and sequence numbers have no gap; nothing precedes the acceptance
+/// but beats or a refusal; nothing follows the last message; at most one piece more than credit allows is held.
+#[derive(Debug)]
+pub struct Sender {
+    settings: Settings,
+    /// Whether the consumer promised control messages even while it has no credit to give.
+    keeps_alive: bool,
+    stage: Stage,
+    /// What is to be sent, as absolute offsets with an exclusive end. Empty until the object is open.
+    range: Range<u64>,
+    /// The offset of the next byte to send.
+    next: u64,
+    seq: u64,
+    credit: u64,
+    buffer: Buffer,
+    turn: Turn,
+    /// How many bytes rate limits allow to be sent; `None` without limits.
+    permitted: Option<usize>,
+    beats: Beats,
+    last_heard: Duration,
+    /// How often a chunk that credit cuts short is sent.
+    fragments: Quota,
+    last_message: Option<Body>,
+    outcome: Option<Outcome>,
+}
+
+impl Sender {
+    /// Starts the transfer of a request that arrived at `now`.
+    #[must_use]
+    pub fn new(settings: Settings, request: &GetRequest, identity: Identity, now: Duration) -> Self {
+        let settings = settings.of_request(request);
+        let opening = Opening {
+            identity,
+            span: request.span(),
+            requested_credit: request.credit.unwrap_or(OFFSET_MAX),
+            early_credit: 0,
+        };
+
+        Self {
+            keeps_alive: request.keeps_alive,
+            stage: Stage::Opening(opening),
+            range: request.start..request.start,
+            next: request.start,
+            seq: 0,
+            credit: 0,
+            buffer: Buffer::default(),
+            turn: Turn::Unneeded,
+            permitted: None,
+            beats: Beats::new(settings.beat_interval, now),
+            last_heard: now,
+            fragments: Quota::new(FRAGMENTS_BURST, FRAGMENTS_EVERY),
+            last_message: None,
+            outcome: None,
+            settings,
+        }
+    }
+
+    /// Returns the absolute offset up to which chunks may be sent.
+    #[must_use]
+    pub const fn credit(&self) -> u64 {
+        self.credit
+    }
+
+    /// Returns how many bytes have been sent.
+    #[must_use]
+    pub const fn sent_bytes(&self) -> u64 {
+        self.next.saturating_sub(self.range.start)
+    }
+
+    /// Returns how many chunks have been sent.
+    #[must_use]
+    pub const fn sent_chunks(&self) -> u64 {
+        self.seq
+    }
+
+    /// Returns whether the object is still being opened.
+    #[must_use]
+    pub const fn is_opening(&self) -> bool {
+        matches!(self.stage, Stage::Opening(_)) && !self.is_over()
+    }
+
+    /// Returns whether every byte has been sent.
+    #[must_use]
+    pub const fn is_all_sent(&self) -> bool {
+        matches!(self.stage, Stage::Sending) && self.next >= self.range.end
+    }
+
+    /// Returns whether nothing but credit holds up the next chunk.
+    #[must_use]
+    pub const fn is_blocked(&self) -> bool {
+        self.buffer.len() > 0 && self.credit <= self.next && self.last_message.is_none()
+    }
+
+    /// Returns how the transfer ended, once its last message has been handed out.
+    #[must_use]
+    pub const fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    /// Returns whether the store's next piece is wanted now.
+    ///
+    /// With credit left, pieces are wanted until there is enough for a chunk. Without, one piece is kept ready.
+    #[must_use]
+    pub fn wants_data(&self) -> bool {
+        let held = self.held_limit();
+        if self.is_over() || held >= self.range.end {
+            return false;
+        }
+        self.buffer.len() == 0 || (held < self.credit && self.buffer.len() < to_u64(self.settings.gather_min))
+    }
+
+    /// Returns whether a chunk waits for [`Self::handle_turn`].
+    #[must_use]
+    pub const fn wants_turn(&self) -> bool {
+        matches!(self.turn, Turn::Wanted) && !self.is_over()
+    }
+
+    /// Holds chunks back from now on, until [`Self::permit`] allows bytes to be sent.
+    pub const fn hold(&mut self) {
+        self.permitted = Some(0);
+    }
+
+    /// Allows `bytes` to be sent that were held back.
+    pub fn permit(&mut self, bytes: usize) {
+        self.permitted = Some(self.permitted.unwrap_or(0).saturating_add(bytes));
+    }
+
+    /// Returns how many bytes are held back although credit allows them, as one chunk; 0 while there is a permit left.
+    #[must_use]
+    pub fn held_back(&self) -> usize {
+        if self.permitted != Some(0) || self.is_over() {
+            return 0;
+        }
+        let sendable = self.allowed().min(self.buffer.len());
+        usize::try_from(sendable).unwrap_or(usize::MAX).min(self.settings.chunk_max)
+    }
+
+    /// Makes a beat due at once, which shows whether anybody listens.
+    pub const fn request_beat(&mut self) {
+        self.beats.request();
+    }
+
+    /// Accepts the request: the store has opened the object. If the request can't be served from it, refuses the request.
+    pub fn handle_opened(&mut self, mut object: ObjectInfo, now: Duration) {
+        if self.is_over() {
+            return;
+        }
+        let Stage::Opening(opening) = &mut self.stage else { return };
+
+        let range = match opening.resolve(&mut object) {
+            Ok(range) => range,
+            Err(error) => return self.handle_failure(error),
+        };
+
+        let clamp = |credit| self.settings.clamp_credit(credit, range.start, range.end);
+        let credit = clamp(opening.requested_credit);
+        self.credit = credit.max(clamp(opening.early_credit));
+
+        let accepted = opening.accept(object, &range, credit, &self.settings);
+        self.stage = Stage::Accepting(Box::new(accepted));
+        self.range = range;
+        self.last_heard = now;
+    }
+
+    /// Takes the store's next piece.
+    pub fn handle_data(&mut self, piece: Bytes) {
+        if self.is_opening() || self.is_over() || piece.is_empty() {
+            return;
+        }
+
+        let len = to_u64(piece.len());
+        let room = self.range.end.saturating_sub(self.held_limit());
+        if len > room {
+            let message = format!("the store yielded {len} bytes where {room} were left");
+            return self.handle_failure(WireError::new(Code::Internal, message));
+        }
+        self.buffer.push(piece);
+    }
+
+    /// Takes the end of the store's bytes.
+    pub fn handle_data_end(&mut self) {
+        let held = self.held_limit();
+        if !self.is_over() && held < self.range.end {
+            let message = format!("the store ended at offset {held} of {}", self.range.end);
+            self.handle_failure(WireError::new(Code::StoreUnavailable, message));
+        }
+    }
+
+    /// Takes a turn: one chunk may be cut.
+    pub fn handle_turn(&mut self) {
+        if self.wants_turn() {
+            self.turn = Turn::Granted;
+        }
+    }
+
+    /// Ends the transfer with an error message, or refuses the request if it was not accepted yet.
+    pub fn handle_failure(&mut self, error: WireError) {
+        self.finish(Body::Error(error));
+    }
+
+    /// Takes the consumer's state. A state older than a previous one changes nothing.
+    pub fn handle_control(&mut self, control: Control, now: Duration) {
+        self.last_heard = now;
+
+        if control.cancel && !self.is_over() {
+            self.abandon(Outcome::Cancelled);
+        } else if let Stage::Opening(opening) = &mut self.stage {
+            opening.early_credit = opening.early_credit.max(control.credit);
+        } else {
+            let credit = self.settings.clamp_credit(control.credit, self.next, self.range.end);
+            self.credit = self.credit.max(credit);
+        }
+    }
+
+    /// Ends the transfer because a message of it reached nobody.
+    pub fn handle_consumer_gone(&mut self) {
+        if self.outcome.is_none() {
+            self.abandon(Outcome::ConsumerGone);
+        }
+    }
+
+    /// Ends the transfer so that the consumer asks another relay.
+    pub fn handle_drain(&mut self) {
+        self.finish(Body::Goaway);
+    }
+
+    /// Takes the time, when [`Self::poll_timeout`] is reached.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        if self.is_over() {
+            return;
+        }
+
+        if self.idle_at().is_some_and(|at| now >= at) {
+            let message = format!("nothing heard from the consumer for {} ms", self.settings.idle_timeout.as_millis());
+            return self.handle_failure(WireError::new(Code::Idle, message));
+        }
+        self.beats.handle_timeout(now);
+    }
+
+    /// Returns when [`Self::handle_timeout`] is due; `None` when the transfer is over.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        if self.is_over() {
+            return None;
+        }
+
+        let has_waiting_fragment = self.turn == Turn::Unneeded && self.has_fragment();
+        let fragment = has_waiting_fragment.then(|| self.fragments.allowed_at());
+        let timers = [self.idle_at(), fragment];
+        Some(timers.into_iter().flatten().fold(self.beats.due_at(), Duration::min))
+    }
+
+    /// Hands out the next message to publish, until there is none.
+    pub fn poll_transmit(&mut self, now: Duration) -> Option<Body> {
+        if self.outcome.is_some() {
+            return None;
+        }
+
+        let body = self.next_message(now)?;
+        self.beats.handle_sent(now);
+        Some(body)
+    }
+
+    fn next_message(&mut self, now: Duration) -> Option<Body> {
+        if let Some(accepted) = self.take_acceptance() {
+            return Some(Body::Accepted(accepted));
+        }
+        if let Some(body) = self.last_message.take() {
+            self.outcome = Some(self.outcome_of(&body));
+            return Some(body);
+        }
+
+        if let Some(chunk) = self.next_chunk() {
+            return Some(Body::Chunk(chunk));
+        }
+        if self.is_all_sent() {
+            self.outcome = Some(Outcome::Completed);
+            return Some(Body::End(End { chunks: self.seq, bytes: self.sent_bytes() }));
+        }
+        if self.ask_for_turn(now) {
+            return None;
+        }
+
+        let position = Position { seq: self.seq, offset: self.next };
+        let blocked = self.is_blocked().then_some(self.credit);
+        self.beats.poll(position, blocked, now)
+    }
+
+    fn take_acceptance(&mut self) -> Option<Box<Accepted>> {
+        if !matches!(self.stage, Stage::Accepting(_)) {
+            return None;
+        }
+        let Stage::Accepting(accepted) = std::mem::replace(&mut self.stage, Stage::Sending) else { return None };
+        Some(accepted)
+    }
+
+    fn outcome_of(&self, last: &Body) -> Outcome {
+        match last {
+            Body::Error(error) if matches!(self.stage, Stage::Opening(_)) => Outcome::Refused(error.clone()),
+            Body::Error(error) => Outcome::Failed(error.clone()),
+            Body::Goaway => Outcome::Drained,
+            Body::Accepted(_) | Body::Chunk(_) | Body::Beat { .. } | Body::End(_) => Outcome::Completed,
+        }
+    }
+
+    /// Wants a turn once a chunk is ready, unless credit cuts too many chunks short: credit may have grown until the next
+    /// one is allowed. Returns whether the chunk has just become ready. With a turn at once, it makes a beat needless.
+    fn ask_for_turn(&mut self, now: Duration) -> bool {
+        let is_ready = self.turn == Turn::Unneeded && self.chunk_max() > 0 && self.buffer.len() > 0;
+        let asks = is_ready && (!self.has_fragment() || self.fragments.try_take(now));
+        if asks {
+            self.turn = Turn::Wanted;
+        }
+        asks
+    }
+
+    /// Cuts the next chunk if it has its turn.
+    fn next_chunk(&mut self) -> Option<Chunk> {
+        let max = self.chunk_max();
+        if self.turn != Turn::Granted || max == 0 {
+            return None;
+        }
+        self.turn = Turn::Unneeded;
+
+        let payload = self.buffer.cut(max, self.settings.gather_min)?;
+        self.permitted = self.permitted.map(|bytes| bytes.saturating_sub(payload.len()));
+
+        let chunk = Chunk::new(self.seq, self.next, payload);
+        self.seq = self.seq.saturating_add(1);
+        self.next = chunk.limit().unwrap_or(self.range.end);
+        Some(chunk)
+    }
+
+    /// Returns how large the next chunk may be, in bytes.
+    fn chunk_max(&self) -> usize {
+        let allowed = usize::try_from(self.allowed()).unwrap_or(usize::MAX);
+        let permitted = self.permitted.unwrap_or(usize::MAX);
+        let first_max = if self.seq == 0 { FIRST_CHUNK_MAX } else { usize::MAX };
+        allowed.min(permitted).min(first_max).min(self.settings.chunk_max)
+    }
+
+    /// Returns whether credit cuts the next chunk to less than is worth a message.
+    fn has_fragment(&self) -> bool {
+        let allowed = self.allowed();
+        let small = (to_u64(self.settings.chunk_max) / 8).min(FRAGMENT_MAX_BYTES);
+        allowed > 0 && allowed < self.buffer.len() && allowed < small
+    }
+
+    /// Returns how many bytes credit allows to be sent.
+    const fn allowed(&self) -> u64 {
+        self.credit.saturating_sub(self.next)
+    }
+
+    /// Returns the offset up to which bytes have been sent or are held, exclusive.
+    const fn held_limit(&self) -> u64 {
+        self.next.saturating_add(self.buffer.len())
+    }
+
+    /// Returns when a silent consumer is given up; `None` while its silence means nothing. A consumer that did not promise
+    /// to keep alive need not send anything while it has no credit to give. Its time starts when it learns that the
+    /// transfer is blocked.
+    fn idle_at(&self) -> Option<Duration> {
+        if matches!(self.stage, Stage::Opening(_)) {
+            return None;
+        }
+
+        let since = if self.keeps_alive {
+            self.last_heard
+        } else if self.is_blocked() {
+            self.beats.blocked_at().map_or(self.last_heard, |told| told.max(self.last_heard))
+        } else {
+            return None;
+        };
+        Some(since.saturating_add(self.settings.idle_timeout))
+    }
+
+    /// Ends the transfer with a last message.
+    fn finish(&mut self, body: Body) {
+        if !self.is_over() {
+            self.drop_buffer();
+            self.last_message = Some(body);
+        }
+    }
+
+    /// Ends the transfer without a further message.
+    fn abandon(&mut self, outcome: Outcome) {
+        self.drop_buffer();
+        self.outcome = Some(outcome);
+    }
+
+    fn drop_buffer(&mut self) {
+        self.buffer.clear();
+        self.turn = Turn::Unneeded;
+    }
+
+    const fn is_over(&self) -> bool {
+        self.outcome.is_some() || self.last_message.is_some()
+    }
+}
+
+fn to_u64(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
