@@ -90,6 +90,11 @@ impl Store for FileStore {
         blocking(move || list::page(&dir, &request)).boxed()
     }
 
+    /// A page begins after the last name of the page before.
+    fn token_after(&self, name: &str) -> Option<String> {
+        Some(name.to_owned())
+    }
+
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
         let dir = Arc::clone(&self.dir);
         blocking(move || match dir.entries() {

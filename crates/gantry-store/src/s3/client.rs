@@ -16,6 +16,7 @@ use aws_sdk_s3::config::{
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::body_limit::BodyLimit;
 use super::connections;
 use super::observe::TraceHeader;
 use super::options::{Credentials, Options, StaticCredentials};
@@ -154,6 +155,7 @@ async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &Shar
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(TraceHeader(Arc::clone(&options.observer)))
+        .interceptor(BodyLimit)
         .timeout_config(TimeoutConfig::builder().connect_timeout(options.limits.connect_timeout).build());
     if let Some(url) = endpoint(options) {
         config = config.endpoint_url(url);
