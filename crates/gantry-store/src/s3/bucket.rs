@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub(crate) struct Bucket {
     limits: Limits,
     observer: Observer,
     live: Live,
+    /// Whether S3 sent a whole object in answer to the latest request for a range.
+    ignores_ranges: AtomicBool,
     /// When a doubt whether S3 answers at this address was last resolved.
     vouched: Mutex<Option<Instant>>,
 }
@@ -53,7 +56,15 @@ impl Bucket {
         let (name, prefix, limits) = (options.bucket.clone(), options.prefix.clone(), options.limits.clone());
         let observer = Observer::clone(&options.observer);
         let live = Live::connect(options).await?;
-        Ok(Self { name, prefix, limits, observer, live, vouched: Mutex::default() })
+        Ok(Self {
+            name,
+            prefix,
+            limits,
+            observer,
+            live,
+            ignores_ranges: AtomicBool::new(false),
+            vouched: Mutex::default(),
+        })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -143,6 +154,7 @@ impl Bucket {
                 let error = Error::Protocol(format!("{what}: S3 sends no bytes for a range"));
                 return Err(Failure { error, retry: Retry::AfterCure(Cure::Size) });
             }
+            self.ignores_ranges.store(output.content_range().is_none(), Ordering::Relaxed);
 
             let (object, range) =
                 object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::is_final)?;
@@ -226,6 +238,7 @@ impl Bucket {
             .max_keys(1)
             .encoding_type(EncodingType::Url)
             .send();
+
         match Box::pin(request).await {
             Ok(_) => Ok(()),
             // S3 knows the credentials. Permission to list is not required for reading.
@@ -276,6 +289,10 @@ impl Ranged for Bucket {
         self.live.client()
     }
 
+    fn takes_ranges(&self) -> bool {
+        !self.ignores_ranges.load(Ordering::Relaxed)
+    }
+
     async fn get(&self, client: &Arc<Client>, object: &ObjectInfo, range: Range<u64>) -> Result<ByteStream, Failure> {
         let (key, pin) = (&object.key, object.pin());
         let answer = self.get_range(client, key, &pin, (range.start, Some(range.end))).await?;
@@ -298,6 +315,7 @@ impl Ranged for Bucket {
         about: &About,
     ) -> Result<Failure, Failure> {
         let Retry::AfterCure(cure) = &failure.retry else { return Err(failure) };
+
         match cure {
             Cure::Region(region) if left.take_region() => {
                 self.live.move_to(region);

@@ -86,7 +86,11 @@ impl Store for S3Store {
             let opening = match (span, self.response_end(span)) {
                 (Span { start: 0, .. }, None) => self.open_whole(key, pin).await?,
                 (Span { start, end: Some(end) }, _) if end <= start => self.open_empty(key, pin, span).await?,
-                (span, response_end) => self.open_range(key, pin, span, response_end).await?,
+                (span, response_end) => match self.open_range(key, pin, span, response_end).await {
+                    // The whole object was requested as a range only because there are many readers.
+                    Err(_) if is_whole(span) && !self.bucket.takes_ranges() => self.open_whole(key, pin).await?,
+                    opened => opened?,
+                },
             };
             Ok(self.opened(opening, member).await)
         }
@@ -233,7 +237,11 @@ impl S3Store {
         Ok(None)
     }
 
+    /// Returns the exclusive end of the first response, or `None` for the object's end.
     fn response_end(&self, span: Span) -> Option<u64> {
+        if !self.bucket.takes_ranges() {
+            return span.end;
+        }
         self.budget.crowd().response_end(self.bucket.limits().range_bytes, span.start, span.end)
     }
 
@@ -256,6 +264,10 @@ impl S3Store {
 
 fn resolve(span: Span, object: &ObjectInfo) -> Result<Range<u64>, Error> {
     span.resolve(object.size).ok_or(Error::Range { start: span.start, size: object.size })
+}
+
+const fn is_whole(span: Span) -> bool {
+    span.start == 0 && span.end.is_none()
 }
 
 fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
