@@ -23,7 +23,7 @@ pub(crate) fn options(s3: &S3, bucket: &str, keys: &Keys) -> Options {
     Options {
         endpoint_url: Some(s3.endpoint().to_owned()),
         region: Some(s3.region().to_owned()),
-        path_style: true,
+        path_style: Some(true),
         credentials: Credentials::Static(StaticCredentials {
             access_key_id: keys.access_key_id.clone(),
             secret_access_key: keys.secret_access_key.clone(),

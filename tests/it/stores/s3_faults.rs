@@ -39,7 +39,7 @@ async fn store_on(endpoint: String, limits: Limits, budget: Budget) -> S3Store {
     let options = Options {
         endpoint_url: Some(endpoint),
         region: Some("us-east-1".to_owned()),
-        path_style: true,
+        path_style: Some(true),
         credentials: Credentials::Static(StaticCredentials {
             access_key_id: "id".to_owned(),
             secret_access_key: "very-secret".to_owned(),
@@ -336,7 +336,7 @@ async fn what_is_read_ahead_is_bounded_and_given_back() {
     let options = Options {
         endpoint_url: Some(server.endpoint()),
         region: Some("us-east-1".to_owned()),
-        path_style: true,
+        path_style: Some(true),
         credentials: Credentials::Anonymous,
         limits: limits(),
         ..Options::new("bucket")

@@ -311,7 +311,7 @@ async fn rotated_key_files_are_read_again_after_a_plain_refusal() {
         let options = Options {
             endpoint_url: Some(server.endpoint()),
             region: Some("us-east-1".to_owned()),
-            path_style: true,
+            path_style: Some(true),
             credentials: Credentials::Files(files.clone()),
             limits: limits(),
             ..Options::new("bucket")
