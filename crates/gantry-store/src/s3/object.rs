@@ -85,6 +85,7 @@ pub(super) fn of_range(
     let Some((range, size)) = content_range(text) else {
         return Err(Error::Protocol(format!("{what}: S3 sends an invalid Content-Range, {}", excerpt(text))));
     };
+
     let (start, end) = asked;
     let end = end.map_or(size, |end| end.min(size));
     if range != (start..end) {
@@ -126,6 +127,7 @@ fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<Object
     {
         return Err(Error::NotFound(format!("{what}: no version {expected:?}")));
     }
+
     Ok(ObjectInfo {
         key: key.clone(),
         size,
