@@ -181,6 +181,7 @@ impl From<bus::Error> for Failure {
             bus::Error::Unauthorized { .. } => Exit::Denied,
             bus::Error::Options(_) => Exit::Usage,
             bus::Error::TooLarge { .. } | bus::Error::Subject(_) | bus::Error::Header(_) => Exit::Failed,
+            _ => Exit::Failed,
         };
         Self::new(exit, error.to_string()).on_one_line()
     }

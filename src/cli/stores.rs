@@ -46,6 +46,7 @@ fn failure(name: &StoreName, error: &store::Error) -> Failure {
         store::Error::NotFound(_) => Exit::NotFound,
         store::Error::Denied(_) => Exit::Denied,
         store::Error::Changed(_) | store::Error::Range { .. } | store::Error::Invalid(_) => Exit::Usage,
+        _ => Exit::Failed,
     };
     Failure::new(exit, format!("`stores.{name}`: {error}"))
 }

@@ -302,15 +302,13 @@ impl Build {
             None => s3::Credentials::Chain,
         };
 
-        let has_own_endpoint = keys.endpoint_url.is_some();
         // The SDK reads its variables itself, with rules of its own for the region.
         let is_of_sdk = self.origin(&format!("{section}.endpoint_url")).starts_with("AWS_");
         s3::Options {
             prefix,
             endpoint_url: keys.endpoint_url.filter(|_| !is_of_sdk),
             region: keys.region,
-            // Apart from AWS's own, few servers have a DNS name for every bucket.
-            path_style: keys.path_style.unwrap_or(has_own_endpoint),
+            path_style: keys.path_style,
             profile: keys.profile,
             credentials,
             limits: s3::Limits {

@@ -263,7 +263,7 @@ fn a_store_is_read_from_file_variables_and_flags() {
     let firmware = s3_store(&config, "firmware");
     assert_eq!((firmware.bucket.as_str(), firmware.prefix.as_str()), ("bucket", "a b/"));
     assert_eq!(firmware.endpoint_url.as_deref(), Some("http://127.0.0.1:9000"));
-    assert!(firmware.path_style);
+    assert_eq!(firmware.path_style, None, "the store decides by its endpoint");
     assert_eq!(firmware.region.as_deref(), Some("eu-1"));
     assert_eq!((firmware.limits.range_bytes, firmware.limits.concurrency_max), (1 << 20, 4));
 
@@ -291,7 +291,7 @@ fn the_s3_server_of_the_aws_variables_is_a_setting_with_the_lowest_precedence() 
 
     let config = setup(toml).ok();
     let a = s3_store(&config, "a");
-    assert!(a.path_style && a.endpoint_url.is_none(), "the SDK reads the variable itself");
+    assert_eq!(a.endpoint_url, None, "the SDK reads the variable itself");
 
     let (_, effective) = setup(toml).env("AWS_ENDPOINT_URL_S3", "http://s3:2").sources().0.read();
     let lines: Vec<_> = effective.iter().map(ToString::to_string).collect();
@@ -302,7 +302,7 @@ fn the_s3_server_of_the_aws_variables_is_a_setting_with_the_lowest_precedence() 
     let own = "[stores.a]\nurl = \"s3://b\"\nendpoint_url = \"http://own\"\n";
     assert_eq!(s3_store(&setup(own).ok(), "a").endpoint_url.as_deref(), Some("http://own"));
     let ignored = setup(toml).env("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true").ok();
-    assert!(!s3_store(&ignored, "a").path_style);
+    assert_eq!(s3_store(&ignored, "a").endpoint_url, None);
 }
 
 /// Asserts that each file gives one problem with its text.

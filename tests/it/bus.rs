@@ -74,7 +74,7 @@ async fn publisher_learns_that_nobody_listens() {
 }
 
 #[tokio::test]
-async fn one_of_a_queue_group_hears_a_message() {
+async fn one_member_of_a_queue_group_receives_a_message() {
     let server = Nats::plain().await;
     let (one, other) = (connect(&server).await, connect(&server).await);
     let mut first = listening(&one, "a", Some("q")).await;
@@ -145,7 +145,7 @@ async fn reconnect_makes_a_new_connection() {
 }
 
 #[tokio::test]
-async fn lame_duck_is_left_for_another_node() {
+async fn server_in_lame_duck_mode_is_left_for_another() {
     let cluster = NatsCluster::start::<2>(NatsOptions::default()).await;
     let options = Options { servers: vec![cluster.nodes[0].url()], ..Options::default() };
     let bus = nats::connect(options).await.unwrap();
@@ -165,7 +165,7 @@ async fn lame_duck_is_left_for_another_node() {
 }
 
 #[tokio::test]
-async fn connection_ends_with_its_last_user() {
+async fn connection_closes_with_its_last_user() {
     let server = Nats::plain().await;
     let bus = connect(&server).await;
     let mut status = bus.status();
@@ -177,7 +177,7 @@ async fn connection_ends_with_its_last_user() {
 }
 
 #[tokio::test]
-async fn denied_subjects_are_told() {
+async fn denied_subjects_are_reported() {
     let config = "authorization { users: [{ user: u, password: p, permissions: {\
                   publish: { deny: [\"secret.>\"] }, subscribe: { deny: [\"secret.>\"] } } }] }";
     let server = with_config(config).await;
@@ -195,7 +195,7 @@ async fn denied_subjects_are_told() {
 }
 
 #[tokio::test]
-async fn full_subscription_loses_and_tells() {
+async fn full_subscription_loses_messages_and_reports_it() {
     let server = Nats::plain().await;
     let bus = nats::connect(Options { subscription_messages: 2, ..of(&server) }).await.unwrap();
     let mut events = bus.events();
@@ -232,7 +232,7 @@ async fn max_payload_is_the_servers_and_counts_headers() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_written_is_refused() {
+async fn invalid_messages_are_rejected() {
     let server = Nats::plain().await;
     let bus = connect(&server).await;
     let mut broken = message("a", "");
@@ -252,7 +252,7 @@ async fn what_can_not_be_written_is_refused() {
 }
 
 #[tokio::test]
-async fn nobody_there_fails_within_the_bound() {
+async fn an_unreachable_server_fails_within_the_timeout() {
     let port = data::free_port();
     let begun = Instant::now();
     let options = Options {
@@ -268,7 +268,7 @@ async fn nobody_there_fails_within_the_bound() {
 
 /// A listener that never says a word: only the bound ends the attempt.
 #[tokio::test]
-async fn silent_server_fails_within_the_bound() {
+async fn silent_server_fails_within_the_timeout() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let options = Options {
         servers: vec![silent.local_addr().unwrap().to_string()],
@@ -289,7 +289,7 @@ async fn server_that_starts_a_little_later_is_found() {
 }
 
 #[tokio::test]
-async fn dead_server_in_the_list_is_passed_over() {
+async fn dead_server_in_the_list_is_skipped() {
     let server = Nats::plain().await;
     let servers = vec![format!("127.0.0.1:{},{}", data::free_port(), server.url())];
     nats::connect(Options { servers, ..Options::default() }).await.unwrap();
@@ -396,7 +396,7 @@ async fn tls_is_made_and_checked() {
 }
 
 #[tokio::test]
-async fn tls_is_not_given_up_for_a_server_without() {
+async fn tls_is_required_of_every_later_server() {
     let tls = Tls::new();
     let server = Nats::plain().await;
     for options in [
@@ -411,7 +411,7 @@ async fn tls_is_not_given_up_for_a_server_without() {
 }
 
 #[tokio::test]
-async fn client_certificate_is_shown() {
+async fn client_certificate_is_presented() {
     let tls = Tls::new();
     let server = tls.server("verify: true").await;
     let anonymous = Options { tls_ca: Some(tls.ca.clone()), ..of(&server) };

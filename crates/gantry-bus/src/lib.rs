@@ -179,8 +179,9 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
 
 /// Why an operation of the bus failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// No server could be reached in time.
+    /// No server could be reached in time. Retryable.
     #[error("no nats-server reachable at {servers}: {reason}")]
     Unreachable {
         /// The addresses, without credentials.
@@ -188,7 +189,7 @@ pub enum Error {
         /// The failure of the last attempt.
         reason: String,
     },
-    /// The server refused the credentials.
+    /// The server refused the credentials. Not retryable without other credentials.
     #[error("nats-server at {servers} refuses the credentials: {reason}")]
     Unauthorized {
         /// The addresses, without credentials.
@@ -196,24 +197,53 @@ pub enum Error {
         /// The server's reason.
         reason: String,
     },
-    /// An option, or a file that it names, is invalid.
+    /// An option, or a file that it names, is invalid. Not retryable.
     #[error("{0}")]
     Options(String),
-    /// The message is larger than the server accepts.
+    /// The message is larger than the server accepts. Not retryable.
     #[error("message of {len} bytes is over the server's limit of {max}")]
     TooLarge {
         /// Payload and headers, in bytes.
         len: usize,
-        /// The limit.
+        /// The limit, in bytes.
         max: usize,
     },
-    /// The subject is invalid.
+    /// The subject is invalid. Not retryable.
     #[error("{0:?} is not a subject")]
     Subject(String),
-    /// The header's name or value can't be encoded.
+    /// The header's name or value can't be encoded. Not retryable.
     #[error("header {0:?} has characters that NATS headers can't hold")]
     Header(String),
-    /// The connection is closed for good.
+    /// The connection is closed for good. Not retryable on this bus.
     #[error("the connection to nats-server is closed")]
     Closed,
+}
+
+impl Error {
+    /// Returns whether the same operation may succeed later, without any change.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Unauthorized { .. }
+            | Self::Options(_)
+            | Self::TooLarge { .. }
+            | Self::Subject(_)
+            | Self::Header(_)
+            | Self::Closed => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_unreachable_server_is_worth_a_retry() {
+        let servers = || "nats://a".to_owned();
+        assert!(Error::Unreachable { servers: servers(), reason: String::new() }.is_retryable());
+        assert!(!Error::Unauthorized { servers: servers(), reason: String::new() }.is_retryable());
+        assert!(!Error::Closed.is_retryable());
+    }
 }

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_leaves_before_its_turn_owes_nothing() {
+    async fn a_caller_that_leaves_before_its_turn_uses_no_rate() {
         let limit = RateLimit::new(NonZeroU64::new(1 << 20).unwrap());
         for _ in 0..400 {
             let turns = futures_util::future::select_all((0..2).map(|_| Box::pin(limit.turn(520_192))));

@@ -14,6 +14,7 @@ mod monitor;
 mod options;
 mod outbox;
 mod pacer;
+mod page;
 mod peers;
 mod readiness;
 mod registry;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::lifetime::Lifetime;
 use crate::options::Options;
+use crate::page;
 use crate::registry::Registry;
 use crate::requester::{Answering, Requester};
 use crate::throttle::REFUSALS;
@@ -207,7 +208,7 @@ async fn stat(store: &dyn Store, payload: &[u8]) -> Result<bytes::Bytes, WireErr
     Ok(json(&object))
 }
 
-/// Lists a page that fits into one message, by asking the store for fewer entries until it does.
+/// Lists a page that fits into one message. If the store's page is too long, only its first names are sent.
 async fn list(store: &dyn Store, payload: &[u8], room: usize) -> Result<bytes::Bytes, WireError> {
     let mut request = ListRequest::parse(payload)?;
     let mut limit = request.limit.unwrap_or(PAGE_MAX).min(PAGE_MAX);
@@ -217,13 +218,13 @@ async fn list(store: &dyn Store, payload: &[u8], room: usize) -> Result<bytes::B
         let mut page: ListPage = store.list(&request).await.map_err(|error| error.to_wire())?;
         check::trim_page(&mut page, &request.prefix);
 
-        let body = json(&page);
-        if body.len() <= room {
+        if let Some(body) = page::fit(page, room, |name| store.token_after(name)) {
             return Ok(body);
         }
         if limit == 1 {
             return Err(WireError::new(Code::Internal, format!("one entry does not fit into {room} bytes")));
         }
+        // The store can't continue after any name, or it is unknown which names were omitted.
         limit /= 2;
     }
 }

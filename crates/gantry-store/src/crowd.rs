@@ -1,27 +1,27 @@
-//! The readers of the process, which ask for less at a time the more of them there are.
+//! Counts the readers of the process. The more there are, the less each requests at a time.
 //!
-//! A response that waits for its consumer fills the buffers of the sockets on both sides, with megabytes. So each of
-//! many readers asks for a little at a time.
+//! A response that waits for its consumer fills the socket buffers on both sides with megabytes. So if there are many
+//! readers, each requests a small range at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// From how many readers in the process on each asks for less at a time. With a thousand whole objects in flight over
-/// loopback, the kernel ran out of memory for sockets and every connection crawled.
+/// Minimum number of readers for which each requests less at a time. With a thousand whole objects in flight over
+/// loopback, the kernel ran out of memory for sockets, and all connections became slow.
 const CROWD: usize = 100;
 
-/// What the readers of a crowd ask for at a time, together, in bytes, if that is less. With 512 readers, 1 GiB in all
-/// was as fast as less, and 2 GiB a quarter as fast.
+/// Maximum number of bytes that all readers of a crowd request at a time. With 512 readers, 1 GiB was as fast as less, and
+/// 2 GiB had a quarter of the speed.
 const CROWD_BYTES: u64 = 1 << 30;
 
-/// The least that a reader asks for in an even larger crowd, in bytes: a request is not free.
+/// Minimum number of bytes that each reader requests at a time, because each request has a cost.
 const CROWD_SHARE_MIN: u64 = 256 * 1024;
 
-/// A count of the readers of the process. Clones share one count.
+/// The number of readers of the process. Clones share one count.
 #[derive(Clone, Debug, Default)]
 pub struct Crowd(Arc<AtomicUsize>);
 
-/// A reader that is counted until this is dropped.
+/// Counts a reader until it is dropped.
 #[derive(Debug)]
 pub struct Member(Arc<AtomicUsize>);
 
@@ -32,7 +32,7 @@ impl Drop for Member {
 }
 
 impl Crowd {
-    /// Counts one more reader.
+    /// Counts another reader.
     #[must_use]
     pub fn enter(&self) -> Member {
         self.0.fetch_add(1, Ordering::Relaxed);
@@ -45,13 +45,13 @@ impl Crowd {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Returns whether there are so many readers that each must ask for less at a time.
+    /// Returns whether there are so many readers that each must request less at a time.
     #[must_use]
     pub fn is_dense(&self) -> bool {
         self.readers() >= CROWD
     }
 
-    /// Returns where a response that begins at `start` should end: at `end`, or after at most a quarter of
+    /// Returns where a response that begins at the offset `start` should end: at `end`, or after at most a quarter of
     /// `range_bytes` if the crowd is dense. Ends are exclusive; `None` is the end of the object.
     #[must_use]
     pub fn response_end(&self, range_bytes: u64, start: u64, end: Option<u64>) -> Option<u64> {
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readers_are_counted_over_all_clones() {
+    fn all_clones_count_the_same_readers() {
         let crowd = Crowd::default();
 
         let members = [crowd.enter(), crowd.clone().enter()];
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_larger_a_crowd_the_less_each_reader_asks_for_at_a_time() {
+    fn readers_of_a_larger_crowd_request_less_at_a_time() {
         const MIB: u64 = 1 << 20;
         let crowd = Crowd::default();
         let mut members = Vec::new();

@@ -1,7 +1,7 @@
-//! Where objects come from: the [`Store`] trait and its implementations.
+//! Stores of objects: the [`Store`] trait and its implementations.
 //!
-//! A store hands out one immutable version of an object: every byte that a [`Body`] yields belongs to the version that
-//! its [`ObjectInfo`] describes, or the body fails with [`Error::Changed`].
+//! A store reads one immutable version of an object: every byte of a [`Body`] belongs to the version that its
+//! [`ObjectInfo`] describes. Otherwise the body fails with [`Error::Changed`].
 
 pub mod budget;
 pub mod crowd;
@@ -26,20 +26,19 @@ use gantry_proto::{Code, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, Wire
 pub use budget::Budget;
 pub use observe::{Observe, Observer, Unobserved};
 
-/// The most entries and prefixes that a page of a listing holds, as S3 has it.
+/// Maximum number of entries and prefixes in a page of a listing. Source: S3's `MaxKeys`.
 pub const LIST_LIMIT_MAX: u32 = 1000;
 
 /// The bytes of a range, in order and without gaps, in pieces of any size but 0.
 ///
-/// It ends after exactly the bytes of the range; when it can't yield them all it ends with an error. Dropping it
-/// stops all reading.
+/// It ends after exactly the bytes of the range, or with an error. Dropping it stops all reading.
 pub type Body = BoxStream<'static, Result<Bytes, Error>>;
 
-/// An object and the part of it that was asked for.
+/// An object and the requested range of its bytes.
 pub struct Opened {
     /// The version that the body belongs to.
     pub object: ObjectInfo,
-    /// The bytes of the span, resolved against the object's size.
+    /// The bytes of the requested span, up to the object's size.
     pub body: Body,
 }
 
@@ -49,74 +48,105 @@ impl fmt::Debug for Opened {
     }
 }
 
-/// A named place to read objects from.
+/// A place to read objects from.
+///
+/// All methods fail with an [`Error`]. Unless a method says otherwise:
+/// - [`Error::NotFound`] if there is no such object, version or bucket.
+/// - [`Error::Denied`] if the store refuses access.
+/// - [`Error::Invalid`] if the store can't serve the request at any time.
+/// - [`Error::Unavailable`] if the store does not answer, fails, or asks to slow down, after the store's own retries.
+/// - [`Error::Protocol`] if the store gives an invalid answer.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// Describes an object and starts to read a span of it.
+    /// Describes an object and starts to read a span of it. The end of a span is exclusive.
     ///
     /// # Errors
-    /// [`Error::Range`] when the span starts past the object's end; otherwise as the store answers.
+    /// Those of the trait, and:
+    /// - [`Error::Range`] if the span starts past the object's end.
+    /// - [`Error::Changed`] if the object is not the version of `pin`.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it is ready, nothing more is read.
     fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>>;
 
-    /// Describes an object.
+    /// Describes an object. The sizes of its upload parts may be missing, even if [`Store::open`] would find them.
     ///
     /// # Errors
-    /// As the store answers.
+    /// Those of the trait, and [`Error::Changed`] if the object is not the version of `pin`.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped before it is ready.
     fn stat<'a>(&'a self, key: &'a Key, pin: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>>;
 
     /// Lists one page of keys, at most `request.limit` entries and prefixes together.
     ///
     /// # Errors
-    /// As the store answers.
+    /// Those of the trait.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped before it is ready.
     fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>>;
 
-    /// Asks the store for a sign of life, with the rights that reading needs.
+    /// Returns the token of the page that begins after `name`, the key of an entry or a prefix in a page of this store.
+    /// Returns `None` if a page can't begin after any name.
+    fn token_after(&self, name: &str) -> Option<String> {
+        let _ = name;
+        None
+    }
+
+    /// Checks that the store answers, with the permissions that reading requires.
     ///
     /// # Errors
-    /// As the store answers.
+    /// Those of the trait.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped before it is ready.
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Returns what tells this place from others, as [`fingerprint`] makes it; `None` where nothing does.
+    /// Returns what distinguishes this place from others, made by [`fingerprint`]. Returns `None` if it is unknown.
     fn fingerprint(&self) -> Option<String> {
         None
     }
 }
 
-/// Returns the fingerprint of a place: of its kind, and of what names it. Equal for equal places, on whatever host; the
-/// names can't be read from it, only guessed and compared.
+/// Returns the fingerprint of a place: 32 hexadecimal digits made from its kind and its names. It is the same on all
+/// hosts. It does not contain the names, but a guess of them can be confirmed.
 #[must_use]
 pub fn fingerprint(kind: &str, names: &[&str]) -> String {
     let mut hash = Sha256::new();
+
     for text in [&["gantry-store-1", kind], names].concat() {
         hash.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(text);
     }
+
     hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Why a store did not yield what was asked for. The messages name neither credentials nor endpoints.
+/// Why a request to a store failed. The messages contain neither credentials nor endpoints.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// There is no such object, bucket or version.
+    /// There is no such object, bucket or version. Not retryable.
     #[error("{0}")]
     NotFound(String),
-    /// The object is not, or no longer, the pinned version.
+    /// The object is not, or no longer, the pinned version. Not retryable.
     #[error("{0}")]
     Changed(String),
-    /// The store refuses access.
+    /// The store refuses access. Not retryable.
     #[error("{0}")]
     Denied(String),
-    /// The span starts past the object's end.
+    /// The span starts past the object's end. Not retryable.
     #[error("`start` {start} is past the end of the object, {size}")]
     Range {
         /// The span's first byte.
         start: u64,
-        /// The object's size.
+        /// The object's size, in bytes.
         size: u64,
     },
-    /// The request can't be served by this store, whatever the time.
+    /// The store can't serve the request at any time. Not retryable.
     #[error("{0}")]
     Invalid(String),
-    /// The store does not answer, fails, or asks to slow down, and the retry budget is spent.
+    /// The store does not answer, fails, or asks to slow down, and its own retries did not help. Retryable.
     #[error("{message}")]
     Unavailable {
         /// What happened.
@@ -124,19 +154,34 @@ pub enum Error {
         /// How long the store asks to wait.
         retry_after: Option<Duration>,
     },
-    /// The store answers what it must not answer: wrong range, wrong length, no size.
+    /// The store gives an invalid answer: another range or length than requested, no size, or a web page. Not retryable,
+    /// because a server that does so does it again.
     #[error("{0}")]
     Protocol(String),
 }
 
 impl Error {
-    /// Makes an [`Error::Unavailable`] that names no time to wait.
+    /// Makes an [`Error::Unavailable`] without a time to wait.
     #[must_use]
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::Unavailable { message: message.into(), retry_after: None }
     }
 
-    /// Returns the wire code that tells the consumer what to do.
+    /// Returns whether the same request may succeed later, or at another relay.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::NotFound(_)
+            | Self::Changed(_)
+            | Self::Denied(_)
+            | Self::Range { .. }
+            | Self::Invalid(_)
+            | Self::Protocol(_) => false,
+        }
+    }
+
+    /// Returns the wire code.
     #[must_use]
     pub const fn code(&self) -> Code {
         match self {
@@ -149,11 +194,37 @@ impl Error {
         }
     }
 
-    /// Returns the error as it goes to a consumer.
+    /// Converts the error to the form in which a consumer receives it.
     #[must_use]
     pub fn to_wire(&self) -> WireError {
-        let wire = WireError::new(self.code(), self.to_string());
-        let Self::Unavailable { retry_after: Some(after), .. } = self else { return wire };
-        wire.with_retry_after_ms(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
+        let wire = WireError { retryable: self.is_retryable(), ..WireError::new(self.code(), self.to_string()) };
+
+        match self {
+            Self::Unavailable { retry_after: Some(after), .. } => {
+                wire.with_retry_after_ms(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
+            }
+            Self::Unavailable { .. }
+            | Self::NotFound(_)
+            | Self::Changed(_)
+            | Self::Denied(_)
+            | Self::Range { .. }
+            | Self::Invalid(_)
+            | Self::Protocol(_) => wire,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invalid_answer_is_final_and_an_unavailable_store_is_not() {
+        let invalid = Error::Protocol("S3 ignores the requested range".to_owned());
+        let unavailable = Error::unavailable("can't reach S3");
+
+        assert!(!invalid.is_retryable() && !invalid.to_wire().retryable);
+        assert!(unavailable.is_retryable() && unavailable.to_wire().retryable);
+        assert_eq!((invalid.code(), unavailable.code()), (Code::StoreUnavailable, Code::StoreUnavailable));
     }
 }

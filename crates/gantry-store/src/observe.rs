@@ -1,12 +1,13 @@
-//! What a store reports about its own requests, so that it depends on no metrics and no tracing library.
+//! How a store reports its requests, without a dependency on a metrics or tracing library.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Receives what one store does. Every method must return at once.
+/// Receives reports about the requests of one store. Each method must return at once.
 pub trait Observe: fmt::Debug + Send + Sync + 'static {
-    /// Records a request that ended: its operation, `ok` or the code of its error or `abandoned`, and how long it took.
+    /// Records a request that ended, with its operation and duration. The result is `ok`, `abandoned` or the code of an
+    /// error.
     fn request_ended(&self, operation: &'static str, result: &'static str, took: Duration);
 
     /// Records that a connection was opened.
@@ -15,14 +16,14 @@ pub trait Observe: fmt::Debug + Send + Sync + 'static {
     /// Records that a connection was closed.
     fn connection_closed(&self);
 
-    /// Returns the headers that name the current trace span, for a request to carry; empty without tracing.
+    /// Returns the headers with which a request identifies the current trace span. There are none without tracing.
     fn trace_headers(&self) -> Vec<(&'static str, String)>;
 }
 
 /// A shared observer.
 pub type Observer = Arc<dyn Observe>;
 
-/// Records nothing.
+/// Ignores all reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unobserved;
 

@@ -128,7 +128,7 @@ fn options() -> s3::Options {
     s3::Options {
         region: Some("us-east-1".to_owned()),
         endpoint_url: Some("http://127.0.0.1:1".to_owned()),
-        path_style: true,
+        path_style: Some(true),
         credentials: s3::Credentials::Static(keys),
         ..s3::Options::new("bucket")
     }

@@ -64,6 +64,7 @@ fn unconnected(error: &bus::Error, effective: &[Effective]) -> String {
         | bus::Error::Subject(_)
         | bus::Error::Header(_)
         | bus::Error::Closed => ("nats.url", "start nats-server, or correct the address or the port"),
+        _ => ("nats.url", "correct the settings of the connection"),
     };
     format!("{}: {text}: {cure}", named(effective, key))
 }

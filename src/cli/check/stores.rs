@@ -92,6 +92,7 @@ fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> Str
         Error::Invalid(_) | Error::Changed(_) | Error::Range { .. } => {
             (url(), "correct the address, the region or the endpoint")
         }
+        _ => (url(), "correct the settings of the store"),
     };
     format!("{key}: {error}: {cure}")
 }

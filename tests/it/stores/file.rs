@@ -96,7 +96,7 @@ async fn nothing_outside_is_read() {
 }
 
 #[tokio::test]
-async fn what_is_no_regular_file_is_no_object() {
+async fn only_regular_files_are_objects() {
     let root = folder();
     std::fs::create_dir(root.path().join("dir")).unwrap();
     let fifo = root.path().join("fifo");
@@ -112,7 +112,7 @@ async fn what_is_no_regular_file_is_no_object() {
 }
 
 #[tokio::test]
-async fn a_write_while_reading_is_noticed() {
+async fn a_write_while_reading_is_detected() {
     let bytes = random_bytes(1, 8 * conformance::RANGE_BYTES);
     for size in [bytes.len() / 2, bytes.len() - 1, bytes.len(), bytes.len() + 1] {
         let root = folder();
@@ -237,7 +237,7 @@ async fn a_file_replaced_while_reading_is_read_to_its_end() {
 }
 
 #[test]
-fn a_root_that_is_no_directory_is_refused() {
+fn a_root_that_is_not_a_directory_is_rejected() {
     let root = folder();
     put(root.path(), "file", b"x");
     for path in ["none", "file"] {

@@ -23,7 +23,7 @@ pub(crate) fn options(s3: &S3, bucket: &str, keys: &Keys) -> Options {
     Options {
         endpoint_url: Some(s3.endpoint().to_owned()),
         region: Some(s3.region().to_owned()),
-        path_style: true,
+        path_style: Some(true),
         credentials: Credentials::Static(StaticCredentials {
             access_key_id: keys.access_key_id.clone(),
             secret_access_key: keys.secret_access_key.clone(),
@@ -136,7 +136,7 @@ async fn an_upload_in_parts_is_read_whole_and_its_part_sizes_are_learned() {
 }
 
 #[tokio::test]
-async fn the_requests_for_part_sizes_are_counted_as_what_they_are() {
+async fn requests_for_part_sizes_are_counted_under_their_own_names() {
     let s3 = S3::shared().await;
     let bucket = s3.bucket().await;
     let parts = [random_bytes(1, 5 << 20), random_bytes(2, 1234)];
@@ -152,7 +152,7 @@ async fn the_requests_for_part_sizes_are_counted_as_what_they_are() {
     let store =
         S3Store::connect(Options { observer, ..options(s3, &bucket, s3.admin()) }, Budget::new(0)).await.unwrap();
 
-    store.stat(&key("key"), &Pin::default()).await.unwrap();
+    read(&store, "key", &Pin::default(), 0, None).await.unwrap();
 
     let mut page = String::new();
     prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
@@ -161,8 +161,8 @@ async fn the_requests_for_part_sizes_are_counted_as_what_they_are() {
         let lines = page.lines().filter(|line| line.starts_with(&begin));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()).sum()
     };
-    // One question for all sizes, which this server may not know, and then one for each part.
-    assert_eq!((counted("head"), counted("attributes")), (1, 1), "{page}");
+    // One request for all sizes, which this server may not know, and then one for each part.
+    assert_eq!((counted("get"), counted("attributes")), (1, 1), "{page}");
     assert!([0, 2].contains(&counted("part")), "{page}");
 }
 
@@ -218,7 +218,7 @@ async fn metadata_and_type_are_described() {
 }
 
 #[tokio::test]
-async fn a_refusal_and_a_missing_bucket_are_told_at_once() {
+async fn denied_access_and_a_missing_bucket_are_reported_at_once() {
     let s3 = S3::shared().await;
     let bucket = s3.bucket().await;
     s3.put(&bucket, "key", Bytes::from_static(b"x"), None).await;
@@ -241,7 +241,7 @@ async fn a_refusal_and_a_missing_bucket_are_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_server_killed_and_restarted_in_mid_body_is_got_over() {
+async fn reading_continues_after_the_server_was_killed_and_restarted() {
     let mut s3 = S3::start().await;
     let bucket = s3.bucket().await;
     let bytes = random_bytes(9, 64 << 20);
@@ -259,7 +259,7 @@ async fn a_server_killed_and_restarted_in_mid_body_is_got_over() {
 }
 
 #[tokio::test]
-async fn options_that_make_no_sense_are_refused() {
+async fn invalid_options_are_rejected() {
     let with_url = |url: &str| Options { endpoint_url: Some(url.to_owned()), ..Options::new("bucket") };
     let no_ranges = Limits { range_bytes: 0, ..Limits::default() };
     for options in [

@@ -39,7 +39,7 @@ async fn store_on(endpoint: String, limits: Limits, budget: Budget) -> S3Store {
     let options = Options {
         endpoint_url: Some(endpoint),
         region: Some("us-east-1".to_owned()),
-        path_style: true,
+        path_style: Some(true),
         credentials: Credentials::Static(StaticCredentials {
             access_key_id: "id".to_owned(),
             secret_access_key: "very-secret".to_owned(),
@@ -126,7 +126,7 @@ async fn a_healthy_server_is_read_by_the_fewest_requests() {
 }
 
 #[tokio::test]
-async fn every_further_request_is_pinned_and_asks_for_no_checksum() {
+async fn every_later_request_is_pinned_and_requests_no_checksum() {
     let server = S3Double::start(object(), |_| Act::Serve).await;
     let store = store(server.endpoint(), limits(), 1 << 30).await;
 
@@ -144,7 +144,7 @@ async fn every_further_request_is_pinned_and_asks_for_no_checksum() {
 }
 
 #[tokio::test]
-async fn passing_failures_are_tried_again() {
+async fn temporary_failures_are_retried() {
     for (status, code) in [(500, "InternalError"), (503, "SlowDown"), (503, ""), (429, ""), (400, "RequestTimeout")] {
         assert_right(at_first(2, Act::Fail(status, code, ""))).await;
     }
@@ -173,7 +173,7 @@ async fn lasting_failures_end_within_the_budget() {
 }
 
 #[tokio::test]
-async fn nothing_listening_is_told_within_the_budget() {
+async fn an_unreachable_server_is_reported_within_the_budget() {
     let store = store(format!("http://127.0.0.1:{}", data::free_port()), limits(), 0).await;
     let began = Instant::now();
     let error = read(&store, "key", &Pin::default(), 0, None).await.unwrap_err();
@@ -184,7 +184,7 @@ async fn nothing_listening_is_told_within_the_budget() {
 }
 
 #[tokio::test]
-async fn final_answers_are_not_tried_again() {
+async fn final_answers_are_not_retried() {
     let is_missing = |error: &Error| matches!(error, Error::NotFound(_));
     let is_denied = |error: &Error| matches!(error, Error::Denied(_));
     for (act, is_expected) in [
@@ -210,7 +210,7 @@ async fn final_answers_are_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_broken_body_is_asked_for_again_from_the_next_byte() {
+async fn the_rest_of_a_broken_body_is_requested_from_the_next_byte() {
     // Every second response breaks off.
     let cut =
         |after| assert_right(move |request| if request.index.is_multiple_of(2) { Act::Cut(after) } else { Act::Serve });
@@ -229,7 +229,7 @@ async fn every_response_may_break_as_long_as_there_is_progress() {
 }
 
 #[tokio::test]
-async fn a_stalled_body_is_asked_for_again() {
+async fn the_rest_of_a_stalled_body_is_requested() {
     assert_right(at_first(1, Act::Stall(1000))).await;
     assert_right(|request| if request.index == 3 { Act::Stall(1000) } else { Act::Serve }).await;
 }
@@ -244,7 +244,7 @@ async fn surplus_bytes_are_dropped() {
 }
 
 #[tokio::test]
-async fn answers_that_no_store_may_give_are_refused() {
+async fn invalid_answers_are_rejected() {
     let is_protocol = |error: &Error| matches!(error, Error::Protocol(_));
     assert_fails(later(Act::IgnoreRange), is_protocol).await;
     assert_fails(later(Act::Shift(1)), is_protocol).await;
@@ -312,7 +312,7 @@ async fn expired_credentials_are_loaded_again() {
 
 /// The store can't tell wrong bytes from right ones: the consumer does, by the object's checksum.
 #[tokio::test]
-async fn wrong_bytes_pass_unnoticed_here() {
+async fn wrong_bytes_are_not_detected_by_the_store() {
     for result in read_whole(limits(), |_| Act::Flip).await {
         assert!(result.unwrap() != object());
     }
@@ -330,13 +330,13 @@ async fn an_empty_object_has_every_empty_range() {
 }
 
 #[tokio::test]
-async fn what_is_read_ahead_is_bounded_and_given_back() {
+async fn read_ahead_is_bounded_and_returns_its_budget() {
     let budget = Budget::new(1 << 20);
     let server = S3Double::start(random_bytes(1, 100 * RANGE_BYTES), |_| Act::Serve).await;
     let options = Options {
         endpoint_url: Some(server.endpoint()),
         region: Some("us-east-1".to_owned()),
-        path_style: true,
+        path_style: Some(true),
         credentials: Credentials::Anonymous,
         limits: limits(),
         ..Options::new("bucket")

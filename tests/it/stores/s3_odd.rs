@@ -1,14 +1,15 @@
 //! The S3 store against servers that answer oddly, or that are no S3 at all.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_proto::{ListRequest, Pin};
-use gantry_store::s3::{Credentials, KeyFiles, Options, S3Store};
+use gantry_store::s3::{Credentials, KeyFiles, Limits, Options, S3Store};
 use gantry_store::{Budget, Error, Store};
 
 use super::s3_faults::{limits, store};
-use super::{key, read};
+use super::{key, list_all, read};
 use crate::support::data::random_bytes;
 use crate::support::s3_double::{Act, Request, S3Double};
 
@@ -108,6 +109,78 @@ async fn one_key_that_xml_cannot_hold_hides_no_other() {
 }
 
 #[tokio::test]
+async fn a_server_that_ignores_max_keys_is_listed_completely() {
+    let answer = listing(&["a", "b", "c", "d", "e"], "", true);
+    let server = S3Double::start(Bytes::new(), move |_: &Request| answer.clone()).await;
+    let store = store(server.endpoint(), limits(), 0).await;
+
+    for limit in [1, 2, 5, 1000] {
+        let (keys, _) = list_all(&store, "", true, limit).await;
+        assert_eq!(keys, ["a", "b", "c", "d", "e"], "{limit}");
+    }
+
+    let requests = server.requests();
+    assert!(requests[1].target.contains("start-after=a"), "{requests:?}");
+    assert!(requests.iter().all(|request| !request.target.contains("continuation-token")), "{requests:?}");
+}
+
+#[tokio::test]
+async fn what_a_server_says_in_an_error_is_bounded_and_printable() {
+    let long = format!("Secret\u{1b}[31m{}", "x".repeat(100_000));
+    let body = format!("<Error><Code>{long}</Code><Message>{long}</Message></Error>");
+    for status in [400, 403, 404, 409, 412, 500] {
+        let answer = Act::Raw(status, "content-type: application/xml", body.clone());
+        let server = S3Double::start(Bytes::new(), move |_: &Request| answer.clone()).await;
+        let limits = Limits { retry_budget: Duration::from_millis(300), ..limits() };
+        let store = store(server.endpoint(), limits, 0).await;
+
+        let failures = [
+            read(&store, "k", &Pin::default(), 0, None).await.map(drop),
+            store.list(&ListRequest::default()).await.map(drop),
+            store.probe().await,
+        ];
+
+        for failure in failures {
+            let message = failure.unwrap_err().to_string();
+            assert!(message.len() < 400 && !message.contains(char::is_control), "{status}: {message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endless_error_is_not_read_to_its_end() {
+    let body = format!("<Error><Code>AccessDenied</Code><Message>{}</Message></Error>", "x".repeat(1 << 20));
+    let answer = Act::Raw(403, "content-type: application/xml", body);
+    let server = S3Double::start(Bytes::new(), move |_: &Request| answer.clone()).await;
+    let store = store(server.endpoint(), limits(), 0).await;
+
+    let error = read(&store, "k", &Pin::default(), 0, None).await.unwrap_err();
+
+    // The code is not known, because it would have been parsed only after the end.
+    assert!(matches!(&error, Error::Denied(message) if message.ends_with("(403)")), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_description_with_an_overlong_etag_or_version_is_an_invalid_answer() {
+    let long: &'static str = "x".repeat(1025).leak();
+    for header in ["etag: ", "etag: 1\r\nx-amz-version-id: "] {
+        let headers: &'static str = format!("x-amz-request-id: 1\r\n{header}{long}").leak();
+        let server = S3Double::start(Bytes::new(), move |_: &Request| Act::Raw(200, headers, "x".to_owned())).await;
+        let store = store(server.endpoint(), limits(), 0).await;
+
+        let failures = [
+            read(&store, "k", &Pin::default(), 0, None).await.map(drop),
+            store.stat(&key("k"), &Pin::default()).await.map(drop),
+        ];
+
+        for failure in failures {
+            let error = failure.unwrap_err();
+            assert!(matches!(error, Error::Protocol(_)) && !error.is_retryable(), "{error:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn nothing_in_a_listing_fails_the_probe() {
     let long = "k".repeat(5000);
     for answer in [
@@ -139,7 +212,7 @@ async fn a_range_with_an_end_costs_one_request() {
 }
 
 #[tokio::test]
-async fn part_sizes_are_asked_for_once_and_never_for_a_range_with_an_end() {
+async fn part_sizes_are_requested_once_and_never_for_a_description_or_a_range_with_an_end() {
     const PARTS: u64 = 60;
     let server = S3Double::start(Bytes::new(), |request: &Request| {
         if request.target.contains("attributes") {
@@ -161,17 +234,19 @@ async fn part_sizes_are_asked_for_once_and_never_for_a_range_with_an_end() {
     let store = store(server.endpoint(), limits(), 1 << 20).await;
 
     assert_eq!(read(&store, "k", &Pin::default(), 0, Some(1)).await.unwrap(), "x");
-    assert_eq!(server.requests().len(), 1, "{:?}", server.requests());
+    let object = store.stat(&key("k"), &Pin::default()).await.unwrap();
+    assert!(object.checksum.unwrap().parts.is_empty());
+    assert_eq!(server.requests().len(), 2, "{:?}", server.requests());
 
     for _ in 0..3 {
+        read(&store, "k", &Pin::default(), 0, None).await.unwrap();
         let object = store.stat(&key("k"), &Pin::default()).await.unwrap();
         let parts: u64 = object.checksum.unwrap().parts.iter().map(|run| run.count).sum();
         assert_eq!(parts, PARTS);
-        read(&store, "k", &Pin::default(), 0, None).await.unwrap();
     }
 
-    // Beside three HEADs and three GETs: one question for all sizes, one for each part, and the range of before.
-    assert_eq!(server.requests().len(), 3 + 3 + 1 + 60 + 1, "{:?}", server.requests().len());
+    // In addition to the two requests above, three HEADs and three GETs: one request for all sizes, one for each part.
+    assert_eq!(server.requests().len(), 2 + 3 + 3 + 1 + 60, "{:?}", server.requests().len());
 }
 
 #[tokio::test]
@@ -236,7 +311,7 @@ async fn rotated_key_files_are_read_again_after_a_plain_refusal() {
         let options = Options {
             endpoint_url: Some(server.endpoint()),
             region: Some("us-east-1".to_owned()),
-            path_style: true,
+            path_style: Some(true),
             credentials: Credentials::Files(files.clone()),
             limits: limits(),
             ..Options::new("bucket")

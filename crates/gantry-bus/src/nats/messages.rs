@@ -1,17 +1,17 @@
 //! Converts messages to and from async-nats' form, and keeps subscriptions across connections.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use async_nats::message::OutboundMessage;
 use async_nats::{HeaderMap, HeaderName, HeaderValue, Subject, Subscriber};
 use futures_util::future::BoxFuture;
-use futures_util::task::AtomicWaker;
 use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::oneshot;
 
-use super::Inner;
+use super::inner::Inner;
+use super::source::Source;
 use crate::{Error, Message};
 use gantry_proto::Headers;
 
@@ -55,56 +55,6 @@ fn inbound(message: async_nats::Message) -> Message {
         headers,
         payload: message.payload,
         status: message.status.map(|status| status.as_u16()),
-    }
-}
-
-/// Where the messages of a subscription come from: a new source with each connection.
-#[derive(Default)]
-pub(super) struct Source {
-    next: Mutex<Next>,
-    waker: AtomicWaker,
-}
-
-#[derive(Default)]
-enum Next {
-    /// There is no connection other than the current one.
-    #[default]
-    Unchanged,
-    /// To be read once the current connection has ended.
-    Subscriber(Box<Subscriber>),
-    /// There will be no other connection.
-    Closed,
-}
-
-impl Source {
-    /// Continues with the messages of another connection.
-    pub(super) fn renew(&self, subscriber: Subscriber) {
-        self.set(Next::Subscriber(Box::new(subscriber)));
-    }
-
-    /// Ends the subscription once the messages that have arrived are read.
-    pub(super) fn close(&self) {
-        self.set(Next::Closed);
-    }
-
-    fn set(&self, next: Next) {
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = next;
-        self.waker.wake();
-    }
-
-    /// Returns the next connection's subscriber, or `None` if there will be no other connection.
-    fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Subscriber>> {
-        // Registered first, so that a change in between wakes the task.
-        self.waker.register(cx.waker());
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::take(&mut *next) {
-            Next::Unchanged => Poll::Pending,
-            Next::Subscriber(subscriber) => Poll::Ready(Some(*subscriber)),
-            Next::Closed => {
-                *next = Next::Closed;
-                Poll::Ready(None)
-            }
-        }
     }
 }
 

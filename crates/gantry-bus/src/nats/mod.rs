@@ -5,27 +5,28 @@ mod dial;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod inner;
 mod link;
 mod losses;
 mod messages;
 mod options;
 mod panics;
 mod renewal;
+mod source;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
+use async_nats::PublishErrorKind;
 use async_nats::client::traits::Publisher;
-use async_nats::{Client, PublishErrorKind, SubscribeErrorKind, Subscriber};
 use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::link::{Link, Reports, Totals};
+use self::inner::Inner;
+use self::link::{Reports, Totals};
 use self::messages::Messages;
-use self::renewal::Registered;
 use crate::{Bus, Error, Event, Message, Status, Subscription};
 use gantry_proto::subject::is_literal;
 
@@ -38,20 +39,6 @@ pub use self::panics::quieten_panics;
 /// this value and all of its subscriptions are dropped.
 pub struct Nats {
     inner: Arc<Inner>,
-}
-
-/// What the bus and its subscriptions share.
-struct Inner {
-    options: Options,
-    /// The current connection. If it dies, it is replaced.
-    link: watch::Sender<Arc<Link>>,
-    reports: Arc<Reports>,
-    /// All subscriptions. Locked while subscribing, so that a new connection misses none.
-    subscriptions: tokio::sync::Mutex<Vec<Registered>>,
-    /// Cancelled once the connection can't be restored.
-    closed: CancellationToken,
-    /// The epoch of the connection that was abandoned last.
-    abandoned: AtomicU64,
 }
 
 /// Connects to nats-server, and keeps reconnecting from then on.
@@ -69,53 +56,10 @@ pub async fn connect(options: Options) -> Result<Arc<Nats>, Error> {
     reports.refresh(&link, None);
 
     let over = link.over();
-    let inner = Arc::new(Inner {
-        options: Options { tls_required: options.tls_required || uses_tls, ..options },
-        link: watch::Sender::new(link),
-        reports,
-        subscriptions: tokio::sync::Mutex::default(),
-        closed: CancellationToken::new(),
-        abandoned: AtomicU64::new(0),
-    });
+    let options = Options { tls_required: options.tls_required || uses_tls, ..options };
+    let inner = Arc::new(Inner::new(options, link, reports));
     tokio::spawn(renewal::watch(Arc::downgrade(&inner), over));
     Ok(Arc::new(Nats { inner }))
-}
-
-impl Inner {
-    /// Returns the current connection, dead or alive.
-    fn link(&self) -> Arc<Link> {
-        Arc::clone(&self.link.borrow())
-    }
-
-    /// Waits for a connection that is not known to be dead.
-    async fn live_link(&self) -> Result<Arc<Link>, Error> {
-        let link = self.link();
-        if link.is_over() { self.link_after(&link).await } else { Ok(link) }
-    }
-
-    /// Waits for the connection that replaces `dead`.
-    async fn link_after(&self, dead: &Arc<Link>) -> Result<Arc<Link>, Error> {
-        let mut links = self.link.subscribe();
-        tokio::select! {
-            link = links.wait_for(|link| !Arc::ptr_eq(link, dead)) => {
-                link.map(|link| Arc::clone(&link)).map_err(|_| Error::Closed)
-            }
-            () = self.closed.cancelled() => Err(Error::Closed),
-        }
-    }
-}
-
-/// Subscribes on one connection.
-async fn subscribe_on(client: &Client, subject: &str, queue: Option<&str>) -> Result<Subscriber, Error> {
-    let subscribed = match queue {
-        Some(queue) => client.queue_subscribe(subject.to_owned(), queue.to_owned()).await,
-        None => client.subscribe(subject.to_owned()).await,
-    };
-    subscribed.map_err(|error| match error.kind() {
-        SubscribeErrorKind::InvalidSubject => Error::Subject(subject.to_owned()),
-        SubscribeErrorKind::InvalidQueueName => Error::Subject(queue.unwrap_or_default().to_owned()),
-        SubscribeErrorKind::Other => Error::Closed,
-    })
 }
 
 impl Bus for Nats {
@@ -194,11 +138,11 @@ impl Bus for Nats {
 
     /// Updated at each reconnect. A lower limit of the account is not known.
     fn max_payload(&self) -> usize {
-        self.inner.link.borrow().client.max_payload()
+        self.inner.link().client.max_payload()
     }
 
     fn received_bytes(&self) -> u64 {
-        self.inner.link.borrow().totals().received_bytes
+        self.inner.link().totals().received_bytes
     }
 
     fn status(&self) -> watch::Receiver<Status> {

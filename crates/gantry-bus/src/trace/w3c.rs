@@ -5,7 +5,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::NAMES;
+use super::names::NAMES;
 use gantry_proto::Headers;
 
 /// The longest value of a trace header that is taken from a message.

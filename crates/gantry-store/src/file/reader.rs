@@ -1,4 +1,4 @@
-//! The bytes of one open file, block by block.
+//! Reads the bytes of one open file, block by block.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -9,23 +9,24 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::task::JoinHandle;
 
-use super::super::budget::{Budget, Reservation};
-use super::super::{Body, Error};
-use super::{Identity, failed};
+use super::failure::failed;
+use super::identity::Identity;
+use crate::budget::{Budget, Reservation};
+use crate::{Body, Error};
 use gantry_proto::ObjectInfo;
 
 /// Reads one block.
 type Job = JoinHandle<Result<Bytes, Error>>;
 
-/// Reads a range of a file. While one block is being sent the next is read, if the budget allows.
+/// Reads a range of a file. While one block is sent, the next one is read, if the budget allows.
 ///
-/// A block is read by a short job rather than by a thread of its own: a thousand transfers that wait for credit hold no
-/// thread.
+/// Each block is read by a short job, so a thousand transfers that wait for credit occupy no threads.
 #[derive(Debug)]
 pub(super) struct Reader {
     source: Arc<Source>,
-    /// The first byte that no job has been started for.
+    /// The first byte that no job was started for.
     next: u64,
+    /// The exclusive end of the range.
     end: u64,
     block_bytes: u64,
     budget: Budget,
@@ -63,38 +64,44 @@ impl Reader {
             None if self.next == self.end => return Ok(None),
             None => (self.start_block(), None),
         };
+
         let block = job.await.unwrap_or_else(|error| Err(Error::unavailable(format!("reading: {error}"))))?;
         drop(reservation);
+
         if self.next < self.end
             && let Some(reservation) = self.budget.try_reserve(self.block_bytes)
         {
             self.ahead = Some((self.start_block(), reservation));
         }
+
         Ok(Some(block))
     }
 
     fn start_block(&mut self) -> Job {
         let start = self.next;
         self.next = self.end.min(start + self.block_bytes);
+
         let (source, len) = (Arc::clone(&self.source), self.next - start);
         tokio::task::spawn_blocking(move || source.read(start, len))
     }
 }
 
 impl Source {
-    /// Reads exactly `len` bytes at `offset`. One job at a time: they share the file's cursor.
+    /// Reads exactly `len` bytes at `offset`. Jobs must not run concurrently, because they share the file's cursor.
     fn read(&self, offset: u64, len: u64) -> Result<Bytes, Error> {
         let mut file = &self.file;
-        // A block is far below 4 GiB.
+        // A block is much smaller than 4 GiB.
         let mut block = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
         file.seek(SeekFrom::Start(offset))
             .and_then(|_| file.take(len).read_to_end(&mut block))
             .map_err(|error| failed(&self.name, &error))?;
-        // After the read: what was written before it shows in the file's times by now.
+
+        // Checked after the read, when the file's times show all earlier writes.
         let now = self.file.metadata().map_err(|error| failed(&self.name, &error))?;
-        if !self.identity.holds(&now) || block.len() as u64 != len {
+        if !self.identity.matches(&now) || block.len() as u64 != len {
             return Err(Error::Changed(format!("{} was written to while it was read", self.name)));
         }
+
         Ok(Bytes::from(block))
     }
 }

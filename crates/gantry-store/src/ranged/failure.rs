@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::Error;
+use gantry_proto::Key;
 
 /// One failed attempt.
 #[derive(Debug)]
@@ -23,28 +24,28 @@ pub(crate) enum Retry<C> {
 }
 
 impl<C> Failure<C> {
-    /// Makes a failure that no other attempt can change.
+    /// Makes a failure that another attempt can't change.
     pub(crate) fn is_final(error: Error) -> Self {
         Self { error, retry: Retry::Never }
     }
 
-    /// Makes a failure that may pass with time.
+    /// Makes a failure that may be temporary.
     pub(crate) fn passing(message: impl Into<String>) -> Self {
         Self { error: Error::unavailable(message), retry: Retry::Later }
     }
 }
 
-/// What a request is about, as messages name it.
+/// The subject of a request in messages.
 #[derive(Clone, Debug)]
 pub(crate) enum About {
-    /// The message goes to a consumer, which knows the key but neither the bucket nor where it is.
+    /// The message goes to a consumer, which knows the key, but must not learn the bucket or its address.
     Consumer(String),
-    /// The message stays with the operator, who needs every cause.
+    /// The message goes to the operator, who needs every cause.
     Operator(String),
 }
 
 impl About {
-    /// Adds a cause to a message for the operator. A consumer gets the message without it.
+    /// Adds a cause to a message for the operator. A message to a consumer does not contain it.
     pub(crate) fn with_cause(&self, text: &str, cause: &str) -> String {
         match self {
             Self::Operator(_) => format!("{self}: {text}: {cause}"),
@@ -61,4 +62,9 @@ impl fmt::Display for About {
         let (Self::Consumer(text) | Self::Operator(text)) = self;
         f.write_str(text)
     }
+}
+
+/// Names an object in messages to consumers.
+pub(crate) fn about_key(key: &Key) -> About {
+    About::Consumer(format!("key {:?}", key.as_str()))
 }

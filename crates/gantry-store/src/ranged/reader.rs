@@ -1,8 +1,8 @@
-//! The bytes of a range, over as many requests as it takes.
+//! Reads the bytes of a range, with as many requests as necessary.
 //!
-//! The bytes that the consumer takes now come straight from a response, with TCP's own back pressure. Ranges that follow
-//! are fetched into memory beside it, as many as it takes for the consumer not to wait and as the budget allows. Once
-//! the budget is spent, one response is read from end to end.
+//! The bytes that the consumer requests now come directly from a response, with TCP's back pressure. Later ranges are
+//! fetched into memory at the same time: as many as are needed so that the consumer does not wait, and as the budget
+//! allows. If the budget is used up, one response is read from beginning to end.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -11,13 +11,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use super::pace::Pace;
+use super::failure::{Failure, about_key};
+use super::read_ahead::ReadAhead;
 use super::retry::Attempts;
-use super::{Failure, Ranged, about_key};
+use super::slow_start::SlowStart;
+use super::source::Ranged;
 use crate::budget::Reservation;
 use crate::crowd::Member;
 use crate::{Body, Budget, Error};
@@ -25,20 +27,24 @@ use gantry_proto::ObjectInfo;
 
 /// Reads a range of one version of an object.
 ///
-/// A body that breaks, stalls or ends early is requested again from the first byte that was not handed out.
+/// If a body breaks, stalls or ends early, the rest is requested again from the first byte that was not handed out.
 pub(crate) struct Reader<R: Ranged> {
     source: Arc<R>,
     object: Arc<ObjectInfo>,
     budget: Budget,
     /// The first byte that was not handed out.
     next: u64,
+    /// The exclusive end of the range.
     end: u64,
     current: Option<Current<R>>,
-    /// Ranges without gaps, from where the current one is left.
+    /// Ranges without gaps, from the end of the current source.
     ahead: VecDeque<Ahead<R>>,
-    pace: Pace,
+    /// The response before the current range ahead, until this has yielded a byte.
+    previous: Option<Previous<R::Body>>,
+    start: SlowStart,
+    read_ahead: ReadAhead,
     client: R::Client,
-    /// The attempts that are left since the last byte; `None` while there is no failure.
+    /// The attempts that are left since the last byte, or `None` if there was no failure.
     attempts: Option<Attempts<R>>,
     _member: Member,
 }
@@ -49,24 +55,31 @@ enum Current<R: Ranged> {
     Ahead(Ahead<R>),
 }
 
-/// A response that is read as its bytes are wanted.
+/// A response that is read when its bytes are requested.
 pub(crate) struct Response<B> {
     pub(crate) body: B,
-    /// Where it ends, as an absolute offset. It is left earlier where a range ahead begins before that.
+    /// Its exclusive end, as an absolute offset. Reading ends earlier if a range ahead begins before.
     pub(crate) end: u64,
 }
 
-/// A range that a task of its own fetches.
+/// A response that continues where the current source begins, in case that the store turns out to ignore ranges.
+struct Previous<B> {
+    response: Response<B>,
+    /// What was read of it past the beginning of the current source.
+    surplus: Bytes,
+}
+
+/// A range that is fetched by its own task.
 struct Ahead<R: Ranged> {
     range: Range<u64>,
-    /// Bounded not by a count of pieces but by the range's bytes, which are reserved.
+    /// Not bounded by a number of pieces, but by the range's bytes, which are reserved.
     pieces: mpsc::UnboundedReceiver<Result<Bytes, Failure<R::Cure>>>,
     _task: AbortOnDropHandle<()>,
     _reservation: Reservation,
 }
 
 impl<R: Ranged> Reader<R> {
-    /// Reads `range`. `current` is a response that begins where it does.
+    /// Reads `range`. `current` is a response that begins with it.
     pub(crate) fn new(
         source: Arc<R>,
         object: &ObjectInfo,
@@ -82,7 +95,9 @@ impl<R: Ranged> Reader<R> {
             end: range.end,
             current: current.map(Current::Direct),
             ahead: VecDeque::new(),
-            pace: Pace::new(source.limits()),
+            previous: None,
+            start: SlowStart::default(),
+            read_ahead: ReadAhead::new(source.limits()),
             client: source.client(),
             source,
             attempts: None,
@@ -94,14 +109,21 @@ impl<R: Ranged> Reader<R> {
         Box::pin(stream::try_unfold(self, async |mut reader| Ok(reader.piece().await?.map(|piece| (piece, reader)))))
     }
 
-    /// Returns the next bytes, never none; `None` at the end of the range.
+    /// Returns the next bytes, at least one, or `None` at the end of the range.
     async fn piece(&mut self) -> Result<Option<Bytes>, Error> {
-        self.pace.asked(Instant::now());
+        if let Some(at) = self.start.wait_until(Instant::now()) {
+            sleep_until(at).await;
+        }
+        self.read_ahead.note_request(Instant::now());
 
         while self.next < self.end {
             match self.pull().await {
                 Ok(piece) => return Ok(Some(self.hand_out(piece))),
-                Err(failure) => self.recover(failure).await?,
+                Err(failure) => match self.go_back() {
+                    Some(surplus) if surplus.is_empty() => {}
+                    Some(surplus) => return Ok(Some(self.hand_out(surplus))),
+                    None => self.recover(failure).await?,
+                },
             }
         }
 
@@ -110,23 +132,55 @@ impl<R: Ranged> Reader<R> {
 
     /// Accounts for a piece of the current source, and starts to fetch what follows.
     fn hand_out(&mut self, mut piece: Bytes) -> Bytes {
-        // What a response yields beyond its range is no part of the object, or comes from the next source.
-        let left = usize::try_from(self.limit() - self.next).unwrap_or(usize::MAX);
-        piece.truncate(left);
-        self.next += piece.len() as u64;
-        self.attempts = None;
-        self.pace.given(Instant::now(), piece.len() as u64);
+        if !self.source.takes_ranges() {
+            self.ahead.clear();
+        }
 
-        if self.next == self.limit() {
-            let next = self.next;
-            self.current = self.ahead.pop_front_if(|ahead| ahead.range.start == next).map(Current::Ahead);
+        // What a response yields past its range does not belong to the object, or comes from the next source.
+        let limit = self.limit();
+        let left = usize::try_from(limit - self.next).unwrap_or(usize::MAX);
+        let surplus = piece.split_off(left.min(piece.len()));
+
+        let now = Instant::now();
+        let len = piece.len() as u64;
+        self.next += len;
+        self.attempts = None;
+        self.previous = None;
+        self.start.note_piece(now, len);
+        self.read_ahead.note_piece(now, len);
+
+        if self.next == limit {
+            self.switch(surplus);
         }
         self.fetch_ahead();
 
         piece
     }
 
-    /// Returns the offset at which the current source is left for the next one.
+    /// Continues with the range ahead that begins here, if there is one.
+    fn switch(&mut self, surplus: Bytes) {
+        let next = self.next;
+        let ahead = self.ahead.pop_front_if(|ahead| ahead.range.start == next);
+        let previous = std::mem::replace(&mut self.current, ahead.map(Current::Ahead));
+
+        if let (Some(Current::Direct(response)), Some(_)) = (previous, &self.current) {
+            self.previous = Some(Previous { response, surplus });
+        }
+    }
+
+    /// Returns to the previous response, if the store turned out to ignore ranges. Returns what was read of it already.
+    fn go_back(&mut self) -> Option<Bytes> {
+        if self.source.takes_ranges() {
+            return None;
+        }
+
+        let Previous { response, surplus } = self.previous.take()?;
+        self.ahead.clear();
+        self.current = Some(Current::Direct(response));
+        Some(surplus)
+    }
+
+    /// Returns the offset at which reading changes from the current source to the next one.
     fn limit(&self) -> u64 {
         let end = match &self.current {
             Some(Current::Ahead(current)) => return current.range.end,
@@ -136,12 +190,13 @@ impl<R: Ranged> Reader<R> {
                 self.budget.crowd().response_end(range_bytes, self.next, Some(self.end)).unwrap_or(self.end)
             }
         };
+
         self.ahead.front().map_or(end, |ahead| end.min(ahead.range.start))
     }
 
-    /// Returns the next bytes, never none, of the current source or of a new one.
+    /// Returns the next bytes, at least one, from the current source or a new one.
     async fn pull(&mut self) -> Result<Bytes, Failure<R::Cure>> {
-        // Taken out, so that a source that fails is not used again.
+        // Taken, so that a source that fails is not used again.
         let (piece, current) = match self.current.take() {
             Some(Current::Ahead(mut ahead)) => {
                 let piece = ahead.pieces.recv().await.unwrap_or_else(|| {
@@ -165,21 +220,26 @@ impl<R: Ranged> Reader<R> {
         Ok(piece)
     }
 
-    /// Starts to fetch the ranges that the consumer will ask for soon.
+    /// Starts to fetch the ranges that the consumer will request soon.
     fn fetch_ahead(&mut self) {
         let range_bytes = self.source.limits().range_bytes;
-        while self.ahead.len() < self.pace.ahead() && !self.budget.crowd().is_dense() {
+        if !self.source.takes_ranges() {
+            return;
+        }
+
+        while self.ahead.len() < self.read_ahead.ranges() && !self.budget.crowd().is_dense() {
             let start = match (self.ahead.back(), &self.current) {
                 (Some(Ahead { range, .. }), _) | (None, Some(Current::Ahead(Ahead { range, .. }))) => range.end,
-                // A response that is left soon would be left with much of it in flight.
+                // If a response is abandoned soon, much of it is in flight.
                 (None, _) => (self.next + range_bytes / 4).next_multiple_of(range_bytes),
             };
+
             let range = start..self.end.min(start - start % range_bytes + range_bytes);
             if range.is_empty() {
                 return;
             }
 
-            // A piece keeps the whole buffer that it was read into.
+            // A piece keeps the whole buffer into which it was read.
             let Some(reservation) = self.budget.try_reserve((range.end - range.start) * 3 / 2) else { return };
 
             let (sender, pieces) = mpsc::unbounded_channel();
@@ -201,7 +261,7 @@ impl<R: Ranged> Reader<R> {
     }
 }
 
-/// Sends the pieces of a range, or the failure that ends them. The reader recovers from it once it gets there.
+/// Sends the pieces of a range, or the failure that ends them. The reader recovers from it when it gets there.
 async fn fetch<R: Ranged>(
     source: Arc<R>,
     object: Arc<ObjectInfo>,
@@ -210,7 +270,11 @@ async fn fetch<R: Ranged>(
 ) {
     let mut body = match begin(&*source, &source.client(), &object, range.clone()).await {
         Ok(body) => body,
-        Err(failure) => return drop(pieces.send(Err(failure))),
+        Err(failure) => {
+            // There is no receiver if the reader was dropped.
+            drop(pieces.send(Err(failure)));
+            return;
+        }
     };
 
     while !range.is_empty() {
@@ -218,6 +282,7 @@ async fn fetch<R: Ranged>(
             piece.truncate(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
             piece
         });
+
         range.start = match &piece {
             Ok(piece) => range.start + piece.len() as u64,
             Err(_) => range.end,
@@ -229,7 +294,7 @@ async fn fetch<R: Ranged>(
     }
 }
 
-/// Requests a range once, within the time that an answer may take.
+/// Requests a range once, within the time for an answer.
 async fn begin<R: Ranged>(
     source: &R,
     client: &R::Client,
@@ -242,7 +307,7 @@ async fn begin<R: Ranged>(
     })
 }
 
-/// Returns the next bytes of a body, never none. A body that ends here has yielded too few.
+/// Returns the next bytes of a body, at least one. A body that ends here is too short.
 async fn next_piece<R: Ranged>(source: &R, object: &ObjectInfo, body: &mut R::Body) -> Result<Bytes, Failure<R::Cure>> {
     loop {
         let text = match timeout(source.limits().stall_timeout, R::next(body)).await {
@@ -252,6 +317,154 @@ async fn next_piece<R: Ranged>(source: &R, object: &ObjectInfo, body: &mut R::Bo
             Ok(None) => "sent too few bytes",
             Err(_) => "stopped sending",
         };
+
         return Err(Failure::passing(format!("{}: {} {text}", about_key(&object.key), R::NAME)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::error::Error as StdError;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use futures_util::{FutureExt, StreamExt, TryStreamExt};
+    use tokio::time::sleep;
+
+    use super::super::failure::About;
+    use super::super::limits::Limits;
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const PIECE_BYTES: u64 = 60_000;
+    const SIZE: u64 = 64 * MIB;
+
+    /// A store that sends a piece after each `delay`.
+    #[derive(Debug)]
+    struct Steady {
+        limits: Limits,
+        delay: Duration,
+        ignores_ranges: bool,
+        has_ignored_one: AtomicBool,
+        requests: AtomicUsize,
+    }
+
+    struct Pieces {
+        range: Range<u64>,
+        delay: Duration,
+    }
+
+    impl Ranged for Steady {
+        const NAME: &'static str = "the store";
+
+        type Client = ();
+        type Body = Pieces;
+        type Cure = Infallible;
+        type Cures = ();
+
+        fn limits(&self) -> &Limits {
+            &self.limits
+        }
+
+        fn client(&self) {}
+
+        fn takes_ranges(&self) -> bool {
+            !self.has_ignored_one.load(Ordering::Relaxed)
+        }
+
+        async fn get(&self, (): &(), _: &ObjectInfo, range: Range<u64>) -> Result<Pieces, Failure<Infallible>> {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            if !self.ignores_ranges {
+                return Ok(Pieces { range, delay: self.delay });
+            }
+
+            // Longer than it takes to read up to the range.
+            sleep(Duration::from_secs(1)).await;
+            self.has_ignored_one.store(true, Ordering::Relaxed);
+            Err(Failure::is_final(Error::Protocol("ignores the range".to_owned())))
+        }
+
+        async fn next(body: &mut Pieces) -> Option<Result<Bytes, Box<dyn StdError + Send + Sync>>> {
+            if body.delay > Duration::ZERO {
+                sleep(body.delay).await;
+            }
+            let start = body.range.start;
+            body.range.start = body.range.end.min(start + PIECE_BYTES);
+            (body.range.start > start).then(|| Ok(bytes_at(start..body.range.start)))
+        }
+
+        async fn cure(
+            &self,
+            (): &(),
+            (): &mut (),
+            failure: Failure<Infallible>,
+            _: &About,
+        ) -> Result<Failure<Infallible>, Failure<Infallible>> {
+            Err(failure)
+        }
+    }
+
+    /// Bytes that differ from those at other offsets.
+    fn bytes_at(range: Range<u64>) -> Bytes {
+        range.map(|offset| u8::try_from((offset * 31 + offset / 251) % 256).unwrap()).collect()
+    }
+
+    fn body(delay: Duration, ignores_ranges: bool) -> (Body, Arc<Steady>) {
+        let object = ObjectInfo {
+            key: "key".parse().unwrap(),
+            size: SIZE,
+            etag: "\"1\"".to_owned(),
+            version_id: None,
+            last_modified: None,
+            content_type: None,
+            metadata: std::collections::BTreeMap::new(),
+            checksum: None,
+        };
+        let budget = Budget::new(1 << 30);
+        let member = budget.crowd().enter();
+        let source = Arc::new(Steady {
+            limits: Limits::default(),
+            delay,
+            ignores_ranges,
+            has_ignored_one: AtomicBool::new(false),
+            requests: AtomicUsize::new(0),
+        });
+        let response = Response { body: Pieces { range: 0..SIZE, delay }, end: SIZE };
+        let reader = Reader::new(Arc::clone(&source), &object, 0..SIZE, Some(response), budget, member);
+        (reader.into_body(), source)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_nobody_can_have_heard_of_hands_out_less_than_a_mebibyte() {
+        let (mut body, source) = body(Duration::ZERO, false);
+        let mut handed_out = 0;
+        while let Some(piece) = body.next().now_or_never() {
+            handed_out += piece.unwrap().unwrap().len() as u64;
+            assert!(handed_out < MIB, "all is handed out at once");
+        }
+        assert!(handed_out >= MIB / 2, "{handed_out}");
+        assert_eq!(source.requests.load(Ordering::Relaxed), 0);
+
+        let rest: Vec<Bytes> = body.try_collect().await.unwrap();
+
+        assert_eq!(handed_out + rest.iter().map(|piece| piece.len() as u64).sum::<u64>(), SIZE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_ignores_ranges_is_read_with_the_first_response() {
+        let (mut body, source) = body(Duration::from_millis(1), true);
+        let mut offset = 0;
+
+        while let Some(piece) = body.try_next().await.unwrap() {
+            let end = offset + piece.len() as u64;
+            assert!(piece == bytes_at(offset..end), "wrong bytes from {offset}");
+            offset = end;
+        }
+
+        assert_eq!(offset, SIZE);
+        // Those that were in flight when the first one was ignored.
+        let requests = source.requests.load(Ordering::Relaxed);
+        assert!((1..=3).contains(&requests), "{requests}");
     }
 }

@@ -1,11 +1,13 @@
-//! Repeating a request within a budget of time and attempts.
+//! Repeats a request within a budget of time and attempts.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{About, Failure, Limits, Ranged, Retry};
+use super::failure::{About, Failure, Retry};
+use super::limits::Limits;
+use super::source::Ranged;
 use crate::Error;
 
 /// Repeats `request` while another attempt makes sense and the retry budget lasts.
@@ -36,7 +38,7 @@ where
     }
 }
 
-/// The attempts that are left for one request, or for one stretch of a body without progress.
+/// The attempts that are left for one request, or since the last byte of a body.
 pub(super) struct Attempts<R: Ranged> {
     deadline: Instant,
     pauses: ExponentialBackoff,

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +15,11 @@ use tokio::time::Instant;
 
 use super::client::Live;
 use super::failure::{Cure, Failure};
-use super::listing::{self, Mend};
+use super::listing::{self, Mend, Wanted};
 use super::object;
 use super::observe::{PROBE, observed};
 use super::options::{Limits, Options};
-use super::parts::Parts;
+use super::position::Position;
 use super::witness::{Witness, is_listing};
 use crate::ranged::{self, About, Ranged, Retry};
 use crate::{Error, LIST_LIMIT_MAX, Observe, Observer};
@@ -32,19 +33,20 @@ pub(crate) struct Bucket {
     limits: Limits,
     observer: Observer,
     live: Live,
-    parts: Arc<Parts>,
-    /// When it was last seen that S3 answers at this address, after a doubt.
+    /// Whether S3 sent a whole object in answer to the latest request for a range.
+    ignores_ranges: AtomicBool,
+    /// When a doubt whether S3 answers at this address was last resolved.
     vouched: Mutex<Option<Instant>>,
 }
 
-/// How long S3 counts as S3 after a doubt. A server that names itself in no answer is asked this often.
+/// How long the resolution of a doubt is valid. A server that never identifies itself is asked this often.
 const VOUCHED_FOR: Duration = Duration::from_secs(60);
 
 /// The head of an answer to a GET, and its body.
 pub(super) struct Answer {
-    /// The version that the body belongs to; with a checksum only when the whole object was asked for.
+    /// The version that the body belongs to. It has a checksum only if the whole object was requested.
     pub(super) object: ObjectInfo,
-    /// The bytes that the body is to yield.
+    /// The bytes that the body must yield. The end is exclusive.
     pub(super) range: Range<u64>,
     pub(super) body: ByteStream,
 }
@@ -54,7 +56,15 @@ impl Bucket {
         let (name, prefix, limits) = (options.bucket.clone(), options.prefix.clone(), options.limits.clone());
         let observer = Observer::clone(&options.observer);
         let live = Live::connect(options).await?;
-        Ok(Self { name, prefix, limits, observer, live, parts: Arc::default(), vouched: Mutex::default() })
+        Ok(Self {
+            name,
+            prefix,
+            limits,
+            observer,
+            live,
+            ignores_ranges: AtomicBool::new(false),
+            vouched: Mutex::default(),
+        })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -69,12 +79,8 @@ impl Bucket {
         &*self.observer
     }
 
-    pub(super) const fn parts(&self) -> &Arc<Parts> {
-        &self.parts
-    }
-
     /// Names an object in messages to consumers.
-    #[expect(clippy::unused_self, reason = "what is asked about, read with the other questions to the bucket")]
+    #[expect(clippy::unused_self, reason = "a counterpart to `what_bucket`")]
     pub(super) fn what(&self, key: &Key) -> About {
         ranged::about_key(key)
     }
@@ -84,12 +90,12 @@ impl Bucket {
         About::Operator(format!("bucket {:?}", self.name))
     }
 
-    /// Returns the key as S3 has it.
+    /// Returns the key under which S3 keeps the object.
     pub(super) fn full(&self, key: &Key) -> String {
         format!("{}{key}", self.prefix)
     }
 
-    /// Asks once for a whole object and the checksum that is stored with it.
+    /// Requests a whole object, and the checksum that is stored with it, once.
     pub(super) async fn get_whole(&self, client: &Client, key: &Key, pin: &Pin) -> Result<Answer, Failure> {
         let asked = async {
             let what = self.what(key);
@@ -102,20 +108,22 @@ impl Bucket {
                 .set_version_id(pin.version_id.clone())
                 .customize()
                 .interceptor(witness.clone())
-                // Set as a header, not as the SDK's parameter, which would have the SDK verify the body as well.
+                // A header instead of the SDK's parameter, which would make the SDK verify the body as well.
                 .mutate_request(|request| {
                     request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
                 })
                 .send();
+
             let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
             self.vouch(client, &witness, &what).await?;
+
             let object = object::of_whole(key, pin, &output, &what).map_err(Failure::is_final)?;
             Ok(Answer { range: 0..object.size, object, body: output.body })
         };
         observed(&*self.observer, "get", asked).await
     }
 
-    /// Asks once for a range, without its end for all that follows.
+    /// Requests a range once. The end is exclusive; `None` is the object's end.
     pub(super) async fn get_range(
         &self,
         client: &Client,
@@ -137,13 +145,17 @@ impl Bucket {
                 .customize()
                 .interceptor(witness.clone())
                 .send();
+
             let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
             self.vouch(client, &witness, &what).await?;
+
             if output.content_range().is_none() && output.content_length() == Some(0) {
-                // How some stores answer for an empty object, where others have no such range.
+                // Some stores answer so for an empty object. Others report an invalid range.
                 let error = Error::Protocol(format!("{what}: S3 sends no bytes for a range"));
                 return Err(Failure { error, retry: Retry::AfterCure(Cure::Size) });
             }
+            self.ignores_ranges.store(output.content_range().is_none(), Ordering::Relaxed);
+
             let (object, range) =
                 object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::is_final)?;
             Ok(Answer { object, range, body: output.body })
@@ -151,9 +163,9 @@ impl Bucket {
         observed(&*self.observer, "get", asked).await
     }
 
-    /// Asks once for an object's description with its checksum.
+    /// Requests an object's description with its checksum, once.
     ///
-    /// The pinned `ETag` is compared here instead of sent: there are stores that refuse their own `ETag` on a HEAD.
+    /// The pinned `ETag` is compared here instead of being sent, because some stores reject their own `ETag` on a HEAD.
     pub(super) async fn head(&self, client: &Client, key: &Key, pin: &Pin) -> Result<ObjectInfo, Failure> {
         let asked = async {
             let what = self.what(key);
@@ -167,42 +179,57 @@ impl Bucket {
                 .customize()
                 .interceptor(witness.clone())
                 .send();
+
             let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
             self.vouch(client, &witness, &what).await?;
+
             object::of_head(key, pin, &output, &what).map_err(Failure::is_final)
         };
         observed(&*self.observer, "head", asked).await
     }
 
-    /// Asks once for a page of keys.
+    /// Requests a page of keys once.
     pub(super) async fn list(&self, client: &Client, request: &ListRequest) -> Result<ListPage, Failure> {
         let asked = async {
             let what = About::Consumer("the listing".to_owned());
             let limit = request.limit.unwrap_or(LIST_LIMIT_MAX).clamp(1, LIST_LIMIT_MAX);
-            let request = client
+            let position = Position::of(request.token.as_deref());
+            // A name that S3 folded stands for all keys that begin with it.
+            let is_folded = |name: &str| !request.recursive && name.ends_with('/') && name != request.prefix;
+            let is_after_folded = position.after().is_some_and(is_folded);
+
+            let call = client
                 .list_objects_v2()
                 .bucket(&self.name)
                 .prefix(format!("{}{}", self.prefix, request.prefix))
                 .set_delimiter((!request.recursive).then(|| "/".to_owned()))
                 .max_keys(i32::try_from(limit).unwrap_or(i32::MAX))
-                .set_continuation_token(request.token.clone())
+                .set_continuation_token(position.token().map(str::to_owned))
+                .set_start_after(position.start_after(&self.prefix, is_after_folded))
                 .encoding_type(EncodingType::Url)
                 .customize()
                 .interceptor(Mend)
                 .send();
-            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-            Ok(listing::page(&output, &self.prefix))
+            let output = Box::pin(call).await.map_err(|error| Failure::of(&error, &what))?;
+
+            let wanted = Wanted { store_prefix: &self.prefix, position: &position, limit: limit as usize };
+            listing::page(&output, wanted, &what).map_err(Failure::is_final)
         };
         observed(&*self.observer, "list", asked).await
     }
 
-    /// Asks once for what needs no object to exist, with the right to list or to read.
+    /// Returns whether a page can begin after any name. Directory buckets of AWS list names in no order.
+    pub(super) fn lists_in_order(&self) -> bool {
+        !self.name.ends_with("--x-s3")
+    }
+
+    /// Makes a request that requires no object, only permission to list or to read, once.
     pub(super) async fn probe(&self, client: &Client) -> Result<(), Failure> {
         observed(&*self.observer, PROBE, self.sign_of_life(client, &self.what_bucket())).await
     }
 
-    /// Asks for a listing and takes any as a sign of life, whatever keys stand in it: whoever may put an object must
-    /// not be able to take the store away from others.
+    /// Requests a listing, and accepts any, whatever keys it contains: a user who may put an object must not be able to
+    /// make the store unusable for others.
     async fn sign_of_life(&self, client: &Client, what: &About) -> Result<(), Failure> {
         let request = client
             .list_objects_v2()
@@ -211,9 +238,10 @@ impl Bucket {
             .max_keys(1)
             .encoding_type(EncodingType::Url)
             .send();
+
         match Box::pin(request).await {
             Ok(_) => Ok(()),
-            // It knows who asks, and that right is not needed to read.
+            // S3 knows the credentials. Permission to list is not required for reading.
             Err(error) if error.code() == Some("AccessDenied") => Ok(()),
             Err(SdkError::ServiceError(error))
                 if error.raw().status().is_success() && error.raw().body().bytes().is_some_and(is_listing) =>
@@ -224,12 +252,13 @@ impl Bucket {
         }
     }
 
-    /// Makes sure that an answer that looks like a page comes from S3.
+    /// Checks that an answer that looks like a web page comes from S3.
     async fn vouch(&self, client: &Client, witness: &Witness, what: &About) -> Result<(), Failure> {
         let vouched = *self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
         if !witness.doubts() || vouched.is_some_and(|at| at.elapsed() < VOUCHED_FOR) {
             return Ok(());
         }
+
         self.sign_of_life(client, what).await?;
         *self.vouched.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(())
@@ -260,6 +289,10 @@ impl Ranged for Bucket {
         self.live.client()
     }
 
+    fn takes_ranges(&self) -> bool {
+        !self.ignores_ranges.load(Ordering::Relaxed)
+    }
+
     async fn get(&self, client: &Arc<Client>, object: &ObjectInfo, range: Range<u64>) -> Result<ByteStream, Failure> {
         let (key, pin) = (&object.key, object.pin());
         let answer = self.get_range(client, key, &pin, (range.start, Some(range.end))).await?;
@@ -282,6 +315,7 @@ impl Ranged for Bucket {
         about: &About,
     ) -> Result<Failure, Failure> {
         let Retry::AfterCure(cure) = &failure.retry else { return Err(failure) };
+
         match cure {
             Cure::Region(region) if left.take_region() => {
                 self.live.move_to(region);
@@ -298,7 +332,7 @@ impl Ranged for Bucket {
     }
 }
 
-/// The cures that were not tried yet for one request.
+/// The cures that have not been tried yet for one request.
 #[derive(Debug)]
 pub(crate) struct Cures {
     region: bool,

@@ -1,8 +1,9 @@
-//! Clients of the SDK: how they are made, and made again for another region or with fresh credentials.
+//! Makes the SDK's clients, and replaces them for another region or with new credentials.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use aws_config::SdkConfig;
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
@@ -16,32 +17,33 @@ use aws_sdk_s3::config::{
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::body_limit::BodyLimit;
 use super::connections;
 use super::observe::TraceHeader;
 use super::options::{Credentials, Options, StaticCredentials};
 use crate::Error;
 
-/// Where an S3 that has no regions is said to be, and where AWS answers for buckets of every region with their own.
+/// The region of S3 servers without regions. AWS answers here with the region of any bucket.
 const REGION_FALLBACK: &str = "us-east-1";
 
-/// How soon after loading credentials it is worth loading them again.
+/// Minimum time between two loads of the credentials.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The client of one bucket. It is replaced when S3 names another region or refuses the credentials.
+/// The client of one bucket. It is replaced if S3 states another region or rejects the credentials.
 #[derive(Debug)]
 pub(super) struct Live {
     options: Options,
-    /// Its connections outlive a client.
+    /// The connections, which outlive a client.
     http: SharedHttpClient,
     client: RwLock<Arc<Client>>,
-    /// Which credentials there are; held while they are loaded.
+    /// The credentials in use. Locked while they are loaded.
     loaded: Mutex<Loaded>,
 }
 
 #[derive(Debug)]
 struct Loaded {
     at: Instant,
-    /// The key, where we hold it ourselves.
+    /// The key, unless the SDK finds it.
     keys: Option<StaticCredentials>,
 }
 
@@ -59,7 +61,7 @@ impl Live {
         Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Signs for `region` from now on. Returns whether that is news.
+    /// Signs for `region` from now on. Returns whether this is a change.
     pub(super) fn move_to(&self, region: &str) -> bool {
         let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
         if client.config().region().is_some_and(|now| now.as_ref() == region) {
@@ -75,13 +77,14 @@ impl Live {
         matches!(self.options.credentials, Credentials::Files(_))
     }
 
-    /// Loads the credentials again, unless `used` has been replaced already or that was done a moment ago. Returns
-    /// whether another try makes sense: not with the same key from the same files.
+    /// Loads the credentials again, unless `used` was already replaced or they were loaded a moment ago. Returns whether
+    /// another attempt makes sense. It does not with the same key from the same files.
     pub(super) async fn reload(&self, used: &Arc<Client>) -> Result<bool, Error> {
         let mut loaded = self.loaded.lock().await;
         if !Arc::ptr_eq(used, &self.client()) {
             return Ok(true);
         }
+
         let keys = keys(&self.options.credentials)?;
         let from_files = self.has_key_files();
         if from_files && keys == loaded.keys {
@@ -90,9 +93,11 @@ impl Live {
         if !from_files && loaded.at.elapsed() < RELOAD_INTERVAL {
             return Ok(true);
         }
+
         let region = used.config().region().map(|region| region.as_ref().to_owned());
         let options = Options { region, ..self.options.clone() };
         let fresh = Box::pin(client(&options, keys.as_ref(), &self.http)).await;
+
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
         *loaded = Loaded { at: Instant::now(), keys };
         Ok(true)
@@ -108,17 +113,18 @@ fn check(options: &Options) -> Result<(), Error> {
     if limits.range_bytes == 0 || limits.concurrency_max == 0 || limits.attempts_max == 0 {
         return invalid("range size, concurrency and attempts must be at least 1");
     }
+
     let Some(url) = &options.endpoint_url else { return Ok(()) };
     let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
         return invalid("the endpoint URL begins with neither http:// nor https://");
     };
     if rest.split('/').next().is_none_or(|host| host.is_empty() || host.contains('@')) {
-        return invalid("the endpoint URL names no host, or holds credentials, which don't belong there");
+        return invalid("the endpoint URL has no host, or contains credentials, which are not allowed there");
     }
     Ok(())
 }
 
-/// Returns the key that was given, or that the files hold now.
+/// Returns the configured key, or the one that the files contain now.
 fn keys(credentials: &Credentials) -> Result<Option<StaticCredentials>, Error> {
     Ok(match credentials {
         Credentials::Static(keys) => Some(keys.clone()),
@@ -132,6 +138,7 @@ async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &Shar
     if let Some(profile) = &options.profile {
         loader = loader.profile_name(profile);
     }
+
     let is_anonymous = matches!(options.credentials, Credentials::Anonymous);
     loader = match keys {
         Some(keys) => loader.credentials_provider(SdkCredentials::new(
@@ -144,18 +151,23 @@ async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &Shar
         None if is_anonymous => loader.no_credentials(),
         None => loader,
     };
-    let mut config = Builder::from(&loader.load().await)
+
+    let sdk = loader.load().await;
+    let endpoint = endpoint(options, &sdk);
+    let mut config = Builder::from(&sdk)
         .http_client(http.clone())
-        .force_path_style(options.path_style)
-        // A ranged GET must not be held against the whole object's checksum. The consumer verifies.
+        .force_path_style(is_path_style(options, endpoint.as_deref()))
+        // A ranged GET must not be compared with the whole object's checksum. The consumer verifies it.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        // Retries, and the time that a body may stall, are this module's: the SDK retries no body, shares one bucket
-        // of retries among all requests, and gives up on a body after 5 s.
+        // Retries and stalled bodies are handled by `ranged`. The SDK does not retry bodies, shares one bucket of retry
+        // tokens among all requests, and abandons a body after 5 s.
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(TraceHeader(Arc::clone(&options.observer)))
+        .interceptor(BodyLimit)
         .timeout_config(TimeoutConfig::builder().connect_timeout(options.limits.connect_timeout).build());
-    if let Some(url) = endpoint(options) {
+
+    if let Some(url) = endpoint {
         config = config.endpoint_url(url);
     }
     if let Ok(name) = AppName::new("gantry") {
@@ -164,18 +176,26 @@ async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &Shar
     if is_anonymous {
         config = config.allow_no_auth();
     }
+
     Client::from_conf(config.build())
 }
 
-/// Returns the endpoint of the options or the environment. The SDK appends the bucket to its path without a slash, so
-/// the path must end with one.
-fn endpoint(options: &Options) -> Option<String> {
-    let url = options.endpoint_url.clone().or_else(endpoint_of_environment)?;
+/// Returns the endpoint of the options, the environment or the profile. The SDK appends the bucket to its path without a slash, so a
+/// path must end with one.
+fn endpoint(options: &Options, sdk: &SdkConfig) -> Option<String> {
+    let of_profile = || sdk.endpoint_url().map(str::to_owned);
+    let url = options.endpoint_url.clone().or_else(endpoint_of_environment).or_else(of_profile)?;
     let has_path = url.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
     Some(if has_path && !url.ends_with('/') { url + "/" } else { url })
 }
 
-/// Returns the endpoint that the environment names; `None` if there is none, or if it is to be ignored.
+/// Returns whether requests have the bucket in the path. Apart from AWS's own, few servers have a DNS name for every
+/// bucket.
+fn is_path_style(options: &Options, endpoint: Option<&str>) -> bool {
+    options.path_style.unwrap_or(endpoint.is_some())
+}
+
+/// Returns the endpoint in the environment, or `None` if there is none or the environment says to ignore it.
 pub(super) fn endpoint_of_environment() -> Option<String> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if set("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
@@ -184,7 +204,8 @@ pub(super) fn endpoint_of_environment() -> Option<String> {
     set("AWS_ENDPOINT_URL_S3").or_else(|| set("AWS_ENDPOINT_URL"))
 }
 
-/// Where to look for the region. Only for AWS itself is the instance metadata service asked: elsewhere there is none.
+/// Returns where to look for the region. The instance metadata service is asked only for AWS itself, since there is none
+/// elsewhere.
 fn region(options: &Options) -> RegionProviderChain {
     let chain = RegionProviderChain::first_try(options.region.clone().map(Region::new));
     let chain = if options.region.is_some() {
@@ -203,4 +224,38 @@ fn region(options: &Options) -> RegionProviderChain {
         chain.or_else(default.build())
     };
     chain.or_else(Region::new(REGION_FALLBACK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sdk(endpoint_of_profile: Option<&str>) -> SdkConfig {
+        let mut sdk = SdkConfig::builder();
+        sdk.set_endpoint_url(endpoint_of_profile.map(str::to_owned));
+        sdk.build()
+    }
+
+    #[test]
+    fn an_endpoint_of_the_profile_is_used_like_a_configured_one() {
+        let own = Options { endpoint_url: Some("http://own/s3".to_owned()), ..Options::new("bucket") };
+        let none = Options::new("bucket");
+
+        let found = endpoint(&none, &sdk(Some("http://minio.example/s3")));
+        assert_eq!(found.as_deref(), Some("http://minio.example/s3/"));
+        assert!(is_path_style(&none, found.as_deref()));
+
+        assert_eq!(endpoint(&own, &sdk(Some("http://minio.example"))).as_deref(), Some("http://own/s3/"));
+        assert_eq!(endpoint(&none, &sdk(None)), None);
+        assert!(!is_path_style(&none, None));
+    }
+
+    #[test]
+    fn a_configured_path_style_applies_with_and_without_an_endpoint() {
+        for is_path in [true, false] {
+            let options = Options { path_style: Some(is_path), ..Options::new("bucket") };
+            assert_eq!(is_path_style(&options, None), is_path);
+            assert_eq!(is_path_style(&options, Some("http://minio.example")), is_path);
+        }
+    }
 }

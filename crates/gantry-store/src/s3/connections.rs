@@ -1,4 +1,4 @@
-//! Connections to S3: one pool for each store, and what it tells about itself.
+//! Connections to S3: one pool for each store, which reports to the store's observer.
 
 use aws_sdk_s3::config::SharedHttpClient;
 use aws_smithy_http_client::pool::{Client, ConnectionEvent, ConnectionEventListener, ConnectionPool};
@@ -9,11 +9,11 @@ use aws_smithy_runtime_api::shared::IntoShared;
 
 use crate::{Error, Observer};
 
-/// Makes a pool of connections that `observer` counts. As with the SDK's own, `HTTPS_PROXY` and its like are heeded,
-/// and a connection is closed that was not used for 90 s.
+/// Makes a pool of connections that `observer` counts. As in the SDK's default pool, `HTTPS_PROXY` and similar variables
+/// apply, and a connection is closed after 90 s without a request.
 ///
 /// # Errors
-/// [`Error::Invalid`] when the environment names a proxy that can't be one.
+/// [`Error::Invalid`] if the environment names an invalid proxy.
 pub(super) fn pool(observer: &Observer) -> Result<SharedHttpClient, Error> {
     #[cfg(feature = "fuzzing")]
     if let Some(client) = super::fuzzing::client() {
@@ -39,6 +39,6 @@ impl ConnectionEventListener for Counted {
         } else if matches!(event, ConnectionEvent::PhysicalClose(_)) {
             self.0.connection_closed();
         }
-        // A failed attempt is told by the request that wanted it.
+        // A failed attempt is reported by its request.
     }
 }

@@ -1,4 +1,4 @@
-//! What the fuzz targets reach of this module: an S3 that answers what it is told to.
+//! Private parts of this module that fuzz targets use: an S3 server with prepared answers.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -9,12 +9,12 @@ use aws_sdk_s3::primitives::SdkBody;
 use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 
-/// One answer of the pretended S3.
+/// One prepared answer.
 #[derive(Clone, Debug, Default)]
 pub struct Canned {
     /// The HTTP status.
     pub status: u16,
-    /// Headers. What can't be one is left out.
+    /// Headers. Invalid ones are left out.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
@@ -24,20 +24,21 @@ thread_local! {
     static ANSWERS: RefCell<Option<VecDeque<Canned>>> = const { RefCell::new(None) };
 }
 
-/// Makes every store that this thread connects from now on get these answers, in order, and then no connection.
+/// Prepares the answers for every store that this thread connects from now on, in order. After the last one, connections
+/// fail.
 pub fn answer_with(answers: Vec<Canned>) {
     ANSWERS.with_borrow_mut(|all| *all = Some(answers.into()));
 }
 
-/// Returns a client that gives the answers of this thread, if there are any.
+/// Returns a client with the prepared answers of this thread, if any.
 pub(super) fn client() -> Option<SharedHttpClient> {
-    ANSWERS.with_borrow(Option::is_some).then(|| http_client_fn(|_, _| SharedHttpConnector::new(Pretended)))
+    ANSWERS.with_borrow(Option::is_some).then(|| http_client_fn(|_, _| SharedHttpConnector::new(Prepared)))
 }
 
 #[derive(Debug)]
-struct Pretended;
+struct Prepared;
 
-impl HttpConnector for Pretended {
+impl HttpConnector for Prepared {
     fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
         let answer = ANSWERS.with_borrow_mut(|all| all.as_mut().and_then(VecDeque::pop_front));
         let Some(Canned { status, headers, body }) = answer else {

@@ -1,11 +1,13 @@
-//! Objects from S3 and what speaks like it. No other module names the SDK.
+//! Objects from S3 and compatible servers. No other module uses the SDK.
 //!
-//! Every answer is held against what was asked for: `ETag`, version, range, length. What is no answer is asked for
-//! again within [`Limits`], and every request after an object's first one is pinned to the version that it found.
+//! Every answer is compared with the request: `ETag`, version, range, length. A request without an answer is repeated
+//! within [`Limits`]. After the first request for an object, all others are pinned to the version that it found.
 
+mod body_limit;
 mod bucket;
 mod client;
 mod connections;
+mod excerpt;
 mod failure;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -15,6 +17,7 @@ mod object;
 mod observe;
 mod options;
 mod parts;
+mod position;
 mod witness;
 
 use std::fmt;
@@ -29,17 +32,20 @@ use futures_util::future::{BoxFuture, try_join};
 use self::bucket::{Answer, Bucket};
 use self::failure::{Cure, Failure};
 pub use self::options::{Credentials, KeyFiles, Limits, Options, StaticCredentials};
+use self::parts::Parts;
+use self::position::Position;
 use super::crowd::Member;
 use super::ranged::{About, Ranged as _, Reader, Response, Retry};
 use super::{Budget, Error, Opened, Store};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 
-/// How often an object may be replaced between two requests that describe it, before it is given up.
+/// How often an object may be replaced between the two requests that describe it, before opening it fails.
 const REPLACED_MAX: u32 = 3;
 
-/// A bucket, or what lies below a prefix in it.
+/// A bucket, or the objects below a prefix in it.
 pub struct S3Store {
     bucket: Arc<Bucket>,
+    parts: Arc<Parts>,
     budget: Budget,
     fingerprint: String,
 }
@@ -55,28 +61,36 @@ impl fmt::Debug for S3Store {
 }
 
 impl S3Store {
-    /// Finds region and credentials; no request is sent to S3.
+    /// Finds the region and the credentials. No request is sent to S3.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the options contradict themselves.
+    /// [`Error::Invalid`] if an option is invalid, or if a file with a key can't be read.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped before it is ready.
     pub async fn connect(options: Options, budget: Budget) -> Result<Self, Error> {
         let fingerprint = fingerprint(&options);
-        Ok(Self { bucket: Arc::new(Bucket::connect(options).await?), budget, fingerprint })
+        let bucket = Arc::new(Bucket::connect(options).await?);
+        Ok(Self { bucket, parts: Arc::default(), budget, fingerprint })
     }
 }
 
-/// An object, the range that is wanted of it, and the response that begins with it unless there is nothing to read.
+/// An object, the requested range, and the response that begins with it. There is no response for an empty range.
 type Opening = (ObjectInfo, Range<u64>, Option<Response<ByteStream>>);
 
 impl Store for S3Store {
     fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
         async move {
-            // From here on, and not only when it reads: of many that come at once each must see the others.
+            // Counted from here on, so that many readers that start at once see one another.
             let member = self.budget.crowd().enter();
             let opening = match (span, self.response_end(span)) {
                 (Span { start: 0, .. }, None) => self.open_whole(key, pin).await?,
                 (Span { start, end: Some(end) }, _) if end <= start => self.open_empty(key, pin, span).await?,
-                (span, response_end) => self.open_range(key, pin, span, response_end).await?,
+                (span, response_end) => match self.open_range(key, pin, span, response_end).await {
+                    // The whole object was requested as a range only because there are many readers.
+                    Err(_) if is_whole(span) && !self.bucket.takes_ranges() => self.open_whole(key, pin).await?,
+                    opened => opened?,
+                },
             };
             Ok(self.opened(opening, member).await)
         }
@@ -86,7 +100,7 @@ impl Store for S3Store {
     fn stat<'a>(&'a self, key: &'a Key, pin: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
         async move {
             let mut object = self.describe(key, pin).await?;
-            parts::learn(&self.bucket, &mut object).await;
+            self.parts.recall(&mut object);
             Ok(object)
         }
         .boxed()
@@ -114,55 +128,66 @@ impl Store for S3Store {
         .boxed()
     }
 
+    fn token_after(&self, name: &str) -> Option<String> {
+        let position = Position::After(name.to_owned());
+        if self.bucket.lists_in_order() { position.into_token() } else { None }
+    }
+
     fn fingerprint(&self) -> Option<String> {
         Some(self.fingerprint.clone())
     }
 }
 
-/// Names the place by its endpoint, bucket and prefix. An endpoint that only a profile names is not seen.
+/// Returns the fingerprint of the endpoint, bucket and prefix. An endpoint that only a profile names is not included.
 fn fingerprint(options: &Options) -> String {
     let endpoint =
         options.endpoint_url.clone().or_else(client::endpoint_of_environment).unwrap_or_default().to_ascii_lowercase();
     let endpoint = endpoint.trim_end_matches('/');
+
     let endpoint = match endpoint.split_once("://") {
         Some(("http", _)) => endpoint.trim_end_matches(":80"),
         Some(("https", _)) => endpoint.trim_end_matches(":443"),
         _ => endpoint,
     };
+
     super::fingerprint("s3", &[endpoint, &options.bucket, &options.prefix])
 }
 
 impl S3Store {
-    /// One request: its first byte is there after one round trip.
+    /// Makes one request, so the first byte arrives after one round trip.
     async fn open_whole(&self, key: &Key, pin: &Pin) -> Result<Opening, Error> {
         let what = self.bucket.what(key);
+
         let answer = self
             .bucket
             .retry(&what, |client| async move { self.bucket.get_whole(&client, key, pin).await })
             .await
             .map_err(|failure| failure.error)?;
+
         let response = Response { body: answer.body, end: answer.range.end };
         Ok((answer.object, answer.range, Some(response)))
     }
 
-    /// Nothing is to be read, but the object must be there.
+    /// Checks that the object exists, although nothing is read.
     async fn open_empty(&self, key: &Key, pin: &Pin, span: Span) -> Result<Opening, Error> {
         let object = self.describe(key, pin).await?;
         let range = resolve(span, &object)?;
         Ok((object, range, None))
     }
 
-    /// The range, the first response to which goes to `response_end`.
+    /// Opens a range. Its first response ends at `response_end`, exclusive.
     async fn open_range(&self, key: &Key, pin: &Pin, span: Span, response_end: Option<u64>) -> Result<Opening, Error> {
         let what = self.bucket.what(key);
         let first = (span.start, response_end);
         let range = |client: Arc<_>| async move { self.bucket.get_range(&client, key, pin, first).await };
+
         let opened = if span.end.is_some() {
-            // What ends before the object does can't be held against its checksum.
+            // A range that ends before the object can't be compared with its checksum.
             self.bucket.retry(&what, range).await.map(Some)
         } else {
             self.range_and_checksum(&what, key, pin, range).await
         };
+
         match opened {
             Ok(Some(answer)) => {
                 let response = Response { body: answer.body, end: answer.range.end };
@@ -179,8 +204,8 @@ impl S3Store {
         }
     }
 
-    /// Two requests side by side: the range, and a HEAD for the checksum, which no ranged request may ask for. `None`
-    /// when they kept answering for different versions.
+    /// Makes two requests at once: the range, and a HEAD for the checksum, which a ranged request can't include. Returns
+    /// `None` if their answers were of different versions each time.
     async fn range_and_checksum<F>(
         &self,
         what: &About,
@@ -193,7 +218,7 @@ impl S3Store {
     {
         let head = |client: Arc<_>| async move { self.bucket.head(&client, key, pin).await };
         let described = async || match self.bucket.retry(what, head).await {
-            // A policy may permit GET alone; that costs no more than the checksum.
+            // A policy may permit only GET. Then only the checksum is missing.
             Err(Failure { error: Error::Denied(_), .. }) => Ok(None),
             described => described.map(Some),
         };
@@ -204,14 +229,19 @@ impl S3Store {
                 (answer, Some(object)) if is_same(&answer.object, &object) => {
                     return Ok(Some(Answer { object, ..answer }));
                 }
+                // Replaced between the two. Without a pin, the newer version is as good.
                 _ => {}
             }
-            // Replaced between the two; without a pin the newer one will do.
         }
+
         Ok(None)
     }
 
+    /// Returns the exclusive end of the first response, or `None` for the object's end.
     fn response_end(&self, span: Span) -> Option<u64> {
+        if !self.bucket.takes_ranges() {
+            return span.end;
+        }
         self.budget.crowd().response_end(self.bucket.limits().range_bytes, span.start, span.end)
     }
 
@@ -224,7 +254,8 @@ impl S3Store {
     }
 
     async fn opened(&self, (mut object, range, response): Opening, member: Member) -> Opened {
-        parts::learn(&self.bucket, &mut object).await;
+        parts::learn(&self.parts, &self.bucket, &mut object).await;
+
         let budget = self.budget.clone();
         let body = Reader::new(Arc::clone(&self.bucket), &object, range, response, budget, member).into_body();
         Opened { object, body }
@@ -233,6 +264,10 @@ impl S3Store {
 
 fn resolve(span: Span, object: &ObjectInfo) -> Result<Range<u64>, Error> {
     span.resolve(object.size).ok_or(Error::Range { start: span.start, size: object.size })
+}
+
+const fn is_whole(span: Span) -> bool {
+    span.start == 0 && span.end.is_none()
 }
 
 fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {

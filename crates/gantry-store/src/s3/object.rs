@@ -1,4 +1,4 @@
-//! What the heads of S3's answers say about an object.
+//! Reads descriptions of objects from the headers of S3's answers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -8,8 +8,10 @@ use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::ChecksumType;
 
+use super::excerpt::excerpt;
 use crate::Error;
 use crate::ranged::About;
+use gantry_proto::limits::{OFFSET_MAX, VERSION_MAX_BYTES};
 use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, Key, ObjectInfo, Pin};
 
 /// The fields that GET and HEAD have in common.
@@ -23,7 +25,7 @@ struct Head<'a> {
     checksum: Option<Checksum>,
 }
 
-/// Copies out of either answer what both have under the same names.
+/// Copies the fields that both answers have under the same names.
 macro_rules! head {
     ($output:expr, $size:expr, $checksum:expr) => {
         Head {
@@ -38,7 +40,7 @@ macro_rules! head {
     };
 }
 
-/// Returns the checksum that an un-ranged answer holds. The order is that of what it costs to check.
+/// Returns the checksum of an un-ranged answer, preferably one that is cheap to verify.
 macro_rules! checksum {
     ($output:expr) => {
         [
@@ -67,9 +69,9 @@ pub(super) fn of_whole(key: &Key, pin: &Pin, output: &GetObjectOutput, what: &Ab
     describe(key, pin, head!(output, size, checksum!(output)), what)
 }
 
-/// Describes an object from a ranged GET, which yields no checksum, and returns the range that it yields.
+/// Describes an object from a ranged GET, which has no checksum, and returns the range of the body.
 ///
-/// The range is held against what was `asked` for: an exclusive end, `None` for the object's.
+/// The range is compared with the one that was `asked` for. Its end is exclusive; `None` is the object's end.
 pub(super) fn of_range(
     key: &Key,
     pin: &Pin,
@@ -78,43 +80,54 @@ pub(super) fn of_range(
     what: &About,
 ) -> Result<(ObjectInfo, Range<u64>), Error> {
     let Some(text) = output.content_range() else {
-        return Err(Error::Protocol(format!("{what}: S3 ignores the range that was asked for")));
+        return Err(Error::Protocol(format!("{what}: S3 ignores the requested range")));
     };
     let Some((range, size)) = content_range(text) else {
-        return Err(Error::Protocol(format!("{what}: S3 sends Content-Range {text:?}")));
+        return Err(Error::Protocol(format!("{what}: S3 sends an invalid Content-Range, {}", excerpt(text))));
     };
+
     let (start, end) = asked;
     let end = end.map_or(size, |end| end.min(size));
     if range != (start..end) {
-        return Err(Error::Protocol(format!("{what}: S3 sends bytes {text}, but {start} to {end} were asked for")));
+        return Err(Error::Protocol(format!(
+            "{what}: S3 sends {}, but bytes from {start} to {end} were requested",
+            excerpt(text)
+        )));
     }
-    // A body that is shorter or longer than its range would be noticed later; where it is announced it is now.
+
+    // A body of another length would be detected later. If the length is announced, it is detected now.
     let len = output.content_length().and_then(|len| u64::try_from(len).ok());
     if len.is_some_and(|len| len != end - start) {
-        return Err(Error::Protocol(format!("{what}: S3 sends bytes {text}, but another length")));
+        return Err(Error::Protocol(format!("{what}: S3 sends {}, but announces another length", excerpt(text))));
     }
     Ok((describe(key, pin, head!(output, Some(size), None), what)?, range))
 }
 
 fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<ObjectInfo, Error> {
-    let Some(size) = head.size else {
-        return Err(Error::Protocol(format!("{what}: S3 names no size")));
+    let Some(size) = head.size.filter(|size| *size <= OFFSET_MAX) else {
+        return Err(Error::Protocol(format!("{what}: S3 sends no valid size")));
     };
     let Some(etag) = head.etag.filter(|etag| !etag.is_empty()) else {
-        return Err(Error::Protocol(format!("{what}: S3 names no ETag")));
+        return Err(Error::Protocol(format!("{what}: S3 sends no ETag")));
     };
-    // Checked here too, since there are stores that ignore If-Match.
+    let versions = [Some(etag), head.version_id];
+    if let Some(long) = versions.into_iter().flatten().find(|text| text.len() > VERSION_MAX_BYTES) {
+        return Err(Error::Protocol(format!("{what}: S3 sends an ETag or a version id of {} bytes", long.len())));
+    }
+
+    // Checked here too, because some stores ignore If-Match.
     let etag = quoted(etag);
     if let Some(expected) = &pin.if_match
         && quoted(expected) != etag
     {
-        return Err(Error::Changed(format!("{what}: has ETag {etag}, not {expected}")));
+        return Err(Error::Changed(format!("{what}: has ETag {}, not {expected}", excerpt(&etag))));
     }
     if let Some(expected) = &pin.version_id
         && head.version_id != Some(expected)
     {
         return Err(Error::NotFound(format!("{what}: no version {expected:?}")));
     }
+
     Ok(ObjectInfo {
         key: key.clone(),
         size,
@@ -127,8 +140,8 @@ fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<Object
     })
 }
 
-/// Returns an `ETag` as HTTP spells it. Some servers leave out the quotes in some of their answers, and a shell removes
-/// them from an option.
+/// Returns an `ETag` with the quotes that HTTP requires. Some servers leave them out in some of their answers, and a shell
+/// removes them from an option.
 pub(super) fn quoted(etag: &str) -> String {
     let is_quoted = etag.len() > 1 && etag.starts_with('"') && etag.ends_with('"');
     if is_quoted || etag.starts_with("W/") { etag.to_owned() } else { format!("\"{}\"", etag.trim_matches('"')) }
@@ -138,11 +151,11 @@ pub(super) fn rfc3339(time: &DateTime) -> Option<String> {
     time.fmt(DateTimeFormat::DateTime).ok()
 }
 
-/// Reads a stored checksum. `None` where it can't be told what the value covers: a wrong guess would call good bytes
-/// wrong.
+/// Parses a stored checksum. Returns `None` if it is unknown what the value covers: with a wrong guess, correct bytes
+/// would fail the check.
 fn checksum(algorithm: ChecksumAlgorithm, value: &str, kind: Option<&ChecksumType>, etag: &str) -> Option<Checksum> {
     let (digest, parts) = value.split_once('-').map_or((value, None), |(digest, parts)| (digest, Some(parts)));
-    // S3 marks an upload in parts in its ETag, and older stores send such an object's composite without a mark.
+    // S3 marks a multipart upload in its ETag. Older stores do not mark the composite checksum of such an object.
     let may_be_composite = etag.contains('-') && algorithm != ChecksumAlgorithm::Crc64Nvme;
     let kind = match kind {
         Some(ChecksumType::Composite) => ChecksumKind::Composite,
@@ -168,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_range_is_read_strictly() {
+    fn content_range_is_parsed_strictly() {
         assert_eq!(content_range("bytes 2-4/9"), Some((2..5, 9)));
         for text in
             ["", "bytes */9", "bytes 2-4/*", "2-4/9", "bytes 4-2/9", "bytes 2-9/9", "bytes 0-18446744073709551615/9"]
@@ -178,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_is_used_only_when_it_is_known_what_it_covers() {
+    fn a_checksum_is_used_only_if_its_coverage_is_known() {
         let kind = |value, kind: Option<&ChecksumType>, etag| {
             checksum(ChecksumAlgorithm::Sha256, value, kind, etag).map(|checksum| checksum.kind)
         };

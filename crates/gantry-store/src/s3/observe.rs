@@ -1,4 +1,4 @@
-//! Requests to S3 as metrics and traces show them.
+//! Reports requests to S3 to metrics and traces.
 
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -10,23 +10,25 @@ use tracing::{Instrument, Span, info_span};
 use super::failure::Failure;
 use crate::{Observe, Observer};
 
-/// The operation that belongs to no request.
+/// The operation that does not belong to a consumer's request.
 pub(super) const PROBE: &str = "probe";
 
-/// Runs one request, counts it, and shows it as a span.
+/// Makes one request, counts it, and records it as a span.
 pub(super) async fn observed<T>(
     observer: &dyn Observe,
     operation: &'static str,
     request: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let span = if operation == PROBE {
-        // Each would be a trace of its own, every ten seconds.
+        // Each would be a separate trace, every ten seconds.
         Span::none()
     } else {
         info_span!("s3", otel.kind = "client", otel.status_code = Empty, operation, result = Empty)
     };
+
     let mut watch = Watch { observer, operation, begun: Instant::now(), result: "abandoned" };
     let answer = request.instrument(span.clone()).await;
+
     watch.result = answer.as_ref().map_or_else(|failure| failure.error.code().name(), |_| "ok");
     span.record("result", watch.result);
     if answer.is_err() {
@@ -35,7 +37,7 @@ pub(super) async fn observed<T>(
     answer
 }
 
-/// Counts on drop, so that a request counts too that nobody waits for any longer.
+/// Counts when dropped, so that abandoned requests are counted as well.
 struct Watch<'a> {
     observer: &'a dyn Observe,
     operation: &'static str,
@@ -49,7 +51,7 @@ impl Drop for Watch<'_> {
     }
 }
 
-/// Names the trace to S3, in a header that is not signed: proxies on the way may put their own span into it.
+/// Sends the trace to S3 in a header that is not signed, because proxies may replace the span in it.
 #[derive(Debug)]
 pub(super) struct TraceHeader(pub(super) Observer);
 

@@ -1,4 +1,4 @@
-//! What an [`S3Store`](super::S3Store) reads, and how.
+//! Options of an [`S3Store`](super::S3Store).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,26 +12,27 @@ use crate::{Error, Observer, Unobserved};
 pub struct Options {
     /// The bucket's name.
     pub bucket: String,
-    /// What is put in front of every key, verbatim: with a prefix `a` the key `b` means the object `ab`.
+    /// Prepended to every key, verbatim. With a prefix `a`, the key `b` means the object `ab`.
     pub prefix: String,
-    /// Where S3 is, as `http://` or `https://` URL; `None` for AWS, or what the environment or profile says.
+    /// The address of S3, an `http://` or `https://` URL. `None` is the one of the environment or the profile, or AWS.
     pub endpoint_url: Option<String>,
-    /// The region; `None` for what the environment or profile says, and `us-east-1` when they say nothing.
+    /// The region. `None` is the one of the environment or the profile, or `us-east-1`.
     pub region: Option<String>,
-    /// Puts the bucket's name into the path rather than into the host's name.
-    pub path_style: bool,
-    /// The profile of the shared configuration files; `None` for the environment's choice.
+    /// Whether the bucket's name is part of the path instead of the host name. `None` means only with an endpoint: apart
+    /// from AWS's own, few servers have a DNS name for every bucket.
+    pub path_style: Option<bool>,
+    /// The profile of the shared configuration files. `None` is the one of the environment.
     pub profile: Option<String>,
-    /// How requests are signed.
+    /// The credentials that sign requests.
     pub credentials: Credentials,
-    /// Bounds on time and concurrency.
+    /// Limits on time and concurrency.
     pub limits: Limits,
-    /// Counts the requests.
+    /// Receives reports about the requests.
     pub observer: Observer,
 }
 
 impl Options {
-    /// Reads a bucket of AWS with the default credential chain and limits.
+    /// Makes the options for a bucket of AWS, with the default credential chain and limits.
     #[must_use]
     pub fn new(bucket: impl Into<String>) -> Self {
         Self {
@@ -39,7 +40,7 @@ impl Options {
             prefix: String::new(),
             endpoint_url: None,
             region: None,
-            path_style: false,
+            path_style: None,
             profile: None,
             credentials: Credentials::Chain,
             limits: Limits::default(),
@@ -48,7 +49,7 @@ impl Options {
     }
 }
 
-/// Where the credentials come from.
+/// The source of the credentials.
 #[derive(Clone, Debug, Default)]
 pub enum Credentials {
     /// The SDK's default chain: environment, profile, web identity, container, instance metadata.
@@ -56,13 +57,13 @@ pub enum Credentials {
     Chain,
     /// These keys.
     Static(StaticCredentials),
-    /// The keys in these files, read again when S3 refuses the ones that were in them.
+    /// The keys in these files, which are read again if S3 rejects the previous ones.
     Files(KeyFiles),
     /// Requests are not signed.
     Anonymous,
 }
 
-/// The files that hold an access key. White space around it does not count.
+/// Files that contain an access key. Leading and trailing white space is ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFiles {
     /// The key's id.
@@ -74,10 +75,10 @@ pub struct KeyFiles {
 }
 
 impl KeyFiles {
-    /// Reads the key that they hold now.
+    /// Reads the key that the files contain now.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a file can't be read or is empty.
+    /// [`Error::Invalid`] if a file can't be read or is empty. Retryable only after the file was corrected.
     pub fn read(&self) -> Result<StaticCredentials, Error> {
         let read = |path: &Path| {
             let text = fs::read_to_string(path)
@@ -87,6 +88,7 @@ impl KeyFiles {
                 text => Ok(text.to_owned()),
             }
         };
+
         Ok(StaticCredentials {
             access_key_id: read(&self.access_key_id)?,
             secret_access_key: read(&self.secret_access_key)?,
@@ -95,7 +97,7 @@ impl KeyFiles {
     }
 }
 
-/// An access key. Its secrets are not shown by `Debug`.
+/// An access key. `Debug` does not show its secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StaticCredentials {
     /// The key's id.

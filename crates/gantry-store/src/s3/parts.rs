@@ -1,7 +1,9 @@
-//! The sizes of the parts that an object was uploaded in, without which a composite checksum can't be checked.
+//! The sizes of an object's upload parts, which are required to verify a composite checksum.
 //!
-//! They are taken from the store only, never inferred from the size of one part: a wrong guess would call good bytes
-//! wrong. Where they can't be had in time the checksum is handed on without them, and proves nothing.
+//! They are requested from S3, never inferred from the size of one part: with a wrong guess, correct bytes would fail the
+//! check. If they are not known in time, the checksum is passed on without them, and can't be verified.
+//!
+//! Only opening an object requests them, once for each version. `SEMANTICS.md`, "Known limitations", states the cost.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,36 +21,36 @@ use super::failure::Failure;
 use super::object;
 use super::observe::observed;
 use crate::ranged::Ranged as _;
-use gantry_proto::{ChecksumKind, ObjectInfo, PartRun};
+use gantry_proto::{Checksum, ChecksumKind, ObjectInfo, PartRun};
 
-/// How long a transfer may wait for the sizes.
+/// Maximum time that a transfer waits for the sizes.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Beyond so many parts they are not asked for one by one.
+/// Maximum number of parts whose sizes are requested one by one.
 const HEADS_MAX: u32 = 64;
 
-/// How many are asked for at once.
+/// Maximum number of such requests at once.
 const HEADS_CONCURRENCY: usize = 8;
 
-/// An upload has at most 10,000 parts, and a page holds 1000.
+/// Maximum number of pages. An upload has at most 10,000 parts, and a page has 1000. Source: S3's limits.
 const PAGES_MAX: usize = 10;
 
-/// Beyond so many changes of size from part to part, the description would not fit into a message.
+/// Maximum number of runs of equal sizes. A longer description would not fit into a message.
 const RUNS_MAX: usize = 256;
 
-/// How many objects are looked up at once. One request of a consumer costs S3 up to 65 here.
+/// Maximum number of objects that are looked up at once. One request of a consumer can cost S3 up to 74 requests here.
 const LOOKUPS_MAX: usize = 4;
 
-/// How long a lookup may take that nobody waits for any longer: its result serves the next one.
+/// Maximum duration of a lookup, also if no transfer waits for it any more. Its result serves the next one.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
 
-/// For how many objects the sizes are remembered. Each takes 4 KiB at the most.
+/// Maximum number of objects whose sizes are cached. Each takes 7 KiB at most.
 const REMEMBERED_MAX: usize = 256;
 
-/// How long it is remembered that they can't be learned.
+/// How long a failed lookup is cached.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// The sizes that are known, and the lookups under way.
+/// The known sizes, and the lookups in progress.
 #[derive(Debug)]
 pub(super) struct Parts {
     known: Mutex<Known>,
@@ -72,7 +74,7 @@ struct Version {
 
 #[derive(Clone, Debug)]
 struct Lookup {
-    /// The sizes; `None` when they can't be learned.
+    /// The sizes, or `None` if the lookup failed.
     runs: Arc<OnceCell<Option<Vec<PartRun>>>>,
     begun: Instant,
 }
@@ -83,14 +85,27 @@ impl Default for Parts {
     }
 }
 
+impl Version {
+    fn of(object: &ObjectInfo) -> Self {
+        Self { key: object.key.as_str().to_owned(), etag: object.etag.clone(), version_id: object.version_id.clone() }
+    }
+}
+
 impl Parts {
-    /// Returns the lookup for an object, which may be over, under way or yet to begin.
+    /// Adds the part sizes to an object's composite checksum if they are known. Makes no request.
+    pub(super) fn recall(&self, object: &mut ObjectInfo) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let lookup = known.by_version.get(&Version::of(object));
+        let runs = lookup.and_then(|lookup| lookup.runs.get().cloned().flatten());
+
+        if let (Some(runs), Some(checksum)) = (runs, composite(object)) {
+            checksum.parts = runs;
+        }
+    }
+
+    /// Returns the lookup for an object, which may be finished, in progress or not started.
     fn lookup(&self, object: &ObjectInfo) -> Arc<OnceCell<Option<Vec<PartRun>>>> {
-        let version = Version {
-            key: object.key.as_str().to_owned(),
-            etag: object.etag.clone(),
-            version_id: object.version_id.clone(),
-        };
+        let version = Version::of(object);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lookup) = known.by_version.get(&version) {
             let has_failed = lookup.runs.get().is_some_and(Option::is_none);
@@ -98,11 +113,13 @@ impl Parts {
                 return Arc::clone(&lookup.runs);
             }
         }
+
         let runs = Arc::new(OnceCell::new());
         let lookup = Lookup { runs: Arc::clone(&runs), begun: Instant::now() };
         if known.by_version.insert(version.clone(), lookup).is_none() {
             known.order.push_back(version);
         }
+
         if known.order.len() > REMEMBERED_MAX
             && let Some(oldest) = known.order.pop_front()
         {
@@ -112,46 +129,51 @@ impl Parts {
     }
 }
 
-/// Adds the part sizes to an object's composite checksum, if it has one and they can be learned.
-pub(super) async fn learn(bucket: &Arc<Bucket>, object: &mut ObjectInfo) {
-    if !object.checksum.as_ref().is_some_and(|checksum| checksum.kind == ChecksumKind::Composite) {
+/// Adds the part sizes to an object's composite checksum, if it has one, and requests them if they are unknown.
+pub(super) async fn learn(parts: &Arc<Parts>, bucket: &Arc<Bucket>, object: &mut ObjectInfo) {
+    if composite(object).is_none() {
         return;
     }
-    let lookup = bucket.parts().lookup(object);
-    let asked = (Arc::clone(bucket), object.clone());
-    // On a task of its own: a consumer that leaves at once must not be able to have the same requests made again.
+
+    let (parts, bucket, asked) = (Arc::clone(parts), Arc::clone(bucket), object.clone());
+    let lookup = parts.lookup(object);
+    // A task of its own: a consumer that leaves at once must not cause the same requests again.
     let task = tokio::spawn(
-        async move {
-            let (bucket, object) = asked;
-            lookup.get_or_init(|| look_up(&bucket, &object)).await.clone()
-        }
-        .in_current_span(),
+        async move { lookup.get_or_init(|| look_up(&parts, &bucket, &asked)).await.clone() }.in_current_span(),
     );
+
     let runs = timeout(LOOKUP_TIMEOUT, task).await.ok().and_then(Result::ok).flatten();
-    match (runs, &mut object.checksum) {
+    match (runs, composite(object)) {
         (Some(runs), Some(checksum)) => checksum.parts = runs,
-        _ => tracing::debug!("the part sizes of an object with a composite checksum can't be learned"),
+        _ => tracing::debug!("the part sizes of an object with a composite checksum are unknown"),
     }
 }
 
-async fn look_up(bucket: &Bucket, object: &ObjectInfo) -> Option<Vec<PartRun>> {
-    let _turn = bucket.parts().turns.acquire().await.ok()?;
+fn composite(object: &mut ObjectInfo) -> Option<&mut Checksum> {
+    object.checksum.as_mut().filter(|checksum| checksum.kind == ChecksumKind::Composite)
+}
+
+async fn look_up(parts: &Parts, bucket: &Bucket, object: &ObjectInfo) -> Option<Vec<PartRun>> {
+    let _turn = parts.turns.acquire().await.ok()?;
     let client = bucket.client();
+
     let lookup = async {
         match attributes(bucket, &client, object).await {
             Some(sizes) => Some(sizes),
             None => one_by_one(bucket, &client, object).await,
         }
     };
+
     let sizes = timeout(LOOKUP_LIMIT, Box::pin(lookup)).await.ok().flatten()?;
     runs(&sizes, object.size)
 }
 
-/// Asks for all sizes at once. AWS answers to those who may read attributes; few others know the request.
+/// Requests all sizes at once. AWS answers if reading attributes is permitted. Few other servers know this request.
 async fn attributes(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Option<Vec<u64>> {
     let mut sizes = Vec::new();
     let mut marker = None;
     let what = bucket.what(&object.key);
+
     for _ in 0..PAGES_MAX {
         let request = client
             .get_object_attributes()
@@ -162,16 +184,19 @@ async fn attributes(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Op
             .object_attributes(ObjectAttributes::ObjectParts)
             .set_part_number_marker(marker)
             .send();
+
         let asked = async { Box::pin(request).await.map_err(|error| Failure::of(&error, &what)) };
         let output = observed(bucket.observer(), "attributes", asked).await.ok()?;
-        // This answer has the ETag without its quotes.
+        // This answer contains the ETag without its quotes.
         if object::quoted(output.e_tag()?) != object.etag {
             return None;
         }
+
         let page = output.object_parts()?;
         for part in page.parts() {
             sizes.push(u64::try_from(part.size()?).ok()?);
         }
+
         if page.is_truncated() != Some(true) {
             return (!sizes.is_empty()).then_some(sizes);
         }
@@ -180,7 +205,7 @@ async fn attributes(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Op
     None
 }
 
-/// Asks for each part. Without `If-Match`, which several stores refuse here; the `ETag` is compared.
+/// Requests each part's size. There is no `If-Match`, which several stores reject here; the `ETag` is compared.
 async fn one_by_one(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Option<Vec<u64>> {
     let what = bucket.what(&object.key);
     let part = async |number: u32| {
@@ -191,13 +216,16 @@ async fn one_by_one(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Op
             .set_version_id(object.version_id.clone())
             .part_number(i32::try_from(number).ok()?)
             .send();
+
         let asked = async { Box::pin(request).await.map_err(|error| Failure::of(&error, &what)) };
         let output = observed(bucket.observer(), "part", asked).await.ok()?;
         let size = u64::try_from(output.content_length()?).ok()?;
         (object::quoted(output.e_tag()?) == object.etag).then_some((size, output.parts_count()))
     };
+
     let (first, count) = part(1).await?;
     let count = u32::try_from(count?).ok().filter(|count| *count <= HEADS_MAX)?;
+
     let mut sizes = vec![first];
     let others: Vec<_> = (2..=count).map(part).collect();
     let mut others = stream::iter(others).buffered(HEADS_CONCURRENCY).map(|part| part.ok_or(()));
@@ -207,7 +235,7 @@ async fn one_by_one(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Op
     Some(sizes)
 }
 
-/// Codes the sizes by run length; `None` when they don't add up to the object or are too many.
+/// Encodes the sizes by run length. Returns `None` if they do not add up to the object's size, or are too many runs.
 fn runs(sizes: &[u64], total: u64) -> Option<Vec<PartRun>> {
     let mut runs: Vec<PartRun> = Vec::new();
     let mut sum = 0_u64;
@@ -226,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_used_only_when_they_add_up() {
+    fn sizes_are_used_only_if_they_add_up() {
         let run = |count, size| PartRun { count, size };
         assert_eq!(runs(&[5, 5, 5, 2], 17), Some(vec![run(3, 5), run(1, 2)]));
         assert_eq!(runs(&[5, 5, 5, 2], 18), None);

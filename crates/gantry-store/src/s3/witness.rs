@@ -1,8 +1,8 @@
-//! Whether an answer is one that S3 gives.
+//! Detects answers that do not come from S3.
 //!
-//! A console, a captive portal or a web server on S3's address answers every path with 200, and its page must never be
-//! delivered as an object. S3 and nearly all that speak like it name each request in an `x-amz-` header. An answer
-//! without one is doubted if it also looks like a page; then a listing decides, which no page can be.
+//! A console, a captive portal or a web server at S3's address answers every path with 200, and its page must never be
+//! delivered as an object. S3 and nearly all compatible servers send an `x-amz-` header in each answer. An answer without
+//! one is doubtful if it also looks like a web page. Then a listing decides, which no web page can be.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,18 +11,18 @@ use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 
-/// What every S3 server's headers begin with, or those of the stores that also speak their own protocol.
+/// Prefixes of the headers of S3 servers, and of stores that also have their own protocol.
 const OWN_HEADERS: [&str; 5] = ["x-amz-", "x-amzn-", "x-goog-", "x-minio-", "x-oss-"];
 
-/// What pages and other services send. Objects may have such a type, too.
+/// Content types of web pages and other services. Objects may also have them.
 const PAGE_TYPES: [&str; 4] = ["text/html", "application/xhtml+xml", "application/json", "text/plain"];
 
-/// Looks at the head of one answer.
+/// Examines the head of one answer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Witness(Arc<OnceLock<bool>>);
 
 impl Witness {
-    /// Returns whether the answer that came looks like a page rather than like S3's.
+    /// Returns whether the answer looks like a web page instead of S3's.
     pub(super) fn doubts(&self) -> bool {
         self.0.get() == Some(&true)
     }
@@ -40,23 +40,23 @@ impl Intercept for Witness {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
-        // One request has one answer: the SDK retries nothing here.
+        // One request has one answer, because the SDK does not retry.
         self.0.get_or_init(|| !has_own_header(response) && (is_page(response) || !is_dated(response)));
         Ok(())
     }
 }
 
-/// Returns whether an answer with a status of success comes from something other than S3.
+/// Returns whether an answer with a status of success does not come from S3.
 pub(super) fn is_foreign(response: &HttpResponse) -> bool {
     !has_own_header(response) && is_page(response)
 }
 
-/// Returns whether an error comes from something other than S3. S3's is XML; small servers send text or JSON.
+/// Returns whether an error does not come from S3. S3 sends XML; small servers send text or JSON.
 pub(super) fn is_foreign_error(response: &HttpResponse) -> bool {
     !has_own_header(response) && media_type(response).is_some_and(|name| name.eq_ignore_ascii_case("text/html"))
 }
 
-/// Returns whether a body is the XML of a listing, whatever stands in it.
+/// Returns whether a body is the XML of a listing, whatever it contains.
 pub(super) fn is_listing(body: &[u8]) -> bool {
     let head = String::from_utf8_lossy(body.get(..1024).unwrap_or(body));
     let mut rest = head.trim_start_matches('\u{feff}').trim_start();
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_root_element_makes_a_listing() {
+    fn a_listing_is_recognised_by_its_root_element() {
         for body in [
             "<ListBucketResult/>",
             "<?xml version=\"1.0\"?>\n<ListBucketResult xmlns=\"x\"><Contents><Key>\u{1}",

@@ -1,0 +1,54 @@
+//! Detects changes of a file.
+
+use cap_std::fs::MetadataExt;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Distinguishes versions of a file, as far as the file system does.
+///
+/// The time of the last write can be set back, as `rsync --inplace --times` does. The time of the last change can't. So
+/// both are compared while the open file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    inode: u64,
+    mtime_ns: i128,
+    ctime_ns: i128,
+    pub(super) size: u64,
+}
+
+impl Identity {
+    pub(super) fn of(metadata: &cap_std::fs::Metadata) -> Self {
+        Self {
+            inode: metadata.ino(),
+            mtime_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+            size: metadata.len(),
+        }
+    }
+
+    /// Returns whether the open file still contains the bytes of this version.
+    pub(super) fn matches(&self, now: &std::fs::Metadata) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+
+        // Losing its last name, because another file took it, changes the file but not its bytes.
+        let unchanged = nanoseconds(now.ctime(), now.ctime_nsec()) == self.ctime_ns || now.nlink() == 0;
+
+        unchanged
+            && (now.ino(), now.len()) == (self.inode, self.size)
+            && nanoseconds(now.mtime(), now.mtime_nsec()) == self.mtime_ns
+    }
+
+    /// Returns the `ETag`: the size and the time of the last write, which copies made by `cp -a` or `rsync -t` keep. With
+    /// the inode and the time of the last change, a relay over a copy could not take over from another.
+    pub(super) fn etag(&self) -> String {
+        format!("\"{:x}-{:x}\"", self.mtime_ns, self.size)
+    }
+
+    pub(super) fn last_modified(&self) -> Option<String> {
+        OffsetDateTime::from_unix_timestamp_nanos(self.mtime_ns).ok()?.format(&Rfc3339).ok()
+    }
+}
+
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> i128 {
+    i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+}
