@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use super::claim::Claim;
+use super::policy::Policy;
 use super::sidecar::{self, Sidecar};
 use super::tally::{self, Tally};
-use super::{Error, Policy, ResumePoint, Stale, Wanted};
+use super::{Error, ResumePoint, Stale, Wanted};
 use gantry_proto::{ObjectInfo, Pin};
 
 #[derive(Debug)]

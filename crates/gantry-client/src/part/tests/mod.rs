@@ -7,6 +7,7 @@ use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 
 use super::claim::{Hold, hold};
 use super::*;
+use crate::verify::{Mismatch, Proof};
 use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, PartRun};
 
 /// What nobody sets: reads what is there to its end.
