@@ -6,17 +6,22 @@
 //! blocking is allowed.
 //!
 //! # Which bytes of an interrupted download are reused
-//! Those whose CRC is in the sidecar, and only if it still holds. Bytes that no CRC was recorded of are fetched again.
-//! - A *checkpoint* makes the bytes so far durable, then records their length and CRC. It is due after 128 MiB or 10 s
-//!   and runs beside the writing, one at a time.
-//! - A *note* records length and CRC of the bytes that the kernel has taken, without waiting for the disk. It is due
-//!   after 1 MiB or 250 ms, and counts only in the same run of the kernel (Linux's `boot_id`, noted in the sidecar):
-//!   after a power cut the length and the note may be there without the bytes.
+//! Those up to the last *mark* that still holds. A mark is a length of the part file and the CRC of that many bytes,
+//! kept in the sidecar (its layout is described in `part/record.rs`). Bytes that no mark covers are fetched again.
+//! - A *checkpoint* makes the bytes so far durable, then records their mark. It is due after 128 MiB or 10 s and runs
+//!   beside the writing, one at a time.
+//! - A *note* is the mark of the bytes that the kernel has taken, without waiting for the disk. It is due after 1 MiB
+//!   or 250 ms, and replaces the note before.
+//! - The *trail* keeps up to 256 marks at equal distances of at least 256 KiB, so that damage costs only what lies after
+//!   it. They are made like notes.
+//!
+//! Marks past the last checkpoint count only in the same run of the kernel (Linux's `boot_id`, noted in the sidecar):
+//! after a power cut the length and the mark may be there without the bytes.
 //!
 //! So a killed process loses what came since the last note, and a power cut what came since the last checkpoint. Where
-//! bytes are damaged, those up to the last mark before the damage are reused. (A disk that is pulled out while the
-//! machine runs on can lose bytes that are then reused; only a stored checksum notices.) A part of another object,
-//! version, range or store is never resumed. A checksum mismatch throws the part away.
+//! bytes are damaged, those up to the last mark before the damage are reused, and the file is cut there. (A disk that is
+//! pulled out while the machine runs on can lose bytes that are then reused; only a stored checksum notices.) A part of
+//! another object, version, range or store is never resumed. A checksum mismatch throws the part away.
 //!
 //! The checksum that a relay states now is the one that the file is held against; if the kept bytes were read for
 //! another one, or for none, they are read again.
@@ -49,10 +54,12 @@ mod error;
 mod kept;
 mod path;
 mod policy;
+mod record;
 mod sidecar;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod trust;
 mod writer;
 

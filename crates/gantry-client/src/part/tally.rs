@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::sidecar::Mark;
+use super::record::Mark;
 use crate::verify::{Mismatch, Proof, Verifier};
 use gantry_proto::{Checksum, ObjectInfo, chunk};
 
@@ -77,9 +77,10 @@ impl Tally {
     /// The marks are in order of their length. Bytes past the last one that holds are not taken: nothing is known of
     /// them.
     pub(super) fn read(&mut self, file: &File, marks: &[Mark], stop: &AtomicBool) -> io::Result<Outcome> {
+        let mut buffer = vec![0; READ_BYTES];
         let mut last = None;
         for mark in marks {
-            match self.read_to(file, mark.len, stop) {
+            match self.read_to(file, mark.len, &mut buffer, stop) {
                 Ok(Outcome::Stopped) => return Ok(Outcome::Stopped),
                 Ok(Outcome::Read) if self.crc == mark.crc => last = Some(self.clone()),
                 Ok(Outcome::Read | Outcome::Differs) => break,
@@ -96,9 +97,8 @@ impl Tally {
         Ok(Outcome::Read)
     }
 
-    fn read_to(&mut self, mut file: &File, limit: u64, stop: &AtomicBool) -> io::Result<Outcome> {
+    fn read_to(&mut self, mut file: &File, limit: u64, buffer: &mut [u8], stop: &AtomicBool) -> io::Result<Outcome> {
         file.seek(SeekFrom::Start(self.len()))?;
-        let mut buffer = vec![0; READ_BYTES];
         while self.len() < limit {
             if stop.load(Ordering::Relaxed) {
                 return Ok(Outcome::Stopped);

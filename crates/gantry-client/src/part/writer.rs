@@ -8,10 +8,11 @@ use tokio::time::Instant;
 
 use super::checkpoint::{Checkpoint, Lapse};
 use super::claim::Claim;
-use super::kept::Found;
+use super::kept::{Base, Found};
 use super::policy::Policy;
-use super::sidecar::{Mark, Record, Sidecar};
+use super::record::{Mark, Record};
 use super::tally::{self, Tally};
+use super::trail::Trail;
 use super::trust::Ours;
 use super::{Error, PartFile};
 use crate::verify::{Mismatch, Proof};
@@ -26,6 +27,7 @@ pub struct PartWriter {
     pub(super) claim: Claim,
     ours: Ours,
     pub(super) record: Record,
+    trail: Trail,
     tally: Tally,
     start: u64,
     /// Of the whole object.
@@ -63,9 +65,8 @@ impl PartFile {
         stop: &AtomicBool,
     ) -> Result<PartWriter, Error> {
         let Self { mut claim, ours, wanted, policy, found } = self;
-        let (mut sidecar, tally) = if from == range.start {
-            let sidecar = Sidecar::new(wanted.store, object.clone(), &range, None);
-            (sidecar, Tally::new(object, &range))
+        let base = if from == range.start {
+            Base::empty(wanted.store, object, &range)
         } else {
             match found {
                 Found::Kept(kept) if kept.goes_on(object, &range, from) => kept.take_up(object, &claim, stop)?,
@@ -74,18 +75,21 @@ impl PartFile {
                 }
             }
         };
+        let Base { mut sidecar, tally, marks } = base;
         sidecar.boot.clone_from(&policy.boot);
         claim.keep = tally.len() > 0;
 
         // Cut first, vouch later: the new sidecar never meets bytes that it does not know.
         claim.cut(tally.len())?;
-        let record = sidecar.place(&claim.names, tally.mark())?;
+        let mut trail = Trail::over(range.end.saturating_sub(range.start), policy.trail_bytes);
+        let record = sidecar.place(&claim.names, &marks, &mut trail)?;
 
         let mark = tally.mark();
         let writer = PartWriter {
             claim,
             ours,
             record,
+            trail,
             tally,
             start: range.start,
             size: object.size,
@@ -129,6 +133,7 @@ impl PartWriter {
         self.tally.update(bytes, crc);
         self.claim.keep = self.tally.len() > 0;
 
+        self.leave_trail();
         if self.is_note_due() {
             self.note();
         }
@@ -213,6 +218,15 @@ impl PartWriter {
             return Ok(Err(Mismatch::Length { expected: written, actual }));
         }
         Ok(self.tally.prove())
+    }
+
+    /// Makes a mark in the trail, if one is due. One that fails costs only itself.
+    fn leave_trail(&mut self) {
+        let mark = self.tally.mark();
+        let Some(slot) = self.trail.due(mark.len) else { return };
+        if let Err(error) = self.record.trail(slot, mark) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a mark of the part file can't be recorded");
+        }
     }
 
     fn is_note_due(&self) -> bool {
