@@ -190,8 +190,8 @@ impl Record {
         Ok(record)
     }
 
-    /// Makes a mark of bytes that are on the disk, and makes it and all before it durable. If that fails, the checkpoint
-    /// before still holds.
+    /// Makes a mark of bytes that are on the disk, and makes it and all marks before it durable. If that fails, the
+    /// checkpoint before still holds.
     pub(super) fn checkpoint(&mut self, mark: Mark) -> io::Result<()> {
         self.put(Slot::Checkpoint(self.turn), mark)?;
         self.file.sync_data()?;
