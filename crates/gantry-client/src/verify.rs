@@ -115,6 +115,14 @@ impl Verifier {
         }
     }
 
+    /// Returns the CRC-64/NVME of the bytes so far, if it is computed for the stored checksum.
+    pub(super) const fn crc64nvme(&self) -> Option<u64> {
+        match &self.check {
+            Some(Check { digest: Digest::Bytes(Hasher::Crc64Nvme(so_far)), .. }) => Some(*so_far),
+            _ => None,
+        }
+    }
+
     /// Returns how many bytes were taken.
     #[must_use]
     pub const fn seen(&self) -> u64 {
