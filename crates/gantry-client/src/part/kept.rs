@@ -58,7 +58,7 @@ impl Kept {
     /// They are read again if `object` has a checksum that they were not read for.
     ///
     /// # Errors
-    /// [`Error::Stopped`], [`Error::Unresumable`] if the file has changed meanwhile. Otherwise as the file system answers.
+    /// [`Error::Stopped`], [`Error::Altered`] if the file has changed meanwhile. Otherwise as the file system answers.
     pub(super) fn take_up(self, object: &ObjectInfo, claim: &Claim, stop: &AtomicBool) -> Result<Base, Error> {
         let Self { point, mut sidecar, tally, marks } = self;
         let recorded = std::mem::replace(&mut sidecar.object, object.clone()).checksum;
@@ -77,7 +77,7 @@ impl Kept {
         match afresh.read(&claim.file, &[tally.mark()], stop).map_err(|source| Error::io(part, source))? {
             tally::Outcome::Read => Ok(Base { sidecar, tally: afresh, marks }),
             tally::Outcome::Stopped => Err(Error::Stopped(part.clone())),
-            tally::Outcome::Differs => Err(Error::Unresumable { path: part.clone(), from: point.proved }),
+            tally::Outcome::Differs => Err(Error::Altered(part.clone())),
         }
     }
 }

@@ -55,8 +55,9 @@ impl PartFile {
     /// `object` has a checksum that they were not read for; that ends when `stop` is set.
     ///
     /// # Errors
-    /// [`Error::Unresumable`] when it is to be resumed anywhere but at its [`ResumePoint`](super::ResumePoint), or for another range or
-    /// version: the part file then stays as it is. [`Error::Stopped`]. Otherwise as the file system answers.
+    /// [`Error::Unresumable`] when it is to be resumed anywhere but at its [`ResumePoint`](super::ResumePoint), or for
+    /// another range or version: the part file then stays as it is. [`Error::Stopped`], [`Error::Altered`]. Otherwise as
+    /// the file system answers.
     pub fn begin(
         self,
         object: &ObjectInfo,
@@ -153,8 +154,8 @@ impl PartWriter {
     /// another: reads them again, until `stop` is set.
     ///
     /// # Errors
-    /// [`Error::Stopped`], [`Error::Broken`] when the file no longer holds what was written. Otherwise as the file system
-    /// answers.
+    /// [`Error::Stopped`], [`Error::Altered`] when the file no longer holds what was written. Otherwise as the file
+    /// system answers.
     pub fn check_against(&mut self, checksum: &Checksum, stop: &AtomicBool) -> Result<(), Error> {
         let range = self.start..self.written();
         let Some(mut afresh) = self.tally.checked_instead(checksum, &range, self.size) else { return Ok(()) };
@@ -163,7 +164,7 @@ impl PartWriter {
         match afresh.read(&self.claim.file, &[self.tally.mark()], stop).map_err(|source| Error::io(part, source))? {
             tally::Outcome::Read => self.tally = afresh,
             tally::Outcome::Stopped => return Err(Error::Stopped(part.clone())),
-            tally::Outcome::Differs => return Err(Error::Broken(part.clone())),
+            tally::Outcome::Differs => return Err(Error::Altered(part.clone())),
         }
         Ok(())
     }
@@ -171,9 +172,9 @@ impl PartWriter {
     /// Proves the bytes, makes them durable and renames them over the target.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] when they are not the store's: they are thrown away. Otherwise as the file system answers:
-    /// they stay, to be resumed unless it was the renaming that failed. In both cases the target is as it was, unless
-    /// only the last step fails, which makes the new name durable.
+    /// [`Error::Mismatch`] when they are not the store's: they are thrown away. [`Error::Removed`] when the part file no
+    /// longer has its name. Otherwise as the file system answers: they stay, to be resumed. In all cases the target is as
+    /// it was, unless only the last step fails, which makes the new name durable.
     pub fn commit(mut self) -> Result<Proof, Error> {
         self.collect_checkpoint(true)?;
         let proof = match self.prove()? {
@@ -187,9 +188,8 @@ impl PartWriter {
             return Err(self.cut_back(Error::io(&self.claim.names.part, source)));
         }
 
-        // After the sync, which may take long: a part that its owner may not write can't be resumed.
-        self.claim.admit(self.ours.mode_to_replace(&self.claim.target))?;
-        self.claim.publish()?;
+        // After the sync, which may take long: it gives the file its final permission bits.
+        self.claim.publish(&self.ours)?;
         Ok(proof)
     }
 
