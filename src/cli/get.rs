@@ -318,6 +318,9 @@ impl Summary {
         }
         line.push_str(&match self.proof {
             Proof::Transport => ", verified in transport only".to_owned(),
+            Proof::InvalidChecksum { algorithm } => {
+                format!(", verified in transport only: the stated {} is invalid", algorithm.name())
+            }
             proof @ (Proof::FullObject { .. } | Proof::Composite { .. }) => format!(", verified by {proof}"),
         });
         line
@@ -360,6 +363,9 @@ mod tests {
         assert_eq!(summary().line(), line);
         let other = Summary { proof: Proof::Transport, resumed_from: Some(7), recoveries: 2, ..summary() }.line();
         assert!(other.ends_with(", resumed at 7, recovered 2 times, verified in transport only"), "{other}");
+        let invalid = Proof::InvalidChecksum { algorithm: ChecksumAlgorithm::Sha1 };
+        let invalid = Summary { proof: invalid, ..summary() }.line();
+        assert!(invalid.ends_with(", verified in transport only: the stated SHA1 is invalid"), "{invalid}");
     }
 
     #[test]

@@ -210,6 +210,8 @@ fn selected(config_home: Option<&Path>) -> Result<Option<String>, Problem> {
     match fs::read_to_string(&path) {
         Ok(name) => Ok(Some(name.trim().to_owned()).filter(|name| !name.is_empty())),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        // A user that may not enter the folder has selected nothing in it: HOME is that of another user.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && fs::symlink_metadata(&path).is_err() => Ok(None),
         Err(error) => {
             let reason = format!("{}: {error}; use --no-context to ignore it", path.display());
             Err(Problem::Context { name: "(selected)".to_owned(), reason })

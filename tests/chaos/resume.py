@@ -6,6 +6,9 @@
 Each of the three is done so many times, in turn with an object that S3 keeps a checksum of and with a file that has
 none. Every finished file is compared with the original. It fails for a wrong file, for a download that does not end
 with 0 once nothing is in its way, and for bytes that were recorded and fetched again all the same.
+
+What damage leaves is computed here, from the part file, the original and the marks in the record: all up to the last
+undamaged mark before the first damaged byte must be kept.
 """
 
 import argparse
@@ -29,22 +32,27 @@ from table import MIB, print_rows
 SIZE = 40 * MIB
 # Slow enough to be hit at a chosen place.
 RATE = "80MiB"
-# What a kill may lose: a note is due every MiB (Policy in src/consumer/part.rs), after the chunk that completes it, and
-# another chunk was being written (relay.chunk_max_bytes).
-LATE_BYTES = MIB + 2 * 520_192
-# What a full disk may lose: the chunk that did not fit.
+# What a full disk may lose: the chunk that did not fit (relay.chunk_max_bytes).
 CHUNK_BYTES = 520_192
+# What a kill may lose: a note is due every MiB (Policy in crates/gantry-client/src/part/policy.rs), after the chunk that
+# completes it, and another chunk was being written.
+LATE_BYTES = MIB + 2 * CHUNK_BYTES
+# How far the marks of a record are apart: they are due every 256 KiB, after the chunk that completes them.
+MARKS_BYTES = MIB // 4 + CHUNK_BYTES
 WITHIN_S = 60
 KEY = "object.bin"
 PART, RECORD = ".copy.gantry-part", ".copy.gantry-part.json"
+# Of the record (crates/gantry-client/src/part/record.rs): its lines, and the blocks of the first three.
+LINE_BYTES, BLOCK_BYTES = 128, 4096
 PRIVATE = "GANTRY_RESUME_PRIVATE_MOUNTS"
 
 
 class Run:
     """Downloads to one folder, from one of the stores, until all is there."""
 
-    def __init__(self, rig, tally, folder, store, label):
+    def __init__(self, rig, tally, folder, store, label, original):
         self.rig, self.tally, self.folder, self.store, self.label = rig, tally, folder, store, label
+        self.original = original
         folder.mkdir(exist_ok=True)
 
     def start(self, wrapper=()):
@@ -84,8 +92,9 @@ class Run:
             raise Problem(f"{self.label}: ended with {code} before it was killed: {err}")
         return self.length
 
-    async def finish(self, recorded):
-        """Runs it to its end: at least `recorded` bytes must not come again."""
+    async def finish(self, recorded, intact=SIZE):
+        """Runs it to its end: at least `recorded` bytes must not come again, and those past `intact` must."""
+        self.tally.recorded += recorded
         code, out, err = await self.end(self.start())
         if code != 0:
             return self.tally.problem(f"{self.label}: exit {code}: {err}")
@@ -100,6 +109,8 @@ class Run:
         kept = summary.get("resumed_from", 0)
         if kept < recorded:
             self.tally.problem(f"{self.label}: resumed at {kept}, {recorded} were recorded")
+        if kept > intact:
+            self.tally.problem(f"{self.label}: resumed at {kept}, only {intact} were undamaged")
         self.tally.done(kept, summary)
 
 
@@ -109,7 +120,7 @@ class Tally:
     def __init__(self, name):
         self.name = name
         self.runs = self.wrong_files = self.problems = self.resumed = self.restarted = 0
-        self.kept = self.there = 0
+        self.kept = self.there = self.recorded = 0
         self.proofs = {}
 
     def done(self, kept, summary):
@@ -131,7 +142,7 @@ class Tally:
     def row(self):
         proofs = ", ".join(f"{count} {kind}" for kind, count in sorted(self.proofs.items()))
         return (self.name, str(self.runs), str(self.wrong_files), str(self.problems), str(self.resumed),
-                f"{self.kept / MIB:.0f} of {self.there / MIB:.0f}", proofs)
+                f"{self.kept / MIB:.0f} of {self.there / MIB:.0f}", f"{self.recorded / MIB:.0f}", proofs)
 
 
 async def kill(run, chance):
@@ -175,11 +186,53 @@ async def damage(run, chance):
     """A part file or record that is not what it was."""
     there = await run.interrupt(chance.uniform(0.1, 0.85))
     run.tally.there += there
+    before = (run.folder / RECORD).read_bytes()
+    lengths = sorted({0, *marks(before).values()})
+    widest = max((above - below for below, above in zip(lengths, lengths[1:])), default=0)
+    if widest > MARKS_BYTES or there - lengths[-1] > LATE_BYTES:
+        run.tally.problem(f"{run.label}: the marks of {there} bytes are up to {widest} apart, the last is {lengths[-1]}")
     target = run.folder / (PART if chance.random() < 0.6 else RECORD)
     kind, hurt = chance.choice(DAMAGES)
     run.label = f"{run.label}, {target.name} {kind}"
     hurt(target, chance)
-    await run.finish(0)
+    intact = undamaged(run.folder / PART, run.original)
+    after = (run.folder / RECORD).read_bytes() if (run.folder / RECORD).exists() else b""
+    await run.finish(provable(before, after, intact), intact)
+
+
+def undamaged(part, original):
+    """Returns how many bytes of the part file, from its start, are the original's."""
+    if not part.exists():
+        return 0
+    same = 0
+    with open(part, "rb") as ours, open(original, "rb") as theirs:
+        while True:
+            one, other = ours.read(MIB), theirs.read(MIB)
+            if one != other or not one:
+                return same + len(os.path.commonprefix([one, other]))
+            same += len(one)
+
+
+def head_size(record):
+    return json.loads(record[:LINE_BYTES])["head_bytes"]
+
+
+def marks(record):
+    """Returns where the marks of a record are, and how many bytes each covers. Their checks are not looked at."""
+    start, end = head_size(record), len(record) - head_size(record)
+    places = [*range(start, start + 3 * BLOCK_BYTES, BLOCK_BYTES), *range(start + 3 * BLOCK_BYTES, end, LINE_BYTES)]
+    lines = {place: record[place:place + LINE_BYTES] for place in places}
+    return {place: json.loads(line)["len"] for place, line in lines.items() if line.strip()}
+
+
+def provable(before, after, intact):
+    """Returns the longest length up to `intact` whose mark is still there, if one of the heads is."""
+    head = before[:head_size(before)]
+    if head not in (after[:len(head)], after[len(before) - len(head):len(before)]):
+        return 0
+    left = [length for place, length in marks(before).items()
+            if length <= intact and after[place:place + LINE_BYTES] == before[place:place + LINE_BYTES]]
+    return max(left, default=0)
 
 
 def flip(path, chance):
@@ -242,12 +295,13 @@ async def run(stage, gantry, args):
             for number in range(args.times):
                 store = (STORE, "plain")[number % 2]
                 folder = rig.folder / f"{act.__name__}-{number}"
-                await act(Run(rig, tally, folder, store, f"{name} {number + 1}, from {store}"), chance)
+                await act(Run(rig, tally, folder, store, f"{name} {number + 1}, from {store}",
+                              files / KEY), chance)
                 shutil.rmtree(folder)
             say(f"  {name}: done after {time.monotonic() - began:.0f} s")
     finally:
         await rig.close()
-    rows = [("trouble", "times", "wrong files", "not as promised", "resumed", "MiB kept", "proved by")]
+    rows = [("trouble", "times", "wrong files", "not as promised", "resumed", "MiB kept", "MiB recorded", "proved by")]
     print_rows(rows + [tally.row() for tally in tallies], say)
     if any(tally.wrong_files or tally.problems or tally.runs != args.times for tally in tallies):
         raise Problem("not all was as promised")

@@ -1,5 +1,6 @@
 //! How the command finds nats-server and authenticates: flags, variables, contexts, configuration.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::support::gantry::{Command, Output};
@@ -91,6 +92,33 @@ async fn an_unsupported_context_is_reported() {
     let output = stat().env("XDG_CONFIG_HOME", home.path()).run().await.expect_code(2);
 
     assert!(output.stderr.contains("`nsc` is not supported"), "{}", output.stderr);
+}
+
+/// As for a service that runs with the HOME of another user. It was an error although nothing in there could matter.
+#[tokio::test]
+async fn a_configuration_folder_that_may_not_be_entered_holds_no_selected_context() {
+    let nats = guarded(USER).await;
+    let home = data::folder();
+    select(home.path(), "lab", &serde_json::json!({ "url": "nats://127.0.0.1:1" }));
+    let chmod = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let (folder, selected) = (home.path().join("nats"), home.path().join("nats").join("context.txt"));
+    chmod(home.path(), 0o755);
+    let stat = || {
+        let stat = stat().nats(&nats).env("NATS_USER", "ann").env("NATS_PASSWORD", "s3cret");
+        let stat = stat.env("XDG_CONFIG_HOME", home.path());
+        // Permissions do not stop root.
+        let is_root = rustix::process::geteuid().is_root();
+        if is_root { stat.through(["setpriv", "--reuid=65534", "--clear-groups"]) } else { stat }
+    };
+
+    chmod(&folder, 0o600);
+    assert_let_in(stat().run().await);
+
+    chmod(&folder, 0o755);
+    chmod(&selected, 0o000);
+    let output = stat().run().await.expect_code(2);
+    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    assert!(output.stderr.contains("context.txt: ") && output.stderr.contains("--no-context"), "{}", output.stderr);
 }
 
 #[tokio::test]

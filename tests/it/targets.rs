@@ -163,3 +163,64 @@ async fn a_range_that_begins_at_the_end_is_refused_before_anything_is_written() 
         }
     }
 }
+
+/// The kernel follows a link before a slash, so that such a target was not checked.
+#[tokio::test]
+async fn a_link_of_another_user_is_not_followed_with_a_slash_after_it() {
+    let (site, body) = site().await;
+    let (shared, private) = (site.downloads().join("shared"), site.downloads().join("private"));
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    std::fs::create_dir(&private).unwrap();
+    symlink(&private, shared.join("link")).unwrap();
+    // Without root, all links are our own.
+    let is_foreign = std::os::unix::fs::lchown(shared.join("link"), Some(65_534), None).is_ok();
+    for output in ["shared/link", "shared/link/", "shared/link//"] {
+        let done = shell(&site, "\"$@\"", ["get", "files/key", "-o", output]).await;
+
+        if is_foreign {
+            let refused = done.expect_code(1);
+            assert!(refused.stderr.contains("belongs to another user (uid 65534)"), "{output}: {}", refused.stderr);
+            assert_eq!(listed(&private), [""; 0], "{output}");
+        } else {
+            done.expect_code(0);
+            assert!(std::fs::read(private.join("key")).unwrap() == body, "{output}");
+            std::fs::remove_file(private.join("key")).unwrap();
+        }
+    }
+}
+
+/// Runs a slow download to `file`, and `interference` once some bytes are there.
+async fn interfere(site: &Site, interference: &str) -> Output {
+    let script = format!("\"$@\" & until [ -s .file.gantry-part ]; do sleep 0.01; done; {interference}; wait $!");
+    shell(site, &script, ["get", "files/key", "-o", "file", "--limit-rate", "1M"]).await
+}
+
+#[tokio::test]
+async fn a_part_file_removed_midway_is_reported_in_one_line() {
+    let (site, _) = site().await;
+
+    let failed = interfere(&site, "rm .file.gantry-part").await.expect_code(1);
+
+    assert_eq!(failed.stderr.lines().count(), 1, "{}", failed.stderr);
+    for part in ["can't put ", "file.gantry-part was removed or replaced during the download", "download again"] {
+        assert!(failed.stderr.contains(part), "{}", failed.stderr);
+    }
+    assert_eq!(site.downloads_listed(), [""; 0]);
+}
+
+/// The part file had the bits of a new file by then, so that everybody could read it.
+#[tokio::test]
+async fn a_target_that_becomes_a_folder_midway_leaves_a_private_part_file() {
+    let (site, body) = site().await;
+
+    let failed = interfere(&site, "mkdir file").await.expect_code(1);
+
+    assert_eq!(failed.stderr.lines().count(), 1, "{}", failed.stderr);
+    let part = std::fs::metadata(site.downloads().join(".file.gantry-part")).unwrap();
+    assert_eq!(part.permissions().mode() & 0o7777, 0o600);
+    std::fs::remove_dir(site.downloads().join("file")).unwrap();
+    let resumed = site.get(FILES, "key", "file").deadline(SOON).run().await.expect_code(0);
+    assert!(resumed.stderr.contains("resumed at 3000000"), "{}", resumed.stderr);
+    assert!(site.downloaded("file") == body);
+}

@@ -13,6 +13,7 @@ import unittest
 import zlib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from gantry_client import ChangedError, FileInUseError, IntegrityError, MalformedError, ObjectInfo, PartFileError
 from gantry_client import crc, protocol
@@ -209,6 +210,11 @@ class Parts(unittest.TestCase):
     def write(self, part: PartFile, data: bytes) -> None:
         part.write(data, crc.crc64nvme(data))
 
+    def mark_every(self, count: int) -> None:
+        patch = mock.patch("gantry_client.part._MARK_BYTES", count)
+        patch.start()
+        self.addCleanup(patch.stop)
+
     def half(self) -> None:
         part = self.open()
         part.begin(self.info, 0, 1000)
@@ -246,10 +252,51 @@ class Parts(unittest.TestCase):
         part.suspend()
         self.write(part, self.data[300:500])
         part.close()
-        body = json.loads(self.sidecar.read_text())
-        self.sidecar.write_text(json.dumps({**body, "boot": "another"}))
+        header, marks = self.sidecar.read_text().split("\n", 1)
+        self.sidecar.write_text(json.dumps({**json.loads(header), "boot": "another"}) + "\n" + marks)
 
         self.assertEqual(self.open().offset, 300)
+
+    def test_damage_costs_only_what_follows_the_last_mark_before_it(self) -> None:
+        self.mark_every(100)
+        for at, offset in ((0, 0), (99, 0), (100, 100), (250, 200), (499, 400)):
+            self.part.unlink(missing_ok=True)
+            part = self.open()
+            part.begin(self.info, 0, 1000)
+            for start in range(0, 500, 100):
+                self.write(part, self.data[start : start + 100])
+            part.close()
+            damaged = bytearray(self.part.read_bytes())
+            damaged[at] ^= 1
+            self.part.write_bytes(damaged)
+
+            part = self.open()
+            self.assertEqual(part.offset, offset, at)
+            part.begin(self.info, 0, 1000)
+            self.write(part, self.data[offset:])
+            self.assertEqual(str(part.commit()), "crc32 (full_object)")
+            part.close()
+
+    def test_bytes_without_a_mark_are_not_used(self) -> None:
+        self.half()
+        with open(self.part, "ab") as file:
+            file.write(self.data[500:600])
+        self.assertEqual(self.open().offset, 500)
+
+    def test_a_damaged_mark_is_ignored(self) -> None:
+        self.mark_every(250)
+        part = self.open()
+        part.begin(self.info, 0, 1000)
+        self.write(part, self.data[:250])
+        self.write(part, self.data[250:500])
+        part.close()
+        good = self.sidecar.read_bytes()
+        for bad, offset in ((good[:-1], 250), (good[:-1] + b"x", 250), (good + b"\n9", 500)):
+            self.sidecar.write_bytes(bad)
+            part = PartFile(self.target, self.wanted, resume=True)
+            self.assertEqual(part.offset, offset)
+            self.part.write_bytes(self.data[:500])
+            part.close()
 
     def test_damaged_bytes_are_not_resumed(self) -> None:
         part = self.open()
@@ -262,7 +309,7 @@ class Parts(unittest.TestCase):
         self.assertIsNone(self.open().found)
 
     def test_a_malformed_sidecar_is_ignored(self) -> None:
-        for text in ("", "{", "[]", "{}", '{"format": 1}', '{"format": 2}', '{"format":1,"object":{},"wanted":{}}'):
+        for text in ("", "{", "[]", "{}", '{"format": 1}', '{"format": 2}', '{"format":2,"object":{},"wanted":{}}'):
             self.half()
             self.sidecar.write_text(text)
             part = self.open()

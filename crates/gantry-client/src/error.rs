@@ -88,12 +88,12 @@ impl Error {
         match self {
             Self::NoRelay | Self::GaveUp { .. } | Self::Bus(bus::Error::Unreachable { .. }) => true,
             Self::Refused(error) => error.retryable,
+            Self::Part(error) => error.is_retryable(),
             Self::Address { .. }
             | Self::NoStore(_)
             | Self::NotPermitted { .. }
             | Self::Changed(_)
             | Self::Mismatch(_)
-            | Self::Part(_)
             | Self::Bus(_)
             | Self::Malformed(_)
             | Self::Cancelled => false,

@@ -33,6 +33,12 @@ pub enum Proof {
     /// Nothing but the checksum of each chunk and the count of bytes: the store keeps no checksum that covers what
     /// was fetched.
     Transport,
+    /// The same, although a checksum was stated: it is invalid. Its value is no digest of its algorithm, or its parts do
+    /// not add up to the object.
+    InvalidChecksum {
+        /// Its algorithm.
+        algorithm: ChecksumAlgorithm,
+    },
 }
 
 impl fmt::Display for Proof {
@@ -42,6 +48,9 @@ impl fmt::Display for Proof {
             Self::Composite { algorithm, parts: 1 } => write!(f, "{} (composite of 1 part)", algorithm.name()),
             Self::Composite { algorithm, parts } => write!(f, "{} (composite of {parts} parts)", algorithm.name()),
             Self::Transport => f.write_str("transport only"),
+            Self::InvalidChecksum { algorithm } => {
+                write!(f, "transport only: the stated {} is invalid", algorithm.name())
+            }
         }
     }
 }
@@ -71,14 +80,16 @@ pub enum Mismatch {
 
 /// Computes the checksum of bytes as they come and compares it with the one that the store keeps.
 ///
-/// A composite checksum is proved when its part sizes are known and add up to the object's size. A stored checksum
-/// that can't be checked (unknown parts, a value that is no digest of its algorithm) proves nothing:
-/// [`Proof::Transport`].
+/// A composite checksum is proved when its part sizes are known. Otherwise it proves nothing: [`Proof::Transport`]. An
+/// invalid checksum proves nothing either, and is reported: [`Proof::InvalidChecksum`]. It does not fail a download,
+/// since the relay could as well state none.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     size: u64,
     seen: u64,
     check: Option<Check>,
+    /// What is proved without a check.
+    otherwise: Proof,
 }
 
 impl Verifier {
@@ -87,7 +98,12 @@ impl Verifier {
     /// Who fetches only a range of an object passes `None`: what the store keeps covers all of it.
     #[must_use]
     pub fn new(checksum: Option<&Checksum>, size: u64) -> Self {
-        Self { size, seen: 0, check: checksum.and_then(|checksum| Check::new(checksum, size)) }
+        let (check, otherwise) = match checksum.map(|checksum| Check::new(checksum, size)) {
+            None => (None, Proof::Transport),
+            Some(Ok(check)) => (check, Proof::Transport),
+            Some(Err(invalid)) => (None, invalid),
+        };
+        Self { size, seen: 0, check, otherwise }
     }
 
     /// Takes the next bytes, in order, from the first on.
@@ -115,6 +131,14 @@ impl Verifier {
         }
     }
 
+    /// Returns the CRC-64/NVME of the bytes so far, if it is computed for the stored checksum.
+    pub(super) const fn crc64nvme(&self) -> Option<u64> {
+        match &self.check {
+            Some(Check { digest: Digest::Bytes(Hasher::Crc64Nvme(so_far)), .. }) => Some(*so_far),
+            _ => None,
+        }
+    }
+
     /// Returns how many bytes were taken.
     #[must_use]
     pub const fn seen(&self) -> u64 {
@@ -134,7 +158,7 @@ impl Verifier {
         if self.seen != self.size {
             return Err(Mismatch::Length { expected: self.size, actual: self.seen });
         }
-        self.check.map_or(Ok(Proof::Transport), Check::finish)
+        self.check.map_or(Ok(self.otherwise), Check::finish)
     }
 }
 
@@ -148,24 +172,25 @@ struct Check {
 }
 
 impl Check {
-    fn new(checksum: &Checksum, size: u64) -> Option<Self> {
+    /// Returns `None` for a composite checksum of unknown parts.
+    ///
+    /// # Errors
+    /// [`Proof::InvalidChecksum`].
+    fn new(checksum: &Checksum, size: u64) -> Result<Option<Self>, Proof> {
         let algorithm = checksum.algorithm;
-        let Some(expected) = decode(checksum) else {
-            tracing::warn!(
-                algorithm = algorithm.name(),
-                value = checksum.value,
-                "the store's checksum is malformed: the bytes can't be proved against it"
-            );
-            return None;
-        };
+        let invalid = Proof::InvalidChecksum { algorithm };
+        let expected = decode(checksum).ok_or(invalid)?;
         let (proof, digest) = match checksum.kind {
             ChecksumKind::FullObject => (Proof::FullObject { algorithm }, Digest::Bytes(Hasher::new(algorithm))),
             ChecksumKind::Composite => {
-                let sizes = part_sizes(&checksum.parts, size)?;
+                if checksum.parts.is_empty() {
+                    return Ok(None);
+                }
+                let sizes = part_sizes(&checksum.parts, size).ok_or(invalid)?;
                 (Proof::Composite { algorithm, parts: sizes.len() as u64 }, Digest::parts(algorithm, sizes))
             }
         };
-        Some(Self { proof, algorithm, expected, digest })
+        Ok(Some(Self { proof, algorithm, expected, digest }))
     }
 
     fn finish(self) -> Result<Proof, Mismatch> {
@@ -185,7 +210,7 @@ fn decode(checksum: &Checksum) -> Option<Vec<u8>> {
     STANDARD.decode(&checksum.value).ok().filter(|value| value.len() == digest_len(checksum.algorithm))
 }
 
-/// Spells out the runs; `None` when they are unknown, too many, or not `size` bytes together.
+/// Spells out the runs; `None` when they are too many, or not `size` bytes together.
 fn part_sizes(runs: &[PartRun], size: u64) -> Option<Vec<u64>> {
     let mut count = 0_u64;
     let mut sum = 0_u64;
@@ -410,10 +435,16 @@ mod tests {
     }
 
     #[test]
-    fn composite_without_usable_parts_proves_transport_only() {
+    fn composite_without_parts_proves_transport_only() {
+        let checksum = Checksum { parts: Vec::new(), ..composite(ChecksumAlgorithm::Sha256, &[b"ab", b"cd"]) };
+        assert_eq!(verify(Some(&checksum), 4, &[b"abcd"]), Ok(Proof::Transport));
+    }
+
+    #[test]
+    fn composite_with_parts_that_do_not_add_up_is_reported() {
         let run = |count, size| PartRun { count, size };
+        let algorithm = ChecksumAlgorithm::Sha256;
         for parts in [
-            vec![],
             vec![run(0, 4)],
             vec![run(1, 3)],
             vec![run(3, 2)],
@@ -421,16 +452,18 @@ mod tests {
             vec![run(u64::MAX, 2)],
             vec![run(1, u64::MAX), run(1, 5)],
         ] {
-            let checksum = Checksum { parts, ..composite(ChecksumAlgorithm::Sha256, &[b"ab", b"cd"]) };
-            assert_eq!(verify(Some(&checksum), 4, &[b"abcd"]), Ok(Proof::Transport), "{:?}", checksum.parts);
+            let checksum = Checksum { parts, ..composite(algorithm, &[b"ab", b"cd"]) };
+            let proof = verify(Some(&checksum), 4, &[b"abcd"]);
+            assert_eq!(proof, Ok(Proof::InvalidChecksum { algorithm }), "{:?}", checksum.parts);
         }
     }
 
     #[test]
-    fn malformed_value_proves_transport_only() {
+    fn a_value_that_is_no_digest_of_its_algorithm_is_reported() {
+        let algorithm = ChecksumAlgorithm::Crc32;
         for value in ["", "!", "AAAA", "AAAAAA==-2"] {
-            let checksum = Checksum { value: value.to_owned(), ..full(ChecksumAlgorithm::Crc32, b"abcd") };
-            assert_eq!(verify(Some(&checksum), 4, &[b"abcd"]), Ok(Proof::Transport), "{value:?}");
+            let checksum = Checksum { value: value.to_owned(), ..full(algorithm, b"abcd") };
+            assert_eq!(verify(Some(&checksum), 4, &[b"abcd"]), Ok(Proof::InvalidChecksum { algorithm }), "{value:?}");
         }
     }
 
@@ -454,6 +487,11 @@ mod tests {
                 r#"{"kind":"composite","algorithm":"sha256","parts":12}"#,
             ),
             (Proof::Transport, "transport only", r#"{"kind":"transport"}"#),
+            (
+                Proof::InvalidChecksum { algorithm },
+                "transport only: the stated SHA256 is invalid",
+                r#"{"kind":"invalid_checksum","algorithm":"sha256"}"#,
+            ),
         ] {
             assert_eq!(proof.to_string(), text);
             assert_eq!(serde_json::to_string(&proof).unwrap(), json);

@@ -25,15 +25,16 @@ struct Input {
 enum Record {
     None,
     Raw(Vec<u8>),
-    /// Raw bytes in the place of the header and of each mark.
+    /// Raw bytes in the place of each head and of each mark.
     Framed {
-        header: Vec<u8>,
+        heads: [Vec<u8>; 2],
         marks: [Vec<u8>; SLOTS],
     },
-    /// A valid header, unless one of these numbers spoils it, and marks with valid checks.
+    /// Valid heads, unless one of these numbers spoils them or the first is damaged, and marks with valid checks.
     Checked {
         numbers: Option<[u64; 3]>,
         format: Option<u8>,
+        is_damaged: bool,
         marks: [Mark; SLOTS],
     },
     /// A record that this build would write after `durable` bytes.
@@ -49,10 +50,19 @@ struct Mark {
     crc: Option<u64>,
 }
 
-/// The layout of a record, as in `part/sidecar.rs`: a header, two marks of checkpoints, one of bytes not yet durable.
+/// The layout of a record, as in `part/record.rs`: a head, two marks of checkpoints, the note, the trail, and the head
+/// again.
 const BLOCK_BYTES: usize = 4096;
-const MARK_BYTES: usize = 128;
-const SLOTS: usize = 3;
+const LINE_BYTES: usize = 128;
+const TRAIL_SLOTS: usize = 256;
+const MARKS_BYTES: usize = 3 * BLOCK_BYTES + TRAIL_SLOTS * LINE_BYTES;
+
+/// How many marks an input has.
+const SLOTS: usize = 6;
+
+/// Where these are, from the end of the first head: those of the checkpoints, the note, and three of the trail.
+const OFFSETS: [usize; SLOTS] =
+    [0, BLOCK_BYTES, 2 * BLOCK_BYTES, 3 * BLOCK_BYTES, 3 * BLOCK_BYTES + LINE_BYTES, MARKS_BYTES - LINE_BYTES];
 
 pub(crate) fn run(data: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
@@ -114,51 +124,68 @@ fn record(input: &Input) -> Option<Vec<u8>> {
     match &input.record {
         Record::None => None,
         Record::Raw(bytes) => Some(bytes.clone()),
-        Record::Framed { header, marks } => Some(framed(header.clone(), |slot, _| marks[slot].clone())),
-        Record::Checked { numbers, format, marks } => {
+        Record::Framed { heads: [first, second], marks } => {
+            let lines = std::array::from_fn(|slot| marks[slot].clone());
+            Some(framed(padded(first.clone()), padded(second.clone()), lines))
+        }
+        Record::Checked { numbers, format, is_damaged, marks } => {
             let [start, end, size] = numbers.unwrap_or([range.start, range.end, SIZE]);
-            let header = header(start..end, size, format.unwrap_or(FORMAT));
-            Some(framed(header, |slot, header_crc| mark(input, marks[slot], slot, header_crc)))
+            let (head, head_crc) = head(start..end, size, format.unwrap_or(FORMAT));
+            let mut first = head.clone();
+            first[LINE_BYTES] ^= u8::from(*is_damaged);
+            let lines = std::array::from_fn(|slot| line(input, marks[slot], slot, head_crc));
+            Some(framed(first, head, lines))
         }
         Record::Good { durable } => {
             let good = Mark { len: *durable, crc: None };
-            Some(framed(header(range, SIZE, FORMAT), |slot, header_crc| mark(input, good, slot, header_crc)))
+            let (head, head_crc) = head(range, SIZE, FORMAT);
+            let lines = std::array::from_fn(|slot| line(input, good, slot, head_crc));
+            Some(framed(head.clone(), head, lines))
         }
     }
 }
 
 /// The format that this build reads.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
-fn header(range: Range<u64>, size: u64, format: u8) -> Vec<u8> {
+/// Returns a head and the CRC in it.
+fn head(range: Range<u64>, size: u64, format: u8) -> (Vec<u8>, u64) {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned());
-    let header = serde_json::json!({
-        "format": format, "store": "s", "object": ObjectInfo { size, ..object() },
-        "start": range.start, "end": range.end, "boot": boot,
+    let description = serde_json::json!({
+        "store": "s", "object": ObjectInfo { size, ..object() }, "start": range.start, "end": range.end, "boot": boot,
     });
-    header.to_string().into_bytes()
+    let mut rest = description.to_string().into_bytes();
+    let head_bytes = (LINE_BYTES + rest.len()).next_multiple_of(BLOCK_BYTES);
+    rest.resize(head_bytes - LINE_BYTES, b' ');
+
+    let crc = chunk::crc(&rest);
+    let opening = serde_json::json!({ "format": format, "head_bytes": head_bytes, "crc": crc });
+    let mut head = opening.to_string().into_bytes();
+    head.resize(LINE_BYTES, b' ');
+    head.extend(rest);
+    (head, crc)
 }
 
-/// Returns the mark's text, with a valid check.
-fn mark(input: &Input, mark: Mark, slot: usize, header_crc: u64) -> Vec<u8> {
+/// Returns the mark's line, with a valid check.
+fn line(input: &Input, mark: Mark, slot: usize, head_crc: u64) -> Vec<u8> {
     let len = usize::from(mark.len).min(input.part.len());
     let crc = mark.crc.unwrap_or_else(|| chunk::crc(&input.part[..len]));
-    let numbers = [header_crc, slot as u64, len as u64, crc];
+    let numbers = [head_crc, OFFSETS[slot] as u64, len as u64, crc];
     let check = chunk::crc(&numbers.map(u64::to_le_bytes).concat());
     serde_json::json!({ "len": len, "crc": crc, "check": check }).to_string().into_bytes()
 }
 
-/// Returns a record of this header and of the marks that `mark_of` returns for a slot and the header's CRC.
-fn framed(mut header: Vec<u8>, mark_of: impl Fn(usize, u64) -> Vec<u8>) -> Vec<u8> {
-    header.resize(header.len().next_multiple_of(BLOCK_BYTES), b' ');
-    let header_crc = chunk::crc(&header);
+fn padded(mut head: Vec<u8>) -> Vec<u8> {
+    head.resize(head.len().next_multiple_of(BLOCK_BYTES), b' ');
+    head
+}
 
-    let mut record = header;
-    for slot in 0..SLOTS {
-        let mut block = mark_of(slot, header_crc);
-        block.resize(MARK_BYTES, b' ');
-        block.resize(BLOCK_BYTES, b' ');
-        record.extend(block);
+/// Returns a record of these heads and marks.
+fn framed(first: Vec<u8>, second: Vec<u8>, lines: [Vec<u8>; SLOTS]) -> Vec<u8> {
+    let mut marks = vec![b' '; MARKS_BYTES];
+    for (offset, line) in OFFSETS.into_iter().zip(lines) {
+        let line = &line[..line.len().min(LINE_BYTES)];
+        marks[offset..offset + line.len()].copy_from_slice(line);
     }
-    record
+    [first, marks, second].concat()
 }

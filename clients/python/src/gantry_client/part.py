@@ -1,12 +1,15 @@
 """The part file: a download's bytes beside their target until they are verified.
 
-During a download of `folder/name` there are two files: `folder/.name.gantry-py-part` contains the bytes, and
-`folder/.name.gantry-py-part.json`, the sidecar, describes them. `commit` verifies the bytes, makes them durable and
-renames them over the target, which is unchanged until then.
+While `folder/name` is downloaded there are `folder/.name.gantry-py-part` (the bytes) and
+`folder/.name.gantry-py-part.json` (the sidecar: what the bytes are). `commit` verifies the bytes, makes them durable
+and renames them over the target, which stays as it was until then.
 
-Bytes are written in order, so after a crash of this process the part file's length is the number of valid bytes. This
-does not hold after a crash of the machine. The sidecar therefore records the kernel's boot id and a checkpoint: how
-many bytes are durable, and their CRC. After a restart of the machine, only those bytes are used.
+The sidecar's first line describes the bytes. Marks are appended to it: a length of the part file and the CRC of that
+many bytes. A download resumes from the last mark that still holds, so that damage costs only what follows it. Bytes
+without a mark are never used.
+
+A checkpoint makes the bytes durable before it appends its mark. Other marks count only while the machine runs, which
+the kernel's boot id tells: after a crash of the machine a mark may be there without its bytes.
 
 Everything here blocks: call it on a thread.
 """
@@ -18,7 +21,8 @@ import hashlib
 import json
 import os
 import stat
-from dataclasses import asdict, dataclass
+import zlib
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -32,18 +36,21 @@ try:
 except ImportError:  # pragma: no cover -- not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
-_FORMAT = 1
+_FORMAT = 2
 _SUFFIX = ".gantry-py-part"
 _NAME_MAX_BYTES = 255
 _SIDECAR_MAX_BYTES = 4 * 1024 * 1024
 _CHECKPOINT_BYTES = 128 * 1024 * 1024
+# Marks are this far apart, and further in a large download, which has no more than so many.
+_MARK_BYTES = 1024 * 1024
+_MARKS_MAX = 4096
 _READ_BYTES = 1024 * 1024
 _LOCK_ATTEMPTS = 16
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Identifies a download by its request. Only bytes of the same request are resumed."""
+    """What is downloaded, as it was requested. Bytes of anything else are not resumed."""
 
     store: str
     key: str
@@ -60,15 +67,22 @@ class _Sidecar:
     start: int
     end: int
     boot: Optional[str]
-    durable: int = 0
-    durable_crc: int = 0
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """So many bytes at the start of the part file have this CRC."""
+
+    length: int
+    crc64nvme: int
+    is_durable: bool
 
 
 class PartFile:
     """The locked part file of one target. Close it in any case."""
 
     def __init__(self, target: Path, wanted: Wanted, resume: bool) -> None:
-        """Locks the part file, and reads the state of an earlier download if that should be resumed.
+        """Locks the part file, and reads what an earlier download left if it is to be resumed.
 
         Raises `FileInUseError` and `PartFileError`.
         """
@@ -79,13 +93,16 @@ class PartFile:
         self._keep = True
         self._written = 0
         self._sidecar: Optional[_Sidecar] = None
+        self._sidecar_fd = -1
+        self._marks: list[_Mark] = []
+        self._marked = self._durable = 0
         self._verifier: Optional[Verifier] = None
         try:
             self._fd = self._lock()
         except OSError as error:
             raise PartFileError(f"can't open {self._part}: {error.strerror}") from error
 
-        #: The version of the bytes that an earlier download left; `None` if there are none.
+        #: The version that the bytes belong to that are there already; `None` when there are none.
         self.found: Optional[ObjectInfo] = None
         try:
             if resume:
@@ -100,26 +117,28 @@ class PartFile:
 
     @property
     def offset(self) -> int:
-        """The absolute offset of the next byte, once bytes were found or `begin` was called."""
+        """The absolute offset of the next byte, once something was found or begun."""
         return (self._sidecar.start if self._sidecar else self._wanted.start) + self._written
 
     def begin(self, info: ObjectInfo, start: int, end: int) -> None:
-        """Starts to write at `offset`, or at `start` if nothing is resumed."""
+        """Begins to write at `offset`, or at `start` when nothing is resumed."""
         try:
             if self.found is None or self._sidecar is None:
                 self._start_over(info, start, end)
-            elif self._sidecar.boot != _boot_id():
-                # From now on the length is trusted again, so the bytes that it covers must be durable.
-                self._checkpoint()
+            else:
+                # The marks of the kept bytes count from now on, so these have to be durable.
+                os.fsync(self._fd)
+                self._place(self._sidecar, [*self._marks[:-1], replace(self._marks[-1], is_durable=True)])
             self._take_mode(at_least=stat.S_IRUSR | stat.S_IWUSR)
         except OSError as error:
             raise PartFileError(f"can't write {self._part}: {error.strerror}") from error
 
     def discard_found(self) -> None:
-        """Discards the bytes that were found: the download starts from the beginning."""
+        """Forgets what was found: the download starts over."""
         self.found = None
         self._written = 0
         self._sidecar = None
+        self._marks = []
 
     def write(self, data: bytes, data_crc64nvme: int) -> None:
         """Writes the next bytes, whose CRC-64/NVME is given."""
@@ -134,8 +153,10 @@ class PartFile:
 
         self._verifier.update(data, data_crc64nvme)
         self._written += len(data)
-        if self._written - self._sidecar.durable >= _CHECKPOINT_BYTES:
+        if self._written - self._durable >= _CHECKPOINT_BYTES:
             self._checkpoint()
+        elif self._written - self._marked >= max(_MARK_BYTES, (self._sidecar.end - self._sidecar.start) // _MARKS_MAX):
+            self._note()
 
     def commit(self) -> Verification:
         """Verifies the bytes, makes them durable and renames them over the target.
@@ -162,10 +183,10 @@ class PartFile:
         return verification
 
     def suspend(self) -> None:
-        """Makes the bytes durable, so that they can be resumed even after a restart of the machine."""
+        """Makes the bytes durable, so that they can be resumed also after a restart of the machine."""
         if self._sidecar is None or self._verifier is None or not self._is_in_place():
             return
-        if self._written > self._sidecar.durable:
+        if self._written > self._durable:
             self._checkpoint()
 
     def close(self) -> None:
@@ -173,14 +194,18 @@ class PartFile:
         if self._fd < 0:
             return
         try:
-            if self._is_in_place() and not (self._keep and os.fstat(self._fd).st_size > 0):
-                _remove(self._sidecar_path)
-                _remove(self._part)
+            if self._is_in_place():
+                if self._keep and os.fstat(self._fd).st_size > 0:
+                    self._note()
+                else:
+                    _remove(self._sidecar_path)
+                    _remove(self._part)
         except OSError:
             pass
         finally:
             os.close(self._fd)
             self._fd = -1
+            self._close_sidecar()
 
     def _lock(self) -> int:
         if fcntl is None:
@@ -203,7 +228,7 @@ class PartFile:
         raise FileInUseError(f"another download writes to {self._target}")
 
     def _is_in_place(self) -> bool:
-        """Returns whether the open file still has its name, and no other name."""
+        """Whether the open file still has its name, and no other one."""
         try:
             there = os.lstat(self._part)
         except FileNotFoundError:
@@ -212,63 +237,95 @@ class PartFile:
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) and here.st_nlink == 1
 
     def _examine(self) -> None:
-        """Resumes from what an earlier download left, if it belongs to this object and its bytes are reliable."""
-        sidecar = _read_sidecar(self._sidecar_path)
-        if sidecar is None or sidecar.wanted != self._wanted:
+        """Takes up what an earlier download left, if it is of this object and its bytes can be relied on."""
+        found = _read_sidecar(self._sidecar_path)
+        if found is None or found[0].wanted != self._wanted:
             return
-        length = os.fstat(self._fd).st_size
-        if not sidecar.durable <= length <= sidecar.end - sidecar.start:
-            return
-        usable = length if sidecar.boot is not None and sidecar.boot == _boot_id() else sidecar.durable
-        if usable == 0:
-            return
+        sidecar, marks = found
+        if sidecar.boot is None or sidecar.boot != _boot_id():
+            durable = max((mark.length for mark in marks if mark.is_durable), default=0)
+            marks = [mark for mark in marks if mark.length <= durable]
 
-        verifier = _verifier(sidecar.object, sidecar.start, sidecar.end)
-        self._seek(0)
-        position = 0
-        while position < usable:
-            # A block ends at the checkpoint, so that the CRC up to there can be compared.
-            limit = sidecar.durable if position < sidecar.durable else usable
-            data = os.read(self._fd, min(_READ_BYTES, limit - position))
-            if not data:
-                return
-            verifier.update(data, crc.crc64nvme(data))
-            position += len(data)
-            if position == sidecar.durable and verifier.crc64nvme != sidecar.durable_crc:
-                return
-
+        verifier, held = self._read(sidecar, marks)
+        if len(held) < len(marks):
+            # It has read bytes that are not used.
+            verifier, held = self._read(sidecar, held)
+        if not held:
+            return
         self._sidecar = sidecar
         self._verifier = verifier
-        self._written = usable
+        self._marks = held
+        self._written = held[-1].length
         self.found = sidecar.object
-        os.ftruncate(self._fd, usable)
+        os.ftruncate(self._fd, self._written)
+        self._seek(self._written)
+
+    def _read(self, sidecar: _Sidecar, marks: list[_Mark]) -> tuple[Verifier, list[_Mark]]:
+        """Reads the bytes that the marks cover, and returns the marks before the first one that is wrong."""
+        verifier = _verifier(sidecar.object, sidecar.start, sidecar.end)
+        held: list[_Mark] = []
+        position = 0
+        self._seek(0)
+        for mark in marks:
+            while position < mark.length:
+                data = os.read(self._fd, min(_READ_BYTES, mark.length - position))
+                if not data:
+                    return verifier, held
+                verifier.update(data, crc.crc64nvme(data))
+                position += len(data)
+            if verifier.crc64nvme != mark.crc64nvme:
+                return verifier, held
+            held.append(mark)
+        return verifier, held
 
     def _start_over(self, info: ObjectInfo, start: int, end: int) -> None:
         os.ftruncate(self._fd, 0)
         self._seek(0)
         self._written = 0
         self._verifier = _verifier(info, start, end)
-        self._sidecar = _Sidecar(self._wanted, info, start, end, _boot_id())
-        _write_sidecar(self._sidecar_path, self._sidecar)
+        self._place(_Sidecar(self._wanted, info, start, end, _boot_id()), [])
+
+    def _place(self, sidecar: _Sidecar, marks: list[_Mark]) -> None:
+        """Puts a sidecar with these marks in place: after a crash it is the old or the new one."""
+        self._close_sidecar()
+        self._sidecar = replace(sidecar, boot=_boot_id())
+        self._sidecar_fd = _write_sidecar(self._sidecar_path, self._sidecar, marks)
+        self._marked = self._durable = marks[-1].length if marks else 0
+
+    def _close_sidecar(self) -> None:
+        if self._sidecar_fd >= 0:
+            os.close(self._sidecar_fd)
+            self._sidecar_fd = -1
 
     def _checkpoint(self) -> None:
-        assert self._sidecar is not None and self._verifier is not None, "begin comes first"
         try:
             os.fsync(self._fd)
-            values = {**self._sidecar.__dict__, "boot": _boot_id()}
-            values.update(durable=self._written, durable_crc=self._verifier.crc64nvme)
-            self._sidecar = _Sidecar(**values)
-            _write_sidecar(self._sidecar_path, self._sidecar)
+            self._append(is_durable=True)
+            os.fsync(self._sidecar_fd)
+            self._durable = self._written
         except OSError as error:
-            # The system may have dropped bytes that it could not write, so the length is no longer reliable.
+            # The system may have dropped what it could not write.
             self._keep = False
             raise PartFileError(f"can't make {self._part} durable: {error.strerror}") from error
+
+    def _note(self) -> None:
+        """Marks the bytes so far. A mark that can't be written costs only itself."""
+        if self._sidecar_fd >= 0 and self._written > self._marked:
+            try:
+                self._append(is_durable=False)
+            except OSError:
+                self._marked = self._written
+
+    def _append(self, is_durable: bool) -> None:
+        assert self._sidecar is not None and self._verifier is not None, "begin comes first"
+        os.write(self._sidecar_fd, _line(_Mark(self._written, self._verifier.crc64nvme, is_durable)))
+        self._marked = self._written
 
     def _seek(self, offset: int) -> None:
         os.lseek(self._fd, offset, os.SEEK_SET)
 
     def _take_mode(self, at_least: int) -> None:
-        """Sets the part file's permission bits to those of the file that it will replace."""
+        """Gives the part file the permission bits of the file that it will replace."""
         try:
             mode = stat.S_IMODE(os.stat(self._target).st_mode) & 0o777
         except FileNotFoundError:
@@ -283,7 +340,7 @@ def _verifier(info: ObjectInfo, start: int, end: int) -> Verifier:
 
 
 def _resolved(target: Path) -> Path:
-    """Follows symbolic links, and checks that the target is a regular file or can become one."""
+    """Follows symbolic links, and checks that a regular file is or can be there."""
     try:
         path = Path(os.path.realpath(target))
         if path.exists() and not path.is_file():
@@ -316,25 +373,48 @@ def _open_private(path: Path, flags: int) -> int:
     return fd
 
 
-def _read_sidecar(path: Path) -> Optional[_Sidecar]:
-    """Returns `None` if there is no sidecar that this version of the package can read."""
+def _line(mark: _Mark) -> bytes:
+    """A mark as it is written. The line before it may have been torn, so it begins with a line break."""
+    text = f"{mark.length} {mark.crc64nvme:016x} {int(mark.is_durable)}"
+    return f"\n{text} {zlib.crc32(text.encode()):08x}".encode()
+
+
+def _read_line(line: bytes, length_max: int) -> Optional[_Mark]:
+    """Returns `None` for a line that is torn or damaged."""
+    try:
+        length, value, is_durable, _ = line.split(b" ")
+        mark = _Mark(int(length), int(value, 16), is_durable == b"1")
+    except ValueError:
+        return None
+    return mark if _line(mark)[1:] == line and 0 < mark.length <= length_max else None
+
+
+def _read_sidecar(path: Path) -> Optional[tuple[_Sidecar, list[_Mark]]]:
+    """Returns it and its marks, in the order of their lengths.
+
+    Returns `None` when there is none that this version of the package understands.
+    """
     try:
         fd = _open_private(path, os.O_RDONLY)
         with open(fd, "rb") as file:
-            body = json.loads(file.read(_SIDECAR_MAX_BYTES))
+            header, *lines = file.read(_SIDECAR_MAX_BYTES).split(b"\n")
+        body = json.loads(header)
         if body.pop("format") != _FORMAT:
             return None
         info = read_object(body.pop("object"))
         sidecar = _Sidecar(wanted=Wanted(**body.pop("wanted")), object=info, **body)
-        numbers = (sidecar.start, sidecar.end, sidecar.durable, sidecar.durable_crc)
-        is_sound = all(isinstance(number, int) and number >= 0 for number in numbers)
-        return sidecar if is_sound and sidecar.start <= sidecar.end <= info.size else None
+        is_sound = all(isinstance(number, int) for number in (sidecar.start, sidecar.end))
+        if not (is_sound and 0 <= sidecar.start <= sidecar.end <= info.size):
+            return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, GantryError):
         return None
+    found = (_read_line(line, sidecar.end - sidecar.start) for line in lines)
+    marks = {mark.length: mark for mark in found if mark is not None}
+    return sidecar, [marks[length] for length in sorted(marks)]
 
 
-def _write_sidecar(path: Path, sidecar: _Sidecar) -> None:
-    """Replaces the sidecar atomically: after a crash, either the old or the new one exists."""
+def _write_sidecar(path: Path, sidecar: _Sidecar, marks: list[_Mark]) -> int:
+    """Replaces the sidecar, and returns its descriptor, to append marks to."""
     body = {"format": _FORMAT, **asdict(sidecar)}
     checksum = sidecar.object.checksum
     if checksum is not None:
@@ -342,13 +422,19 @@ def _write_sidecar(path: Path, sidecar: _Sidecar) -> None:
 
     scratch = path.with_name(f"{path.name}.new")
     _remove(scratch)
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(json.dumps(body).encode())
-        file.flush()
-        if sidecar.durable > 0:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(scratch, flags, 0o600)
+    try:
+        rest = memoryview(json.dumps(body).encode() + b"".join(map(_line, marks)))
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        if marks:
             os.fsync(fd)
-    os.rename(scratch, path)
+        os.rename(scratch, path)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _remove(path: Path) -> None:
@@ -360,7 +446,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        # Some network file systems do not support this.
+        # Some network file systems can't.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

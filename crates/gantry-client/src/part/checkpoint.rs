@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use super::Error;
 use super::claim::Claim;
-use super::sidecar::{Mark, Record};
+use super::record::{Mark, Record};
 
 /// A checkpoint that runs.
 #[derive(Debug)]

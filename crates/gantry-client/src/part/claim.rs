@@ -97,23 +97,42 @@ impl Claim {
         }
     }
 
-    /// Renames the part file over the target. A crash leaves the old target and the part, or the new target.
+    /// Gives the part file the permission bits of `ours` for the target, and renames it over the target. A crash leaves
+    /// the old target and the part, or the new target.
     ///
     /// The records go last: without a part file they vouch for nothing, but a part file without them is fetched again.
-    pub(super) fn publish(&mut self) -> Result<(), Error> {
-        let Names { folder, part, .. } = &self.names;
+    ///
+    /// # Errors
+    /// [`Error::Removed`] when the part file no longer has its name. Otherwise as the file system answers. If it fails
+    /// before the file has its new name, the part file is private again.
+    pub(super) fn publish(&mut self, ours: &Ours) -> Result<(), Error> {
+        self.admit(ours.mode_to_replace(&self.target))?;
+        if let Err(error) = self.rename() {
+            // One that its owner may not write could not be resumed.
+            if let Err(error) = self.admit(ours.private_mode) {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, part = %self.names.part.display(), "the part file can't be made private again");
+            }
+            return Err(error);
+        }
+
+        self.clear();
+        sync_folder(&self.names.folder).map_err(|source| Error::io(&self.names.folder, source))
+    }
+
+    fn rename(&mut self) -> Result<(), Error> {
+        let part = &self.names.part;
         if !is_at(&self.file, part).map_err(|source| Error::io(part, source))? {
-            self.keep = true;
-            return Err(Error::Broken(part.clone()));
+            self.keep = false;
+            return Err(Error::Removed { target: self.target.clone(), part: part.clone() });
         }
         fs::rename(part, &self.target).map_err(|source| Error::io(&self.target, source))?;
         self.keep = true;
-        self.clear();
-        sync_folder(folder).map_err(|source| Error::io(folder, source))
+        Ok(())
     }
 
-    /// Removes the records after the rename, unless they are those of the next download to this target: the lock that is
-    /// held protects them only as long as the part file has its name, so it takes a new one.
+    /// Removes the records of a part file that no longer has its name, unless they are those of the next download to this
+    /// target: the lock that is held protects them only as long as the part file has its name, so it takes a new one.
     fn clear(&self) {
         match Self::lock(self.target.clone()) {
             Ok(mut next) => {
@@ -129,6 +148,20 @@ impl Claim {
         }
     }
 
+    /// Removes the part file and its records; where another file has the part file's name, only records that nobody uses.
+    fn remove(&self) -> io::Result<()> {
+        if !is_at(&self.file, &self.names.part)? {
+            if self.records_are_ours {
+                self.clear();
+            }
+            return Ok(());
+        }
+        // The sidecar goes first, and all of it under the lock: whoever comes next finds a part that nothing vouches
+        // for, or none.
+        self.remove_records()?;
+        sidecar::remove(&self.names.part)
+    }
+
     fn remove_records(&self) -> io::Result<()> {
         if !self.records_are_ours {
             return Ok(());
@@ -140,14 +173,11 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if !self.keep {
-            // The sidecar goes first, and all of it under the lock: whoever comes next finds a part that nothing
-            // vouches for, or none.
-            let removed = self.remove_records().and_then(|()| sidecar::remove(&self.names.part));
-            if let Err(error) = removed {
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(error, part = %self.names.part.display(), "the part file can't be removed");
-            }
+        if !self.keep
+            && let Err(error) = self.remove()
+        {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, part = %self.names.part.display(), "the part file can't be removed");
         }
         // The lock belongs to the open file, of which a process that was forked meanwhile has a copy until its `exec`:
         // closing ours alone would leave it locked until then.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use super::Distrust;
 use crate::verify::Mismatch;
 
-/// Why a file could not be written. None of these is cured by asking the relay again.
+/// Why a file could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The folder that the target would be in is missing, or is no folder.
@@ -73,6 +73,23 @@ pub enum Error {
     /// An earlier failure made the part file unfit to be written on; it may be opened anew.
     #[error("part file {} failed before", .0.display())]
     Broken(PathBuf),
+    /// The part file no longer has its name when it is to take the target's place.
+    #[error(
+        "can't put {} in place: part file {} was removed or replaced during the download; download again",
+        target.display(), part.display()
+    )]
+    Removed {
+        /// The target, which is as it was.
+        target: PathBuf,
+        /// The part file.
+        part: PathBuf,
+    },
+    /// The part file does not hold what was written to it. What it still holds can be resumed.
+    #[error(
+        "part file {} was changed by another program during the download, or its disk is faulty; download again",
+        .0.display()
+    )]
+    Altered(PathBuf),
     /// We were asked to stop while what is there was read. It stays as it is.
     #[error("stopped reading part file {}", .0.display())]
     Stopped(PathBuf),
@@ -87,6 +104,29 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns whether the same download may succeed later although the caller changes nothing.
+    ///
+    /// So it is where another program or download was in the way, and where the part file failed but what it holds can
+    /// be opened again. A full disk, missing rights and the like need somebody who changes that.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::InUse(_) | Self::Broken(_) | Self::Removed { .. } | Self::Altered(_) => true,
+            Self::NoFolder(_)
+            | Self::NotAFile(_)
+            | Self::Untrusted { .. }
+            | Self::ForeignLink { .. }
+            | Self::NoDescriptor(_)
+            | Self::OpenElsewhere(_)
+            | Self::NotWritable { .. }
+            | Self::Full { .. }
+            | Self::Io { .. }
+            | Self::Unresumable { .. }
+            | Self::Stopped(_)
+            | Self::Mismatch { .. } => false,
+        }
+    }
+
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of I/O errors are many and not exhaustive")]

@@ -4,10 +4,12 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use super::claim::Claim;
+use super::policy::Policy;
+use super::record::Mark;
 use super::sidecar::{self, Sidecar};
 use super::tally::{self, Tally};
-use super::{Error, Policy, ResumePoint, Stale, Wanted};
-use gantry_proto::{ObjectInfo, Pin};
+use super::{Error, ResumePoint, Stale, Wanted};
+use gantry_proto::{ObjectInfo, Pin, StoreName};
 
 #[derive(Debug)]
 pub(super) enum Found {
@@ -22,6 +24,27 @@ pub(super) struct Kept {
     pub(super) point: ResumePoint,
     sidecar: Sidecar,
     tally: Tally,
+    /// Those that hold, in the order of their lengths. The last one is that of all the bytes.
+    marks: Vec<Mark>,
+}
+
+/// What a part file holds when its transfer begins.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub sidecar: Sidecar,
+    pub tally: Tally,
+    /// As in [`Kept`].
+    pub marks: Vec<Mark>,
+}
+
+impl Base {
+    pub(super) fn empty(store: StoreName, object: &ObjectInfo, range: &Range<u64>) -> Self {
+        Self {
+            sidecar: Sidecar::new(store, object.clone(), range, None),
+            tally: Tally::new(object, range),
+            marks: Vec::new(),
+        }
+    }
 }
 
 impl Kept {
@@ -31,30 +54,30 @@ impl Kept {
     }
 
     /// Takes over the bytes for `object` as it is described now.
-    pub(super) fn take_up(
-        self,
-        object: &ObjectInfo,
-        claim: &Claim,
-        stop: &AtomicBool,
-    ) -> Result<(Sidecar, Tally), Error> {
-        let Self { point, mut sidecar, tally } = self;
+    ///
+    /// They are read again if `object` has a checksum that they were not read for.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`], [`Error::Altered`] if the file has changed meanwhile. Otherwise as the file system answers.
+    pub(super) fn take_up(self, object: &ObjectInfo, claim: &Claim, stop: &AtomicBool) -> Result<Base, Error> {
+        let Self { point, mut sidecar, tally, marks } = self;
         let recorded = std::mem::replace(&mut sidecar.object, object.clone()).checksum;
 
         let mut afresh = Tally::new(object, &point.range);
         if !afresh.is_checked() {
             // What an earlier relay stated of the same version still holds.
             sidecar.object.checksum = recorded.or_else(|| object.checksum.clone());
-            return Ok((sidecar, tally));
+            return Ok(Base { sidecar, tally, marks });
         }
         if object.checksum == recorded {
-            return Ok((sidecar, tally));
+            return Ok(Base { sidecar, tally, marks });
         }
 
         let part = &claim.names.part;
         match afresh.read(&claim.file, &[tally.mark()], stop).map_err(|source| Error::io(part, source))? {
-            tally::Outcome::Read => Ok((sidecar, afresh)),
+            tally::Outcome::Read => Ok(Base { sidecar, tally: afresh, marks }),
             tally::Outcome::Stopped => Err(Error::Stopped(part.clone())),
-            tally::Outcome::Differs => Err(Error::Unresumable { path: part.clone(), from: point.proved }),
+            tally::Outcome::Differs => Err(Error::Altered(part.clone())),
         }
     }
 }
@@ -67,7 +90,7 @@ pub(super) fn examine(
     policy: &Policy,
     stop: &AtomicBool,
 ) -> Result<Found, Error> {
-    let Some(sidecar::Found { sidecar, durable: mut marks, noted }) = recorded else {
+    let Some(sidecar::Found { sidecar, marks }) = recorded else {
         return Ok(Found::Stale(Stale::NoRecord));
     };
     if !sidecar.is_of(wanted) {
@@ -77,18 +100,15 @@ pub(super) fn examine(
     let same_boot = sidecar.boot.is_some() && sidecar.boot == policy.boot;
     // Bytes past the checkpoint are to be durable before a new one claims them, and a failure to write them back that
     // nobody saw shows here.
-    if same_boot && claim.file.sync_data().is_ok() {
-        marks.extend(noted);
-    }
-    marks.retain(|mark| mark.len > 0);
-    marks.sort_by_key(|mark| mark.len);
+    let is_synced = same_boot && claim.file.sync_data().is_ok();
+    let marks = if is_synced { marks.all() } else { marks.durable() };
     if marks.is_empty() {
         return Ok(Found::Stale(Stale::Unrecorded));
     }
 
     let range = sidecar.range();
     let mut tally = Tally::new(&sidecar.object, &range);
-    match tally.read(&claim.file, &marks, stop) {
+    match tally.read(&claim.file, marks, stop) {
         Ok(tally::Outcome::Read) => {}
         Ok(tally::Outcome::Stopped) => return Err(Error::Stopped(claim.names.part.clone())),
         Ok(tally::Outcome::Differs) => return Ok(Found::Stale(Stale::Damaged)),
@@ -98,7 +118,8 @@ pub(super) fn examine(
         }
     }
 
+    let marks = marks.iter().copied().filter(|mark| mark.len <= tally.len()).collect();
     let pin = Pin { if_match: Some(sidecar.object.etag.clone()), version_id: wanted.pin.version_id.clone() };
     let point = ResumePoint { object: sidecar.object.clone(), proved: range.start + tally.len(), range, pin };
-    Ok(Found::Kept(Box::new(Kept { point, sidecar, tally })))
+    Ok(Found::Kept(Box::new(Kept { point, sidecar, tally, marks })))
 }

@@ -2,10 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::{fs, path};
 
 use sha2::{Digest as _, Sha256};
 
@@ -81,33 +82,50 @@ pub enum Destination {
 /// Follows the symbolic links at the end of `target` to where its bytes are, or would be.
 ///
 /// A link is followed where Linux would with `fs.protected_symlinks`, also where that is off: links in a folder such as
-/// `/tmp` must be ours, or belong to the folder's owner.
+/// `/tmp` must be ours, or belong to the folder's owner. That holds for a link with a slash after it, too, which names
+/// the folder that the link leads to.
 ///
 /// # Errors
 /// [`Error::NotAFile`], [`Error::NoFolder`], [`Error::ForeignLink`], [`Error::NoDescriptor`] or
 /// [`Error::OpenElsewhere`], or as the file system answers.
 pub fn destination(target: &Path) -> Result<Destination, Error> {
     let mut path = target.to_owned();
+    let mut is_folder = false;
     for _ in 0..LINKS_MAX {
+        // With the slash, the kernel would follow the link for us.
+        is_folder |= strip_final_slashes(&mut path);
         if let Some(destination) = descriptor::named(&path)? {
-            return Ok(destination);
+            return if is_folder { Err(Error::NoFolder(target.to_owned())) } else { Ok(destination) };
         }
+
         match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_symlink() => {
                 admit_link(&path, &metadata)?;
                 let to = fs::read_link(&path).map_err(|source| Error::io(&path, source))?;
                 path = folder(&path).join(to);
             }
-            Ok(metadata) if metadata.is_file() => return Ok(Destination::File(path)),
             Ok(metadata) if metadata.is_dir() => return Err(Error::NotAFile(path)),
+            Ok(_) if is_folder => return Err(Error::NoFolder(target.to_owned())),
+            Ok(metadata) if metadata.is_file() => return Ok(Destination::File(path)),
             Ok(_) => return Ok(Destination::Special(path)),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return missing(path).map(Destination::File);
+                return if is_folder { Err(Error::NoFolder(target.to_owned())) } else { missing(path) };
             }
             Err(source) => return Err(Error::io(&path, source)),
         }
     }
     Err(Error::io(target, io::Error::other("too many symbolic links")))
+}
+
+/// Removes the slashes at the end, except that of the root folder, and returns whether there were any.
+fn strip_final_slashes(path: &mut PathBuf) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    let name_len = bytes.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
+    if name_len >= bytes.len() {
+        return false;
+    }
+    *path = PathBuf::from(OsStr::from_bytes(&bytes[..name_len]));
+    true
 }
 
 /// Returns where a file that takes the place of `target` will be.
@@ -136,13 +154,10 @@ const fn may_follow(link_uid: u32, folder_uid: u32, folder_mode: u32, us: u32) -
 }
 
 /// Takes a path where nothing is yet, when the folder is there.
-fn missing(path: PathBuf) -> Result<PathBuf, Error> {
-    if path.as_os_str().to_string_lossy().ends_with(path::is_separator) {
-        return Err(Error::NoFolder(path));
-    }
+fn missing(path: PathBuf) -> Result<Destination, Error> {
     let folder = folder(&path);
     match fs::metadata(&folder) {
-        Ok(metadata) if metadata.is_dir() => Ok(path),
+        Ok(metadata) if metadata.is_dir() => Ok(Destination::File(path)),
         Ok(_) => Err(Error::NoFolder(folder)),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Err(Error::NoFolder(folder))

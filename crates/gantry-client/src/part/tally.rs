@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::sidecar::Mark;
+use super::record::Mark;
 use crate::verify::{Mismatch, Proof, Verifier};
 use gantry_proto::{Checksum, ObjectInfo, chunk};
 
@@ -17,8 +17,8 @@ const READ_BYTES: usize = 1024 * 1024;
 #[derive(Clone)]
 pub(super) struct Tally {
     verifier: Verifier,
-    /// CRC-64/NVME.
-    crc: u64,
+    /// CRC-64/NVME, unless the verifier computes it for the object's checksum.
+    crc: Option<u64>,
 }
 
 /// How reading kept bytes ended.
@@ -44,7 +44,9 @@ impl Tally {
 
     fn of(checksum: Option<&Checksum>, range: &Range<u64>, size: u64) -> Self {
         let checksum = checksum.filter(|_| *range == (0..size));
-        Self { verifier: Verifier::new(checksum, range.end.saturating_sub(range.start)), crc: chunk::crc(&[]) }
+        let verifier = Verifier::new(checksum, range.end.saturating_sub(range.start));
+        let crc = verifier.crc64nvme().is_none().then(|| chunk::crc(&[]));
+        Self { verifier, crc }
     }
 
     pub(super) const fn len(&self) -> u64 {
@@ -52,8 +54,12 @@ impl Tally {
     }
 
     /// Returns how many bytes there are so far, with their CRC-64/NVME.
-    pub(super) const fn mark(&self) -> Mark {
-        Mark { len: self.len(), crc: self.crc }
+    pub(super) fn mark(&self) -> Mark {
+        Mark { len: self.len(), crc: self.crc64nvme() }
+    }
+
+    fn crc64nvme(&self) -> u64 {
+        self.crc.or_else(|| self.verifier.crc64nvme()).expect("one of the two computes it")
     }
 
     /// Returns whether they will be held against a stored checksum.
@@ -69,7 +75,9 @@ impl Tally {
     /// Takes bytes and their CRC-64/NVME.
     pub(super) fn update(&mut self, bytes: &[u8], crc: u64) {
         self.verifier.update_summed(bytes, crc);
-        self.crc = chunk::join_crcs(self.crc, crc, bytes.len() as u64);
+        if let Some(so_far) = &mut self.crc {
+            *so_far = chunk::join_crcs(*so_far, crc, bytes.len() as u64);
+        }
     }
 
     /// Takes the file's bytes up to the last of `marks` that they agree with, unless `stop` is set meanwhile.
@@ -77,11 +85,12 @@ impl Tally {
     /// The marks are in order of their length. Bytes past the last one that holds are not taken: nothing is known of
     /// them.
     pub(super) fn read(&mut self, file: &File, marks: &[Mark], stop: &AtomicBool) -> io::Result<Outcome> {
+        let mut buffer = vec![0; READ_BYTES];
         let mut last = None;
         for mark in marks {
-            match self.read_to(file, mark.len, stop) {
+            match self.read_to(file, mark.len, &mut buffer, stop) {
                 Ok(Outcome::Stopped) => return Ok(Outcome::Stopped),
-                Ok(Outcome::Read) if self.crc == mark.crc => last = Some(self.clone()),
+                Ok(Outcome::Read) if self.crc64nvme() == mark.crc => last = Some(self.clone()),
                 Ok(Outcome::Read | Outcome::Differs) => break,
                 // What was read before it holds.
                 Err(error) if last.is_some() => {
@@ -96,9 +105,8 @@ impl Tally {
         Ok(Outcome::Read)
     }
 
-    fn read_to(&mut self, mut file: &File, limit: u64, stop: &AtomicBool) -> io::Result<Outcome> {
+    fn read_to(&mut self, mut file: &File, limit: u64, buffer: &mut [u8], stop: &AtomicBool) -> io::Result<Outcome> {
         file.seek(SeekFrom::Start(self.len()))?;
-        let mut buffer = vec![0; READ_BYTES];
         while self.len() < limit {
             if stop.load(Ordering::Relaxed) {
                 return Ok(Outcome::Stopped);

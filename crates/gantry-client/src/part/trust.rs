@@ -22,7 +22,7 @@ pub(super) struct Ours {
     /// The permission bits of a new file of anyone's.
     pub new_mode: u32,
     /// Those of a file that is to be private: 0600, except where the file system keeps no permissions.
-    private_mode: u32,
+    pub private_mode: u32,
 }
 
 /// Why a file is not used.

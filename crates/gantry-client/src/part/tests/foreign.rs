@@ -210,6 +210,56 @@ fn a_link_of_another_user_in_a_folder_open_to_all_is_not_followed() {
     }
 }
 
+/// The kernel follows a link before a slash itself, so that the link was not looked at.
+#[test]
+fn a_link_with_a_slash_after_it_is_held_to_the_same_rule() {
+    let scene = Scene::new();
+    let (shared, private) = (scene.folder.path().join("shared"), scene.folder.path().join("private"));
+    fs::create_dir(&shared).unwrap();
+    chmod(&shared, 0o1777);
+    fs::create_dir(&private).unwrap();
+    let link = shared.join("link");
+    symlink(&private, &link).unwrap();
+    // Also where the slash is in what another link leads to.
+    let indirect = scene.folder.path().join("indirect");
+    symlink("shared/link/", &indirect).unwrap();
+    let targets = [link.join(""), shared.join("link//"), indirect];
+    for target in &targets {
+        let error = destination(target).unwrap_err();
+        assert!(matches!(&error, Error::NotAFile(path) if *path == private), "a link of ours is followed: {error:?}");
+    }
+
+    if is_root() {
+        lchown(&link, Some(OTHER), None).unwrap();
+        for target in &targets {
+            let error = destination(target).unwrap_err();
+            assert!(matches!(&error, Error::ForeignLink { path, uid: OTHER } if *path == link), "{error:?}");
+        }
+    }
+}
+
+#[test]
+fn what_has_a_slash_after_it_is_a_folder_or_nothing() {
+    let scene = Scene::new();
+    let folder = scene.folder.path();
+    fs::write(folder.join("file"), "").unwrap();
+    symlink("file", folder.join("to-file")).unwrap();
+    symlink("file/", folder.join("to-file-with-slash")).unwrap();
+    symlink("/dev/null", folder.join("to-device")).unwrap();
+    for name in ["file/", "missing/", "to-file/", "to-file//", "to-file-with-slash", "to-device/"] {
+        let error = destination(&folder.join(name)).unwrap_err();
+        assert!(matches!(error, Error::NoFolder(_)), "{name}: {error:?}");
+    }
+    for path in ["/dev/stdout/", "/dev/fd/1/", "/proc/self/fd/1/"] {
+        let error = destination(Path::new(path)).unwrap_err();
+        assert!(matches!(error, Error::NoFolder(_)), "{path}: {error:?}");
+    }
+    for path in ["/", "//", "/."] {
+        let error = destination(Path::new(path)).unwrap_err();
+        assert!(matches!(error, Error::NotAFile(_)), "{path}: {error:?}");
+    }
+}
+
 #[test]
 fn devices_and_fifos_are_special_and_files_are_not() {
     let scene = Scene::new();
@@ -254,7 +304,16 @@ fn a_path_that_names_a_descriptor_is_no_file() {
         let error = PartFile::open_with(Path::new(&path), scene.wanted(), true, policy(), &RUN_ON).unwrap_err();
         assert!(matches!(error, Error::NotAFile(_)), "{path}: {error:?}");
     }
-    for path in ["/dev/fd/99999", "/proc/self/fd/-1", "/proc/self/fd/x"] {
+    // The kernel knows one spelling of each number.
+    for path in [
+        "/dev/fd/99999",
+        "/dev/fd/01",
+        "/dev/fd/+1",
+        "/dev/fd/ 1",
+        "/proc/self/fd/-1",
+        "/proc/self/fd/x",
+        "/proc/self/fd/00",
+    ] {
         let error = destination(Path::new(path)).unwrap_err();
         assert!(matches!(error, Error::NoDescriptor(_) | Error::NotAFile(_)), "{path}: {error:?}");
     }

@@ -1,6 +1,14 @@
 //! Which of the kept bytes are reused, and what they are held against.
 
 use super::*;
+use crate::part::trail::Trail;
+
+/// Where the record of such a small description has its heads and its marks.
+const FIRST_HEAD: Range<usize> = 0..4096;
+const CHECKPOINTS: Range<usize> = FIRST_HEAD.end..3 * 4096;
+const NOTE: Range<usize> = CHECKPOINTS.end..CHECKPOINTS.end + 4096;
+const TRAIL: Range<usize> = NOTE.end..NOTE.end + 256 * 128;
+const SECOND_HEAD: Range<usize> = TRAIL.end..TRAIL.end + 4096;
 
 /// Leaves 60,000 bytes behind that are not the object's, with a record that says they are.
 fn plant(scene: &Scene, recorded: Option<Checksum>) {
@@ -235,11 +243,197 @@ fn of_two_checkpoints_the_one_before_holds_while_the_next_is_written() {
     // The power fails in the middle of the write.
     let mut torn = after.clone();
     let changed: Vec<usize> = (0..after.len()).filter(|at| before.get(*at) != after.get(*at)).collect();
-    let last = changed.iter().filter(|at| **at < after.len() - 4096).max().unwrap();
+    let last = changed.iter().filter(|at| CHECKPOINTS.contains(at)).max().unwrap();
     torn[*last] = b'?';
     fs::write(scene.sidecar(), torn).unwrap();
 
     let later = Policy { boot: Some("boot two".to_owned()), ..policy() };
     let part = PartFile::open_with(&scene.target, scene.wanted(), true, later, &RUN_ON).unwrap();
     assert_eq!(part.resume_point().unwrap().proved, 30_000);
+}
+
+/// The distance of the marks in the trail, and the length of the chunks, where a test has a trail.
+const SPACING: u64 = 1000;
+
+impl Scene {
+    fn open_with_trail(&self) -> PartFile {
+        let policy = Policy { trail_bytes: SPACING, ..policy() };
+        PartFile::open_with(&self.target, self.wanted(), true, policy, &RUN_ON).unwrap()
+    }
+
+    /// Goes on with a trail up to `len` bytes, and leaves them behind as a killed process would.
+    fn interrupt_with_trail(&self, len: usize) {
+        let part = self.open_with_trail();
+        let from = part.resume_point().map_or(0, |point| point.proved);
+        let mut part = part.begin(&self.object, self.range(), from, &RUN_ON).unwrap();
+        for chunk in self.bytes[usize::try_from(from).unwrap()..len].chunks(usize::try_from(SPACING).unwrap()) {
+            part.write(chunk).unwrap();
+        }
+    }
+
+    fn proved(&self) -> Option<u64> {
+        let mut part = self.open_with_trail();
+        part.claim.keep = true;
+        part.resume_point().map(|point| point.proved)
+    }
+
+    fn damage_part(&self, at: u64) {
+        let mut part = self.part();
+        part.seek(SeekFrom::Start(at)).unwrap();
+        part.write_all(&[!self.bytes[usize::try_from(at).unwrap()]]).unwrap();
+    }
+}
+
+#[test]
+fn damage_costs_only_what_lies_after_the_last_mark_before_it() {
+    for (at, proved) in [
+        (0, None),
+        (999, None),
+        (1000, Some(1000)),
+        (1001, Some(1000)),
+        (31_999, Some(31_000)),
+        (32_000, Some(32_000)),
+        (59_999, Some(59_000)),
+    ] {
+        for is_cut in [false, true] {
+            let scene = Scene::new();
+            scene.interrupt_with_trail(60_000);
+            if is_cut {
+                scene.part().set_len(at).unwrap();
+            } else {
+                scene.damage_part(at);
+            }
+
+            assert_eq!(scene.proved(), proved, "{at} {is_cut}");
+
+            assert_eq!(scene.finish(scene.open_with_trail()).unwrap(), PROVED);
+            scene.assert_done();
+        }
+    }
+}
+
+/// A resumed download begins a record of its own.
+#[test]
+fn the_trail_of_kept_bytes_outlives_a_resume() {
+    let scene = Scene::new();
+    scene.interrupt_with_trail(60_000);
+    scene.damage_part(40_500);
+    scene.interrupt_with_trail(70_000);
+
+    scene.damage_part(20_500);
+
+    assert_eq!(scene.proved(), Some(20_000));
+    assert_eq!(scene.finish(scene.open_with_trail()).unwrap(), PROVED);
+    scene.assert_done();
+}
+
+/// Marks past the checkpoint are no proof that the bytes reached the disk.
+#[test]
+fn after_a_restart_of_the_machine_the_trail_counts_up_to_the_checkpoint() {
+    let scene = Scene::new();
+    scene.interrupt_with_trail(30_000);
+    scene.open_with_trail().begin(&scene.object, scene.range(), 30_000, &RUN_ON).unwrap().suspend().unwrap();
+    scene.interrupt_with_trail(60_000);
+    let policy = Policy { boot: Some("boot two".to_owned()), trail_bytes: SPACING, ..policy() };
+    let proved = || {
+        let mut part = PartFile::open_with(&scene.target, scene.wanted(), true, policy.clone(), &RUN_ON).unwrap();
+        part.claim.keep = true;
+        part.resume_point().map(|point| point.proved)
+    };
+
+    assert_eq!(proved(), Some(30_000));
+    scene.damage_part(15_500);
+    assert_eq!(proved(), Some(15_000));
+}
+
+#[test]
+fn damage_to_one_place_of_a_record_costs_a_mark_at_the_most() {
+    let scene = Scene::new();
+    scene.interrupt_with_trail(60_500);
+    let good = fs::read(scene.sidecar()).unwrap();
+    assert_eq!(good.len(), SECOND_HEAD.end);
+    for at in (0..good.len()).filter(|at| good[*at] != b' ' || at % 64 == 0).step_by(7) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        fs::write(scene.sidecar(), &bad).unwrap();
+
+        let expected = if NOTE.contains(&at) { 60_000..=60_500 } else { 60_500..=60_500 };
+
+        let proved = scene.proved();
+        assert!(proved.is_some_and(|proved| expected.contains(&proved)), "{at}: {proved:?}");
+    }
+}
+
+#[test]
+fn a_record_of_which_a_part_is_missing_or_overwritten_proves_what_its_other_marks_prove() {
+    let scene = Scene::new();
+    scene.interrupt_with_trail(60_500);
+    let good = fs::read(scene.sidecar()).unwrap();
+    let without = |places: &[Range<usize>]| {
+        let mut bad = good.clone();
+        for place in places {
+            bad[place.clone()].fill(0);
+        }
+        bad
+    };
+    let grown = [&good[..], &[7; 5000]].concat();
+    for (what, bad, proved) in [
+        ("the first head", without(&[FIRST_HEAD]), Some(60_500)),
+        ("the first head and all marks but the trail", without(&[FIRST_HEAD, CHECKPOINTS, NOTE]), Some(60_000)),
+        ("all marks but the trail, and the second head", without(&[CHECKPOINTS, NOTE, SECOND_HEAD]), Some(60_000)),
+        ("the trail and the second head", good[..TRAIL.start].to_vec(), Some(60_500)),
+        ("the end of the trail", good[..TRAIL.start + 50 * 128 + 5].to_vec(), Some(60_500)),
+        ("the note", without(&[NOTE]), Some(60_000)),
+        (
+            "the note, and the trail from its 20th mark",
+            without(&[NOTE, TRAIL.start + 20 * 128..TRAIL.end]),
+            Some(20_000),
+        ),
+        ("both heads", without(&[FIRST_HEAD, SECOND_HEAD]), None),
+        ("nothing, with more at its end", grown, Some(60_500)),
+    ] {
+        fs::write(scene.sidecar(), &bad).unwrap();
+        assert_eq!(scene.proved(), proved, "{what}");
+    }
+}
+
+/// A mark that would be right elsewhere is not moved, and those of another record do not count.
+#[test]
+fn marks_count_only_in_their_place_and_in_their_record() {
+    let scene = Scene::new();
+    scene.interrupt_with_trail(60_000);
+    let good = fs::read(scene.sidecar()).unwrap();
+    let other = Scene::new();
+    let object = ObjectInfo { etag: "\"e2\"".to_owned(), ..other.object.clone() };
+    let part = other.open_with_trail().begin(&object, other.range(), 0, &RUN_ON).unwrap();
+    let empty = fs::read(other.sidecar()).unwrap();
+    drop(part);
+    let mut moved = good.clone();
+    moved[CHECKPOINTS.start..TRAIL.end].rotate_right(128);
+    let mut foreign = empty;
+    foreign[CHECKPOINTS.start..TRAIL.end].copy_from_slice(&good[CHECKPOINTS.start..TRAIL.end]);
+
+    for bad in [moved, foreign] {
+        fs::write(scene.sidecar(), &bad).unwrap();
+        assert_eq!(scene.proved(), None);
+    }
+}
+
+/// Records with valid CRCs that no download writes.
+#[test]
+fn a_record_that_contradicts_itself_is_not_believed() {
+    let scene = Scene::new();
+    let beyond = scene.object.size + 1;
+    for range in [0..beyond, beyond..beyond, Range { start: 5, end: 4 }] {
+        scene.interrupt(10, 20);
+        let Held { mut claim, .. } = Claim::acquire(&scene.target).unwrap();
+        claim.keep = true;
+        let sidecar = Sidecar::new(scene.wanted().store, scene.object.clone(), &range, Some(BOOT.to_owned()));
+        sidecar.place(&claim.names, &[], &mut Trail::over(1, 1)).unwrap();
+        drop(claim);
+
+        let part = scene.open();
+
+        assert_eq!((part.resume_point(), part.stale()), (None, Some(Stale::NoRecord)), "{range:?}");
+    }
 }

@@ -1,0 +1,265 @@
+//! How the record beside a part file is laid out, and how it is read although a part of it is damaged.
+//!
+//! # Layout
+//!
+//! | bytes | content |
+//! |---|---|
+//! | a multiple of 4096 | the *head* |
+//! | 2 × 4096 | the marks of the last two checkpoints, in turn |
+//! | 4096 | the last note |
+//! | 256 × 128 | the *trail*: marks at a fixed distance, in the order of their lengths |
+//! | as at the start | the head again |
+//!
+//! The head begins with a line that names the format, the head's length and the CRC-64/NVME of the rest of it. What
+//! the part file's bytes are follows as JSON. Either head will do, so that no damage to one place makes the marks
+//! useless.
+//!
+//! A *mark* is a line with a length of the part file and the CRC-64/NVME of that many bytes. Its `check` covers these
+//! numbers, its place and the head's CRC: a damaged mark is ignored, and so is one of another record.
+//!
+//! A line is JSON, padded with spaces to 128 bytes. A torn write of one checkpoint leaves the other whole, since each
+//! has a block of the disk to itself. Marks of the trail share their blocks: each is written once, and is no more than
+//! a place to fall back to.
+//!
+//! All of it is written at the start, rather than left as holes. So a full disk can't refuse a mark, except on a file
+//! system that copies on write.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use serde::{Deserialize, Serialize};
+
+use gantry_proto::chunk;
+
+/// The format that this build writes, and the only one that it reads.
+const FORMAT: u32 = 3;
+
+/// The block size of the common file systems.
+const BLOCK_BYTES: usize = 4096;
+
+/// What a line is padded to: its three numbers take at most 20 digits each.
+const LINE_BYTES: usize = 128;
+
+const CHECKPOINTS: usize = 2;
+
+/// How many marks the trail has room for. 256 of them lose at most 0.4 % of an object to damage, and take 32 KiB.
+pub(super) const TRAIL_SLOTS: usize = 256;
+
+/// A length of the part file, and the CRC-64/NVME of that many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub len: u64,
+    pub crc: u64,
+}
+
+/// The marks of a record whose checks hold.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Marks {
+    /// The length of the last checkpoint: so many bytes were on the disk.
+    durable_len: u64,
+    /// In the order of their lengths.
+    all: Vec<Mark>,
+}
+
+impl Marks {
+    /// Returns all marks, also those of bytes that the kernel had taken but not synced.
+    pub(super) fn all(&self) -> &[Mark] {
+        &self.all
+    }
+
+    /// Leaves out what is longer than the download.
+    pub(super) fn within(mut self, len: u64) -> Self {
+        self.all.retain(|mark| mark.len <= len);
+        self
+    }
+
+    /// Returns the marks of bytes that were on the disk.
+    pub(super) fn durable(&self) -> &[Mark] {
+        &self.all[..self.all.partition_point(|mark| mark.len <= self.durable_len)]
+    }
+}
+
+/// Where a mark is.
+#[derive(Clone, Copy, Debug)]
+enum Slot {
+    Checkpoint(usize),
+    Note,
+    Trail(usize),
+}
+
+impl Slot {
+    /// Returns the slot's distance from the end of the first head, in bytes.
+    const fn offset(self) -> usize {
+        match self {
+            Self::Checkpoint(turn) => turn * BLOCK_BYTES,
+            Self::Note => CHECKPOINTS * BLOCK_BYTES,
+            Self::Trail(index) => (CHECKPOINTS + 1) * BLOCK_BYTES + index * LINE_BYTES,
+        }
+    }
+}
+
+/// How a head begins. `crc` covers all of the head after this line.
+#[derive(Serialize, Deserialize)]
+struct Opening {
+    format: u32,
+    head_bytes: usize,
+    crc: u64,
+}
+
+/// How a mark is written.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    len: u64,
+    crc: u64,
+    check: u64,
+}
+
+/// What identifies a head, and with it the record.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    bytes: usize,
+    crc: u64,
+}
+
+impl Head {
+    fn check(self, slot: Slot, mark: Mark) -> u64 {
+        let numbers = [self.crc, slot.offset() as u64, mark.len, mark.crc];
+        chunk::crc(&numbers.map(u64::to_le_bytes).concat())
+    }
+
+    fn line(self, slot: Slot, mark: Mark) -> io::Result<Vec<u8>> {
+        line(&Line { len: mark.len, crc: mark.crc, check: self.check(slot, mark) })
+    }
+
+    /// Returns where a slot is in the record.
+    fn offset(self, slot: Slot) -> usize {
+        self.bytes + slot.offset()
+    }
+
+    /// Reads the mark in a slot of the record `text`; `None` if there is none, or it is damaged.
+    fn mark(self, text: &[u8], slot: Slot) -> Option<Mark> {
+        let line = text.get(self.offset(slot)..)?.get(..LINE_BYTES)?;
+        let line: Line = serde_json::from_slice(line).ok()?;
+        let mark = Mark { len: line.len, crc: line.crc };
+        (line.check == self.check(slot, mark)).then_some(mark)
+    }
+}
+
+/// Writes a line.
+fn line(content: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(content)?;
+    text.resize(LINE_BYTES, b' ');
+    Ok(text)
+}
+
+/// A record in its file, to write marks into.
+#[derive(Debug)]
+pub(super) struct Record {
+    file: File,
+    head: Head,
+    /// The slot of the next checkpoint.
+    turn: usize,
+}
+
+impl Record {
+    /// Writes a record to the empty `file`: `description`, the `trail` with the slot of each mark, and `durable` as the
+    /// mark of the last checkpoint.
+    ///
+    /// It is made durable if it has a checkpoint.
+    pub(super) fn write(
+        file: File,
+        description: Vec<u8>,
+        trail: &[(usize, Mark)],
+        durable: Option<Mark>,
+    ) -> io::Result<Self> {
+        let (mut text, head) = encode_head(description)?;
+        let copy = text.clone();
+        text.resize(head.offset(Slot::Trail(TRAIL_SLOTS)), b' ');
+        for (index, mark) in trail {
+            let slot = Slot::Trail(*index);
+            text[head.offset(slot)..][..LINE_BYTES].copy_from_slice(&head.line(slot, *mark)?);
+        }
+        text.extend(copy);
+        file.write_all_at(&text, 0)?;
+
+        let mut record = Self { file, head, turn: 0 };
+        if let Some(mark) = durable {
+            record.checkpoint(mark)?;
+        }
+        Ok(record)
+    }
+
+    /// Makes a mark of bytes that are on the disk, and makes it and all marks before it durable. If that fails, the
+    /// checkpoint before still holds.
+    pub(super) fn checkpoint(&mut self, mark: Mark) -> io::Result<()> {
+        self.put(Slot::Checkpoint(self.turn), mark)?;
+        self.file.sync_data()?;
+        self.turn = (self.turn + 1) % CHECKPOINTS;
+        Ok(())
+    }
+
+    /// Makes a mark of bytes that the kernel has taken, in place of the last note.
+    pub(super) fn note(&self, mark: Mark) -> io::Result<()> {
+        self.put(Slot::Note, mark)
+    }
+
+    /// Makes a mark of bytes that the kernel has taken, in the trail.
+    pub(super) fn trail(&self, index: usize, mark: Mark) -> io::Result<()> {
+        self.put(Slot::Trail(index), mark)
+    }
+
+    fn put(&self, slot: Slot, mark: Mark) -> io::Result<()> {
+        self.file.write_all_at(&self.head.line(slot, mark)?, self.head.offset(slot) as u64)
+    }
+
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, ..*self })
+    }
+
+    /// Makes every further mark fail.
+    #[cfg(test)]
+    pub(super) fn break_for_test(&mut self, sidecar: &std::path::Path) {
+        self.file = File::open(sidecar).expect("it is in place");
+    }
+}
+
+fn encode_head(description: Vec<u8>) -> io::Result<(Vec<u8>, Head)> {
+    let bytes = (LINE_BYTES + description.len()).next_multiple_of(BLOCK_BYTES);
+    let mut rest = description;
+    rest.resize(bytes - LINE_BYTES, b' ');
+
+    let head = Head { bytes, crc: chunk::crc(&rest) };
+    let mut text = line(&Opening { format: FORMAT, head_bytes: bytes, crc: head.crc })?;
+    text.extend(rest);
+    Ok((text, head))
+}
+
+/// Reads a head at the start of `text`, and returns what it describes; `None` if there is none, or it is damaged.
+fn decode_head(text: &[u8]) -> Option<(Head, &[u8])> {
+    let (opening, _) = text.split_at_checked(LINE_BYTES)?;
+    let opening: Opening = serde_json::from_slice(opening).ok()?;
+    let description = text.get(LINE_BYTES..opening.head_bytes)?;
+    let is_valid = opening.format == FORMAT && opening.crc == chunk::crc(description);
+    is_valid.then_some((Head { bytes: opening.head_bytes, crc: opening.crc }, description))
+}
+
+/// Reads a record: its description, and those of its marks that can be read.
+///
+/// The second head is looked for at the start of each block, because the first one, which says how long it is, may be
+/// the one that is damaged.
+pub(super) fn decode(text: &[u8]) -> Option<(&[u8], Marks)> {
+    let (head, description) = (0..text.len()).step_by(BLOCK_BYTES).find_map(|at| decode_head(&text[at..]))?;
+    let mark = |slot| head.mark(text, slot);
+
+    let durable = (0..CHECKPOINTS).map(Slot::Checkpoint).filter_map(mark);
+    let mut all: Vec<Mark> = durable.collect();
+    let durable_len = all.iter().map(|mark| mark.len).max().unwrap_or(0);
+
+    all.extend(mark(Slot::Note));
+    all.extend((0..TRAIL_SLOTS).map(Slot::Trail).filter_map(mark));
+    all.retain(|mark| mark.len > 0);
+    all.sort_unstable_by_key(|mark| mark.len);
+    all.dedup();
+    Some((description, Marks { durable_len, all }))
+}

@@ -1,0 +1,305 @@
+//! A part file that is being written.
+
+use std::io::Write as _;
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+
+use tokio::time::Instant;
+
+use super::checkpoint::{Checkpoint, Lapse};
+use super::claim::Claim;
+use super::kept::{Base, Found};
+use super::policy::Policy;
+use super::record::{Mark, Record};
+use super::tally::{self, Tally};
+use super::trail::Trail;
+use super::trust::Ours;
+use super::{Error, PartFile};
+use crate::verify::{Mismatch, Proof};
+use gantry_proto::chunk::{self, Chunk};
+use gantry_proto::{Checksum, ObjectInfo};
+
+/// A part file that is being written.
+///
+/// Dropping it keeps what is written, to be resumed; nothing stays if nothing is written.
+#[derive(Debug)]
+pub struct PartWriter {
+    pub(super) claim: Claim,
+    ours: Ours,
+    pub(super) record: Record,
+    trail: Trail,
+    tally: Tally,
+    start: u64,
+    /// Of the whole object.
+    size: u64,
+    /// The last checkpoint.
+    durable: Mark,
+    /// The last note.
+    noted: Mark,
+    noted_at: Instant,
+    /// The checkpoint that runs.
+    checkpoint: Option<Checkpoint>,
+    /// Where and when the last one was begun.
+    checkpoint_len: u64,
+    checkpoint_at: Instant,
+    /// Why the last checkpoint could not be recorded.
+    unrecorded: Option<Error>,
+    policy: Policy,
+    broken: bool,
+}
+
+impl PartFile {
+    /// Begins to write `range` of `object` at the absolute offset `from`.
+    ///
+    /// At `range.start` the part file is emptied first; anywhere else it is resumed. The kept bytes are read again if
+    /// `object` has a checksum that they were not read for; that ends when `stop` is set.
+    ///
+    /// # Errors
+    /// [`Error::Unresumable`] when it is to be resumed anywhere but at its [`ResumePoint`](super::ResumePoint), or for
+    /// another range or version: the part file then stays as it is. [`Error::Stopped`], [`Error::Altered`]. Otherwise as
+    /// the file system answers.
+    pub fn begin(
+        self,
+        object: &ObjectInfo,
+        range: Range<u64>,
+        from: u64,
+        stop: &AtomicBool,
+    ) -> Result<PartWriter, Error> {
+        let Self { mut claim, ours, wanted, policy, found } = self;
+        let base = if from == range.start {
+            Base::empty(wanted.store, object, &range)
+        } else {
+            match found {
+                Found::Kept(kept) if kept.goes_on(object, &range, from) => kept.take_up(object, &claim, stop)?,
+                Found::Kept(_) | Found::Nothing | Found::Stale(_) => {
+                    return Err(Error::Unresumable { path: claim.names.part.clone(), from });
+                }
+            }
+        };
+        let Base { mut sidecar, tally, marks } = base;
+        sidecar.boot.clone_from(&policy.boot);
+        claim.keep = tally.len() > 0;
+
+        // Cut first, vouch later: the new sidecar never meets bytes that it does not know.
+        claim.cut(tally.len())?;
+        let mut trail = Trail::over(range.end.saturating_sub(range.start), policy.trail_bytes);
+        let record = sidecar.place(&claim.names, &marks, &mut trail)?;
+
+        let mark = tally.mark();
+        let writer = PartWriter {
+            claim,
+            ours,
+            record,
+            trail,
+            tally,
+            start: range.start,
+            size: object.size,
+            durable: mark,
+            noted: mark,
+            noted_at: Instant::now(),
+            checkpoint: None,
+            checkpoint_len: mark.len,
+            checkpoint_at: Instant::now(),
+            unrecorded: None,
+            policy,
+            broken: false,
+        };
+        Ok(writer)
+    }
+}
+
+impl PartWriter {
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    /// As the file system answers. None of these bytes count as written then, and the same ones may be written again.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.write_summed(bytes, chunk::crc(bytes))
+    }
+
+    /// The same with the bytes of a chunk whose checksum was checked.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_chunk(&mut self, chunk: &Chunk) -> Result<(), Error> {
+        self.write_summed(&chunk.payload, chunk.crc)
+    }
+
+    fn write_summed(&mut self, bytes: &[u8], crc: u64) -> Result<(), Error> {
+        self.collect_checkpoint(false)?;
+        if let Err(source) = self.claim.file.write_all(bytes) {
+            self.claim.seek(self.tally.len())?;
+            return Err(Error::io(&self.claim.names.part, source));
+        }
+        self.tally.update(bytes, crc);
+        self.claim.keep = self.tally.len() > 0;
+
+        self.leave_trail();
+        if self.is_note_due() {
+            self.note();
+        }
+        if self.checkpoint.is_none() && self.is_checkpoint_due() {
+            self.start_checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Returns the absolute offset up to which bytes are written, exclusive.
+    #[must_use]
+    pub const fn written(&self) -> u64 {
+        self.start + self.tally.len()
+    }
+
+    /// Has the bytes proved against a checksum that was stated while they were written, unless they already are against
+    /// another: reads them again, until `stop` is set.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`], [`Error::Altered`] when the file no longer holds what was written. Otherwise as the file
+    /// system answers.
+    pub fn check_against(&mut self, checksum: &Checksum, stop: &AtomicBool) -> Result<(), Error> {
+        let range = self.start..self.written();
+        let Some(mut afresh) = self.tally.checked_instead(checksum, &range, self.size) else { return Ok(()) };
+
+        let part = &self.claim.names.part;
+        match afresh.read(&self.claim.file, &[self.tally.mark()], stop).map_err(|source| Error::io(part, source))? {
+            tally::Outcome::Read => self.tally = afresh,
+            tally::Outcome::Stopped => return Err(Error::Stopped(part.clone())),
+            tally::Outcome::Differs => return Err(Error::Altered(part.clone())),
+        }
+        Ok(())
+    }
+
+    /// Proves the bytes, makes them durable and renames them over the target.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when they are not the store's: they are thrown away. [`Error::Removed`] when the part file no
+    /// longer has its name. Otherwise as the file system answers: they stay, to be resumed. In all cases the target is as
+    /// it was, unless only the last step fails, which makes the new name durable.
+    pub fn commit(mut self) -> Result<Proof, Error> {
+        self.collect_checkpoint(true)?;
+        let proof = match self.prove()? {
+            Ok(proof) => proof,
+            Err(source) => {
+                self.claim.keep = false;
+                return Err(Error::Mismatch { target: self.claim.target.clone(), source });
+            }
+        };
+        if let Err(source) = self.claim.file.sync_all() {
+            return Err(self.cut_back(Error::io(&self.claim.names.part, source)));
+        }
+
+        // After the sync, which may take long: it gives the file its final permission bits.
+        self.claim.publish(&self.ours)?;
+        Ok(proof)
+    }
+
+    /// Stops, and makes what is written durable, so that the download can be resumed also after a restart of the
+    /// machine.
+    ///
+    /// # Errors
+    /// As the file system answers. What the last checkpoint covers is kept all the same.
+    pub fn suspend(mut self) -> Result<(), Error> {
+        self.collect_checkpoint(true)?;
+        if self.tally.len() > self.durable.len {
+            self.start_checkpoint()?;
+            self.collect_checkpoint(true)?;
+        }
+        self.unrecorded.take().map_or(Ok(()), Err)
+    }
+
+    /// Stops, and throws away what is written.
+    pub fn discard(mut self) {
+        self.claim.keep = false;
+    }
+
+    fn prove(&mut self) -> Result<Result<Proof, Mismatch>, Error> {
+        let (written, actual) = (self.tally.len(), self.claim.len()?);
+        if written != actual {
+            return Ok(Err(Mismatch::Length { expected: written, actual }));
+        }
+        Ok(self.tally.prove())
+    }
+
+    /// Makes a mark in the trail, if one is due. One that fails costs only itself.
+    fn leave_trail(&mut self) {
+        let mark = self.tally.mark();
+        let Some(slot) = self.trail.due(mark.len) else { return };
+        if let Err(error) = self.record.trail(slot, mark) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a mark of the part file can't be recorded");
+        }
+    }
+
+    fn is_note_due(&self) -> bool {
+        let since = self.tally.len() - self.noted.len;
+        since >= self.policy.note_bytes || self.noted_at.elapsed() >= self.policy.note_interval
+    }
+
+    /// Records what the kernel has taken. One that fails costs only itself: the bytes are in the file.
+    fn note(&mut self) {
+        let mark = self.tally.mark();
+        if let Err(error) = self.record.note(mark) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the part file's length can't be noted");
+        }
+        self.noted = mark;
+        self.noted_at = Instant::now();
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        let since = self.tally.len() - self.checkpoint_len;
+        since >= self.policy.checkpoint_bytes || self.checkpoint_at.elapsed() >= self.policy.checkpoint_interval
+    }
+
+    fn start_checkpoint(&mut self) -> Result<(), Error> {
+        self.checkpoint = Some(Checkpoint::start(&self.claim, &self.record, self.tally.mark())?);
+        self.checkpoint_len = self.tally.len();
+        self.checkpoint_at = Instant::now();
+        Ok(())
+    }
+
+    /// Takes the outcome of the checkpoint that runs, if it is done or `wait` says so.
+    pub(super) fn collect_checkpoint(&mut self, wait: bool) -> Result<(), Error> {
+        if self.broken {
+            return Err(Error::Broken(self.claim.names.part.clone()));
+        }
+        let Some(checkpoint) = self.checkpoint.take_if(|checkpoint| wait || checkpoint.is_done()) else {
+            return Ok(());
+        };
+        match checkpoint.finish() {
+            Ok((record, mark)) => {
+                self.record = record;
+                self.durable = mark;
+                self.unrecorded = None;
+                Ok(())
+            }
+            // The bytes are on the disk, and the record before this one still holds; a later one may succeed.
+            Err(Lapse::Unrecorded(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a checkpoint can't be recorded");
+                self.unrecorded = Some(error);
+                Ok(())
+            }
+            Err(Lapse::Unsynced(error)) => Err(self.cut_back(error)),
+        }
+    }
+
+    /// Gives up the bytes past the last checkpoint: the system failed to bring them to the disk and may have dropped
+    /// them, so that no record speaks for them.
+    fn cut_back(&mut self, error: Error) -> Error {
+        self.broken = true;
+        self.claim.keep = self.durable.len > 0 && self.claim.cut(self.durable.len).is_ok();
+        error
+    }
+}
+
+impl Drop for PartWriter {
+    fn drop(&mut self) {
+        if self.broken {
+            return;
+        }
+        // The thread shares the lock, and writes a sidecar that must not outlive the part file.
+        if let Err(error) = self.collect_checkpoint(true) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the part file could not be made durable");
+        } else if self.claim.keep {
+            self.note();
+        }
+    }
+}
