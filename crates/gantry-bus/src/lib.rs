@@ -196,9 +196,14 @@ pub enum Error {
         /// The server's reason.
         reason: String,
     },
-    /// An option, or a file that it names, is invalid.
-    #[error("{0}")]
-    Options(String),
+    /// An option, or a file that it names, is invalid, or does not suit the server.
+    #[error("{reason}")]
+    Options {
+        /// The option.
+        option: nats::OptionKind,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The message is larger than the server accepts.
     #[error("message of {len} bytes is over the server's limit of {max}")]
     TooLarge {
@@ -216,4 +221,18 @@ pub enum Error {
     /// The connection is closed for good.
     #[error("the connection to nats-server is closed")]
     Closed,
+}
+
+impl Error {
+    /// Makes the error of an option.
+    pub(crate) fn option(option: nats::OptionKind, reason: impl Into<String>) -> Self {
+        Self::Options { option, reason: reason.into() }
+    }
+
+    /// Returns whether the same operation may succeed later without any change by the caller: only if no server could be
+    /// reached.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
 }
