@@ -88,6 +88,7 @@ impl MemoryStore {
         let bytes = bytes.into();
         let mut state = self.state();
         state.puts += 1;
+
         let crc = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &bytes);
         let object = ObjectInfo {
             key: key.clone(),
@@ -104,6 +105,7 @@ impl MemoryStore {
                 parts: Vec::new(),
             }),
         };
+
         state.objects.insert(key, (object.clone(), bytes));
         object
     }
@@ -137,6 +139,7 @@ impl MemoryStore {
         let Some((object, bytes)) = state.objects.get(key).filter(|_| pin.version_id.is_none()) else {
             return Err(Error::NotFound(format!("key {:?}: no such object or version", key.as_str())));
         };
+
         if pin.if_match.as_ref().is_some_and(|etag| *etag != object.etag) {
             return Err(Error::Changed(format!("key {:?} has another ETag", key.as_str())));
         }
@@ -157,6 +160,7 @@ impl MemoryStore {
             | Fault::Long(_)
             | Fault::Flip(_) => {}
         }
+
         let (object, bytes) = self.find(key, pin)?;
         let range = span.resolve(object.size).ok_or(Error::Range { start: span.start, size: object.size })?;
         let reader = Reader::new(&bytes, range, fault, self.piece_bytes);
@@ -188,10 +192,12 @@ impl State {
         if let Some(fault) = self.plan.pop_front() {
             return fault;
         }
+
         let Some(seeded) = &mut self.seeded else { return Fault::None };
         if seeded.draw() % 1000 >= seeded.per_mille {
             return Fault::None;
         }
+
         let after = seeded.draw() % (1 << 20);
         match seeded.draw() % 9 {
             0 => Fault::Unavailable,
@@ -211,6 +217,7 @@ impl State {
         let after = request.token.as_deref();
         let mut page = ListPage::default();
         let mut last: Option<String> = None;
+
         for (key, (object, _)) in &self.objects {
             let Some(rest) = key.as_str().strip_prefix(&request.prefix) else { continue };
             let folded = rest.find('/').filter(|_| !request.recursive);
@@ -218,16 +225,22 @@ impl State {
             if after.is_some_and(|after| item <= after) || last.as_deref() == Some(item) {
                 continue;
             }
+
             if page.entries.len() + page.prefixes.len() == limit {
                 page.next = last;
                 return page;
             }
+
             last = Some(item.to_owned());
             if folded.is_some() {
                 page.prefixes.push(item.to_owned());
             } else {
-                let (etag, last_modified) = (Some(object.etag.clone()), object.last_modified.clone());
-                page.entries.push(ListEntry { key: item.to_owned(), size: object.size, etag, last_modified });
+                page.entries.push(ListEntry {
+                    key: item.to_owned(),
+                    size: object.size,
+                    etag: Some(object.etag.clone()),
+                    last_modified: object.last_modified.clone(),
+                });
             }
         }
         page
@@ -258,6 +271,7 @@ impl Reader {
         // The object is in memory, so that its offsets fit.
         let at = |offset: u64| usize::try_from(offset).unwrap_or(bytes.len()).min(bytes.len());
         let span = bytes.slice(at(range.start)..at(range.end));
+
         let (rest, before_fault) = match fault {
             Fault::Short(by) => (span.slice(..span.len() - at(by).min(span.len())), None),
             Fault::Long(by) => ([span.as_ref(), &vec![0xaa; usize::try_from(by).unwrap_or(0)]].concat().into(), None),
@@ -293,9 +307,11 @@ impl Reader {
                 | Fault::Flip(_) => Err(Error::unavailable("broken, as planned")),
             };
         }
+
         if let Fault::Slow(pause) = self.fault {
             sleep(pause).await;
         }
+
         let len = self.piece_bytes.min(self.before_fault.unwrap_or(u64::MAX));
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(self.rest.len());
         self.before_fault = self.before_fault.map(|before| before - len as u64);
