@@ -213,7 +213,9 @@ const fn cure_of_bus(error: &bus::Error) -> Option<&'static str> {
         bus::Error::Unreachable { .. } => Some("start nats-server, or correct --server"),
         bus::Error::Unauthorized { .. } => Some("correct the credentials, such as --creds or --user and --password"),
         bus::Error::Closed => Some("run the command again"),
-        bus::Error::Options { .. } | bus::Error::TooLarge { .. } | bus::Error::Subject(_) | bus::Error::Header(_) => None,
+        bus::Error::Options { .. } | bus::Error::TooLarge { .. } | bus::Error::Subject(_) | bus::Error::Header(_) => {
+            None
+        }
     }
 }
 
@@ -276,7 +278,10 @@ mod tests {
     fn failure_includes_its_cause() {
         let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let error = consumer::Error::Part(part::Error::Full { path: "/mnt/x".into(), source });
-        assert_eq!(Failure::from(error).message, "no space left for /mnt/x: no storage space: free some space, and run the command again to resume");
+        assert_eq!(
+            Failure::from(error).message,
+            "no space left for /mnt/x: no storage space: free some space, and run the command again to resume"
+        );
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod layer;
 mod lookup;
 mod otel;
 mod redact;
+mod similar;
 mod sources;
 mod table;
 #[cfg(test)]
