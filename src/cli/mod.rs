@@ -209,3 +209,20 @@ async fn client(
     let options = consumer::Options::default().prefix(config.prefix.clone()).rate_limit(rate_limit);
     Ok(consumer::Client::new(bus, options))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// A doc comment on a variant of [`Command`] replaced the long text.
+    #[test]
+    fn long_help_explains_signals_and_resuming() {
+        let mut cli = Cli::command();
+        for (name, text) in [("serve", "SIGHUP"), ("get", "resume it"), ("ls", "cut after the next slash")] {
+            let command = cli.find_subcommand_mut(name).unwrap();
+            assert!(command.render_long_help().to_string().contains(text), "{name}");
+        }
+    }
+}
