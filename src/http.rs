@@ -1,4 +1,4 @@
-//! A small HTTP listener for the operator: `/livez`, `/readyz` and `/metrics`.
+//! The operator's HTTP pages: `/livez`, `/readyz` and `/metrics`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,34 +21,34 @@ use tracing::debug;
 
 use gantry_relay::Readiness;
 
-/// How many connections are served at once; the next one waits.
+/// The number of connections served at once. Further ones wait.
 const CONNECTIONS_MAX: usize = 256;
 
-/// How long a client may take for its request's headers: less than a probe waits for its answer, lest silent clients
-/// make a relay look dead.
+/// The time limit for a request's headers. It is shorter than the timeout of a probe, so that silent clients can't make a
+/// relay look dead.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What Prometheus wants to be told the format is.
+/// The content type of `/metrics`. Source: the `OpenMetrics` specification, "Protocol Negotiation".
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the listener tells.
+/// The contents of the pages.
 #[derive(Clone, Debug)]
 pub struct Pages {
     /// The metrics.
     pub registry: Arc<Registry>,
-    /// Whether the relay can serve.
+    /// The relay's readiness.
     pub readiness: watch::Receiver<Readiness>,
 }
 
 /// Binds the listener.
 ///
 /// # Errors
-/// When the address can't be had.
+/// If the address is in use, or can't be bound.
 pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Answers until `stop`.
+/// Answers requests until `stop` is cancelled.
 pub async fn serve(listener: TcpListener, pages: Pages, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -61,9 +61,11 @@ pub async fn serve(listener: TcpListener, pages: Pages, stop: CancellationToken)
             accepted = accepted => accepted,
             () = stop.cancelled() => break,
         };
+
         match accepted {
             Ok((stream, _)) => {
-                let (pages, stop) = (pages.clone(), stop.clone());
+                let pages = pages.clone();
+                let stop = stop.clone();
                 connections.spawn(async move {
                     tokio::select! {
                         () = serve_connection(stream, pages) => {}
@@ -74,11 +76,12 @@ pub async fn serve(listener: TcpListener, pages: Pages, stop: CancellationToken)
             }
             Err(error) => {
                 debug!(%error, "can't accept a connection");
-                // Out of file descriptors, most likely: trying at once would only spin.
+                // Most likely there are no file descriptors left. An immediate retry would fail, too.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
+
     connections.close();
     connections.wait().await;
 }
@@ -88,9 +91,10 @@ async fn serve_connection(stream: TcpStream, pages: Pages) {
         let response = pages.answer(request.method(), request.uri().path());
         std::future::ready(Ok::<_, Infallible>(response))
     });
+
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        // A client that keeps its connection would keep another one waiting.
+        // An idle connection would keep other clients waiting.
         .keep_alive(false)
         .header_read_timeout(HEADERS_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
@@ -103,8 +107,9 @@ async fn serve_connection(stream: TcpStream, pages: Pages) {
 impl Pages {
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
-            return page(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD\n".to_owned());
+            return page(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD are supported\n".to_owned());
         }
+
         match path {
             "/livez" => page(StatusCode::OK, "text/plain", "alive\n".to_owned()),
             "/readyz" => {
@@ -113,7 +118,9 @@ impl Pages {
                 page(status, "text/plain", format!("{readiness}\n"))
             }
             "/metrics" => self.metrics(),
-            _ => page(StatusCode::NOT_FOUND, "text/plain", "/livez, /readyz or /metrics\n".to_owned()),
+            _ => {
+                page(StatusCode::NOT_FOUND, "text/plain", "no such page: try /livez, /readyz or /metrics\n".to_owned())
+            }
         }
     }
 
@@ -180,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_have_their_status_and_type() {
+    async fn pages_have_status_and_content_type() {
         let listening = listen().await;
         assert_eq!(listening.status("GET /livez").await, "200");
         assert_eq!(listening.status("HEAD /livez").await, "200");
@@ -191,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn readiness_is_what_the_relay_says_now() {
+    async fn readyz_reports_current_readiness() {
         let listening = listen().await;
         assert_eq!(listening.status("GET /readyz").await, "503");
         listening.readiness.send_replace(ready());
@@ -210,19 +217,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_silent_clients_do_not_hold_up_a_probe() {
+    async fn silent_clients_do_not_delay_a_probe() {
         let listening = listen().await;
         let mut silent = Vec::new();
         for _ in 0..CONNECTIONS_MAX + 20 {
             silent.push(TcpStream::connect(listening.address).await.unwrap());
         }
         let probe = listening.status("GET /livez");
-        // The default of `gantry health`.
+        // The timeout of `gantry health`.
         assert_eq!(tokio::time::timeout(Duration::from_secs(2), probe).await.unwrap(), "200");
     }
 
     #[tokio::test]
-    async fn stopping_cuts_a_client_that_says_nothing() {
+    async fn stopping_disconnects_silent_clients() {
         let listening = listen().await;
         let mut silent = TcpStream::connect(listening.address).await.unwrap();
         assert_eq!(listening.status("GET /livez").await, "200");

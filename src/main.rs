@@ -9,18 +9,19 @@ use gantry::cli::Cli;
 use tikv_jemallocator::Jemalloc;
 use tokio::runtime;
 
-/// Chunks are buffers of half a megabyte that live for milliseconds. glibc's allocator gives each back to the kernel,
-/// which clears its pages again for the next one: half of a consumer's CPU time. This one keeps them for a while.
+/// Chunks are buffers of half a megabyte that live for milliseconds. glibc's allocator returns each of them to the kernel,
+/// which clears the pages again for the next one. That takes half of a consumer's CPU time. jemalloc keeps the pages for a
+/// while.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// The allocator's settings, which it finds by the name of this symbol. With one arena, memory that one thread frees
-/// can be used by the others: a process that passes large buffers from thread to thread keeps no more than it needs.
+/// The allocator's settings, which it finds by the name of this symbol. With one arena, memory that one thread frees can
+/// be reused by the others, so passing large buffers from thread to thread does not increase the process's memory.
 #[expect(unsafe_code, reason = "exporting a symbol is unsafe, since its name could be another's")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static ALLOCATOR_SETTINGS: &[u8; 10] = b"narenas:1\0";
 
-/// How long work that can't be cancelled, such as a write to a disk that hangs, may hold up the end of the process.
+/// The time limit at exit for work that can't be cancelled, such as a write to a disk that hangs.
 const LINGER: Duration = Duration::from_millis(200);
 
 fn main() -> anyhow::Result<ExitCode> {

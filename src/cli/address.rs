@@ -1,4 +1,4 @@
-//! What a command is about: `STORE/KEY`, and a byte range of it.
+//! Arguments of the commands: `STORE/KEY`, byte ranges and rates.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -9,12 +9,12 @@ use bytesize::ByteSize;
 
 use gantry_proto::{Key, OFFSET_MAX, Span, StoreName};
 
-/// `STORE/KEY`: all after the first slash is the key, so a key that begins with a slash is `STORE//KEY`.
+/// `STORE/KEY`. Everything after the first slash is the key, so a key that begins with a slash is `STORE//KEY`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ObjectAddress {
     /// The store.
     pub(super) store: StoreName,
-    /// The key in it.
+    /// The key in the store.
     pub(super) key: Key,
 }
 
@@ -26,7 +26,7 @@ impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let form = "must be bytes per second, as in 500K, 10M or 1.5MiB";
+        let form = "must be bytes per second, such as 500K, 10M or 1.5MiB";
         let bytes: ByteSize = text.parse().map_err(|_| form.to_owned())?;
         NonZeroU64::new(bytes.as_u64()).map(Self).ok_or_else(|| form.to_owned())
     }
@@ -52,17 +52,17 @@ impl fmt::Display for ObjectAddress {
 }
 
 impl ObjectAddress {
-    /// Returns the key's last part as a file's name, if it can be one.
+    /// Returns the last part of the key, if it is valid as a file name.
     #[must_use]
     pub(super) fn file_name(&self) -> Option<&str> {
         let name = self.key.as_str().rsplit('/').next()?;
         (!matches!(name, "" | "." | "..")).then_some(name)
     }
 
-    /// Returns where a download goes: to `output`, into it if it is a folder, or into the current folder.
+    /// Returns the file to write: `output`, or a file in `output` if that is a folder, or a file in the current folder.
     ///
     /// # Errors
-    /// When a name is needed and the key's last part can't be one.
+    /// If the last part of the key is needed as a file name, but is not valid as one.
     pub(super) fn target(&self, output: Option<&Path>) -> Result<PathBuf, String> {
         let folder = match output {
             Some(path) if !is_folder(path) => return Ok(path.to_owned()),
@@ -71,7 +71,9 @@ impl ObjectAddress {
         };
         match self.file_name() {
             Some(name) => Ok(folder.join(name)),
-            None => Err(format!("the key {:?} does not end in a file's name: give one with -o", self.key.as_str())),
+            None => {
+                Err(format!("the key {:?} does not end with a file name: add -o with a file name", self.key.as_str()))
+            }
         }
     }
 }
@@ -80,12 +82,12 @@ fn is_folder(path: &Path) -> bool {
     path.as_os_str().to_string_lossy().ends_with('/') || path.is_dir()
 }
 
-/// `STORE[/PREFIX]`: where to list.
+/// `STORE[/PREFIX]`: the keys to list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ListAddress {
     /// The store.
     pub(super) store: StoreName,
-    /// What the keys begin with; may be empty.
+    /// The beginning of the keys; may be empty.
     pub(super) prefix: String,
 }
 
@@ -96,18 +98,21 @@ impl FromStr for ListAddress {
         let (store, prefix) = text.split_once('/').unwrap_or((text, ""));
         let store = store.parse().map_err(|error| format!("{error}"))?;
         if prefix.len() > Key::MAX_BYTES || prefix.contains(['\0', '\r', '\n']) {
-            return Err(format!("the prefix is over {} bytes or holds a NUL or a line's end", Key::MAX_BYTES));
+            return Err(format!(
+                "the prefix is longer than {} bytes, or contains a NUL or a line break: no key begins with it",
+                Key::MAX_BYTES
+            ));
         }
         Ok(Self { store, prefix: prefix.to_owned() })
     }
 }
 
-/// A byte range as HTTP and curl write it: both ends included, an open end, or the last bytes.
+/// A byte range as in HTTP and curl: with an inclusive end, with an open end, or the last bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ByteRange {
-    /// A span of absolute offsets.
+    /// Absolute offsets, end exclusive.
     Span(Span),
-    /// So many bytes at the end.
+    /// This number of bytes at the end.
     Last(u64),
 }
 
@@ -115,11 +120,12 @@ impl FromStr for ByteRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let form = || format!("{text:?} is not a range: must be FIRST-LAST (both included), FIRST- or -COUNT");
+        let form = || format!("{text:?} is not a range: must be FIRST-LAST (inclusive), FIRST- or -COUNT");
         let number = |digits: &str| {
             let digits = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
             digits.and_then(|digits| digits.parse::<u64>().ok()).filter(|number| *number < OFFSET_MAX).ok_or_else(form)
         };
+
         let (first, last) = text.split_once('-').ok_or_else(form)?;
         if first.is_empty() {
             return match number(last)? {
@@ -127,13 +133,15 @@ impl FromStr for ByteRange {
                 count => Ok(Self::Last(count)),
             };
         }
+
         let start = number(first)?;
         if last.is_empty() {
             return Ok(Self::Span(Span { start, end: None }));
         }
+
         let last = number(last)?;
         if last < start {
-            return Err(format!("{text:?} ends before it begins: must be FIRST-LAST, both included"));
+            return Err(format!("{text:?} ends before it starts: must be FIRST-LAST (inclusive)"));
         }
         Ok(Self::Span(Span { start, end: Some(last + 1) }))
     }
@@ -144,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_bytes_per_second_in_the_units_that_people_write() {
+    fn rates_are_bytes_per_second_with_common_units() {
         for (text, bytes) in
             [("1", 1), ("500K", 500_000), ("10MB", 10_000_000), ("1.5MiB", 3 << 19), ("2 GiB", 2 << 30)]
         {
@@ -156,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_splits_at_the_first_slash() {
+    fn address_is_split_at_the_first_slash() {
         for (text, store, key) in [
             ("files/a", "files", "a"),
             ("files/a/b c?#%", "files", "a/b c?#%"),
@@ -175,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_address_needs_only_a_store() {
+    fn list_address_needs_only_a_store() {
         for (text, prefix) in [("files", ""), ("files/", ""), ("files/a/", "a/"), ("files//", "/")] {
             assert_eq!(text.parse::<ListAddress>().unwrap().prefix, prefix);
         }
@@ -183,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_includes_both_ends() {
+    fn range_includes_both_ends() {
         let span = |start, end| Ok(ByteRange::Span(Span { start, end }));
         assert_eq!("0-0".parse(), span(0, Some(1)));
         assert_eq!("10-19".parse(), span(10, Some(20)));
@@ -207,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_is_a_file_in_a_folder_or_as_given() {
+    fn target_is_as_given_or_in_a_folder() {
         let folder = tempfile::TempDir::new().unwrap();
         let address: ObjectAddress = "files/a/model.bin".parse().unwrap();
         assert_eq!(address.target(None), Ok(PathBuf::from("model.bin")));

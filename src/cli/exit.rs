@@ -1,4 +1,4 @@
-//! What the process ends with, and what it says when that is not success.
+//! Exit codes, and the failures that lead to them.
 
 use std::borrow::Cow;
 use std::process::ExitCode;
@@ -10,22 +10,22 @@ use gantry_bus as bus;
 use gantry_client::{self as consumer, part};
 use gantry_proto::{Code, TransferId, printable};
 
-/// The exit codes, as the help and `docs` state them.
+/// The exit codes. The help text and the documents list them, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done, and verified.
+    /// Success. A download is complete and verified.
     Done = 0,
-    /// Failed in a way that no other code names.
+    /// Any other failure.
     Failed = 1,
-    /// The command line or the configuration is wrong.
+    /// The command line or the configuration is invalid.
     Usage = 2,
     /// There is no such store, bucket, key or version.
     NotFound = 4,
-    /// Gave up on what may succeed later.
+    /// Gave up on a failure that may pass.
     GaveUp = 5,
-    /// The bytes are not the ones that were asked for.
+    /// The bytes do not match the store's checksum.
     Integrity = 6,
-    /// The object changed while it was downloaded.
+    /// The object changed during the download.
     Changed = 7,
     /// Access is denied.
     Denied = 8,
@@ -34,7 +34,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Every exit, in the order of its number.
+    /// Every exit code, in ascending order.
     pub const ALL: [Self; 9] = [
         Self::Done,
         Self::Failed,
@@ -53,7 +53,7 @@ impl Exit {
         self as u8
     }
 
-    /// Returns the exit's name as it stands in JSON.
+    /// Returns the name in JSON output.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -69,7 +69,7 @@ impl Exit {
         }
     }
 
-    /// Returns the exit for a wire error that ended a request for good.
+    /// Returns the exit code for a relay's error that ended a request.
     #[must_use]
     pub const fn of_code(code: Code) -> Self {
         match code {
@@ -88,21 +88,21 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command did not succeed.
+/// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Failure {
-    /// What the process ends with.
+    /// The exit code.
     #[serde(rename = "code", serialize_with = "name_of")]
     pub(super) exit: Exit,
-    /// What it was about: `store/key`, or nothing.
+    /// The subject, such as `store/key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) subject: Option<String>,
-    /// For a person; empty to say nothing, as for a reader that went away.
+    /// The message to the user. Empty to print nothing, as after the reader of stdout has closed the pipe.
     pub(super) message: String,
-    /// Whether the message is one line, and a line break in it came from the other side.
+    /// Whether the message is one line, so that any line break in it comes from a peer.
     #[serde(skip)]
     pub(super) is_one_line: bool,
-    /// The last transfer, by which a relay's log knows what failed.
+    /// The last transfer, as in the relay's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) transfer: Option<TransferId>,
 }
@@ -112,39 +112,39 @@ fn name_of<S: serde::Serializer>(exit: &Exit, serializer: S) -> Result<S::Ok, S:
 }
 
 impl Failure {
-    /// Makes a failure that is about nothing in particular.
+    /// Makes a failure without a subject.
     #[must_use]
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, subject: None, message: message.into(), is_one_line: false, transfer: None }
     }
 
-    /// Makes a failure of the command line.
+    /// Makes a failure of the command line or the configuration.
     #[must_use]
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }
 
-    /// Makes the failure of a command that a signal ended.
+    /// Makes the failure of a command that a signal interrupted.
     #[must_use]
     pub(super) fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted")
     }
 
-    /// Says what it is about.
+    /// Adds the subject.
     #[must_use]
     pub(super) fn about(mut self, subject: impl Into<String>) -> Self {
         self.subject = Some(subject.into());
         self
     }
 
-    /// Says by which transfer a relay's log knows it.
+    /// Adds the last transfer.
     #[must_use]
     pub(super) const fn of(mut self, transfer: Option<TransferId>) -> Self {
         self.transfer = transfer;
         self
     }
 
-    /// Returns the lines that go to stderr.
+    /// Returns the lines to print on stderr.
     #[must_use]
     pub(super) fn lines(&self) -> Vec<String> {
         let subject =
@@ -153,14 +153,14 @@ impl Failure {
         self.message_lines().map(|line| format!("gantry: {subject}{line}{transfer}")).collect()
     }
 
-    /// Returns the lines of the message, escaped: a peer's text adds none.
+    /// Returns the lines of the message, escaped. Text from a peer can't add lines.
     pub(super) fn message_lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let whole = Some(self.message.as_str()).filter(|text| self.is_one_line && !text.is_empty());
         let split = (!self.is_one_line).then(|| self.message.lines());
         whole.into_iter().chain(split.into_iter().flatten()).map(printable::text)
     }
 
-    /// Says that the message holds text from the other side, whose line breaks are not ours.
+    /// Marks the message as one line, since it contains text from a peer.
     #[must_use]
     pub(super) const fn on_one_line(mut self) -> Self {
         self.is_one_line = true;
@@ -179,16 +179,17 @@ impl From<bus::Error> for Failure {
         let exit = match &error {
             bus::Error::Unreachable { .. } | bus::Error::Closed => Exit::GaveUp,
             bus::Error::Unauthorized { .. } => Exit::Denied,
-            bus::Error::Options(_) => Exit::Usage,
+            bus::Error::Options { .. } => Exit::Usage,
             bus::Error::TooLarge { .. } | bus::Error::Subject(_) | bus::Error::Header(_) => Exit::Failed,
             _ => Exit::Failed,
         };
-        Self::new(exit, error.to_string()).on_one_line()
+        Self::new(exit, with_cure(error.to_string(), cure_of_bus(&error))).on_one_line()
     }
 }
 
 impl From<consumer::Error> for Failure {
     fn from(error: consumer::Error) -> Self {
+        let cure = cure(&error);
         let exit = match error {
             consumer::Error::Bus(error) => return error.into(),
             consumer::Error::NoRelay | consumer::Error::GaveUp { .. } => Exit::GaveUp,
@@ -200,22 +201,56 @@ impl From<consumer::Error> for Failure {
             consumer::Error::Mismatch(_) | consumer::Error::Part(part::Error::Mismatch { .. }) => Exit::Integrity,
             consumer::Error::Part(_) | consumer::Error::Malformed(_) => Exit::Failed,
             consumer::Error::Cancelled => return Self::interrupted(),
-            // Every variant of today is above; the enum may grow.
+            // All present variants are above. The enum is non-exhaustive.
             _ => Exit::Failed,
         };
-        Self::new(exit, format!("{:#}", anyhow::Error::from(error))).on_one_line()
+        Self::new(exit, with_cure(format!("{:#}", anyhow::Error::from(error)), cure)).on_one_line()
+    }
+}
+
+/// Returns what the user can do about a failed connection, unless the message says so already.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other messages include what to do")]
+const fn cure_of_bus(error: &bus::Error) -> Option<&'static str> {
+    match error {
+        bus::Error::Unreachable { .. } => Some("start nats-server, or correct --server"),
+        bus::Error::Unauthorized { .. } => Some("correct the credentials, such as --creds or --user and --password"),
+        bus::Error::Closed => Some("run the command again"),
+        _ => None,
+    }
+}
+
+/// Returns what the user can do about a failed download or request, unless the message says so already.
+#[expect(clippy::wildcard_enum_match_arm, reason = "most messages include what to do")]
+const fn cure(error: &consumer::Error) -> Option<&'static str> {
+    match error {
+        consumer::Error::NoRelay => Some("start one with gantry serve, or correct --server or --prefix"),
+        consumer::Error::NoStore(_) => Some("correct the store's name, or start a relay that serves it"),
+        consumer::Error::NotPermitted { .. } => Some("grant that permission to the user"),
+        consumer::Error::GaveUp { .. } => Some("run the command again later"),
+        consumer::Error::Part(part::Error::InUse(_)) => Some("wait until it ends, or choose another target with -o"),
+        consumer::Error::Part(part::Error::Full { .. }) => Some("free some space, and run the command again to resume"),
+        consumer::Error::Part(part::Error::NoFolder(_)) => Some("create it, or choose another target with -o"),
+        _ => None,
+    }
+}
+
+fn with_cure(message: String, cure: Option<&str>) -> String {
+    match cure {
+        Some(cure) => format!("{message}: {cure}"),
+        None => message,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gantry_bus::nats::OptionKind;
     use gantry_client::verify::Mismatch;
     use gantry_proto::WireError;
     use gantry_proto::receiver::Cause;
 
     #[test]
-    fn every_consumer_error_has_its_exit() {
+    fn every_consumer_error_has_an_exit_code() {
         let mismatch = || Mismatch::Length { expected: 2, actual: 1 };
         let of_part = |error| consumer::Error::Part(error);
         for (error, exit) in [
@@ -240,20 +275,23 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_tells_its_cause_too() {
+    fn failure_includes_its_cause() {
         let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let error = consumer::Error::Part(part::Error::Full { path: "/mnt/x".into(), source });
-        assert_eq!(Failure::from(error).message, "no space left for /mnt/x: no storage space");
+        assert_eq!(
+            Failure::from(error).message,
+            "no space left for /mnt/x: no storage space: free some space, and run the command again to resume"
+        );
     }
 
     #[test]
-    fn the_numbers_are_the_documented_ones() {
+    fn numbers_are_as_documented() {
         let numbers: Vec<_> = Exit::ALL.iter().map(|exit| exit.number()).collect();
         assert_eq!(numbers, [0, 1, 2, 4, 5, 6, 7, 8, 130]);
     }
 
     #[test]
-    fn every_wire_code_has_its_exit() {
+    fn every_wire_code_has_an_exit_code() {
         let exits: Vec<_> = Code::ALL.iter().map(|code| (code.name(), Exit::of_code(*code).number())).collect();
         assert_eq!(
             exits,
@@ -273,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_one_line_that_names_its_subject() {
+    fn failure_is_one_line_with_its_subject() {
         let failure = Failure::new(Exit::NotFound, "no such key").about("files/a");
         assert_eq!(failure.lines(), ["gantry: files/a: no such key"]);
         let json = serde_json::to_string(&failure).unwrap();
@@ -281,23 +319,23 @@ mod tests {
     }
 
     #[test]
-    fn a_peers_message_forges_no_line() {
+    fn message_of_a_peer_adds_no_line() {
         let hostile = "no\ngantry: wrote a: 1 bytes\u{1b}[2K";
         let refused = WireError::new(Code::NotFound, hostile);
         let failure = Failure::from(consumer::Error::Refused(refused)).about("s/a\u{9b}31m\nb");
         assert_eq!(failure.lines(), ["gantry: s/a\\u{9b}31m\\nb: no\\ngantry: wrote a: 1 bytes\\u{1b}[2K"]);
-        assert_eq!(failure.message, hostile, "JSON states it as it came");
+        assert_eq!(failure.message, hostile, "JSON contains the original text");
         let server = bus::Error::Unreachable { servers: "a".to_owned(), reason: "x\ny".to_owned() };
         assert_eq!(Failure::from(server).lines().len(), 1);
     }
 
     #[test]
-    fn bus_errors_tell_absence_from_refusal() {
+    fn bus_errors_distinguish_absence_from_refusal() {
         let servers = || "127.0.0.1:4222".to_owned();
         let exit = |error: bus::Error| Failure::from(error).exit;
         assert_eq!(exit(bus::Error::Unreachable { servers: servers(), reason: String::new() }), Exit::GaveUp);
         assert_eq!(exit(bus::Error::Unauthorized { servers: servers(), reason: String::new() }), Exit::Denied);
-        assert_eq!(exit(bus::Error::Options(String::new())), Exit::Usage);
+        assert_eq!(exit(bus::Error::Options { option: OptionKind::Address, reason: String::new() }), Exit::Usage);
         assert_eq!(exit(bus::Error::Closed), Exit::GaveUp);
     }
 }

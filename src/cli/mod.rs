@@ -1,4 +1,4 @@
-//! The `gantry` command line: one file a subcommand, results to stdout, the rest to stderr.
+//! The `gantry` command line: one file per subcommand. Results go to stdout, everything else to stderr.
 
 mod address;
 mod check;
@@ -27,7 +27,7 @@ use gantry_relay::shutdown::{Shutdown, Signals};
 
 pub use self::exit::Exit;
 
-/// Relay S3 objects and local files over NATS, in verified, flow-controlled chunks.
+/// Serve S3 objects and local files over NATS, and download them, verified and resumable
 #[derive(Debug, Parser)]
 #[command(name = "gantry", version, propagate_version = true, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -37,25 +37,30 @@ pub struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done and verified, 1 failed, 2 usage or configuration, 4 not found, 5 gave up on \
-a failure that may pass, 6 integrity, 7 changed while downloading, 8 denied, 130 interrupted";
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  success; a download is complete and verified
+    1  any other failure
+    2  invalid command line or configuration
+    4  no such store, bucket, key or version
+    5  gave up on a failure that may pass; retry later
+    6  the bytes do not match the store's checksum
+    7  the object changed during the download
+    8  access denied
+  130  interrupted by a signal";
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// Serve stores to consumers
+    // The help texts are on the structs: a comment here would replace them.
     Serve(serve::Serve),
-    /// Download an object and prove that it is the right one
     Get(get::Get),
-    /// Describe an object
     Stat(stat::Stat),
-    /// List keys
     Ls(ls::Ls),
-    /// Ask a relay whether it is ready
     Health(health::Health),
 }
 
 impl Cli {
-    /// Runs the command to its end.
+    /// Runs the command, and reports a failure.
     pub async fn run(self) -> Exit {
         let form = self.command.form();
         let mut is_logged = false;
@@ -74,7 +79,7 @@ impl Cli {
         exit
     }
 
-    /// Returns the places where settings are looked up, with the options of this command line.
+    /// Returns the sources of settings, including the options of this command line.
     fn sources(&self) -> Result<Sources, Failure> {
         let mut sources = Sources::of_process();
         self.command.settings(&mut sources)?;
@@ -93,6 +98,7 @@ impl Cli {
                 return Err(error.into());
             }
         };
+
         let level = config.log.level.as_deref().unwrap_or_else(|| self.command.log_level());
         let format = config.log.format;
         let options = telemetry::Options {
@@ -104,14 +110,16 @@ impl Cli {
             is_queued: self.command.is_relay(),
         };
         let telemetry = telemetry::init(options).map_err(|error| Failure::usage(error.to_string()))?;
-        // After the log's own hook, so that it comes before it.
+        // Installed after the log's own panic hook, so that it runs before that one.
         bus::nats::quieten_panics();
         *is_logged = self.command.is_relay() && format == telemetry::Format::Json;
         if let Some(ignored) = config.telemetry.ignored.as_deref().filter(|_| self.command.is_traced()) {
             tracing::warn!("{ignored}");
         }
+
         let shutdown = Shutdown::default();
-        let signals = Signals::listen().map_err(|error| Failure::new(Exit::Failed, format!("signals: {error}")))?;
+        let signals = Signals::listen()
+            .map_err(|error| Failure::new(Exit::Failed, format!("can't listen for signals: {error}")))?;
         let done = tokio::select! {
             done = self.command.clone().run(&config, &effective, &self, &shutdown) => done,
             () = signals.drive(&shutdown) => Err(Failure::interrupted()),
@@ -159,7 +167,7 @@ impl Command {
         matches!(self, Self::Serve(serve) if !serve.is_check())
     }
 
-    /// A container's health check, every few seconds, is nothing to trace.
+    /// Returns whether the command is traced. A container's health check, which runs every few seconds, is not.
     const fn is_traced(&self) -> bool {
         !matches!(self, Self::Health(_))
     }
@@ -198,6 +206,25 @@ async fn client(
         bus = connect::nats(&config.nats) => bus?,
         () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
     };
-    let options = consumer::Options { prefix: config.prefix.clone(), rate_limit, ..consumer::Options::default() };
+    let options = consumer::Options::default().prefix(config.prefix.clone()).rate_limit(rate_limit);
     Ok(consumer::Client::new(bus, options))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// A doc comment on a variant of [`Command`] replaced the long text.
+    #[test]
+    fn long_help_explains_signals_and_resuming() {
+        let mut cli = Cli::command();
+        for (name, text) in [("serve", "SIGHUP"), ("get", "resume it"), ("ls", "cut after the next slash")] {
+            let command = cli.find_subcommand_mut(name).unwrap();
+            let help = command.render_long_help().to_string();
+            let unwrapped = help.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(unwrapped.contains(text), "{name}: {help}");
+        }
+    }
 }

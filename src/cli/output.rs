@@ -1,4 +1,4 @@
-//! What goes where: results to stdout, everything else to stderr, sizes and times for people.
+//! Output: results to stdout, everything else to stderr. Also formats durations and rates.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -9,20 +9,20 @@ use super::exit::{Exit, Failure};
 use crate::telemetry;
 use gantry_proto::printable;
 
-/// Writes a text to stdout, and ends its last line. What a terminal would act on is escaped.
+/// Writes text and a line break to stdout. Control characters are escaped.
 ///
-/// Line breaks are kept: text from the other side passes through [`printable::text`] or [`printable::name`] before.
+/// Line breaks are kept. Escape text from a peer with [`printable::text`] or [`printable::name`] first.
 ///
 /// # Errors
-/// When stdout does not take it; quietly when its reader went away.
+/// If stdout can't be written to. The failure has no message if the reader has closed the pipe.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
     write(&printable::lines(text))
 }
 
-/// Writes a JSON object to stdout, on a line of its own.
+/// Writes a JSON object to stdout, on one line.
 ///
 /// # Errors
-/// When stdout does not take it; quietly when its reader went away.
+/// As for [`line`].
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     write(&to_json(value))
 }
@@ -31,22 +31,22 @@ fn write(line: &str) -> Result<(), Failure> {
     writeln!(io::stdout(), "{line}").map_err(|error| stdout_failure(&error))
 }
 
-/// Writes one line to stderr, with all that is not printable escaped. Nobody hears when that fails.
+/// Writes one line to stderr. Control characters and line breaks are escaped. Failures are ignored.
 pub(super) fn note(text: &str) {
     telemetry::print(&printable::text(text));
 }
 
-/// Returns whether a person watches stderr.
+/// Returns whether stderr is a terminal.
 pub(super) fn is_watched() -> bool {
     io::stderr().is_terminal()
 }
 
-/// Tells of a failure, as JSON too if the command was asked for JSON.
+/// Prints a failure, also as JSON if the command prints JSON.
 pub(super) fn failure(failure: &Failure, form: Form) {
     let object = serde_json::json!({ "error": failure });
     match form {
         Form::Text => {}
-        // The exit code tells of the failure when nobody reads this.
+        // If stdout can't be written to, the exit code still reports the failure.
         Form::Json => drop(json(&object)),
         Form::JsonToStderr => return telemetry::print(&to_json(&object)),
     }
@@ -55,35 +55,35 @@ pub(super) fn failure(failure: &Failure, form: Form) {
     }
 }
 
-/// Tells of a failure in the log, unless that is off: it must not hide why the relay ended.
-pub(super) fn logged_failure(told: &Failure) {
+/// Logs a failure. If the log is off, prints it, so that the reason why the relay ended is never hidden.
+pub(super) fn logged_failure(failed: &Failure) {
     if !tracing::enabled!(tracing::Level::ERROR) {
-        return failure(told, Form::Text);
+        return failure(failed, Form::Text);
     }
-    for line in told.message_lines() {
-        tracing::error!(code = told.exit.name(), "{line}");
+    for line in failed.message_lines() {
+        tracing::error!(code = failed.exit.name(), "{line}");
     }
 }
 
-/// How a command reports.
+/// The form of a command's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// Lines for people.
     Text,
     /// One JSON object on stdout.
     Json,
-    /// One JSON object on stderr, because stdout carries the data.
+    /// One JSON object on stderr, since stdout carries the bytes.
     JsonToStderr,
 }
 
-/// Makes the failure of a write to stdout.
+/// Returns the failure of a write to stdout. It has no message if the reader has closed the pipe.
 pub(super) fn stdout_failure(error: &io::Error) -> Failure {
-    let gone = error.kind() == io::ErrorKind::BrokenPipe;
-    let message = if gone { String::new() } else { format!("stdout: {error}") };
+    let is_closed = error.kind() == io::ErrorKind::BrokenPipe;
+    let message = if is_closed { String::new() } else { format!("can't write to stdout: {error}") };
     Failure::new(Exit::Failed, message)
 }
 
-/// Returns a value as JSON on one line. Characters that are not printable stand there as `\uXXXX`.
+/// Returns a value as JSON on one line. Control characters are escaped as `\uXXXX`.
 pub(super) fn to_json(value: &impl Serialize) -> String {
     match serde_json::to_string(value) {
         Ok(json) => printable::json(&json).into_owned(),
@@ -91,7 +91,7 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
     }
 }
 
-/// Writes a duration in seconds with a digit that matters: `0.004 s`, `1.2 s`, `75 s`.
+/// Formats a duration in seconds: `0.004 s`, `1.2 s`, `75 s`.
 pub(super) fn seconds(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     match seconds {
@@ -101,7 +101,7 @@ pub(super) fn seconds(duration: Duration) -> String {
     }
 }
 
-/// Writes a rate in MiB/s.
+/// Formats a rate in MiB/s.
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub(super) fn rate(bytes: u64, duration: Duration) -> String {
     let rate = bytes as f64 / f64::from(1 << 20) / duration.as_secs_f64().max(1e-6);
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_rates_show_digits_that_matter() {
+    fn durations_and_rates_have_two_to_four_digits() {
         assert_eq!(seconds(Duration::from_millis(4)), "0.004 s");
         assert_eq!(seconds(Duration::from_millis(1234)), "1.2 s");
         assert_eq!(seconds(Duration::from_secs(75)), "75 s");

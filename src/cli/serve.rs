@@ -27,26 +27,26 @@ use gantry_store::budget::Budget;
 
 const ABOUT: &str = "Serve stores to consumers
 
-S3 is configured as for the AWS tools: by AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_REGION, \
-AWS_ENDPOINT_URL and so on. To use several S3 servers, or to set limits, use a configuration file or variables such as \
-GANTRY_STORES__FILES__ENDPOINT_URL.
+S3 is configured with the variables of the AWS tools, such as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, \
+AWS_REGION and AWS_ENDPOINT_URL. To use several S3 servers, or to set limits, use a configuration file or variables such \
+as GANTRY_STORES__FILES__ENDPOINT_URL.
 
-The first SIGTERM or SIGINT lets transfers finish, the second one ends the relay immediately. SIGHUP reloads the \
-stores' configuration.";
+After the first SIGTERM or SIGINT, the relay finishes its transfers and exits. After the second one, it exits \
+immediately. SIGHUP reloads the stores' configuration.";
 
 /// Serve stores to consumers
 #[derive(Args, Clone, Debug)]
-#[command(long_about = ABOUT)]
+#[command(about = "Serve stores to consumers", long_about = ABOUT)]
 pub(super) struct Serve {
     #[arg(
         long = "store",
         value_name = "NAME=URL",
-        help = "Name of a store and location of its objects: s3://bucket/prefix or file:///dir; may be repeated"
+        help = "Store to serve: its name, and s3://bucket/prefix or file:///dir; may be repeated"
     )]
     stores: Vec<String>,
     #[command(flatten)]
     keys: ServeKeys,
-    #[arg(long, help = "Print the effective configuration, test the connection and each store, and exit with 0 or 2")]
+    #[arg(long, help = "Print the effective configuration, test the connection and every store, and exit with 0 or 2")]
     check: bool,
 }
 
@@ -113,8 +113,9 @@ impl Serve {
             ));
         }
 
-        let mut hangups =
-            shutdown::hangups().map_err(|error| Failure::new(Exit::Failed, format!("signals: {error}")))?;
+        let mut hangups = shutdown::hangups()
+            .map_err(|error| Failure::new(Exit::Failed, format!("can't listen for signals: {error}")))?;
+
         let budget = config.relay.budget.clone();
         let mut registry = Registry::default();
         let metrics = Arc::new(RelayMetrics::register(&mut registry, facts(&budget)));
@@ -159,7 +160,7 @@ impl Serve {
                 drop(pages_served.await);
                 served
             }
-            _ = &mut pages_served => Err(Failure::new(Exit::Failed, "the task of the operator's pages ended: see the log")),
+            _ = &mut pages_served => Err(Failure::new(Exit::Failed, "the task that serves /livez, /readyz and /metrics ended: see the log, and please report this")),
         }
     }
 }

@@ -12,9 +12,9 @@ use gantry_relay::shutdown::Shutdown;
 /// Describe an object
 #[derive(Args, Clone, Debug)]
 pub(super) struct Stat {
-    #[arg(value_name = "STORE/KEY", help = "The object; all after the first slash is its key")]
+    #[arg(value_name = "STORE/KEY", help = "Object to describe; everything after the first slash is the key")]
     address: ObjectAddress,
-    #[arg(long, value_name = "ID", help = "The version, where the store keeps versions")]
+    #[arg(long, value_name = "ID", help = "Version to describe, if the store keeps versions")]
     version_id: Option<String>,
     #[arg(long, help = "Print one JSON object")]
     json: bool,
@@ -32,6 +32,7 @@ impl Stat {
             () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
         };
         let object = object.map_err(|error| Failure::from(error).about(self.address.to_string()))?;
+
         if self.json {
             return output::json(&object);
         }
@@ -58,6 +59,7 @@ fn lines(object: &ObjectInfo) -> Vec<String> {
             lines.push(format!("{name}  {}", printable::text(value)));
         }
     }
+
     let metadata = object.metadata.iter();
     lines.extend(
         metadata.map(|(name, value)| format!("metadata:  {}: {}", printable::text(name), printable::text(value))),

@@ -343,7 +343,8 @@ impl Build {
         (first_key, first): (&str, Option<String>),
         (second_key, second): (&str, Option<String>),
     ) -> Option<(PathBuf, PathBuf)> {
-        let (first_key, second_key) = (format!("{section}.{first_key}"), format!("{section}.{second_key}"));
+        let first_key = format!("{section}.{first_key}");
+        let second_key = format!("{section}.{second_key}");
         match (first, second) {
             (Some(first), Some(second)) => {
                 let pair = (PathBuf::from(first), PathBuf::from(second));

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::address::{self, StoreAddress};
-use super::lookup;
+use super::similar;
 
 type Checked = Result<(), String>;
 
@@ -77,7 +77,7 @@ pub(super) fn log_level(text: &str) -> Checked {
         let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim();
         if level.is_empty() || level.parse::<LevelFilter>().is_err() {
             let known = LEVELS.iter().map(|level| (*level).to_owned());
-            let suggestion = lookup::nearest_of(&level.to_lowercase(), known);
+            let suggestion = similar::nearest_of(&level.to_lowercase(), known);
             let suggestion = suggestion.map_or_else(String::new, |level| format!("; did you mean `{level}`?"));
             return Err(format!("{form}{suggestion}"));
         }

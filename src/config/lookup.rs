@@ -1,6 +1,7 @@
 //! Finding keys by path or by variable, and the known key closest to an unknown one.
 
 use super::keys::KEYS;
+use super::similar::nearest_of;
 use super::table::{ENV_PREFIX, Key};
 
 /// Stands for a store's name in the name of a key.
@@ -8,9 +9,6 @@ pub(super) const STORE_PLACEHOLDER: &str = "NAME";
 
 /// Variables that begin with [`ENV_PREFIX`] and set no key.
 pub(super) const OTHER_VARIABLES: &[&str] = &["GANTRY_CONFIG"];
-
-/// Names below this similarity are not suggested. "prefx" and "prefix" have 0.97.
-const SIMILAR: f64 = 0.8;
 
 /// Returns the key at a path such as `["stores", "files", "url"]`.
 pub(super) fn find(path: &[String]) -> Option<&'static Key> {
@@ -52,15 +50,6 @@ pub(super) fn nearest_variable(name: &str) -> Option<String> {
 
     let found = nearest_of(&rest(name), own.chain(others).map(|name| rest(&name)))?;
     Some(format!("{ENV_PREFIX}{found}"))
-}
-
-/// Returns the closest of the known words, if any is similar enough.
-pub(super) fn nearest_of(wanted: &str, known: impl Iterator<Item = String>) -> Option<String> {
-    known
-        .map(|name| (strsim::jaro_winkler(wanted, &name), strsim::damerau_levenshtein(wanted, &name), name))
-        .filter(|(similarity, ..)| *similarity >= SIMILAR)
-        .min_by_key(|(_, distance, _)| *distance)
-        .map(|(.., name)| name)
 }
 
 fn generic(path: &[String]) -> String {

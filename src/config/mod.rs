@@ -24,6 +24,7 @@ mod layer;
 mod lookup;
 mod otel;
 mod redact;
+mod similar;
 mod sources;
 mod table;
 #[cfg(test)]
@@ -141,7 +142,8 @@ impl Config {
     /// Returns the sections, other than the stores, in which `other` differs.
     #[must_use]
     pub fn differs_beside_stores(&self, other: &Self) -> Vec<&'static str> {
-        let (ours, theirs) = (&self.settings.sections, &other.settings.sections);
+        let ours = &self.settings.sections;
+        let theirs = &other.settings.sections;
         let sections = [
             ("prefix", self.settings.root != other.settings.root),
             ("nats", ours.nats != theirs.nats),

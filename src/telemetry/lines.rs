@@ -1,4 +1,4 @@
-//! How lines reach stderr: of a relay through a bounded queue, so that nothing that serves waits for whoever reads them.
+//! Writes lines to stderr. A relay's lines go through a bounded queue, so that a slow reader of stderr delays nothing.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,41 +13,41 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use gantry_proto::printable;
 
-/// How much may wait to be written, in bytes: a few thousand lines, and minutes of a relay's log at INFO.
+/// The size limit of the queue, in bytes: a few thousand lines, or minutes of a relay's log at INFO.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a waiting line takes beside its text.
+/// The memory for a queued line beside its text.
 const LINE_OVERHEAD_BYTES: usize = 64;
 
-/// How long the last lines may take to be written when the process ends.
+/// The time limit for writing the last lines when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often lost lines are reported at most.
+/// The minimum interval of reports about dropped lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The queue of this process, if its lines are queued.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 
-/// Makes this process queue its lines from now on. Without a thread for that they are written directly, as before.
-pub(super) fn begin_queue() {
+/// Queues the lines of this process from now on. If no thread can be started, lines are still written directly.
+pub(super) fn start_queue() {
     match Queue::start(io::stderr()) {
         Ok(queue) => drop(QUEUE.set(queue)),
-        Err(error) => write_directly(&format!("gantry: logging may block, there is no thread for it: {error}\n")),
+        Err(error) => write_directly(&format!("gantry: logging may block: can't start a thread for it: {error}\n")),
     }
 }
 
-/// Writes a line to stderr. Nobody hears when that fails.
+/// Writes a line to stderr. Failures are ignored, since there is nowhere to report them.
 pub fn print(line: &str) {
     put(format!("{line}\n"));
 }
 
-/// Returns how many lines were lost since nobody took them.
+/// Returns the number of dropped lines.
 #[must_use]
 pub fn dropped_lines() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.state.dropped.load(Ordering::Relaxed))
 }
 
-/// Waits until all lines so far are written, but no longer than a second.
+/// Waits until all lines so far are written, for at most one second.
 pub async fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush().await;
@@ -66,7 +66,7 @@ fn write_directly(text: &str) {
     drop(io::stderr().write_all(text.as_bytes()));
 }
 
-/// Where the log goes. One call of `write` is one event.
+/// The destination of the log. Each call of `write` is one event.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stderr {
     pub(super) is_colored: bool,
@@ -74,13 +74,13 @@ pub(super) struct Stderr {
 }
 
 impl Stderr {
-    /// Escapes what a terminal would act on, but for the end of the line and the colors that the log itself sets.
+    /// Escapes control characters, except for the end of the line and the log's own colors.
     fn escaped(self, event: &str) -> String {
         let line = event.strip_suffix('\n').unwrap_or(event);
         let safe = if self.is_json {
             printable::json(line).into_owned()
         } else if self.is_colored {
-            // tracing-subscriber has escaped what stood in a value by now: what is left are its own sequences.
+            // tracing-subscriber has escaped the values already, so the remaining sequences are its own.
             let parts: Vec<_> = line.split('\u{1b}').map(printable::text).collect();
             parts.join("\u{1b}")
         } else {
@@ -109,17 +109,17 @@ impl<'a> MakeWriter<'a> for Stderr {
     }
 }
 
-/// Lines on their way to a thread that writes them.
+/// A queue of lines, and the thread that writes them.
 #[derive(Debug)]
 struct Queue {
-    // `Sender` is unbounded; what waits in it is bounded by `State::waiting`.
+    // `Sender` is unbounded. `State::waiting` bounds its contents.
     entries: Sender<Entry>,
     state: Arc<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The size of what waits, in bytes.
+    /// The size of the queued lines, in bytes.
     waiting: AtomicUsize,
     dropped: AtomicU64,
 }
@@ -127,7 +127,7 @@ struct State {
 #[derive(Debug)]
 enum Entry {
     Line(String),
-    /// Everything before it has been written once this is answered.
+    /// Answered once everything before it is written.
     Flush(oneshot::Sender<()>),
 }
 
@@ -143,6 +143,7 @@ impl Queue {
     fn push(&self, line: String) {
         let size = line.len() + LINE_OVERHEAD_BYTES;
         let fits = |waiting: usize| waiting.checked_add(size).filter(|waiting| *waiting <= WAITING_BYTES_MAX);
+
         let state = &self.state;
         let has_room = state.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
         if !has_room || self.entries.send(Entry::Line(line)).is_err() {
@@ -153,24 +154,25 @@ impl Queue {
     async fn flush(&self) {
         let (done, written) = oneshot::channel();
         if self.entries.send(Entry::Flush(done)).is_ok() {
-            // Whoever does not read by then does not want to.
+            // A reader that is slower than this loses the rest.
             drop(timeout(FLUSH_TIMEOUT, written).await);
         }
     }
 }
 
-/// Writes what is queued until nobody can queue any more.
+/// Writes the queued lines until the queue is dropped.
 fn write_all(queued: &Receiver<Entry>, state: &State, mut to: impl Write) {
     let mut reported = (0, None::<Instant>);
     for entry in queued {
         let line = match entry {
             Entry::Line(line) => line,
             Entry::Flush(done) => {
-                // Whoever waited has given up, then.
+                // An error means that the receiver has timed out.
                 done.send(()).ok();
                 continue;
             }
         };
+
         state.waiting.fetch_sub(line.len() + LINE_OVERHEAD_BYTES, Ordering::Relaxed);
         if to.write_all(line.as_bytes()).is_err() {
             state.dropped.fetch_add(1, Ordering::Relaxed);
@@ -180,12 +182,13 @@ fn write_all(queued: &Receiver<Entry>, state: &State, mut to: impl Write) {
     }
 }
 
-/// Reports lost lines once some line could be written again.
+/// Reports dropped lines once a line could be written again.
 fn report(state: &State, (count, at): &mut (u64, Option<Instant>)) {
     let dropped = state.dropped.load(Ordering::Relaxed);
     if dropped > *count && at.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
-        tracing::warn!(lines = dropped - *count, "log lines were dropped: nobody took them from stderr in time");
-        (*count, *at) = (dropped, Some(Instant::now()));
+        tracing::warn!(lines = dropped - *count, "log lines were dropped: nothing reads stderr, or not fast enough");
+        *count = dropped;
+        *at = Some(Instant::now());
     }
 }
 
@@ -195,13 +198,13 @@ mod tests {
 
     use super::*;
 
-    /// A pipe that nobody reads until it is opened.
+    /// A pipe without a reader until it is opened.
     #[derive(Clone, Default)]
     struct Pipe(Arc<Ends>);
 
     #[derive(Default)]
     struct Ends {
-        /// Whether somebody reads, and what was read.
+        /// Whether there is a reader, and the bytes read.
         state: Mutex<(bool, Vec<u8>)>,
         opened: Condvar,
     }
@@ -231,24 +234,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pipe_that_nobody_reads_costs_lines_and_no_time() {
+    async fn drops_lines_without_blocking_while_nothing_reads() {
         let pipe = Pipe::default();
         let queue = Queue::start(pipe.clone()).unwrap();
         let line = format!("{:01000}\n", 7);
         for _ in 0..5000 {
             queue.push(line.clone());
         }
+
         assert!(queue.state.waiting.load(Ordering::Relaxed) <= WAITING_BYTES_MAX);
         let dropped = queue.state.dropped.load(Ordering::Relaxed);
         assert!(dropped > 3000, "{dropped}");
-        // On paused time this waits for no longer than it says.
+
+        // With paused time, this returns at its time limit.
         queue.flush().await;
         assert_eq!(pipe.text(), "");
         pipe.open();
     }
 
     #[tokio::test]
-    async fn what_is_queued_is_written_by_the_end() {
+    async fn flush_writes_all_queued_lines() {
         let pipe = Pipe::default();
         pipe.open();
         let queue = Queue::start(pipe.clone()).unwrap();
@@ -261,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stderr_that_fails_is_counted_and_harms_nobody() {
+    async fn counts_lines_that_stderr_rejects() {
         struct Full;
         impl Write for Full {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -280,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_without_escapes_of_strangers() {
+    fn event_is_one_line_without_foreign_escapes() {
         let plain = Stderr { is_colored: false, is_json: false };
         assert_eq!(plain.escaped("INFO key=a\u{1b}[2J\nb\u{202e}\n"), "INFO key=a\\u{1b}[2J\\nb\\u{202e}\n");
         let colored = Stderr { is_colored: true, is_json: false };

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use gantry_bus::nats;
 use gantry_client::{self as consumer, Client, Error, Get};
+use gantry_proto::Code;
 use gantry_proto::chunk::crc;
 use gantry_proto::receiver::Cause;
-use gantry_proto::{Code, Pin};
 use gantry_relay::Options;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -421,7 +421,7 @@ impl Stage {
 
     /// Downloads to the end. Returns the bytes that the consumer yielded, and the result.
     async fn download(&self) -> (Vec<u8>, Result<(), Error>) {
-        let get = Get { pin: Pin::default(), ..Get::new("files".parse().unwrap(), "k".parse().unwrap()) };
+        let get = Get::new("files".parse().unwrap(), "k".parse().unwrap());
         let run = async {
             let mut bytes = Vec::new();
             let mut download = match self.client.get(get).await {
@@ -445,7 +445,7 @@ impl Stage {
 }
 
 fn quick() -> consumer::Options {
-    consumer::Options { stall_timeout: Duration::from_millis(500), ..consumer::Options::default() }
+    consumer::Options::default().stall_timeout(Duration::from_millis(500))
 }
 
 /// Plays a script after `accepted` and one valid chunk. The download must still yield exactly the object.
@@ -524,7 +524,7 @@ async fn foreign_and_repeated_messages_are_ignored() {
 
 #[tokio::test]
 async fn a_chunk_past_credit_is_never_written() {
-    let options = consumer::Options { window_initial_bytes: 25, window_max_bytes: 1000, ..quick() };
+    let options = quick().window_initial_bytes(25).window_max_bytes(1000);
     let greedy = vec![Say::accepted(0), Say::chunk(0, 0), Say::bytes(1, 10, object().slice(10..100))];
     let stage = Stage::new(vec![greedy], options).await;
     let (bytes, ended) = stage.download().await;
@@ -621,7 +621,7 @@ async fn absurd_numbers_do_not_end_a_download() {
 #[tokio::test]
 async fn a_silent_relay_with_extreme_numbers_is_abandoned_and_not_flooded() {
     let odd = Say::accepted_as(json!({"beat_ms": 1_u64 << 63, "idle_ms": 0, "credit": 0}));
-    let stage = Stage::new(vec![vec![odd]], consumer::Options { patience: Duration::from_secs(6), ..quick() }).await;
+    let stage = Stage::new(vec![vec![odd]], quick().patience(Duration::from_secs(6))).await;
     let mut controls = stage.relay.subscribe("gantry.v1.ctl.>").await.unwrap();
     stage.relay.flush().await.unwrap();
 
@@ -663,7 +663,7 @@ async fn an_object_that_changed_is_a_typed_error() {
 
 #[tokio::test]
 async fn a_relay_that_always_violates_the_protocol_is_abandoned() {
-    let options = consumer::Options { patience: Duration::from_secs(1), ..quick() };
+    let options = quick().patience(Duration::from_secs(1));
     let nonsense = vec![Say::accepted(0), Say::bytes(0, 0, Bytes::new())];
     let stage = Stage::new(vec![nonsense; 1000], options).await;
     let (bytes, ended) = stage.download().await;

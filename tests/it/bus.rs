@@ -377,7 +377,7 @@ async fn unusable_files_are_named() {
         (Auth::Nkey(missing), "missing"),
     ] {
         let outcome = nats::connect(Options { auth, ..Options::default() }).await;
-        assert!(matches!(&outcome, Err(Error::Options(text)) if text.contains(named)), "{outcome:?}");
+        assert!(matches!(&outcome, Err(Error::Options { reason, .. }) if reason.contains(named)), "{outcome:?}");
     }
 }
 
@@ -406,7 +406,7 @@ async fn tls_is_required_of_every_later_server() {
     ] {
         let options = Options { connect_timeout: Duration::from_secs(1), ..options };
         let outcome = nats::connect(options).await;
-        assert!(matches!(outcome, Err(Error::Options(_) | Error::Unreachable { .. })), "{outcome:?}");
+        assert!(matches!(outcome, Err(Error::Options { .. } | Error::Unreachable { .. })), "{outcome:?}");
     }
 }
 
@@ -527,7 +527,7 @@ async fn assert_admits(server: &Nats, good: Auth, bad: impl IntoIterator<Item = 
 
 async fn assert_options_error(options: Options) {
     let outcome = nats::connect(Options { connect_timeout: DEADLINE, ..options }).await;
-    assert!(matches!(outcome, Err(Error::Options(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(Error::Options { .. })), "{outcome:?}");
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> PathBuf {

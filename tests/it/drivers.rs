@@ -147,11 +147,8 @@ impl World {
     fn new(len: usize) -> Self {
         let network = MemoryNetwork::new(7);
         let consumer_bus = network.connect();
-        let options = consumer::Options {
-            window_initial_bytes: 8 * CHUNK as u64,
-            window_max_bytes: 64 * CHUNK as u64,
-            ..consumer::Options::default()
-        };
+        let options =
+            consumer::Options::default().window_initial_bytes(8 * CHUNK as u64).window_max_bytes(64 * CHUNK as u64);
         let client = Client::new(Arc::clone(&consumer_bus) as Arc<dyn Bus>, options);
         Self { network, bytes: random_bytes(1, len), consumer_bus, client }
     }

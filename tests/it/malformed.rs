@@ -309,8 +309,7 @@ async fn a_download_continues_when_the_consumers_connection_dies() {
     let bytes = random_bytes(1, 100_000);
     let world = World::new(Shelf::default().bytes("k", bytes.clone()), lively()).await;
     let bus = connect(world.nats.url()).await;
-    let options =
-        consumer::Options { window_initial_bytes: 8000, window_max_bytes: 8000, ..consumer::Options::default() };
+    let options = consumer::Options::default().window_initial_bytes(8000).window_max_bytes(8000);
     let client = Client::new(Arc::clone(&bus) as Arc<dyn Bus>, options);
     let mut everything = world.client.subscribe("_INBOX.>").await.unwrap();
     let mut download = client.get(Get::new("files".parse().unwrap(), "k".parse().unwrap())).await.unwrap();

@@ -82,7 +82,7 @@ async fn omitted_names_are_reported_on_standard_error() {
     let said = gantry(["ls", "files"]).nats(&nats).run().await.expect_code(0);
 
     assert_eq!(said.stdout_text().lines().count(), 1, "{}", said.stdout_text());
-    assert!(said.stderr.contains("1 name is not shown"), "{}", said.stderr);
+    assert!(said.stderr.contains("1 name is not listed"), "{}", said.stderr);
 }
 
 #[tokio::test]

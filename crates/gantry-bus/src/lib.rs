@@ -197,10 +197,15 @@ pub enum Error {
         /// The server's reason.
         reason: String,
     },
-    /// An option, or a file that it names, is invalid. Not retryable.
-    #[error("{0}")]
-    Options(String),
-    /// The message is larger than the server accepts. Not retryable.
+    /// An option, or a file that it names, is invalid, or does not suit the server.
+    #[error("{reason}")]
+    Options {
+        /// The option.
+        option: nats::OptionKind,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The message is larger than the server accepts.
     #[error("message of {len} bytes is over the server's limit of {max}")]
     TooLarge {
         /// Payload and headers, in bytes.
@@ -220,30 +225,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether the same operation may succeed later, without any change.
+    /// Makes the error of an option.
+    pub(crate) fn option(option: nats::OptionKind, reason: impl Into<String>) -> Self {
+        Self::Options { option, reason: reason.into() }
+    }
+
+    /// Returns whether the same operation may succeed later without any change by the caller: only if no server could be
+    /// reached.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            Self::Unauthorized { .. }
-            | Self::Options(_)
-            | Self::TooLarge { .. }
-            | Self::Subject(_)
-            | Self::Header(_)
-            | Self::Closed => false,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_unreachable_server_is_worth_a_retry() {
-        let servers = || "nats://a".to_owned();
-        assert!(Error::Unreachable { servers: servers(), reason: String::new() }.is_retryable());
-        assert!(!Error::Unauthorized { servers: servers(), reason: String::new() }.is_retryable());
-        assert!(!Error::Closed.is_retryable());
+        matches!(self, Self::Unreachable { .. })
     }
 }

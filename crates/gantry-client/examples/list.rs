@@ -1,7 +1,6 @@
 //! Lists the keys of a store: `cargo run --example list -- nats://127.0.0.1:4222 files videos/`.
 #![allow(clippy::print_stdout, reason = "an example prints what it does")]
 
-use futures_util::TryStreamExt as _;
 use gantry_client::Client;
 
 #[tokio::main]
@@ -15,6 +14,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut names = client.list(&store.parse()?, args.next().unwrap_or_default());
     while let Some(name) = names.try_next().await? {
         println!("{}", name.name());
+    }
+
+    if names.omitted() > 0 {
+        println!("{} names are not valid as a key", names.omitted());
     }
     Ok(())
 }

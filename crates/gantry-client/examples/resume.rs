@@ -1,4 +1,4 @@
-//! Downloads a file and tries again, from where it stopped, while that may help:
+//! Downloads a file, and resumes it after an error that a retry may cure:
 //! `cargo run --example resume -- nats://127.0.0.1:4222 files/key out`.
 #![allow(clippy::print_stdout, reason = "an example prints what it does")]
 

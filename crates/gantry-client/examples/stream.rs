@@ -1,7 +1,6 @@
 //! Counts the bytes of an object as they arrive: `cargo run --example stream -- nats://127.0.0.1:4222 files/key`.
 #![allow(clippy::print_stdout, reason = "an example prints what it does")]
 
-use futures_util::TryStreamExt as _;
 use gantry_client::{Client, Get};
 
 #[tokio::main]
@@ -13,12 +12,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let client = Client::connect(url).await?;
     let mut download = client.get(Get::at(&address)?).await?;
+
     let mut bytes = 0;
     while let Some(piece) = download.try_next().await? {
         bytes += piece.len();
     }
 
-    // Only the end of the stream proves the bytes: until then, treat them as unverified.
+    // The bytes are verified only now, at the end of the stream.
     println!("{bytes} bytes, etag {}", download.object().etag);
     Ok(())
 }

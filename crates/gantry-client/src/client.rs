@@ -3,38 +3,95 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::connection::Connection;
-use super::download::{self, Download};
-use super::file::{self, FileOptions, Report};
-use super::{Error, Get, Listing, Options};
 use gantry_bus::Bus;
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, StoreName};
 
-/// A consumer on one connection. Clones share the connection and its window budget.
+use crate::connection::Connection;
+use crate::download::{self, Download};
+use crate::error::Error;
+use crate::file::{self, FileOptions, Report};
+use crate::get::Get;
+use crate::listing::Listing;
+use crate::options::Options;
+
+/// A consumer on one connection. Clones share the connection and the memory for their downloads' windows.
+///
+/// All methods need a Tokio runtime with I/O and time enabled. They retry by themselves, within the limits in
+/// [`Options`]: lost messages, silent or restarting relays and lost connections are not errors until these limits are
+/// reached.
 #[derive(Clone, Debug)]
 pub struct Client {
     connection: Arc<Connection>,
 }
 
 impl Client {
-    /// Makes a client on a connection.
+    /// Creates a client on a connection. [`Self::connect`] is the short way.
     #[must_use]
     pub fn new(bus: Arc<dyn Bus>, options: Options) -> Self {
         Self { connection: Arc::new(Connection::new(bus, options)) }
     }
 
-    /// Starts a download and returns when a relay has accepted it.
+    /// Starts a download to a stream, and returns it once a relay has accepted the request.
     ///
     /// # Errors
-    /// As [`Error`] says; retrying is already done.
+    /// Retryable:
+    /// - [`Error::NoRelay`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::GaveUp`] if no relay accepts the request within [`Options::patience`].
+    ///
+    /// Not retryable:
+    /// - [`Error::NoStore`] if relays answer, but none of them serves the store.
+    /// - [`Error::Refused`] if there is no such object or version, the store denies access, or the range starts past the
+    ///   object's end.
+    /// - [`Error::Changed`] if the object is not the version that `get` requires.
+    /// - [`Error::NotPermitted`] if nats-server denies a subject.
+    /// - [`Error::Bus`] if the connection was closed for good.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the transfer at the relay.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(client: gantry_client::Client) -> Result<(), gantry_client::Error> {
+    /// use gantry_client::Get;
+    ///
+    /// let mut download = client.get(Get::at("files/videos/a.mp4")?).await?;
+    /// let mut len = 0;
+    /// while let Some(bytes) = download.try_next().await? {
+    ///     len += bytes.len();
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn get(&self, get: Get) -> Result<Download, Error> {
         download::start(&self.connection, get).await
     }
 
-    /// Downloads to a file: beside the target until proved, then in its place.
+    /// Downloads to a file, and returns once the file is verified and durable.
+    ///
+    /// The bytes are kept in a hidden file next to `target` until they are verified, and then replace it. An interrupted
+    /// download to the same target is resumed. [`part`](crate::part) describes these files.
     ///
     /// # Errors
-    /// As [`Error`] says. The target is then as it was; what arrived stays beside it, to be resumed.
+    /// The target stays unchanged, and the bytes received so far are kept for the next download. Retryable:
+    /// - [`Error::NoRelay`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::GaveUp`] if no new bytes arrive within [`Options::patience`].
+    /// - [`Error::Part`] with [`part::Error::InUse`](crate::part::Error::InUse) if another download to the same target is
+    ///   running.
+    ///
+    /// Not retryable:
+    /// - [`Error::NoStore`] if relays answer, but none of them serves the store.
+    /// - [`Error::Refused`] if there is no such object or version, the store denies access, or the range starts at or past
+    ///   the object's end.
+    /// - [`Error::Changed`] if the object is not the version that `get` requires, or if it changes during the download.
+    /// - [`Error::Part`] if the file can't be written, or with [`part::Error::Mismatch`](crate::part::Error::Mismatch) if
+    ///   the bytes do not match the store's checksum. Bytes that do not match are deleted.
+    /// - [`Error::NotPermitted`] if nats-server denies a subject.
+    /// - [`Error::Bus`] if the connection was closed for good.
+    /// - [`Error::Cancelled`] after [`FileOptions::cancel`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the transfer at the relay, and keeps most of the bytes received so far. The file stays
+    /// locked until the current write ends. [`FileOptions::cancel`] waits for that, and keeps all bytes.
     pub async fn download(&self, get: Get, target: &Path, options: FileOptions) -> Result<Report, Error> {
         file::download(&self.connection, get, target, options).await
     }
@@ -42,31 +99,58 @@ impl Client {
     /// Describes an object.
     ///
     /// # Errors
-    /// As [`Error`] says.
+    /// Retryable:
+    /// - [`Error::NoRelay`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::GaveUp`] if there is no answer within [`Options::query_timeout`], or if the relay reports a failure that
+    ///   may pass.
+    ///
+    /// Not retryable:
+    /// - [`Error::NoStore`] if relays answer, but none of them serves the store.
+    /// - [`Error::Refused`] if there is no such object or version, or if the store denies access.
+    /// - [`Error::Changed`] if the object is not the version that `pin` requires.
+    /// - [`Error::Malformed`] if the answer is invalid, or describes another object.
+    /// - [`Error::NotPermitted`] if nats-server denies a subject.
+    /// - [`Error::Bus`] if the connection was closed for good.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the request.
     pub async fn stat(&self, store: &StoreName, key: &Key, pin: &Pin) -> Result<ObjectInfo, Error> {
         self.connection.stat(store, key, pin).await
     }
 
-    /// Lists one page of keys; its `next` is the `token` of the following request.
+    /// Lists one page of keys. Its `next` is the `token` of the following request.
     ///
     /// # Errors
-    /// As [`Error`] says.
+    /// Retryable:
+    /// - [`Error::NoRelay`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::GaveUp`] if there is no answer within [`Options::query_timeout`], or if the relay reports a failure that
+    ///   may pass.
+    ///
+    /// Not retryable:
+    /// - [`Error::NoStore`] if relays answer, but none of them serves the store.
+    /// - [`Error::Refused`] if the prefix or the token is invalid, or if the store denies listing.
+    /// - [`Error::Malformed`] if the answer is invalid, such as a page with names outside of the prefix.
+    /// - [`Error::NotPermitted`] if nats-server denies a subject.
+    /// - [`Error::Bus`] if the connection was closed for good.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the request.
     pub async fn list_page(&self, store: &StoreName, request: &ListRequest) -> Result<ListPage, Error> {
         self.connection.list_page(store, request).await
     }
 
-    /// Lists the keys that begin with `prefix`, in ascending order; keys are cut after the next slash. Pages are
-    /// requested as the stream is read.
+    /// Lists the keys that begin with `prefix`, in ascending order. Keys are cut after the next slash. Pages are requested
+    /// as the stream is read.
     ///
-    /// The stream ends with an [`Error`] as [`Self::list_page`] returns it, or with [`Error::Malformed`] when the relay
-    /// returns to an earlier page.
+    /// The stream ends with an error of [`Self::list_page`], or with [`Error::Malformed`] if the relay returns to an
+    /// earlier page. [`Listing::omitted`] counts the names that can't be listed.
     #[must_use]
     pub fn list(&self, store: &StoreName, prefix: impl Into<String>) -> Listing {
         let request = ListRequest { prefix: prefix.into(), ..ListRequest::default() };
         Listing::new(Arc::clone(&self.connection), store.clone(), request)
     }
 
-    /// Lists every key that begins with `prefix`, however many slashes follow. Otherwise as [`Self::list`].
+    /// Lists every key that begins with `prefix`, however many slashes follow. Otherwise like [`Self::list`].
     #[must_use]
     pub fn list_recursive(&self, store: &StoreName, prefix: impl Into<String>) -> Listing {
         let request = ListRequest { prefix: prefix.into(), recursive: true, ..ListRequest::default() };

@@ -1,4 +1,4 @@
-//! The connection that all requests and downloads of one client share, with the budget of their windows.
+//! The connection that all requests and downloads of one client share, and the sum of their windows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,39 +7,44 @@ use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-use super::{Error, Options, discovery};
 use gantry_bus::{Bus, Event};
 use gantry_proto::receiver::{Link, Settings};
 use gantry_proto::{HEADERS_MAX_BYTES, StoreName};
 
+use crate::discovery;
+use crate::error::Error;
+use crate::options::Options;
+
 /// The smallest window, however many downloads share the connection.
 const SHARE_MIN_BYTES: u64 = 32 * 1024;
 
-/// The smallest window and chunk of a client that is held to a rate: below, messages cost more than what they carry.
+/// The smallest window of a client with a rate limit.
 const LIMITED_WINDOW_MIN_BYTES: u64 = 4 * 1024;
+
+/// The smallest chunk of a client with a rate limit. The headers of smaller chunks would cost more than their payload.
 const LIMITED_CHUNK_MIN_BYTES: u64 = 1024;
 
-/// Stands for a time that a clock can't show: the caller may have chosen a patience without an end.
+/// Replaces a time that the clock can't represent, which an unlimited patience leads to.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
 #[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) bus: Arc<dyn Bus>,
-    pub(super) options: Options,
-    /// Where the time of all downloads begins.
-    pub(super) clock: Instant,
+pub(crate) struct Connection {
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) options: Options,
+    /// The origin of the time of all downloads.
+    pub(crate) clock: Instant,
     downloads: AtomicU64,
     /// In milliseconds: see [`Link::caught_up_to`].
     caught_up_to: AtomicU64,
 }
 
 impl Connection {
-    pub(super) fn new(bus: Arc<dyn Bus>, options: Options) -> Self {
+    pub(crate) fn new(bus: Arc<dyn Bus>, options: Options) -> Self {
         Self { bus, options, clock: Instant::now(), downloads: AtomicU64::new(0), caught_up_to: AtomicU64::new(0) }
     }
 
-    /// Words the error for a store that nobody serves.
-    pub(super) async fn nobody(&self, store: &StoreName) -> Error {
+    /// Returns the error for a request that nobody answered.
+    pub(crate) async fn nobody(&self, store: &StoreName) -> Error {
         if discovery::any_relay(&*self.bus, &self.options.prefix).await {
             Error::NoStore(store.clone())
         } else {
@@ -47,36 +52,38 @@ impl Connection {
         }
     }
 
-    /// Returns when the clock of all downloads shows `at`, or a time that does not come.
-    pub(super) fn instant(&self, at: Duration) -> Instant {
+    /// Returns the instant at which the clock of all downloads shows `at`.
+    pub(crate) fn instant(&self, at: Duration) -> Instant {
         self.clock.checked_add(at).unwrap_or_else(|| Instant::now() + NEVER)
     }
 
-    /// Returns the window that each download may have now, in bytes.
-    pub(super) fn share(&self) -> u64 {
+    /// Returns the largest window that each download may have now, in bytes.
+    pub(crate) fn share(&self) -> u64 {
         let downloads = self.downloads.load(Ordering::Relaxed).max(1);
         (self.options.connection_window_bytes / downloads).max(SHARE_MIN_BYTES)
     }
 
-    /// Returns what the connection has carried by now.
-    pub(super) fn link(&self) -> Link {
+    /// Returns how much the connection has received.
+    pub(crate) fn link(&self) -> Link {
         let caught_up_to = Duration::from_millis(self.caught_up_to.load(Ordering::Relaxed));
         Link { received_bytes: self.bus.received_bytes(), caught_up_to }
     }
 
-    /// Takes note that what was sent to this connection by then has arrived.
-    pub(super) fn caught_up(&self, to: Duration) {
+    /// Records that everything sent to this connection before `to` has arrived.
+    pub(crate) fn caught_up(&self, to: Duration) {
         let to = u64::try_from(to.as_millis()).unwrap_or(u64::MAX);
         self.caught_up_to.fetch_max(to, Ordering::Relaxed);
     }
 
-    pub(super) fn settings(&self) -> Settings {
+    /// Returns the settings for the state machine of a new download.
+    pub(crate) fn settings(&self) -> Settings {
         let payload_max = u64::try_from(self.bus.max_payload().saturating_sub(HEADERS_MAX_BYTES)).unwrap_or(u64::MAX);
-        // What may arrive is no more than what may be handed on in a second, or a limit would be kept here and not on the
-        // way here.
+
+        // A window of one second's bytes at most, so that the limit also holds on the network.
         let rate = self.options.rate_limit.as_ref().map_or(u64::MAX, |limit| limit.bytes_per_s().get());
         let window = rate.max(LIMITED_WINDOW_MIN_BYTES);
         let chunk = (rate / 4).max(LIMITED_CHUNK_MIN_BYTES);
+
         Settings {
             prefix: self.options.prefix.clone(),
             window_initial: self.options.window_initial_bytes.min(self.share()).min(window),
@@ -92,12 +99,12 @@ impl Connection {
     }
 }
 
-/// Counts a download as one that shares the connection's windows.
+/// Counts a download among those that share the connection's window.
 #[derive(Debug)]
-pub(super) struct Share(Arc<Connection>);
+pub(crate) struct Share(Arc<Connection>);
 
 impl Share {
-    pub(super) fn take(connection: &Arc<Connection>) -> Self {
+    pub(crate) fn take(connection: &Arc<Connection>) -> Self {
         connection.downloads.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(connection))
     }
@@ -109,8 +116,8 @@ impl Drop for Share {
     }
 }
 
-/// Returns the error if nats-server forbade one of our two subjects.
-pub(super) fn denial(event: Result<Event, RecvError>, request: &str, inbox: &str) -> Option<Error> {
+/// Returns the error if nats-server denies one of a request's two subjects.
+pub(crate) fn denial(event: Result<Event, RecvError>, request: &str, inbox: &str) -> Option<Error> {
     match event {
         Ok(Event::PublishDenied(subject)) if subject == request => {
             Some(Error::NotPermitted { what: "publishing to", subject })

@@ -1,5 +1,6 @@
 //! A download, as its reader holds it.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,18 +13,25 @@ use tokio::task::JoinHandle;
 use tokio_util::io::StreamReader;
 use tokio_util::sync::DropGuard;
 
-use super::connection::Connection;
-use super::driver::{self, Running, join};
-use super::parts::Parts;
-use super::verify::{Proof, Verifier};
-use super::{Error, Get, Progress, stated, written};
 use gantry_proto::chunk::Chunk;
 use gantry_proto::receiver::Stats;
 use gantry_proto::{Accepted, ObjectInfo};
 
-/// The bytes of one download, in order: a [`Stream`] that ends after they have been proved, or with an error.
+use crate::connection::Connection;
+use crate::driver::{self, Running, join};
+use crate::error::Error;
+use crate::get::Get;
+use crate::parts::Parts;
+use crate::progress::Progress;
+use crate::verify::{Proof, Verifier};
+use crate::{stated, written};
+
+/// The bytes of one download, in order: a [`Stream`] that ends after the bytes are verified, or with an error.
 ///
-/// Dropping it cancels the transfer at the relay; [`Self::stop`] also waits until that is said.
+/// Bytes count as read when the next bytes are requested. That allows the relay to send more, so a slow reader slows the
+/// relay down, and memory stays bounded by the window.
+///
+/// Dropping a download cancels the transfer at the relay. [`Self::stop`] also waits until the relay has been notified.
 #[derive(Debug)]
 pub struct Download {
     accepted: Accepted,
@@ -34,19 +42,20 @@ pub struct Download {
     restated: stated::Later,
     verifier: Option<Verifier>,
     proof: Option<Proof>,
-    /// The absolute offset up to which bytes were handed out.
+    /// The absolute offset up to which bytes were returned.
     taken: u64,
     over: bool,
     cancel: DropGuard,
 }
 
-/// Asks for a transfer and returns when it is accepted.
-pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Download, Error> {
+/// Requests a transfer, and returns once it is accepted.
+pub(crate) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Download, Error> {
     let Running { accepted, chunks, written, progress, driver, restated, cancel } =
         driver::start(connection, get).await?;
 
-    let whole = accepted.start == 0 && accepted.end == accepted.object.size;
-    let checksum = accepted.object.checksum.as_ref().filter(|_| whole);
+    // The store's checksum covers the whole object.
+    let is_whole = accepted.start == 0 && accepted.end == accepted.object.size;
+    let checksum = accepted.object.checksum.as_ref().filter(|_| is_whole);
     let verifier = Verifier::new(checksum, accepted.end - accepted.start);
 
     Ok(Download {
@@ -65,7 +74,7 @@ pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Down
 }
 
 impl Download {
-    /// Returns the version that is being downloaded.
+    /// Returns the description of the object, in the version that is downloaded.
     #[must_use]
     pub const fn object(&self) -> &ObjectInfo {
         &self.accepted.object
@@ -73,39 +82,64 @@ impl Download {
 
     /// Returns the absolute byte range, end exclusive.
     #[must_use]
-    pub const fn range(&self) -> std::ops::Range<u64> {
+    pub const fn range(&self) -> Range<u64> {
         self.accepted.start..self.accepted.end
     }
 
-    /// Watches how far it has come.
+    /// Watches the progress.
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
     }
 
-    /// Returns what the bytes were proved against, once the stream has ended well.
+    /// Returns how the bytes were verified; `None` until the stream has ended without an error.
     #[must_use]
     pub const fn proof(&self) -> Option<Proof> {
         self.proof
     }
 
-    /// Reads the bytes; the last read fails when they can't be proved.
+    /// Returns the next bytes, or `None` once all bytes were returned and verified.
+    ///
+    /// # Errors
+    /// Nothing follows an error. Retryable, with a range that starts after the bytes received so far:
+    /// - [`Error::GaveUp`] if no new bytes arrive within [`Options::patience`](crate::Options::patience).
+    ///
+    /// Not retryable:
+    /// - [`Error::Mismatch`] if the bytes do not match the store's checksum.
+    /// - [`Error::Changed`] if the object changed during the download.
+    /// - [`Error::Refused`] if the relay or its store refuses to continue.
+    /// - [`Error::NotPermitted`] if nats-server denies a subject.
+    /// - [`Error::Bus`] if the connection was closed for good.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no bytes.
+    pub async fn try_next(&mut self) -> Result<Option<Bytes>, Error> {
+        TryStreamExt::try_next(self).await
+    }
+
+    /// Converts the download to a reader. The last read fails if the bytes can't be verified.
+    ///
+    /// The reader's errors wrap an [`Error`], which [`std::io::Error::get_ref`] returns.
     pub fn into_async_read(self) -> impl AsyncRead + Send + Unpin {
         StreamReader::new(self.map_err(std::io::Error::other))
     }
 
-    /// Ends it before its time, and returns when the relay was told, or can't be told soon.
+    /// Cancels the download, and waits until the relay has been notified, for at most one second.
+    ///
+    /// # Cancel safety
+    /// The transfer is cancelled even if the future is dropped.
     pub async fn stop(self) {
         let Self { driver, cancel, over, .. } = self;
+
         drop(cancel);
         if !over {
-            // It ends by the cancellation, whatever else it would have said.
+            // The outcome is the cancellation.
             drop(join(driver).await);
         }
     }
 
-    /// Takes it apart for a sink that acknowledges what it has written itself.
-    pub(super) fn into_parts(self) -> Parts {
+    /// Takes the download apart for a sink that acknowledges its own writes.
+    pub(crate) fn into_parts(self) -> Parts {
         Parts {
             accepted: self.accepted,
             chunks: self.chunks,
@@ -117,13 +151,15 @@ impl Download {
         }
     }
 
+    /// Verifies the bytes once the driver has ended. Returns the last item of the stream.
     fn finish(&mut self, driven: Result<Stats, Error>) -> Option<Result<Bytes, Error>> {
         self.over = true;
-        let proved = driven.and_then(|_| match self.verifier.take() {
+
+        let proof = driven.and_then(|_| match self.verifier.take() {
             Some(verifier) => Ok(verifier.finish()?),
             None => Ok(Proof::Transport),
         });
-        match proved {
+        match proof {
             Ok(proof) => {
                 self.proof = Some(proof);
                 None
@@ -140,9 +176,11 @@ impl Stream for Download {
         if self.over {
             return Poll::Ready(None);
         }
-        // Whoever asks for more has dealt with what it was given.
+
+        // A request for more bytes acknowledges the bytes returned before.
         let taken = self.taken;
         self.written.advance(taken);
+
         if let Some(chunk) = ready!(self.chunks.poll_recv(cx)) {
             self.taken += chunk.payload.len() as u64;
             if let Some(verifier) = &mut self.verifier {
@@ -150,6 +188,7 @@ impl Stream for Download {
             }
             return Poll::Ready(Some(Ok(chunk.payload)));
         }
+
         let driven = ready!(self.driver.poll_unpin(cx)).unwrap_or(Err(Error::Cancelled));
         Poll::Ready(self.finish(driven))
     }

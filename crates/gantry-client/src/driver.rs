@@ -1,4 +1,4 @@
-//! Drives one [`Receiver`] on the bus: a task of its own for each download.
+//! Drives one [`Receiver`] on the bus, in one task per download.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +14,26 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::field::Empty;
 use tracing::{Instrument as _, debug, info, info_span};
 
-use super::connection::{Connection, Share, denial};
-use super::{Error, Get, Progress, stated, written};
-use gantry_bus::trace;
-use gantry_bus::{self as bus, Event, Message, NO_RESPONDERS, Status, Subscription};
+use gantry_bus::{self as bus, Event, Message, NO_RESPONDERS, Status, Subscription, trace};
 use gantry_proto::chunk::Chunk;
 use gantry_proto::message::json;
 use gantry_proto::receiver::{Cause, Failure, Output, Receiver, Stats};
 use gantry_proto::subject::Operation;
-use gantry_proto::{Accepted, Headers};
+use gantry_proto::{Accepted, GetRequest, Headers};
 
-/// How many chunks may lie between the driver and the reader. The window bounds their bytes.
+use crate::connection::{Connection, Share, denial};
+use crate::error::Error;
+use crate::get::Get;
+use crate::progress::Progress;
+use crate::{stated, written};
+
+/// The capacity of the channel from the driver to the reader. The window bounds the chunks' bytes.
 const QUEUE_CHUNKS: usize = 16;
 
-/// How long the end of a download may wait until the connection took what there is to say of it.
+/// The time limit for the last messages of a download, which notify the relay of its end.
 const PARTING_LIMIT: Duration = Duration::from_secs(1);
 
-/// A running driver, with what its reader holds of it.
+/// A running driver, as its reader holds it.
 pub(super) struct Running {
     pub(super) accepted: Accepted,
     pub(super) chunks: mpsc::Receiver<Chunk>,
@@ -41,19 +44,20 @@ pub(super) struct Running {
     pub(super) cancel: DropGuard,
 }
 
-/// Asks for a transfer and returns when it is accepted.
+/// Requests a transfer, and returns once it is accepted.
 pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Running, Error> {
     let share = Share::take(connection);
-    let cancel = CancellationToken::new();
-    let (chunks, received) = mpsc::channel(QUEUE_CHUNKS);
-    let (written, written_below) = written::channel(get.span.start);
-    let (told, progress) = watch::channel(Progress::default());
-    let (accept, accepted) = oneshot::channel();
-    let (stated, restated) = stated::channel();
-
     let store = get.store.clone();
     let clock = connection.clock;
     let now = clock.elapsed();
+
+    let cancel = CancellationToken::new();
+    let (chunks, received) = mpsc::channel(QUEUE_CHUNKS);
+    let (written, written_below) = written::channel(get.span.start);
+    let (progress, progress_seen) = watch::channel(Progress::default());
+    let (accept, accepted) = oneshot::channel();
+    let (stated, restated) = stated::channel();
+
     let driver = Driver {
         subject: connection.options.prefix.request(Operation::Get, &store),
         receiver: Receiver::new(connection.settings(), get.into(), now),
@@ -65,7 +69,7 @@ pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Runn
         inbox_subject: String::new(),
         chunks,
         written: written_below,
-        progress: told,
+        progress,
         accept: Some(accept),
         stated,
         cancel: cancel.clone(),
@@ -75,20 +79,9 @@ pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Runn
         paced_until: Instant::now(),
         connection: Arc::clone(connection),
     };
-    let cancel = cancel.drop_guard();
-
     let span = info_span!("download", otel.kind = "client", otel.status_code = Empty, outcome = Empty, %store);
-    let run = async {
-        let ended = driver.run().await;
-        let outcome = match &ended {
-            Ok(_) => "completed",
-            Err(Error::Cancelled) => "cancelled",
-            Err(_) => "failed",
-        };
-        trace::record_outcome(outcome, outcome == "failed");
-        ended
-    };
-    let driver = tokio::spawn(run.instrument(span));
+    let driver = tokio::spawn(traced(driver).instrument(span));
+    let cancel = cancel.drop_guard();
 
     let Ok(accepted) = accepted.await else {
         return Err(match join(driver).await {
@@ -97,14 +90,28 @@ pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Runn
             Ok(_) => Error::Cancelled,
         });
     };
-    Ok(Running { accepted, chunks: received, written, progress, driver, restated, cancel })
+    Ok(Running { accepted, chunks: received, written, progress: progress_seen, driver, restated, cancel })
 }
 
-/// Waits for a driver; a panic in it has been reported by the runtime and counts as a stop.
+/// Runs a driver, and records the outcome in the current span.
+async fn traced(driver: Driver) -> Result<Stats, Error> {
+    let ended = driver.run().await;
+
+    let outcome = match &ended {
+        Ok(_) => "completed",
+        Err(Error::Cancelled) => "cancelled",
+        Err(_) => "failed",
+    };
+    trace::record_outcome(outcome, outcome == "failed");
+    ended
+}
+
+/// Waits for a driver. A panic in it, which the runtime has reported, counts as a cancellation.
 pub(super) async fn join(driver: JoinHandle<Result<Stats, Error>>) -> Result<Stats, Error> {
     driver.await.unwrap_or(Err(Error::Cancelled))
 }
 
+/// The events that a driver waits for.
 enum Happened {
     Cancelled,
     Status,
@@ -118,7 +125,7 @@ enum Happened {
 
 struct Driver {
     connection: Arc<Connection>,
-    /// Where requests go.
+    /// The subject of requests.
     subject: String,
     receiver: Receiver,
     clock: Instant,
@@ -133,12 +140,12 @@ struct Driver {
     accept: Option<oneshot::Sender<Accepted>>,
     stated: stated::Sender,
     cancel: CancellationToken,
-    /// How many bytes the connection had read when it was last looked at.
+    /// The bytes that the connection had received at the previous event.
     received_bytes: u64,
-    /// When anything last arrived at the connection, or a new connection was made for want of it.
+    /// The time at which anything last arrived on the connection, or at which the driver last reconnected.
     heard_at: Duration,
     _share: Share,
-    /// Before this the reader gets nothing, so that the download keeps to its limit.
+    /// The time before which the reader gets nothing, because of the rate limit.
     paced_until: Instant,
 }
 
@@ -148,10 +155,12 @@ impl Driver {
         if !self.link_status.connected {
             self.receiver.handle_disconnected();
         }
+
         loop {
             self.receiver.handle_share(self.connection.share());
             self.deliver();
             self.act().await?;
+
             if let Some(outcome) = self.receiver.outcome() {
                 let outcome = outcome.map(|()| self.receiver.stats()).map_err(|failure| failure.clone().into());
                 if outcome.is_err() && self.link_status.connected {
@@ -159,92 +168,107 @@ impl Driver {
                 }
                 return outcome;
             }
+
             self.step().await?;
         }
     }
 
-    /// Lets the relay hear that it was cancelled before the process may end.
+    /// Sends the cancellation to the relay before the process may exit.
     async fn depart(&mut self) {
         let flush = self.connection.bus.flush();
         if !matches!(tokio::time::timeout(PARTING_LIMIT, flush).await, Ok(Ok(()))) {
-            debug!("the relay may not have heard of the end");
+            debug!("the relay may not have received the cancellation");
         }
     }
 
-    /// Does what the receiver wants done.
+    /// Executes the receiver's outputs.
     async fn act(&mut self) -> Result<(), Error> {
         while let Some(output) = self.receiver.poll_output() {
             match output {
-                Output::Request(request) => {
-                    self.inbox_subject = self.connection.bus.new_inbox();
-                    let (bus, inbox) = (Arc::clone(&self.connection.bus), self.inbox_subject.clone());
-                    self.inbox = self.unless_stuck(bus.subscribe(&inbox, None)).await?;
-                    if self.inbox.is_none() {
-                        continue;
-                    }
-                    let mut headers = Headers::default();
-                    trace::inject(&mut headers);
-                    self.publish(self.subject.clone(), headers, json(&request)).await?;
-                }
+                Output::Request(request) => self.request(&request).await?,
                 Output::Control { subject, control } => {
-                    self.publish(subject, Headers::default(), json(&control)).await?
+                    self.publish(subject, Headers::default(), json(&control)).await?;
                 }
-                Output::Accepted(accepted) => {
-                    info!(transfer = %accepted.transfer, relay = %accepted.instance, start = accepted.start, "accepted");
-                    self.tell(|progress| {
-                        if progress.end == 0 {
-                            progress.start = accepted.start;
-                            progress.written = accepted.start;
-                        }
-                        progress.end = accepted.end;
-                        progress.transfer = Some(accepted.transfer);
-                    });
-                    self.stated.note(&accepted)?;
-                    if let Some(accept) = self.accept.take()
-                        && accept.send(*accepted).is_err()
-                    {
-                        debug!("the caller left before the transfer was accepted");
-                    }
-                }
+                Output::Accepted(accepted) => self.accepted(accepted)?,
                 Output::Recovering(cause) => {
                     self.suspect(&cause).await?;
                     let recoveries = self.receiver.stats().recoveries;
-                    info!(cause = cause.name(), %cause, offset = self.receiver.next_offset(), "asking again");
-                    self.tell(|progress| progress.recoveries = recoveries);
+                    info!(cause = cause.name(), %cause, offset = self.receiver.next_offset(), "requesting the rest");
+                    self.progress.send_modify(|progress| progress.recoveries = recoveries);
                 }
             }
         }
         Ok(())
     }
 
-    /// Makes a new connection when relay after relay stays silent: then it is likelier the link that is dead, which the
-    /// bus itself would notice only much later.
+    /// Publishes a request, with a fresh inbox as its reply subject.
+    async fn request(&mut self, request: &GetRequest) -> Result<(), Error> {
+        self.inbox_subject = self.connection.bus.new_inbox();
+        let bus = Arc::clone(&self.connection.bus);
+        let inbox = self.inbox_subject.clone();
+        self.inbox = self.unless_stuck(bus.subscribe(&inbox, None)).await?;
+        if self.inbox.is_none() {
+            return Ok(());
+        }
+
+        let mut headers = Headers::default();
+        trace::inject(&mut headers);
+        self.publish(self.subject.clone(), headers, json(request)).await
+    }
+
+    /// Reports an accepted transfer to the reader.
+    fn accepted(&mut self, accepted: Box<Accepted>) -> Result<(), Error> {
+        info!(transfer = %accepted.transfer, relay = %accepted.instance, start = accepted.start, "accepted");
+
+        self.progress.send_modify(|progress| {
+            let is_first = progress.end == 0;
+            if is_first {
+                progress.start = accepted.start;
+                progress.written = accepted.start;
+            }
+            progress.end = accepted.end;
+            progress.transfer = Some(accepted.transfer);
+        });
+        self.stated.note(&accepted)?;
+
+        if let Some(accept) = self.accept.take()
+            && accept.send(*accepted).is_err()
+        {
+            debug!("the caller left before the transfer was accepted");
+        }
+        Ok(())
+    }
+
+    /// Reconnects if one relay after another stays silent. Most likely the connection is dead then, which the bus would
+    /// detect only much later.
     async fn suspect(&mut self, cause: &Cause) -> Result<(), Error> {
         let now = self.clock.elapsed();
         let silence = now.saturating_sub(self.heard_at);
         if *self.status.borrow() != self.link_status {
-            // The one on which it was silent is no more.
+            // The silent connection has been replaced already.
             return Ok(());
         }
+
         if *cause == Cause::Stall && silence >= 2 * self.connection.options.stall_timeout {
             self.heard_at = now;
-            info!(silence_ms = silence.as_millis(), "no relay answers: connecting anew");
+            info!(silence_ms = silence.as_millis(), "no relay answers: reconnecting");
             let bus = Arc::clone(&self.connection.bus);
             self.unless_stuck(bus.reconnect()).await?;
         }
         Ok(())
     }
 
-    /// Waits for the next thing to happen, and takes note of it. No branch loses anything when another one wins.
+    /// Waits for the next event, and passes it to the receiver. No branch loses anything if another one wins.
     async fn step(&mut self) -> Result<(), Error> {
         let timeout = self.receiver.poll_timeout().map(|at| self.connection.instant(at));
         let written_due = self.receiver.written_due();
         let paced = self.is_paced();
         let next_message: OptionFuture<_> = self.inbox.as_mut().map(StreamExt::next).into();
+
         let happened = tokio::select! {
             biased;
             () = self.cancel.cancelled() => Happened::Cancelled,
-            // A reader that failed takes no more: what it was given already would be waited for without an end.
+            // A reader that failed acknowledges nothing any more, so its credit would never return.
             () = self.chunks.closed() => Happened::Cancelled,
             Ok(()) = self.status.changed() => Happened::Status,
             () = sleep_until(self.paced_until), if paced => Happened::Pause,
@@ -254,14 +278,25 @@ impl Driver {
             event = self.events.recv() => Happened::Event(event),
             () = sleep_until(timeout.unwrap_or(self.clock)), if timeout.is_some() => Happened::Timeout,
         };
+
         let now = self.clock.elapsed();
+        self.note_connection(&happened, now);
+        self.note_written(now);
+        self.handle(happened, now)
+    }
+
+    /// Passes the connection's progress to the receiver.
+    fn note_connection(&mut self, happened: &Happened, now: Duration) {
         let link = self.connection.link();
         if link.received_bytes != self.received_bytes || matches!(happened, Happened::Message(_) | Happened::Status) {
             self.heard_at = now;
         }
         self.received_bytes = link.received_bytes;
         self.receiver.handle_link(link);
-        self.note_written(now);
+    }
+
+    /// Passes an event to the receiver.
+    fn handle(&mut self, happened: Happened, now: Duration) -> Result<(), Error> {
         match happened {
             Happened::Cancelled => self.receiver.handle_failure(Failure::Cancelled),
             Happened::Status => self.handle_status(now),
@@ -284,16 +319,19 @@ impl Driver {
         Ok(())
     }
 
+    /// Passes the reader's progress to the receiver.
     fn note_written(&mut self, now: Duration) {
-        let (before, written) = (self.receiver.written_offset(), self.written.limit());
-        // Also when it has not moved: a larger share may allow more by now.
+        let before = self.receiver.written_offset();
+        let written = self.written.limit();
+
+        // Even if the offset is unchanged: a larger share may allow more credit now.
         self.receiver.handle_written(written, now);
         if written > before {
-            self.tell(|progress| progress.written = written);
+            self.progress.send_modify(|progress| progress.written = written);
         }
     }
 
-    /// Hands chunks to the reader while it has room.
+    /// Passes chunks to the reader while it has room.
     fn deliver(&mut self) {
         while self.receiver.has_deliverable() && !self.is_paced() {
             match self.chunks.try_reserve() {
@@ -318,6 +356,7 @@ impl Driver {
     fn handle_status(&mut self, now: Duration) {
         let before = self.link_status;
         self.link_status = *self.status.borrow_and_update();
+
         if !self.link_status.connected || self.link_status.epoch != before.epoch {
             self.receiver.handle_disconnected();
         }
@@ -326,7 +365,7 @@ impl Driver {
         }
     }
 
-    /// Publishes with the inbox as reply, if the connection takes it in time.
+    /// Publishes a message with the inbox as its reply subject, unless the connection is stuck.
     async fn publish(&mut self, subject: String, headers: Headers, payload: Bytes) -> Result<(), Error> {
         let reply = Some(self.inbox_subject.clone());
         let message = Message { subject, reply, headers, payload, status: None };
@@ -334,10 +373,11 @@ impl Driver {
         self.unless_stuck(bus.publish(message)).await.map(|_| ())
     }
 
-    /// Does something on the bus, unless something else is due first: `None` then. A bus without a connection takes
-    /// nothing once its queue is full.
+    /// Runs a call on the bus, or returns `None` if something else is due first. Without a connection, a bus blocks once
+    /// its queue is full.
     ///
-    /// What is not sent is made good: by the timer of a request, by the next control message, or by a new connection.
+    /// A message that is not sent does no harm: a request has a timer, the next control message replaces this one, and a
+    /// new connection leads to a new request.
     async fn unless_stuck<T>(
         &mut self,
         call: impl Future<Output = Result<T, bus::Error>> + Send,
@@ -346,6 +386,7 @@ impl Driver {
         let over = self.receiver.outcome().is_some();
         let due = self.receiver.poll_timeout().map(|at| self.connection.instant(at));
         let limit = due.filter(|_| !over).unwrap_or_else(|| Instant::now() + PARTING_LIMIT);
+
         tokio::select! {
             biased;
             done = call => Ok(Some(done?)),
@@ -354,9 +395,5 @@ impl Driver {
             Ok(()) = status.changed(), if !over => Ok(None),
             () = sleep_until(limit) => Ok(None),
         }
-    }
-
-    fn tell(&self, update: impl FnOnce(&mut Progress)) {
-        self.progress.send_modify(update);
     }
 }

@@ -1,11 +1,23 @@
 //! Why a request or a download failed.
 
-use super::{part, verify};
 use gantry_bus as bus;
 use gantry_proto::receiver::{Cause, Failure};
 use gantry_proto::{StoreName, WireError};
 
-/// Why a request or a download failed, and with it what the caller can do.
+use crate::part;
+use crate::verify::Mismatch;
+
+/// Why a request or a download failed.
+///
+/// | variant | retryable |
+/// |---|---|
+/// | [`NoRelay`](Self::NoRelay), [`GaveUp`](Self::GaveUp) | yes |
+/// | [`Refused`](Self::Refused) | if the relay says so |
+/// | [`Bus`](Self::Bus) | if no nats-server was reachable |
+/// | [`Part`](Self::Part) | if another download to the same target is running |
+/// | all others | no |
+///
+/// [`Self::is_retryable`] answers this for a value.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,16 +29,16 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// No relay answers at all. It may later.
+    /// No relay answers at all.
     #[error("no relay is listening")]
     NoRelay,
-    /// Relays answer, but none serves the store.
+    /// Relays answer, but none of them serves the store.
     #[error("no relay serves store {0}")]
     NoStore(StoreName),
-    /// The relay refuses, and asking again can't help.
+    /// The relay refuses the request.
     #[error(transparent)]
     Refused(WireError),
-    /// nats-server forbids us to ask or to listen.
+    /// nats-server denies this client a subject.
     #[error("nats-server denies {what} {subject:?}")]
     NotPermitted {
         /// `publishing to` or `subscribing to`.
@@ -34,30 +46,31 @@ pub enum Error {
         /// The subject.
         subject: String,
     },
-    /// The object is no longer the version that was asked for or that the download began with.
+    /// The object is no longer the version that was requested, or with which the download began.
     #[error("{0}")]
     Changed(String),
-    /// Nothing new arrived for as long as we were willing to wait. It may later.
+    /// No progress within [`Options::patience`](crate::Options::patience), or no answer within
+    /// [`Options::query_timeout`](crate::Options::query_timeout).
     #[error("gave up after {requests} request{}: {cause}", if *requests == 1 { "" } else { "s" })]
     GaveUp {
-        /// What the last one failed with.
+        /// Why the last request failed.
         cause: Cause,
-        /// How many were sent.
+        /// The number of requests sent.
         requests: u64,
     },
-    /// The bytes are not what the store has.
+    /// The bytes do not match the store's checksum or size.
     #[error(transparent)]
-    Mismatch(#[from] verify::Mismatch),
-    /// The file could not be written.
+    Mismatch(#[from] Mismatch),
+    /// The file can't be written.
     #[error(transparent)]
     Part(#[from] part::Error),
-    /// The bus failed.
+    /// The connection to nats-server failed.
     #[error(transparent)]
     Bus(#[from] bus::Error),
-    /// The relay answered what this build does not understand.
-    #[error("the relay's answer is not understood: {0}")]
+    /// The relay's answer violates the protocol.
+    #[error("the relay's answer is invalid: {0}")]
     Malformed(String),
-    /// We were asked to stop.
+    /// The caller cancelled the download.
     #[error("cancelled")]
     Cancelled,
 }
@@ -75,28 +88,57 @@ impl From<Failure> for Error {
 }
 
 impl Error {
-    pub(super) fn refused(error: WireError) -> Self {
+    /// Makes the error for a request that a relay has refused for good.
+    pub(crate) fn refused(error: WireError) -> Self {
         if error.code == gantry_proto::Code::Changed { Self::Changed(error.message) } else { Self::Refused(error) }
     }
 
-    /// Returns whether the same call may succeed later although the caller changes nothing.
+    /// Returns whether the same call may succeed later without any change by the caller.
     ///
     /// The client has already retried within its own time limits. [`Self::Changed`] is not retryable: a request for the
     /// same version fails again, and only the caller can decide to take another version.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::NoRelay | Self::GaveUp { .. } | Self::Bus(bus::Error::Unreachable { .. }) => true,
+            Self::NoRelay | Self::GaveUp { .. } => true,
             Self::Refused(error) => error.retryable,
+            Self::Bus(error) => error.is_retryable(),
             Self::Part(error) => error.is_retryable(),
+            Self::Mismatch(error) => error.is_retryable(),
             Self::Address { .. }
             | Self::NoStore(_)
             | Self::NotPermitted { .. }
             | Self::Changed(_)
-            | Self::Mismatch(_)
-            | Self::Bus(_)
             | Self::Malformed(_)
             | Self::Cancelled => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_proto::Code;
+
+    use super::*;
+
+    #[test]
+    fn errors_are_retryable_if_waiting_may_cure_them() {
+        let unreachable = || bus::Error::Unreachable { servers: String::new(), reason: String::new() };
+        let mismatch = Mismatch::Length { expected: 2, actual: 1 };
+        for (error, is_retryable) in [
+            (Error::NoRelay, true),
+            (Error::GaveUp { cause: Cause::Stall, requests: 1 }, true),
+            (Error::Refused(WireError::new(Code::Busy, "")), true),
+            (Error::Refused(WireError::new(Code::Denied, "")), false),
+            (Error::Bus(unreachable()), true),
+            (Error::Bus(bus::Error::Closed), false),
+            (Error::Part(part::Error::InUse("a".into())), true),
+            (Error::Part(part::Error::NoFolder("a".into())), false),
+            (Error::Mismatch(mismatch), false),
+            (Error::Changed(String::new()), false),
+            (Error::Cancelled, false),
+        ] {
+            assert_eq!(error.is_retryable(), is_retryable, "{error:?}");
         }
     }
 }

@@ -13,24 +13,61 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::connection::Connection;
-use super::download::{self, Download};
-use super::driver::join;
-use super::part::{self, PartFile, PartWriter, Stale};
-use super::verify::Proof;
-use super::{Error, Get, Progress, stated, written};
 use gantry_proto::chunk::Chunk;
+use gantry_proto::receiver::Stats;
 use gantry_proto::{Code, Span, WireError};
 
+use crate::connection::Connection;
+use crate::download::{self, Download};
+use crate::driver::join;
+use crate::error::Error;
+use crate::get::Get;
+use crate::part::{self, PartFile, PartWriter};
+use crate::progress::Progress;
+use crate::verify::Proof;
+use crate::{stated, written};
+
 /// How to write a file.
+///
+/// # Examples
+/// ```
+/// use gantry_client::{CancellationToken, FileOptions};
+///
+/// let cancel = CancellationToken::new();
+/// let options = FileOptions::default().resume(false).cancel(cancel.clone());
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct FileOptions {
     /// Whether to resume an earlier download to the same target. On by default, as in the command.
     pub resume: bool,
-    /// Where to tell how far it has come.
+    /// Receives the progress.
     pub progress: Option<watch::Sender<Progress>>,
-    /// Stops the download; what arrived stays, to be resumed.
+    /// Stops the download. The bytes received so far are kept.
     pub cancel: CancellationToken,
+}
+
+impl FileOptions {
+    /// Sets whether to resume an earlier download to the same target.
+    #[must_use]
+    pub const fn resume(mut self, resume: bool) -> Self {
+        self.resume = resume;
+        self
+    }
+
+    /// Sends the progress to this channel.
+    #[must_use]
+    pub fn progress(mut self, progress: watch::Sender<Progress>) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// Stops the download once this token is cancelled. The bytes received so far are kept.
+    #[must_use]
+    pub fn cancel(mut self, cancel: CancellationToken) -> Self {
+        self.cancel = cancel;
+        self
+    }
 }
 
 impl Default for FileOptions {
@@ -39,7 +76,7 @@ impl Default for FileOptions {
     }
 }
 
-/// How a download to a file went.
+/// The result of a download to a file.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Report {
@@ -47,49 +84,50 @@ pub struct Report {
     pub path: PathBuf,
     /// The file's size in bytes.
     pub bytes: u64,
-    /// How many of them were fetched now.
+    /// The number of these bytes that this call has fetched.
     pub fetched_bytes: u64,
     /// The absolute offset from which an earlier download was resumed.
     pub resumed_from: Option<u64>,
-    /// Why what an earlier download left was not of use.
+    /// Why the bytes of an earlier download could not be used.
     pub restarted: Option<String>,
-    /// What the bytes were proved against.
+    /// How the bytes were verified.
     pub proof: Proof,
-    /// The version.
+    /// The version's `ETag`.
     pub etag: String,
-    /// The store's version, where it keeps versions.
+    /// The version's identifier, in a store that keeps versions.
     pub version_id: Option<String>,
-    /// How often a transfer was given up and begun anew.
+    /// The number of transfers that were abandoned and replaced by another request.
     pub recoveries: u64,
-    /// How long it took, from the request to the durable file.
+    /// The duration from the call until the file was durable.
     pub elapsed: Duration,
 }
 
-/// Runs a whole download; once more from its start when bytes that an earlier one left turn out to be wrong.
-pub(super) async fn download(
+/// Downloads to a file. If the bytes of an earlier download turn out to be wrong, repeats it once from the start.
+pub(crate) async fn download(
     connection: &Arc<Connection>,
     get: Get,
     target: &Path,
     options: FileOptions,
 ) -> Result<Report, Error> {
-    let asked = Instant::now();
+    let started = Instant::now();
     let mut resumed = false;
-    match attempt(connection, &get, target, options.clone(), &mut resumed).await {
-        // What was fetched was checked on its way: most likely it is our own disk's bytes that are wrong.
-        Err(Error::Part(error @ part::Error::Mismatch { .. })) if resumed => {
-            let error: &dyn std::error::Error = &error;
-            warn!(error, "the kept bytes do not match: starting afresh");
-            let options = FileOptions { resume: false, ..options };
-            let report = attempt(connection, &get, target, options, &mut resumed).await?;
-            let restarted =
-                Some("the bytes that an earlier download left do not match the store's checksum".to_owned());
-            Ok(Report { restarted, elapsed: asked.elapsed(), ..report })
-        }
-        outcome => outcome,
-    }
+    let outcome = attempt(connection, &get, target, options.clone(), &mut resumed).await;
+
+    // The fetched bytes were checked as they arrived, so most likely the bytes on our own disk are wrong.
+    let mismatch = match outcome {
+        Err(Error::Part(error @ part::Error::Mismatch { .. })) if resumed => error,
+        outcome => return outcome,
+    };
+    let error: &dyn std::error::Error = &mismatch;
+    warn!(error, "the kept bytes do not match the checksum: restarting the download");
+
+    let options = FileOptions { resume: false, ..options };
+    let report = attempt(connection, &get, target, options, &mut resumed).await?;
+    let reason = "the bytes of an earlier download do not match the store's checksum";
+    Ok(Report { restarted: Some(reason.to_owned()), elapsed: started.elapsed(), ..report })
 }
 
-/// Downloads once; `resumed` says whether an earlier download's bytes are part of it.
+/// Downloads once. Sets `resumed` if the bytes of an earlier download are used.
 async fn attempt(
     connection: &Arc<Connection>,
     get: &Get,
@@ -97,13 +135,13 @@ async fn attempt(
     options: FileOptions,
     resumed: &mut bool,
 ) -> Result<Report, Error> {
-    let asked = Instant::now();
+    let started = Instant::now();
     let part = open_part(get, target, &options).await?;
-    let mut restarted = part.stale().map(|stale: Stale| stale.to_string());
+    let mut restarted = part.stale().map(|stale| stale.to_string());
     let cancel = options.cancel.clone();
-    let begun = begin(connection, get, &part, &mut restarted);
+
     let download = tokio::select! {
-        begun = begun => begun?,
+        download = begin(connection, get, &part, &mut restarted) => download?,
         () = cancel.cancelled() => return Err(Error::Cancelled),
     };
     let range = get.span.start..download.range().end;
@@ -117,26 +155,29 @@ async fn attempt(
     let object = parts.accepted.object.clone();
     let resumed_from = (from > range.start).then_some(from);
     *resumed = resumed_from.is_some();
+
     let path = part.target().to_owned();
-    let (begin_object, begin_range) = (object.clone(), range.clone());
-    let opening = stoppable(&cancel, move |stop| part.begin(&begin_object, begin_range, from, stop));
-    let writer = opening.await?;
+    let part_object = object.clone();
+    let part_range = range.clone();
+    let writer = stoppable(&cancel, move |stop| part.begin(&part_object, part_range, from, stop)).await?;
+
     let sink = spawn_blocking(move || write(writer, parts.chunks, parts.written));
-    let stop = cancel.clone();
-    let cancelled = async move {
-        stop.cancelled().await;
+    let completed = async {
+        let progress = forward_progress(parts.progress, range.start, options.progress);
+        let (driven, ()) = tokio::join!(join(parts.driver), progress);
+        finish(driven, sink, &parts.restated, &cancel).await
+    };
+    // Cancels the transfer. The driver then ends, and with it `completed`, which keeps the bytes.
+    let cancelling = async {
+        cancel.cancelled().await;
         drop(parts.cancel);
         std::future::pending::<()>().await;
     };
-    let finished = async {
-        let telling = tell(parts.progress, range.start, options.progress);
-        let (stats, ()) = tokio::join!(join(parts.driver), telling);
-        finish(stats, sink, &parts.restated, &cancel).await
-    };
     let (proof, stats) = tokio::select! {
-        finished = finished => finished?,
-        () = cancelled => return Err(Error::Cancelled),
+        completed = completed => completed?,
+        () = cancelling => return Err(Error::Cancelled),
     };
+
     Ok(Report {
         path,
         bytes: range.end - range.start,
@@ -147,27 +188,28 @@ async fn attempt(
         etag: object.etag,
         version_id: object.version_id,
         recoveries: stats.recoveries,
-        elapsed: asked.elapsed(),
+        elapsed: started.elapsed(),
     })
 }
 
-/// Refuses a range that begins where the object ends: an empty file would look like its bytes.
-pub(super) fn has_bytes(get: &Get, range: &Range<u64>) -> Result<(), Error> {
+/// Rejects a range that starts at the object's end, since an empty file would look like a download of the range.
+fn has_bytes(get: &Get, range: &Range<u64>) -> Result<(), Error> {
     if range.start == 0 || !range.is_empty() {
         return Ok(());
     }
-    let message = format!("the range begins at {}, and the object has {} bytes", get.span.start, range.end);
+    let message = format!("the range starts at {}, and the object has {} bytes", get.span.start, range.end);
     Err(Error::Refused(WireError::new(Code::Range, message)))
 }
 
-/// Opens the part file, and reads what is there unless the download is cancelled meanwhile.
+/// Opens the part file, and checks the bytes in it.
 async fn open_part(get: &Get, target: &Path, options: &FileOptions) -> Result<PartFile, Error> {
     let wanted = part::Wanted { store: get.store.clone(), key: get.key.clone(), span: get.span, pin: get.pin.clone() };
-    let (target, resume) = (target.to_owned(), options.resume);
+    let target = target.to_owned();
+    let resume = options.resume;
     stoppable(&options.cancel, move |stop| PartFile::open(&target, wanted, resume, stop)).await
 }
 
-/// Runs file work that may take long, until `cancel` is.
+/// Runs file work that may take long, on a thread that may block, until it is done or cancelled.
 async fn stoppable<T: Send + 'static>(
     cancel: &CancellationToken,
     work: impl FnOnce(&AtomicBool) -> Result<T, part::Error> + Send + 'static,
@@ -183,35 +225,37 @@ async fn stoppable<T: Send + 'static>(
     }
 }
 
-/// Asks for what is missing, and for everything if that version is gone or is not the one that is there.
+/// Requests the missing bytes, or all bytes if the kept ones belong to another version.
 async fn begin(
     connection: &Arc<Connection>,
     get: &Get,
     part: &PartFile,
     restarted: &mut Option<String>,
 ) -> Result<Download, Error> {
-    if let Some(point) = part.resume_point() {
-        let rest = Get { span: Span { start: point.proved, end: get.span.end }, pin: point.pin.clone(), ..get.clone() };
-        match download::start(connection, rest).await {
-            Ok(download) => {
-                let Range { start: from, end } = download.range();
-                if part.resumes(download.object(), &(get.span.start..end), from) {
-                    return Ok(download);
-                }
-                info!("the object is described otherwise than the part file: starting afresh");
-                *restarted = Some("the object is described otherwise than when the part file was begun".to_owned());
+    let Some(point) = part.resume_point() else {
+        return download::start(connection, get.clone()).await;
+    };
+
+    let span = Span { start: point.proved, end: get.span.end };
+    let rest = Get { span, pin: point.pin.clone(), ..get.clone() };
+    let reason = match download::start(connection, rest).await {
+        Ok(download) => {
+            let Range { start: from, end } = download.range();
+            if part.resumes(download.object(), &(get.span.start..end), from) {
+                return Ok(download);
             }
-            Err(Error::Changed(message)) => {
-                info!(message, "starting afresh");
-                *restarted = Some(message);
-            }
-            Err(error) => return Err(error),
+            "the object's description differs from the one in the part file".to_owned()
         }
-    }
+        Err(Error::Changed(message)) => message,
+        Err(error) => return Err(error),
+    };
+
+    info!(reason, "the part file can't be resumed: restarting the download");
+    *restarted = Some(reason);
     download::start(connection, get.clone()).await
 }
 
-/// Writes chunks until there are no more; on a thread that may block.
+/// Writes chunks until there are no more. Blocks.
 fn write(
     mut writer: PartWriter,
     mut chunks: mpsc::Receiver<Chunk>,
@@ -221,14 +265,15 @@ fn write(
         if let Err(error) = writer.write_chunk(&chunk) {
             return (writer, Err(error));
         }
+        // The memory is free before the relay is allowed to send more.
         drop(chunk);
         written.advance(writer.written());
     }
     (writer, Ok(()))
 }
 
-/// Passes progress on, counted from the start of the whole file.
-async fn tell(mut from: watch::Receiver<Progress>, start: u64, to: Option<watch::Sender<Progress>>) {
+/// Forwards the progress, with the start of the whole file instead of the transfer's.
+async fn forward_progress(mut from: watch::Receiver<Progress>, start: u64, to: Option<watch::Sender<Progress>>) {
     let Some(to) = to else { return };
     while from.changed().await.is_ok() {
         let progress = *from.borrow_and_update();
@@ -236,30 +281,33 @@ async fn tell(mut from: watch::Receiver<Progress>, start: u64, to: Option<watch:
     }
 }
 
+/// Verifies the file and moves it to its target, or keeps the bytes after a failure.
 async fn finish(
-    driven: Result<gantry_proto::receiver::Stats, Error>,
+    driven: Result<Stats, Error>,
     sink: JoinHandle<(PartWriter, Result<(), part::Error>)>,
     restated: &stated::Later,
     cancel: &CancellationToken,
-) -> Result<(Proof, gantry_proto::receiver::Stats), Error> {
+) -> Result<(Proof, Stats), Error> {
     let Ok((mut writer, written)) = sink.await else { return Err(Error::Cancelled) };
+
     let failure = match (written, driven) {
         (Ok(()), Ok(stats)) => {
             let restated = restated.checksum().cloned();
-            let proving = stoppable(cancel, move |stop| {
+            let proof = stoppable(cancel, move |stop| {
                 if let Some(checksum) = restated {
                     writer.check_against(&checksum, stop)?;
                 }
                 writer.commit()
             });
-            return Ok((proving.await?, stats));
+            return Ok((proof.await?, stats));
         }
-        // The driver only noticed that its reader had left.
+        // The driver's error would only say that its reader is gone.
         (Err(error), _) => error.into(),
         (Ok(()), Err(error)) => error,
     };
+
     if let Err(error) = blocking(move || writer.suspend()).await {
-        warn!(%error, "can't keep what has arrived");
+        warn!(%error, "can't keep the bytes received so far");
     }
     Err(failure)
 }

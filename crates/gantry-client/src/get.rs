@@ -1,29 +1,30 @@
-//! What a download asks for.
+//! What to download.
 
 use std::ops::{Bound, RangeBounds};
 
-use super::Error;
-use gantry_proto::OFFSET_MAX;
 use gantry_proto::receiver::Wanted;
-use gantry_proto::{Key, Pin, Span, StoreName};
+use gantry_proto::{Key, Malformed, OFFSET_MAX, Pin, Span, StoreName};
+
+use crate::error::Error;
 
 /// What to download.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Get {
     /// The store.
     pub store: StoreName,
     /// The object's key.
     pub key: Key,
-    /// The byte range, absolute.
+    /// The byte range, as absolute offsets, end exclusive.
     pub span: Span,
-    /// Which version.
+    /// The required version.
     pub pin: Pin,
-    /// Opaque text that comes back on every message, for correlation.
+    /// Text that is repeated on every message of the transfer, for correlation.
     pub context: Option<String>,
 }
 
 impl Get {
-    /// Asks for a whole object, as it is now.
+    /// Requests a whole object, in its current version.
     #[must_use]
     pub const fn new(store: StoreName, key: Key) -> Self {
         Self {
@@ -35,7 +36,7 @@ impl Get {
         }
     }
 
-    /// Asks for the object at `store/key`. Everything after the first slash is the key.
+    /// Requests the object at `store/key`. Everything after the first slash is the key.
     ///
     /// # Errors
     /// [`Error::Address`] if the key is missing, or the store's name or the key is invalid; not retryable.
@@ -55,12 +56,12 @@ impl Get {
         let invalid = |reason: String| Error::Address { address: address.to_owned(), reason };
 
         let (store, key) = address.split_once('/').ok_or_else(|| invalid("must be STORE/KEY".to_owned()))?;
-        let store = store.parse().map_err(|error| invalid(format!("{error}")))?;
-        let key = key.parse().map_err(|error| invalid(format!("{error}")))?;
+        let store = store.parse().map_err(|error: Malformed| invalid(error.to_string()))?;
+        let key = key.parse().map_err(|error: Malformed| invalid(error.to_string()))?;
         Ok(Self::new(store, key))
     }
 
-    /// Asks for these bytes only, as absolute offsets. An end past the object's size means the object's end.
+    /// Requests these bytes only, as absolute offsets. An end past the object's size means the object's end.
     #[must_use]
     pub fn range(mut self, range: impl RangeBounds<u64>) -> Self {
         let start = match range.start_bound() {
@@ -73,25 +74,33 @@ impl Get {
             Bound::Excluded(end) => Some(*end),
             Bound::Unbounded => None,
         };
+
         self.span = Span { start, end: end.filter(|end| *end <= OFFSET_MAX) };
         self
     }
 
-    /// Requires this `ETag`, written as the store writes it, usually in double quotes.
+    /// Requires the version in `pin`. [`ObjectInfo::pin`](gantry_proto::ObjectInfo::pin) returns that of an object.
+    #[must_use]
+    pub fn pin(mut self, pin: Pin) -> Self {
+        self.pin = pin;
+        self
+    }
+
+    /// Requires this `ETag`, spelled as the store spells it, usually in double quotes.
     #[must_use]
     pub fn if_match(mut self, etag: impl Into<String>) -> Self {
         self.pin.if_match = Some(etag.into());
         self
     }
 
-    /// Asks for this version, in a store that keeps versions.
+    /// Requests this version, in a store that keeps versions.
     #[must_use]
     pub fn version_id(mut self, version_id: impl Into<String>) -> Self {
         self.pin.version_id = Some(version_id.into());
         self
     }
 
-    /// Adds text that comes back on every message of the transfer, for correlation: at most 256 bytes.
+    /// Adds text that is repeated on every message of the transfer, for correlation: at most 256 bytes.
     #[must_use]
     pub fn context(mut self, context: impl Into<String>) -> Self {
         self.context = Some(context.into());

@@ -1,20 +1,7 @@
-//! Downloads objects and files over NATS from Gantry relays: verified, resumable, in bounded memory.
+#![doc = include_str!("../README.md")]
 //!
-//! ```no_run
-//! use gantry_client::{Client, FileOptions, Get};
-//!
-//! # async fn run() -> Result<(), gantry_client::Error> {
-//! let client = Client::connect("nats://127.0.0.1:4222").await?;
-//! let get = Get::at("files/videos/a.mp4")?;
-//! let report = client.download(get, "a.mp4".as_ref(), FileOptions::default()).await?;
-//! println!("{} bytes, verified: {}", report.bytes, report.proof);
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! [`Client::get`] returns the bytes as a stream, [`Client::download`] writes a file, [`Client::list`] lists keys.
-//! Downloads survive lost chunks, lost relays and lost connections: the client asks again from the last contiguous
-//! byte. [`Error::is_retryable`] reports whether a later call may succeed.
+//! # Feature flags
+//! - `trace`: puts the current `tracing` span on requests, so that a trace continues in the relay.
 
 mod client;
 mod connect;
@@ -46,7 +33,17 @@ pub use listing::{Listed, Listing};
 pub use options::Options;
 pub use progress::Progress;
 
-pub use gantry_bus::nats;
-pub use gantry_proto::{Key, ListEntry, ListPage, ListRequest, ObjectInfo, Pin, Span, StoreName};
+pub use gantry_bus::rate::RateLimit;
+pub use gantry_bus::{self as bus, nats};
+pub use gantry_proto::receiver::Cause;
+pub use gantry_proto::subject::Prefix;
+pub use gantry_proto::{
+    Checksum, ChecksumAlgorithm, ChecksumKind, Code, Key, ListEntry, ListPage, ListRequest, Malformed, ObjectInfo, Pin,
+    Span, StoreName, TransferId, WireError,
+};
+
+// The types of other crates in this crate's signatures.
+pub use bytes::Bytes;
+pub use futures_util::Stream;
 pub use tokio::sync::watch;
 pub use tokio_util::sync::CancellationToken;

@@ -1,20 +1,22 @@
-//! A listing as a stream: pages are requested as they are needed.
+//! A listing as a stream: pages are requested as the stream is read.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::stream::{BoxStream, iter, try_unfold};
-use futures_util::{Stream, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 
-use super::Error;
-use super::connection::Connection;
 use gantry_proto::{ListEntry, ListPage, ListRequest, StoreName};
 
-/// How many pages in a row may be empty. A store may return empty pages where objects were deleted; a relay that
-/// returns nothing else must not keep a listing running forever.
+use crate::connection::Connection;
+use crate::error::Error;
+
+/// The limit of successive empty pages. A store may return empty pages where objects were deleted. A relay that returns
+/// nothing else must not keep a listing running forever.
 const EMPTY_PAGES_MAX: u32 = 10_000;
 
 /// One line of a listing.
@@ -23,7 +25,7 @@ const EMPTY_PAGES_MAX: u32 = 10_000;
 pub enum Listed {
     /// An object.
     Object(ListEntry),
-    /// What the keys of one or more objects begin with, up to and including a slash.
+    /// The common beginning of one or more keys, up to and including a slash.
     Prefix(String),
 }
 
@@ -38,14 +40,21 @@ impl Listed {
     }
 }
 
-/// A stream of the names in a store; it ends after the last one or the first error.
-pub struct Listing(BoxStream<'static, Result<Listed, Error>>);
+/// A stream of the names in a store, in ascending order. It ends after the last name or the first error.
+pub struct Listing {
+    names: BoxStream<'static, Result<Listed, Error>>,
+    omitted: Arc<AtomicU64>,
+}
 
 impl Listing {
-    pub(super) fn new(connection: Arc<Connection>, store: StoreName, request: ListRequest) -> Self {
+    pub(crate) fn new(connection: Arc<Connection>, store: StoreName, request: ListRequest) -> Self {
+        let omitted = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&omitted);
+
         let first = Some(Position { request, seen: HashSet::new(), empty_pages: 0 });
         let pages = try_unfold(first, move |position| {
-            let (connection, store) = (Arc::clone(&connection), store.clone());
+            let connection = Arc::clone(&connection);
+            let store = store.clone();
             async move {
                 let Some(position) = position else { return Ok(None) };
                 let mut page = connection.list_page(&store, &position.request).await?;
@@ -53,7 +62,32 @@ impl Listing {
                 Ok::<_, Error>(Some((page, next)))
             }
         });
-        Self(Box::pin(pages.map_ok(|page| iter(names(page).into_iter().map(Ok))).try_flatten()))
+
+        let names = pages.map_ok(move |page| {
+            counter.fetch_add(page.omitted, Ordering::Relaxed);
+            iter(names(page).into_iter().map(Ok))
+        });
+        Self { names: names.try_flatten().boxed(), omitted }
+    }
+
+    /// Returns the next name, or `None` at the end.
+    ///
+    /// # Errors
+    /// The errors of [`Client::list_page`](crate::Client::list_page), and [`Error::Malformed`] if the relay returns to an
+    /// earlier page. Nothing follows an error.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no name.
+    pub async fn try_next(&mut self) -> Result<Option<Listed>, Error> {
+        self.names.try_next().await
+    }
+
+    /// Returns the number of names that the relay has left out of the pages so far, since they are not valid as a key.
+    ///
+    /// Such names exist in a store, but no request can contain them. The count is complete once the stream has ended.
+    #[must_use]
+    pub fn omitted(&self) -> u64 {
+        self.omitted.load(Ordering::Relaxed)
     }
 }
 
@@ -61,25 +95,26 @@ impl Stream for Listing {
     type Item = Result<Listed, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.as_mut().poll_next(cx)
+        self.names.as_mut().poll_next(cx)
     }
 }
 
 impl fmt::Debug for Listing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listing").finish_non_exhaustive()
+        f.debug_struct("Listing").field("omitted", &self.omitted()).finish_non_exhaustive()
     }
 }
 
+/// The position between two pages.
 struct Position {
     request: ListRequest,
-    /// The tokens of all pages so far: one that comes again is a loop.
+    /// The tokens of all pages so far. A repeated token is a loop.
     seen: HashSet<String>,
     empty_pages: u32,
 }
 
 impl Position {
-    /// Returns where the page after `page` begins; `None` after the last one.
+    /// Returns the position after `page`, or `None` after the last page.
     fn after(mut self, page: &mut ListPage) -> Result<Option<Self>, Error> {
         let Some(token) = page.next.take() else { return Ok(None) };
         if !self.seen.insert(token.clone()) {
@@ -109,9 +144,9 @@ fn names(page: ListPage) -> Vec<Listed> {
 mod tests {
     use super::*;
 
-    /// H9: tokens A, B, A, B on empty pages were followed forever.
+    /// Finding H9: the tokens A, B, A, B on empty pages were followed forever.
     #[test]
-    fn a_token_that_comes_again_ends_the_listing() {
+    fn a_repeated_token_ends_the_listing() {
         let mut position = Position { request: ListRequest::default(), seen: HashSet::new(), empty_pages: 0 };
         for token in ["A", "B"] {
             let mut page = ListPage { next: Some(token.to_owned()), ..ListPage::default() };

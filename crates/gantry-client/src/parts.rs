@@ -1,22 +1,25 @@
-//! A download taken apart, for a sink that acknowledges itself what it has written.
+//! A download without its stream, for a sink that acknowledges its own writes.
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::DropGuard;
 
-use super::{Error, Progress, stated, written};
 use gantry_proto::Accepted;
 use gantry_proto::chunk::Chunk;
 use gantry_proto::receiver::Stats;
 
-/// A download without its reader.
+use crate::error::Error;
+use crate::progress::Progress;
+use crate::{stated, written};
+
+/// The parts of a download.
 #[derive(Debug)]
-pub(super) struct Parts {
-    pub(super) accepted: Accepted,
-    pub(super) chunks: mpsc::Receiver<Chunk>,
-    pub(super) written: written::Sender,
-    pub(super) progress: watch::Receiver<Progress>,
-    pub(super) driver: JoinHandle<Result<Stats, Error>>,
-    pub(super) restated: stated::Later,
-    pub(super) cancel: DropGuard,
+pub(crate) struct Parts {
+    pub(crate) accepted: Accepted,
+    pub(crate) chunks: mpsc::Receiver<Chunk>,
+    pub(crate) written: written::Sender,
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) driver: JoinHandle<Result<Stats, Error>>,
+    pub(crate) restated: stated::Later,
+    pub(crate) cancel: DropGuard,
 }

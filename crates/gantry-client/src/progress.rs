@@ -1,19 +1,19 @@
-//! How far a download has come.
+//! The progress of a download.
 
 use gantry_proto::TransferId;
 
-/// How far a download has come.
+/// The progress of a download. All offsets are absolute, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// The absolute offset at which the range starts.
+    /// The start of the range.
     pub start: u64,
-    /// The absolute offset up to which bytes are written; those of the last moments may be missing until more are.
+    /// The offset up to which bytes are written. The latest writes may be missing until the next update.
     pub written: u64,
-    /// The absolute exclusive end of the range.
+    /// The exclusive end of the range. 0 before the first transfer is accepted.
     pub end: u64,
-    /// How often a transfer was given up and begun anew.
+    /// The number of transfers that were abandoned and replaced by another request.
     pub recoveries: u64,
-    /// The newest transfer, as the relay's log names it; `None` before one was accepted.
+    /// The latest transfer, as in the relay's log. `None` before the first transfer is accepted.
     pub transfer: Option<TransferId>,
 }

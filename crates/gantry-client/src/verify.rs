@@ -1,4 +1,4 @@
-//! Proof that an object's bytes are the ones that its store keeps a checksum of.
+//! Verifies that bytes match the checksum that the store keeps of their object.
 
 use std::fmt;
 
@@ -10,28 +10,28 @@ use sha2::Digest as _;
 use gantry_proto::chunk::{self, Chunk, join_crcs};
 use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, PartRun};
 
-/// The most parts of a composite checksum: S3's own limit of a multipart upload. More are taken for nonsense, since
-/// each part costs memory here.
+/// The maximum number of parts in a composite checksum: S3's own limit for a multipart upload. A checksum with more parts
+/// is not checked, since each part costs memory.
 const PARTS_MAX: u64 = 10_000;
 
-/// What the bytes were proved against.
+/// How bytes were verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Proof {
-    /// The checksum that the store keeps of the object's bytes.
+    /// Against the checksum that the store keeps of the object's bytes.
     FullObject {
         /// Its algorithm.
         algorithm: ChecksumAlgorithm,
     },
-    /// The checksum that the store keeps of the parts' checksums, with the parts cut as they were uploaded.
+    /// Against the checksum that the store keeps of the checksums of the uploaded parts.
     Composite {
         /// Its algorithm.
         algorithm: ChecksumAlgorithm,
-        /// How many parts it covers.
+        /// The number of parts.
         parts: u64,
     },
-    /// Nothing but the checksum of each chunk and the count of bytes: the store keeps no checksum that covers what
-    /// was fetched.
+    /// Only by the CRC of each chunk and the number of bytes. The store keeps no checksum of exactly these bytes, or none
+    /// that can be checked.
     Transport,
     /// The same, although a checksum was stated: it is invalid. Its value is no digest of its algorithm, or its parts do
     /// not add up to the object.
@@ -55,30 +55,39 @@ impl fmt::Display for Proof {
     }
 }
 
-/// The bytes are not the ones that were asked for.
+/// Why bytes are not those of the object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
-    /// There are more or fewer of them.
+    /// The number of bytes is wrong.
     #[error("got {actual} bytes where {expected} were expected")]
     Length {
-        /// The count that was expected.
+        /// The expected number.
         expected: u64,
-        /// The count that came.
+        /// The number of bytes received.
         actual: u64,
     },
-    /// Their checksum differs from the one that the store keeps.
-    #[error("{} of the bytes is {actual}, the store keeps {expected}", algorithm.name())]
+    /// The checksum of the bytes is wrong.
+    #[error("{} of the bytes is {actual}, but {expected} in the store", algorithm.name())]
     Checksum {
         /// The algorithm.
         algorithm: ChecksumAlgorithm,
         /// The store's value, in base64.
         expected: String,
-        /// The value of the bytes that came, in base64.
+        /// The value of the bytes received, in base64.
         actual: String,
     },
 }
 
-/// Computes the checksum of bytes as they come and compares it with the one that the store keeps.
+impl Mismatch {
+    /// Returns whether the same download may succeed later without any change: no. Every chunk was checked on arrival, so
+    /// the object in the store does not match its own checksum, or a local disk or memory is faulty.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        false
+    }
+}
+
+/// Computes the checksum of bytes as they arrive, and compares it with the one that the store keeps.
 ///
 /// A composite checksum is proved when its part sizes are known. Otherwise it proves nothing: [`Proof::Transport`]. An
 /// invalid checksum proves nothing either, and is reported: [`Proof::InvalidChecksum`]. It does not fail a download,
@@ -93,9 +102,9 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Expects `size` bytes; `checksum` is what the store keeps of exactly these.
+    /// Expects `size` bytes with this checksum.
     ///
-    /// Who fetches only a range of an object passes `None`: what the store keeps covers all of it.
+    /// For a range of an object, pass `None`: the store's checksum covers the whole object.
     #[must_use]
     pub fn new(checksum: Option<&Checksum>, size: u64) -> Self {
         let (check, otherwise) = match checksum.map(|checksum| Check::new(checksum, size)) {
@@ -106,7 +115,7 @@ impl Verifier {
         Self { size, seen: 0, check, otherwise }
     }
 
-    /// Takes the next bytes, in order, from the first on.
+    /// Adds the next bytes, in order.
     pub fn update(&mut self, bytes: &[u8]) {
         self.seen = self.seen.saturating_add(bytes.len() as u64);
         if let Some(check) = &mut self.check {
@@ -114,14 +123,14 @@ impl Verifier {
         }
     }
 
-    /// Takes the next bytes as a chunk whose checksum was checked, so that one of the same kind need not be computed
-    /// again.
+    /// Adds the next bytes as a chunk with a valid CRC. If the stored checksum is of the same kind, the CRCs are combined
+    /// and the bytes are not read again.
     pub fn update_chunk(&mut self, chunk: &Chunk) {
         self.update_summed(&chunk.payload, chunk.crc);
     }
 
-    /// Takes the next bytes and their CRC-64/NVME.
-    pub(super) fn update_summed(&mut self, bytes: &[u8], crc: u64) {
+    /// Adds the next bytes, with their CRC-64/NVME.
+    pub(crate) fn update_summed(&mut self, bytes: &[u8], crc: u64) {
         match &mut self.check {
             Some(Check { digest: Digest::Bytes(Hasher::Crc64Nvme(so_far)), .. }) => {
                 *so_far = join_crcs(*so_far, crc, bytes.len() as u64);
@@ -146,14 +155,14 @@ impl Verifier {
     }
 
     /// Returns whether there is a stored checksum that can be checked.
-    pub(super) const fn is_checked(&self) -> bool {
+    pub(crate) const fn is_checked(&self) -> bool {
         self.check.is_some()
     }
 
-    /// Compares, and says what was proved.
+    /// Compares the number and the checksum of the bytes, and returns how they were verified.
     ///
     /// # Errors
-    /// [`Mismatch`] when the bytes are too few, too many or not the store's.
+    /// [`Mismatch`] if either differs. Not retryable.
     pub fn finish(self) -> Result<Proof, Mismatch> {
         if self.seen != self.size {
             return Err(Mismatch::Length { expected: self.size, actual: self.seen });
@@ -210,7 +219,7 @@ fn decode(checksum: &Checksum) -> Option<Vec<u8>> {
     STANDARD.decode(&checksum.value).ok().filter(|value| value.len() == digest_len(checksum.algorithm))
 }
 
-/// Spells out the runs; `None` when they are too many, or not `size` bytes together.
+/// Returns the size of each part, or `None` if the parts are unknown, too many, or do not add up to `size` bytes.
 fn part_sizes(runs: &[PartRun], size: u64) -> Option<Vec<u64>> {
     let mut count = 0_u64;
     let mut sum = 0_u64;
@@ -218,6 +227,7 @@ fn part_sizes(runs: &[PartRun], size: u64) -> Option<Vec<u64>> {
         count = count.checked_add(run.count)?;
         sum = sum.checked_add(run.count.checked_mul(run.size)?)?;
     }
+
     if count == 0 || count > PARTS_MAX || sum != size {
         return None;
     }
@@ -228,13 +238,13 @@ fn part_sizes(runs: &[PartRun], size: u64) -> Option<Vec<u64>> {
 #[derive(Clone, Debug)]
 enum Digest {
     Bytes(Hasher),
-    /// The digest of the concatenated digests of the parts, as S3 computes a `COMPOSITE` checksum. Source: the S3
-    /// user guide, "Checking object integrity", "Full object and composite checksum types".
+    /// The digest of the concatenated digests of the parts: S3's `COMPOSITE` checksum. Source: the S3 user guide,
+    /// "Checking object integrity", "Full object and composite checksum types".
     Parts {
         algorithm: ChecksumAlgorithm,
         whole: Hasher,
         part: Hasher,
-        /// What the current part still lacks; `None` after the last.
+        /// The remaining bytes of the current part; `None` after the last part.
         left: Option<u64>,
         later: std::vec::IntoIter<u64>,
     },
@@ -251,16 +261,18 @@ impl Digest {
         match self {
             Self::Bytes(hasher) => hasher.update(bytes),
             Self::Parts { algorithm, whole, part, left, later } => {
-                while let Some(lacking) = *left {
-                    let take = usize::try_from(lacking).unwrap_or(usize::MAX).min(bytes.len());
+                while let Some(remaining) = *left {
+                    let take = usize::try_from(remaining).unwrap_or(usize::MAX).min(bytes.len());
                     let (head, tail) = bytes.split_at(take);
                     part.update(head);
                     bytes = tail;
-                    let lacking = lacking - take as u64;
-                    if lacking > 0 {
-                        *left = Some(lacking);
+
+                    let remaining = remaining - take as u64;
+                    if remaining > 0 {
+                        *left = Some(remaining);
                         return;
                     }
+
                     let done = std::mem::replace(part, Hasher::new(*algorithm));
                     whole.update(&done.finish());
                     *left = later.next();
@@ -270,7 +282,7 @@ impl Digest {
     }
 
     fn finish(mut self) -> Vec<u8> {
-        // Closes empty parts at the end.
+        // Completes empty parts at the end.
         self.update(&[]);
         match self {
             Self::Bytes(hasher) => hasher.finish(),
@@ -290,7 +302,7 @@ const fn digest_len(algorithm: ChecksumAlgorithm) -> usize {
 
 #[derive(Clone, Debug)]
 enum Hasher {
-    /// The checksum of the bytes so far.
+    /// The CRC of the bytes so far.
     Crc64Nvme(u64),
     Crc {
         digest: Box<crc_fast::Digest>,
@@ -375,7 +387,7 @@ mod tests {
         }
     }
 
-    /// As bytes and as chunks: that makes no difference.
+    /// Verifies the pieces both as bytes and as chunks.
     fn verify(checksum: Option<&Checksum>, size: u64, pieces: &[&[u8]]) -> Result<Proof, Mismatch> {
         let mut by_bytes = Verifier::new(checksum, size);
         let mut by_chunks = by_bytes.clone();
@@ -390,7 +402,7 @@ mod tests {
 
     /// CRCs: the check values in the catalogue of parametrised CRC algorithms (reveng). SHA: FIPS 180's "abc".
     #[test]
-    fn digests_are_the_published_ones() {
+    fn computes_published_check_values() {
         use ChecksumAlgorithm::{Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
         assert_eq!(hex(&digest(Crc64Nvme, b"123456789")), "ae8b14860a799888");
         assert_eq!(hex(&digest(Crc32, b"123456789")), "cbf43926");
@@ -400,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn proves_the_empty_object() {
+    fn verifies_empty_object() {
         for algorithm in ALL {
             assert_eq!(verify(Some(&full(algorithm, b"")), 0, &[]), Ok(Proof::FullObject { algorithm }));
             let one = composite(algorithm, &[b""]);
@@ -410,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_flipped_bit() {
+    fn rejects_flipped_bit() {
         for algorithm in ALL {
             for checksum in [full(algorithm, b"abcd"), composite(algorithm, &[b"ab", b"cd"])] {
                 let Err(Mismatch::Checksum { algorithm: named, expected, actual }) =
@@ -425,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_too_few_and_too_many_bytes_with_and_without_a_checksum() {
+    fn rejects_wrong_number_of_bytes_with_and_without_checksum() {
         let full = full(ChecksumAlgorithm::Crc32, b"abcd");
         let composite = composite(ChecksumAlgorithm::Crc32, &[b"abcd"]);
         for checksum in [None, Some(&full), Some(&composite)] {
@@ -468,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_of_parts_are_the_same_as_parts_one_by_one() {
+    fn runs_of_parts_equal_single_parts() {
         let single = composite(ChecksumAlgorithm::Crc32c, &[b"ab", b"cd", b"e"]);
         let runs = vec![PartRun { count: 2, size: 2 }, PartRun { count: 1, size: 1 }];
         let checksum = Checksum { parts: runs, ..single };
@@ -477,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_reads_well_and_has_stable_json() {
+    fn proof_has_stable_text_and_json() {
         let algorithm = ChecksumAlgorithm::Sha256;
         for (proof, text, json) in [
             (Proof::FullObject { algorithm }, "SHA256 (full object)", r#"{"kind":"full_object","algorithm":"sha256"}"#),
@@ -507,7 +519,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn how_the_bytes_are_cut_does_not_matter(
+        fn result_is_independent_of_how_bytes_are_cut(
             bytes in prop::collection::vec(any::<u8>(), 0..4096),
             parts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
             pieces in prop::collection::vec(any::<prop::sample::Index>(), 0..20),

@@ -1,7 +1,7 @@
-//! How far the reader of a download has come, told to its driver no more often than that has use for it.
+//! The reader's progress, as the driver of the download learns it.
 //!
-//! Each wake-up costs a switch between tasks, often between threads; a driver that is woken for every chunk has nothing
-//! to do for most of them.
+//! Each wake-up of the driver costs a switch between tasks, often between threads. So the driver says from which offset
+//! on it needs to know, and is not woken for every chunk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,62 +10,67 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long the reader keeps its steps to itself, for whoever watches the progress. Those before a pause are told with
-/// the next one, or when the driver looks for another reason.
-const TELL_AFTER: Duration = Duration::from_millis(50);
+/// The interval after which the driver is woken even if it does not need the offset yet, so that the progress shown to
+/// the user stays current.
+const WAKE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Makes both ends. All offsets are absolute; everything below `start` counts as written.
-pub(super) fn channel(start: u64) -> (Sender, Receiver) {
-    let shared =
-        Arc::new(Shared { limit: AtomicU64::new(start), wake_at: AtomicU64::new(start), wanted: Notify::new() });
-    (Sender { shared: Arc::clone(&shared), told_at: Instant::now() }, Receiver(shared))
+/// Creates both ends. All offsets are absolute. Everything below `start` counts as written.
+pub(crate) fn channel(start: u64) -> (Sender, Receiver) {
+    let shared = Arc::new(Shared { limit: AtomicU64::new(start), wake_at: AtomicU64::new(start), wake: Notify::new() });
+    let sender = Sender { shared: Arc::clone(&shared), woken_at: Instant::now() };
+    (sender, Receiver(shared))
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// Everything below has been written.
+    /// The exclusive end of what is written.
     limit: AtomicU64,
-    /// From which limit on the driver wants to be woken.
+    /// The limit from which on the driver is woken.
     wake_at: AtomicU64,
-    wanted: Notify,
+    wake: Notify,
 }
 
 /// The reader's end.
 #[derive(Debug)]
-pub(super) struct Sender {
+pub(crate) struct Sender {
     shared: Arc<Shared>,
-    told_at: Instant,
+    woken_at: Instant,
 }
 
 impl Sender {
-    /// Takes note that everything below `limit` has been written. It never falls.
-    pub(super) fn advance(&mut self, limit: u64) {
-        // Each side writes before it reads what the other one wrote, so that at least one of them sees both.
+    /// Records that everything below `limit` is written. The limit never decreases.
+    pub(crate) fn advance(&mut self, limit: u64) {
+        // Each side writes its own value before it reads the other's, so at least one of them sees both.
         if self.shared.limit.swap(limit, Ordering::SeqCst) == limit {
             return;
         }
-        if limit >= self.shared.wake_at.load(Ordering::SeqCst) || self.told_at.elapsed() >= TELL_AFTER {
-            self.told_at = Instant::now();
-            self.shared.wanted.notify_one();
+
+        let is_needed = limit >= self.shared.wake_at.load(Ordering::SeqCst);
+        if is_needed || self.woken_at.elapsed() >= WAKE_INTERVAL {
+            self.woken_at = Instant::now();
+            self.shared.wake.notify_one();
         }
     }
 }
 
 /// The driver's end.
 #[derive(Debug)]
-pub(super) struct Receiver(Arc<Shared>);
+pub(crate) struct Receiver(Arc<Shared>);
 
 impl Receiver {
-    /// Returns the limit below which everything has been written.
-    pub(super) fn limit(&self) -> u64 {
+    /// Returns the limit below which everything is written.
+    pub(crate) fn limit(&self) -> u64 {
         self.0.limit.load(Ordering::SeqCst)
     }
 
-    /// Waits until the limit is `at` or more, or is told for the time it took. Safe to cancel.
-    pub(super) async fn reached(&self, at: u64) {
+    /// Waits until the limit is at least `at`, or until it has advanced and [`WAKE_INTERVAL`] has passed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no wake-up.
+    pub(crate) async fn reached(&self, at: u64) {
         self.0.wake_at.store(at, Ordering::SeqCst);
         if self.limit() < at {
-            self.0.wanted.notified().await;
+            self.0.wake.notified().await;
         }
     }
 }
@@ -78,48 +83,54 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_driver_is_woken_where_it_wants_to_be() {
+    async fn wakes_driver_at_the_requested_offset() {
         let (mut writer, written) = channel(100);
         assert!(written.reached(100).now_or_never().is_some());
+
         let mut reached = std::pin::pin!(written.reached(300));
         assert!(reached.as_mut().now_or_never().is_none());
+
         writer.advance(299);
         assert!(reached.as_mut().now_or_never().is_none());
         assert_eq!(written.limit(), 299);
+
         writer.advance(300);
         assert!(reached.now_or_never().is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_reader_is_heard_of_at_each_step() {
+    async fn wakes_driver_at_each_step_of_a_slow_reader() {
         let (mut writer, written) = channel(0);
         for limit in 1..4 {
             let mut reached = std::pin::pin!(written.reached(u64::MAX));
             assert!(reached.as_mut().now_or_never().is_none());
-            advance(TELL_AFTER).await;
+
+            advance(WAKE_INTERVAL).await;
             writer.advance(limit);
             assert!(reached.now_or_never().is_some());
         }
-        // What was said before says nothing new.
-        advance(TELL_AFTER).await;
+
+        // The same limit again is no step.
+        advance(WAKE_INTERVAL).await;
         writer.advance(3);
         assert!(written.reached(u64::MAX).now_or_never().is_none());
     }
 
     #[tokio::test]
-    async fn no_wake_up_is_lost_between_threads() {
+    async fn loses_no_wake_up_between_threads() {
         const STEPS: u64 = 50_000;
         let (mut writer, written) = channel(0);
         let seen = Arc::new(AtomicU64::new(0));
         let seen_by_writer = Arc::clone(&seen);
-        // In turns, so that no step makes good for one before it that was not heard of.
+
+        // The two sides take turns, so that no step makes up for a lost wake-up of the step before.
         let writing = std::thread::spawn(move || {
             for limit in 1..=STEPS {
                 while seen_by_writer.load(Ordering::Relaxed) != limit - 1 {
                     std::hint::spin_loop();
                 }
-                // Never told for the time it took.
-                writer.told_at = Instant::now() + Duration::from_secs(3600);
+                // Rules out a wake-up by the interval.
+                writer.woken_at = Instant::now() + Duration::from_secs(3600);
                 writer.advance(limit);
             }
         });
@@ -131,6 +142,7 @@ mod tests {
                 seen.store(limit, Ordering::Relaxed);
             }
         };
+
         tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
         writing.join().unwrap();
     }

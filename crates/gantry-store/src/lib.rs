@@ -149,6 +149,8 @@ pub enum Error {
     /// The store does not answer, fails, or asks to slow down, and its own retries did not help. Retryable.
     #[error("{message}")]
     Unavailable {
+        /// What an operator can do about it.
+        kind: UnavailableKind,
         /// What happened.
         message: String,
         /// How long the store asks to wait.
@@ -160,11 +162,28 @@ pub enum Error {
     Protocol(String),
 }
 
+/// Why a store is unavailable, as far as that decides what an operator can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnavailableKind {
+    /// The relay has no credentials for the store, can't read them, or they have expired.
+    Credentials,
+    /// The store's address demands TLS, but the server does not offer it.
+    TlsNotOffered,
+    /// Any other reason, such as a server that does not answer.
+    Other,
+}
+
 impl Error {
     /// Makes an [`Error::Unavailable`] without a time to wait.
     #[must_use]
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self::Unavailable { message: message.into(), retry_after: None }
+        Self::unavailable_because(UnavailableKind::Other, message)
+    }
+
+    /// Makes an [`Error::Unavailable`] of this kind that names no time to wait.
+    #[must_use]
+    pub fn unavailable_because(kind: UnavailableKind, message: impl Into<String>) -> Self {
+        Self::Unavailable { kind, message: message.into(), retry_after: None }
     }
 
     /// Returns whether the same request may succeed later, or at another relay.

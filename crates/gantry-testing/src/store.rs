@@ -104,6 +104,7 @@ impl MemoryStore {
                 parts: Vec::new(),
             }),
         };
+
         state.objects.insert(key, (object.clone(), bytes));
 
         object
@@ -138,6 +139,7 @@ impl MemoryStore {
         let Some((object, bytes)) = state.objects.get(key).filter(|_| pin.version_id.is_none()) else {
             return Err(Error::NotFound(format!("key {:?}: no such object or version", key.as_str())));
         };
+
         if pin.if_match.as_ref().is_some_and(|etag| *etag != object.etag) {
             return Err(Error::Changed(format!("key {:?} has another ETag", key.as_str())));
         }
@@ -224,17 +226,22 @@ impl State {
             if after.is_some_and(|after| item <= after) || last.as_deref() == Some(item) {
                 continue;
             }
+
             if page.entries.len() + page.prefixes.len() == limit {
                 page.next = last;
                 return page;
             }
+
             last = Some(item.to_owned());
             if folded.is_some() {
                 page.prefixes.push(item.to_owned());
             } else {
-                let etag = Some(object.etag.clone());
-                let last_modified = object.last_modified.clone();
-                page.entries.push(ListEntry { key: item.to_owned(), size: object.size, etag, last_modified });
+                page.entries.push(ListEntry {
+                    key: item.to_owned(),
+                    size: object.size,
+                    etag: Some(object.etag.clone()),
+                    last_modified: object.last_modified.clone(),
+                });
             }
         }
 
@@ -266,6 +273,7 @@ impl Reader {
         // The object is in memory, so its offsets fit.
         let at = |offset: u64| usize::try_from(offset).unwrap_or(bytes.len()).min(bytes.len());
         let span = bytes.slice(at(range.start)..at(range.end));
+
         let (rest, before_fault) = match fault {
             Fault::Short(by) => (span.slice(..span.len() - at(by).min(span.len())), None),
             Fault::Long(by) => ([span.as_ref(), &vec![0xaa; usize::try_from(by).unwrap_or(0)]].concat().into(), None),
@@ -306,6 +314,7 @@ impl Reader {
         if let Fault::Slow(pause) = self.fault {
             sleep(pause).await;
         }
+
         let len = self.piece_bytes.min(self.before_fault.unwrap_or(u64::MAX));
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(self.rest.len());
         self.before_fault = self.before_fault.map(|before| before - len as u64);

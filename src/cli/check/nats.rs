@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::super::connect;
 use super::{find, named};
 use crate::config::{Config, Effective};
+use gantry_bus::nats::OptionKind;
 use gantry_bus::{self as bus, Bus, Event, Message};
 use gantry_proto::subject::{Operation, QUEUE_GROUP};
 use gantry_relay as relay;
@@ -52,13 +53,12 @@ pub(super) async fn check(config: &Config, effective: &[Effective]) -> Result<St
 
 /// Names the key that explains a failed connection, and what to do.
 fn unconnected(error: &bus::Error, effective: &[Effective]) -> String {
-    let text = error.to_string();
     let (key, cure) = match error {
         bus::Error::Unauthorized { .. } => match auth_key(effective) {
             "nats.url" => ("nats.url", "set `nats.creds_file`, or another way to authenticate"),
             key => (key, "check these credentials, and whether the server knows the user"),
         },
-        bus::Error::Options(_) => blamed(&text, effective),
+        bus::Error::Options { option, .. } => blamed(*option, effective),
         bus::Error::Unreachable { .. }
         | bus::Error::TooLarge { .. }
         | bus::Error::Subject(_)
@@ -66,29 +66,29 @@ fn unconnected(error: &bus::Error, effective: &[Effective]) -> String {
         | bus::Error::Closed => ("nats.url", "start nats-server, or correct the address or the port"),
         _ => ("nats.url", "correct the settings of the connection"),
     };
-    format!("{}: {text}: {cure}", named(effective, key))
+    format!("{}: {error}: {cure}", named(effective, key))
 }
 
-/// Finds the key of an invalid option: the one whose file the error names, or one about TLS or the address.
-fn blamed<'a>(text: &str, effective: &'a [Effective]) -> (&'a str, &'static str) {
-    let file = effective.iter().find(|line| {
-        line.key.starts_with("nats.") && line.key.ends_with("_file") && text.contains(line.value.trim_matches('"'))
-    });
-    match file {
-        Some(line) => (&line.key, "correct the file, or name another"),
-        // The error of a TLS client that gets a greeting in plain text.
-        None if text.contains("InvalidContentType") => without_tls(effective),
-        None if text.contains("TLS") => (
+/// Names the key of an invalid option, and what to do.
+fn blamed(option: OptionKind, effective: &[Effective]) -> (&'static str, &'static str) {
+    const FILE: &str = "correct the file, or name another";
+
+    match option {
+        OptionKind::Address | OptionKind::Queues => ("nats.url", "correct the address"),
+        OptionKind::Credentials => (auth_key(effective), FILE),
+        OptionKind::TlsAuthorities => ("nats.tls_ca_file", FILE),
+        OptionKind::TlsCertificate => ("nats.tls_cert_file", FILE),
+        OptionKind::TlsKey => ("nats.tls_key_file", FILE),
+        OptionKind::TlsHandshake => (
             "nats.tls_ca_file",
             "set it to the authority that signed nats-server's certificate, and `nats.url` to a host in that certificate",
         ),
-        None if text.contains("sign") => (auth_key(effective), "check these credentials"),
-        None => ("nats.url", "correct the address"),
+        OptionKind::TlsNotOffered => without_tls(effective),
     }
 }
 
-/// Finds the key that requires TLS, which nats-server does not offer.
-fn without_tls(effective: &[Effective]) -> (&str, &'static str) {
+/// Names the key that requires TLS, which nats-server does not offer.
+fn without_tls(effective: &[Effective]) -> (&'static str, &'static str) {
     let is_on = |key: &str| find(effective, key).is_some_and(|line| line.value != "false");
     if is_on("nats.tls_first") {
         return (
@@ -99,12 +99,14 @@ fn without_tls(effective: &[Effective]) -> (&str, &'static str) {
     if find(effective, "nats.url").is_some_and(|line| line.value.contains("tls://")) {
         return ("nats.url", "the server does not offer TLS: set it up there, or use nats:// instead of tls://");
     }
+
     let key = ["nats.tls_required", "nats.tls_ca_file", "nats.tls_cert_file"].into_iter().find(|key| is_on(key));
     (key.unwrap_or("nats.url"), "the server does not offer TLS: set it up there, or remove this key")
 }
 
+/// Returns the key of the credentials: of the file that holds them, if there is one.
 fn auth_key(effective: &[Effective]) -> &'static str {
-    ["nats.creds_file", "nats.nkey_file", "nats.user", "nats.token_file", "nats.token"]
+    ["nats.creds_file", "nats.nkey_file", "nats.password_file", "nats.user", "nats.token_file", "nats.token"]
         .into_iter()
         .find(|key| find(effective, key).is_some())
         .unwrap_or("nats.url")

@@ -9,7 +9,7 @@ use super::{find, named};
 use crate::config::{Config, Effective, Store as StoreConfig};
 use gantry_proto::{Key, ListRequest, ObjectInfo, Pin, StoreName};
 use gantry_relay::metrics::S3Metrics;
-use gantry_store::{Error, Store};
+use gantry_store::{Error, Store, UnavailableKind};
 
 /// The time limit for a store to answer. It is longer than the retries of the S3 client, whose error has the reason.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -66,25 +66,17 @@ async fn stat(store: &dyn Store, key: &str) -> Result<ObjectInfo, Error> {
 fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> String {
     let url = || named(effective, &format!("stores.{name}.url"));
     let endpoint = || named(effective, &format!("stores.{name}.endpoint_url"));
-    let profile = format!("stores.{name}.profile");
+
     let (key, cure) = match error {
-        // The SDK's message is about the last place where it looked.
-        Error::Unavailable { message, .. }
-            if message.contains("no credentials") && find(effective, &profile).is_some() =>
-        {
-            let key = named(effective, &profile);
-            return format!(
-                "{key}: the profile does not exist, or has no credentials: correct the name or the profile"
-            );
+        Error::Unavailable { kind: UnavailableKind::Credentials, .. } => {
+            return without_credentials(error, name, effective);
         }
-        // The error of a TLS client that gets an answer in plain text.
-        Error::Unavailable { message, .. } if message.contains("InvalidContentType") => {
+        Error::Unavailable { kind: UnavailableKind::TlsNotOffered, .. } => {
             (endpoint(), "use http://, the server does not use TLS")
         }
-        Error::Unavailable { message, .. } if message.contains("credentials") => {
-            (credentials(name, effective), "give the relay valid credentials")
+        Error::Unavailable { kind: UnavailableKind::Other, .. } | Error::Protocol(_) => {
+            (endpoint(), "start the S3 server, or correct the address")
         }
-        Error::Unavailable { .. } | Error::Protocol(_) => (endpoint(), "start the S3 server, or correct the address"),
         Error::Denied(_) => {
             (credentials(name, effective), "check these credentials and their permissions (deploy/iam/policy.json)")
         }
@@ -95,6 +87,17 @@ fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> Str
         _ => (url(), "correct the settings of the store"),
     };
     format!("{key}: {error}: {cure}")
+}
+
+/// Names the key of the credentials that are missing, and what to do.
+fn without_credentials(error: &Error, name: &StoreName, effective: &[Effective]) -> String {
+    let profile = format!("stores.{name}.profile");
+    if find(effective, &profile).is_some() {
+        // The SDK's message is about the last place where it looked, which is not the profile.
+        let key = named(effective, &profile);
+        return format!("{key}: the profile does not exist, or has no credentials: correct the name or the profile");
+    }
+    format!("{}: {error}: give the relay valid credentials", credentials(name, effective))
 }
 
 fn credentials(name: &StoreName, effective: &[Effective]) -> String {

@@ -1,4 +1,4 @@
-//! The progress bar: bytes, rate and time left, on stderr.
+//! The progress bar on stderr: bytes, rate and remaining time.
 
 use std::future::Future;
 use std::pin::pin;
@@ -10,7 +10,7 @@ use gantry_client::Progress;
 
 const TEMPLATE: &str = "{wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left {msg}";
 
-/// Shows how far a download has come, or nothing.
+/// Shows the progress of a download, or nothing.
 #[derive(Debug)]
 pub(super) struct Meter(Option<ProgressBar>);
 
@@ -25,24 +25,25 @@ impl Meter {
         Self(Some(bar))
     }
 
-    /// Runs `work` to its end, showing what `told` says meanwhile; leaves no trace of itself.
-    pub(super) async fn follow<T>(self, mut told: watch::Receiver<Progress>, work: impl Future<Output = T>) -> T {
+    /// Runs `work` to its end, and shows its progress meanwhile. Clears the bar at the end.
+    pub(super) async fn follow<T>(self, mut progress: watch::Receiver<Progress>, work: impl Future<Output = T>) -> T {
         let Some(bar) = &self.0 else { return work.await };
         let mut work = pin!(work);
-        let mut begun = false;
+        let mut is_started = false;
         let mut open = true;
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                changed = told.changed(), if open => open = changed.is_ok(),
+                changed = progress.changed(), if open => open = changed.is_ok(),
             }
-            let Progress { start, written, end, recoveries, .. } = *told.borrow_and_update();
+
+            let Progress { start, written, end, recoveries, .. } = *progress.borrow_and_update();
             bar.set_length(end.saturating_sub(start));
             bar.set_position(written.saturating_sub(start));
-            if !begun {
-                // What an earlier download left says nothing of the rate.
+            if !is_started {
+                // The bytes of an earlier download must not count for the rate.
                 bar.reset_eta();
-                begun = end > 0;
+                is_started = end > 0;
             }
             if recoveries > 0 {
                 bar.set_message(format!("(recovered {recoveries}x)"));

@@ -1,4 +1,4 @@
-//! Targets that bytes go straight into: standard output, other descriptors, devices and FIFOs.
+//! Targets that are written directly: stdout, other descriptors, devices and FIFOs.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,7 +13,7 @@ pub(super) const STDOUT: Destination = Destination::Descriptor(1);
 
 const STDERR: Destination = Destination::Descriptor(2);
 
-/// Returns where `-o PATH` leads, if that can't be replaced by a file; `None` for a file, or where it can't be told.
+/// Returns the target of `-o PATH` if it can't be replaced by a file. Returns `None` for a file, or if it is unknown.
 pub(super) fn of(path: &Path) -> Option<Destination> {
     if path == Path::new("-") {
         return Some(STDOUT);
@@ -24,7 +24,7 @@ pub(super) fn of(path: &Path) -> Option<Destination> {
     }
 }
 
-/// Returns whether what is printed to standard output would end up among the bytes.
+/// Returns whether the bytes go to stdout, so that nothing else may be printed there.
 pub(super) fn is_stdout(stream: &Destination) -> bool {
     match stream {
         Destination::Descriptor(number) => is_same_file(*number, 1),
@@ -32,7 +32,7 @@ pub(super) fn is_stdout(stream: &Destination) -> bool {
     }
 }
 
-/// Returns whether the bytes go to standard error.
+/// Returns whether the bytes go to stderr.
 pub(super) fn is_stderr(stream: &Destination) -> bool {
     *stream == STDERR
 }
@@ -43,23 +43,23 @@ fn is_same_file(one: i32, other: i32) -> bool {
         || matches!((file(one), file(other)), (Ok(one), Ok(other)) if (one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
-/// Opens a target that bytes go straight into. Opening a FIFO waits for its reader.
+/// Opens a target that is written directly. Opening a FIFO waits for its reader.
 pub(super) fn open(stream: &Destination) -> io::Result<File> {
     match stream {
         Destination::File(_) => Err(io::Error::from(io::ErrorKind::InvalidInput)),
         Destination::Descriptor(number) => writable(descriptor(*number)?),
         Destination::Special(path) => {
             let file = File::options().write(true).custom_flags(libc::O_NOCTTY).open(path)?;
-            // Something else may stand there by now.
+            // The path may have been replaced in the meantime.
             if file.metadata()?.is_file() {
-                return Err(io::Error::other("became a regular file meanwhile"));
+                return Err(io::Error::other("was replaced by a regular file"));
             }
             Ok(file)
         }
     }
 }
 
-/// Returns a copy of one of our descriptors, which shares its place in the file with it.
+/// Returns a copy of one of our descriptors, which shares its file position.
 fn descriptor(number: i32) -> io::Result<OwnedFd> {
     match number {
         0 => io::stdin().as_fd().try_clone_to_owned(),
@@ -73,7 +73,7 @@ fn descriptor(number: i32) -> io::Result<OwnedFd> {
 fn inherited(number: i32) -> io::Result<OwnedFd> {
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-    // What we opened ourselves is closed on exec; what was given to us is not.
+    // Our own files are closed on exec, inherited ones are not.
     let flags = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
     let flags = flags.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
@@ -81,7 +81,7 @@ fn inherited(number: i32) -> io::Result<OwnedFd> {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
 
-    // A file opened by its path again would have a place of its own.
+    // A file opened again by its path would have a file position of its own.
     let us = pidfd_open(getpid(), PidfdFlags::empty())?;
     Ok(pidfd_getfd(us, number, PidfdGetfdFlags::empty())?)
 }
@@ -91,11 +91,11 @@ fn inherited(_: i32) -> io::Result<OwnedFd> {
     Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
-/// Refuses a descriptor that is open for reading only, before anything is fetched for it.
+/// Rejects a read-only descriptor before anything is downloaded.
 fn writable(descriptor: OwnedFd) -> io::Result<File> {
     let mode = rustix::fs::fcntl_getfl(&descriptor)? & rustix::fs::OFlags::ACCMODE;
     if mode == rustix::fs::OFlags::RDONLY {
-        return Err(io::Error::other("not open for writing"));
+        return Err(io::Error::other("the descriptor is not open for writing"));
     }
     Ok(descriptor.into())
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use async_nats::{AuthError, ConnectOptions};
 use nkeys::KeyPair;
 
-use super::options::{Auth, read};
+use super::options::{Auth, OptionKind, read};
 use crate::Error;
 
 /// Makes async-nats' options with our credentials.
@@ -53,8 +53,8 @@ async fn secret(path: PathBuf, user: Option<String>) -> Result<ConnectOptions, E
 }
 
 async fn read_secret(path: &Path) -> Result<String, Error> {
-    match read("secret", path).await?.trim() {
-        "" => Err(Error::Options(format!("secret file {} is empty", path.display()))),
+    match read("secret", OptionKind::Credentials, path).await?.trim() {
+        "" => Err(Error::option(OptionKind::Credentials, format!("secret file {} is empty", path.display()))),
         secret => Ok(secret.to_owned()),
     }
 }
@@ -67,13 +67,13 @@ struct IdentityFile {
 
 impl IdentityFile {
     async fn load(&self) -> Result<Identity, Error> {
-        let text = read("credentials", &self.path).await?;
+        let text = read("credentials", OptionKind::Credentials, &self.path).await?;
         (self.parse)(&text).map_err(|reason| unusable(&self.path, &reason))
     }
 }
 
 fn unusable(path: &Path, reason: &str) -> Error {
-    Error::Options(format!("credentials file {} is unusable: {reason}", path.display()))
+    Error::option(OptionKind::Credentials, format!("credentials file {} is unusable: {reason}", path.display()))
 }
 
 /// A key and, from a credentials file, the JWT for it.
@@ -98,7 +98,9 @@ impl Identity {
     }
 
     fn sign(self, nonce: &[u8]) -> Result<async_nats::Auth, Error> {
-        let refused = |error: nkeys::error::Error| Error::Options(format!("the nkey can't sign: {error}"));
+        let refused = |error: nkeys::error::Error| {
+            Error::option(OptionKind::Credentials, format!("the nkey can't sign: {error}"))
+        };
         let mut auth = async_nats::Auth::new();
         auth.signature = Some(self.key.sign(nonce).map_err(refused)?);
         match self.jwt {

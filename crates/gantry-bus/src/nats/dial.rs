@@ -8,7 +8,7 @@ use async_nats::{
 };
 
 use super::auth::authenticate;
-use super::options::{Auth, Options, without_credentials};
+use super::options::{Auth, OptionKind, Options, without_credentials};
 use crate::Error;
 
 /// Interval of pings on an idle connection. The connection is abandoned at the third ping without an answer, after 30 s.
@@ -121,7 +121,8 @@ fn parse(options: &Options) -> Result<(Vec<ServerAddr>, Auth), Error> {
     let mut auth = Auth::None;
     for address in options.addresses() {
         let unusable = |reason: &str| {
-            Error::Options(format!("nats-server address {:?} is unusable: {reason}", without_credentials(address)))
+            let address = without_credentials(address);
+            Error::option(OptionKind::Address, format!("nats-server address {address:?} is unusable: {reason}"))
         };
         let server: ServerAddr = address.parse().map_err(|error: std::io::Error| unusable(&error.to_string()))?;
         if server.is_websocket() {
@@ -195,17 +196,21 @@ fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> 
 /// Classifies a failure. Returns an error if retrying is pointless, and the reason if a retry may help.
 fn judge(error: &ConnectError, servers: &str) -> Result<String, Error> {
     let reason = error.to_string();
+    if let Some(cause) = tls_error(error) {
+        return Err(tls_failed(option_of_tls(cause), servers, &reason));
+    }
+
     let refused = || Error::Unauthorized { servers: servers.to_owned(), reason: reason.clone() };
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation => Err(refused()),
         ConnectErrorKind::Authentication => {
-            Err(Error::Options(format!("the nkey or credentials can't sign for nats-server at {servers}: {reason}")))
+            let reason = format!("the nkey or credentials can't sign for nats-server at {servers}: {reason}");
+            Err(Error::option(OptionKind::Credentials, reason))
         }
-        ConnectErrorKind::Tls | ConnectErrorKind::ServerParse => {
-            Err(Error::Options(format!("nats-server at {servers} can't be used: {reason}")))
-        }
-        ConnectErrorKind::Io if is_tls(error) => {
-            Err(Error::Options(format!("TLS with nats-server at {servers} failed: {reason}")))
+        ConnectErrorKind::Tls => Err(tls_failed(OptionKind::TlsHandshake, servers, &reason)),
+        ConnectErrorKind::ServerParse => {
+            let reason = format!("nats-server at {servers} can't be used: {reason}");
+            Err(Error::option(OptionKind::Address, reason))
         }
         // The server's messages for expired credentials, such as "User Authentication Expired".
         ConnectErrorKind::Io if reason.to_lowercase().contains("authentication") => Err(refused()),
@@ -215,17 +220,31 @@ fn judge(error: &ConnectError, servers: &str) -> Result<String, Error> {
     }
 }
 
-/// Returns whether the TLS handshake failed, which async-nats reports as any other I/O error.
-fn is_tls(error: &ConnectError) -> bool {
+fn tls_failed(option: OptionKind, servers: &str, reason: &str) -> Error {
+    Error::option(option, format!("TLS with nats-server at {servers} failed: {reason}"))
+}
+
+/// Returns why the TLS handshake failed, which async-nats reports like any other I/O error.
+fn tls_error(error: &ConnectError) -> Option<&rustls::Error> {
     let mut cause = error.source();
     while let Some(error) = cause {
         let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
+        let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(found) = error.downcast_ref::<rustls::Error>().or(inner) {
+            return Some(found);
         }
         cause = error.source();
     }
-    false
+    None
+}
+
+/// Returns whether the server does not offer TLS at all: then its greeting in plain text arrives instead of a handshake.
+fn option_of_tls(error: &rustls::Error) -> OptionKind {
+    if matches!(error, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) {
+        OptionKind::TlsNotOffered
+    } else {
+        OptionKind::TlsHandshake
+    }
 }
 
 #[cfg(test)]
@@ -248,8 +267,8 @@ mod tests {
     #[test]
     fn errors_about_invalid_addresses_contain_no_password() {
         for address in ["http://u:s3cret@a", "ws://u:s3cret@a", "nats://u:s3cret@a:port", "nats://"] {
-            let Err(Error::Options(text)) = parse(&of(address)) else { panic!("{address} was taken") };
-            assert!(!text.contains("s3cret"), "{text}");
+            let Err(Error::Options { reason, .. }) = parse(&of(address)) else { panic!("{address} was accepted") };
+            assert!(!reason.contains("s3cret"), "{reason}");
         }
     }
 

@@ -30,7 +30,7 @@ use self::messages::Messages;
 use crate::{Bus, Error, Event, Message, Status, Subscription};
 use gantry_proto::subject::is_literal;
 
-pub use self::options::{Auth, Options};
+pub use self::options::{Auth, OptionKind, Options};
 pub use self::panics::quieten_panics;
 
 /// A connection to nats-server.

@@ -81,24 +81,26 @@ impl Options {
     /// Checks everything that can be checked without a server, so that mistakes are reported before the first attempt.
     pub(super) async fn check(&self) -> Result<(), Error> {
         if self.addresses().next().is_none() {
-            return Err(Error::Options("no nats-server address is given".to_owned()));
+            return Err(Error::option(OptionKind::Address, "no nats-server address is given"));
         }
         if self.queue_messages == 0 || self.subscription_messages == 0 {
-            return Err(Error::Options("the NATS queues must hold at least one message".to_owned()));
+            return Err(Error::option(OptionKind::Queues, "the NATS queues must hold at least one message"));
         }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
-            return Err(Error::Options("a TLS certificate and its key go together, but one is missing".to_owned()));
+            let reason = "a TLS certificate and its key go together, but one is missing";
+            return Err(Error::option(OptionKind::TlsCertificate, reason));
         }
 
         let files = [
-            ("TLS authorities", &self.tls_ca, "CERTIFICATE-----"),
-            ("TLS certificate", &self.tls_cert, "CERTIFICATE-----"),
-            ("TLS key", &self.tls_key, "PRIVATE KEY-----"),
+            ("TLS authorities", OptionKind::TlsAuthorities, &self.tls_ca, "CERTIFICATE-----"),
+            ("TLS certificate", OptionKind::TlsCertificate, &self.tls_cert, "CERTIFICATE-----"),
+            ("TLS key", OptionKind::TlsKey, &self.tls_key, "PRIVATE KEY-----"),
         ];
-        for (what, path, mark) in files {
+        for (what, option, path, mark) in files {
             let Some(path) = path else { continue };
-            if !read(what, path).await?.contains(mark) {
-                return Err(Error::Options(format!("{what} file {} contains none in PEM form", path.display())));
+            if !read(what, option, path).await?.contains(mark) {
+                let reason = format!("{what} file {} contains none in PEM form", path.display());
+                return Err(Error::option(option, reason));
             }
         }
         Ok(())
@@ -106,10 +108,10 @@ impl Options {
 }
 
 /// Reads a file that an option names.
-pub(super) async fn read(what: &str, path: &Path) -> Result<String, Error> {
+pub(super) async fn read(what: &str, option: OptionKind, path: &Path) -> Result<String, Error> {
     tokio::fs::read_to_string(path)
         .await
-        .map_err(|error| Error::Options(format!("{what} file {} can't be read: {error}", path.display())))
+        .map_err(|error| Error::option(option, format!("{what} file {} can't be read: {error}", path.display())))
 }
 
 /// Leaves out everything that could be a credential.
@@ -140,6 +142,28 @@ pub(super) fn without_credentials(address: &str) -> String {
     let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
+}
+
+/// The option of a connection that an [`Error::Options`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionKind {
+    /// [`Options::servers`].
+    Address,
+    /// [`Options::auth`], or the file that it names.
+    Credentials,
+    /// The file [`Options::tls_ca`].
+    TlsAuthorities,
+    /// The file [`Options::tls_cert`].
+    TlsCertificate,
+    /// The file [`Options::tls_key`].
+    TlsKey,
+    /// The TLS handshake failed: `tls_ca` does not contain the authority of the server's certificate, the certificate is
+    /// for another host, or the server requires a client certificate.
+    TlsHandshake,
+    /// TLS is required, but the server does not offer it.
+    TlsNotOffered,
+    /// [`Options::queue_messages`] or [`Options::subscription_messages`].
+    Queues,
 }
 
 /// The credentials for nats-server.
@@ -217,7 +241,7 @@ mod tests {
         ];
         for (options, named) in cases {
             let error = options.check().await.unwrap_err();
-            assert!(matches!(&error, Error::Options(text) if text.contains(named)), "{error}");
+            assert!(matches!(&error, Error::Options { reason, .. } if reason.contains(named)), "{error}");
         }
     }
 }

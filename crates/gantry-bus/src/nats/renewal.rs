@@ -42,7 +42,7 @@ async fn renew(inner: &Weak<Inner>) -> Option<Arc<Over>> {
         let inner = inner.upgrade()?;
         match inner.renew().await {
             Ok(link) => return Some(link.over()),
-            Err(error @ (Error::Unauthorized { .. } | Error::Options(_))) => {
+            Err(error @ (Error::Unauthorized { .. } | Error::Options { .. })) => {
                 let since = *refused_at.get_or_insert_with(Instant::now);
                 inner.reports.failing(&error);
                 if since.elapsed() >= inner.options.refused_limit {

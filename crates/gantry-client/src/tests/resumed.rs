@@ -1,16 +1,19 @@
-//! Downloads that go on from what an earlier one left.
+//! Downloads that resume an earlier one, or that several relays serve one after the other.
 
 use super::*;
 use crate::part::{PartFile, Wanted};
 use gantry_proto::Span;
 
-/// D1: a record without a checksum made the one that the relay states now count for nothing.
+/// Finding D1: if the sidecar had no checksum, the one that the relay states was ignored.
 #[tokio::test]
-async fn kept_bytes_that_contradict_the_stated_checksum_are_fetched_again() {
+async fn fetches_kept_bytes_again_if_they_contradict_the_checksum() {
     let network = MemoryNetwork::new(1);
     let mut relay = Relay::on(&network).await;
-    let (client, folder) = (client(&network.connect(), Options::default()), tempfile::tempdir().unwrap());
-    let (target, body) = (folder.path().join("file"), vec![7; usize::try_from(SIZE).unwrap()]);
+    let client = client(&network.connect(), Options::default());
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("file");
+    let body = body();
+
     let wanted_part =
         Wanted { store: "s".parse().unwrap(), key: "k".parse().unwrap(), span: Span::default(), pin: Pin::default() };
     let never = std::sync::atomic::AtomicBool::new(false);
@@ -18,11 +21,9 @@ async fn kept_bytes_that_contradict_the_stated_checksum_are_fetched_again() {
     let mut planted = planted.begin(&object(), 0..SIZE, 0, &never).unwrap();
     planted.write(&[6; 1000]).unwrap();
     drop(planted);
-    let value = STANDARD.encode(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &body).to_be_bytes());
-    let (algorithm, kind) = (ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject);
-    relay.object.checksum = Some(Checksum { algorithm, kind, value, parts: Vec::new() });
+    relay.object.checksum = stored(&body);
 
-    let download = client.download(wanted(), &target, FileOptions { resume: true, ..FileOptions::default() });
+    let download = client.download(wanted(), &target, FileOptions::default());
     let serve = async {
         for (start, number) in [(1000, 2), (0, 3)] {
             relay.transfer = TransferId(uuid::Uuid::from_u128(number));
@@ -42,12 +43,13 @@ async fn kept_bytes_that_contradict_the_stated_checksum_are_fetched_again() {
     assert_eq!(std::fs::read(&target).unwrap(), body);
 }
 
-/// D5: a range that began where the object ends left an empty file.
+/// Finding D5: a range that starts at the object's end produced an empty file.
 #[tokio::test]
-async fn a_range_at_the_end_of_the_object_leaves_no_file() {
+async fn range_at_the_end_of_the_object_leaves_no_file() {
     let network = MemoryNetwork::new(1);
     let mut relay = Relay::on(&network).await;
-    let (client, folder) = (client(&network.connect(), Options::default()), tempfile::tempdir().unwrap());
+    let client = client(&network.connect(), Options::default());
+    let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("file");
     let get = Get { span: Span { start: SIZE, end: None }, ..wanted() };
 
@@ -59,21 +61,17 @@ async fn a_range_at_the_end_of_the_object_leaves_no_file() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
-/// A relay that takes over may know the checksum that the first one could not learn in time.
+/// A relay that takes over may know the checksum that the first relay did not get from its store in time.
 #[tokio::test]
-async fn a_checksum_that_only_a_later_relay_states_is_verified() {
-    let body = vec![7; usize::try_from(SIZE).unwrap()];
-    let stored = |bytes: &[u8]| {
-        let value = STANDARD.encode(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes).to_be_bytes());
-        let (algorithm, kind) = (ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject);
-        Some(Checksum { algorithm, kind, value, parts: Vec::new() })
-    };
+async fn verifies_checksum_that_only_a_later_relay_states() {
+    let body = body();
     for (first, later) in
         [(None, stored(&body)), (None, stored(b"other")), (stored(&body), None), (stored(&body), stored(&body))]
     {
         let network = MemoryNetwork::new(1);
         let mut relay = Relay::on(&network).await;
-        let (client, folder) = (client(&network.connect(), Options::default()), tempfile::tempdir().unwrap());
+        let client = client(&network.connect(), Options::default());
+        let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("file");
 
         let download = client.download(wanted(), &target, FileOptions::default());
@@ -102,18 +100,14 @@ async fn a_checksum_that_only_a_later_relay_states_is_verified() {
     }
 }
 
-/// Nothing of a relay that contradicts the checksum of the same version is used: another relay is asked.
+/// Nothing is used from a relay that contradicts the checksum of the same version. Another relay is asked.
 #[tokio::test]
-async fn a_later_relay_that_contradicts_the_checksum_is_left() {
-    let body = vec![7; usize::try_from(SIZE).unwrap()];
-    let stored = |bytes: &[u8]| {
-        let value = STANDARD.encode(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes).to_be_bytes());
-        let (algorithm, kind) = (ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject);
-        Some(Checksum { algorithm, kind, value, parts: Vec::new() })
-    };
+async fn skips_a_later_relay_that_contradicts_the_checksum() {
+    let body = body();
     let network = MemoryNetwork::new(1);
     let mut relay = Relay::on(&network).await;
-    let (client, folder) = (client(&network.connect(), Options::default()), tempfile::tempdir().unwrap());
+    let client = client(&network.connect(), Options::default());
+    let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("file");
 
     let download = client.download(wanted(), &target, FileOptions::default());

@@ -8,8 +8,8 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::excerpt::excerpt;
 use super::witness;
-use crate::Error;
 use crate::ranged::{self, About, Retry};
+use crate::{Error, UnavailableKind};
 
 /// Maximum wait that S3 can request. It is far longer than any retry budget.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
@@ -46,9 +46,8 @@ impl Failure {
 
     /// The key files can't be read, so no request can be signed.
     pub(super) fn unreadable_keys(what: &About, cause: &Error) -> Self {
-        Self::is_final(Error::unavailable(
-            what.with_cause("the relay's credentials for S3 can't be read", &cause.to_string()),
-        ))
+        let message = what.with_cause("the relay's credentials for S3 can't be read", &cause.to_string());
+        Self::is_final(Error::unavailable_because(UnavailableKind::Credentials, message))
     }
 
     /// Classifies the SDK's error for a request about `what`, such as a key.
@@ -73,11 +72,17 @@ impl Failure {
             SdkError::TimeoutError(_) => Self::passing(format!("{what}: S3 did not answer in time")),
             SdkError::DispatchFailure(failure) => {
                 let cause = innermost(error);
-                if failure.is_io() || failure.is_timeout() {
+                // Only the text tells: the SDK passes on no type of the TLS library.
+                if failure.is_io() && cause.contains("InvalidContentType") {
+                    let message = what.with_cause("can't reach S3", &cause);
+                    let error = Error::unavailable_because(UnavailableKind::TlsNotOffered, message);
+                    Self { error, retry: Retry::Later }
+                } else if failure.is_io() || failure.is_timeout() {
                     passing("can't reach S3", &cause)
                 } else if chain(error).any(|link| link.to_string().contains("credential")) {
-                    // Only the text shows this. The SDK has tried every source by now, each with its own retries.
-                    Self::is_final(Error::unavailable(what.with_cause("the relay has no credentials for S3", &cause)))
+                    // Only the text tells. The SDK has asked every source by now, each with its own retries.
+                    let message = what.with_cause("the relay has no credentials for S3", &cause);
+                    Self::is_final(Error::unavailable_because(UnavailableKind::Credentials, message))
                 } else if failure.is_user() {
                     is_final("the request can't be made", &cause)
                 } else {
@@ -117,14 +122,16 @@ fn answered(response: &HttpResponse, code: Option<&str>, what: &About) -> Failur
     if is_page || leads_away {
         return Failure::foreign(what);
     }
-
-    let passing = |text: &str| Error::Unavailable {
+    let unavailable = |kind: UnavailableKind, text: &str| Error::Unavailable {
+        kind,
         message: format!("{what}: {text} ({label})"),
         retry_after: response.headers().get("retry-after").and_then(retry_after),
     };
+    let passing = |text: &str| unavailable(UnavailableKind::Other, text);
     let (error, retry) = match (status, code.unwrap_or_default()) {
         (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" | "RequestExpired") => {
-            (passing("the relay's credentials have expired"), Retry::AfterCure(Cure::Credentials))
+            let error = unavailable(UnavailableKind::Credentials, "the relay's credentials have expired");
+            (error, Retry::AfterCure(Cure::Credentials))
         }
         (_, "RequestTimeTooSkewed") => (passing("the relay's clock is wrong"), Retry::Later),
         (_, "RequestTimeout" | "OperationAborted" | "SlowDown" | "InternalError" | "ServiceUnavailable") => {

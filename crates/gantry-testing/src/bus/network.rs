@@ -90,6 +90,7 @@ impl Network {
             cut: None,
             received_bytes: 0,
         });
+
         ClientId(self.clients.len() - 1)
     }
 
@@ -162,6 +163,7 @@ impl Network {
         if self.clients[client.0].unsubscribable.iter().any(|own| own == subject) {
             return None;
         }
+
         self.serial += 1;
         let subscriber = Subscriber {
             client,
@@ -171,6 +173,7 @@ impl Network {
             messages: BTreeMap::new(),
             waker: None,
         };
+
         self.subscribers.insert(self.serial, subscriber);
         Some(self.serial)
     }
@@ -222,6 +225,7 @@ impl Network {
         if to.is_empty() {
             self.tell_nobody_heard(from, &message);
         }
+
         for id in to {
             self.deliver(from, id, message.clone());
         }
@@ -259,6 +263,7 @@ impl Network {
         let listening = self.subscribers.iter().find(|(_, subscriber)| {
             subscriber.open && subscriber.client == publisher && matches(&subscriber.subject, reply)
         });
+
         if let Some((&id, _)) = listening {
             self.tally.no_responders += 1;
             self.deliver(publisher, id, answer);
@@ -290,6 +295,7 @@ impl Network {
         if !delay.is_zero() {
             self.tally.delayed += 1;
         }
+
         for _ in 0..copies {
             self.arrive(id, Instant::now() + delay, message.clone());
         }
@@ -304,6 +310,7 @@ impl Network {
             self.say(client, Event::SlowConsumer);
             return;
         }
+
         self.tally.delivered += 1;
         subscriber.messages.insert((due, self.serial), message);
         subscriber.wake();
@@ -341,6 +348,7 @@ impl Network {
         if payload.is_empty() {
             return;
         }
+
         let at = usize::try_from(bits >> 3).unwrap_or(0) % payload.len();
         payload[at] ^= 1 << (bits & 7);
         message.payload = payload.freeze();

@@ -1,7 +1,8 @@
-//! `gantry get`: downloads an object and proves that it is the right one.
+//! `gantry get`: downloads an object and verifies it.
 
 mod progress;
 mod stream;
+mod summary;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,13 +10,13 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::StreamExt as _;
-use serde::Serialize;
 use tokio::fs::File;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::progress::Meter;
+use self::summary::Summary;
 use super::address::{ByteRange, ObjectAddress, Rate};
 use super::exit::{Exit, Failure};
 use super::output::{self, Form};
@@ -24,24 +25,24 @@ use gantry_bus::rate::RateLimit;
 use gantry_client::part::{self, Destination};
 use gantry_client::verify::Proof;
 use gantry_client::{self as consumer, Client, FileOptions, Progress};
-use gantry_proto::{Pin, Span, TransferId};
+use gantry_proto::{Pin, Span};
 use gantry_relay::shutdown::Shutdown;
 
-/// Download an object and prove that it is the right one
+/// Download an object and verify it
 ///
-/// The file appears under its name only when it is complete and proved. Until then its bytes are in a hidden file
-/// beside it, from which the same command goes on when it was interrupted.
+/// The file appears under its name once it is complete and verified. Until then, its bytes are in a hidden file in the
+/// same folder. If the download is interrupted, run the same command again to resume it.
 ///
-/// Devices, FIFOs and paths that name an open file, such as /dev/stdout, take the bytes as they come.
+/// Devices, FIFOs and open files such as /dev/stdout receive the bytes as they arrive, before they are verified.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Get {
-    #[arg(value_name = "STORE/KEY", help = "The object; all after the first slash is its key")]
+    #[arg(value_name = "STORE/KEY", help = "Object to download; everything after the first slash is the key")]
     address: ObjectAddress,
     #[arg(
         short,
         long,
         value_name = "PATH",
-        help = "Where to: a file, a folder, or - for stdout [default: the key's last part, in the current folder]"
+        help = "File or folder to write to, or - for stdout [default: the last part of the key, in the current folder]"
     )]
     output: Option<PathBuf>,
     #[arg(
@@ -49,53 +50,23 @@ pub(super) struct Get {
         long,
         value_name = "RANGE",
         allow_hyphen_values = true,
-        help = "Bytes to download, as for curl: FIRST-LAST with both included, FIRST-, or -COUNT for the last ones; needs -o with a file's name or -"
+        help = "Bytes to download, as in curl: FIRST-LAST (inclusive), FIRST-, or -COUNT for the last COUNT bytes; requires -o with a file name or -"
     )]
     range: Option<ByteRange>,
-    #[arg(long, value_name = "ETAG", help = "Only if the object's ETag is this one, as gantry stat prints it")]
+    #[arg(long, value_name = "ETAG", help = "Fail unless the object has this ETag, as gantry stat prints it")]
     if_match: Option<String>,
-    #[arg(long, value_name = "ID", help = "The version, where the store keeps versions")]
+    #[arg(long, value_name = "ID", help = "Version to download, if the store keeps versions")]
     version_id: Option<String>,
-    #[arg(long, help = "Begin anew rather than from where an earlier download of the same stopped")]
+    #[arg(long, help = "Start from the beginning instead of resuming an interrupted download")]
     no_resume: bool,
-    #[arg(long, value_name = "RATE", help = "At most so many bytes per second, as in 500K, 10M or 1.5MiB")]
+    #[arg(long, value_name = "RATE", help = "Maximum bytes per second, such as 500K, 10M or 1.5MiB")]
     limit_rate: Option<Rate>,
-    #[arg(long, value_name = "TEXT", help = "Text that comes back on every message of the transfer, for correlation")]
+    #[arg(long, value_name = "TEXT", help = "Text to repeat on every message of the transfer, for correlation")]
     correlation: Option<String>,
-    #[arg(long, help = "Print one JSON object when done, on stdout, or on stderr when stdout carries the bytes")]
+    #[arg(long, help = "Print the result as JSON on stdout, or on stderr if stdout carries the bytes")]
     json: bool,
-    #[arg(short, long, help = "Say nothing unless it fails")]
+    #[arg(short, long, help = "Print nothing unless the download fails")]
     quiet: bool,
-}
-
-/// How a download went.
-#[derive(Clone, Debug, Serialize)]
-struct Summary {
-    store: String,
-    key: String,
-    /// The file, or `-` for stdout.
-    path: PathBuf,
-    bytes: u64,
-    /// How many of them were fetched now rather than by an earlier download.
-    fetched_bytes: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resumed_from: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    restarted: Option<String>,
-    #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
-    elapsed: Duration,
-    proof: Proof,
-    etag: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    version_id: Option<String>,
-    recoveries: u64,
-    /// The last transfer, by which a relay's log knows the download.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    transfer: Option<TransferId>,
-}
-
-fn milliseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u128(duration.as_millis())
 }
 
 impl Get {
@@ -111,18 +82,18 @@ impl Get {
         self.limit_rate.map(|Rate(bytes_per_s)| RateLimit::new(bytes_per_s))
     }
 
-    /// Returns where the bytes go if that is no file to be replaced.
+    /// Returns the destination of the bytes if it is not a file that can be replaced.
     fn stream_target(&self) -> Option<Destination> {
         stream::of(self.output.as_deref()?)
     }
 
     pub(super) async fn run(self, client: Client, shutdown: &Shutdown) -> Result<(), Failure> {
         let subject = self.address.to_string();
-        let got = match self.download(&client, shutdown).await {
+        let reported = match self.download(&client, shutdown).await {
             Ok(summary) => self.report(&summary),
             Err(failure) => Err(failure),
         };
-        got.map_err(|failure| failure.about(subject))
+        reported.map_err(|failure| failure.about(subject))
     }
 
     async fn download(&self, client: &Client, shutdown: &Shutdown) -> Result<Summary, Failure> {
@@ -143,27 +114,28 @@ impl Get {
         self.stream(client, get, path, File::from_std(file), shutdown).await
     }
 
-    /// Returns the file that is to be written.
-    ///
-    /// A part of an object never takes the name of the whole unless it was asked to by that name.
+    /// Returns the file to write. A range gets the object's own name only if the user has named that file.
     fn target(&self) -> Result<PathBuf, Failure> {
-        // A folder is reached through a link only if a file would be.
+        // A link to a folder must be as trustworthy as a link to a file.
         if let Some(Err(error @ part::Error::ForeignLink { .. })) = self.output.as_deref().map(part::destination) {
             return Err(consumer::Error::from(error).into());
         }
+
         let target = self.address.target(self.output.as_deref()).map_err(Failure::usage)?;
         if self.range.is_some() && self.output.as_ref() != Some(&target) {
-            let message =
-                "a range is not stored under the object's name: give a file's name with -o, or -o - for stdout";
-            return Err(Failure::usage(message));
+            return Err(Failure::usage(
+                "--range needs a target, since a part of an object is not stored under the object's name: add -o with \
+                 a file name, or -o - for stdout",
+            ));
         }
         Ok(target)
     }
 
-    /// Turns the command line into what to ask for; the last bytes of an object are known once its size is.
+    /// Converts the command line to a request. The start of the last bytes depends on the object's size.
     async fn wanted(&self, client: &Client, shutdown: &Shutdown) -> Result<consumer::Get, Failure> {
         let ObjectAddress { store, key } = self.address.clone();
         let mut pin = Pin { if_match: self.if_match.clone(), version_id: self.version_id.clone() };
+
         let span = match self.range {
             None => Span::default(),
             Some(ByteRange::Span(span)) => span,
@@ -176,7 +148,11 @@ impl Get {
                 Span { start: object.size.saturating_sub(count), end: None }
             }
         };
-        Ok(consumer::Get { span, pin, context: self.correlation.clone(), ..consumer::Get::new(store, key) })
+
+        let mut get = consumer::Get::new(store, key).pin(pin);
+        get.span = span;
+        get.context.clone_from(&self.correlation);
+        Ok(get)
     }
 
     async fn file(
@@ -186,13 +162,14 @@ impl Get {
         target: &Path,
         shutdown: &Shutdown,
     ) -> Result<Summary, Failure> {
-        let (progress, told) = watch::channel(Progress::default());
-        let options = FileOptions { resume: !self.no_resume, progress: Some(progress), cancel: shutdown.drain.clone() };
-        let meter = self.meter();
+        let (progress, seen) = watch::channel(Progress::default());
+        let options = FileOptions::default().resume(!self.no_resume).progress(progress).cancel(shutdown.drain.clone());
+
         let download = client.download(get, target, options);
-        let report = meter.follow(told.clone(), download).await;
-        let transfer = told.borrow().transfer;
+        let report = self.meter().follow(seen.clone(), download).await;
+        let transfer = seen.borrow().transfer;
         let report = report.map_err(|error| Failure::from(error).of(transfer))?;
+
         Ok(Summary {
             path: report.path,
             bytes: report.bytes,
@@ -209,7 +186,7 @@ impl Get {
         })
     }
 
-    /// Writes the bytes to what can't be put in place at once. They are proved only after the last one was written.
+    /// Writes the bytes to a target that can't be replaced at once. They are verified after the last one is written.
     async fn stream(
         &self,
         client: &Client,
@@ -218,7 +195,7 @@ impl Get {
         mut to: impl AsyncWrite + Unpin,
         shutdown: &Shutdown,
     ) -> Result<Summary, Failure> {
-        let asked = Instant::now();
+        let started = Instant::now();
         let first = get.span.start;
         let mut download = tokio::select! {
             download = client.get(get) => download?,
@@ -227,33 +204,34 @@ impl Get {
         if first > 0 && download.range().is_empty() {
             let size = download.object().size;
             download.stop().await;
-            return Err(Failure::usage(format!("the range begins at {first}, and the object has {size} bytes")));
+            return Err(Failure::usage(format!(
+                "the range starts at {first}, and the object has {size} bytes: start before its end"
+            )));
         }
 
-        let told = download.progress();
-        let progress = told.clone();
-        let meter = self.meter();
-        let copied = async {
+        let progress = download.progress();
+        let copy = async {
             while let Some(bytes) = download.next().await {
                 to.write_all(&bytes?).await.map_err(|error| write_failure(path, &error))?;
             }
             to.flush().await.map_err(|error| write_failure(path, &error))
         };
         let copied = tokio::select! {
-            copied = meter.follow(told, copied) => copied,
+            copied = self.meter().follow(progress.clone(), copy) => copied,
             () = shutdown.drain.cancelled() => Err(Failure::interrupted()),
         };
         if let Err(failure) = copied {
             download.stop().await;
             return Err(failure.of(progress.borrow().transfer));
         }
+
         let bytes = download.range().end - download.range().start;
         let object = download.object();
         Ok(Summary {
             path: path.to_owned(),
             bytes,
             fetched_bytes: bytes,
-            elapsed: asked.elapsed(),
+            elapsed: started.elapsed(),
             proof: download.proof().unwrap_or(Proof::Transport),
             etag: object.etag.clone(),
             version_id: object.version_id.clone(),
@@ -267,7 +245,8 @@ impl Get {
         if self.is_quiet() || self.json || !output::is_watched() { Meter::hidden() } else { Meter::shown() }
     }
 
-    /// Returns whether only failures are reported: also where a line on stderr would end up among the bytes.
+    /// Returns whether only failures are printed. That includes downloads to stderr, where a line would get between the
+    /// bytes.
     fn is_quiet(&self) -> bool {
         self.quiet || self.stream_target().is_some_and(|stream| stream::is_stderr(&stream))
     }
@@ -301,78 +280,9 @@ impl Get {
     }
 }
 
-impl Summary {
-    /// Returns the line that says what was done and what was proved.
-    fn line(&self) -> String {
-        let path = if self.path == Path::new("-") { "stdout".into() } else { self.path.to_string_lossy() };
-        let rate = output::rate(self.fetched_bytes, self.elapsed);
-        let mut line = format!("wrote {path}: {} bytes in {} ({rate})", self.bytes, output::seconds(self.elapsed));
-        if let Some(offset) = self.resumed_from {
-            line.push_str(&format!(", resumed at {offset}"));
-        }
-        if let Some(reason) = &self.restarted {
-            line.push_str(&format!(", begun anew: {reason}"));
-        }
-        if self.recoveries > 0 {
-            line.push_str(&format!(", recovered {} times", self.recoveries));
-        }
-        line.push_str(&match self.proof {
-            Proof::Transport => ", verified in transport only".to_owned(),
-            Proof::InvalidChecksum { algorithm } => {
-                format!(", verified in transport only: the stated {} is invalid", algorithm.name())
-            }
-            proof @ (Proof::FullObject { .. } | Proof::Composite { .. }) => format!(", verified by {proof}"),
-        });
-        line
-    }
-}
-
 fn write_failure(path: &Path, error: &io::Error) -> Failure {
     if path == Path::new("-") {
         return output::stdout_failure(error);
     }
-    Failure::new(Exit::Failed, format!("{}: {error}", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use gantry_proto::ChecksumAlgorithm;
-
-    fn summary() -> Summary {
-        Summary {
-            store: "files".to_owned(),
-            key: "a/model.bin".to_owned(),
-            path: "model.bin".into(),
-            bytes: 268_435_456,
-            fetched_bytes: 268_435_456,
-            resumed_from: None,
-            restarted: None,
-            elapsed: Duration::from_millis(1200),
-            proof: Proof::FullObject { algorithm: ChecksumAlgorithm::Crc64Nvme },
-            etag: "\"x\"".to_owned(),
-            version_id: None,
-            recoveries: 0,
-            transfer: None,
-        }
-    }
-
-    #[test]
-    fn the_last_line_says_what_was_proved() {
-        let line = "wrote model.bin: 268435456 bytes in 1.2 s (213 MiB/s), verified by CRC64NVME (full object)";
-        assert_eq!(summary().line(), line);
-        let other = Summary { proof: Proof::Transport, resumed_from: Some(7), recoveries: 2, ..summary() }.line();
-        assert!(other.ends_with(", resumed at 7, recovered 2 times, verified in transport only"), "{other}");
-        let invalid = Proof::InvalidChecksum { algorithm: ChecksumAlgorithm::Sha1 };
-        let invalid = Summary { proof: invalid, ..summary() }.line();
-        assert!(invalid.ends_with(", verified in transport only: the stated SHA1 is invalid"), "{invalid}");
-    }
-
-    #[test]
-    fn the_json_holds_what_the_line_says() {
-        let json = serde_json::to_value(summary()).unwrap();
-        assert_eq!(json["proof"], serde_json::json!({"kind": "full_object", "algorithm": "crc64nvme"}));
-        assert_eq!((json["elapsed_ms"].as_u64(), json["bytes"].as_u64()), (Some(1200), Some(268_435_456)));
-        assert_eq!(json.get("resumed_from"), None);
-    }
+    Failure::new(Exit::Failed, format!("can't write to {}: {error}", path.display()))
 }

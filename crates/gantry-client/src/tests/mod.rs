@@ -1,3 +1,5 @@
+//! The consumer with a relay that the test plays, on a bus in memory.
+
 mod resumed;
 
 use std::collections::BTreeMap;
@@ -11,9 +13,6 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use super::driver::join;
-use super::verify::Proof;
-use super::{Client, Error, FileOptions, Get, Options};
 use gantry_bus::{self as bus, Bus as _, Message, Subscription};
 use gantry_proto::chunk::Chunk;
 use gantry_proto::message::{Body, Envelope, Wait, json};
@@ -25,9 +24,13 @@ use gantry_proto::{
 };
 use gantry_testing::bus::{Memory, MemoryNetwork, WhileCut};
 
+use crate::driver::join;
+use crate::verify::Proof;
+use crate::{Client, Error, FileOptions, Get, Options};
+
 const SIZE: u64 = 1_000_000;
 
-/// A relay played by hand, for one consumer.
+/// A relay that the test plays, for one consumer.
 struct Relay {
     bus: Arc<Memory>,
     requests: Subscription,
@@ -52,7 +55,7 @@ impl Relay {
         }
     }
 
-    /// Takes a request and accepts it.
+    /// Receives a request and accepts it.
     async fn accept(&mut self) -> GetRequest {
         let message = self.requests.next().await.unwrap();
         self.inbox = message.reply.unwrap();
@@ -103,6 +106,22 @@ fn object() -> ObjectInfo {
     }
 }
 
+/// Returns the checksum that a store keeps of these bytes.
+fn stored(bytes: &[u8]) -> Option<Checksum> {
+    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
+    Some(Checksum {
+        algorithm: ChecksumAlgorithm::Crc64Nvme,
+        kind: ChecksumKind::FullObject,
+        value: STANDARD.encode(crc.to_be_bytes()),
+        parts: Vec::new(),
+    })
+}
+
+/// Returns the bytes of the object.
+fn body() -> Vec<u8> {
+    vec![7; usize::try_from(SIZE).unwrap()]
+}
+
 fn client(bus: &Arc<Memory>, options: Options) -> Client {
     Client::new(Arc::clone(bus) as Arc<dyn bus::Bus>, options)
 }
@@ -111,9 +130,10 @@ fn wanted() -> Get {
     Get::new("s".parse().unwrap(), "k".parse().unwrap())
 }
 
-/// The sink of a file has all that the credit allowed when its disk turns out to be full.
+/// A disk may turn out to be full after the sink has received all bytes that the credit allowed. The driver then waited
+/// forever.
 #[tokio::test(start_paused = true)]
-async fn a_sink_that_failed_with_all_credit_in_its_queue_left_the_driver_waiting_for_ever() {
+async fn cancels_transfer_when_sink_fails_with_all_credit_used() {
     let network = MemoryNetwork::new(1);
     let mut relay = Relay::on(&network).await;
     let client = client(&network.connect(), Options { window_initial_bytes: 1000, ..Options::default() });
@@ -130,7 +150,7 @@ async fn a_sink_that_failed_with_all_credit_in_its_queue_left_the_driver_waiting
     while !relay.control().await.cancel {}
 }
 
-/// A bus that takes nothing, as async-nats does without a connection once its queue is full.
+/// A bus that blocks every call, like async-nats without a connection once its queue is full.
 #[derive(Debug)]
 struct Stuck(Arc<Memory>);
 
@@ -173,7 +193,7 @@ impl bus::Bus for Stuck {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bus_that_took_nothing_kept_a_download_waiting_past_its_patience() {
+async fn gives_up_in_time_on_a_blocked_bus() {
     let stuck = Arc::new(Stuck(MemoryNetwork::new(1).connect()));
     let client = Client::new(stuck, Options { patience: Duration::from_secs(20), ..Options::default() });
 
@@ -185,11 +205,12 @@ async fn a_bus_that_took_nothing_kept_a_download_waiting_past_its_patience() {
     assert!(matches!(stat, Ok(Err(Error::GaveUp { cause: Cause::Stall, .. }))), "{stat:?}");
 }
 
-/// nats-server gives a request to one of the relays, also to one that hangs.
+/// nats-server delivers a request to one relay of the queue group, which may hang.
 #[tokio::test(start_paused = true)]
-async fn a_frozen_relay_that_got_the_one_question_cost_the_whole_timeout() {
+async fn repeats_a_query_that_a_hanging_relay_received() {
     let network = MemoryNetwork::new(1);
-    let (bus, client) = (network.connect(), client(&network.connect(), Options::default()));
+    let bus = network.connect();
+    let client = client(&network.connect(), Options::default());
     let mut questions = bus.subscribe("gantry.v1.stat.s", None).await.unwrap();
     let relay = async {
         questions.next().await.unwrap();
@@ -197,28 +218,27 @@ async fn a_frozen_relay_that_got_the_one_question_cost_the_whole_timeout() {
         let answer = Message { subject: reply.unwrap(), payload: json(&object()), ..Message::default() };
         bus.publish(answer).await.unwrap();
     };
-    let asked = Instant::now();
-    let (store, key, pin) = ("s".parse().unwrap(), "k".parse().unwrap(), Pin::default());
-    let (stat, ()) = tokio::join!(client.stat(&store, &key, &pin), relay);
+
+    let started = Instant::now();
+    let get = wanted();
+    let (stat, ()) = tokio::join!(client.stat(&get.store, &get.key, &get.pin), relay);
 
     assert_eq!(stat.unwrap(), object());
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
-/// Sends a kilobyte of an object that is then described otherwise, by the same `ETag`, and fetches it to a file.
+/// The first download gets a kilobyte, and a wrong checksum. The second one gets the right checksum for the same `ETag`.
 #[tokio::test]
-async fn a_part_file_that_the_object_contradicts_failed_every_further_download() {
+async fn restarts_when_the_part_file_contradicts_the_object() {
     let network = MemoryNetwork::new(1);
     let mut relay = Relay::on(&network).await;
-    let (client, folder) = (client(&network.connect(), Options::default()), tempfile::tempdir().unwrap());
-    let (target, body) = (folder.path().join("file"), vec![7; usize::try_from(SIZE).unwrap()]);
-    let stored = |bytes: &[u8]| {
-        let value = STANDARD.encode(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes).to_be_bytes());
-        let (algorithm, kind) = (ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject);
-        Some(Checksum { algorithm, kind, value, parts: Vec::new() })
-    };
+    let client = client(&network.connect(), Options::default());
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("file");
+    let body = body();
+
     relay.object.checksum = stored(b"other");
-    let options = FileOptions { resume: true, ..FileOptions::default() };
+    let options = FileOptions::default();
     let interrupted = client.download(wanted(), &target, options.clone());
     let serve = async {
         relay.accept().await;
@@ -233,7 +253,7 @@ async fn a_part_file_that_the_object_contradicts_failed_every_further_download()
     assert!(matches!(interrupted, Err(Error::Cancelled)), "{interrupted:?}");
 
     relay.object.checksum = stored(&body);
-    let again = client.download(wanted(), &target, FileOptions { resume: true, ..FileOptions::default() });
+    let again = client.download(wanted(), &target, FileOptions::default());
     let serve = async {
         assert_eq!(relay.accept().await.start, 1000);
         relay.transfer = TransferId(uuid::Uuid::from_u128(2));
@@ -250,7 +270,7 @@ async fn a_part_file_that_the_object_contradicts_failed_every_further_download()
     assert_eq!(std::fs::read(&target).unwrap(), body);
 }
 
-/// Answers every question to a subject with the same body.
+/// Answers every request on a subject with the same body.
 async fn answer(bus: Arc<Memory>, subject: &str, body: String) {
     let mut questions = bus.subscribe(subject, None).await.unwrap();
     while let Some(question) = questions.next().await {
@@ -260,7 +280,7 @@ async fn answer(bus: Arc<Memory>, subject: &str, body: String) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_relay_of_the_own_prefix_makes_a_missing_relay_a_missing_store() {
+async fn reports_a_missing_store_only_if_a_relay_with_the_same_prefix_answers() {
     let answers = |prefix: &str| format!(r#"{{"name":"gantry","id":"1","metadata":{{"prefix":"{prefix}"}}}}"#);
     for (body, is_ours) in [(answers("gantry"), true), (answers("other"), false), ("hello".to_owned(), false)] {
         let network = MemoryNetwork::new(1);
@@ -276,7 +296,7 @@ async fn only_a_relay_of_the_own_prefix_makes_a_missing_relay_a_missing_store() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_about_something_else_is_not_taken() {
+async fn rejects_answers_about_something_else() {
     let describe = |key: &str, size: u64| format!(r#"{{"key":"{key}","size":{size},"etag":"1"}}"#);
     let list = |entries: &str| format!(r#"{{"entries":[{entries}],"prefixes":[]}}"#);
     let entry = |key: &str| format!(r#"{{"key":"{key}","size":1}}"#);
@@ -295,7 +315,7 @@ async fn an_answer_about_something_else_is_not_taken() {
             let (key, pin) = ("k".parse().unwrap(), Pin::default());
             (client.stat(&store, &key, &pin).await, client.list_page(&store, &request).await)
         };
-        // The answers' subscriptions come first: nobody would listen to the questions.
+        // Biased, so that the answering side subscribes before the requests are sent.
         let (described, listed) = tokio::select! {
             biased;
             () = answer(network.connect(), "gantry.v1.stat.s", stat) => panic!("the subscription ended"),
@@ -309,9 +329,9 @@ async fn an_answer_about_something_else_is_not_taken() {
     }
 }
 
-/// The sum of now and an endless patience is a time that no clock shows.
+/// The sum of the current time and an unlimited patience is not a valid time.
 #[tokio::test(start_paused = true)]
-async fn a_patience_without_an_end_is_waited_for() {
+async fn retries_without_end_with_unlimited_patience() {
     let bus = MemoryNetwork::new(1).connect();
     bus.cut(WhileCut::Wait);
     let client = client(&bus, Options { patience: Duration::MAX, ..Options::default() });
