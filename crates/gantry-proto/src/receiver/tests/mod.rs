@@ -1,7 +1,9 @@
 mod hostile;
 mod rig;
 
-use super::super::message::Envelope;
+use super::super::answer::End;
+use super::super::error::{Code, WireError};
+use super::super::message::{Envelope, Wait};
 use super::*;
 use uuid::Uuid;
 
@@ -434,7 +436,7 @@ mod recovery {
     fn an_answer_may_take_four_stall_timeouts_once_many_requests_met_silence() {
         let mut pair = Pair::new();
         pair.outputs();
-        pair.receiver.unanswered = 20;
+        pair.receiver.recovery.set_unanswered(20);
         let asked = seconds_of_requests(&pair.run(STALL * 4));
         assert_eq!(asked, [(STALL * 4).as_secs_f64()]);
     }
@@ -446,7 +448,7 @@ mod recovery {
             let mut pair = Pair::new();
             pair.outputs();
             pair.hear(&beat(0, 0, Wait::Store), answered_in.min(SECOND - MS));
-            pair.receiver.answered_in = Some(answered_in);
+            pair.receiver.recovery.handle_answered(answered_in);
             pair.accept(0, SECOND);
             pair.hear(&chunk(0, 0, 50), SECOND);
             pair.outputs();
@@ -1094,7 +1096,10 @@ mod links {
         rig.run(10 * SECOND);
         assert!(rig.run(SECOND) > 90 * MIB);
         let transfer = Pair::streaming();
-        assert_eq!(rig.receiver.pace.patience(STALL), transfer.receiver.pace.patience(STALL));
+        assert_eq!(
+            rig.receiver.credit.window().silence_timeout(STALL),
+            transfer.receiver.credit.window().silence_timeout(STALL)
+        );
     }
 
     /// Bytes of others must not hide for long that the relay is dead.
@@ -1127,7 +1132,7 @@ mod links {
             now = silence.due(STALL).max(now);
             let received_bytes = 20 * u64::try_from(now.as_millis()).unwrap();
             let link = Link { received_bytes, caught_up_to: START };
-            if !silence.is_borne(now, link, STALL, SECOND, u64::MAX) {
+            if !silence.extend(now, link, STALL, SECOND, u64::MAX) {
                 break;
             }
         }

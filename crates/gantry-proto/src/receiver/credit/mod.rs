@@ -1,0 +1,130 @@
+//! Credit: how far the relay may send. All arithmetic on the window is here.
+
+mod window;
+
+use std::time::Duration;
+
+use self::window::Window;
+use super::super::OFFSET_MAX;
+
+/// How soon bytes that arrived must be written for the window to grow nevertheless. Half of the first window within this
+/// time is 20 MiB/s.
+const WRITTEN_SOON: Duration = Duration::from_millis(50);
+
+/// A credit is worth a message if it exceeds the previous one by this fraction of the window.
+const STEPS_PER_WINDOW: u64 = 8;
+
+/// What the consumer has written, and how far ahead of that the relay may send.
+#[derive(Debug)]
+pub(super) struct Credit {
+    /// The absolute offset up to which the driver has written, exclusive.
+    written: u64,
+    window: Window,
+    /// The largest window of this download, in bytes.
+    window_max: u64,
+    /// The largest window that the connection's budget allows now, in bytes.
+    share: u64,
+    /// When the relay reported that it waits for credit, while writing was behind.
+    blocked_at: Option<Duration>,
+}
+
+impl Credit {
+    /// Starts at the absolute offset `start`. The other values are in bytes.
+    pub(super) fn new(start: u64, window_initial: u64, window_max: u64, chunk_max: u64) -> Self {
+        Self {
+            written: start,
+            window: Window::new(window_initial.min(window_max).max(1), chunk_max),
+            window_max,
+            share: window_max.max(1),
+            blocked_at: None,
+        }
+    }
+
+    /// Returns the absolute offset up to which the driver has written, exclusive.
+    pub(super) const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Returns what the link has been found to carry.
+    pub(super) const fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// Returns what the link has been found to carry, to record an event.
+    pub(super) const fn window_mut(&mut self) -> &mut Window {
+        &mut self.window
+    }
+
+    /// Returns the absolute offset up to which the relay may send, exclusive. `next` is the offset of the next byte to
+    /// arrive, and `limit` the end of the range, if it is known.
+    pub(super) fn grant(&self, next: u64, limit: Option<u64>) -> u64 {
+        let limit = limit.unwrap_or(OFFSET_MAX).max(next);
+        self.written.saturating_add(self.size()).min(limit).min(OFFSET_MAX)
+    }
+
+    /// Returns the smallest credit that is worth sending after `credit`.
+    pub(super) fn step_from(&self, credit: u64) -> u64 {
+        credit.saturating_add((self.size() / STEPS_PER_WINDOW).max(1))
+    }
+
+    /// Returns the written offset at which [`Self::step_from`] is reached, or the `limit` of the range.
+    pub(super) fn written_at_step(&self, credit: u64, limit: u64) -> u64 {
+        self.step_from(credit).min(limit).saturating_sub(self.size())
+    }
+
+    /// Returns the written offset at which [`Self::handle_caught_up`] may let the window grow, if the relay waits.
+    pub(super) fn written_when_caught_up(&self, next: u64) -> Option<u64> {
+        self.blocked_at.map(|_| next.saturating_sub(self.size() / 2))
+    }
+
+    /// Records the connection's share of the window budget, in bytes.
+    pub(super) fn handle_share(&mut self, share: u64) {
+        self.share = share.max(1);
+    }
+
+    /// Records that everything below the absolute offset `limit` is written. Bytes from `next` on have not arrived.
+    pub(super) fn handle_written(&mut self, limit: u64, next: u64) {
+        self.written = self.written.max(limit.min(next));
+    }
+
+    /// Records that bytes arrived up to `next`.
+    pub(super) fn handle_arrived(&mut self, next: u64, now: Duration) {
+        self.window.handle_arrived(next, now);
+        self.blocked_at = None;
+    }
+
+    /// Records that the relay waits for credit. The window grows if writing keeps up, since then the window is too small.
+    /// `relay_max` is the largest window that the relay accepts.
+    pub(super) fn handle_blocked(&mut self, next: u64, relay_max: u64, now: Duration) {
+        if self.is_writing_behind(next) {
+            self.blocked_at = Some(now);
+        } else {
+            self.window.grow(self.growth_limit(relay_max));
+        }
+    }
+
+    /// Lets the window grow after all, if writing was behind only because all of a small window arrived at once.
+    pub(super) fn handle_caught_up(&mut self, next: u64, relay_max: u64, now: Duration) {
+        if self.is_writing_behind(next) {
+            return;
+        }
+
+        if self.blocked_at.take().is_some_and(|at| now.saturating_sub(at) <= WRITTEN_SOON) {
+            self.window.grow(self.growth_limit(relay_max));
+        }
+    }
+
+    /// Returns how far credit may run ahead of what is written, in bytes.
+    fn size(&self) -> u64 {
+        self.window.size().min(self.share)
+    }
+
+    fn growth_limit(&self, relay_max: u64) -> u64 {
+        self.window_max.min(relay_max).min(self.share)
+    }
+
+    /// Returns whether more than half of the window has arrived and is not written.
+    fn is_writing_behind(&self, next: u64) -> bool {
+        next.saturating_sub(self.written) > self.size() / 2
+    }
+}

@@ -1,0 +1,399 @@
+//! The consumer's side of one download, as a state machine that outlives transfers.
+//!
+//! | module | concern |
+//! |---|---|
+//! | `transfer` | an accepted transfer: its messages, and control messages |
+//! | `admit` | whether an `accepted` is valid |
+//! | `credit` | how far the relay may send, and how large the window is |
+//! | `recovery` | the next request after a failure, or the end of the download |
+//! | `silence` | whether a silent relay is lost or the link is slow |
+//! | `timers` | one table of all timers |
+//! | `failure` | the reasons for a recovery and for the end of a download |
+
+mod admit;
+mod credit;
+mod failure;
+mod recovery;
+mod silence;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod transfer;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use self::credit::Credit;
+pub use self::failure::{Cause, Failure};
+use self::recovery::Recovery;
+pub use self::silence::Link;
+use self::silence::Silence;
+use self::transfer::Transfer;
+use super::OFFSET_MAX;
+use super::answer::Accepted;
+use super::chunk::Chunk;
+use super::limits::{CONTROLS_BURST, CONTROLS_EVERY, REPEATS_BURST, REPEATS_EVERY};
+use super::message::{self, Body, Headers};
+use super::names::{Key, TransferId};
+use super::object::{ObjectInfo, Pin, Span};
+use super::quota::Quota;
+use super::request::{Control, GetRequest};
+use super::subject::Prefix;
+
+/// What a consumer wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The object.
+    pub key: Key,
+    /// The byte range: absolute offsets, the end exclusive.
+    pub span: Span,
+    /// The version.
+    pub pin: Pin,
+    /// A text that relays return on every message.
+    pub context: Option<String>,
+}
+
+/// The limits of a [`Receiver`].
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The first tokens of every subject. A relay's control subject must begin with them.
+    pub prefix: Prefix,
+    /// The first window, in bytes.
+    pub window_initial: u64,
+    /// The largest window, in bytes.
+    pub window_max: u64,
+    /// The largest chunk payload to ask for, in bytes.
+    pub chunk_max: u64,
+    /// Silence after which a relay counts as lost, but at least three of its beats. Until a relay's first message, the
+    /// timeout is shorter and follows the time of earlier answers.
+    pub stall_timeout: Duration,
+    /// How long to retry while nobody listens and no relay has ever accepted.
+    pub no_relay_patience: Duration,
+    /// How long to continue without new bytes, unless the consumer's own writing holds them up.
+    pub patience: Duration,
+    /// The first pause between fruitless requests. It doubles, with jitter.
+    pub backoff_min: Duration,
+    /// The longest pause.
+    pub backoff_max: Duration,
+    /// Makes the jitter repeatable.
+    pub jitter_seed: u64,
+}
+
+/// What the driver must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Drop the inbox, subscribe to a fresh one, and publish this to the store's `get` subject with the inbox as reply.
+    Request(GetRequest),
+    /// Publish this to `subject`, with the inbox as reply.
+    Control {
+        /// The transfer's control subject.
+        subject: String,
+        /// The consumer's state.
+        control: Control,
+    },
+    /// A relay accepted. For reports; the first one has the object's description.
+    Accepted(Box<Accepted>),
+    /// The transfer was abandoned. For logs and metrics.
+    Recovering(Cause),
+}
+
+/// Counts of a download's events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Requests sent.
+    pub requests: u64,
+    /// Transfers abandoned and continued by another one.
+    pub recoveries: u64,
+    /// Messages that arrived twice.
+    pub repeats: u64,
+    /// Messages of another transfer, or after the end.
+    pub strays: u64,
+    /// Bytes that arrived and were discarded.
+    pub discarded_bytes: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing is in flight. A request is due at `until`.
+    Waiting { until: Duration },
+    /// There is no connection.
+    Offline,
+    /// A request was sent.
+    Requested {
+        asked: Duration,
+        /// Whether a relay has answered, if only with a beat.
+        heard: bool,
+        /// The time since the request, or since the relay's last message.
+        silence: Silence,
+        /// The credit in the request.
+        credit: u64,
+    },
+    /// A relay is sending.
+    Streaming(Box<Transfer>),
+    /// Every byte and the end message have arrived. Some bytes may not be written.
+    Ended,
+    /// The download has failed.
+    Failed(Failure),
+}
+
+/// Turns the messages of any number of transfers into one contiguous run of bytes.
+///
+/// Invariants:
+/// - What [`Self::poll_deliver`] returns is a prefix of the wanted range of one version of the object, each byte once.
+/// - Credit never falls, and is never more than a window ahead of what was written.
+/// - The download ends only when every byte and the end message have arrived.
+#[derive(Debug)]
+pub struct Receiver {
+    settings: Settings,
+    wanted: Wanted,
+    /// The version that is being downloaded, once a relay has accepted.
+    object: Option<ObjectInfo>,
+    /// The exclusive end of the range, once a relay has stated the object's size.
+    limit: Option<u64>,
+    /// The offset of the next byte to arrive.
+    next: u64,
+    credit: Credit,
+    link: Link,
+    state: State,
+    recovery: Recovery,
+    /// Limits control messages.
+    controls: Quota,
+    /// Limits control messages that repeat the previous credit in answer to beats.
+    repeats: Quota,
+    deliver: VecDeque<Chunk>,
+    outputs: VecDeque<Output>,
+    stats: Stats,
+}
+
+impl Receiver {
+    /// Starts a download. The first request is ready at once.
+    #[must_use]
+    pub fn new(settings: Settings, wanted: Wanted, now: Duration) -> Self {
+        let start = wanted.span.start;
+        let mut receiver = Self {
+            credit: Credit::new(start, settings.window_initial, settings.window_max, settings.chunk_max),
+            recovery: Recovery::new(&settings, now),
+            settings,
+            wanted,
+            object: None,
+            limit: None,
+            next: start,
+            link: Link::default(),
+            state: State::Waiting { until: now },
+            controls: Quota::new(CONTROLS_BURST, CONTROLS_EVERY),
+            repeats: Quota::new(REPEATS_BURST, REPEATS_EVERY),
+            deliver: VecDeque::new(),
+            outputs: VecDeque::new(),
+            stats: Stats::default(),
+        };
+        receiver.handle_timeout(now);
+        receiver
+    }
+
+    /// Returns the version that is being downloaded, once a relay has accepted.
+    #[must_use]
+    pub const fn object(&self) -> Option<&ObjectInfo> {
+        self.object.as_ref()
+    }
+
+    /// Returns the absolute offset of the next byte to arrive.
+    #[must_use]
+    pub const fn next_offset(&self) -> u64 {
+        self.next
+    }
+
+    /// Returns the absolute offset up to which bytes are known to be written, exclusive.
+    #[must_use]
+    pub const fn written_offset(&self) -> u64 {
+        self.credit.written()
+    }
+
+    /// Returns the counts so far.
+    #[must_use]
+    pub const fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Returns how the download ended: `Ok` once every byte is written.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Result<(), &Failure>> {
+        match &self.state {
+            State::Failed(failure) => Some(Err(failure)),
+            State::Ended if self.credit.written() >= self.next => Some(Ok(())),
+            State::Ended | State::Waiting { .. } | State::Offline | State::Requested { .. } | State::Streaming(_) => {
+                None
+            }
+        }
+    }
+
+    /// Returns what the driver must do next, or `None` if there is nothing.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Returns the next chunk to write, in order and with a valid CRC. Report it to [`Self::handle_written`].
+    pub fn poll_deliver(&mut self) -> Option<Chunk> {
+        self.deliver.pop_front()
+    }
+
+    /// Returns whether [`Self::poll_deliver`] has a chunk.
+    #[must_use]
+    pub fn has_deliverable(&self) -> bool {
+        !self.deliver.is_empty()
+    }
+
+    /// Returns when the latest credit was given whose bytes have arrived. Everything sent to the consumer before then has
+    /// arrived as well.
+    #[must_use]
+    pub const fn caught_up_to(&self) -> Duration {
+        self.credit.window().caught_up_to()
+    }
+
+    /// Returns the written offset from which on [`Self::handle_written`] has an effect. Until then it need not be called.
+    #[must_use]
+    pub fn written_due(&self) -> u64 {
+        let transfer = match &self.state {
+            State::Ended => return self.next,
+            State::Streaming(transfer) => transfer,
+            State::Waiting { .. } | State::Offline | State::Requested { .. } | State::Failed(_) => return u64::MAX,
+        };
+
+        let limit = self.limit.unwrap_or(OFFSET_MAX);
+        let may_give_credit = transfer.credit < limit && transfer.control_due.is_none();
+        let credit_due = if may_give_credit { self.credit.written_at_step(transfer.credit, limit) } else { u64::MAX };
+        let caught_up = self.credit.written_when_caught_up(self.next).unwrap_or(u64::MAX);
+        credit_due.min(caught_up)
+    }
+
+    /// Records what the connection has carried by now.
+    pub const fn handle_link(&mut self, link: Link) {
+        self.link = link;
+    }
+
+    /// Records the connection's share of the window budget, in bytes.
+    pub fn handle_share(&mut self, share: u64) {
+        self.credit.handle_share(share);
+    }
+
+    /// Records that the connection was lost, and with it everything in flight.
+    pub fn handle_disconnected(&mut self) {
+        if !self.is_open() || matches!(self.state, State::Offline) {
+            return;
+        }
+
+        self.count_recovery();
+        self.recovery.handle_disconnected();
+        self.learn_from_end();
+        self.credit.window_mut().handle_lost();
+
+        // What was not sent yet belongs to a transfer that is gone. A new request follows the reconnect.
+        self.outputs.retain(|output| !matches!(output, Output::Request(_) | Output::Control { .. }));
+        self.outputs.push_back(Output::Recovering(Cause::Disconnected));
+        self.state = State::Offline;
+    }
+
+    /// Records that there is a connection again.
+    pub fn handle_connected(&mut self, now: Duration) {
+        if matches!(self.state, State::Offline) {
+            self.request(now);
+        }
+    }
+
+    /// Records nats-server's report that nobody received what was published last.
+    pub fn handle_no_responders(&mut self, now: Duration) {
+        match &mut self.state {
+            // The relay may be replacing the connection on which it hears control messages, but then it still sends.
+            State::Streaming(transfer) if now < transfer.absent_at() => transfer.handle_unheard(now),
+            State::Requested { .. } | State::Streaming(_) => self.recover(Cause::NoResponders, None, now),
+            State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => {}
+        }
+    }
+
+    /// Ends the download for a reason outside of the protocol.
+    pub fn handle_failure(&mut self, failure: Failure) {
+        if self.outcome().is_none() {
+            self.cancel_transfer();
+            self.state = State::Failed(failure);
+        }
+    }
+
+    /// Handles a message from the inbox of the latest request.
+    pub fn handle_message(&mut self, headers: &Headers, payload: Bytes, now: Duration) {
+        let (envelope, body) = match message::decode(headers, payload.clone()) {
+            Ok(decoded) => decoded,
+            Err(_) if self.is_of_another(headers) => {
+                self.stats.strays = self.stats.strays.saturating_add(1);
+                return;
+            }
+            Err(malformed) => match message::error_of(headers, &payload) {
+                Some(error) => (message::Envelope { transfer: None, context: None }, Body::Error(error)),
+                None => return self.recover(Cause::Violation(malformed.to_string()), None, now),
+            },
+        };
+
+        let is_news = self.is_news(&body);
+        self.recovery.handle_heard();
+        match &mut self.state {
+            State::Requested { asked, heard, silence, credit } => {
+                *silence = Silence::new(now, self.link);
+                if !std::mem::replace(heard, true) {
+                    self.recovery.handle_answered(now.saturating_sub(*asked));
+                }
+                let credit = *credit;
+                self.handle_answer(body, envelope.transfer, credit, now);
+            }
+            State::Streaming(transfer) if envelope.transfer == Some(transfer.id()) => {
+                if is_news {
+                    transfer.silence = Silence::new(now, self.link);
+                }
+                self.handle_body(body, now);
+            }
+            State::Waiting { .. } | State::Offline | State::Streaming(_) | State::Ended | State::Failed(_) => {
+                self.stats.strays = self.stats.strays.saturating_add(1);
+                self.discard(&body);
+            }
+        }
+    }
+
+    /// Handles a message before `accepted`. `credit` is the one in the request.
+    fn handle_answer(&mut self, body: Body, transfer: Option<TransferId>, credit: u64, now: Duration) {
+        match body {
+            Body::Accepted(accepted) => self.handle_accepted(accepted, transfer, credit, now),
+            Body::Beat { .. } => {}
+            Body::Error(error) => self.handle_error(error, transfer.is_none(), now),
+            Body::Goaway => self.recover(Cause::Goaway, None, now),
+            Body::Chunk(_) | Body::End(_) => self.recover(Cause::Gap, None, now),
+        }
+    }
+
+    /// Returns whether an unreadable message names a transfer other than the current one.
+    fn is_of_another(&self, headers: &Headers) -> bool {
+        let State::Streaming(transfer) = &self.state else { return false };
+        let named = headers.get(message::TRANSFER).and_then(|text| text.parse::<TransferId>().ok());
+        named.is_some_and(|named| named != transfer.id())
+    }
+
+    /// Returns whether a message shows that its relay makes progress. Repeats don't, and neither do beats after the last
+    /// byte, since only the end can follow.
+    fn is_news(&self, body: &Body) -> bool {
+        let State::Streaming(transfer) = &self.state else { return true };
+        match body {
+            Body::Chunk(chunk) => chunk.seq >= transfer.seq,
+            Body::Beat { seq, .. } => *seq >= transfer.seq && Some(self.next) != self.limit,
+            Body::Accepted(_) => false,
+            Body::End(_) | Body::Error(_) | Body::Goaway => true,
+        }
+    }
+
+    /// Returns the absolute offset up to which the relay may send, exclusive.
+    fn grant(&self) -> u64 {
+        self.credit.grant(self.next, self.limit.or(self.wanted.span.end))
+    }
+
+    const fn is_open(&self) -> bool {
+        !matches!(self.state, State::Ended | State::Failed(_))
+    }
+}

@@ -1,0 +1,111 @@
+//! All timers of a download, in one table.
+
+use std::time::Duration;
+
+use super::failure::Cause;
+use super::recovery::ANSWER_TIMEOUT_MIN;
+use super::transfer::Transfer;
+use super::{Receiver, State};
+
+/// The shortest stall timeout that slow beats lead to, however short the patience is.
+const BEATS_TIMEOUT_MIN: Duration = Duration::from_secs(3);
+
+/// What is timed. If several timers have expired, the first in this order counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// No bytes have arrived for as long as the download may wait.
+    Patience,
+    /// The pause before a request is over.
+    Request,
+    /// A request, or the relay that has answered it with beats, met silence.
+    Answer,
+    /// The relay that sends has been silent.
+    Stall,
+    /// The relay should hear from the consumer.
+    Control,
+}
+
+impl Receiver {
+    /// Returns when each timer expires; `None` if it is not running.
+    pub(super) fn timers(&self) -> [(Timer, Option<Duration>); 5] {
+        let mut request = None;
+        let mut answer = None;
+        let mut stall = None;
+        let mut control = None;
+
+        match &self.state {
+            State::Waiting { until } => request = Some(*until),
+            State::Requested { heard, silence, .. } => answer = Some(silence.due(self.answer_timeout(*heard))),
+            State::Streaming(transfer) => {
+                stall = Some(transfer.silence.due(self.stall_timeout(transfer)));
+                control = Some(transfer.control_at());
+            }
+            State::Offline | State::Ended | State::Failed(_) => {}
+        }
+
+        let patience = self.is_open().then(|| self.recovery.patience_ends(&self.settings));
+        [
+            (Timer::Patience, patience),
+            (Timer::Request, request),
+            (Timer::Answer, answer),
+            (Timer::Stall, stall),
+            (Timer::Control, control),
+        ]
+    }
+
+    /// Returns when [`Self::handle_timeout`] is due; `None` if no timer is running.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.timers().into_iter().filter_map(|(_, at)| at).min()
+    }
+
+    /// Handles the first timer that has expired. Call it when [`Self::poll_timeout`] says so.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        let expired = self.timers().into_iter().find(|(_, at)| at.is_some_and(|at| now >= at));
+        match expired {
+            Some((Timer::Patience, _)) => {
+                let is_offline = matches!(self.state, State::Offline);
+                self.give_up(if is_offline { Cause::Disconnected } else { Cause::Stall });
+            }
+            Some((Timer::Request, _)) => self.request(now),
+            Some((Timer::Answer | Timer::Stall, _)) => self.handle_silence(now),
+            Some((Timer::Control, _)) => self.send_control(now),
+            None => {}
+        }
+    }
+
+    /// Handles a silence that has become too long, unless the relay's next message may still be on its way.
+    fn handle_silence(&mut self, now: Duration) {
+        let link = self.link;
+        // nats-server holds at most the windows of all downloads, together about the largest that one may have.
+        let ahead_max = self.settings.window_max;
+        let limit = match &self.state {
+            State::Streaming(transfer) => self.stall_timeout(transfer),
+            State::Requested { heard, .. } => self.answer_timeout(*heard),
+            State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => return,
+        };
+
+        let is_extended = match &mut self.state {
+            State::Streaming(transfer) => transfer.silence.extend(now, link, limit, transfer.beat, ahead_max),
+            State::Requested { silence, .. } => silence.extend(now, link, limit, ANSWER_TIMEOUT_MIN, ahead_max),
+            State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => true,
+        };
+        if !is_extended {
+            self.recover(Cause::Stall, None, now);
+        }
+    }
+
+    /// Returns the silence after which a request is sent again. `heard` means that a relay has sent beats.
+    fn answer_timeout(&self, heard: bool) -> Duration {
+        let longest = self.credit.window().silence_timeout(self.settings.stall_timeout);
+        if heard { longest } else { self.recovery.answer_timeout(longest) }
+    }
+
+    /// Returns the silence after which a relay that sends is lost.
+    fn stall_timeout(&self, transfer: &Transfer) -> Duration {
+        // However slow its beats, some patience must be left for another relay.
+        let beats_max = (self.settings.patience / 2).max(BEATS_TIMEOUT_MIN);
+        let beats = transfer.beat.saturating_mul(3).min(beats_max);
+        self.credit.window().silence_timeout(self.settings.stall_timeout.max(beats))
+    }
+}
