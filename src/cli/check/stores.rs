@@ -63,6 +63,7 @@ async fn stat(store: &dyn Store, key: &str) -> Result<ObjectInfo, Error> {
 }
 
 /// Names the key that explains an error of S3, and what to do.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other errors have the same cure")]
 fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> String {
     let url = || named(effective, &format!("stores.{name}.url"));
     let endpoint = || named(effective, &format!("stores.{name}.endpoint_url"));
@@ -81,10 +82,7 @@ fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> Str
             (credentials(name, effective), "check these credentials and their permissions (deploy/iam/policy.json)")
         }
         Error::NotFound(_) => (url(), "create the bucket, or correct its name or the server's address"),
-        Error::Invalid(_) | Error::Changed(_) | Error::Range { .. } => {
-            (url(), "correct the address, the region or the endpoint")
-        }
-        _ => (url(), "correct the settings of the store"),
+        _ => (url(), "correct the address, the region or the endpoint"),
     };
     format!("{key}: {error}: {cure}")
 }
