@@ -11,6 +11,7 @@ use super::limits::{
 use super::names::Key;
 use super::object::{Checksum, ObjectInfo};
 use super::request::ListRequest;
+use super::subject::SERVICE;
 
 /// Checks an object's description.
 ///
@@ -123,7 +124,7 @@ pub fn service_prefix(body: &[u8]) -> Option<String> {
         return None;
     }
     let answer: Answer = serde_json::from_slice(body).ok()?;
-    (answer.name == "gantry").then_some(answer.metadata.prefix)
+    (answer.name == SERVICE).then_some(answer.metadata.prefix)
 }
 
 /// Returns whether a text is a valid `if_match` or `version_id`.

@@ -5,6 +5,9 @@ use super::error::Malformed;
 use super::limits::INSTANCE_MAX_BYTES;
 use super::names::{StoreName, TransferId};
 
+/// The name of the service that relays are, in the NATS services API.
+pub const SERVICE: &str = "gantry";
+
 /// The queue group of all relays with the same prefix.
 pub const QUEUE_GROUP: &str = "gantry";
 

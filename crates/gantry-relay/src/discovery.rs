@@ -19,11 +19,8 @@ use crate::options::Options;
 use crate::throttle::{REFUSALS, Throttle};
 use gantry_bus::{Bus, Message, Subscription};
 use gantry_proto::message::json;
-use gantry_proto::subject::{DeliveryAllow, Operation, Prefix, QUEUE_GROUP};
+use gantry_proto::subject::{DeliveryAllow, Operation, Prefix, QUEUE_GROUP, SERVICE};
 use gantry_proto::{StoreName, VERSION, WireError, limits};
-
-/// The name of the service.
-const NAME: &str = "gantry";
 
 /// The longest name of a relay or host that is published or logged.
 const NAME_MAX: usize = 64;
@@ -121,7 +118,7 @@ impl Service {
             ("host", host()),
         ]);
         Self {
-            identity: Identity { name: NAME, id: instance.to_owned(), version: env!("CARGO_PKG_VERSION"), metadata },
+            identity: Identity { name: SERVICE, id: instance.to_owned(), version: env!("CARGO_PKG_VERSION"), metadata },
             started: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
             endpoints: RwLock::default(),
             prefix: options.prefix.clone(),
@@ -236,14 +233,14 @@ pub fn subjects(instance: &str) -> Vec<String> {
     ["PING", "INFO", "STATS"]
         .into_iter()
         .flat_map(|verb| {
-            [format!("$SRV.{verb}"), format!("$SRV.{verb}.{NAME}"), format!("$SRV.{verb}.{NAME}.{instance}")]
+            [format!("$SRV.{verb}"), format!("$SRV.{verb}.{SERVICE}"), format!("$SRV.{verb}.{SERVICE}.{instance}")]
         })
         .collect()
 }
 
 /// Returns the subject where all relays describe themselves.
 pub(crate) fn info_subject() -> String {
-    format!("$SRV.INFO.{NAME}")
+    format!("$SRV.INFO.{SERVICE}")
 }
 
 /// Answers questions about the service.

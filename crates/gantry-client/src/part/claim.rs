@@ -5,9 +5,9 @@ use std::io::{self, ErrorKind, Seek as _, SeekFrom};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::error::{Distrust, Error};
 use super::path::{Names, is_at};
-use super::trust::{Distrust, Ours, knows_no_permissions, open_regular};
-use super::{Error, sidecar};
+use super::trust::{self, Ours, knows_no_permissions, open_regular};
 
 /// How often the part file's name is tried again when it changes hands between opening and locking.
 const LOCK_ATTEMPTS: usize = 16;
@@ -159,15 +159,15 @@ impl Claim {
         // The sidecar goes first, and all of it under the lock: whoever comes next finds a part that nothing vouches
         // for, or none.
         self.remove_records()?;
-        sidecar::remove(&self.names.part)
+        trust::remove(&self.names.part)
     }
 
     fn remove_records(&self) -> io::Result<()> {
         if !self.records_are_ours {
             return Ok(());
         }
-        sidecar::remove(&self.names.sidecar)?;
-        sidecar::remove(&self.names.scratch)
+        trust::remove(&self.names.sidecar)?;
+        trust::remove(&self.names.scratch)
     }
 }
 

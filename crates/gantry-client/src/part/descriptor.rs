@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use super::path::{Destination, folder};
+use super::destination::{Destination, folder};
 
 /// Returns what `path` names, if it is an entry of a process's folder of open files.
 pub(super) fn named(path: &Path) -> Result<Option<Destination>, Error> {

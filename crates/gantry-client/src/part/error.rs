@@ -1,8 +1,32 @@
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::Distrust;
 use crate::verify::Mismatch;
+
+/// Why a file is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// Its owner is another user.
+    Foreign {
+        /// The owner.
+        uid: u32,
+    },
+    /// It has other names, under which it would be changed too.
+    Linked,
+    /// Others than its owner may change it.
+    Writable,
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign { uid } => write!(f, "belongs to another user (uid {uid})"),
+            Self::Linked => f.write_str("has more than one hard link"),
+            Self::Writable => f.write_str("can be written by other users"),
+        }
+    }
+}
 
 /// Why a file could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -50,6 +50,7 @@
 mod checkpoint;
 mod claim;
 mod descriptor;
+mod destination;
 mod error;
 mod kept;
 mod path;
@@ -68,12 +69,12 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use self::claim::{Claim, Held};
-pub use self::error::Error;
+pub use self::destination::Destination;
+pub use self::error::{Distrust, Error};
 use self::kept::{Found, examine};
-pub use self::path::{Destination, destination};
+pub use self::path::destination;
 use self::policy::Policy;
 use self::sidecar::Sidecar;
-pub use self::trust::Distrust;
 use self::trust::Ours;
 pub use self::writer::PartWriter;
 use gantry_proto::{Key, ObjectInfo, Pin, Span, StoreName};

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Error, descriptor};
+use super::Error;
+use super::descriptor;
+use super::destination::{Destination, folder};
 
 /// The longest file name of the common file systems, in bytes (`NAME_MAX` in Linux's `limits.h`).
 const NAME_MAX_BYTES: usize = 255;
@@ -66,17 +68,6 @@ fn stem(name: &OsStr) -> OsString {
     let mut stem = OsString::from(&text[..text.floor_char_boundary(room - hash.len())]);
     stem.push(hash);
     stem
-}
-
-/// What a target's name leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// A regular file, or nothing yet, in a folder that exists; links followed.
-    File(PathBuf),
-    /// Something that takes bytes but can't be replaced: a device, a FIFO, a socket.
-    Special(PathBuf),
-    /// A descriptor of this process, as `/dev/stdout` and `/proc/self/fd/3` name one.
-    Descriptor(i32),
 }
 
 /// Follows the symbolic links at the end of `target` to where its bytes are, or would be.
@@ -163,13 +154,6 @@ fn missing(path: PathBuf) -> Result<Destination, Error> {
             Err(Error::NoFolder(folder))
         }
         Err(source) => Err(Error::io(&folder, source)),
-    }
-}
-
-pub(super) fn folder(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
     }
 }
 

@@ -1,17 +1,16 @@
 //! What a part file's bytes are: its record's description, and the record as a file beside the part file.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::path::Names;
 use super::record::{self, Mark, Marks, Record};
 use super::trail::Trail;
-use super::trust::Ours;
+use super::trust::{Ours, remove};
 use super::{Error, Wanted};
 use gantry_proto::{ObjectInfo, StoreName};
 
@@ -111,14 +110,6 @@ fn parse(text: &[u8]) -> Option<Found> {
         return None;
     }
     Some(Found { sidecar, marks: marks.within(len) })
-}
-
-/// Removes a file that may be missing.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Identifies this run of the kernel; `None` where it has no identity.

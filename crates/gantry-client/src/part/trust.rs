@@ -1,13 +1,11 @@
 //! Which files beside a target are ours: part files and records in a shared folder may be anyone's.
 
-use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use super::Error;
-use super::sidecar::remove;
+use super::error::{Distrust, Error};
 
 /// The permission bits by which others than the owner may write.
 const OTHERS_MAY_WRITE: u32 = 0o022;
@@ -23,30 +21,6 @@ pub(super) struct Ours {
     pub new_mode: u32,
     /// Those of a file that is to be private: 0600, except where the file system keeps no permissions.
     pub private_mode: u32,
-}
-
-/// Why a file is not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Distrust {
-    /// Its owner is another user.
-    Foreign {
-        /// The owner.
-        uid: u32,
-    },
-    /// It has other names, under which it would be changed too.
-    Linked,
-    /// Others than its owner may change it.
-    Writable,
-}
-
-impl fmt::Display for Distrust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Foreign { uid } => write!(f, "belongs to another user (uid {uid})"),
-            Self::Linked => f.write_str("has more than one hard link"),
-            Self::Writable => f.write_str("can be written by other users"),
-        }
-    }
 }
 
 /// What decides whether a regular file is ours.
@@ -165,6 +139,14 @@ pub(super) fn open_regular(path: &Path, options: &mut OpenOptions) -> Result<Opt
 
 fn is_regular(file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.is_file())
+}
+
+/// Removes a file that may be missing.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Returns whether a refusal means that the file system keeps no permissions, so that nothing is lost.
