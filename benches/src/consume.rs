@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use clap::Args;
-use futures_util::TryStreamExt as _;
 use gantry_bench::load::Load;
 use gantry_bench::sample::{Got, Sink, print};
 use gantry_bus::nats;
