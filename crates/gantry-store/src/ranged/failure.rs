@@ -29,6 +29,12 @@ impl<C> Failure<C> {
         Self { error, retry: Retry::Never }
     }
 
+    /// Makes a failure that is temporary if `error` is retryable.
+    pub(crate) fn by_kind(error: Error) -> Self {
+        let retry = if error.is_retryable() { Retry::Later } else { Retry::Never };
+        Self { error, retry }
+    }
+
     /// Makes a failure that may be temporary.
     pub(crate) fn passing(message: impl Into<String>) -> Self {
         Self { error: Error::unavailable(message), retry: Retry::Later }

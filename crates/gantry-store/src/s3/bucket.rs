@@ -156,8 +156,7 @@ impl Bucket {
             }
             self.ignores_ranges.store(output.content_range().is_none(), Ordering::Relaxed);
 
-            let (object, range) =
-                object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::is_final)?;
+            let (object, range) = object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::by_kind)?;
             Ok(Answer { object, range, body: output.body })
         };
         observed(&*self.observer, "get", asked).await

@@ -95,11 +95,13 @@ pub(super) fn of_range(
         )));
     }
 
-    // A body of another length would be detected later. If the length is announced, it is detected now.
+    // A body of another length would be detected later. If the length is announced, it is detected now. Unlike another
+    // range, it may be the fault of a proxy that is broken for a while.
     let len = output.content_length().and_then(|len| u64::try_from(len).ok());
     if len.is_some_and(|len| len != end - start) {
-        return Err(Error::Protocol(format!("{what}: S3 sends {}, but announces another length", excerpt(text))));
+        return Err(Error::unavailable(format!("{what}: S3 sends {}, but announces another length", excerpt(text))));
     }
+
     Ok((describe(key, pin, head!(output, Some(size), None), what)?, range))
 }
 
@@ -179,6 +181,17 @@ fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn body_of_another_length_than_its_range_is_temporary() {
+        let answer =
+            |len| GetObjectOutput::builder().content_range("bytes 0-9/20").content_length(len).e_tag("\"a\"").build();
+        let key: Key = "a".parse().unwrap();
+        let read = |len| of_range(&key, &Pin::default(), (0, Some(10)), &answer(len), &crate::ranged::about_key(&key));
+
+        assert_eq!(read(10).unwrap().1, 0..10);
+        assert!(read(4).unwrap_err().is_retryable());
+    }
 
     #[test]
     fn content_range_is_parsed_strictly() {
