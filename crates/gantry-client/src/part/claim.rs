@@ -156,8 +156,8 @@ impl Claim {
             }
             return Ok(());
         }
-        // The sidecar goes first, and all of it under the lock: whoever comes next finds a part that nothing vouches
-        // for, or none.
+        // The sidecar is removed first, under the lock, so that the next download finds a part file without a record, or
+        // no part file.
         self.remove_records()?;
         trust::remove(&self.names.part)
     }

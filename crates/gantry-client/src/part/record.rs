@@ -137,7 +137,7 @@ impl Head {
         self.bytes + slot.offset()
     }
 
-    /// Reads the mark in a slot of the record `text`; `None` if there is none, or it is damaged.
+    /// Reads the mark in a slot of the record `text`. Returns `None` if the slot is empty or damaged.
     fn mark(self, text: &[u8], slot: Slot) -> Option<Mark> {
         let line = text.get(self.offset(slot)..)?.get(..LINE_BYTES)?;
         let line: Line = serde_json::from_slice(line).ok()?;
@@ -235,7 +235,7 @@ fn encode_head(description: Vec<u8>) -> io::Result<(Vec<u8>, Head)> {
     Ok((text, head))
 }
 
-/// Reads a head at the start of `text`, and returns what it describes; `None` if there is none, or it is damaged.
+/// Reads a head at the start of `text`, and returns its description. Returns `None` if it is missing or damaged.
 fn decode_head(text: &[u8]) -> Option<(Head, &[u8])> {
     let (opening, _) = text.split_at_checked(LINE_BYTES)?;
     let opening: Opening = serde_json::from_slice(opening).ok()?;

@@ -328,7 +328,7 @@ impl Sender {
         Some(timers.into_iter().flatten().fold(self.beats.due_at(), Duration::min))
     }
 
-    /// Hands out the next message to publish, until there is none.
+    /// Returns the next message to publish, or `None` if nothing is ready.
     pub fn poll_transmit(&mut self, now: Duration) -> Option<Body> {
         if self.outcome.is_some() {
             return None;

@@ -23,8 +23,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Returns the settings of one transfer, each within its bounds: a consumer must accept what it is told, and no number
-    /// may keep the sender busy with nothing.
+    /// Returns the settings of one transfer, each within its bounds. Consumers reject values outside of them, and an extreme
+    /// value could make the sender spin.
     pub(super) fn of_request(self, request: &GetRequest) -> Self {
         let chunk_max = limits::chunk_max(request.chunk_max, to_u64(self.chunk_max));
         let chunk_max = usize::try_from(chunk_max).unwrap_or(self.chunk_max);

@@ -195,7 +195,7 @@ fn is_path_style(options: &Options, endpoint: Option<&str>) -> bool {
     options.path_style.unwrap_or(endpoint.is_some())
 }
 
-/// Returns the endpoint in the environment, or `None` if there is none or the environment says to ignore it.
+/// Returns the endpoint in the environment, or `None` if it is unset or the environment disables it.
 pub(super) fn endpoint_of_environment() -> Option<String> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if set("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_some_and(|value| value.eq_ignore_ascii_case("true")) {

@@ -261,7 +261,7 @@ impl Scene {
         PartFile::open_with(&self.target, self.wanted(), true, policy, &RUN_ON).unwrap()
     }
 
-    /// Goes on with a trail up to `len` bytes, and leaves them behind as a killed process would.
+    /// Continues with a trail up to `len` bytes, and leaves them behind as a killed process would.
     fn interrupt_with_trail(&self, len: usize) {
         let part = self.open_with_trail();
         let from = part.resume_point().map_or(0, |point| point.proved);
