@@ -5,12 +5,12 @@ pub(crate) use gantry::config::{self, StoreAddress};
 pub(crate) use gantry_bus::nats::fuzzing as nats_files;
 pub(crate) use gantry_bus::trace;
 pub(crate) use gantry_bus::{Bus, Message, Subscription};
-pub(crate) use gantry_client::part::{self, PartFile};
+pub(crate) use gantry_client::part::PartFile;
 pub(crate) use gantry_client::verify::Verifier;
 pub(crate) use gantry_client::{self as consumer, Client};
 pub(crate) use gantry_proto::chunk::{self, Chunk};
 pub(crate) use gantry_proto::message::{self, Envelope, Wait};
-pub(crate) use gantry_proto::receiver::{self, Link, Output, Receiver};
+pub(crate) use gantry_proto::receiver::{self, Arrivals, Output, Receiver};
 pub(crate) use gantry_proto::sender::{self, Sender};
 pub(crate) use gantry_proto::subject::{self, DeliveryAllow, Operation, Prefix};
 pub(crate) use gantry_proto::{

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use bytesize::ByteSize;
 
-use gantry_proto::{Key, OFFSET_MAX, Span, StoreName};
+use gantry_proto::{Get, Key, OFFSET_MAX, Span, StoreName};
 
 /// `STORE/KEY`. Everything after the first slash is the key, so a key that begins with a slash is `STORE//KEY`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +36,7 @@ impl FromStr for ObjectAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let Some((store, key)) = text.split_once('/') else {
-            return Err(format!("{text:?} has no key: must be STORE/KEY"));
-        };
-        let store = store.parse().map_err(|error| format!("{error}"))?;
-        let key = key.parse().map_err(|error| format!("{error}: must be STORE/KEY"))?;
+        let Get { store, key, .. } = Get::at(text).map_err(|error| error.to_string())?;
         Ok(Self { store, key })
     }
 }

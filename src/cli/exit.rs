@@ -193,7 +193,7 @@ impl From<consumer::Error> for Failure {
         let exit = match error {
             consumer::Error::Bus(error) => return error.into(),
             consumer::Error::NoRelay | consumer::Error::GaveUp { .. } => Exit::GaveUp,
-            consumer::Error::Address { .. } => Exit::Usage,
+            consumer::Error::Address(_) => Exit::Usage,
             consumer::Error::NoStore(_) => Exit::NotFound,
             consumer::Error::Refused(ref error) => Exit::of_code(error.code),
             consumer::Error::NotPermitted { .. } => Exit::Denied,

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use gantry_client::verify::{Mismatch, Proof, Verifier};
 use gantry_proto::chunk::Chunk;
 use gantry_proto::message::json;
-use gantry_proto::receiver::{Cause, Failure, Output, Receiver, Wanted};
-use gantry_proto::{Checksum, Code, Pin, Span};
+use gantry_proto::receiver::{Cause, Failure, Output, Receiver};
+use gantry_proto::{Checksum, Code, Get, Pin, Span};
 
 use crate::bus::{Bus, GET, Message, Packet};
 use crate::context::Context;
@@ -67,17 +67,16 @@ impl Consumer {
         context.tally.resumes += u64::from(start > base);
         context.log(|| format!("consumer starts at {start}, pinned to {if_match:?}"));
 
-        let wanted = Wanted {
-            key: "object".parse().expect("a key"),
-            span: Span { start, end: context.plan.span.end },
-            pin: Pin { if_match, version_id: None },
-            context: context.rng.bool().then(|| "correlation".to_owned()),
-        };
+        let mut get = Get::at("store/object")
+            .expect("an address")
+            .range(Span { start, end: context.plan.span.end })
+            .pin(Pin { if_match, version_id: None });
+        get.context = context.rng.bool().then(|| "correlation".to_owned());
         self.generation += 1;
-        let mut receiver = Receiver::new(context.plan.receiver.clone(), wanted, context.now);
+        let mut receiver = Receiver::new(context.plan.receiver.clone(), get, context.now);
 
         if let Some(share) = self.share {
-            receiver.handle_share(share);
+            receiver.handle_window_limit(share);
         }
         if !bus.is_connected(Node::Consumer) {
             receiver.handle_disconnected();
@@ -120,7 +119,7 @@ impl Consumer {
         let written = context.plan.span.start + self.disk.len() as u64;
         if let Some(run) = &mut self.run {
             run.receiver.handle_written(written, context.now);
-            let due = run.receiver.written_due();
+            let due = run.receiver.awaited_written();
             let is_over = run.receiver.outcome().is_some();
             context.model.check(is_over || due > written, || format!("{written} is written, and {due} still due"));
         }
@@ -164,10 +163,10 @@ impl Consumer {
         self.pump(context, bus);
     }
 
-    pub(crate) fn handle_share(&mut self, context: &mut Context, bus: &mut Bus, share: u64) {
+    pub(crate) fn handle_window_limit(&mut self, context: &mut Context, bus: &mut Bus, share: u64) {
         self.share = Some(share);
         if let Some(run) = &mut self.run {
-            run.receiver.handle_share(share);
+            run.receiver.handle_window_limit(share);
             self.pump(context, bus);
         }
     }
@@ -191,7 +190,7 @@ impl Consumer {
         self.disk.extend_from_slice(&chunk);
         let written = context.plan.span.start + self.disk.len() as u64;
         // Fewer bytes do not wake the driver; it handles them at the next event.
-        if written >= run.receiver.written_due() {
+        if written >= run.receiver.awaited_written() {
             run.receiver.handle_written(written, context.now);
         }
         self.pump(context, bus);

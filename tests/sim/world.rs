@@ -207,7 +207,7 @@ impl World {
                 consumer.handle_connection(context, bus, true);
             }
             Errand::Writer { is_frozen } => consumer.handle_writer(context, bus, is_frozen),
-            Errand::Share(share) => consumer.handle_share(context, bus, share),
+            Errand::Share(share) => consumer.handle_window_limit(context, bus, share),
         }
     }
 

@@ -10,7 +10,6 @@ use crate::connection::Connection;
 use crate::download::{self, Download};
 use crate::error::Error;
 use crate::file::{self, FileOptions, Report};
-use crate::get::Get;
 use crate::listing::Listing;
 use crate::options::Options;
 

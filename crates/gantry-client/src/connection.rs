@@ -8,7 +8,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 use gantry_bus::{Bus, Event};
-use gantry_proto::receiver::{Link, Settings};
+use gantry_proto::receiver::{Arrivals, Settings};
 use gantry_proto::{HEADERS_MAX_BYTES, StoreName};
 
 use crate::discovery;
@@ -34,13 +34,13 @@ pub(crate) struct Connection {
     /// The origin of the time of all downloads.
     pub(crate) clock: Instant,
     downloads: AtomicU64,
-    /// In milliseconds: see [`Link::caught_up_to`].
-    caught_up_to: AtomicU64,
+    /// In milliseconds: see [`Arrivals::arrived_until`].
+    arrived_until: AtomicU64,
 }
 
 impl Connection {
     pub(crate) fn new(bus: Arc<dyn Bus>, options: Options) -> Self {
-        Self { bus, options, clock: Instant::now(), downloads: AtomicU64::new(0), caught_up_to: AtomicU64::new(0) }
+        Self { bus, options, clock: Instant::now(), downloads: AtomicU64::new(0), arrived_until: AtomicU64::new(0) }
     }
 
     /// Returns the error for a request that nobody answered.
@@ -63,16 +63,16 @@ impl Connection {
         (self.options.connection_window_bytes / downloads).max(SHARE_MIN_BYTES)
     }
 
-    /// Returns how much the connection has received.
-    pub(crate) fn link(&self) -> Link {
-        let caught_up_to = Duration::from_millis(self.caught_up_to.load(Ordering::Relaxed));
-        Link { received_bytes: self.bus.received_bytes(), caught_up_to }
+    /// Returns what has arrived on the connection.
+    pub(crate) fn arrivals(&self) -> Arrivals {
+        let arrived_until = Duration::from_millis(self.arrived_until.load(Ordering::Relaxed));
+        Arrivals { received_bytes: self.bus.received_bytes(), arrived_until }
     }
 
-    /// Records that everything sent to this connection before `to` has arrived.
-    pub(crate) fn caught_up(&self, to: Duration) {
-        let to = u64::try_from(to.as_millis()).unwrap_or(u64::MAX);
-        self.caught_up_to.fetch_max(to, Ordering::Relaxed);
+    /// Records that everything sent to this connection before `until` has arrived.
+    pub(crate) fn record_arrived(&self, until: Duration) {
+        let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+        self.arrived_until.fetch_max(until, Ordering::Relaxed);
     }
 
     /// Returns the settings for the state machine of a new download.

@@ -20,7 +20,6 @@ use gantry_proto::{Accepted, ObjectInfo};
 use crate::connection::Connection;
 use crate::driver::{self, Running, join};
 use crate::error::Error;
-use crate::get::Get;
 use crate::parts::Parts;
 use crate::progress::Progress;
 use crate::verify::{Proof, Verifier};

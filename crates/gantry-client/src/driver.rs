@@ -23,7 +23,6 @@ use gantry_proto::{Accepted, GetRequest, Headers};
 
 use crate::connection::{Connection, Share, denial};
 use crate::error::Error;
-use crate::get::Get;
 use crate::progress::Progress;
 use crate::{stated, written};
 
@@ -60,7 +59,7 @@ pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Runn
 
     let driver = Driver {
         subject: connection.options.prefix.request(Operation::Get, &store),
-        receiver: Receiver::new(connection.settings(), get.into(), now),
+        receiver: Receiver::new(connection.settings(), get, now),
         clock,
         status: connection.bus.status(),
         events: connection.bus.events(),
@@ -157,7 +156,7 @@ impl Driver {
         }
 
         loop {
-            self.receiver.handle_share(self.connection.share());
+            self.receiver.handle_window_limit(self.connection.share());
             self.deliver();
             self.act().await?;
 
@@ -261,7 +260,7 @@ impl Driver {
     /// Waits for the next event, and passes it to the receiver. No branch loses anything if another one wins.
     async fn step(&mut self) -> Result<(), Error> {
         let timeout = self.receiver.poll_timeout().map(|at| self.connection.instant(at));
-        let written_due = self.receiver.written_due();
+        let awaited_written = self.receiver.awaited_written();
         let paced = self.is_paced();
         let next_message: OptionFuture<_> = self.inbox.as_mut().map(StreamExt::next).into();
 
@@ -273,7 +272,7 @@ impl Driver {
             Ok(()) = self.status.changed() => Happened::Status,
             () = sleep_until(self.paced_until), if paced => Happened::Pause,
             _ = self.chunks.reserve(), if !paced && self.receiver.has_deliverable() => Happened::Room,
-            () = self.written.reached(written_due) => Happened::Written,
+            () = self.written.reached(awaited_written) => Happened::Written,
             Some(message) = next_message => Happened::Message(message),
             event = self.events.recv() => Happened::Event(event),
             () = sleep_until(timeout.unwrap_or(self.clock)), if timeout.is_some() => Happened::Timeout,
@@ -287,12 +286,13 @@ impl Driver {
 
     /// Passes the connection's progress to the receiver.
     fn note_connection(&mut self, happened: &Happened, now: Duration) {
-        let link = self.connection.link();
-        if link.received_bytes != self.received_bytes || matches!(happened, Happened::Message(_) | Happened::Status) {
+        let arrivals = self.connection.arrivals();
+        if arrivals.received_bytes != self.received_bytes || matches!(happened, Happened::Message(_) | Happened::Status)
+        {
             self.heard_at = now;
         }
-        self.received_bytes = link.received_bytes;
-        self.receiver.handle_link(link);
+        self.received_bytes = arrivals.received_bytes;
+        self.receiver.handle_arrivals(arrivals);
     }
 
     /// Passes an event to the receiver.
@@ -307,7 +307,7 @@ impl Driver {
             }
             Happened::Message(Some(message)) => {
                 self.receiver.handle_message(&message.headers, message.payload, now);
-                self.connection.caught_up(self.receiver.caught_up_to());
+                self.connection.record_arrived(self.receiver.arrived_until());
             }
             Happened::Event(event) => {
                 if let Some(error) = denial(event, &self.subject, &self.inbox_subject) {

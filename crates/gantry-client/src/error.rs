@@ -21,14 +21,9 @@ use crate::verify::Mismatch;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The address is not `STORE/KEY` with a valid name and key.
-    #[error("{address:?} is not the address of an object: {reason}")]
-    Address {
-        /// The address.
-        address: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// An address is not `STORE/KEY`, or a name or key is invalid.
+    #[error(transparent)]
+    Address(#[from] gantry_proto::Malformed),
     /// No relay answers at all.
     #[error("no relay is listening")]
     NoRelay,
@@ -105,7 +100,7 @@ impl Error {
             Self::Bus(error) => error.is_retryable(),
             Self::Part(error) => error.is_retryable(),
             Self::Mismatch(error) => error.is_retryable(),
-            Self::Address { .. }
+            Self::Address(_)
             | Self::NoStore(_)
             | Self::NotPermitted { .. }
             | Self::Changed(_)

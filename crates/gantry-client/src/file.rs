@@ -21,7 +21,6 @@ use crate::connection::Connection;
 use crate::download::{self, Download};
 use crate::driver::join;
 use crate::error::Error;
-use crate::get::Get;
 use crate::part::{self, PartFile, PartWriter};
 use crate::progress::Progress;
 use crate::verify::Proof;
@@ -203,10 +202,10 @@ fn has_bytes(get: &Get, range: &Range<u64>) -> Result<(), Error> {
 
 /// Opens the part file, and checks the bytes in it.
 async fn open_part(get: &Get, target: &Path, options: &FileOptions) -> Result<PartFile, Error> {
-    let wanted = part::Wanted { store: get.store.clone(), key: get.key.clone(), span: get.span, pin: get.pin.clone() };
+    let get = get.clone();
     let target = target.to_owned();
     let resume = options.resume;
-    stoppable(&options.cancel, move |stop| PartFile::open(&target, wanted, resume, stop)).await
+    stoppable(&options.cancel, move |stop| PartFile::open(&target, get, resume, stop)).await
 }
 
 /// Runs file work that may take long, on a thread that may block, until it is done or cancelled.

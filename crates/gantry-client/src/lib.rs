@@ -11,7 +11,6 @@ mod download;
 mod driver;
 mod error;
 mod file;
-mod get;
 mod listing;
 mod options;
 pub mod part;
@@ -28,7 +27,6 @@ pub use client::Client;
 pub use download::Download;
 pub use error::Error;
 pub use file::{FileOptions, Report};
-pub use get::Get;
 pub use listing::{Listed, Listing};
 pub use options::Options;
 pub use progress::Progress;
@@ -38,8 +36,8 @@ pub use gantry_bus::{self as bus, nats};
 pub use gantry_proto::receiver::Cause;
 pub use gantry_proto::subject::Prefix;
 pub use gantry_proto::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, Code, Key, ListEntry, ListPage, ListRequest, Malformed, ObjectInfo, Pin,
-    Span, StoreName, TransferId, WireError,
+    Checksum, ChecksumAlgorithm, ChecksumKind, Code, Get, Key, ListEntry, ListPage, ListRequest, Malformed, ObjectInfo,
+    Pin, Span, StoreName, TransferId, WireError,
 };
 
 // The types of other crates in this crate's signatures.

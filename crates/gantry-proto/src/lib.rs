@@ -8,6 +8,7 @@ mod answer;
 pub mod check;
 pub mod chunk;
 pub mod error;
+mod get;
 pub mod limits;
 pub mod message;
 mod names;
@@ -21,6 +22,7 @@ pub mod subject;
 
 pub use answer::{Accepted, End, ListEntry, ListPage};
 pub use error::{Code, Malformed, WireError};
+pub use get::Get;
 pub use limits::OFFSET_MAX;
 pub use message::{Body, Headers};
 pub use names::{Key, StoreName, TransferId};

@@ -1,7 +1,7 @@
 //! Objects as stores describe them: byte ranges, versions, sizes and checksums.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Bound, Range, RangeBounds};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,16 @@ impl Span {
     #[must_use]
     pub fn resolve(self, size: u64) -> Option<Range<u64>> {
         (self.start <= size).then(|| self.start..self.end.unwrap_or(size).clamp(self.start, size))
+    }
+}
+
+impl RangeBounds<u64> for Span {
+    fn start_bound(&self) -> Bound<&u64> {
+        Bound::Included(&self.start)
+    }
+
+    fn end_bound(&self) -> Bound<&u64> {
+        self.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::gantry::{ObjectInfo, PartFile, Pin, Span, chunk, part};
+use crate::gantry::{Get, ObjectInfo, PartFile, Span, chunk};
 use crate::machine::{SIZE, object};
 use crate::runtime;
 
@@ -83,8 +83,7 @@ fn check(folder: &Path, input: &Input) {
     }
 
     let span = Span { start: input.start.into(), end: input.end.map(u64::from) };
-    let wanted =
-        part::Wanted { store: "s".parse().expect("it is a name"), key: object().key, span, pin: Pin::default() };
+    let wanted = Get::new("s".parse().expect("it is a name"), object().key).range(span);
     let stop = AtomicBool::new(false);
     let Ok(file) = PartFile::open(&target, wanted.clone(), true, &stop) else { return };
     let Some(range) = span.resolve(SIZE) else { return };

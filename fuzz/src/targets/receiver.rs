@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::gantry::{Chunk, Link, Output, Pin, Prefix, Receiver, Span, receiver, subject};
+use crate::gantry::{Chunk, Get, Arrivals, Output, Prefix, Receiver, Span, receiver, subject};
 use crate::machine::{Number, Position, Said};
 
 #[derive(Arbitrary, Debug)]
@@ -54,14 +54,9 @@ pub(crate) fn run(data: &[u8]) {
     };
     let start = u64::from(input.start);
     let end = input.end.map(|len| start + u64::from(len));
-    let wanted = receiver::Wanted {
-        key: "a/b".parse().expect("it is a key"),
-        span: Span { start, end },
-        pin: Pin::default(),
-        context: None,
-    };
+    let get = Get::at("s/a/b").expect("it is an address").range(Span { start, end });
     let mut world = World {
-        receiver: Receiver::new(settings, wanted, Duration::ZERO),
+        receiver: Receiver::new(settings, get, Duration::ZERO),
         now: Duration::ZERO,
         end,
         delivered: start,
@@ -121,10 +116,10 @@ impl World {
             Event::Connected => self.receiver.handle_connected(self.now),
             Event::NoResponders => self.receiver.handle_no_responders(self.now),
             Event::Link(bytes, ms) => {
-                let caught_up_to = Duration::from_millis(ms.0);
-                self.receiver.handle_link(Link { received_bytes: bytes.0, caught_up_to });
+                let arrived_until = Duration::from_millis(ms.0);
+                self.receiver.handle_arrivals(Arrivals { received_bytes: bytes.0, arrived_until });
             }
-            Event::Share(share) => self.receiver.handle_share(share.0),
+            Event::Share(share) => self.receiver.handle_window_limit(share.0),
         }
     }
 

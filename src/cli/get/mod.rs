@@ -149,8 +149,7 @@ impl Get {
             }
         };
 
-        let mut get = consumer::Get::new(store, key).pin(pin);
-        get.span = span;
+        let mut get = consumer::Get::new(store, key).range(span).pin(pin);
         get.context.clone_from(&self.correlation);
         Ok(get)
     }

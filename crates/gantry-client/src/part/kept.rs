@@ -8,8 +8,8 @@ use super::policy::Policy;
 use super::record::Mark;
 use super::sidecar::{self, Sidecar};
 use super::tally::{self, Tally};
-use super::{Error, ResumePoint, Stale, Wanted};
-use gantry_proto::{ObjectInfo, Pin, StoreName};
+use super::{Error, ResumePoint, Stale};
+use gantry_proto::{Get, ObjectInfo, Pin, StoreName};
 
 #[derive(Debug)]
 pub(super) enum Found {
@@ -86,14 +86,14 @@ impl Kept {
 pub(super) fn examine(
     claim: &Claim,
     recorded: Option<sidecar::Found>,
-    wanted: &Wanted,
+    get: &Get,
     policy: &Policy,
     stop: &AtomicBool,
 ) -> Result<Found, Error> {
     let Some(sidecar::Found { sidecar, marks }) = recorded else {
         return Ok(Found::Stale(Stale::NoRecord));
     };
-    if !sidecar.is_of(wanted) {
+    if !sidecar.is_of(get) {
         return Ok(Found::Stale(Stale::Other));
     }
 
@@ -119,7 +119,7 @@ pub(super) fn examine(
     }
 
     let marks = marks.iter().copied().filter(|mark| mark.len <= tally.len()).collect();
-    let pin = Pin { if_match: Some(sidecar.object.etag.clone()), version_id: wanted.pin.version_id.clone() };
+    let pin = Pin { if_match: Some(sidecar.object.etag.clone()), version_id: get.pin.version_id.clone() };
     let point = ResumePoint { object: sidecar.object.clone(), proved: range.start + tally.len(), range, pin };
     Ok(Found::Kept(Box::new(Kept { point, sidecar, tally, marks })))
 }

@@ -77,20 +77,7 @@ use self::policy::Policy;
 use self::sidecar::Sidecar;
 use self::trust::Ours;
 pub use self::writer::PartWriter;
-use gantry_proto::{Key, ObjectInfo, Pin, Span, StoreName};
-
-/// What is being downloaded, as it was asked for. Bytes of anything else are not resumed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// The store.
-    pub store: StoreName,
-    /// The object's key.
-    pub key: Key,
-    /// The byte range.
-    pub span: Span,
-    /// The version, if one was asked for.
-    pub pin: Pin,
-}
+use gantry_proto::{Get, ObjectInfo, Pin};
 
 /// From where an interrupted download can go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,7 +117,7 @@ pub enum Stale {
 pub struct PartFile {
     claim: Claim,
     ours: Ours,
-    wanted: Wanted,
+    get: Get,
     policy: Policy,
     found: Found,
 }
@@ -138,33 +125,28 @@ pub struct PartFile {
 impl PartFile {
     /// Locks the part file of `target` and looks whether it can be resumed, for which it reads all that can be kept.
     ///
-    /// With `resume` off whatever is there will be written over. Reading may take long: it ends when `stop` is set.
+    /// Bytes of anything but `get` are not resumed; with `resume` off none are, and they will be written over. Reading
+    /// may take long: it ends when `stop` is set.
     ///
     /// # Errors
     /// As [`Error`] says, but for those of writing and proving. [`Error::Stopped`] leaves what is there.
-    pub fn open(target: &Path, wanted: Wanted, resume: bool, stop: &AtomicBool) -> Result<Self, Error> {
-        Self::open_with(target, wanted, resume, Policy::of_this_machine(), stop)
+    pub fn open(target: &Path, get: Get, resume: bool, stop: &AtomicBool) -> Result<Self, Error> {
+        Self::open_with(target, get, resume, Policy::of_this_machine(), stop)
     }
 
-    fn open_with(
-        target: &Path,
-        wanted: Wanted,
-        resume: bool,
-        policy: Policy,
-        stop: &AtomicBool,
-    ) -> Result<Self, Error> {
+    fn open_with(target: &Path, get: Get, resume: bool, policy: Policy, stop: &AtomicBool) -> Result<Self, Error> {
         let Held { mut claim, ours } = Claim::acquire(&path::resolve(target)?)?;
         let len = claim.len()?;
         // Also where it says nothing: one that is not ours is refused before the first byte.
         let recorded = Sidecar::read(&claim.names, &ours)?;
         claim.records_are_ours = true;
-        let found = if resume && len > 0 { examine(&claim, recorded, &wanted, &policy, stop)? } else { Found::Nothing };
+        let found = if resume && len > 0 { examine(&claim, recorded, &get, &policy, stop)? } else { Found::Nothing };
         claim.keep = match found {
             Found::Nothing => len > 0,
             Found::Kept(_) | Found::Stale(Stale::Other) => true,
             Found::Stale(Stale::NoRecord | Stale::Damaged | Stale::Unrecorded) => false,
         };
-        Ok(Self { claim, ours, wanted, policy, found })
+        Ok(Self { claim, ours, get, policy, found })
     }
 
     /// Returns from where the download can go on; `None` when it must start afresh.

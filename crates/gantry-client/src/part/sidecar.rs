@@ -7,12 +7,12 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::Error;
 use super::path::Names;
 use super::record::{self, Mark, Marks, Record};
 use super::trail::Trail;
 use super::trust::{Ours, remove};
-use super::{Error, Wanted};
-use gantry_proto::{ObjectInfo, StoreName};
+use gantry_proto::{Get, ObjectInfo, StoreName};
 
 /// More than the largest sidecar: twice an object's description, which takes less than 1 MiB with a composite checksum
 /// of 10,000 runs, and the marks.
@@ -45,12 +45,12 @@ impl Sidecar {
         self.start..self.end
     }
 
-    /// Returns whether these are bytes of what is wanted.
-    pub(super) fn is_of(&self, wanted: &Wanted) -> bool {
-        let pin = &wanted.pin;
-        self.store == wanted.store
-            && self.object.key == wanted.key
-            && wanted.span.resolve(self.object.size) == Some(self.range())
+    /// Returns whether these are bytes of what `get` asks for.
+    pub(super) fn is_of(&self, get: &Get) -> bool {
+        let pin = &get.pin;
+        self.store == get.store
+            && self.object.key == get.key
+            && get.span.resolve(self.object.size) == Some(self.range())
             && pin.if_match.as_ref().is_none_or(|etag| *etag == self.object.etag)
             && (pin.version_id.is_none() || pin.version_id == self.object.version_id)
     }

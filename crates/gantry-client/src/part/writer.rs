@@ -65,9 +65,9 @@ impl PartFile {
         from: u64,
         stop: &AtomicBool,
     ) -> Result<PartWriter, Error> {
-        let Self { mut claim, ours, wanted, policy, found } = self;
+        let Self { mut claim, ours, get, policy, found } = self;
         let base = if from == range.start {
-            Base::empty(wanted.store, object, &range)
+            Base::empty(get.store, object, &range)
         } else {
             match found {
                 Found::Kept(kept) if kept.goes_on(object, &range, from) => kept.take_up(object, &claim, stop)?,

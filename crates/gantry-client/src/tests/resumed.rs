@@ -1,8 +1,7 @@
 //! Downloads that resume an earlier one, or that several relays serve one after the other.
 
 use super::*;
-use crate::part::{PartFile, Wanted};
-use gantry_proto::Span;
+use crate::part::PartFile;
 
 /// Finding D1: if the sidecar had no checksum, the one that the relay states was ignored.
 #[tokio::test]
@@ -14,10 +13,8 @@ async fn fetches_kept_bytes_again_if_they_contradict_the_checksum() {
     let target = folder.path().join("file");
     let body = body();
 
-    let wanted_part =
-        Wanted { store: "s".parse().unwrap(), key: "k".parse().unwrap(), span: Span::default(), pin: Pin::default() };
     let never = std::sync::atomic::AtomicBool::new(false);
-    let planted = PartFile::open(&target, wanted_part, true, &never).unwrap();
+    let planted = PartFile::open(&target, wanted(), true, &never).unwrap();
     let mut planted = planted.begin(&object(), 0..SIZE, 0, &never).unwrap();
     planted.write(&[6; 1000]).unwrap();
     drop(planted);

@@ -28,12 +28,13 @@ use bytes::Bytes;
 use self::credit::Credit;
 pub use self::failure::{Cause, Failure};
 use self::recovery::Recovery;
-pub use self::silence::Link;
+pub use self::silence::Arrivals;
 use self::silence::Silence;
 use self::transfer::Transfer;
 use super::OFFSET_MAX;
 use super::answer::Accepted;
 use super::chunk::Chunk;
+use super::get::Get;
 use super::limits::{CONTROLS_BURST, CONTROLS_EVERY, REPEATS_BURST, REPEATS_EVERY};
 use super::message::{self, Body, Headers};
 use super::names::{Key, TransferId};
@@ -41,19 +42,6 @@ use super::object::{ObjectInfo, Pin, Span};
 use super::quota::Quota;
 use super::request::{Control, GetRequest};
 use super::subject::Prefix;
-
-/// What a consumer wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// The object.
-    pub key: Key,
-    /// The byte range: absolute offsets, the end exclusive.
-    pub span: Span,
-    /// The version.
-    pub pin: Pin,
-    /// A text that relays return on every message.
-    pub context: Option<String>,
-}
 
 /// The limits of a [`Receiver`].
 #[derive(Clone, Debug)]
@@ -148,7 +136,7 @@ enum State {
 #[derive(Debug)]
 pub struct Receiver {
     settings: Settings,
-    wanted: Wanted,
+    get: Get,
     /// The version that is being downloaded, once a relay has accepted.
     object: Option<ObjectInfo>,
     /// The exclusive end of the range, once a relay has stated the object's size.
@@ -156,7 +144,7 @@ pub struct Receiver {
     /// The offset of the next byte to arrive.
     next: u64,
     credit: Credit,
-    link: Link,
+    arrivals: Arrivals,
     state: State,
     recovery: Recovery,
     /// Limits control messages.
@@ -171,17 +159,17 @@ pub struct Receiver {
 impl Receiver {
     /// Starts a download. The first request is ready at once.
     #[must_use]
-    pub fn new(settings: Settings, wanted: Wanted, now: Duration) -> Self {
-        let start = wanted.span.start;
+    pub fn new(settings: Settings, get: Get, now: Duration) -> Self {
+        let start = get.span.start;
         let mut receiver = Self {
             credit: Credit::new(start, settings.window_initial, settings.window_max, settings.chunk_max),
             recovery: Recovery::new(&settings, now),
             settings,
-            wanted,
+            get,
             object: None,
             limit: None,
             next: start,
-            link: Link::default(),
+            arrivals: Arrivals::default(),
             state: State::Waiting { until: now },
             controls: Quota::new(CONTROLS_BURST, CONTROLS_EVERY),
             repeats: Quota::new(REPEATS_BURST, REPEATS_EVERY),
@@ -248,13 +236,13 @@ impl Receiver {
     /// Returns when the latest credit was given whose bytes have arrived. Everything sent to the consumer before then has
     /// arrived as well.
     #[must_use]
-    pub const fn caught_up_to(&self) -> Duration {
-        self.credit.window().caught_up_to()
+    pub const fn arrived_until(&self) -> Duration {
+        self.credit.window().arrived_until()
     }
 
     /// Returns the written offset from which on [`Self::handle_written`] has an effect. Until then it need not be called.
     #[must_use]
-    pub fn written_due(&self) -> u64 {
+    pub fn awaited_written(&self) -> u64 {
         let transfer = match &self.state {
             State::Ended => return self.next,
             State::Streaming(transfer) => transfer,
@@ -264,18 +252,18 @@ impl Receiver {
         let limit = self.limit.unwrap_or(OFFSET_MAX);
         let may_give_credit = transfer.credit < limit && transfer.control_due.is_none();
         let credit_due = if may_give_credit { self.credit.written_at_step(transfer.credit, limit) } else { u64::MAX };
-        let caught_up = self.credit.written_when_caught_up(self.next).unwrap_or(u64::MAX);
+        let caught_up = self.credit.written_to_keep_up(self.next).unwrap_or(u64::MAX);
         credit_due.min(caught_up)
     }
 
     /// Records what the connection has carried by now.
-    pub const fn handle_link(&mut self, link: Link) {
-        self.link = link;
+    pub const fn handle_arrivals(&mut self, arrivals: Arrivals) {
+        self.arrivals = arrivals;
     }
 
     /// Records the connection's share of the window budget, in bytes.
-    pub fn handle_share(&mut self, share: u64) {
-        self.credit.handle_share(share);
+    pub fn handle_window_limit(&mut self, share: u64) {
+        self.credit.handle_window_limit(share);
     }
 
     /// Records that the connection was lost, and with it everything in flight.
@@ -338,7 +326,7 @@ impl Receiver {
         self.recovery.handle_heard();
         match &mut self.state {
             State::Requested { asked, heard, silence, credit } => {
-                *silence = Silence::new(now, self.link);
+                *silence = Silence::new(now, self.arrivals);
                 if !std::mem::replace(heard, true) {
                     self.recovery.handle_answered(now.saturating_sub(*asked));
                 }
@@ -347,7 +335,7 @@ impl Receiver {
             }
             State::Streaming(transfer) if envelope.transfer == Some(transfer.id()) => {
                 if is_news {
-                    transfer.silence = Silence::new(now, self.link);
+                    transfer.silence = Silence::new(now, self.arrivals);
                 }
                 self.handle_body(body, now);
             }
@@ -390,7 +378,7 @@ impl Receiver {
 
     /// Returns the absolute offset up to which the relay may send, exclusive.
     fn grant(&self) -> u64 {
-        self.credit.grant(self.next, self.limit.or(self.wanted.span.end))
+        self.credit.grant(self.next, self.limit.or(self.get.span.end))
     }
 
     const fn is_open(&self) -> bool {

@@ -176,18 +176,18 @@ impl Receiver {
     pub(super) fn request(&mut self, now: Duration) {
         self.stats.requests = self.stats.requests.saturating_add(1);
         let credit = self.grant();
-        let pin = self.object.as_ref().map_or_else(|| self.wanted.pin.clone(), ObjectInfo::pin);
+        let pin = self.object.as_ref().map_or_else(|| self.get.pin.clone(), ObjectInfo::pin);
 
-        self.state = State::Requested { asked: now, heard: false, silence: Silence::new(now, self.link), credit };
+        self.state = State::Requested { asked: now, heard: false, silence: Silence::new(now, self.arrivals), credit };
         let request = GetRequest {
             v: None,
-            key: self.wanted.key.clone(),
+            key: self.get.key.clone(),
             start: self.next,
-            end: self.wanted.span.end,
+            end: self.get.span.end,
             pin,
             credit: Some(credit),
             chunk_max: Some(self.credit.window().chunk_max()),
-            context: self.wanted.context.clone(),
+            context: self.get.context.clone(),
             keeps_alive: true,
         };
         self.outputs.push_back(Output::Request(request));

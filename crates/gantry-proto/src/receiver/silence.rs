@@ -8,14 +8,14 @@ use super::super::limits::SILENCE_MAX;
 /// and beats of other transfers must not pass for a chunk that is arriving.
 const BUSY_BYTES_PER_MS: u64 = 16;
 
-/// What the connection has carried for all of its downloads together.
+/// What has arrived on the connection, for all of its downloads together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Link {
+pub struct Arrivals {
     /// How many bytes the connection has read so far, including those of incomplete messages.
     pub received_bytes: u64,
     /// Everything that was sent to the consumer before this time has arrived: the latest
-    /// [`Receiver::caught_up_to`](super::Receiver::caught_up_to) of any download.
-    pub caught_up_to: Duration,
+    /// [`Receiver::arrived_until`](super::Receiver::arrived_until) of any download.
+    pub arrived_until: Duration,
 }
 
 /// The time since a relay was last heard.
@@ -26,18 +26,18 @@ pub struct Link {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Silence {
     since: Duration,
-    /// [`Link::received_bytes`] when the silence began.
+    /// [`Arrivals::received_bytes`] when the silence began.
     received: u64,
     checked_at: Duration,
-    /// [`Link::received_bytes`] at `checked_at`.
+    /// [`Arrivals::received_bytes`] at `checked_at`.
     seen: u64,
     /// The end of an extension that was granted because the link was busy.
     extended_until: Duration,
 }
 
 impl Silence {
-    pub(super) const fn new(now: Duration, link: Link) -> Self {
-        let received = link.received_bytes;
+    pub(super) const fn new(now: Duration, arrivals: Arrivals) -> Self {
+        let received = arrivals.received_bytes;
         Self { since: now, received, checked_at: now, seen: received, extended_until: now }
     }
 
@@ -56,20 +56,20 @@ impl Silence {
     pub(super) fn extend(
         &mut self,
         now: Duration,
-        link: Link,
+        arrivals: Arrivals,
         limit: Duration,
         beat: Duration,
         ahead_max: u64,
     ) -> bool {
-        let carried = link.received_bytes.saturating_sub(self.seen);
+        let carried = arrivals.received_bytes.saturating_sub(self.seen);
         let took_ms = u64::try_from(now.saturating_sub(self.checked_at).as_millis()).unwrap_or(u64::MAX);
         let is_busy = carried > 0 && carried >= took_ms.saturating_mul(BUSY_BYTES_PER_MS);
 
-        let may_be_behind = link.received_bytes.saturating_sub(self.received) <= ahead_max
-            && link.caught_up_to < self.since.saturating_add(beat);
+        let may_be_behind = arrivals.received_bytes.saturating_sub(self.received) <= ahead_max
+            && arrivals.arrived_until < self.since.saturating_add(beat);
 
         self.checked_at = now;
-        self.seen = link.received_bytes;
+        self.seen = arrivals.received_bytes;
         let end = self.since.saturating_add(SILENCE_MAX.max(limit));
         if !is_busy || !may_be_behind || now >= end {
             return false;

@@ -76,7 +76,7 @@ impl Receiver {
 
     /// Handles a silence that has become too long, unless the relay's next message may still be on its way.
     fn handle_silence(&mut self, now: Duration) {
-        let link = self.link;
+        let arrivals = self.arrivals;
         // nats-server holds at most the windows of all downloads, together about the largest that one may have.
         let ahead_max = self.settings.window_max;
         let limit = match &self.state {
@@ -86,8 +86,8 @@ impl Receiver {
         };
 
         let is_extended = match &mut self.state {
-            State::Streaming(transfer) => transfer.silence.extend(now, link, limit, transfer.beat, ahead_max),
-            State::Requested { silence, .. } => silence.extend(now, link, limit, ANSWER_TIMEOUT_MIN, ahead_max),
+            State::Streaming(transfer) => transfer.silence.extend(now, arrivals, limit, transfer.beat, ahead_max),
+            State::Requested { silence, .. } => silence.extend(now, arrivals, limit, ANSWER_TIMEOUT_MIN, ahead_max),
             State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => true,
         };
         if !is_extended {

@@ -200,7 +200,7 @@ impl Receiver {
         now: Duration,
     ) {
         // Before this check, nothing may be sent to the subject that it names.
-        if let Err(what) = admit::check_identity(&accepted, transfer, &self.settings.prefix, &self.wanted.key) {
+        if let Err(what) = admit::check_identity(&accepted, transfer, &self.settings.prefix, &self.get.key) {
             return self.recover(Cause::Violation(what), None, now);
         }
         if let Some(object) = &self.object
@@ -210,7 +210,7 @@ impl Receiver {
             return self.fail_with_cancel(failure, &accepted);
         }
 
-        let span = Span { start: self.next, end: self.wanted.span.end };
+        let span = Span { start: self.next, end: self.get.span.end };
         let chunk_max = self.credit.window().chunk_max();
         if let Err(what) = admit::check_terms(&accepted, span, chunk_max, self.object.as_ref()) {
             return self.recover(Cause::Violation(what), None, now);
@@ -228,7 +228,7 @@ impl Receiver {
         window.handle_relay_max(accepted.window_max);
         window.handle_granted(credit, self.next, now);
 
-        let silence = Silence::new(now, self.link);
+        let silence = Silence::new(now, self.arrivals);
         let transfer = Transfer::new(&accepted, credit, self.recovery.answered_in(), silence, now);
         self.state = State::Streaming(Box::new(transfer));
         self.outputs.push_back(Output::Accepted(accepted));
@@ -322,7 +322,7 @@ impl Receiver {
         self.credit.handle_written(limit, self.next);
 
         let State::Streaming(transfer) = &self.state else { return };
-        self.credit.handle_caught_up(self.next, transfer.window_max, now);
+        self.credit.handle_writer_kept_up(self.next, transfer.window_max, now);
 
         let granted = self.grant();
         let is_last = granted > transfer.credit && Some(granted) == self.limit;

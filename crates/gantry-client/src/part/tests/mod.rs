@@ -59,13 +59,8 @@ impl Scene {
         Self { target: folder.path().join(name), folder, object, bytes }
     }
 
-    fn wanted(&self) -> Wanted {
-        Wanted {
-            store: "files".parse().unwrap(),
-            key: self.object.key.clone(),
-            span: Span::default(),
-            pin: Pin::default(),
-        }
+    fn wanted(&self) -> Get {
+        Get::new("files".parse().unwrap(), self.object.key.clone())
     }
 
     fn open(&self) -> PartFile {
@@ -194,7 +189,7 @@ fn an_empty_object_is_an_empty_file() {
 #[test]
 fn a_range_is_proved_by_transport_only() {
     let scene = Scene::new();
-    let wanted = Wanted { span: Span { start: 100, end: Some(200) }, ..scene.wanted() };
+    let wanted = scene.wanted().range(100..200);
     let open = || PartFile::open_with(&scene.target, wanted.clone(), true, policy(), &RUN_ON).unwrap();
     let mut part = open().begin(&scene.object, 100..200, 100, &RUN_ON).unwrap();
     part.write(&scene.bytes[100..150]).unwrap();
@@ -236,7 +231,7 @@ fn a_download_that_never_began_leaves_an_earlier_one_resumable() {
     scene.interrupt(10, 20);
 
     drop(scene.open());
-    let other = Wanted { key: "models/two".parse().unwrap(), ..scene.wanted() };
+    let other = Get::at("files/models/two").unwrap();
     drop(PartFile::open_with(&scene.target, other, true, policy(), &RUN_ON).unwrap());
     let afresh = PartFile::open_with(&scene.target, scene.wanted(), false, policy(), &RUN_ON).unwrap();
     assert_eq!((afresh.resume_point(), afresh.stale()), (None, None));
@@ -261,26 +256,22 @@ fn a_copy_of_the_descriptor_in_a_forked_process_keeps_no_lock() {
 fn bytes_of_anything_else_are_not_resumed() {
     let scene = Scene::new();
     scene.interrupt(10, 20);
-    let span = |start, end| Span { start, end };
-    let pin = |if_match: Option<&str>, version_id: Option<&str>| Pin {
-        if_match: if_match.map(str::to_owned),
-        version_id: version_id.map(str::to_owned),
-    };
     for other in [
-        Wanted { store: "other".parse().unwrap(), ..scene.wanted() },
-        Wanted { key: "models/two".parse().unwrap(), ..scene.wanted() },
-        Wanted { span: span(1, None), ..scene.wanted() },
-        Wanted { span: span(0, Some(50)), ..scene.wanted() },
-        Wanted { pin: pin(Some("\"e2\""), None), ..scene.wanted() },
-        Wanted { pin: pin(None, Some("v2")), ..scene.wanted() },
+        Get::new("other".parse().unwrap(), scene.wanted().key),
+        Get::at("files/models/two").unwrap(),
+        scene.wanted().range(1..),
+        scene.wanted().range(..50),
+        scene.wanted().if_match("\"e2\""),
+        scene.wanted().version_id("v2"),
     ] {
         let part = PartFile::open_with(&scene.target, other.clone(), true, policy(), &RUN_ON).unwrap();
         assert_eq!((part.resume_point(), part.stale()), (None, Some(Stale::Other)), "{other:?}");
     }
     for same in [
-        Wanted { span: span(0, Some(scene.object.size)), ..scene.wanted() },
-        Wanted { span: span(0, Some(u64::MAX)), ..scene.wanted() },
-        Wanted { pin: pin(Some("\"e1\""), None), ..scene.wanted() },
+        scene.wanted().range(..scene.object.size),
+        scene.wanted().range(..OFFSET_MAX),
+        scene.wanted().if_match("\"e1\""),
+        scene.wanted().context("another text"),
     ] {
         let part = PartFile::open_with(&scene.target, same.clone(), true, policy(), &RUN_ON).unwrap();
         assert!(part.resume_point().is_some(), "{same:?}");
@@ -294,7 +285,7 @@ fn a_resume_is_pinned_to_a_version_only_if_one_was_asked_for() {
     scene.interrupt(10, 20);
     assert_eq!(scene.open().resume_point().unwrap().pin.version_id, None);
 
-    let wanted = Wanted { pin: Pin { if_match: None, version_id: Some("v1".to_owned()) }, ..scene.wanted() };
+    let wanted = scene.wanted().version_id("v1");
     let part = PartFile::open_with(&scene.target, wanted, true, policy(), &RUN_ON).unwrap();
     assert_eq!(part.resume_point().unwrap().pin.version_id.as_deref(), Some("v1"));
 }

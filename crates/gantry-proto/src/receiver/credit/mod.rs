@@ -72,13 +72,13 @@ impl Credit {
         self.step_from(credit).min(limit).saturating_sub(self.size())
     }
 
-    /// Returns the written offset at which [`Self::handle_caught_up`] may let the window grow, if the relay waits.
-    pub(super) fn written_when_caught_up(&self, next: u64) -> Option<u64> {
+    /// Returns the written offset at which [`Self::handle_writer_kept_up`] may let the window grow, if the relay waits.
+    pub(super) fn written_to_keep_up(&self, next: u64) -> Option<u64> {
         self.blocked_at.map(|_| next.saturating_sub(self.size() / 2))
     }
 
     /// Records the connection's share of the window budget, in bytes.
-    pub(super) fn handle_share(&mut self, share: u64) {
+    pub(super) fn handle_window_limit(&mut self, share: u64) {
         self.share = share.max(1);
     }
 
@@ -104,7 +104,7 @@ impl Credit {
     }
 
     /// Lets the window grow after all, if writing was behind only because all of a small window arrived at once.
-    pub(super) fn handle_caught_up(&mut self, next: u64, relay_max: u64, now: Duration) {
+    pub(super) fn handle_writer_kept_up(&mut self, next: u64, relay_max: u64, now: Duration) {
         if self.is_writing_behind(next) {
             return;
         }

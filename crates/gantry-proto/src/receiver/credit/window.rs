@@ -48,7 +48,7 @@ pub(in super::super) struct Window {
     mark: Option<Mark>,
     /// Whether the latest measured credit arrived soon, and the window has not grown since it was given.
     is_prompt: bool,
-    caught_up_to: Duration,
+    arrived_until: Duration,
 }
 
 impl Window {
@@ -61,7 +61,7 @@ impl Window {
             doublings: 0,
             mark: None,
             is_prompt: false,
-            caught_up_to: Duration::ZERO,
+            arrived_until: Duration::ZERO,
         }
     }
 
@@ -76,8 +76,8 @@ impl Window {
     }
 
     /// Returns when the latest credit was given that has arrived completely.
-    pub(in super::super) const fn caught_up_to(&self) -> Duration {
-        self.caught_up_to
+    pub(in super::super) const fn arrived_until(&self) -> Duration {
+        self.arrived_until
     }
 
     /// Returns the timeout for silence on this link, where it would be `timeout` on a good one.
@@ -106,7 +106,7 @@ impl Window {
     pub(super) fn handle_arrived(&mut self, next: u64, now: Duration) {
         let Some(mark) = self.mark.take_if(|mark| mark.limit <= next) else { return };
 
-        self.caught_up_to = mark.at;
+        self.arrived_until = mark.at;
         let took = now.saturating_sub(mark.at);
         self.is_prompt = took <= GROW_BELOW;
         if self.is_prompt {

@@ -59,7 +59,7 @@ fn nothing_is_sent_to_a_control_subject_that_is_not_of_the_transfer() {
 }
 
 #[test]
-fn a_control_subject_must_not_be_made_right_by_a_wrong_instance() {
+fn a_control_subject_of_an_invalid_instance_is_a_violation() {
     for instance in ["", "a.b", "*", ">", "a b", "a\r\nb", "ü", &"r".repeat(65)] {
         let control = format!("gantry.v1.ctl.{instance}.{}", transfer(1));
         let wrong = Accepted { instance: instance.to_owned(), control, ..accepted(transfer(1), 0) };
@@ -70,8 +70,8 @@ fn a_control_subject_must_not_be_made_right_by_a_wrong_instance() {
 #[test]
 fn the_control_subject_begins_with_the_prefix_of_the_consumer() {
     let settings = Settings { prefix: Prefix::new("site.a").unwrap(), ..Pair::new().receiver.settings };
-    let wanted = Pair::new().receiver.wanted;
-    let mut pair = Pair { receiver: Receiver::new(settings, wanted, START), transfer: transfer(1) };
+    let get = Pair::new().receiver.get;
+    let mut pair = Pair { receiver: Receiver::new(settings, get, START), transfer: transfer(1) };
     pair.outputs();
     pair.accept(0, START);
     assert_violation("gantry", &pair.outputs());
@@ -199,7 +199,7 @@ mod numbers {
     fn a_patience_without_an_end_does_not_overflow() {
         let base = Pair::new().receiver;
         let settings = Settings { patience: Duration::MAX, stall_timeout: Duration::MAX, ..base.settings };
-        let mut receiver = Receiver::new(settings, base.wanted, SECOND);
+        let mut receiver = Receiver::new(settings, base.get, SECOND);
         while receiver.poll_output().is_some() {}
         receiver.handle_timeout(Duration::MAX);
         assert!(receiver.poll_timeout().is_some() || receiver.outcome().is_some());
@@ -447,7 +447,7 @@ impl Siege {
             Act::Disconnected => self.pair.receiver.handle_disconnected(),
             Act::Connected => self.pair.receiver.handle_connected(self.now),
             Act::Written => self.pair.receiver.handle_written(self.delivered, self.now),
-            Act::Share(share) => self.pair.receiver.handle_share(*share),
+            Act::Share(share) => self.pair.receiver.handle_window_limit(*share),
             Act::Pass(ms) => self.now += MS * u32::try_from(*ms).unwrap(),
             Act::Timer => {
                 self.now = self.now.max(self.pair.receiver.poll_timeout().unwrap_or(self.now));

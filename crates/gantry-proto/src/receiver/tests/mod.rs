@@ -41,8 +41,8 @@ impl Pair {
             backoff_max: BACKOFF_MAX,
             jitter_seed: 1,
         };
-        let wanted = Wanted { key: "a/b".parse().unwrap(), span, pin, context: Some("mine".to_owned()) };
-        Self { receiver: Receiver::new(settings, wanted, START), transfer: transfer(1) }
+        let get = Get::at("s/a/b").unwrap().range(span).pin(pin).context("mine");
+        Self { receiver: Receiver::new(settings, get, START), transfer: transfer(1) }
     }
 
     /// Starts a download that a relay has accepted.
@@ -247,7 +247,7 @@ mod progress {
     }
 
     #[test]
-    fn messages_of_another_transfer_are_thrown_away() {
+    fn messages_of_another_transfer_are_discarded() {
         let mut pair = Pair::streaming();
         for body in [chunk(0, 0, 50), Body::Goaway, Body::End(End { chunks: 0, bytes: 0 })] {
             pair.hear_from(Some(transfer(9)), &body, START);
@@ -374,7 +374,7 @@ mod recovery {
     }
 
     #[test]
-    fn a_message_that_is_none_of_the_protocol_ends_the_transfer() {
+    fn a_message_outside_the_protocol_ends_the_transfer() {
         let mut pair = Pair::streaming();
         pair.receiver.handle_message(&Headers::default(), Bytes::from_static(b"hello"), START);
         assert!(matches!(recovers_from(&pair.outputs())[..], [Cause::Violation(_)]));
@@ -404,7 +404,7 @@ mod recovery {
     }
 
     #[test]
-    fn silence_ends_the_transfer_and_beats_are_no_silence() {
+    fn silence_ends_the_transfer_unless_beats_arrive() {
         let mut pair = Pair::streaming();
         pair.hear(&beat(0, 0, Wait::Store), STALL - MS);
         let outputs = pair.run(STALL * 2 - 2 * MS);
@@ -459,7 +459,7 @@ mod recovery {
     }
 
     #[test]
-    fn a_relay_that_showed_a_sign_of_life_may_take_its_time() {
+    fn a_relay_that_has_answered_once_may_take_longer() {
         let mut pair = Pair::new();
         pair.outputs();
         pair.hear(&beat(0, 0, Wait::Store), 50 * MS);
@@ -488,7 +488,7 @@ mod recovery {
     }
 
     #[test]
-    fn credit_given_just_before_the_relay_died_kept_us_from_asking_whether_it_is_there() {
+    fn credit_given_just_before_a_relay_dies_does_not_suppress_the_probe() {
         let mut pair = Pair::streaming();
         pair.hear(&chunk(0, 0, 50), SECOND);
         pair.receiver.handle_written(50, SECOND + 100 * MS);
@@ -540,7 +540,7 @@ mod recovery {
 
     /// A relay whose request connection is made anew for each malformed message was taken for dead.
     #[test]
-    fn a_relay_that_speaks_is_kept_though_its_control_subject_has_no_listener() {
+    fn a_relay_that_still_sends_is_kept_although_its_control_subject_has_no_listener() {
         let mut pair = Pair::streaming();
         for second in 1..60 {
             let now = SECOND * second;
@@ -586,7 +586,7 @@ mod ending {
     use super::*;
 
     #[test]
-    fn nobody_at_all_is_given_up_within_its_own_patience() {
+    fn no_relay_at_all_is_given_up_after_its_own_patience() {
         let mut pair = Pair::new();
         let mut now = START;
         while pair.failure().is_none() {
@@ -605,7 +605,7 @@ mod ending {
     }
 
     #[test]
-    fn relays_that_went_away_are_waited_for_with_the_full_patience() {
+    fn relays_that_disappear_are_waited_for_with_the_full_patience() {
         let mut pair = Pair::streaming();
         let mut now = START;
         while pair.failure().is_none() {
@@ -646,7 +646,7 @@ mod ending {
     }
 
     #[test]
-    fn a_relay_that_alone_could_not_reach_the_store_ended_the_download() {
+    fn a_store_that_one_relay_cannot_reach_is_asked_for_at_another() {
         let mut pair = Pair::new();
         pair.outputs();
         pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
@@ -659,7 +659,7 @@ mod ending {
 
     /// S3's `Retry-After` is the first relay's matter.
     #[test]
-    fn a_pause_that_the_first_relay_asks_for_kept_the_second_from_being_asked() {
+    fn a_pause_that_one_relay_asks_for_does_not_delay_another() {
         let mut pair = Pair::new();
         pair.outputs();
         pair.refuse(WireError::new(Code::StoreUnavailable, "slow down").with_retry_after_ms(5000), START);
@@ -668,7 +668,7 @@ mod ending {
     }
 
     #[test]
-    fn a_second_relay_that_is_busy_hid_why_the_first_refused() {
+    fn the_reason_of_the_first_relay_is_reported_although_the_second_is_busy() {
         let mut pair = Pair::new();
         pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
         pair.refuse(busy(2000), SECOND / 2);
@@ -730,7 +730,7 @@ mod ending {
     }
 
     #[test]
-    fn a_busy_relay_can_not_put_us_off_for_long() {
+    fn a_busy_relay_cannot_delay_the_next_request_for_long() {
         let mut pair = Pair::new();
         pair.outputs();
         pair.refuse(busy(u64::MAX), START);
@@ -743,7 +743,7 @@ mod credit {
     use super::*;
 
     #[test]
-    fn follows_what_is_written_in_steps_of_an_eighth_of_the_window() {
+    fn credit_follows_written_bytes_in_steps_of_an_eighth_of_the_window() {
         let mut pair = Pair::streaming();
         pair.hear(&chunk(0, 0, 50), START);
         assert_eq!(pair.outputs(), []);
@@ -758,7 +758,7 @@ mod credit {
         let wanted = [Span::default(), Span { start: 0, end: Some(110) }];
         for (span, end) in wanted.into_iter().zip([SIZE, 110]) {
             let mut pair = Pair::wanting(span, Pin::default());
-            assert_eq!(pair.receiver.written_due(), u64::MAX);
+            assert_eq!(pair.receiver.awaited_written(), u64::MAX);
             pair.accept_as(Accepted { end, ..accepted(transfer(1), 0) }, START);
             pair.outputs();
             let (mut seq, mut next, mut limit) = (0, 0, 100);
@@ -772,16 +772,16 @@ mod credit {
                     }
                 }
                 limit = credit_in(&pair.outputs()).unwrap_or(limit);
-                let due = pair.receiver.written_due();
+                let due = pair.receiver.awaited_written();
                 pair.receiver.handle_written(written, START);
                 let told = credit_in(&pair.outputs());
                 assert!(told.is_none() || written >= due, "{written} of {due}: {told:?}");
-                assert!(pair.receiver.written_due() > written, "the driver would be woken over and over");
+                assert!(pair.receiver.awaited_written() > written, "the driver would be woken over and over");
                 limit = told.unwrap_or(limit);
             }
             assert_eq!((next, limit), (end, end));
             pair.hear(&Body::End(End { chunks: seq, bytes: end }), START);
-            assert_eq!(pair.receiver.written_due(), end);
+            assert_eq!(pair.receiver.awaited_written(), end);
         }
     }
 
@@ -815,7 +815,7 @@ mod credit {
     }
 
     #[test]
-    fn a_window_that_came_in_one_chunk_could_not_grow() {
+    fn the_window_grows_although_it_arrives_in_one_chunk() {
         let mut pair = Pair::streaming();
         pair.hear(&chunk(0, 0, 100), START);
         pair.hear(&beat(1, 100, Wait::Credit), START);
@@ -846,7 +846,7 @@ mod credit {
     #[test]
     fn a_smaller_share_never_takes_credit_back() {
         let mut pair = Pair::streaming();
-        pair.receiver.handle_share(10);
+        pair.receiver.handle_window_limit(10);
         pair.hear(&chunk(0, 0, 100), START);
         pair.receiver.handle_written(80, START);
         assert_eq!(pair.outputs(), []);
@@ -857,16 +857,16 @@ mod credit {
     #[test]
     fn a_larger_share_is_due_at_once() {
         let mut pair = Pair::streaming();
-        pair.receiver.handle_share(50);
+        pair.receiver.handle_window_limit(50);
         pair.hear(&chunk(0, 0, 50), START);
         pair.receiver.handle_written(50, START);
         assert_eq!(pair.outputs(), []);
-        assert!(pair.receiver.written_due() > 50);
-        pair.receiver.handle_share(100);
-        assert!(pair.receiver.written_due() <= 50);
+        assert!(pair.receiver.awaited_written() > 50);
+        pair.receiver.handle_window_limit(100);
+        assert!(pair.receiver.awaited_written() <= 50);
         pair.receiver.handle_written(50, START);
         assert_eq!(pair.outputs(), [credit(transfer(1), 150)]);
-        assert!(pair.receiver.written_due() > 50);
+        assert!(pair.receiver.awaited_written() > 50);
     }
 
     #[test]
@@ -914,7 +914,7 @@ mod regressions {
     use super::*;
 
     #[test]
-    fn time_without_a_connection_used_up_the_patience_for_a_first_relay() {
+    fn time_without_a_connection_does_not_count_against_the_patience_for_a_first_relay() {
         let mut pair = Pair::new();
         pair.receiver.handle_disconnected();
         pair.receiver.handle_connected(10 * SECOND);
@@ -923,7 +923,7 @@ mod regressions {
     }
 
     #[test]
-    fn a_busy_relay_used_up_the_patience_for_a_first_relay() {
+    fn a_busy_relay_counts_as_a_first_relay() {
         let mut pair = Pair::new();
         pair.refuse(busy(2000), START);
         pair.run(2 * SECOND);
@@ -934,7 +934,7 @@ mod regressions {
     }
 
     #[test]
-    fn beats_of_a_store_that_never_answers_kept_a_download_waiting_for_ever() {
+    fn beats_of_a_store_that_never_answers_end_with_the_patience() {
         for accepts in [false, true] {
             let mut pair = if accepts { Pair::streaming() } else { Pair::new() };
             let mut now = START;
@@ -948,7 +948,7 @@ mod regressions {
     }
 
     #[test]
-    fn a_relay_that_ignores_credit_kept_a_download_waiting_for_ever() {
+    fn a_relay_that_ignores_credit_is_left_with_the_patience() {
         let mut pair = Pair::new();
         pair.accept(0, START);
         let mut now = START;
@@ -961,7 +961,7 @@ mod regressions {
     }
 
     #[test]
-    fn a_disk_that_stood_still_after_a_recovery_ended_the_download() {
+    fn a_disk_that_stands_still_after_a_recovery_does_not_end_the_download() {
         let mut pair = Pair::streaming();
         pair.hear(&chunk(0, 0, 100), START);
         pair.hear(&Body::Goaway, START);
@@ -976,7 +976,7 @@ mod regressions {
     }
 
     #[test]
-    fn a_pause_of_zero_made_us_ask_in_a_loop() {
+    fn a_pause_of_zero_does_not_make_requests_loop() {
         let mut pair = Pair::new();
         for _ in 0..3 {
             pair.outputs();
@@ -986,16 +986,16 @@ mod regressions {
     }
 
     #[test]
-    fn a_request_that_was_not_sent_yet_outlived_its_connection() {
+    fn an_unsent_request_does_not_outlive_its_connection() {
         let mut pair = Pair::new();
         pair.receiver.handle_disconnected();
         assert_eq!(pair.outputs(), [Output::Recovering(Cause::Disconnected)]);
     }
 
     #[test]
-    fn a_window_wider_than_its_share_held_credit_back() {
+    fn a_window_wider_than_its_share_holds_no_credit_back() {
         let mut pair = Pair::streaming();
-        pair.receiver.handle_share(10);
+        pair.receiver.handle_window_limit(10);
         pair.hear(&chunk(0, 0, 100), START);
         pair.receiver.handle_written(100, START);
         assert_eq!(pair.outputs(), [credit(transfer(1), 110)]);
@@ -1005,7 +1005,7 @@ mod regressions {
     }
 
     #[test]
-    fn giving_up_in_the_middle_of_a_recovery_cancelled_twice() {
+    fn giving_up_in_the_middle_of_a_recovery_cancels_once() {
         let mut pair = Pair::streaming();
         pair.hear(&Body::Goaway, START);
         pair.accept(0, START);
@@ -1016,7 +1016,7 @@ mod regressions {
     }
 
     #[test]
-    fn an_error_of_a_transfer_whose_acceptance_was_lost_ended_the_download() {
+    fn an_error_of_a_transfer_whose_acceptance_was_lost_starts_a_recovery() {
         let mut pair = Pair::new();
         pair.hear(&Body::Error(WireError::new(Code::StoreUnavailable, "down")), START);
         assert_eq!(pair.failure(), None);
@@ -1031,7 +1031,7 @@ mod links {
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn a_window_that_grew_whatever_the_rate_filled_a_slow_link_for_longer_than_nats_server_waits() {
+    fn the_window_stays_small_on_a_slow_link() {
         for rate in [MIB / 2, MIB, 2 * MIB, 8 * MIB] {
             let mut rig = Rig::new(rate, 20 * MS, true);
             let arrived = rig.run(MINUTE);
@@ -1050,7 +1050,7 @@ mod links {
     }
 
     #[test]
-    fn a_window_that_a_link_outgrew_shrinks_when_the_link_becomes_slow() {
+    fn the_window_shrinks_when_the_link_becomes_slow() {
         let mut rig = Rig::new(160 * MIB, 20 * MS, true);
         rig.run(2 * SECOND);
         rig.rate = 2 * MIB;
@@ -1065,7 +1065,7 @@ mod links {
     }
 
     #[test]
-    fn a_chunk_that_took_longer_than_the_stall_timeout_was_never_waited_for() {
+    fn a_chunk_that_takes_longer_than_the_stall_timeout_is_waited_for() {
         for rate in [20 * KIB, 50 * KIB, 100 * KIB] {
             let mut rig = Rig::new(rate, 100 * MS, true);
             let arrived = rig.run(2 * MINUTE);
@@ -1111,8 +1111,8 @@ mod links {
             while pair.receiver.stats().recoveries == 0 {
                 now += 10 * MS;
                 let received_bytes = bytes_per_s * u64::try_from(now.as_millis()).unwrap() / 1000;
-                let caught_up_to = if caught_up { now.saturating_sub(500 * MS) } else { START };
-                pair.receiver.handle_link(Link { received_bytes, caught_up_to });
+                let arrived_until = if caught_up { now.saturating_sub(500 * MS) } else { START };
+                pair.receiver.handle_arrivals(Arrivals { received_bytes, arrived_until });
                 pair.run(now);
             }
             now
@@ -1126,13 +1126,13 @@ mod links {
 
     #[test]
     fn a_link_that_carries_something_is_not_waited_for_without_an_end() {
-        let mut silence = Silence::new(START, Link::default());
+        let mut silence = Silence::new(START, Arrivals::default());
         let mut now = START;
         loop {
             now = silence.due(STALL).max(now);
             let received_bytes = 20 * u64::try_from(now.as_millis()).unwrap();
-            let link = Link { received_bytes, caught_up_to: START };
-            if !silence.extend(now, link, STALL, SECOND, u64::MAX) {
+            let arrivals = Arrivals { received_bytes, arrived_until: START };
+            if !silence.extend(now, arrivals, STALL, SECOND, u64::MAX) {
                 break;
             }
         }

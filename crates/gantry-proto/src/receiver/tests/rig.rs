@@ -52,9 +52,8 @@ impl Rig {
             backoff_max: BACKOFF_MAX,
             jitter_seed: 1,
         };
-        let wanted = Wanted { key: "a/b".parse().unwrap(), span: Span::default(), pin: Pin::default(), context: None };
         Self {
-            receiver: Receiver::new(settings, wanted, START),
+            receiver: Receiver::new(settings, Get::at("s/a/b").unwrap(), START),
             rate,
             half_trip: round_trip / 2,
             counts_bytes,
@@ -163,7 +162,7 @@ impl Rig {
 
     fn hear(&mut self) {
         let received_bytes = if self.counts_bytes { self.received_bytes } else { 0 };
-        self.receiver.handle_link(Link { received_bytes, caught_up_to: self.receiver.caught_up_to() });
+        self.receiver.handle_arrivals(Arrivals { received_bytes, arrived_until: self.receiver.arrived_until() });
         while self.down.front().is_some_and(|(due, _)| *due <= self.now) {
             let (_, packet) = self.down.pop_front().unwrap();
             if packet.inbox == self.inbox {

@@ -2,12 +2,12 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use gantry_proto::receiver::Wanted;
-use gantry_proto::{Key, Malformed, OFFSET_MAX, Pin, Span, StoreName};
+use super::OFFSET_MAX;
+use super::error::Malformed;
+use super::names::{Key, StoreName};
+use super::object::{Pin, Span};
 
-use crate::error::Error;
-
-/// What to download.
+/// What to download: an object, and which version and bytes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Get {
@@ -39,26 +39,24 @@ impl Get {
     /// Requests the object at `store/key`. Everything after the first slash is the key.
     ///
     /// # Errors
-    /// [`Error::Address`] if the key is missing, or the store's name or the key is invalid; not retryable.
+    /// If the key is missing, or the store's name or the key is invalid.
     ///
     /// # Examples
     /// ```
-    /// use gantry_client::Get;
+    /// use gantry_proto::Get;
     ///
-    /// # fn main() -> Result<(), gantry_client::Error> {
+    /// # fn main() -> Result<(), gantry_proto::Malformed> {
     /// let get = Get::at("files/videos/a.mp4")?.range(0..100).if_match("\"5d41402a\"");
     /// assert_eq!(get.store.as_str(), "files");
     /// assert_eq!(get.key.as_str(), "videos/a.mp4");
     /// # Ok(())
     /// # }
     /// ```
-    pub fn at(address: &str) -> Result<Self, Error> {
-        let invalid = |reason: String| Error::Address { address: address.to_owned(), reason };
-
-        let (store, key) = address.split_once('/').ok_or_else(|| invalid("must be STORE/KEY".to_owned()))?;
-        let store = store.parse().map_err(|error: Malformed| invalid(error.to_string()))?;
-        let key = key.parse().map_err(|error: Malformed| invalid(error.to_string()))?;
-        Ok(Self::new(store, key))
+    pub fn at(address: &str) -> Result<Self, Malformed> {
+        let Some((store, key)) = address.split_once('/') else {
+            return Err(Malformed::new(format!("{address:?} has no key: must be STORE/KEY")));
+        };
+        Ok(Self::new(store.parse()?, key.parse()?))
     }
 
     /// Requests these bytes only, as absolute offsets. An end past the object's size means the object's end.
@@ -79,7 +77,7 @@ impl Get {
         self
     }
 
-    /// Requires the version in `pin`. [`ObjectInfo::pin`](gantry_proto::ObjectInfo::pin) returns that of an object.
+    /// Requires the version in `pin`. [`ObjectInfo::pin`](super::ObjectInfo::pin) returns that of an object.
     #[must_use]
     pub fn pin(mut self, pin: Pin) -> Self {
         self.pin = pin;
@@ -108,12 +106,6 @@ impl Get {
     }
 }
 
-impl From<Get> for Wanted {
-    fn from(Get { store: _, key, span, pin, context }: Get) -> Self {
-        Self { key, span, pin, context }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,7 +127,7 @@ mod tests {
     #[test]
     fn addresses_without_a_store_or_key_are_rejected() {
         for address in ["", "s", "s/", "/k", "s.t/k"] {
-            assert!(matches!(Get::at(address), Err(Error::Address { .. })), "{address:?}");
+            assert!(Get::at(address).is_err(), "{address:?}");
         }
         assert_eq!(Get::at("s//a/b").unwrap().key.as_str(), "/a/b");
     }
