@@ -80,6 +80,12 @@ def supervised(command):
     return [sys.executable, "-I", "-S", str(s3.RUN), "--", *map(str, command)]
 
 
+def binary(stage):
+    """Returns the binary named by GANTRY_BINARY, or builds the release binary."""
+    given = os.environ.get("GANTRY_BINARY")
+    return Path(given).resolve() if given else build(stage)
+
+
 def build(stage):
     """Builds the release binary and returns its path, as cargo reports it."""
     say("building (the first build takes a few minutes)")
@@ -108,7 +114,7 @@ def start_nats(stage, *options):
 
 
 def run(stage, mib, stay):
-    gantry = build(stage)
+    gantry = binary(stage)
     stage.folder = Path(tempfile.mkdtemp(dir=DEV, prefix="demo-"))
     say("starting nats-server and SeaweedFS")
     url = start_nats(stage)

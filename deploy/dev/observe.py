@@ -93,7 +93,7 @@ def panels():
 
 
 def run(stage, plot):
-    gantry = demo.build(stage)
+    gantry = demo.binary(stage)
     stage.folder = Path(tempfile.mkdtemp(dir=DEV, prefix="observe-"))
     nats = demo.start_nats(stage)
     store, process = s3.start(stage.folder / "s3", stdin=stage.alive_fd, remove=[stage.folder])

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import servers
 
@@ -72,8 +73,10 @@ def tested_binary():
 
 def passes(name, command, env):
     print(f"--- {name}: {' '.join(command)}", flush=True)
-    return subprocess.run(command, cwd=servers.ROOT, env={**os.environ, **env},
-                          stdin=subprocess.DEVNULL).returncode == 0
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=servers.ROOT, env={**os.environ, **env}, stdin=subprocess.DEVNULL)
+    print(f"--- {name}: {time.monotonic() - began:.0f} s", flush=True)
+    return done.returncode == 0
 
 
 def run_tests():
@@ -82,6 +85,7 @@ def run_tests():
     if servers.path_of("debian-nats-server") is None:
         command += ["--", "--skip", NEEDS_APT]
     print(f"--- tests: {' '.join(command)}", flush=True)
+    began = time.monotonic()
     counts = dict.fromkeys(("passed", "failed", "ignored", "filtered"), 0)
     cargo = subprocess.Popen(command, cwd=servers.ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     for line in cargo.stdout:
@@ -90,7 +94,9 @@ def run_tests():
         if result:
             for name, number in zip(counts, result.groups()):
                 counts[name] += int(number)
-    return counts, cargo.wait() == 0
+    tests_ok = cargo.wait() == 0
+    print(f"--- tests: {time.monotonic() - began:.0f} s", flush=True)
+    return counts, tests_ok
 
 
 if __name__ == "__main__":
