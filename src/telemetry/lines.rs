@@ -92,7 +92,11 @@ impl Stderr {
 
 impl Write for Stderr {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        put(self.escaped(&String::from_utf8_lossy(event)));
+        // The check for valid UTF-8 is faster than `from_utf8_lossy`.
+        match str::from_utf8(event) {
+            Ok(line) => put(self.escaped(line)),
+            Err(_) => put(self.escaped(&String::from_utf8_lossy(event))),
+        }
         Ok(event.len())
     }
 

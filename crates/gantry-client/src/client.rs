@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gantry_bus::Bus;
-use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, StoreName};
+use gantry_proto::{Get, Key, ListPage, ListRequest, ObjectInfo, Pin, StoreName};
 
 use crate::connection::Connection;
 use crate::download::{self, Download};

@@ -15,7 +15,7 @@ use tokio_util::sync::DropGuard;
 
 use gantry_proto::chunk::Chunk;
 use gantry_proto::receiver::Stats;
-use gantry_proto::{Accepted, ObjectInfo};
+use gantry_proto::{Accepted, Get, ObjectInfo};
 
 use crate::connection::Connection;
 use crate::driver::{self, Running, join};

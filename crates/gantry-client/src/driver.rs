@@ -19,7 +19,7 @@ use gantry_proto::chunk::Chunk;
 use gantry_proto::message::json;
 use gantry_proto::receiver::{Cause, Failure, Output, Receiver, Stats};
 use gantry_proto::subject::Operation;
-use gantry_proto::{Accepted, GetRequest, Headers};
+use gantry_proto::{Accepted, Get, GetRequest, Headers};
 
 use crate::connection::{Connection, Share, denial};
 use crate::error::Error;

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use gantry_proto::chunk::Chunk;
 use gantry_proto::receiver::Stats;
-use gantry_proto::{Code, Span, WireError};
+use gantry_proto::{Code, Get, Span, WireError};
 
 use crate::connection::Connection;
 use crate::download::{self, Download};
@@ -236,7 +236,7 @@ async fn begin(
     };
 
     let span = Span { start: point.proved, end: get.span.end };
-    let rest = Get { span, pin: point.pin.clone(), ..get.clone() };
+    let rest = get.clone().range(span).pin(point.pin.clone());
     let reason = match download::start(connection, rest).await {
         Ok(download) => {
             let Range { start: from, end } = download.range();

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 /// Use this for messages. It is not reversible, because backslashes are not escaped.
 #[must_use]
 pub fn text(text: &str) -> Cow<'_, str> {
-    if text.chars().all(is_printable) {
+    if is_plain(text) || text.chars().all(is_printable) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
@@ -52,7 +52,7 @@ pub fn name(name: &str) -> Cow<'_, str> {
 /// Escapes the unprintable characters that JSON allows within strings. The JSON keeps its meaning.
 #[must_use]
 pub fn json(json: &str) -> Cow<'_, str> {
-    if json.chars().all(is_printable) {
+    if is_plain(json) || json.chars().all(is_printable) {
         return Cow::Borrowed(json);
     }
     let mut escaped = String::with_capacity(json.len() + 16);
@@ -67,6 +67,12 @@ pub fn json(json: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(escaped)
+}
+
+/// Returns whether a text contains nothing but printable ASCII, as nearly every line of the log does. This is much faster to
+/// find out than whether each of its characters is printable.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// Returns whether a character is safe to print: not a control character or line break, not invisible, and without

@@ -48,7 +48,7 @@ async fn range_at_the_end_of_the_object_leaves_no_file() {
     let client = client(&network.connect(), Options::default());
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("file");
-    let get = Get { span: Span { start: SIZE, end: None }, ..wanted() };
+    let get = wanted().range(SIZE..);
 
     let download = client.download(get, &target, FileOptions::default());
     let (report, request) = tokio::join!(download, relay.accept());

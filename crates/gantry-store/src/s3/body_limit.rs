@@ -3,9 +3,8 @@
 //! The SDK collects the body of every answer except the bytes of an object, errors included. A server must not be able
 //! to fill the relay's memory with one of them.
 
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
-use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
-use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::config::ConfigBag;
+use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::primitives::SdkBody;
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use http_body_util::Limited;
@@ -19,30 +18,15 @@ pub(super) const ERROR_MAX_BYTES: usize = 256 * 1024;
 /// The operation whose answer is streamed.
 const STREAMED: &str = "GetObject";
 
-/// Fails an answer that is longer than its limit.
-#[derive(Debug)]
-pub(super) struct BodyLimit;
-
-impl Intercept for BodyLimit {
-    fn name(&self) -> &'static str {
-        "BodyLimit"
+/// Makes reading an answer fail if it is longer than its limit.
+pub(super) fn limit_body(response: &mut HttpResponse, config: &ConfigBag) {
+    let is_error = !response.status().is_success();
+    let is_streamed = config.load::<Metadata>().is_some_and(|operation| operation.name() == STREAMED);
+    if is_streamed && !is_error {
+        return;
     }
 
-    fn modify_before_deserialization(
-        &self,
-        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let is_error = !context.response().status().is_success();
-        let is_streamed = config.load::<Metadata>().is_some_and(|operation| operation.name() == STREAMED);
-        if is_streamed && !is_error {
-            return Ok(());
-        }
-
-        let limit = if is_error { ERROR_MAX_BYTES } else { ANSWER_MAX_BYTES };
-        let body = std::mem::replace(context.response_mut().body_mut(), SdkBody::taken());
-        *context.response_mut().body_mut() = SdkBody::from_body_1_x(Limited::new(body, limit));
-        Ok(())
-    }
+    let limit = if is_error { ERROR_MAX_BYTES } else { ANSWER_MAX_BYTES };
+    let body = std::mem::replace(response.body_mut(), SdkBody::taken());
+    *response.body_mut() = SdkBody::from_body_1_x(Limited::new(body, limit));
 }

@@ -99,7 +99,7 @@ impl Bucket {
     pub(super) async fn get_whole(&self, client: &Client, key: &Key, pin: &Pin) -> Result<Answer, Failure> {
         let asked = async {
             let what = self.what(key);
-            let witness = Witness::default();
+            let witness = Witness::with_checksum();
             let request = client
                 .get_object()
                 .bucket(&self.name)
@@ -108,10 +108,6 @@ impl Bucket {
                 .set_version_id(pin.version_id.clone())
                 .customize()
                 .interceptor(witness.clone())
-                // A header instead of the SDK's parameter, which would make the SDK verify the body as well.
-                .mutate_request(|request| {
-                    request.headers_mut().insert("x-amz-checksum-mode", "ENABLED");
-                })
                 .send();
 
             let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;

@@ -17,9 +17,8 @@ use aws_sdk_s3::config::{
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::body_limit::BodyLimit;
 use super::connections;
-use super::observe::TraceHeader;
+use super::every_request::EveryRequest;
 use super::options::{Credentials, Options, StaticCredentials};
 use crate::Error;
 
@@ -163,8 +162,7 @@ async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &Shar
         // tokens among all requests, and abandons a body after 5 s.
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .interceptor(TraceHeader(Arc::clone(&options.observer)))
-        .interceptor(BodyLimit)
+        .interceptor(EveryRequest(Arc::clone(&options.observer)))
         .timeout_config(TimeoutConfig::builder().connect_timeout(options.limits.connect_timeout).build());
 
     if let Some(url) = endpoint {

@@ -7,6 +7,7 @@ mod body_limit;
 mod bucket;
 mod client;
 mod connections;
+mod every_request;
 mod excerpt;
 mod failure;
 #[cfg(feature = "fuzzing")]

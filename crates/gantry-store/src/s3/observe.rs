@@ -1,14 +1,12 @@
 //! Reports requests to S3 to metrics and traces.
 
-use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
-use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
-use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::config::http::HttpRequest;
 use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
 use super::failure::Failure;
-use crate::{Observe, Observer};
+use crate::Observe;
 
 /// The operation that does not belong to a consumer's request.
 pub(super) const PROBE: &str = "probe";
@@ -52,24 +50,9 @@ impl Drop for Watch<'_> {
 }
 
 /// Sends the trace to S3 in a header that is not signed, because proxies may replace the span in it.
-#[derive(Debug)]
-pub(super) struct TraceHeader(pub(super) Observer);
-
-impl Intercept for TraceHeader {
-    fn name(&self) -> &'static str {
-        "TraceHeader"
-    }
-
-    fn modify_before_transmit(
-        &self,
-        context: &mut BeforeTransmitInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        for (name, value) in self.0.trace_headers() {
-            // An invalid header is left out: `insert` would panic.
-            drop(context.request_mut().headers_mut().try_insert(name, value));
-        }
-        Ok(())
+pub(super) fn add_trace(observer: &dyn Observe, request: &mut HttpRequest) {
+    for (name, value) in observer.trace_headers() {
+        // An invalid header is left out: `insert` would panic.
+        drop(request.headers_mut().try_insert(name, value));
     }
 }

@@ -7,7 +7,9 @@
 use std::sync::{Arc, OnceLock};
 
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 
@@ -19,18 +21,39 @@ const PAGE_TYPES: [&str; 4] = ["text/html", "application/xhtml+xml", "applicatio
 
 /// Examines the head of one answer.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Witness(Arc<OnceLock<bool>>);
+pub(super) struct Witness {
+    doubts: Arc<OnceLock<bool>>,
+    asks_for_checksum: bool,
+}
 
 impl Witness {
+    /// Also asks for the stored checksum. It does so with a header instead of the SDK's parameter, which would make the SDK
+    /// verify the body as well.
+    pub(super) fn with_checksum() -> Self {
+        Self { asks_for_checksum: true, ..Self::default() }
+    }
+
     /// Returns whether the answer looks like a web page instead of S3's.
     pub(super) fn doubts(&self) -> bool {
-        self.0.get() == Some(&true)
+        self.doubts.get() == Some(&true)
     }
 }
 
 impl Intercept for Witness {
     fn name(&self) -> &'static str {
         "Witness"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if self.asks_for_checksum {
+            context.request_mut().headers_mut().insert("x-amz-checksum-mode", "ENABLED");
+        }
+        Ok(())
     }
 
     fn read_before_deserialization(
@@ -41,7 +64,7 @@ impl Intercept for Witness {
     ) -> Result<(), BoxError> {
         let response = context.response();
         // One request has one answer, because the SDK does not retry.
-        self.0.get_or_init(|| !has_own_header(response) && (is_page(response) || !is_dated(response)));
+        self.doubts.get_or_init(|| !has_own_header(response) && (is_page(response) || !is_dated(response)));
         Ok(())
     }
 }

@@ -269,7 +269,7 @@ fn bytes_of_anything_else_are_not_resumed() {
     }
     for same in [
         scene.wanted().range(..scene.object.size),
-        scene.wanted().range(..OFFSET_MAX),
+        scene.wanted().range(..gantry_proto::OFFSET_MAX),
         scene.wanted().if_match("\"e1\""),
         scene.wanted().context("another text"),
     ] {

@@ -4,6 +4,7 @@ mod rig;
 use super::super::answer::End;
 use super::super::error::{Code, WireError};
 use super::super::message::{Envelope, Wait};
+use super::super::object::{Pin, Span};
 use super::*;
 use uuid::Uuid;
 
