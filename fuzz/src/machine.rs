@@ -182,5 +182,5 @@ pub(crate) const fn byte_at(offset: u64) -> u8 {
 }
 
 pub(crate) fn control(credit: Number, cancel: bool) -> Control {
-    Control { credit: credit.0, cancel }
+    Control { cancel, ..Control::credit(credit.0) }
 }

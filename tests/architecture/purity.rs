@@ -10,7 +10,7 @@ use super::{Source, root, sources};
 
 /// The crates that the protocol may use. Each must be in use.
 const PURE_CRATES: &[&str] =
-    &["backon", "bytes", "crc_fast", "serde", "serde_json", "serde_path_to_error", "thiserror", "uuid"];
+    &["backon", "bytes", "crc_fast", "serde", "serde_json", "thiserror", "uuid"];
 
 /// What the protocol must not name, anywhere in a path.
 const IMPURE: &[&[&str]] = &[

@@ -28,6 +28,8 @@ pub enum Code {
     StoreUnavailable,
     /// The relay is shutting down.
     Draining,
+    /// The relay does not know the transfer, or no longer. Sent only in answer to a control message with `probe`.
+    Ended,
     /// A defect of the relay, or a code that is unknown to this build.
     #[serde(other)]
     Internal,
@@ -35,11 +37,12 @@ pub enum Code {
 
 impl Code {
     /// All codes, ordered by number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BadRequest,
         Self::Denied,
         Self::NotFound,
         Self::Idle,
+        Self::Ended,
         Self::Changed,
         Self::Range,
         Self::Busy,
@@ -58,6 +61,7 @@ impl Code {
             Self::Changed => "changed",
             Self::Range => "range",
             Self::Idle => "idle",
+            Self::Ended => "ended",
             Self::Busy => "busy",
             Self::StoreUnavailable => "store_unavailable",
             Self::Draining => "draining",
@@ -73,6 +77,7 @@ impl Code {
             Self::Denied => 403,
             Self::NotFound => 404,
             Self::Idle => 408,
+            Self::Ended => 410,
             Self::Changed => 412,
             Self::Range => 416,
             Self::Busy => 429,
@@ -86,7 +91,7 @@ impl Code {
     #[must_use]
     pub const fn is_retryable(self) -> bool {
         match self {
-            Self::Idle | Self::Busy | Self::StoreUnavailable | Self::Draining | Self::Internal => true,
+            Self::Idle | Self::Ended | Self::Busy | Self::StoreUnavailable | Self::Draining | Self::Internal => true,
             Self::BadRequest | Self::Denied | Self::NotFound | Self::Changed | Self::Range => false,
         }
     }

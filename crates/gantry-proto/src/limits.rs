@@ -19,6 +19,10 @@ pub const CHUNK_MAX_BYTES: u64 = 8 << 20;
 /// The smallest `window_max`, in bytes. Rejected below: a relay that accepts no credit never sends a byte.
 pub const WINDOW_MIN_BYTES: u64 = 1;
 
+/// The window of a request that states neither `credit` nor `window`, in bytes. A consumer that does not control the flow
+/// may read slowly, and the windows of all downloads on one connection must stay below nats-server's `max_pending`.
+pub const WINDOW_DEFAULT_BYTES: u64 = 2 << 20;
+
 /// The shortest `beat_ms`. Clamped: the consumer probes a relay after half a beat of silence, so with a beat of 0 it
 /// would probe without pause.
 pub const BEAT_MIN: Duration = Duration::from_millis(50);
@@ -99,6 +103,11 @@ pub(super) const FRAGMENTS_BURST: u32 = 16;
 /// The shortest mean interval between fragments: credit in steps of one byte must not make the relay answer each
 /// control message with a chunk.
 pub(super) const FRAGMENTS_EVERY: Duration = Duration::from_millis(10);
+
+/// How long a chunk that credit cuts short waits for more credit. Consumers give credit in steps of their own, and a chunk
+/// for each remainder would double the number of messages. It is short beside the round trip of a link on which the window
+/// limits the rate.
+pub(super) const MORE_CREDIT_WITHIN: Duration = Duration::from_millis(5);
 
 /// A chunk that credit cuts to less than this, in bytes, is a fragment. If chunks are small, the threshold is an
 /// eighth of `chunk_max`, since a consumer should give credit in steps of an eighth of its window.

@@ -2,6 +2,7 @@
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::error::WireError;
 use super::limits::{TOKEN_MAX_BYTES, VERSION_MAX_BYTES};
@@ -26,9 +27,14 @@ pub struct GetRequest {
     /// Which version is meant.
     #[serde(flatten)]
     pub pin: Pin,
-    /// The initial credit, an absolute offset; absent means as much as the relay allows.
+    /// The initial credit, an absolute offset; absent means [`WINDOW_DEFAULT_BYTES`](super::limits::WINDOW_DEFAULT_BYTES)
+    /// past `start`. Excludes `window`.
     #[serde(default, deserialize_with = "optional_offset", skip_serializing_if = "Option::is_none")]
     pub credit: Option<u64>,
+    /// How far the relay may send past what the consumer reports as written, in bytes. The relay then computes the credit.
+    /// Excludes `credit`.
+    #[serde(default, deserialize_with = "optional_offset", skip_serializing_if = "Option::is_none")]
+    pub window: Option<u64>,
     /// The largest chunk payload that the consumer accepts, in bytes; absent means the relay's own limit.
     #[serde(default, deserialize_with = "optional_offset", skip_serializing_if = "Option::is_none")]
     pub chunk_max: Option<u64>,
@@ -52,6 +58,7 @@ impl GetRequest {
             end: None,
             pin: Pin { if_match: None, version_id: None },
             credit: None,
+            window: None,
             chunk_max: None,
             context: None,
             keeps_alive: false,
@@ -63,7 +70,7 @@ impl GetRequest {
     /// # Errors
     /// `bad_request` or `range`, with a message that names the field.
     pub fn parse(body: &[u8]) -> Result<Self, WireError> {
-        let request: Self = parse(body)?;
+        let request: Self = parse(body, GET)?;
         check_version(request.v)?;
         check_pin(&request.pin)?;
 
@@ -77,10 +84,24 @@ impl GetRequest {
         if request.chunk_max == Some(0) {
             return Err(WireError::bad_request("`chunk_max` is 0"));
         }
+        if request.window == Some(0) {
+            return Err(WireError::bad_request("`window` is 0"));
+        }
+        if request.window.is_some() && request.credit.is_some() {
+            return Err(WireError::bad_request("`window` and `credit` exclude each other"));
+        }
         if let Some(context) = &request.context {
             check_context(context)?;
         }
         Ok(request)
+    }
+
+    /// Returns the `context` of a body that is not a valid request, so that its sender can tell which one was rejected.
+    #[must_use]
+    pub fn context_of(body: &[u8]) -> Option<String> {
+        let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let context = body.get("context")?.as_str()?;
+        check_context(context).is_ok().then(|| context.to_owned())
     }
 
     /// Returns the requested byte range.
@@ -109,7 +130,7 @@ impl StatRequest {
     /// # Errors
     /// `bad_request`, with a message that names the field.
     pub fn parse(body: &[u8]) -> Result<Self, WireError> {
-        let request: Self = parse(body)?;
+        let request: Self = parse(body, STAT)?;
         check_version(request.v)?;
         check_pin(&request.pin)?;
         Ok(request)
@@ -145,7 +166,7 @@ impl ListRequest {
         if body.is_empty() {
             return Ok(Self::default());
         }
-        let request: Self = parse(body)?;
+        let request: Self = parse(body, LIST)?;
         check_version(request.v)?;
 
         if request.prefix.len() > Key::MAX_BYTES || request.prefix.contains(['\0', '\r', '\n']) {
@@ -170,36 +191,142 @@ pub struct Control {
     /// The absolute offset up to which the relay may send.
     #[serde(default, deserialize_with = "offset")]
     pub credit: u64,
+    /// The absolute offset up to which the consumer has written, for a transfer with a `window`.
+    #[serde(default, deserialize_with = "offset", skip_serializing_if = "is_zero")]
+    pub written: u64,
     /// Whether to end the transfer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cancel: bool,
+    /// Whether the relay should answer with [`Code::Ended`](super::Code::Ended) if it does not know the transfer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
 }
 
 impl Control {
+    /// Gives credit up to this absolute offset.
+    #[must_use]
+    pub const fn credit(credit: u64) -> Self {
+        Self { credit, written: 0, cancel: false, probe: false }
+    }
+
+    /// Reports that everything below this absolute offset is written.
+    #[must_use]
+    pub const fn written(written: u64) -> Self {
+        Self { credit: 0, written, cancel: false, probe: false }
+    }
+
+    /// Ends the transfer.
+    #[must_use]
+    pub const fn cancel() -> Self {
+        Self { credit: 0, written: 0, cancel: true, probe: false }
+    }
+
+    /// Combines two states, of which each may be the older one.
+    pub fn merge(&mut self, other: Self) {
+        self.credit = self.credit.max(other.credit);
+        self.written = self.written.max(other.written);
+        self.cancel |= other.cancel;
+        self.probe |= other.probe;
+    }
+
     /// Parses a control body.
     ///
     /// # Errors
     /// `bad_request`, with a message that names the field.
     pub fn parse(body: &[u8]) -> Result<Self, WireError> {
-        parse(body)
+        parse(body, CONTROL)
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
+/// What a member of a body must be.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Key,
+    Text,
+    Flag,
+    /// An offset, size or count.
+    Number,
+    /// A number that fits into 32 bits.
+    Small,
+}
+
+/// The members of each body. The rules are for messages only; the types above enforce them.
+const GET: &[(&str, Kind)] = &[
+    ("v", Kind::Small),
+    ("key", Kind::Key),
+    ("start", Kind::Number),
+    ("end", Kind::Number),
+    ("if_match", Kind::Text),
+    ("version_id", Kind::Text),
+    ("credit", Kind::Number),
+    ("window", Kind::Number),
+    ("chunk_max", Kind::Number),
+    ("context", Kind::Text),
+    ("keeps_alive", Kind::Flag),
+];
+const STAT: &[(&str, Kind)] =
+    &[("v", Kind::Small), ("key", Kind::Key), ("if_match", Kind::Text), ("version_id", Kind::Text)];
+const LIST: &[(&str, Kind)] = &[
+    ("v", Kind::Small),
+    ("prefix", Kind::Text),
+    ("recursive", Kind::Flag),
+    ("limit", Kind::Small),
+    ("token", Kind::Text),
+];
+const CONTROL: &[(&str, Kind)] =
+    &[("credit", Kind::Number), ("written", Kind::Number), ("cancel", Kind::Flag), ("probe", Kind::Flag)];
+
+/// Members without a default. For these, `null` means that they are absent.
+const NULLABLE: &[&str] =
+    &["v", "end", "if_match", "version_id", "credit", "window", "chunk_max", "context", "limit", "token"];
+
+impl Kind {
+    fn is_met_by(self, value: &Value) -> bool {
+        match self {
+            Self::Key => value.as_str().is_some_and(|key| key.parse::<Key>().is_ok()),
+            Self::Text => value.is_string(),
+            Self::Flag => value.is_boolean(),
+            Self::Number => value.as_u64().is_some_and(|number| number <= OFFSET_MAX),
+            Self::Small => value.as_u64().is_some_and(|number| u32::try_from(number).is_ok()),
+        }
+    }
+
+    const fn rule(self) -> &'static str {
+        match self {
+            Self::Key => "must be text of 1 to 1024 bytes without NUL, CR and LF",
+            Self::Text => "must be text",
+            Self::Flag => "must be true or false",
+            Self::Number => "must be an integer from 0 to 2^63 - 1",
+            Self::Small => "must be an integer from 0 to 2^32 - 1",
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8], members: &[(&str, Kind)]) -> Result<T, WireError> {
     if body.len() > REQUEST_MAX_BYTES {
-        let message = format!("body of {} bytes is over {REQUEST_MAX_BYTES}", body.len());
+        let message = format!("the body has {} bytes, more than {REQUEST_MAX_BYTES}", body.len());
         return Err(WireError::bad_request(message));
     }
-    let mut json = serde_json::Deserializer::from_slice(body);
-    serde_path_to_error::deserialize(&mut json)
-        .map_err(|error| match error.path().to_string() {
-            path if path == "." || path == "?" => WireError::bad_request(format!("body: {}", error.inner())),
-            path => WireError::bad_request(format!("`{path}`: {}", error.inner())),
-        })
-        .and_then(|value| {
-            json.end().map_err(|error| WireError::bad_request(format!("body: {error}")))?;
-            Ok(value)
-        })
+    serde_json::from_slice(body).map_err(|error| WireError::bad_request(rule_broken(body, members, &error)))
+}
+
+/// Returns the member and the rule because of which a body can't be parsed.
+fn rule_broken(body: &[u8], members: &[(&str, Kind)], error: &serde_json::Error) -> String {
+    let object = match serde_json::from_slice(body) {
+        Ok(Value::Object(object)) => object,
+        Ok(_) => return "the body must be a JSON object".to_owned(),
+        Err(error) => return format!("the body is not JSON: {error}"),
+    };
+
+    for (name, kind) in members {
+        match object.get(*name) {
+            None if matches!(kind, Kind::Key) => return format!("`{name}` is missing"),
+            Some(Value::Null) if NULLABLE.contains(name) => {}
+            Some(value) if !kind.is_met_by(value) => return format!("`{name}` {}", kind.rule()),
+            None | Some(_) => {}
+        }
+    }
+    format!("the body is invalid: {error}")
 }
 
 fn check_version(v: Option<u32>) -> Result<(), WireError> {
@@ -249,6 +376,11 @@ fn optional_offset<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     Ok(Some(offset))
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -289,6 +421,10 @@ mod tests {
             (r#"{"key":"a","credit":1e30}"#.to_owned(), "`credit`"),
             (r#"{"key":"a","credit":18446744073709551616}"#.to_owned(), "`credit`"),
             (r#"{"key":"a","chunk_max":0}"#.to_owned(), "`chunk_max`"),
+            (r#"{"key":"a","window":0}"#.to_owned(), "`window`"),
+            (r#"{"key":"a","window":1,"credit":1}"#.to_owned(), "`window` and `credit`"),
+            (r#"{"key":"a","version_id":[]}"#.to_owned(), "`version_id` must be text"),
+            (r#"{"key":7}"#.to_owned(), "`key` must be text of 1 to 1024 bytes"),
             (r#"{"key":"a","keeps_alive":1}"#.to_owned(), "keeps_alive"),
             (r#"{"key":"a","if_match":""}"#.to_owned(), "`if_match`"),
             (format!(r#"{{"key":"a","context":"{context}"}}"#), "`context`"),
@@ -298,6 +434,33 @@ mod tests {
             assert_eq!(code, Code::BadRequest, "{body}");
             assert!(message.contains(field), "{message:?} does not name {field} for {body}");
         }
+    }
+
+    #[test]
+    fn a_message_names_the_rule_and_not_the_parser() {
+        for body in ["[1]", "{}", r#"{"key":"a","start":"x"}"#, r#"{"key":"a","keeps_alive":null}"#, r#"{"key":"a","v":1.5}"#] {
+            let (_, message) = refused(body);
+            for word in ["u64", "struct", "line", "column", "expected", "invalid type"] {
+                assert!(!message.contains(word), "{message:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_context_of_a_rejected_request_is_known_if_it_is_valid() {
+        let context = |body: &str| GetRequest::context_of(body.as_bytes());
+        assert_eq!(context(r#"{"key":"","context":"order-7"}"#).as_deref(), Some("order-7"));
+        for body in ["{", "[]", "{}", r#"{"context":7}"#, r#"{"context":"a\nb"}"#] {
+            assert_eq!(context(body), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn states_are_merged_whatever_their_order() {
+        let mut state = Control::credit(7);
+        state.merge(Control { probe: true, ..Control::written(3) });
+        state.merge(Control { cancel: true, ..Control::credit(5) });
+        assert_eq!(state, Control { credit: 7, written: 3, cancel: true, probe: true });
     }
 
     #[test]
@@ -314,7 +477,7 @@ mod tests {
         #[test]
         fn any_json_is_parsed_or_refused(
             fields in vec(
-                ("(v|key|start|end|if_match|version_id|credit|chunk_max|context|keeps_alive|prefix|limit|token|cancel)",
+                ("(v|key|start|end|if_match|version_id|credit|window|written|probe|chunk_max|context|keeps_alive|prefix|limit|token|cancel)",
                  r#"([0-9]{1,21}|-[0-9]{1,5}|[0-9]\.[0-9]e[0-9]{1,3}|"[a-z \\]{0,9}"|null|true|\[\]|\{\})"#),
                 0..6,
             ),

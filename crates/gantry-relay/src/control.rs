@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use tokio::sync::Semaphore;
 use tracing::debug;
 
 use crate::buses::Buses;
@@ -13,8 +14,9 @@ use crate::registry::Registry;
 use crate::subjects::Subjects;
 use crate::throttle::{REFUSALS, Throttle};
 use gantry_bus::{self as bus, Message, NO_RESPONDERS, Subscription};
-use gantry_proto::Control;
-use gantry_proto::subject::transfer_of_control;
+use gantry_proto::message::Envelope;
+use gantry_proto::subject::{DeliveryAllow, transfer_of_control};
+use gantry_proto::{Body, Code, Control, TransferId, WireError};
 
 /// Passes messages on to their transfers.
 #[derive(Debug)]
@@ -24,6 +26,10 @@ pub(crate) struct Dispatcher {
     pub(crate) lifetime: Arc<Lifetime>,
     pub(crate) metrics: Arc<RelayMetrics>,
     pub(crate) throttle: Arc<Throttle>,
+    /// The delivery subjects that may be published to.
+    pub(crate) delivery_allow: DeliveryAllow,
+    /// The answers that may wait for the bus at once. Further probes remain unanswered.
+    pub(crate) answers: Arc<Semaphore>,
 }
 
 impl Dispatcher {
@@ -68,7 +74,11 @@ impl Dispatcher {
         let Some(transfer) = transfer_of_control(&message.subject) else { return };
 
         match Control::parse(&message.payload) {
-            Ok(control) => self.registry.hear_control(transfer, control),
+            Ok(control) => {
+                if !self.registry.hear_control(transfer, control) && control.probe {
+                    self.answer_probe(transfer, message.reply.as_ref());
+                }
+            }
             Err(error) => {
                 self.metrics.refuse("control");
                 if self.throttle.admits("control", REFUSALS) {
@@ -76,6 +86,23 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// Tells a consumer that its transfer has ended, so that it need not wait until the silence has lasted long enough.
+    fn answer_probe(&self, transfer: TransferId, reply: Option<&String>) {
+        let Some(reply) = reply.filter(|reply| self.delivery_allow.allows(reply)) else { return };
+        let Ok(permit) = Arc::clone(&self.answers).try_acquire_owned() else { return };
+
+        // On the connection of the transfers, so that the answer does not overtake a transfer's last message.
+        let error = WireError::new(Code::Ended, "the relay does not know the transfer, or no longer");
+        let (headers, payload) =
+            Envelope { transfer: Some(transfer), context: None }.encode(&Body::Error(error));
+        let answer = Message { subject: reply.clone(), headers, payload, ..Message::default() };
+        let outbox = Arc::clone(&self.outbox);
+        self.lifetime.tasks.spawn(async move {
+            outbox.send(answer).await;
+            drop(permit);
+        });
     }
 
     /// Accepts only nats-server's report as the end of a consumer. Nobody but the consumer of a transfer knows the

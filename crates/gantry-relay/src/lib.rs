@@ -37,7 +37,7 @@ pub use self::stores::{Replaced, Stores};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -61,6 +61,9 @@ use self::throttle::Throttle;
 
 /// How long sending a relay's last messages may take. Without a connection they are never sent.
 const LAST_MESSAGES_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The answers to probes that may wait for the bus at once. Further probes remain unanswered.
+const PROBE_ANSWERS_MAX: usize = 64;
 
 /// A running relay.
 #[derive(Debug)]
@@ -292,6 +295,8 @@ impl Parts {
             lifetime: Arc::clone(&self.lifetime),
             metrics: Arc::clone(&self.metrics),
             throttle: Arc::clone(&self.throttle),
+            delivery_allow: self.options.delivery_allow.clone(),
+            answers: Arc::new(Semaphore::new(PROBE_ANSWERS_MAX)),
         };
         dispatcher.start(&self.buses, &self.subjects).await?;
         self.answer_service_questions().await?;

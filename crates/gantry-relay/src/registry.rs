@@ -59,12 +59,9 @@ impl Registry {
         }
     }
 
-    /// Applies a consumer's control message.
-    pub(crate) fn hear_control(&self, transfer: TransferId, control: Control) {
-        self.update(transfer, |heard| {
-            heard.control.credit = heard.control.credit.max(control.credit);
-            heard.control.cancel |= control.cancel;
-        });
+    /// Applies a consumer's control message. Returns whether there is such a transfer.
+    pub(crate) fn hear_control(&self, transfer: TransferId, control: Control) -> bool {
+        self.update(transfer, |heard| heard.control.merge(control))
     }
 
     /// Records that nobody receives a transfer's messages.
@@ -72,10 +69,11 @@ impl Registry {
         self.update(transfer, |heard| heard.gone = true);
     }
 
-    fn update(&self, transfer: TransferId, update: impl FnOnce(&mut Heard)) {
-        if let Some(sender) = self.lock().get(&transfer) {
-            sender.send_modify(update);
-        }
+    fn update(&self, transfer: TransferId, update: impl FnOnce(&mut Heard)) -> bool {
+        let transfers = self.lock();
+        let Some(sender) = transfers.get(&transfer) else { return false };
+        sender.send_modify(update);
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TransferId, watch::Sender<Heard>>> {
@@ -96,7 +94,7 @@ impl Entry {
     /// beat interval, a consumer may have received the beat and left since.
     pub(crate) fn was_unheard(&self, took: Duration, beat_interval: Duration) -> bool {
         let Heard { control, gone } = *self.heard.borrow();
-        gone && took < beat_interval && control.credit == 0 && !control.cancel
+        gone && took < beat_interval && control == Control::default()
     }
 }
 

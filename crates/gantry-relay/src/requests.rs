@@ -98,7 +98,10 @@ impl Requests {
     async fn handle_get(&self, requester: Requester, store: Arc<dyn Store>, message: &Message) {
         let request = match GetRequest::parse(&message.payload) {
             Ok(request) => request,
-            Err(error) => return self.refuse_aside(requester, None, error).await,
+            Err(error) => {
+                let context = GetRequest::context_of(&message.payload);
+                return self.refuse_aside(requester, context, error).await;
+            }
         };
         let Ok(permit) = Arc::clone(&self.limits.transfers).try_acquire_owned() else {
             let message = format!("all {} transfers of this relay are taken", self.options.transfers_max);

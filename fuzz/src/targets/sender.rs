@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::gantry::{Body, Code, GetRequest, ObjectInfo, Sender, WireError, sender};
+use crate::gantry::{Body, Code, Control, GetRequest, ObjectInfo, Sender, WireError, sender};
 use crate::machine::{Number, TRANSFER, byte_at, control, object, pattern};
 
 #[derive(Arbitrary, Debug)]
@@ -14,6 +14,7 @@ struct Input {
     start: Number,
     end: Option<Number>,
     credit: Option<Number>,
+    window: Option<Number>,
     chunk_max: Option<Number>,
     /// Whether rate limits hold chunks back.
     is_held: bool,
@@ -25,7 +26,7 @@ enum Event {
     Opened { size: Number, has_etag: bool },
     Data(u16),
     DataEnd,
-    Control { credit: Number, cancel: bool },
+    Control { credit: Number, written: Number, cancel: bool },
     Gone,
     Drain,
     Failure,
@@ -62,7 +63,9 @@ pub(crate) fn run(data: &[u8]) {
                 }
             }
             Event::DataEnd => sender.handle_data_end(),
-            Event::Control { credit, cancel } => sender.handle_control(control(credit, cancel), now),
+            Event::Control { credit, written, cancel } => {
+                sender.handle_control(Control { written: written.0, ..control(credit, cancel) }, now);
+            }
             Event::Gone => sender.handle_consumer_gone(),
             Event::Drain => sender.handle_drain(),
             Event::Failure => sender.handle_failure(WireError::new(Code::Internal, "x")),
@@ -97,6 +100,7 @@ fn request(input: &Input) -> GetRequest {
         start,
         end: input.end.map(|end| (end.0 >> 1).max(start)),
         credit: input.credit.map(|credit| credit.0 >> 1),
+        window: input.window.map(|window| window.0 >> 1),
         chunk_max: input.chunk_max.map(|max| max.0),
         keeps_alive: input.keeps_alive,
         ..GetRequest::new(object().key)

@@ -186,6 +186,7 @@ impl Receiver {
             end: self.get.span.end,
             pin,
             credit: Some(credit),
+            window: None,
             chunk_max: Some(self.credit.window().chunk_max()),
             context: self.get.context.clone(),
             keeps_alive: true,

@@ -141,15 +141,17 @@ impl Transfer {
         let is_repeat = self.last_control >= self.silence.since();
         self.unanswered_controls = if is_repeat { self.unanswered_controls.saturating_add(1) } else { 1 };
 
+        // Without anything new, the message only asks whether the relay is there.
+        let probe = granted <= self.credit;
         self.credit = self.credit.max(granted);
         self.last_control = now;
         self.control_due = None;
         self.unheard_at = None;
-        self.message(false)
+        self.message(false, probe)
     }
 
-    fn message(&self, cancel: bool) -> Output {
-        let control = Control { credit: self.credit, cancel };
+    fn message(&self, cancel: bool, probe: bool) -> Output {
+        let control = Control { cancel, probe, ..Control::credit(self.credit) };
         Output::Control { subject: self.control.clone(), control }
     }
 
@@ -349,12 +351,12 @@ impl Receiver {
     /// Tells the relay to stop, if it has accepted.
     pub(super) fn cancel_transfer(&mut self) {
         if let State::Streaming(transfer) = &self.state {
-            self.outputs.push_back(transfer.message(true));
+            self.outputs.push_back(transfer.message(true, false));
         }
     }
 
     fn fail_with_cancel(&mut self, failure: Failure, accepted: &Accepted) {
-        let control = Control { credit: 0, cancel: true };
+        let control = Control::cancel();
         self.outputs.push_back(Output::Control { subject: accepted.control.clone(), control });
         self.state = State::Failed(failure);
     }

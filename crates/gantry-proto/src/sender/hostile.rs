@@ -26,7 +26,7 @@ fn sender(credit: u64, size: u64) -> Sender {
 }
 
 fn give(credit: u64) -> Control {
-    Control { credit, cancel: false }
+    Control::credit(credit)
 }
 
 /// Each control message was answered with a chunk of one byte and a beat.
@@ -127,7 +127,7 @@ fn act() -> impl Strategy<Value = Act> {
     let credit = prop_oneof![0..3000_u64, any::<u64>(), Just(OFFSET_MAX)];
     prop_oneof![
         8 => (credit, proptest::bool::weighted(0.02))
-            .prop_map(|(credit, cancel)| Act::Control(Control { credit, cancel })),
+            .prop_map(|(credit, cancel)| Act::Control(Control { cancel, ..Control::credit(credit) })),
         2 => (0..4000_u64).prop_map(Act::Opened),
         8 => Just(Act::Turn),
         1 => proptest::bool::weighted(0.1).prop_map(|fails| if fails { Act::Failure } else { Act::Turn }),

@@ -24,7 +24,9 @@ use self::opening::Opening;
 use super::answer::{Accepted, End};
 use super::chunk::Chunk;
 use super::error::{Code, WireError};
-use super::limits::{FRAGMENT_MAX_BYTES, FRAGMENTS_BURST, FRAGMENTS_EVERY, OFFSET_MAX};
+use super::limits::{
+    FRAGMENT_MAX_BYTES, FRAGMENTS_BURST, FRAGMENTS_EVERY, MORE_CREDIT_WITHIN, WINDOW_DEFAULT_BYTES,
+};
 use super::message::Body;
 use super::object::ObjectInfo;
 use super::quota::Quota;
@@ -90,6 +92,8 @@ pub struct Sender {
     next: u64,
     seq: u64,
     credit: u64,
+    /// How far the relay may send past what is written, if it computes the credit itself.
+    window: Option<u64>,
     buffer: Buffer,
     turn: Turn,
     /// How many bytes rate limits allow to be sent; `None` without limits.
@@ -98,6 +102,8 @@ pub struct Sender {
     last_heard: Duration,
     /// How often a chunk that credit cuts short is sent.
     fragments: Quota,
+    /// Until when a chunk that credit cuts short waits for more credit.
+    more_credit_until: Option<Duration>,
     last_message: Option<Body>,
     outcome: Option<Outcome>,
 }
@@ -107,10 +113,12 @@ impl Sender {
     #[must_use]
     pub fn new(settings: Settings, request: &GetRequest, identity: Identity, now: Duration) -> Self {
         let settings = settings.of_request(request);
+        let window = request.window.map(|window| window.min(settings.window_max));
+        let first_window = window.unwrap_or(WINDOW_DEFAULT_BYTES);
         let opening = Opening {
             identity,
             span: request.span(),
-            requested_credit: request.credit.unwrap_or(OFFSET_MAX),
+            requested_credit: request.credit.unwrap_or_else(|| request.start.saturating_add(first_window)),
             early_credit: 0,
         };
 
@@ -121,12 +129,14 @@ impl Sender {
             next: request.start,
             seq: 0,
             credit: 0,
+            window,
             buffer: Buffer::default(),
             turn: Turn::Unneeded,
             permitted: None,
             beats: Beats::new(settings.beat_interval, now),
             last_heard: now,
             fragments: Quota::new(FRAGMENTS_BURST, FRAGMENTS_EVERY),
+            more_credit_until: None,
             last_message: None,
             outcome: None,
             settings,
@@ -282,10 +292,17 @@ impl Sender {
 
         if control.cancel && !self.is_over() {
             self.abandon(Outcome::Cancelled);
-        } else if let Stage::Opening(opening) = &mut self.stage {
-            opening.early_credit = opening.early_credit.max(control.credit);
+            return;
+        }
+
+        let credit = match self.window {
+            Some(window) => control.written.min(self.next).saturating_add(window),
+            None => control.credit,
+        };
+        if let Stage::Opening(opening) = &mut self.stage {
+            opening.early_credit = opening.early_credit.max(credit);
         } else {
-            let credit = self.settings.clamp_credit(control.credit, self.next, self.range.end);
+            let credit = self.settings.clamp_credit(credit, self.next, self.range.end);
             self.credit = self.credit.max(credit);
         }
     }
@@ -322,9 +339,8 @@ impl Sender {
             return None;
         }
 
-        let has_waiting_fragment = self.turn == Turn::Unneeded && self.has_fragment();
-        let fragment = has_waiting_fragment.then(|| self.fragments.allowed_at());
-        let timers = [self.idle_at(), fragment];
+        let cut_chunk = if self.turn == Turn::Unneeded { self.cut_chunk_at() } else { None };
+        let timers = [self.idle_at(), cut_chunk];
         Some(timers.into_iter().flatten().fold(self.beats.due_at(), Duration::min))
     }
 
@@ -381,15 +397,36 @@ impl Sender {
         }
     }
 
-    /// Wants a turn once a chunk is ready, unless credit cuts too many chunks short: credit may have grown until the next
-    /// one is allowed. Returns whether the chunk has just become ready. With a turn at once, it makes a beat needless.
+    /// Wants a turn once a chunk is ready. One that credit cuts short waits a little, since more credit may be on its way.
+    /// Returns whether the chunk has just become ready. With a turn at once, it makes a beat needless.
     fn ask_for_turn(&mut self, now: Duration) -> bool {
         let is_ready = self.turn == Turn::Unneeded && self.chunk_max() > 0 && self.buffer.len() > 0;
-        let asks = is_ready && (!self.has_fragment() || self.fragments.try_take(now));
-        if asks {
-            self.turn = Turn::Wanted;
+        if !is_ready || (self.is_cut_short() && !self.may_cut_short(now)) {
+            return false;
         }
-        asks
+        self.turn = Turn::Wanted;
+        true
+    }
+
+    /// Returns whether credit cuts the next chunk short. The first one is short anyway, and must not be late.
+    fn is_cut_short(&self) -> bool {
+        let allowed = self.allowed();
+        self.seq > 0 && 0 < allowed && allowed < self.buffer.len() && allowed < to_u64(self.settings.chunk_max)
+    }
+
+    /// Decides whether a chunk that credit cuts short may be sent now.
+    fn may_cut_short(&mut self, now: Duration) -> bool {
+        let until = *self.more_credit_until.get_or_insert_with(|| now.saturating_add(MORE_CREDIT_WITHIN));
+        now >= until && (!self.has_fragment() || self.fragments.try_take(now))
+    }
+
+    /// Returns when a chunk that credit cuts short may be sent.
+    fn cut_chunk_at(&self) -> Option<Duration> {
+        if !self.is_cut_short() {
+            return None;
+        }
+        let until = self.more_credit_until?;
+        Some(if self.has_fragment() { until.max(self.fragments.allowed_at()) } else { until })
     }
 
     /// Cuts the next chunk if it has its turn.
@@ -399,6 +436,7 @@ impl Sender {
             return None;
         }
         self.turn = Turn::Unneeded;
+        self.more_credit_until = None;
 
         let payload = self.buffer.cut(max, self.settings.gather_min)?;
         self.permitted = self.permitted.map(|bytes| bytes.saturating_sub(payload.len()));

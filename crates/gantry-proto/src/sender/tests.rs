@@ -122,7 +122,7 @@ fn the_acceptance_precedes_all_bytes_and_states_what_applies() {
 #[test]
 fn early_credit_counts_once_the_request_is_accepted() {
     let mut sender = Sender::new(settings(), &request(0, 2), identity(), START);
-    sender.handle_control(Control { credit: 5, cancel: false }, START);
+    sender.handle_control(Control::credit(5), START);
     assert_eq!(sender.credit(), 0);
 
     sender.handle_opened(object(10), START);
@@ -160,7 +160,7 @@ fn a_store_that_fails_after_it_opened_fails_an_accepted_transfer() {
 
 #[test]
 fn an_opening_transfer_hears_cancel_goaway_and_that_nobody_listens() {
-    let cancel = |sender: &mut Sender| sender.handle_control(Control { credit: 0, cancel: true }, START);
+    let cancel = |sender: &mut Sender| sender.handle_control(Control::cancel(), START);
     for (event, message, outcome) in [
         (&cancel as &dyn Fn(&mut Sender), None, Outcome::Cancelled),
         (&Sender::handle_drain, Some(Body::Goaway), Outcome::Drained),
@@ -270,7 +270,7 @@ fn a_fragment_that_waits_for_its_turn_does_not_keep_the_timer_busy() {
 
 #[test]
 fn a_transfer_that_waits_for_its_turn_hears_cancel_goaway_and_silence() {
-    let cancel = |sender: &mut Sender| sender.handle_control(Control { credit: 0, cancel: true }, START);
+    let cancel = |sender: &mut Sender| sender.handle_control(Control::cancel(), START);
     let silence = |sender: &mut Sender| sender.handle_timeout(IDLE);
     for event in [&cancel as &dyn Fn(&mut Sender), &Sender::handle_drain, &Sender::handle_consumer_gone, &silence] {
         let mut sender = accepted(settings(), &GetRequest { keeps_alive: true, ..request(0, 10) }, 10);
@@ -330,10 +330,61 @@ fn never_sends_past_credit_and_beats_once_when_it_is_blocked() {
     let blocked = |seq, offset| beat(seq, offset, Wait::Credit);
     assert_eq!(drain(&mut sender, START), [chunk(0, 0, b"abc"), blocked(1, 3)]);
     assert!(!sender.wants_data());
-    sender.handle_control(Control { credit: 5, cancel: false }, START);
-    assert_eq!(drain(&mut sender, START), [chunk(1, 3, b"de"), blocked(2, 5)]);
-    sender.handle_control(Control { credit: 4, cancel: false }, START);
+    sender.handle_control(Control::credit(5), START);
     assert_eq!(drain(&mut sender, START), []);
+    assert_eq!(drain(&mut sender, MORE_CREDIT_WITHIN), [chunk(1, 3, b"de"), blocked(2, 5)]);
+    sender.handle_control(Control::credit(4), MORE_CREDIT_WITHIN);
+    assert_eq!(drain(&mut sender, MORE_CREDIT_WITHIN * 2), []);
+}
+
+#[test]
+fn a_chunk_that_credit_cuts_short_waits_a_little_for_more_credit() {
+    let mut sender = sender(0..30, 5);
+    sender.handle_data(Bytes::from_static(b"0123456789abcdef"));
+    drain(&mut sender, START);
+
+    sender.handle_control(Control::credit(7), BEAT / 2);
+    assert_eq!(drain(&mut sender, BEAT / 2), []);
+    assert_eq!(sender.poll_timeout(), Some(BEAT / 2 + MORE_CREDIT_WITHIN));
+    sender.handle_control(Control::credit(13), BEAT / 2);
+    assert_eq!(drain(&mut sender, BEAT / 2)[..1], [chunk(1, 5, b"56789abc")]);
+
+    // Further credit in small steps does not prolong the wait.
+    sender.handle_control(Control::credit(14), BEAT);
+    assert_eq!(drain(&mut sender, BEAT)[..], []);
+    sender.handle_control(Control::credit(15), BEAT + MORE_CREDIT_WITHIN);
+    assert_eq!(drain(&mut sender, BEAT + MORE_CREDIT_WITHIN)[..1], [chunk(2, 13, b"de")]);
+}
+
+#[test]
+fn a_request_without_credit_gets_a_moderate_window() {
+    let settings = Settings { window_max: u64::MAX, ..settings() };
+    let request = GetRequest { start: 10, ..GetRequest::new("a/b".parse().unwrap()) };
+    assert_eq!(accepted(settings, &request, 1 << 40).credit(), 10 + WINDOW_DEFAULT_BYTES);
+}
+
+#[test]
+fn with_a_window_the_relay_computes_the_credit_from_what_is_written() {
+    let request = GetRequest { start: 10, window: Some(16), ..GetRequest::new("a/b".parse().unwrap()) };
+    let mut sender = accepted(settings(), &request, 1000);
+    assert_eq!(sender.credit(), 26);
+
+    sender.handle_data(Bytes::from_static(b"0123456789abcdef"));
+    assert_eq!(drain(&mut sender, START).len(), 3);
+    sender.handle_control(Control::written(18), START);
+    assert_eq!(sender.credit(), 34);
+
+    // Credit means nothing here, and what was not sent can't be written.
+    sender.handle_control(Control::credit(900), START);
+    assert_eq!(sender.credit(), 34);
+    sender.handle_control(Control::written(900), START);
+    assert_eq!(sender.credit(), 26 + 16);
+}
+
+#[test]
+fn a_window_is_limited_to_the_relays() {
+    let request = GetRequest { window: Some(u64::MAX), ..GetRequest::new("a/b".parse().unwrap()) };
+    assert_eq!(accepted(settings(), &request, 1000).credit(), 64);
 }
 
 #[test]
@@ -383,7 +434,7 @@ fn the_idle_timeout_starts_when_the_consumer_learns_that_it_blocks() {
 #[test]
 fn a_consumer_that_stops_keeping_alive_ends_the_transfer_despite_credit() {
     let mut sender = accepted(settings(), &GetRequest { keeps_alive: true, ..request(0, 64) }, 64);
-    sender.handle_control(Control { credit: 64, cancel: false }, BEAT);
+    sender.handle_control(Control::credit(64), BEAT);
     // The store is slow, so that credit never runs out.
     let mut now = START;
     while now < IDLE {
@@ -447,7 +498,7 @@ fn nothing_follows_the_last_message() {
 fn a_cancelled_transfer_sends_nothing_more() {
     let mut sender = sender(0..10, 10);
     sender.handle_data(Bytes::from_static(b"abc"));
-    sender.handle_control(Control { credit: 0, cancel: true }, START);
+    sender.handle_control(Control::cancel(), START);
     assert_eq!(drain(&mut sender, START), []);
     assert_eq!(sender.outcome(), Some(&Outcome::Cancelled));
 }

@@ -115,7 +115,7 @@ async fn a_cancel_ends_it_before_its_turn() {
     let mut world = World::start(Arc::clone(&context), answering, &network).await;
     assert_eq!(world.next().await, "accepted");
 
-    world.registry.hear_control(TRANSFER, Control { credit: 0, cancel: true });
+    world.registry.hear_control(TRANSFER, Control::cancel());
 
     world.ended().await;
     assert_eq!(context.metrics.transfers_queued.get(), 0);

@@ -151,7 +151,7 @@ fn beat(seq: u64, offset: u64, wait: Wait) -> Body {
 }
 
 fn credit(transfer: TransferId, credit: u64) -> Output {
-    Output::Control { subject: control_of(transfer), control: Control { credit, cancel: false } }
+    Output::Control { subject: control_of(transfer), control: Control::credit(credit) }
 }
 
 fn credit_in(outputs: &[Output]) -> Option<u64> {
@@ -162,7 +162,7 @@ fn credit_in(outputs: &[Output]) -> Option<u64> {
 }
 
 fn cancel(transfer: TransferId, credit: u64) -> Output {
-    Output::Control { subject: control_of(transfer), control: Control { credit, cancel: true } }
+    Output::Control { subject: control_of(transfer), control: Control { cancel: true, ..Control::credit(credit) } }
 }
 
 fn recovers_from(outputs: &[Output]) -> Vec<&Cause> {
