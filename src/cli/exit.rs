@@ -77,7 +77,9 @@ impl Exit {
             Code::Changed => Self::Changed,
             Code::Denied => Self::Denied,
             Code::BadRequest | Code::Range => Self::Usage,
-            Code::Idle | Code::Ended | Code::Busy | Code::StoreUnavailable | Code::Draining | Code::Internal => Self::GaveUp,
+            Code::Idle | Code::Ended | Code::Busy | Code::StoreUnavailable | Code::Draining | Code::Internal => {
+                Self::GaveUp
+            }
         }
     }
 }

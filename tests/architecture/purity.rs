@@ -9,8 +9,7 @@ use super::paths::paths;
 use super::{Source, root, sources};
 
 /// The crates that the protocol may use. Each must be in use.
-const PURE_CRATES: &[&str] =
-    &["backon", "bytes", "crc_fast", "serde", "serde_json", "thiserror", "uuid"];
+const PURE_CRATES: &[&str] = &["backon", "bytes", "crc_fast", "serde", "serde_json", "thiserror", "uuid"];
 
 /// What the protocol must not name, anywhere in a path.
 const IMPURE: &[&[&str]] = &[

@@ -99,7 +99,7 @@ impl GetRequest {
     /// Returns the `context` of a body that is not a valid request, so that its sender can tell which one was rejected.
     #[must_use]
     pub fn context_of(body: &[u8]) -> Option<String> {
-        let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let body: Value = serde_json::from_slice(body).ok()?;
         let context = body.get("context")?.as_str()?;
         check_context(context).is_ok().then(|| context.to_owned())
     }
@@ -438,7 +438,9 @@ mod tests {
 
     #[test]
     fn a_message_names_the_rule_and_not_the_parser() {
-        for body in ["[1]", "{}", r#"{"key":"a","start":"x"}"#, r#"{"key":"a","keeps_alive":null}"#, r#"{"key":"a","v":1.5}"#] {
+        for body in
+            ["[1]", "{}", r#"{"key":"a","start":"x"}"#, r#"{"key":"a","keeps_alive":null}"#, r#"{"key":"a","v":1.5}"#]
+        {
             let (_, message) = refused(body);
             for word in ["u64", "struct", "line", "column", "expected", "invalid type"] {
                 assert!(!message.contains(word), "{message:?}");

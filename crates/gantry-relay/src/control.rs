@@ -95,8 +95,7 @@ impl Dispatcher {
 
         // On the connection of the transfers, so that the answer does not overtake a transfer's last message.
         let error = WireError::new(Code::Ended, "the relay does not know the transfer, or no longer");
-        let (headers, payload) =
-            Envelope { transfer: Some(transfer), context: None }.encode(&Body::Error(error));
+        let (headers, payload) = Envelope { transfer: Some(transfer), context: None }.encode(&Body::Error(error));
         let answer = Message { subject: reply.clone(), headers, payload, ..Message::default() };
         let outbox = Arc::clone(&self.outbox);
         self.lifetime.tasks.spawn(async move {

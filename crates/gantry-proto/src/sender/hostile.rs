@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::super::limits::OFFSET_MAX;
 use super::super::limits::{BEAT_MAX, BEAT_MIN};
 use super::tests::{accepted, drain, identity, object, request};
 use super::*;

@@ -24,9 +24,7 @@ use self::opening::Opening;
 use super::answer::{Accepted, End};
 use super::chunk::Chunk;
 use super::error::{Code, WireError};
-use super::limits::{
-    FRAGMENT_MAX_BYTES, FRAGMENTS_BURST, FRAGMENTS_EVERY, MORE_CREDIT_WITHIN, WINDOW_DEFAULT_BYTES,
-};
+use super::limits::{FRAGMENT_MAX_BYTES, FRAGMENTS_BURST, FRAGMENTS_EVERY, MORE_CREDIT_WITHIN, WINDOW_DEFAULT_BYTES};
 use super::message::Body;
 use super::object::ObjectInfo;
 use super::quota::Quota;
