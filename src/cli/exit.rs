@@ -302,6 +302,7 @@ mod tests {
                 ("denied", 8),
                 ("not_found", 4),
                 ("idle", 5),
+                ("ended", 5),
                 ("changed", 7),
                 ("range", 2),
                 ("busy", 5),

@@ -229,7 +229,7 @@ async fn an_object_replaced_during_its_transfer_leaves_no_file() {
     std::fs::write(site.downloads().join("kept"), "an older file").unwrap();
     for (file, len_after) in [("new", 128 * MIB), ("kept", 3)] {
         site.s3.put(&site.bucket, file, data::random_bytes(6, 128 * MIB), None).await;
-        let download = site.get(OBJECTS, file, file).spawn();
+        let download = site.get(OBJECTS, file, file).arg("--limit-rate=64MiB").spawn();
         let part = site.downloads().join(format!(".{file}.gantry-part"));
         until("the first bytes", async || (len(&part) > 0).then_some(())).await;
         download.signal("STOP");

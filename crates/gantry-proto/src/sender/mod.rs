@@ -4,6 +4,7 @@ mod beats;
 mod buffer;
 mod opening;
 mod settings;
+mod short;
 
 #[cfg(test)]
 mod hostile;
@@ -21,13 +22,13 @@ use bytes::Bytes;
 use self::beats::{Beats, Position};
 use self::buffer::Buffer;
 use self::opening::Opening;
+use self::short::ShortChunks;
 use super::answer::{Accepted, End};
 use super::chunk::Chunk;
 use super::error::{Code, WireError};
-use super::limits::{FRAGMENT_MAX_BYTES, FRAGMENTS_BURST, FRAGMENTS_EVERY, MORE_CREDIT_WITHIN, WINDOW_DEFAULT_BYTES};
+use super::limits::WINDOW_DEFAULT_BYTES;
 use super::message::Body;
 use super::object::ObjectInfo;
-use super::quota::Quota;
 use super::request::{Control, GetRequest};
 
 /// The largest first chunk's payload, in bytes. It is read in one go with the acceptance, and on a slow link the first
@@ -98,10 +99,7 @@ pub struct Sender {
     permitted: Option<usize>,
     beats: Beats,
     last_heard: Duration,
-    /// How often a chunk that credit cuts short is sent.
-    fragments: Quota,
-    /// Until when a chunk that credit cuts short waits for more credit.
-    more_credit_until: Option<Duration>,
+    short_chunks: ShortChunks,
     last_message: Option<Body>,
     outcome: Option<Outcome>,
 }
@@ -133,8 +131,7 @@ impl Sender {
             permitted: None,
             beats: Beats::new(settings.beat_interval, now),
             last_heard: now,
-            fragments: Quota::new(FRAGMENTS_BURST, FRAGMENTS_EVERY),
-            more_credit_until: None,
+            short_chunks: ShortChunks::new(to_u64(settings.chunk_max)),
             last_message: None,
             outcome: None,
             settings,
@@ -337,8 +334,9 @@ impl Sender {
             return None;
         }
 
-        let cut_chunk = if self.turn == Turn::Unneeded { self.cut_chunk_at() } else { None };
-        let timers = [self.idle_at(), cut_chunk];
+        let is_waiting = self.turn == Turn::Unneeded && self.is_cut_short();
+        let short_chunk = if is_waiting { self.short_chunks.due_at(self.allowed()) } else { None };
+        let timers = [self.idle_at(), short_chunk];
         Some(timers.into_iter().flatten().fold(self.beats.due_at(), Duration::min))
     }
 
@@ -399,7 +397,7 @@ impl Sender {
     /// Returns whether the chunk has just become ready. With a turn at once, it makes a beat needless.
     fn ask_for_turn(&mut self, now: Duration) -> bool {
         let is_ready = self.turn == Turn::Unneeded && self.chunk_max() > 0 && self.buffer.len() > 0;
-        if !is_ready || (self.is_cut_short() && !self.may_cut_short(now)) {
+        if !is_ready || (self.is_cut_short() && !self.short_chunks.may_send(self.allowed(), now)) {
             return false;
         }
         self.turn = Turn::Wanted;
@@ -412,21 +410,6 @@ impl Sender {
         self.seq > 0 && 0 < allowed && allowed < self.buffer.len() && allowed < to_u64(self.settings.chunk_max)
     }
 
-    /// Decides whether a chunk that credit cuts short may be sent now.
-    fn may_cut_short(&mut self, now: Duration) -> bool {
-        let until = *self.more_credit_until.get_or_insert_with(|| now.saturating_add(MORE_CREDIT_WITHIN));
-        now >= until && (!self.has_fragment() || self.fragments.try_take(now))
-    }
-
-    /// Returns when a chunk that credit cuts short may be sent.
-    fn cut_chunk_at(&self) -> Option<Duration> {
-        if !self.is_cut_short() {
-            return None;
-        }
-        let until = self.more_credit_until?;
-        Some(if self.has_fragment() { until.max(self.fragments.allowed_at()) } else { until })
-    }
-
     /// Cuts the next chunk if it has its turn.
     fn next_chunk(&mut self) -> Option<Chunk> {
         let max = self.chunk_max();
@@ -434,7 +417,7 @@ impl Sender {
             return None;
         }
         self.turn = Turn::Unneeded;
-        self.more_credit_until = None;
+        self.short_chunks.handle_sent();
 
         let payload = self.buffer.cut(max, self.settings.gather_min)?;
         self.permitted = self.permitted.map(|bytes| bytes.saturating_sub(payload.len()));
@@ -451,13 +434,6 @@ impl Sender {
         let permitted = self.permitted.unwrap_or(usize::MAX);
         let first_max = if self.seq == 0 { FIRST_CHUNK_MAX } else { usize::MAX };
         allowed.min(permitted).min(first_max).min(self.settings.chunk_max)
-    }
-
-    /// Returns whether credit cuts the next chunk to less than is worth a message.
-    fn has_fragment(&self) -> bool {
-        let allowed = self.allowed();
-        let small = (to_u64(self.settings.chunk_max) / 8).min(FRAGMENT_MAX_BYTES);
-        allowed > 0 && allowed < self.buffer.len() && allowed < small
     }
 
     /// Returns how many bytes credit allows to be sent.

@@ -1,0 +1,41 @@
+//! Chunks that credit cuts short: how long they wait, and how many are sent.
+
+use std::time::Duration;
+
+use super::super::limits::{FRAGMENT_MAX_BYTES, FRAGMENTS_BURST, FRAGMENTS_EVERY, MORE_CREDIT_WITHIN};
+use super::super::quota::Quota;
+
+/// Decides when a chunk may be sent that is shorter than it could be with more credit.
+#[derive(Debug)]
+pub(super) struct ShortChunks {
+    /// Below this, in bytes, a chunk is a fragment, and the number of fragments is limited.
+    fragment_max: u64,
+    fragments: Quota,
+    /// Until when the current chunk waits for more credit.
+    until: Option<Duration>,
+}
+
+impl ShortChunks {
+    /// `chunk_max` is the largest chunk payload, in bytes.
+    pub(super) fn new(chunk_max: u64) -> Self {
+        let fragment_max = (chunk_max / 8).min(FRAGMENT_MAX_BYTES);
+        Self { fragment_max, fragments: Quota::new(FRAGMENTS_BURST, FRAGMENTS_EVERY), until: None }
+    }
+
+    /// Decides whether a chunk that credit cuts to `len` bytes may be sent now.
+    pub(super) fn may_send(&mut self, len: u64, now: Duration) -> bool {
+        let until = *self.until.get_or_insert_with(|| now.saturating_add(MORE_CREDIT_WITHIN));
+        now >= until && (len >= self.fragment_max || self.fragments.try_take(now))
+    }
+
+    /// Returns when [`Self::may_send`] will be true; `None` if it was not asked yet.
+    pub(super) fn due_at(&self, len: u64) -> Option<Duration> {
+        let until = self.until?;
+        Some(if len >= self.fragment_max { until } else { until.max(self.fragments.allowed_at()) })
+    }
+
+    /// Records that a chunk was sent. The next one waits anew.
+    pub(super) const fn handle_sent(&mut self) {
+        self.until = None;
+    }
+}
