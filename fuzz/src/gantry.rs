@@ -14,9 +14,9 @@ pub(crate) use gantry_proto::receiver::{self, Arrivals, Output, Receiver};
 pub(crate) use gantry_proto::sender::{self, Sender};
 pub(crate) use gantry_proto::subject::{self, DeliveryAllow, Operation, Prefix};
 pub(crate) use gantry_proto::{
-    Accepted, Body, Checksum, ChecksumAlgorithm, ChecksumKind, Code, Control, End, GetRequest, Headers, Key, ListEntry,
-    ListPage, ListRequest, ObjectInfo, PartRun, Pin, Span, StatRequest, StoreName, TransferId, WireError, check,
-    limits, printable,
+    Accepted, Body, Checksum, ChecksumAlgorithm, ChecksumKind, Code, Control, End, Get, GetRequest, Headers, Key,
+    ListEntry, ListPage, ListRequest, ObjectInfo, PartRun, Pin, Span, StatRequest, StoreName, TransferId, WireError,
+    check, limits, printable,
 };
 pub(crate) use gantry_relay::metrics::{RelayMetrics, StoreLabel};
 pub(crate) use gantry_relay::shutdown::Shutdown;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::gantry::{Chunk, Get, Arrivals, Output, Prefix, Receiver, Span, receiver, subject};
+use crate::gantry::{Arrivals, Chunk, Get, Output, Prefix, Receiver, Span, receiver, subject};
 use crate::machine::{Number, Position, Said};
 
 #[derive(Arbitrary, Debug)]
