@@ -17,7 +17,8 @@ use gantry_store::{self as store, Store};
 pub(super) async fn open(config: &Config, budget: &Budget, metrics: &S3Metrics) -> Result<Stores, Failure> {
     let mut stores = Stores::new();
     for (name, store) in &config.stores {
-        let opened = open_one(name, store, budget, metrics).await.map_err(|error| failure(name, &error))?;
+        let opened = open_one(name, store, &budget.of_store(name.as_str()), metrics).await;
+        let opened = opened.map_err(|error| failure(name, &error))?;
         stores.insert(name.clone(), opened);
     }
     Ok(stores)

@@ -3,6 +3,7 @@
 //! [`Relay::start`] subscribes. Every request and transfer runs as a task on one tracker. [`Relay::wait`] returns when all
 //! of them have ended after a shutdown.
 
+mod admission;
 mod buses;
 mod caution;
 mod control;

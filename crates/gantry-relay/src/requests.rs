@@ -7,6 +7,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, info_span, warn};
 use uuid::Uuid;
 
+use crate::admission::{Limits, StoreLimits};
 use crate::lifetime::Lifetime;
 use crate::options::Options;
 use crate::page;
@@ -23,32 +24,19 @@ use gantry_proto::{
 };
 use gantry_store::Store;
 
-/// Maximum number of `stat` and `list` requests served at once. Above it, the relay answers `busy`.
-const QUERIES_MAX: usize = 64;
-
 /// Maximum number of refusals that wait for the bus at once. Above it, the requests behind them wait as well.
 const REFUSALS_MAX: usize = 1024;
-
-/// How long a consumer should wait when the relay is at a limit.
-const BUSY_RETRY_MS: u64 = 500;
 
 /// Handles the requests of all stores.
 #[derive(Debug)]
 pub(crate) struct Requests {
     options: Arc<Options>,
     limits: Limits,
+    refusals: Arc<Semaphore>,
     registry: Arc<Registry>,
     lifetime: Arc<Lifetime>,
     answering: Arc<Answering>,
     transfers: Arc<transfer::Context>,
-}
-
-/// What may run at once.
-#[derive(Debug)]
-struct Limits {
-    transfers: Arc<Semaphore>,
-    queries: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
 }
 
 impl Requests {
@@ -59,12 +47,14 @@ impl Requests {
         answering: Arc<Answering>,
         transfers: Arc<transfer::Context>,
     ) -> Self {
-        let limits = Limits {
-            transfers: Arc::new(Semaphore::new(options.transfers_max)),
-            queries: Arc::new(Semaphore::new(QUERIES_MAX)),
-            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
-        };
-        Self { options, limits, registry, lifetime, answering, transfers }
+        let limits = Limits::new(&options);
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+        Self { options, limits, refusals, registry, lifetime, answering, transfers }
+    }
+
+    /// Returns the share that a store has of the relay's limits.
+    pub(crate) fn limits_of(&self, store: &StoreName) -> StoreLimits {
+        self.limits.of_store(store.as_str())
     }
 
     /// Checks one request, and answers it on a task of its own.
@@ -72,6 +62,7 @@ impl Requests {
         &self,
         operation: Operation,
         store_name: &StoreName,
+        limits: &StoreLimits,
         store: Arc<dyn Store>,
         request: Message,
     ) {
@@ -89,24 +80,26 @@ impl Requests {
 
         let requester = Requester::new(Arc::clone(&self.answering), operation, store_name.clone(), reply);
         match operation {
-            Operation::Get => self.handle_get(requester, store, &request).await,
-            Operation::Stat => self.handle_query(requester, Query::Stat, store, request).await,
-            Operation::List => self.handle_query(requester, Query::List, store, request).await,
+            Operation::Get => self.handle_get(requester, limits, store, &request).await,
+            Operation::Stat => self.handle_query(requester, Query::Stat, limits, store, request).await,
+            Operation::List => self.handle_query(requester, Query::List, limits, store, request).await,
         }
     }
 
-    async fn handle_get(&self, requester: Requester, store: Arc<dyn Store>, message: &Message) {
+    async fn handle_get(
+        &self,
+        requester: Requester,
+        limits: &StoreLimits,
+        store: Arc<dyn Store>,
+        message: &Message,
+    ) {
         let request = match GetRequest::parse(&message.payload) {
             Ok(request) => request,
             Err(error) => return self.refuse_aside(requester, None, error).await,
         };
-        let Ok(permit) = Arc::clone(&self.limits.transfers).try_acquire_owned() else {
-            let message = format!("all {} transfers of this relay are taken", self.options.transfers_max);
-            return self.refuse_aside(requester, request.context, busy(message)).await;
-        };
-        let Some(reservation) = self.options.budget.try_reserve(self.options.transfer_reserve_bytes) else {
-            let error = busy("the memory budget of this relay is used up");
-            return self.refuse_aside(requester, request.context, error).await;
+        let place = match limits.admit_transfer() {
+            Ok(place) => place,
+            Err(error) => return self.refuse_aside(requester, request.context, error).await,
         };
 
         let transfer = TransferId(Uuid::new_v4());
@@ -124,12 +117,19 @@ impl Requests {
         let context = Arc::clone(&self.transfers);
         let run = async move {
             transfer::run(context, requester, store, request, entry).await;
-            drop((permit, reservation));
+            drop(place);
         };
         self.lifetime.tasks.spawn(run.instrument(span));
     }
 
-    async fn handle_query(&self, requester: Requester, query: Query, store: Arc<dyn Store>, request: Message) {
+    async fn handle_query(
+        &self,
+        requester: Requester,
+        query: Query,
+        limits: &StoreLimits,
+        store: Arc<dyn Store>,
+        request: Message,
+    ) {
         let span = info_span!(
             "query",
             otel.kind = "server",
@@ -140,9 +140,9 @@ impl Requests {
         );
         trace::adopt(&span, &request.headers);
 
-        let Ok(permit) = Arc::clone(&self.limits.queries).try_acquire_owned() else {
-            let error = busy("too many requests at once");
-            return self.refuse_aside(requester, None, error).instrument(span).await;
+        let permit = match limits.admit_query() {
+            Ok(permit) => permit,
+            Err(error) => return self.refuse_aside(requester, None, error).instrument(span).await,
         };
 
         let room = self.answering.outbox.max_payload().saturating_sub(HEADERS_MAX_BYTES);
@@ -156,7 +156,7 @@ impl Requests {
     /// Refuses a request in a separate task. While transfers fill the bus, publishing an answer takes long, and the
     /// consumer of a request that waits behind many refusals would repeat it before its turn.
     async fn refuse_aside(&self, requester: Requester, context: Option<String>, error: WireError) {
-        let Ok(permit) = Arc::clone(&self.limits.refusals).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() else {
             return requester.refuse(context, &error).await;
         };
 
@@ -227,8 +227,4 @@ async fn list(store: &dyn Store, payload: &[u8], room: usize) -> Result<bytes::B
         // The store can't continue after any name, or it is unknown which names were omitted.
         limit /= 2;
     }
-}
-
-fn busy(message: impl Into<String>) -> WireError {
-    WireError::new(Code::Busy, message).with_retry_after_ms(BUSY_RETRY_MS)
 }

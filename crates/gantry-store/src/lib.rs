@@ -14,6 +14,7 @@ mod ranged;
 pub mod s3;
 
 use std::fmt;
+pub mod shares;
 use std::time::Duration;
 
 use bytes::Bytes;
