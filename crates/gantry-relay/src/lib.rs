@@ -359,10 +359,10 @@ impl Parts {
     }
 }
 
-/// Ends the relay's transfers when a shutdown's grace is over, and lets the tracker close.
+/// Ends the relay's transfers and queries when a shutdown's grace is over, and lets the tracker close.
 async fn drain(lifetime: Arc<Lifetime>, registry: Arc<Registry>, grace: Duration) {
     lifetime.stopping().await;
-    info!(transfers = registry.len(), ?grace, "draining");
+    info!(transfers = registry.len(), queries = registry.queries(), ?grace, "draining");
     lifetime.tasks.close();
 
     tokio::select! {

@@ -146,9 +146,17 @@ impl Requests {
         };
 
         let room = self.answering.outbox.max_payload().saturating_sub(HEADERS_MAX_BYTES);
+        let entry = self.registry.enter_query();
+        let lifetime = Arc::clone(&self.lifetime);
         let answer = async move {
-            answer_query(&requester, query, &*store, &request.payload, room).await;
-            drop(permit);
+            let answer = tokio::select! {
+                answer = answer_query(query, &*store, &request.payload, room) => answer,
+                // A store that does not answer must not hold up the end.
+                () = lifetime.goaway.cancelled() => Err(draining()),
+                () = lifetime.shutdown.force.cancelled() => return,
+            };
+            send_answer(&requester, answer).await;
+            drop((permit, entry));
         };
         self.lifetime.tasks.spawn(answer.instrument(span));
     }
@@ -184,13 +192,15 @@ impl Query {
     }
 }
 
-/// Answers with at most `room` bytes.
-async fn answer_query(requester: &Requester, query: Query, store: &dyn Store, payload: &[u8], room: usize) {
-    let answer = match query {
+/// Returns an answer of at most `room` bytes.
+async fn answer_query(query: Query, store: &dyn Store, payload: &[u8], room: usize) -> Result<bytes::Bytes, WireError> {
+    match query {
         Query::Stat => stat(store, payload).await,
         Query::List => list(store, payload, room).await,
-    };
+    }
+}
 
+async fn send_answer(requester: &Requester, answer: Result<bytes::Bytes, WireError>) {
     match answer {
         Ok(payload) => {
             trace::record_outcome("ok", false);
@@ -226,5 +236,140 @@ async fn list(store: &dyn Store, payload: &[u8], room: usize) -> Result<bytes::B
         }
         // The store can't continue after any name, or it is unknown which names were omitted.
         limit /= 2;
+    }
+}
+
+fn draining() -> WireError {
+    WireError::new(Code::Draining, "this relay is shutting down")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::StreamExt;
+    use futures_util::future::{BoxFuture, FutureExt, pending};
+    use tokio::time::{sleep, timeout};
+
+    use crate::metrics::RelayMetrics;
+    use crate::shutdown::Shutdown;
+    use crate::{Options, Relay, Stores};
+    use gantry_bus::{Bus, Subscription};
+    use gantry_proto::message::error_of;
+    use gantry_proto::{Key, ObjectInfo, Pin, Span};
+    use gantry_store::{Error, Opened};
+    use gantry_testing::bus::MemoryNetwork;
+    use gantry_testing::store::MemoryStore;
+
+    use super::*;
+
+    /// A store that never answers.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Store for Silent {
+        fn open<'a>(&'a self, _: &'a Key, _: &'a Pin, _: Span) -> BoxFuture<'a, Result<Opened, Error>> {
+            pending().boxed()
+        }
+
+        fn stat<'a>(&'a self, _: &'a Key, _: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
+            pending().boxed()
+        }
+
+        fn list<'a>(&'a self, _: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
+            pending().boxed()
+        }
+
+        fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
+            pending().boxed()
+        }
+    }
+
+    struct World {
+        network: MemoryNetwork,
+        relay: Relay,
+        shutdown: Shutdown,
+    }
+
+    impl World {
+        /// Starts a relay with the stores `silent` and `good`, which has the object `k`.
+        async fn start(options: Options) -> Self {
+            let good = MemoryStore::new(1000);
+            good.put("k".parse().unwrap(), "bytes");
+            let stores = Stores::from([
+                ("good".parse().unwrap(), Arc::new(good) as Arc<dyn Store>),
+                ("silent".parse().unwrap(), Arc::new(Silent) as Arc<dyn Store>),
+            ]);
+
+            let (network, shutdown) = (MemoryNetwork::new(1), Shutdown::default());
+            let metrics = Arc::new(RelayMetrics::default());
+            let relay = Relay::start(network.connect(), stores, options, metrics, shutdown.clone()).await.unwrap();
+            Self { network, relay, shutdown }
+        }
+
+        async fn ask(&self, operation: Operation, store: &str) -> Subscription {
+            let consumer = self.network.connect();
+            let inbox = consumer.new_inbox();
+            let answers = consumer.subscribe(&inbox, None).await.unwrap();
+
+            let subject = format!("gantry.v1.{}.{store}", operation.name());
+            let payload = if operation == Operation::List { "{}" } else { r#"{"key":"k","credit":10}"# };
+            let request = Message { subject, reply: Some(inbox), payload: payload.into(), ..Message::default() };
+            consumer.publish(request).await.unwrap();
+            answers
+        }
+
+        /// Returns the first message that is not a beat.
+        async fn answer(answers: &mut Subscription) -> Message {
+            loop {
+                let answer = timeout(Duration::from_secs(1), answers.next()).await.expect("no answer").unwrap();
+                if answer.headers.get("Gantry-Type") != Some("beat") {
+                    return answer;
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_store_keeps_out_no_request_to_another() {
+        let world = World::start(Options { transfers_max: 8, ..Options::default() }).await;
+        let mut waiting = Vec::new();
+        for operation in Operation::ALL {
+            for _ in 0..100 {
+                waiting.push(world.ask(operation, "silent").await);
+            }
+        }
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.relay.transfers_active(), 6);
+
+        let mut get = world.ask(Operation::Get, "good").await;
+        assert_eq!(World::answer(&mut get).await.headers.get("Gantry-Type"), Some("accepted"));
+        for operation in [Operation::Stat, Operation::List] {
+            let answer = World::answer(&mut world.ask(operation, "good").await).await;
+            assert!(error_of(&answer.headers, &answer.payload).is_none(), "{operation:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_queries_that_the_store_does_not_answer() {
+        for grace in [Duration::ZERO, Duration::from_secs(7)] {
+            let world = World::start(Options { drain_grace: grace, ..Options::default() }).await;
+            let mut queries = Vec::new();
+            for operation in [Operation::Stat, Operation::List] {
+                queries.push(world.ask(operation, "silent").await);
+            }
+            sleep(Duration::from_millis(1)).await;
+
+            let began = tokio::time::Instant::now();
+            world.shutdown.drain.cancel();
+            timeout(Duration::from_secs(10), world.relay.wait()).await.expect("it ends").unwrap();
+
+            assert!((grace..grace + Duration::from_millis(10)).contains(&began.elapsed()), "{:?}", began.elapsed());
+            for query in &mut queries {
+                let answer = World::answer(query).await;
+                let error = error_of(&answer.headers, &answer.payload).expect("an error");
+                assert_eq!(error.code, Code::Draining);
+            }
+        }
     }
 }
