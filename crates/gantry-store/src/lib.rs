@@ -10,11 +10,13 @@ pub mod file;
 mod observe;
 #[cfg(feature = "ranged")]
 mod ranged;
+#[cfg(any(feature = "file", feature = "ranged"))]
+mod release;
 #[cfg(feature = "s3")]
 pub mod s3;
+pub mod shares;
 
 use std::fmt;
-pub mod shares;
 use std::time::Duration;
 
 use bytes::Bytes;
