@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -16,7 +17,7 @@ use tracing::Instrument as _;
 
 use super::failure::{Failure, about_key};
 use super::read_ahead::ReadAhead;
-use super::retry::Attempts;
+use super::retry::{Attempts, answer};
 use super::slow_start::SlowStart;
 use super::source::Ranged;
 use crate::budget::Reservation;
@@ -193,7 +194,9 @@ impl<R: Ranged> Reader<R> {
             }
             None => {
                 let end = self.limit();
-                let mut body = begin(&*self.source, &self.client, &self.object, self.next..end).await?;
+                let attempts = self.attempts.get_or_insert_with(|| Attempts::new(self.source.limits()));
+                let time = attempts.time_left();
+                let mut body = begin(&*self.source, &self.client, &self.object, self.next..end, time).await?;
                 let piece = next_piece(&*self.source, &self.object, &mut body).await?;
                 (piece, Current::Direct(Response { body, end }))
             }
@@ -284,7 +287,8 @@ async fn fetch<R: Ranged>(
     mut range: Range<u64>,
     pieces: mpsc::UnboundedSender<Result<Bytes, Failure<R::Cure>>>,
 ) {
-    let mut body = match begin(&*source, &source.client(), &object, range.clone()).await {
+    let time = source.limits().retry_budget;
+    let mut body = match begin(&*source, &source.client(), &object, range.clone(), time).await {
         Ok(body) => body,
         Err(failure) => {
             // There is no receiver if the reader was dropped.
@@ -310,17 +314,16 @@ async fn fetch<R: Ranged>(
     }
 }
 
-/// Requests a range once, within the time for an answer.
+/// Requests a range, and waits for an answer for `time`.
 async fn begin<R: Ranged>(
     source: &R,
     client: &R::Client,
     object: &ObjectInfo,
     range: Range<u64>,
+    time: Duration,
 ) -> Result<R::Body, Failure<R::Cure>> {
-    let answered = timeout(source.limits().answer_timeout, source.get(client, object, range)).await;
-    answered.unwrap_or_else(|_| {
-        Err(Failure::passing(format!("{}: {} did not answer in time", about_key(&object.key), R::NAME)))
-    })
+    let about = about_key(&object.key);
+    answer::<R, _, _>(source.limits(), time, &about, || source.get(client, object, range.clone())).await
 }
 
 /// Returns the next bytes of a body, at least one. A body that ends here is too short.
@@ -343,7 +346,6 @@ mod tests {
     use std::convert::Infallible;
     use std::error::Error as StdError;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    use std::time::Duration;
 
     use futures_util::{FutureExt, StreamExt, TryStreamExt};
     use tokio::time::sleep;
