@@ -26,6 +26,7 @@ mod stores;
 mod subjects;
 mod throttle;
 mod transfer;
+mod waits;
 
 pub use self::buses::Buses;
 pub use self::discovery::subjects as service_subjects;
