@@ -177,7 +177,11 @@ fn raise_open_files_limit(transfers: u64) {
     let needed = open_files_needed(transfers);
     // No limit is set if there is no value.
     if let Some(limit) = getrlimit(Resource::Nofile).current.filter(|limit| *limit < needed) {
-        warn!(limit, needed, "with as many transfers as allowed, the relay may run out of open files: raise the limit (LimitNOFILE, ulimit -n) or lower `relay.transfers_max`");
+        warn!(
+            limit,
+            needed,
+            "with as many transfers as allowed, the relay may run out of open files: raise the limit (LimitNOFILE, ulimit -n) or lower `relay.transfers_max`"
+        );
     }
 }
 

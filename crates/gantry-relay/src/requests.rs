@@ -86,13 +86,7 @@ impl Requests {
         }
     }
 
-    async fn handle_get(
-        &self,
-        requester: Requester,
-        limits: &StoreLimits,
-        store: Arc<dyn Store>,
-        message: &Message,
-    ) {
+    async fn handle_get(&self, requester: Requester, limits: &StoreLimits, store: Arc<dyn Store>, message: &Message) {
         let request = match GetRequest::parse(&message.payload) {
             Ok(request) => request,
             Err(error) => return self.refuse_aside(requester, None, error).await,

@@ -9,7 +9,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::facts::Facts;
-use super::labels::{ActionLabel, ConnectionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, StoreLabel, WaitLabel};
+use super::labels::{
+    ActionLabel, ConnectionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, StoreLabel, WaitLabel,
+};
 use super::process::Process;
 use super::s3::S3Metrics;
 use super::spec::{Kind, PREFIX, Spec, metrics};

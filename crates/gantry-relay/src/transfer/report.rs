@@ -84,14 +84,7 @@ impl Report {
     }
 
     /// Logs one line with everything that support needs.
-    fn log_end(
-        &self,
-        delivery: &Delivery,
-        sender: &Sender,
-        waits: &Waits,
-        outcome: Option<&Outcome>,
-        took: Duration,
-    ) {
+    fn log_end(&self, delivery: &Delivery, sender: &Sender, waits: &Waits, outcome: Option<&Outcome>, took: Duration) {
         if !delivery.context.throttle.admits("transfer_ended", TRANSFERS) {
             return;
         }

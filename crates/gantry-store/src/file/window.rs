@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::failure::failed;
 use super::jobs::Abandoned;
-use crate::budget::{Budget, Reservation};
 use crate::Error;
+use crate::budget::{Budget, Reservation};
 use gantry_proto::Key;
 
 /// Maximum memory for the names of one directory: about 400,000 short ones. A larger directory is read several times.

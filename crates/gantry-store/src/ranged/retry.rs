@@ -183,7 +183,13 @@ mod tests {
             None
         }
 
-        async fn cure(&self, (): &(), (): &mut (), failure: Failure<()>, _: &About) -> Result<Failure<()>, Failure<()>> {
+        async fn cure(
+            &self,
+            (): &(),
+            (): &mut (),
+            failure: Failure<()>,
+            _: &About,
+        ) -> Result<Failure<()>, Failure<()>> {
             Err(failure)
         }
     }
