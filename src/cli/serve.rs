@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use prometheus_client::registry::Registry;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -113,6 +114,7 @@ impl Serve {
             ));
         }
 
+        raise_open_files_limit(config.relay.places());
         let mut hangups = shutdown::hangups()
             .map_err(|error| Failure::new(Exit::Failed, format!("can't listen for signals: {error}")))?;
 
@@ -163,6 +165,32 @@ impl Serve {
             _ = &mut pages_served => Err(Failure::new(Exit::Failed, "the task that serves /livez, /readyz and /metrics ended: see the log, and please report this")),
         }
     }
+}
+
+/// Raises the limit on open files as far as the system allows, and warns if the transfers may need more.
+fn raise_open_files_limit(transfers: u64) {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        warn!(%error, "can't raise the limit on open files");
+    }
+
+    let needed = open_files_needed(transfers);
+    // No limit is set if there is no value.
+    if let Some(limit) = getrlimit(Resource::Nofile).current.filter(|limit| *limit < needed) {
+        warn!(
+            limit,
+            needed,
+            "with as many transfers as allowed, the relay may run out of open files: raise the limit (LimitNOFILE, ulimit -n) or lower `relay.transfers_max`"
+        );
+    }
+}
+
+/// Returns how many files may be open at once. Each transfer has a file or a connection to S3. Up to a hundred transfers
+/// may have a few more connections each.
+const fn open_files_needed(transfers: u64) -> u64 {
+    const OF_THE_PROCESS: u64 = 64;
+    const AHEAD: u64 = 100 * 3;
+    transfers.saturating_add(AHEAD + OF_THE_PROCESS)
 }
 
 /// Passes the relay's readiness on to the HTTP pages.

@@ -12,12 +12,13 @@ use gantry_store::file::FileStore;
 use gantry_store::s3::{self, S3Store};
 use gantry_store::{self as store, Store};
 
-/// Opens every store of the configuration. All share `budget` for reading ahead, and `metrics` for their requests.
+/// Opens every store of the configuration. Each has its share of `budget`, and all share `metrics` for their requests.
 /// Opening sends no request to S3.
 pub(super) async fn open(config: &Config, budget: &Budget, metrics: &S3Metrics) -> Result<Stores, Failure> {
     let mut stores = Stores::new();
     for (name, store) in &config.stores {
-        let opened = open_one(name, store, budget, metrics).await.map_err(|error| failure(name, &error))?;
+        let opened = open_one(name, store, &budget.of_store(name.as_str()), metrics).await;
+        let opened = opened.map_err(|error| failure(name, &error))?;
         stores.insert(name.clone(), opened);
     }
     Ok(stores)
@@ -31,7 +32,7 @@ pub(super) async fn open_one(
     metrics: &S3Metrics,
 ) -> Result<Arc<dyn Store>, store::Error> {
     match config {
-        config::Store::File(options) => Ok(Arc::new(FileStore::new(options, budget.clone())?)),
+        config::Store::File(options) => Ok(Arc::new(FileStore::connect(options.clone(), budget.clone()).await?)),
         config::Store::S3(options) => {
             let observer = Arc::new(metrics.of_store(name.as_str()));
             let options = s3::Options { observer, ..s3::Options::clone(options) };

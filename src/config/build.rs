@@ -289,6 +289,7 @@ impl Build {
 
     fn s3(&mut self, name: &StoreName, bucket: String, prefix: String, keys: keys::Store) -> s3::Options {
         let section = format!("stores.{name}");
+        let limits = limits(&keys);
         let id = ("access_key_id_file", keys.access_key_id_file);
         let secret = ("secret_access_key_file", keys.secret_access_key_file);
         let session_token = keys.session_token_file.map(PathBuf::from);
@@ -311,11 +312,7 @@ impl Build {
             path_style: keys.path_style,
             profile: keys.profile,
             credentials,
-            limits: s3::Limits {
-                range_bytes: keys.range_bytes,
-                concurrency_max: keys.concurrency_max,
-                ..s3::Limits::default()
-            },
+            limits,
             ..s3::Options::new(bucket)
         }
     }
@@ -401,6 +398,19 @@ impl Build {
 enum SecretSource {
     Text(String),
     File(PathBuf),
+}
+
+fn limits(keys: &keys::Store) -> s3::Limits {
+    let default = s3::Limits::default();
+    let answer_timeout = Duration::from_millis(keys.answer_timeout_ms);
+    s3::Limits {
+        range_bytes: keys.range_bytes,
+        concurrency_max: keys.concurrency_max,
+        answer_timeout,
+        // The second request must have as much time as the first.
+        retry_budget: default.retry_budget.max(2 * answer_timeout),
+        ..default
+    }
 }
 
 fn log(keys: keys::Log) -> Log {

@@ -174,6 +174,9 @@ keys! {
             bytes(64 << 10, GIB).default_of(|| s3::Limits::default().range_bytes.to_string());
         concurrency_max: usize = "Concurrent ranged reads for one transfer",
             integer(1, 64).default_of(|| s3::Limits::default().concurrency_max.to_string());
+        answer_timeout_ms: u64 = "Time after which an unanswered request to S3 is sent again; the first answer counts",
+            millis(1000, 600_000)
+                .default_of(|| s3::Limits::default().answer_timeout.as_millis().to_string());
     }
 
     /// The HTTP pages for operators.

@@ -3,6 +3,7 @@
 //! [`Relay::start`] subscribes. Every request and transfer runs as a task on one tracker. [`Relay::wait`] returns when all
 //! of them have ended after a shutdown.
 
+mod admission;
 mod buses;
 mod caution;
 mod control;
@@ -25,6 +26,7 @@ mod stores;
 mod subjects;
 mod throttle;
 mod transfer;
+mod waits;
 
 pub use self::buses::Buses;
 pub use self::discovery::subjects as service_subjects;
@@ -363,10 +365,10 @@ impl Parts {
     }
 }
 
-/// Ends the relay's transfers when a shutdown's grace is over, and lets the tracker close.
+/// Ends the relay's transfers and queries when a shutdown's grace is over, and lets the tracker close.
 async fn drain(lifetime: Arc<Lifetime>, registry: Arc<Registry>, grace: Duration) {
     lifetime.stopping().await;
-    info!(transfers = registry.len(), ?grace, "draining");
+    info!(transfers = registry.len(), queries = registry.queries(), ?grace, "draining");
     lifetime.tasks.close();
 
     tokio::select! {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gantry_bus::rate::RateLimit;
 use gantry_proto::HEADERS_MAX_BYTES;
 use gantry_proto::subject::{DeliveryAllow, Prefix};
-use gantry_store::budget::Budget;
+use gantry_store::budget::{Budget, PLACE_BYTES};
 
 /// The settings and limits of a relay.
 #[derive(Clone, Debug)]
@@ -47,9 +47,7 @@ impl Default for Options {
             prefix: Prefix::default(),
             delivery_allow: DeliveryAllow::default(),
             transfers_max: 1000,
-            // Measured with 512 active transfers: 1.2 MiB each from S3 and 1.4 MiB from a directory, including the
-            // overhead of the allocator.
-            transfer_reserve_bytes: 1536 * 1024,
+            transfer_reserve_bytes: PLACE_BYTES,
             budget: Budget::new(512 * 1024 * 1024),
             // Just below a power of two with its headers. Larger chunks were no faster, and cost memory and fairness.
             chunk_max_bytes: 512 * 1024 - HEADERS_MAX_BYTES,
@@ -67,8 +65,9 @@ impl Default for Options {
 
 impl Options {
     /// Returns how many transfers can run at once, given both their maximum and the memory budget.
-    pub(crate) fn places(&self) -> u64 {
-        let by_memory = self.budget.total_bytes().checked_div(self.transfer_reserve_bytes);
+    #[must_use]
+    pub fn places(&self) -> u64 {
+        let by_memory = self.budget.places(self.transfer_reserve_bytes);
         by_memory.unwrap_or(u64::MAX).min(self.transfers_max as u64)
     }
 }

@@ -1,7 +1,7 @@
-//! The transfers in progress, and what is known about their consumers.
+//! The transfers and queries in progress, and what is known about the consumers of the transfers.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,10 +20,12 @@ pub(crate) struct Heard {
     pub(crate) gone: bool,
 }
 
-/// The transfers in progress.
+/// The transfers and queries in progress.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     transfers: Mutex<HashMap<TransferId, watch::Sender<Heard>>>,
+    /// The number of `stat` and `list` requests that are not answered yet.
+    queries: AtomicUsize,
     emptied: Notify,
     /// Shows the number of transfers as a metric.
     active: Gauge<i64, AtomicI64>,
@@ -43,20 +45,35 @@ impl Registry {
         Entry { registry: Arc::clone(self), transfer, heard }
     }
 
+    /// Counts a query until it is answered, which is when the guard is dropped.
+    pub(crate) fn enter_query(self: &Arc<Self>) -> QueryEntry {
+        self.queries.fetch_add(1, Ordering::AcqRel);
+        QueryEntry(Arc::clone(self))
+    }
+
     /// Returns the number of transfers in progress.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Waits until no transfer is in progress.
+    /// Returns the number of queries in progress.
+    pub(crate) fn queries(&self) -> usize {
+        self.queries.load(Ordering::Acquire)
+    }
+
+    /// Waits until no transfer and no query is in progress.
     pub(crate) async fn emptied(&self) {
         loop {
             let emptied = self.emptied.notified();
-            if self.len() == 0 {
+            if self.is_idle() {
                 return;
             }
             emptied.await;
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.len() == 0 && self.queries() == 0
     }
 
     /// Applies a consumer's control message. Returns whether there is such a transfer.
@@ -103,8 +120,22 @@ impl Drop for Entry {
         self.registry.lock().remove(&self.transfer);
         self.registry.active.dec();
 
-        if self.registry.len() == 0 {
+        if self.registry.is_idle() {
             self.registry.emptied.notify_waiters();
+        }
+    }
+}
+
+/// A query's place in the registry.
+#[derive(Debug)]
+pub(crate) struct QueryEntry(Arc<Registry>);
+
+impl Drop for QueryEntry {
+    fn drop(&mut self) {
+        self.0.queries.fetch_sub(1, Ordering::AcqRel);
+
+        if self.0.is_idle() {
+            self.0.emptied.notify_waiters();
         }
     }
 }

@@ -7,6 +7,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, info_span, warn};
 use uuid::Uuid;
 
+use crate::admission::{Limits, StoreLimits};
 use crate::lifetime::Lifetime;
 use crate::options::Options;
 use crate::page;
@@ -23,32 +24,19 @@ use gantry_proto::{
 };
 use gantry_store::Store;
 
-/// Maximum number of `stat` and `list` requests served at once. Above it, the relay answers `busy`.
-const QUERIES_MAX: usize = 64;
-
 /// Maximum number of refusals that wait for the bus at once. Above it, the requests behind them wait as well.
 const REFUSALS_MAX: usize = 1024;
-
-/// How long a consumer should wait when the relay is at a limit.
-const BUSY_RETRY_MS: u64 = 500;
 
 /// Handles the requests of all stores.
 #[derive(Debug)]
 pub(crate) struct Requests {
     options: Arc<Options>,
     limits: Limits,
+    refusals: Arc<Semaphore>,
     registry: Arc<Registry>,
     lifetime: Arc<Lifetime>,
     answering: Arc<Answering>,
     transfers: Arc<transfer::Context>,
-}
-
-/// What may run at once.
-#[derive(Debug)]
-struct Limits {
-    transfers: Arc<Semaphore>,
-    queries: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
 }
 
 impl Requests {
@@ -59,12 +47,14 @@ impl Requests {
         answering: Arc<Answering>,
         transfers: Arc<transfer::Context>,
     ) -> Self {
-        let limits = Limits {
-            transfers: Arc::new(Semaphore::new(options.transfers_max)),
-            queries: Arc::new(Semaphore::new(QUERIES_MAX)),
-            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
-        };
-        Self { options, limits, registry, lifetime, answering, transfers }
+        let limits = Limits::new(&options);
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+        Self { options, limits, refusals, registry, lifetime, answering, transfers }
+    }
+
+    /// Returns the share that a store has of the relay's limits.
+    pub(crate) fn limits_of(&self, store: &StoreName) -> StoreLimits {
+        self.limits.of_store(store.as_str())
     }
 
     /// Checks one request, and answers it on a task of its own.
@@ -72,6 +62,7 @@ impl Requests {
         &self,
         operation: Operation,
         store_name: &StoreName,
+        limits: &StoreLimits,
         store: Arc<dyn Store>,
         request: Message,
     ) {
@@ -89,13 +80,13 @@ impl Requests {
 
         let requester = Requester::new(Arc::clone(&self.answering), operation, store_name.clone(), reply);
         match operation {
-            Operation::Get => self.handle_get(requester, store, &request).await,
-            Operation::Stat => self.handle_query(requester, Query::Stat, store, request).await,
-            Operation::List => self.handle_query(requester, Query::List, store, request).await,
+            Operation::Get => self.handle_get(requester, limits, store, &request).await,
+            Operation::Stat => self.handle_query(requester, Query::Stat, limits, store, request).await,
+            Operation::List => self.handle_query(requester, Query::List, limits, store, request).await,
         }
     }
 
-    async fn handle_get(&self, requester: Requester, store: Arc<dyn Store>, message: &Message) {
+    async fn handle_get(&self, requester: Requester, limits: &StoreLimits, store: Arc<dyn Store>, message: &Message) {
         let request = match GetRequest::parse(&message.payload) {
             Ok(request) => request,
             Err(error) => {
@@ -103,13 +94,9 @@ impl Requests {
                 return self.refuse_aside(requester, context, error).await;
             }
         };
-        let Ok(permit) = Arc::clone(&self.limits.transfers).try_acquire_owned() else {
-            let message = format!("all {} transfers of this relay are taken", self.options.transfers_max);
-            return self.refuse_aside(requester, request.context, busy(message)).await;
-        };
-        let Some(reservation) = self.options.budget.try_reserve(self.options.transfer_reserve_bytes) else {
-            let error = busy("the memory budget of this relay is used up");
-            return self.refuse_aside(requester, request.context, error).await;
+        let place = match limits.admit_transfer() {
+            Ok(place) => place,
+            Err(error) => return self.refuse_aside(requester, request.context, error).await,
         };
 
         let transfer = TransferId(Uuid::new_v4());
@@ -127,12 +114,19 @@ impl Requests {
         let context = Arc::clone(&self.transfers);
         let run = async move {
             transfer::run(context, requester, store, request, entry).await;
-            drop((permit, reservation));
+            drop(place);
         };
         self.lifetime.tasks.spawn(run.instrument(span));
     }
 
-    async fn handle_query(&self, requester: Requester, query: Query, store: Arc<dyn Store>, request: Message) {
+    async fn handle_query(
+        &self,
+        requester: Requester,
+        query: Query,
+        limits: &StoreLimits,
+        store: Arc<dyn Store>,
+        request: Message,
+    ) {
         let span = info_span!(
             "query",
             otel.kind = "server",
@@ -143,15 +137,23 @@ impl Requests {
         );
         trace::adopt(&span, &request.headers);
 
-        let Ok(permit) = Arc::clone(&self.limits.queries).try_acquire_owned() else {
-            let error = busy("too many requests at once");
-            return self.refuse_aside(requester, None, error).instrument(span).await;
+        let permit = match limits.admit_query() {
+            Ok(permit) => permit,
+            Err(error) => return self.refuse_aside(requester, None, error).instrument(span).await,
         };
 
         let room = self.answering.outbox.max_payload().saturating_sub(HEADERS_MAX_BYTES);
+        let entry = self.registry.enter_query();
+        let lifetime = Arc::clone(&self.lifetime);
         let answer = async move {
-            answer_query(&requester, query, &*store, &request.payload, room).await;
-            drop(permit);
+            let answer = tokio::select! {
+                answer = answer_query(query, &*store, &request.payload, room) => answer,
+                // A store that does not answer must not hold up the end.
+                () = lifetime.goaway.cancelled() => Err(draining()),
+                () = lifetime.shutdown.force.cancelled() => return,
+            };
+            send_answer(&requester, answer).await;
+            drop((permit, entry));
         };
         self.lifetime.tasks.spawn(answer.instrument(span));
     }
@@ -159,7 +161,7 @@ impl Requests {
     /// Refuses a request in a separate task. While transfers fill the bus, publishing an answer takes long, and the
     /// consumer of a request that waits behind many refusals would repeat it before its turn.
     async fn refuse_aside(&self, requester: Requester, context: Option<String>, error: WireError) {
-        let Ok(permit) = Arc::clone(&self.limits.refusals).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() else {
             return requester.refuse(context, &error).await;
         };
 
@@ -187,13 +189,15 @@ impl Query {
     }
 }
 
-/// Answers with at most `room` bytes.
-async fn answer_query(requester: &Requester, query: Query, store: &dyn Store, payload: &[u8], room: usize) {
-    let answer = match query {
+/// Returns an answer of at most `room` bytes.
+async fn answer_query(query: Query, store: &dyn Store, payload: &[u8], room: usize) -> Result<bytes::Bytes, WireError> {
+    match query {
         Query::Stat => stat(store, payload).await,
         Query::List => list(store, payload, room).await,
-    };
+    }
+}
 
+async fn send_answer(requester: &Requester, answer: Result<bytes::Bytes, WireError>) {
     match answer {
         Ok(payload) => {
             trace::record_outcome("ok", false);
@@ -232,6 +236,137 @@ async fn list(store: &dyn Store, payload: &[u8], room: usize) -> Result<bytes::B
     }
 }
 
-fn busy(message: impl Into<String>) -> WireError {
-    WireError::new(Code::Busy, message).with_retry_after_ms(BUSY_RETRY_MS)
+fn draining() -> WireError {
+    WireError::new(Code::Draining, "this relay is shutting down")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::StreamExt;
+    use futures_util::future::{BoxFuture, FutureExt, pending};
+    use tokio::time::{sleep, timeout};
+
+    use crate::metrics::RelayMetrics;
+    use crate::shutdown::Shutdown;
+    use crate::{Options, Relay, Stores};
+    use gantry_bus::{Bus, Subscription};
+    use gantry_proto::message::error_of;
+    use gantry_proto::{Key, ObjectInfo, Pin, Span};
+    use gantry_store::{Error, Opened};
+    use gantry_testing::bus::MemoryNetwork;
+    use gantry_testing::store::MemoryStore;
+
+    use super::*;
+
+    /// A store that never answers.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Store for Silent {
+        fn open<'a>(&'a self, _: &'a Key, _: &'a Pin, _: Span) -> BoxFuture<'a, Result<Opened, Error>> {
+            pending().boxed()
+        }
+
+        fn stat<'a>(&'a self, _: &'a Key, _: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
+            pending().boxed()
+        }
+
+        fn list<'a>(&'a self, _: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
+            pending().boxed()
+        }
+
+        fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
+            pending().boxed()
+        }
+    }
+
+    struct World {
+        network: MemoryNetwork,
+        relay: Relay,
+        shutdown: Shutdown,
+    }
+
+    impl World {
+        /// Starts a relay with the stores `silent` and `good`, which has the object `k`.
+        async fn start(options: Options) -> Self {
+            let good = MemoryStore::new(1000);
+            good.put("k".parse().unwrap(), "bytes");
+            let stores = Stores::from([
+                ("good".parse().unwrap(), Arc::new(good) as Arc<dyn Store>),
+                ("silent".parse().unwrap(), Arc::new(Silent) as Arc<dyn Store>),
+            ]);
+
+            let (network, shutdown) = (MemoryNetwork::new(1), Shutdown::default());
+            let metrics = Arc::new(RelayMetrics::default());
+            let relay = Relay::start(network.connect(), stores, options, metrics, shutdown.clone()).await.unwrap();
+            Self { network, relay, shutdown }
+        }
+
+        async fn ask(&self, operation: Operation, store: &str) -> Subscription {
+            let consumer = self.network.connect();
+            let inbox = consumer.new_inbox();
+            let answers = consumer.subscribe(&inbox, None).await.unwrap();
+
+            let subject = format!("gantry.v1.{}.{store}", operation.name());
+            let payload = if operation == Operation::List { "{}" } else { r#"{"key":"k","credit":10}"# };
+            let request = Message { subject, reply: Some(inbox), payload: payload.into(), ..Message::default() };
+            consumer.publish(request).await.unwrap();
+            answers
+        }
+
+        /// Returns the first message that is not a beat.
+        async fn answer(answers: &mut Subscription) -> Message {
+            loop {
+                let answer = timeout(Duration::from_secs(1), answers.next()).await.expect("no answer").unwrap();
+                if answer.headers.get("Gantry-Type") != Some("beat") {
+                    return answer;
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_store_keeps_out_no_request_to_another() {
+        let world = World::start(Options { transfers_max: 8, ..Options::default() }).await;
+        let mut waiting = Vec::new();
+        for operation in Operation::ALL {
+            for _ in 0..100 {
+                waiting.push(world.ask(operation, "silent").await);
+            }
+        }
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.relay.transfers_active(), 6);
+
+        let mut get = world.ask(Operation::Get, "good").await;
+        assert_eq!(World::answer(&mut get).await.headers.get("Gantry-Type"), Some("accepted"));
+        for operation in [Operation::Stat, Operation::List] {
+            let answer = World::answer(&mut world.ask(operation, "good").await).await;
+            assert!(error_of(&answer.headers, &answer.payload).is_none(), "{operation:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_queries_that_the_store_does_not_answer() {
+        for grace in [Duration::ZERO, Duration::from_secs(7)] {
+            let world = World::start(Options { drain_grace: grace, ..Options::default() }).await;
+            let mut queries = Vec::new();
+            for operation in [Operation::Stat, Operation::List] {
+                queries.push(world.ask(operation, "silent").await);
+            }
+            sleep(Duration::from_millis(1)).await;
+
+            let began = tokio::time::Instant::now();
+            world.shutdown.drain.cancel();
+            timeout(Duration::from_secs(10), world.relay.wait()).await.expect("it ends").unwrap();
+
+            assert!((grace..grace + Duration::from_millis(10)).contains(&began.elapsed()), "{:?}", began.elapsed());
+            for query in &mut queries {
+                let answer = World::answer(query).await;
+                let error = error_of(&answer.headers, &answer.payload).expect("an error");
+                assert_eq!(error.code, Code::Draining);
+            }
+        }
+    }
 }

@@ -10,8 +10,11 @@ pub mod file;
 mod observe;
 #[cfg(feature = "ranged")]
 mod ranged;
+#[cfg(any(feature = "file", feature = "ranged"))]
+mod release;
 #[cfg(feature = "s3")]
 pub mod s3;
+pub mod shares;
 
 use std::fmt;
 use std::time::Duration;

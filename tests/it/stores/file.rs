@@ -245,3 +245,105 @@ fn a_root_that_is_not_a_directory_is_rejected() {
         assert!(matches!(error, Error::Invalid(_)), "{error:?}");
     }
 }
+
+/// It used to serve the deleted directory, which is empty, and to be ready.
+#[tokio::test]
+async fn a_directory_that_is_deleted_is_unavailable_until_it_exists_again() {
+    let parent = folder();
+    let root = parent.path().join("served");
+    put(&root, "file", b"old");
+    let store = store(&root, 0);
+    let get = async || read(&store, "file", &Pin::default(), 0, None).await;
+    assert_eq!(get().await.unwrap(), "old");
+
+    std::fs::remove_dir_all(&root).unwrap();
+    assert!(matches!(get().await.unwrap_err(), Error::Unavailable { .. }));
+    assert!(matches!(store.list(&gantry_proto::ListRequest::default()).await.unwrap_err(), Error::Unavailable { .. }));
+    assert!(matches!(store.probe().await.unwrap_err(), Error::Unavailable { .. }));
+
+    put(&root, "file", b"new");
+    store.probe().await.unwrap();
+    assert_eq!(get().await.unwrap(), "new");
+    assert_eq!(list_all(&store, "", true, 10).await.0, ["file"]);
+}
+
+#[tokio::test]
+async fn a_directory_that_another_one_replaces_is_served_anew() {
+    let parent = folder();
+    let (root, link) = (parent.path().join("served"), parent.path().join("current"));
+    put(&parent.path().join("one"), "file", b"one");
+    put(&parent.path().join("two"), "file", b"two");
+    symlink("one", &link).unwrap();
+    std::fs::rename(parent.path().join("one"), &root).unwrap();
+    symlink("served", parent.path().join("new")).unwrap();
+    std::fs::rename(parent.path().join("new"), &link).unwrap();
+    let (by_path, by_link) = (store(&root, 0), store(&link, 0));
+
+    std::fs::rename(&root, parent.path().join("one")).unwrap();
+    std::fs::rename(parent.path().join("two"), &root).unwrap();
+
+    for store in [&by_path, &by_link] {
+        assert_eq!(read(store, "file", &Pin::default(), 0, None).await.unwrap(), "two");
+    }
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_is_released_while_nobody_takes_bytes() {
+    let root = folder();
+    let bytes = random_bytes(1, 4 * conformance::RANGE_BYTES);
+    put(root.path(), "file", &bytes);
+    let budget = Budget::new(1 << 20);
+    let options = Options { block_bytes: conformance::RANGE_BYTES, ..Options::new(root.path()) };
+    let store = FileStore::new(&options, budget.clone()).unwrap();
+    let mut opened = store.open(&key("file"), &Pin::default(), Span::default()).await.unwrap();
+    let first = opened.body.try_next().await.unwrap().unwrap();
+    assert_eq!(budget.reserved_bytes(), conformance::RANGE_BYTES as u64);
+
+    until("the release", async || (budget.reserved_bytes() == 0).then_some(())).await;
+
+    let rest = collect(opened).await.unwrap();
+    assert!([first, rest].concat() == bytes);
+}
+
+#[tokio::test]
+async fn a_large_directory_is_listed_completely_in_little_memory() {
+    let root = folder();
+    let names: Vec<_> = (0..3000).map(|number| format!("d{}/{number:04}{}", number / 1000, "x".repeat(99))).collect();
+    for name in &names {
+        put(root.path(), name, b"");
+    }
+
+    for (budget_bytes, limit) in [(0, 1000), (0, 999), (1 << 20, 1000), (64 << 20, 7)] {
+        let budget = Budget::new(budget_bytes);
+        let store = FileStore::new(&Options::new(root.path()), budget.clone()).unwrap();
+        assert!(list_all(&store, "", true, limit).await.0 == names, "{budget_bytes} bytes, {limit} keys");
+        assert!(list_all(&store, "d1/", false, limit).await.0 == names[1000..2000], "{budget_bytes} bytes");
+        assert!(list_all(&store, "d2/29", false, limit).await.0 == names[2900..], "{budget_bytes} bytes");
+        assert_eq!(list_all(&store, "", false, limit).await.1, ["d0/", "d1/", "d2/"]);
+
+        store.probe().await.unwrap();
+        assert!(budget.reserved_bytes() <= budget_bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_new_listing_shows_what_was_created_since_and_later_pages_what_was_deleted() {
+    let root = folder();
+    for name in ["a", "b", "c", "d"] {
+        put(root.path(), name, b"x");
+    }
+    let store = store(root.path(), 1 << 20);
+    let list = async |token: Option<String>| {
+        let request = gantry_proto::ListRequest { limit: Some(2), token, ..Default::default() };
+        let page = store.list(&request).await.unwrap();
+        (page.entries.into_iter().map(|entry| entry.key).collect::<Vec<_>>(), page.next)
+    };
+    let (keys, next) = list(None).await;
+    assert_eq!(keys, ["a", "b"]);
+
+    std::fs::remove_file(root.path().join("c")).unwrap();
+    put(root.path(), "aa", b"x");
+
+    assert_eq!(list(next).await, (vec!["d".to_owned()], None));
+    assert_eq!(list(None).await.0, ["a", "aa"]);
+}

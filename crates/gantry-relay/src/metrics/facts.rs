@@ -21,9 +21,13 @@ const BUILD: Spec = Spec::new(
 );
 const BUDGET: Spec =
     Spec::new("memory_budget", Kind::Gauge, &[], "Memory budget for object bytes, as configured").unit("bytes");
-const RESERVED: Spec =
-    Spec::new("memory_reserved", Kind::Gauge, &[], "Part of the memory budget that transfers have reserved")
-        .unit("bytes");
+const RESERVED: Spec = Spec::new(
+    "memory_reserved",
+    Kind::Gauge,
+    &[],
+    "Part of the memory budget that is reserved by transfers, read-ahead and listings",
+)
+.unit("bytes");
 const LOG_LINES_DROPPED: Spec =
     Spec::new("log_lines_dropped", Kind::Counter, &[], "Log lines dropped because stderr was not read in time");
 

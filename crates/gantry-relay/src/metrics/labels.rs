@@ -18,6 +18,15 @@ pub struct OutcomeLabel {
     pub outcome: &'static str,
 }
 
+/// Identifies a store and what its transfers wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WaitLabel {
+    /// The store's name.
+    pub store: String,
+    /// `store`, `bus`, `credit` or `limits`.
+    pub cause: &'static str,
+}
+
 /// Identifies a request to a relay and its result.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabel {

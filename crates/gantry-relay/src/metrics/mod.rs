@@ -17,7 +17,7 @@ mod values;
 pub use self::facts::Facts;
 pub use self::labels::{
     ActionLabel, ConnectionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel,
-    StoreLabel,
+    StoreLabel, WaitLabel,
 };
 pub use self::relay::{Queued, RelayMetrics, TransferMetrics};
 pub use self::s3::{S3Metrics, S3Observer};

@@ -9,11 +9,14 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::facts::Facts;
-use super::labels::{ActionLabel, ConnectionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, StoreLabel};
+use super::labels::{
+    ActionLabel, ConnectionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, StoreLabel, WaitLabel,
+};
 use super::process::Process;
 use super::s3::S3Metrics;
 use super::spec::{Kind, PREFIX, Spec, metrics};
 use super::values::{ANSWER_BUCKETS, DurationFamily, Durations, Flag, TRANSFER_BUCKETS, start_at_zero};
+use crate::waits::{Seconds, Wait};
 use gantry_proto::Code;
 use gantry_proto::subject::Operation;
 
@@ -70,6 +73,9 @@ metrics! {
         pub credit_stalled: Family<StoreLabel, Counter<f64, AtomicU64>>,
             Counter, "credit_stalled" in "seconds", ["store"],
             "Total time that transfers have waited for credit";
+        pub waited: Family<WaitLabel, Counter<f64, AtomicU64>>,
+            Counter, "transfer_waited" in "seconds", ["store", "cause"],
+            "Total time that transfers have waited, by what they waited for";
         pub nats_connected: Family<ConnectionLabel, Flag>,
             Gauge, "nats_connected", ["connection"],
             "Whether the connection to NATS is up";
@@ -147,6 +153,15 @@ impl RelayMetrics {
         start_at_zero(&self.transfers_resumed, &StoreLabel { store: store.to_owned() });
         start_at_zero(&self.store_differing, &StoreLabel { store: store.to_owned() });
         drop(self.transfer(store));
+        drop(self.waits(store));
+    }
+
+    /// Returns the counters of a store's waits, in the order of [`Wait::ALL`].
+    pub(crate) fn waits(&self, store: &str) -> [Seconds; Wait::ALL.len()] {
+        Wait::ALL.map(|wait| {
+            let label = WaitLabel { store: store.to_owned(), cause: wait.name() };
+            self.waited.get_or_create_owned(&label)
+        })
     }
 
     /// Counts a transfer as waiting for its turn until the returned guard is dropped.

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
+use crate::admission::StoreLimits;
 use crate::discovery::Service;
 use crate::error::Error;
 use crate::lifetime::Lifetime;
@@ -60,6 +61,7 @@ pub(crate) struct Context {
 struct Served {
     /// What new requests read from. A running transfer keeps the store it started with.
     store: watch::Sender<Arc<dyn Store>>,
+    limits: Arc<StoreLimits>,
     /// By subject. Dropping a guard ends the subscription.
     endpoints: BTreeMap<String, DropGuard>,
 }
@@ -167,7 +169,8 @@ impl StoreTable {
         self.context.service.add(name);
         self.context.metrics.add_store(name.as_str());
 
-        let served = Served { store: watch::Sender::new(store), endpoints: BTreeMap::new() };
+        let limits = Arc::new(self.context.requests.limits_of(name));
+        let served = Served { store: watch::Sender::new(store), limits, endpoints: BTreeMap::new() };
         self.write().insert(name.clone(), served);
     }
 
@@ -184,6 +187,7 @@ impl StoreTable {
             operation,
             name,
             store: served.store.subscribe(),
+            limits: Arc::clone(&served.limits),
             stop: stop.clone(),
             requests: Arc::clone(&self.context.requests),
             lifetime: Arc::clone(&self.context.lifetime),
@@ -216,6 +220,7 @@ struct Endpoint {
     operation: Operation,
     name: StoreName,
     store: watch::Receiver<Arc<dyn Store>>,
+    limits: Arc<StoreLimits>,
     stop: CancellationToken,
     requests: Arc<Requests>,
     lifetime: Arc<Lifetime>,
@@ -246,7 +251,7 @@ impl Endpoint {
 
     async fn handle(&self, request: Message) {
         let store = Arc::clone(&self.store.borrow());
-        self.requests.handle(self.operation, &self.name, store, request).await;
+        self.requests.handle(self.operation, &self.name, &self.limits, store, request).await;
     }
 }
 

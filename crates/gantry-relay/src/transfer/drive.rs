@@ -14,6 +14,7 @@ use super::source::{Event, Source};
 use crate::outbox::Turn;
 use crate::pacer::Pacer;
 use crate::registry::{Entry, Heard};
+use crate::waits::{Wait, Waits};
 use gantry_proto::chunk::Chunk;
 use gantry_proto::sender::{Identity, Outcome, Sender};
 use gantry_proto::{Accepted, Body, GetRequest};
@@ -32,6 +33,7 @@ pub(super) struct Drive<'a> {
     source: Source<'a>,
     entry: Entry,
     pacer: Pacer,
+    waits: Waits,
     /// Exists once the request is accepted.
     report: Option<Report>,
 }
@@ -61,6 +63,7 @@ impl<'a> Drive<'a> {
             source: Source::open(store, request, wait),
             entry,
             pacer: Pacer::new(options, &mut sender),
+            waits: Waits::new(delivery.context.metrics.waits(delivery.requester.store().as_str())),
             sender,
             report: None,
         }
@@ -79,7 +82,9 @@ impl<'a> Drive<'a> {
 
         loop {
             self.take_ready_pieces();
+            self.waits.note(Some(Wait::Bus));
             let is_sent = self.transmit(turn.take()).await;
+            self.waits.note(None);
             self.log_progress();
             if !is_sent {
                 return None;
@@ -92,6 +97,9 @@ impl<'a> Drive<'a> {
             if self.sender.wants_turn() && queued.is_terminated() {
                 queued.set(delivery.turn().fuse());
             }
+            let wait = self.waits_for(!queued.is_terminated());
+            self.waits.note(wait);
+
             let wakes_at = self.wakes_at();
             if timer.deadline() != wakes_at {
                 timer.as_mut().reset(wakes_at);
@@ -122,7 +130,7 @@ impl<'a> Drive<'a> {
         }
 
         match (self.report, outcome) {
-            (Some(report), _) => report.end(self.delivery, &self.sender, outcome),
+            (Some(report), _) => report.end(self.delivery, &self.sender, &self.waits, outcome),
             // The refusal is already recorded.
             (None, Some(Outcome::Refused(_))) => {}
             (None, _) => report::end_before_start(self.delivery, outcome),
@@ -207,6 +215,21 @@ impl<'a> Drive<'a> {
         while self.sender.wants_data() && !self.source.has_ended() {
             let Some(event) = self.source.next().now_or_never() else { return };
             self.take(event);
+        }
+    }
+
+    /// Returns what the transfer waits for, if it waits.
+    fn waits_for(&self, is_queued: bool) -> Option<Wait> {
+        if self.sender.is_opening() {
+            Some(Wait::Store)
+        } else if is_queued {
+            Some(Wait::Bus)
+        } else if self.pacer.is_waiting() {
+            Some(Wait::Limits)
+        } else if self.sender.is_blocked() {
+            Some(Wait::Credit)
+        } else {
+            self.wants_source().then_some(Wait::Store)
         }
     }
 

@@ -10,6 +10,7 @@ use super::delivery::Delivery;
 use crate::metrics::{OutcomeLabel, TransferMetrics};
 use crate::requester::keyless;
 use crate::throttle::TRANSFERS;
+use crate::waits::{Wait, Waits};
 use gantry_bus::trace;
 use gantry_proto::sender::{Outcome, Sender};
 use gantry_proto::{Accepted, ObjectInfo, WireError};
@@ -17,7 +18,8 @@ use gantry_proto::{Accepted, ObjectInfo, WireError};
 /// What the log and the metrics record about one transfer.
 pub(super) struct Report {
     metrics: TransferMetrics,
-    stalled: Stalled,
+    /// Whether the transfer was last seen without credit, and since when the time has been counted.
+    blocked_since: Option<Instant>,
     /// The object without its key, for the log.
     object: String,
     /// The range of the transfer, until its start is logged.
@@ -32,7 +34,7 @@ impl Report {
     pub(super) fn new(delivery: &Delivery, accepted: &Accepted) -> Self {
         Self {
             metrics: delivery.context.metrics.transfer(delivery.requester.store().as_str()),
-            stalled: Stalled::default(),
+            blocked_since: None,
             object: described(&accepted.object),
             started: Some(accepted.start..accepted.end),
             opened_ms: as_millis(delivery.requester.elapsed()),
@@ -62,22 +64,27 @@ impl Report {
 
     /// Measures how long the transfer waits for credit.
     pub(super) fn note_blocked(&mut self, is_blocked: bool) {
-        self.stalled.note(is_blocked, &self.metrics);
+        if let Some(since) = self.blocked_since {
+            self.metrics.credit_stalled.inc_by(since.elapsed().as_secs_f64());
+        } else if is_blocked {
+            self.metrics.credit_stalls.inc();
+        }
+        self.blocked_since = is_blocked.then(Instant::now);
     }
 
     /// Records the end. `None` means that the transfer was aborted.
-    pub(super) fn end(mut self, delivery: &Delivery, sender: &Sender, outcome: Option<&Outcome>) {
+    pub(super) fn end(mut self, delivery: &Delivery, sender: &Sender, waits: &Waits, outcome: Option<&Outcome>) {
         let took = delivery.requester.elapsed();
         self.note_blocked(false);
         self.metrics.duration.observe(took.as_secs_f64());
-        self.log_end(delivery, sender, outcome, took);
+        self.log_end(delivery, sender, waits, outcome, took);
 
         let has_failed = matches!(outcome, None | Some(Outcome::Failed(_)));
         count_outcome(delivery, outcome.map_or("aborted", outcome_name), has_failed);
     }
 
     /// Logs one line with everything that support needs.
-    fn log_end(&self, delivery: &Delivery, sender: &Sender, outcome: Option<&Outcome>, took: Duration) {
+    fn log_end(&self, delivery: &Delivery, sender: &Sender, waits: &Waits, outcome: Option<&Outcome>, took: Duration) {
         if !delivery.context.throttle.admits("transfer_ended", TRANSFERS) {
             return;
         }
@@ -86,7 +93,7 @@ impl Report {
         let bytes = sender.sent_bytes();
         let chunks = sender.sent_chunks();
         let ms = as_millis(took);
-        let stalled_ms = as_millis(self.stalled.total);
+        let [store_ms, bus_ms, credit_ms, limits_ms] = Wait::ALL.map(|wait| waits.total_ms(wait));
         let first_byte_ms = self.first_byte.map(as_millis);
         let bytes_per_s = bytes.saturating_mul(1000).checked_div(ms).unwrap_or(bytes);
         let outcome_name = outcome.map_or("aborted", outcome_name);
@@ -98,12 +105,35 @@ impl Report {
             let reason = keyless(&error.message);
             warn!(
                 outcome = outcome_name,
-                reason, object, bytes, chunks, ms, first_byte_ms, stalled_ms, bytes_per_s, trace, "transfer ended"
+                reason,
+                object,
+                bytes,
+                chunks,
+                ms,
+                first_byte_ms,
+                store_ms,
+                bus_ms,
+                credit_ms,
+                limits_ms,
+                bytes_per_s,
+                trace,
+                "transfer ended"
             );
         } else {
             info!(
                 outcome = outcome_name,
-                object, bytes, chunks, ms, first_byte_ms, stalled_ms, bytes_per_s, trace, "transfer ended"
+                object,
+                bytes,
+                chunks,
+                ms,
+                first_byte_ms,
+                store_ms,
+                bus_ms,
+                credit_ms,
+                limits_ms,
+                bytes_per_s,
+                trace,
+                "transfer ended"
             );
         }
     }
@@ -127,27 +157,6 @@ fn count_outcome(delivery: &Delivery, outcome: &'static str, has_failed: bool) {
     trace::record_outcome(outcome, has_failed);
     let label = OutcomeLabel { store: delivery.requester.store().to_string(), outcome };
     delivery.context.metrics.transfers.get_or_create(&label).inc();
-}
-
-/// How long a transfer waited for credit.
-#[derive(Default)]
-struct Stalled {
-    total: Duration,
-    /// When the transfer was last seen waiting. The time before that is in `total`.
-    since: Option<Instant>,
-}
-
-impl Stalled {
-    fn note(&mut self, is_blocked: bool, metrics: &TransferMetrics) {
-        if let Some(since) = self.since {
-            let waited = since.elapsed();
-            self.total += waited;
-            metrics.credit_stalled.inc_by(waited.as_secs_f64());
-        } else if is_blocked {
-            metrics.credit_stalls.inc();
-        }
-        self.since = is_blocked.then(Instant::now);
-    }
 }
 
 /// Describes an object without its key.

@@ -1,6 +1,7 @@
 //! Detects changes of a file.
 
 use cap_std::fs::MetadataExt;
+use rustix::fs::Statx;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -23,6 +24,16 @@ impl Identity {
             mtime_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
             size: metadata.len(),
+        }
+    }
+
+    pub(super) fn of_found(found: &Statx) -> Self {
+        let (mtime, ctime) = (found.stx_mtime, found.stx_ctime);
+        Self {
+            inode: found.stx_ino,
+            mtime_ns: nanoseconds(mtime.tv_sec, mtime.tv_nsec.into()),
+            ctime_ns: nanoseconds(ctime.tv_sec, ctime.tv_nsec.into()),
+            size: found.stx_size,
         }
     }
 

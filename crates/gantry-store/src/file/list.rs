@@ -1,21 +1,37 @@
-//! Lists pages of keys in order. The walk holds the names of one directory on each level.
+//! Lists pages of keys in order. The walk holds a window of names on each level.
 
 use std::io;
+use std::sync::Arc;
 
 use cap_std::fs::Dir;
+use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 
 use super::failure::{failed, is_absent};
 use super::identity::Identity;
+use super::jobs::Abandoned;
 use super::lookup::is_plain;
-use crate::{Error, LIST_LIMIT_MAX};
-use gantry_proto::{Key, ListEntry, ListPage, ListRequest};
+use super::window::{Wanted, Window, Windows};
+use crate::{Budget, Error, LIST_LIMIT_MAX};
+use gantry_proto::{ListEntry, ListPage, ListRequest};
+
+/// What listing a page requires.
+#[derive(Debug)]
+pub(super) struct Listing<'a> {
+    pub(super) root: &'a Dir,
+    /// The names that earlier pages have read.
+    pub(super) windows: &'a Windows,
+    pub(super) budget: &'a Budget,
+    pub(super) abandoned: &'a Abandoned,
+}
 
 /// Lists one page: the keys after `request.token`, which is the last key or folded prefix of the previous page.
 ///
 /// Links to files inside are listed. Links to directories are not followed, because a link to its own parent has no end.
-pub(super) fn page(root: &Dir, request: &ListRequest) -> Result<ListPage, Error> {
+pub(super) fn page(listing: &Listing<'_>, request: &ListRequest) -> Result<ListPage, Error> {
+    let root = listing.root;
     let base = request.prefix.rsplit_once('/').map_or("", |(base, _)| base);
     let mut walk = Walk {
+        listing,
         prefix: &request.prefix,
         recursive: request.recursive,
         after: request.token.as_deref(),
@@ -47,6 +63,7 @@ pub(super) fn page(root: &Dir, request: &ListRequest) -> Result<ListPage, Error>
 }
 
 struct Walk<'a> {
+    listing: &'a Listing<'a>,
     prefix: &'a str,
     recursive: bool,
     after: Option<&'a str>,
@@ -62,22 +79,55 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Walks one directory in the order of keys; `path` is empty or ends in `/`. Returns whether the page has room.
     fn visit(&mut self, dir: &Dir, path: &str) -> Result<bool, Error> {
-        for (name, is_key) in names(dir, path)? {
-            let key = format!("{path}{name}");
-            if !is_key {
-                self.omit(&key);
-                continue;
-            }
+        let mut from = Some(self.first_name(path).to_owned());
+        // A folder whose names do not fit into memory has several windows.
+        while let Some(start) = from {
+            let wanted = Wanted { path, prefix: self.prefix.strip_prefix(path).unwrap_or_default(), from: &start };
+            let window = self.window(dir, wanted)?;
 
-            let has_room = match name.strip_suffix('/') {
-                Some(folder) => self.folder(dir, folder, key)?,
-                None => self.file(dir, &name, key),
-            };
-            if !has_room {
-                return Ok(false);
+            for name in window.names_from(&start) {
+                if !self.take(dir, path, &name.text, name.is_key)? {
+                    self.listing.windows.keep(wanted, &window);
+                    return Ok(false);
+                }
             }
+            from = window.continues_at();
         }
         Ok(true)
+    }
+
+    /// Returns the first name in a directory that may be wanted.
+    fn first_name(&self, path: &str) -> &str {
+        let after = self.after.and_then(|after| after.strip_prefix(path)).unwrap_or_default();
+        // Below a folder of this name, some keys may follow.
+        after.split_inclusive('/').next().unwrap_or_default()
+    }
+
+    /// Returns a window with the wanted names. Only later pages of a listing use what earlier ones have read.
+    fn window(&self, dir: &Dir, wanted: Wanted<'_>) -> Result<Arc<Window>, Error> {
+        let Listing { windows, budget, abandoned, .. } = self.listing;
+        if abandoned.is_set() {
+            return Err(Error::unavailable("nobody waits for the listing"));
+        }
+        let known = if wanted.from.is_empty() { None } else { windows.find(wanted) };
+
+        match known {
+            Some(window) => Ok(window),
+            None => Window::read(dir, wanted, budget, abandoned).map(Arc::new),
+        }
+    }
+
+    /// Takes one name. Returns whether the page has room.
+    fn take(&mut self, dir: &Dir, path: &str, name: &str, is_key: bool) -> Result<bool, Error> {
+        let key = format!("{path}{name}");
+        if !is_key {
+            return Ok(self.omit(&key));
+        }
+
+        match name.strip_suffix('/') {
+            Some(folder) => self.folder(dir, folder, key),
+            None => Ok(self.file(dir, name, key)),
+        }
     }
 
     /// Takes a directory; `path` is its key with the trailing `/`.
@@ -122,12 +172,8 @@ impl Walk<'_> {
             return true;
         }
         // Deleted since, a link that leads out or nowhere, or a FIFO.
-        let Ok(metadata) = dir.metadata(name) else { return true };
-        if !metadata.is_file() {
-            return true;
-        }
+        let Some(identity) = identity(dir, name) else { return true };
 
-        let identity = Identity::of(&metadata);
         self.add(key, |page, key| {
             let (etag, last_modified) = (Some(identity.etag()), identity.last_modified());
             page.entries.push(ListEntry { key, size: identity.size, etag, last_modified });
@@ -148,26 +194,15 @@ impl Walk<'_> {
     }
 }
 
-/// Returns the names in a directory, and whether each can be part of a key. They are in the order of the keys' bytes,
-/// directories with a trailing `/`. In a name that is not UTF-8, `\u{fffd}` replaces each invalid part.
-fn names(dir: &Dir, path: &str) -> Result<Vec<(String, bool)>, Error> {
-    let failed = |error: io::Error| failed(&format!("prefix {path:?}"), &error);
-    let mut names = Vec::new();
-    for entry in dir.entries().map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let (mut name, is_text) = match entry.file_name().into_string() {
-            Ok(name) => (name, true),
-            Err(name) => (name.to_string_lossy().into_owned(), false),
-        };
-
-        let is_key = is_text && Key::try_from(format!("{path}{name}")).is_ok();
-        // Deleted since, or of unknown type. Then it is not a folder.
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            name.push('/');
-        }
-        names.push((name, is_key));
+/// Returns the identity of a regular file, or of one that a link inside leads to.
+fn identity(dir: &Dir, name: &str) -> Option<Identity> {
+    // One system call suffices for a file. Following a link safely takes several.
+    if let Ok(found) = statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
+        && FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile
+    {
+        return Some(Identity::of_found(&found));
     }
 
-    names.sort_unstable();
-    Ok(names)
+    let metadata = dir.metadata(name).ok()?;
+    metadata.is_file().then(|| Identity::of(&metadata))
 }

@@ -6,25 +6,36 @@
 
 mod failure;
 mod identity;
+mod jobs;
 mod list;
 mod lookup;
 mod reader;
+mod root;
+mod window;
 
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cap_std::ambient_authority;
-use cap_std::fs::Dir;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use self::failure::failed;
 use self::identity::Identity;
+use self::jobs::{Abandoned, Jobs};
+use self::list::Listing;
 use self::lookup::find;
 use self::reader::Reader;
+use self::root::Root;
+use self::window::Windows;
 use super::{Budget, Error, Opened, Store};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
+
+/// Maximum number of threads that open, describe and read files of one directory at once. tokio has 512 for the process.
+const THREADS_MAX: usize = 16;
+
+/// Maximum number of listings of one directory at once.
+const LISTINGS_MAX: usize = 4;
 
 /// Options of a [`FileStore`].
 #[derive(Clone, Debug)]
@@ -48,14 +59,21 @@ impl Options {
 /// A directory whose files are objects.
 #[derive(Debug)]
 pub struct FileStore {
-    dir: Arc<Dir>,
+    root: Arc<Root>,
+    /// Opens, describes and reads files.
+    jobs: Arc<Jobs>,
+    /// Lists. Each listing may hold the names of a large directory.
+    listings: Jobs,
+    /// Probes. Another probe of a directory that hangs would only occupy another thread.
+    probes: Jobs,
+    windows: Arc<Windows>,
     block_bytes: usize,
     budget: Budget,
     fingerprint: String,
 }
 
 impl FileStore {
-    /// Opens the directory. It is kept open, so it stays the same one if it is renamed.
+    /// Opens the directory. Once its path leads to another directory, that one is served.
     ///
     /// # Errors
     /// [`Error::Invalid`] if it can't be opened or is not a directory, or if `block_bytes` is 0.
@@ -65,13 +83,33 @@ impl FileStore {
             return Err(Error::Invalid("the block size of a file store is 0".to_owned()));
         }
 
-        let dir = Dir::open_ambient_dir(&options.root, ambient_authority())
-            .map_err(|error| Error::Invalid(format!("directory {root}: {error}")))?;
+        let opened = Root::open(options.root.clone());
+        let opened = opened.map_err(|error| Error::Invalid(format!("directory {root}: {error}")))?;
         // The path as configured, without `//`, `/.` and a final slash, so that copies on several hosts are one place.
         let plain: PathBuf = options.root.components().collect();
         let fingerprint = super::fingerprint("file", &[&plain.to_string_lossy()]);
 
-        Ok(Self { dir: Arc::new(dir), block_bytes: options.block_bytes, budget, fingerprint })
+        Ok(Self {
+            root: Arc::new(opened),
+            jobs: Arc::new(Jobs::new(THREADS_MAX)),
+            listings: Jobs::new(LISTINGS_MAX),
+            probes: Jobs::new(1),
+            windows: Arc::default(),
+            block_bytes: options.block_bytes,
+            budget,
+            fingerprint,
+        })
+    }
+
+    /// Opens the directory like [`Self::new`], on a thread that may block.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`], and [`Error::Unavailable`] if the directory hangs.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it is ready, a directory that hangs still occupies a thread.
+    pub async fn connect(options: Options, budget: Budget) -> Result<Self, Error> {
+        Jobs::new(1).run(move |_| Self::new(&options, budget)).await
     }
 }
 
@@ -81,7 +119,8 @@ impl Store for FileStore {
             let (object, file) = self.find(key, pin).await?;
             let range = span.resolve(object.size).ok_or(Error::Range { start: span.start, size: object.size })?;
 
-            let body = Reader::new(file, &object, range, self.block_bytes, self.budget.clone()).into_body();
+            let (budget, jobs) = (self.budget.clone(), Arc::clone(&self.jobs));
+            let body = Reader::new(file, &object, range, self.block_bytes, budget, jobs).into_body();
             Ok(Opened { object, body })
         }
         .boxed()
@@ -92,8 +131,14 @@ impl Store for FileStore {
     }
 
     fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
-        let (dir, request) = (Arc::clone(&self.dir), request.clone());
-        blocking(move || list::page(&dir, &request)).boxed()
+        let (root, windows) = (Arc::clone(&self.root), Arc::clone(&self.windows));
+        let (budget, request) = (self.budget.clone(), request.clone());
+        let list = move |abandoned: &Abandoned| {
+            let root = root.current()?;
+            let listing = Listing { root: &root, windows: &windows, budget: &budget, abandoned };
+            list::page(&listing, &request)
+        };
+        self.listings.run(list).boxed()
     }
 
     /// A page begins after the last name of the page before.
@@ -102,12 +147,14 @@ impl Store for FileStore {
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
-        let dir = Arc::clone(&self.dir);
-        blocking(move || match dir.entries() {
+        self.windows.forget_old();
+
+        let root = Arc::clone(&self.root);
+        let probe = move |_: &Abandoned| match root.current()?.entries() {
             Ok(_) => Ok(()),
             Err(error) => Err(failed("the directory", &error)),
-        })
-        .boxed()
+        };
+        self.probes.run(probe).boxed()
     }
 
     fn fingerprint(&self) -> Option<String> {
@@ -117,13 +164,7 @@ impl Store for FileStore {
 
 impl FileStore {
     async fn find(&self, key: &Key, pin: &Pin) -> Result<(ObjectInfo, (File, Identity)), Error> {
-        let (dir, key, pin) = (Arc::clone(&self.dir), key.clone(), pin.clone());
-        blocking(move || find(&dir, key, &pin)).await
+        let (root, key, pin) = (Arc::clone(&self.root), key.clone(), pin.clone());
+        self.jobs.run(move |_| find(&*root.current()?, key, &pin)).await
     }
-}
-
-/// Runs `work` on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    // It fails only if the work panicked or the runtime ends.
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Error::unavailable(format!("reading: {error}"))))
 }

@@ -6,17 +6,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream;
-use tokio::task::JoinHandle;
 
 use super::failure::failed;
 use super::identity::Identity;
+use super::jobs::{Abandoned, Job, Jobs};
 use crate::budget::{Budget, Reservation};
+use crate::release::{self, ReadsAhead};
 use crate::{Body, Error};
 use gantry_proto::ObjectInfo;
-
-/// Reads one block.
-type Job = JoinHandle<Result<Bytes, Error>>;
 
 /// Reads a range of a file. While one block is sent, the next one is read, if the budget allows.
 ///
@@ -24,13 +21,22 @@ type Job = JoinHandle<Result<Bytes, Error>>;
 #[derive(Debug)]
 pub(super) struct Reader {
     source: Arc<Source>,
-    /// The first byte that no job was started for.
+    /// The first byte that was not handed out.
     next: u64,
     /// The exclusive end of the range.
     end: u64,
     block_bytes: u64,
     budget: Budget,
-    ahead: Option<(Job, Reservation)>,
+    jobs: Arc<Jobs>,
+    /// The block that begins at `next`.
+    ahead: Option<Ahead>,
+}
+
+/// A block that is read before it is requested.
+#[derive(Debug)]
+struct Ahead {
+    job: Job<Bytes>,
+    _reservation: Reservation,
 }
 
 #[derive(Debug)]
@@ -48,41 +54,55 @@ impl Reader {
         range: Range<u64>,
         block_bytes: usize,
         budget: Budget,
+        jobs: Arc<Jobs>,
     ) -> Self {
         let name = format!("key {:?}", object.key.as_str());
         let source = Arc::new(Source { file, identity, name });
-        Self { source, next: range.start, end: range.end, block_bytes: block_bytes as u64, budget, ahead: None }
+        Self { source, next: range.start, end: range.end, block_bytes: block_bytes as u64, budget, jobs, ahead: None }
     }
 
     pub(super) fn into_body(self) -> Body {
-        Box::pin(stream::try_unfold(self, async |mut reader| Ok(reader.block().await?.map(|block| (block, reader)))))
+        release::body(self)
     }
 
-    async fn block(&mut self) -> Result<Option<Bytes>, Error> {
-        let (job, reservation) = match self.ahead.take() {
-            Some((job, reservation)) => (job, Some(reservation)),
-            None if self.next == self.end => return Ok(None),
-            None => (self.start_block(), None),
-        };
-
-        let block = job.await.unwrap_or_else(|error| Err(Error::unavailable(format!("reading: {error}"))))?;
-        drop(reservation);
-
-        if self.next < self.end
-            && let Some(reservation) = self.budget.try_reserve(self.block_bytes)
-        {
-            self.ahead = Some((self.start_block(), reservation));
+    /// Starts to read the next block, if the budget allows and a thread is available.
+    fn read_ahead(&mut self) {
+        if self.next == self.end {
+            return;
         }
+
+        let Some(reservation) = self.budget.try_reserve(self.block_bytes) else { return };
+        let Some(job) = self.jobs.try_start(self.block()) else { return };
+        self.ahead = Some(Ahead { job, _reservation: reservation });
+    }
+
+    /// Returns the work that reads the next block.
+    fn block(&self) -> impl FnOnce(&Abandoned) -> Result<Bytes, Error> + Send + use<> {
+        let (source, start) = (Arc::clone(&self.source), self.next);
+        let len = self.block_bytes.min(self.end - start);
+        move |_: &Abandoned| source.read(start, len)
+    }
+}
+
+impl ReadsAhead for Reader {
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        if self.next == self.end {
+            return Ok(None);
+        }
+
+        let block = match self.ahead.take() {
+            Some(ahead) => ahead.job.end().await?,
+            None => self.jobs.run(self.block()).await?,
+        };
+        self.next += block.len() as u64;
+        self.read_ahead();
 
         Ok(Some(block))
     }
 
-    fn start_block(&mut self) -> Job {
-        let start = self.next;
-        self.next = self.end.min(start + self.block_bytes);
-
-        let (source, len) = (Arc::clone(&self.source), self.next - start);
-        tokio::task::spawn_blocking(move || source.read(start, len))
+    fn release(&mut self) {
+        // Jobs share the file's cursor, so one that still runs must be waited for.
+        self.ahead.take_if(|ahead| ahead.job.has_ended());
     }
 }
 

@@ -14,7 +14,8 @@ pub struct Limits {
     pub attempts_max: u32,
     /// Maximum time to make a connection.
     pub connect_timeout: Duration,
-    /// Maximum time from a request to the head of its response.
+    /// Time from a request to the head of its response after which the request is sent again. The first one stays in
+    /// flight, and the first answer counts.
     pub answer_timeout: Duration,
     /// Maximum time without a byte of a body while it is being read.
     pub stall_timeout: Duration,

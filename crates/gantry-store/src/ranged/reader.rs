@@ -7,9 +7,9 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -17,11 +17,12 @@ use tracing::Instrument as _;
 
 use super::failure::{Failure, about_key};
 use super::read_ahead::ReadAhead;
-use super::retry::Attempts;
+use super::retry::{Attempts, answer};
 use super::slow_start::SlowStart;
 use super::source::Ranged;
 use crate::budget::Reservation;
 use crate::crowd::Member;
+use crate::release::{self, ReadsAhead};
 use crate::{Body, Budget, Error};
 use gantry_proto::ObjectInfo;
 
@@ -41,6 +42,8 @@ pub(crate) struct Reader<R: Ranged> {
     ahead: VecDeque<Ahead<R>>,
     /// The response before the current range ahead, until this has yielded a byte.
     previous: Option<Previous<R::Body>>,
+    /// What was read of the current response and not handed out. Empty unless the reader has returned to that response.
+    surplus: Bytes,
     start: SlowStart,
     read_ahead: ReadAhead,
     client: R::Client,
@@ -96,6 +99,7 @@ impl<R: Ranged> Reader<R> {
             current: current.map(Current::Direct),
             ahead: VecDeque::new(),
             previous: None,
+            surplus: Bytes::new(),
             start: SlowStart::default(),
             read_ahead: ReadAhead::new(source.limits()),
             client: source.client(),
@@ -106,28 +110,7 @@ impl<R: Ranged> Reader<R> {
     }
 
     pub(crate) fn into_body(self) -> Body {
-        Box::pin(stream::try_unfold(self, async |mut reader| Ok(reader.piece().await?.map(|piece| (piece, reader)))))
-    }
-
-    /// Returns the next bytes, at least one, or `None` at the end of the range.
-    async fn piece(&mut self) -> Result<Option<Bytes>, Error> {
-        if let Some(at) = self.start.wait_until(Instant::now()) {
-            sleep_until(at).await;
-        }
-        self.read_ahead.note_request(Instant::now());
-
-        while self.next < self.end {
-            match self.pull().await {
-                Ok(piece) => return Ok(Some(self.hand_out(piece))),
-                Err(failure) => match self.go_back() {
-                    Some(surplus) if surplus.is_empty() => {}
-                    Some(surplus) => return Ok(Some(self.hand_out(surplus))),
-                    None => self.recover(failure).await?,
-                },
-            }
-        }
-
-        Ok(None)
+        release::body(self)
     }
 
     /// Accounts for a piece of the current source, and starts to fetch what follows.
@@ -168,16 +151,13 @@ impl<R: Ranged> Reader<R> {
         }
     }
 
-    /// Returns to the previous response, if the store turned out to ignore ranges. Returns what was read of it already.
-    fn go_back(&mut self) -> Option<Bytes> {
-        if self.source.takes_ranges() {
-            return None;
-        }
-
-        let Previous { response, surplus } = self.previous.take()?;
+    /// Returns to the previous response, if there is one.
+    fn go_back(&mut self) -> bool {
+        let Some(Previous { response, surplus }) = self.previous.take() else { return false };
         self.ahead.clear();
         self.current = Some(Current::Direct(response));
-        Some(surplus)
+        self.surplus = surplus;
+        true
     }
 
     /// Returns the offset at which reading changes from the current source to the next one.
@@ -196,6 +176,10 @@ impl<R: Ranged> Reader<R> {
 
     /// Returns the next bytes, at least one, from the current source or a new one.
     async fn pull(&mut self) -> Result<Bytes, Failure<R::Cure>> {
+        if !self.surplus.is_empty() {
+            return Ok(std::mem::take(&mut self.surplus));
+        }
+
         // Taken, so that a source that fails is not used again.
         let (piece, current) = match self.current.take() {
             Some(Current::Ahead(mut ahead)) => {
@@ -210,7 +194,9 @@ impl<R: Ranged> Reader<R> {
             }
             None => {
                 let end = self.limit();
-                let mut body = begin(&*self.source, &self.client, &self.object, self.next..end).await?;
+                let attempts = self.attempts.get_or_insert_with(|| Attempts::new(self.source.limits()));
+                let time = attempts.time_left();
+                let mut body = begin(&*self.source, &self.client, &self.object, self.next..end, time).await?;
                 let piece = next_piece(&*self.source, &self.object, &mut body).await?;
                 (piece, Current::Direct(Response { body, end }))
             }
@@ -261,6 +247,39 @@ impl<R: Ranged> Reader<R> {
     }
 }
 
+impl<R: Ranged> ReadsAhead for Reader<R> {
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        if let Some(at) = self.start.wait_until(Instant::now()) {
+            sleep_until(at).await;
+        }
+        self.read_ahead.note_request(Instant::now());
+
+        while self.next < self.end {
+            let failure = match self.pull().await {
+                Ok(piece) => return Ok(Some(self.hand_out(piece))),
+                Err(failure) => failure,
+            };
+            // A store that turned out to ignore ranges is read with the previous response.
+            if self.source.takes_ranges() || !self.go_back() {
+                self.recover(failure).await?;
+            }
+        }
+
+        Ok(None)
+    }
+
+    fn release(&mut self) {
+        let is_ahead = matches!(self.current, Some(Current::Ahead(_)));
+        if is_ahead && !self.go_back() {
+            self.current = None;
+        }
+
+        self.ahead.clear();
+        // A consumer that paused has to show again that it waits for the store.
+        self.read_ahead = ReadAhead::new(self.source.limits());
+    }
+}
+
 /// Sends the pieces of a range, or the failure that ends them. The reader recovers from it when it gets there.
 async fn fetch<R: Ranged>(
     source: Arc<R>,
@@ -268,7 +287,8 @@ async fn fetch<R: Ranged>(
     mut range: Range<u64>,
     pieces: mpsc::UnboundedSender<Result<Bytes, Failure<R::Cure>>>,
 ) {
-    let mut body = match begin(&*source, &source.client(), &object, range.clone()).await {
+    let time = source.limits().retry_budget;
+    let mut body = match begin(&*source, &source.client(), &object, range.clone(), time).await {
         Ok(body) => body,
         Err(failure) => {
             // There is no receiver if the reader was dropped.
@@ -294,17 +314,16 @@ async fn fetch<R: Ranged>(
     }
 }
 
-/// Requests a range once, within the time for an answer.
+/// Requests a range, and waits for an answer for `time`.
 async fn begin<R: Ranged>(
     source: &R,
     client: &R::Client,
     object: &ObjectInfo,
     range: Range<u64>,
+    time: Duration,
 ) -> Result<R::Body, Failure<R::Cure>> {
-    let answered = timeout(source.limits().answer_timeout, source.get(client, object, range)).await;
-    answered.unwrap_or_else(|_| {
-        Err(Failure::passing(format!("{}: {} did not answer in time", about_key(&object.key), R::NAME)))
-    })
+    let about = about_key(&object.key);
+    answer::<R, _, _>(source.limits(), time, &about, || source.get(client, object, range.clone())).await
 }
 
 /// Returns the next bytes of a body, at least one. A body that ends here is too short.
@@ -327,7 +346,6 @@ mod tests {
     use std::convert::Infallible;
     use std::error::Error as StdError;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    use std::time::Duration;
 
     use futures_util::{FutureExt, StreamExt, TryStreamExt};
     use tokio::time::sleep;
@@ -410,61 +428,114 @@ mod tests {
         range.map(|offset| u8::try_from((offset * 31 + offset / 251) % 256).unwrap()).collect()
     }
 
-    fn body(delay: Duration, ignores_ranges: bool) -> (Body, Arc<Steady>) {
-        let object = ObjectInfo {
-            key: "key".parse().unwrap(),
-            size: SIZE,
-            etag: "\"1\"".to_owned(),
-            version_id: None,
-            last_modified: None,
-            content_type: None,
-            metadata: std::collections::BTreeMap::new(),
-            checksum: None,
-        };
-        let budget = Budget::new(1 << 30);
-        let member = budget.crowd().enter();
-        let source = Arc::new(Steady {
-            limits: Limits::default(),
-            delay,
-            ignores_ranges,
-            has_ignored_one: AtomicBool::new(false),
-            requests: AtomicUsize::new(0),
-        });
-        let response = Response { body: Pieces { range: 0..SIZE, delay }, end: SIZE };
-        let reader = Reader::new(Arc::clone(&source), &object, 0..SIZE, Some(response), budget, member);
-        (reader.into_body(), source)
+    /// A body, and what is behind it.
+    struct Reading {
+        body: Body,
+        source: Arc<Steady>,
+        budget: Budget,
+    }
+
+    impl Reading {
+        fn start(delay: Duration, ignores_ranges: bool) -> Self {
+            let object = ObjectInfo {
+                key: "key".parse().unwrap(),
+                size: SIZE,
+                etag: "\"1\"".to_owned(),
+                version_id: None,
+                last_modified: None,
+                content_type: None,
+                metadata: std::collections::BTreeMap::new(),
+                checksum: None,
+            };
+            let budget = Budget::new(1 << 30);
+            let member = budget.crowd().enter();
+            let source = Arc::new(Steady {
+                limits: Limits::default(),
+                delay,
+                ignores_ranges,
+                has_ignored_one: AtomicBool::new(false),
+                requests: AtomicUsize::new(0),
+            });
+            let response = Response { body: Pieces { range: 0..SIZE, delay }, end: SIZE };
+            let reader = Reader::new(Arc::clone(&source), &object, 0..SIZE, Some(response), budget.clone(), member);
+            Self { body: reader.into_body(), source, budget }
+        }
+
+        fn requests(&self) -> usize {
+            self.source.requests.load(Ordering::Relaxed)
+        }
+
+        /// Takes the next piece, which begins at `offset`, and returns its end.
+        async fn take(&mut self, offset: u64) -> u64 {
+            let piece = self.body.try_next().await.unwrap().expect("the body ends too early");
+            let end = offset + piece.len() as u64;
+            assert!(piece == bytes_at(offset..end), "wrong bytes from {offset}");
+            end
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_nobody_can_have_heard_of_hands_out_less_than_a_mebibyte() {
-        let (mut body, source) = body(Duration::ZERO, false);
+        let mut reading = Reading::start(Duration::ZERO, false);
         let mut handed_out = 0;
-        while let Some(piece) = body.next().now_or_never() {
+        while let Some(piece) = reading.body.next().now_or_never() {
             handed_out += piece.unwrap().unwrap().len() as u64;
             assert!(handed_out < MIB, "all is handed out at once");
         }
         assert!(handed_out >= MIB / 2, "{handed_out}");
-        assert_eq!(source.requests.load(Ordering::Relaxed), 0);
+        assert_eq!(reading.requests(), 0);
 
-        let rest: Vec<Bytes> = body.try_collect().await.unwrap();
+        let rest: Vec<Bytes> = reading.body.try_collect().await.unwrap();
 
         assert_eq!(handed_out + rest.iter().map(|piece| piece.len() as u64).sum::<u64>(), SIZE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_ignores_ranges_is_read_with_the_first_response() {
-        let (mut body, source) = body(Duration::from_millis(1), true);
+        let mut reading = Reading::start(Duration::from_millis(1), true);
         let mut offset = 0;
 
-        while let Some(piece) = body.try_next().await.unwrap() {
-            let end = offset + piece.len() as u64;
-            assert!(piece == bytes_at(offset..end), "wrong bytes from {offset}");
-            offset = end;
+        while offset < SIZE {
+            offset = reading.take(offset).await;
         }
 
-        assert_eq!(offset, SIZE);
         // Those that were in flight when the first one was ignored.
-        let requests = source.requests.load(Ordering::Relaxed);
+        let requests = reading.requests();
         assert!((1..=3).contains(&requests), "{requests}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_ahead_is_released_while_nobody_takes_bytes() {
+        // Within a response, where a range ahead begins, and within such a range.
+        for pause_at in [7 * MIB, 8 * MIB, 20 * MIB] {
+            let mut reading = Reading::start(Duration::from_millis(1), false);
+            let mut offset = 0;
+            while offset < pause_at {
+                offset = reading.take(offset).await;
+            }
+            assert!(reading.budget.reserved_bytes() > 0, "nothing is read ahead at {offset}");
+
+            sleep(2 * release::RELEASE_AFTER).await;
+            assert_eq!(reading.budget.reserved_bytes(), 0, "at {offset}");
+
+            while offset < SIZE {
+                offset = reading.take(offset).await;
+            }
+        }
+    }
+
+    /// A store that ignores ranges shows it only after the release.
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_does_not_lose_the_response_that_can_be_continued() {
+        let mut reading = Reading::start(Duration::from_millis(1), true);
+        let mut offset = 0;
+        while offset < 2 * MIB {
+            offset = reading.take(offset).await;
+        }
+
+        sleep(2 * release::RELEASE_AFTER).await;
+        while offset < SIZE {
+            offset = reading.take(offset).await;
+        }
     }
 }

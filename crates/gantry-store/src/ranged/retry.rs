@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use tokio::time::{Instant, sleep, timeout};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::{About, Failure, Retry};
 use super::limits::Limits;
@@ -28,14 +30,53 @@ where
 
     loop {
         let client = source.client();
-        let failure = match timeout(attempts.time_left().min(limits.answer_timeout), request(client.clone())).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(failure)) => failure,
-            Err(_) => Failure::passing(format!("{about}: {} did not answer in time", R::NAME)),
+        let failure = match answer::<R, _, _>(limits, attempts.time_left(), about, || request(client.clone())).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
         };
 
         attempts.recover(source, &client, failure, about).await?;
     }
+}
+
+/// Sends a request, and waits for its answer until `limit`. Meanwhile it sends the request again, in case that it was lost.
+/// The earlier ones stay in flight, because a slow store would otherwise never get to answer. The first answer counts.
+///
+/// # Errors
+/// The failure of the last request in flight, or that none was answered.
+pub(super) async fn answer<R, T, F>(
+    limits: &Limits,
+    limit: Duration,
+    about: &About,
+    request: impl Fn() -> F,
+) -> Result<T, Failure<R::Cure>>
+where
+    R: Ranged,
+    F: Future<Output = Result<T, Failure<R::Cure>>>,
+{
+    let until = Instant::now() + limit;
+    let mut in_flight = FuturesUnordered::new();
+    let mut failure = None;
+
+    for number in 0..limits.attempts_max.max(1) {
+        in_flight.push(request());
+        let is_last = number + 1 >= limits.attempts_max;
+        let wait = limits.answer_timeout.saturating_mul(2_u32.saturating_pow(number)).min(limit);
+        let wait_until = if is_last { until } else { until.min(Instant::now() + wait) };
+
+        while let Ok(Some(answer)) = timeout_at(wait_until, in_flight.next()).await {
+            match answer {
+                // A later request may have met another server, or the first one its limits.
+                Err(failed) if matches!(failed.retry, Retry::Later) && !in_flight.is_empty() => failure = Some(failed),
+                answer => return answer,
+            }
+        }
+        if wait_until == until {
+            break;
+        }
+    }
+
+    Err(failure.unwrap_or_else(|| Failure::passing(format!("{about}: {} did not answer in time", R::NAME))))
 }
 
 /// The attempts that are left for one request, or since the last byte of a body.
@@ -83,7 +124,7 @@ impl<R: Ranged> Attempts<R> {
         Ok(())
     }
 
-    fn time_left(&self) -> Duration {
+    pub(super) fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
@@ -95,5 +136,99 @@ impl<R: Ranged> Attempts<R> {
             (_, Error::Unavailable { retry_after: Some(after), .. }) => Some(pause.max(*after)),
             _ => Some(pause),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::error::Error as StdError;
+    use std::ops::Range;
+
+    use bytes::Bytes;
+
+    use super::super::failure::about_key;
+    use super::*;
+    use gantry_proto::ObjectInfo;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A store that is never read.
+    #[derive(Debug)]
+    struct Unread(Limits);
+
+    impl Ranged for Unread {
+        const NAME: &'static str = "the store";
+
+        type Client = ();
+        type Body = ();
+        type Cure = ();
+        type Cures = ();
+
+        fn limits(&self) -> &Limits {
+            &self.0
+        }
+
+        fn client(&self) {}
+
+        fn takes_ranges(&self) -> bool {
+            true
+        }
+
+        async fn get(&self, (): &(), _: &ObjectInfo, _: Range<u64>) -> Result<(), Failure<()>> {
+            Ok(())
+        }
+
+        async fn next((): &mut ()) -> Option<Result<Bytes, Box<dyn StdError + Send + Sync>>> {
+            None
+        }
+
+        async fn cure(
+            &self,
+            (): &(),
+            (): &mut (),
+            failure: Failure<()>,
+            _: &About,
+        ) -> Result<Failure<()>, Failure<()>> {
+            Err(failure)
+        }
+    }
+
+    /// Answers requests after these times, and returns the number of requests, the answer, and the time until it.
+    async fn asked(answers_after: &[Duration]) -> (usize, Result<usize, Failure<()>>, Duration) {
+        let (store, about) = (Unread(Limits::default()), about_key(&"key".parse().unwrap()));
+        let (requests, began) = (Cell::new(0), Instant::now());
+
+        let answer = retry(&store, &about, |()| {
+            let number = requests.replace(requests.get() + 1);
+            async move {
+                sleep(answers_after.get(number).copied().unwrap_or(Duration::MAX / 4)).await;
+                Ok(number)
+            }
+        });
+        let answer = answer.await;
+        (requests.get(), answer, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_first_answer_arrives_although_the_request_was_sent_again() {
+        let (requests, answer, took) = asked(&[11 * SECOND, 60 * SECOND]).await;
+
+        assert_eq!((requests, answer.unwrap(), took), (2, 0, 11 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_request_is_sent_again() {
+        let (requests, answer, took) = asked(&[60 * SECOND, SECOND]).await;
+
+        assert_eq!((requests, answer.unwrap(), took), (2, 1, 7 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_store_is_reported_within_the_retry_budget() {
+        let (requests, answer, took) = asked(&[]).await;
+
+        assert!(matches!(answer.unwrap_err().error, Error::Unavailable { .. }));
+        assert_eq!((requests, took), (2, Limits::default().retry_budget));
     }
 }
