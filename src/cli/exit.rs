@@ -342,7 +342,7 @@ mod tests {
     fn a_missing_relay_and_a_missing_store_are_described() {
         let relay = consumer::Error::NoRelay { prefix: "gantry".to_owned(), server: "nats://h:4222".to_owned() };
         let message = Failure::from(relay).message;
-        assert!(message.starts_with("no relay with the prefix gantry is listening at nats://h:4222: "), "{message}");
+        assert!(message.starts_with("no relay is listening at nats://h:4222 with the prefix gantry: "), "{message}");
 
         let stores = ["a", "b"].map(|name| name.parse().unwrap()).to_vec();
         let message = Failure::from(consumer::Error::NoStore { store: "c".parse().unwrap(), stores }).message;

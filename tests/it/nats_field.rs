@@ -281,7 +281,7 @@ async fn a_store_whose_only_relay_restarts_is_not_missing() {
 async fn a_missing_relay_is_reported_with_server_and_prefix() {
     let nats = Nats::plain().await;
     let output = gantry(["stat", "files/key"]).nats(&nats).run().await.expect_code(5);
-    let expected = format!("no relay with the prefix gantry is listening at {}", nats.url());
+    let expected = format!("no relay is listening at {} with the prefix gantry", nats.url());
     assert!(output.stderr.contains(&expected), "{}", output.stderr);
 }
 

@@ -25,7 +25,7 @@ pub enum Error {
     #[error(transparent)]
     Address(#[from] gantry_proto::Malformed),
     /// No relay answers at all.
-    #[error("no relay with the prefix {prefix} is listening at {server}")]
+    #[error("no relay is listening at {server} with the prefix {prefix}")]
     NoRelay {
         /// The first tokens of the relay's subjects.
         prefix: String,

@@ -175,18 +175,23 @@ impl Service {
         }
     }
 
+    fn serves(&self, store: &StoreName) -> bool {
+        let endpoints = self.endpoints.read().unwrap_or_else(PoisonError::into_inner);
+        endpoints.iter().any(|endpoint| endpoint.store == *store)
+    }
+
     /// Records what a question says about the relay that asks.
     fn note(&self, verb: &str, question: Question) {
-        // Consumers may send the other questions, too.
+        // Consumers may send the other questions, too. The relay also receives its own.
         if verb == "INFO" && question.prefix == self.prefix.to_string() {
-            self.neighbours.note(question.stores);
+            self.neighbours.note(question.stores.into_iter().filter(|store| !self.serves(store)));
         }
     }
 
     /// Returns the answer to a question. `missing` is the store that the asking consumer misses.
     fn describe(&self, verb: &str, missing: Option<StoreName>) -> Option<bytes::Bytes> {
         let mut identity = self.identity.clone();
-        if let Some(store) = missing.filter(|store| self.neighbours.has_served(store)) {
+        if let Some(store) = missing.filter(|store| self.neighbours.has_served(store) && !self.serves(store)) {
             identity.metadata.insert(service::LEFT, store.to_string());
         }
 
