@@ -16,7 +16,7 @@ pub(crate) use gantry_proto::subject::{self, DeliveryAllow, Operation, Prefix};
 pub(crate) use gantry_proto::{
     Accepted, Body, Checksum, ChecksumAlgorithm, ChecksumKind, Code, Control, End, Get, GetRequest, Headers, Key,
     ListEntry, ListPage, ListRequest, ObjectInfo, PartRun, Pin, Span, StatRequest, StoreName, TransferId, WireError,
-    check, limits, printable,
+    check, limits, printable, service,
 };
 pub(crate) use gantry_relay::metrics::{RelayMetrics, StoreLabel};
 pub(crate) use gantry_relay::shutdown::Shutdown;

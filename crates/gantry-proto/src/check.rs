@@ -1,17 +1,14 @@
-//! Checks what a relay reports about objects and about itself against the bounds in [`limits`](super::limits).
-
-use serde::Deserialize;
+//! Checks what a relay reports about objects against the bounds in [`limits`](super::limits).
 
 use super::answer::ListPage;
 use super::error::{Code, Malformed, WireError};
 use super::limits::{
     CHECKSUM_MAX_BYTES, DESCRIPTION_MAX_BYTES, METADATA_MAX_BYTES, OFFSET_MAX, PAGE_MAX, PART_RUNS_MAX,
-    SERVICE_MAX_BYTES, TOKEN_MAX_BYTES, VERSION_MAX_BYTES,
+    TOKEN_MAX_BYTES, VERSION_MAX_BYTES,
 };
 use super::names::Key;
 use super::object::{Checksum, ObjectInfo};
 use super::request::ListRequest;
-use super::subject::SERVICE;
 
 /// Checks an object's description.
 ///
@@ -103,28 +100,6 @@ pub fn trim_page(page: &mut ListPage, prefix: &str) {
 
     let after = page.entries.len() + page.prefixes.len();
     page.omitted = page.omitted.saturating_add((before - after) as u64);
-}
-
-/// Returns the subject prefix of the relay that sent this answer to `$SRV`, or `None` if the answer is not from a
-/// relay.
-#[must_use]
-pub fn service_prefix(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Answer {
-        name: String,
-        metadata: Metadata,
-    }
-
-    #[derive(Deserialize)]
-    struct Metadata {
-        prefix: String,
-    }
-
-    if body.len() > SERVICE_MAX_BYTES {
-        return None;
-    }
-    let answer: Answer = serde_json::from_slice(body).ok()?;
-    (answer.name == SERVICE).then_some(answer.metadata.prefix)
 }
 
 /// Returns whether a text is a valid `if_match` or `version_id`.
@@ -257,17 +232,5 @@ mod tests {
             found,
             ListPage { entries: vec![entry("a/b")], prefixes: vec!["a/c/".to_owned()], next: None, omitted: 3 }
         );
-    }
-
-    #[test]
-    fn only_a_relay_names_its_prefix() {
-        let answer = br#"{"type":"x","name":"gantry","id":"1","metadata":{"prefix":"site.a","more":"y"}}"#;
-        assert_eq!(service_prefix(answer), Some("site.a".to_owned()));
-        let deep = "[".repeat(100_000);
-        for other in
-            ["", "{}", "hello", r#"{"name":"other","metadata":{"prefix":"gantry"}}"#, r#"{"name":"gantry"}"#, &deep]
-        {
-            assert_eq!(service_prefix(other.as_bytes()), None);
-        }
     }
 }

@@ -18,6 +18,7 @@ mod quota;
 pub mod receiver;
 mod request;
 pub mod sender;
+pub mod service;
 pub mod subject;
 
 pub use answer::{Accepted, End, ListEntry, ListPage};

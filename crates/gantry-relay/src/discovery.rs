@@ -15,10 +15,12 @@ use tracing::warn;
 
 use crate::lifetime::Lifetime;
 use crate::metrics::RelayMetrics;
+use crate::neighbours::Neighbours;
 use crate::options::Options;
 use crate::throttle::{REFUSALS, Throttle};
 use gantry_bus::{Bus, Message, Subscription};
 use gantry_proto::message::json;
+use gantry_proto::service::{self, Question};
 use gantry_proto::subject::{DeliveryAllow, Operation, Prefix, QUEUE_GROUP, SERVICE};
 use gantry_proto::{StoreName, VERSION, WireError, limits};
 
@@ -32,9 +34,10 @@ pub(crate) struct Service {
     started: String,
     endpoints: RwLock<Vec<Endpoint>>,
     prefix: Prefix,
+    pub(crate) neighbours: Neighbours,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Identity {
     name: &'static str,
     id: String,
@@ -122,6 +125,7 @@ impl Service {
             started: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
             endpoints: RwLock::default(),
             prefix: options.prefix.clone(),
+            neighbours: Neighbours::default(),
         }
     }
 
@@ -171,8 +175,27 @@ impl Service {
         }
     }
 
-    fn describe(&self, verb: &str) -> Option<bytes::Bytes> {
-        let identity = &self.identity;
+    fn serves(&self, store: &StoreName) -> bool {
+        let endpoints = self.endpoints.read().unwrap_or_else(PoisonError::into_inner);
+        endpoints.iter().any(|endpoint| endpoint.store == *store)
+    }
+
+    /// Records what a question says about the relay that asks.
+    fn note(&self, verb: &str, question: Question) {
+        // Consumers may send the other questions, too. The relay also receives its own.
+        if verb == "INFO" && question.prefix == self.prefix.to_string() {
+            self.neighbours.note(question.stores.into_iter().filter(|store| !self.serves(store)));
+        }
+    }
+
+    /// Returns the answer to a question. `missing` is the store that the asking consumer misses.
+    fn describe(&self, verb: &str, missing: Option<StoreName>) -> Option<bytes::Bytes> {
+        let mut identity = self.identity.clone();
+        if let Some(store) = missing.filter(|store| self.neighbours.has_served(store) && !self.serves(store)) {
+            identity.metadata.insert(service::LEFT, store.to_string());
+        }
+
+        let identity = &identity;
         let endpoints = self.endpoints.read().unwrap_or_else(PoisonError::into_inner);
 
         match verb {
@@ -265,7 +288,9 @@ impl Answers {
             let Some(question) = question else { return };
 
             let verb = question.subject.split('.').nth(1).unwrap_or_default();
-            let Some(payload) = self.service.describe(verb) else { continue };
+            let asked = Question::parse(&question.payload);
+            let Some(payload) = self.service.describe(verb, asked.store.clone()) else { continue };
+            self.service.note(verb, asked);
             let Some(reply) = question.reply.filter(|reply| self.delivery_allow.allows(reply)) else {
                 self.metrics.refuse("reply_subject");
                 continue;

@@ -12,6 +12,7 @@ mod error;
 mod lifetime;
 pub mod metrics;
 mod monitor;
+mod neighbours;
 mod options;
 mod outbox;
 mod pacer;
@@ -356,6 +357,7 @@ impl Parts {
         let comparison = Comparison {
             bus: Arc::clone(&self.buses.requests),
             stores: Arc::clone(table),
+            service: Arc::clone(&self.service),
             subjects: Arc::clone(&self.subjects),
             lifetime: Arc::clone(&self.lifetime),
             metrics: Arc::clone(&self.metrics),

@@ -16,13 +16,14 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
 
-use crate::discovery::{info_subject, safe_name};
+use crate::discovery::{Service, info_subject, safe_name};
 use crate::lifetime::Lifetime;
 use crate::metrics::{RelayMetrics, StoreLabel};
 use crate::stores::StoreTable;
 use crate::subjects::Subjects;
 use gantry_bus::{Bus, Event, Message, Subscription};
 use gantry_proto::StoreName;
+use gantry_proto::service::Question;
 
 /// Delay of the first comparison after the start. Relays that start together are up by then.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
@@ -94,6 +95,7 @@ pub(crate) struct Comparison {
     /// The connection that receives requests.
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) stores: Arc<StoreTable>,
+    pub(crate) service: Arc<Service>,
     pub(crate) subjects: Arc<Subjects>,
     pub(crate) lifetime: Arc<Lifetime>,
     pub(crate) metrics: Arc<RelayMetrics>,
@@ -125,7 +127,10 @@ impl Comparison {
     }
 
     async fn compare(&self, inbox: &str, mut answers: Subscription, warned: &mut HashSet<(StoreName, String)>) {
-        let question = Message { subject: info_subject(), reply: Some(inbox.to_owned()), ..Message::default() };
+        // The others remember what we serve.
+        let payload = Question::of_relay(self.subjects.prefix(), self.stores.names()).encode();
+        let question =
+            Message { subject: info_subject(), reply: Some(inbox.to_owned()), payload, ..Message::default() };
         if self.bus.publish(question).await.is_err() {
             return;
         }
@@ -156,6 +161,7 @@ impl Comparison {
         if answer.id == self.subjects.instance() || answer.metadata.get("prefix") != Some(&prefix) {
             return Vec::new();
         }
+        self.service.neighbours.note(answer.stores());
 
         let instance = safe_name(&answer.id);
         let host = safe_name(answer.metadata.get("host").map_or("", String::as_str));
@@ -172,6 +178,10 @@ impl Comparison {
 }
 
 impl Answer {
+    fn stores(&self) -> impl Iterator<Item = StoreName> {
+        self.endpoints.iter().filter_map(|endpoint| endpoint.metadata.get("store")?.parse().ok())
+    }
+
     /// Returns whether the answering relay serves `store` from another place than the one with the fingerprint `ours`.
     fn differs(&self, store: &StoreName, ours: &str) -> bool {
         let of_store = |endpoint: &&Endpoint| endpoint.metadata.get("store").is_some_and(|name| name == store.as_str());

@@ -5,7 +5,7 @@ use arbitrary::{Arbitrary, Unstructured};
 
 use crate::gantry::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Key, ListEntry, ListPage, ListRequest, ObjectInfo, PartRun, check,
-    limits,
+    limits, service,
 };
 use crate::machine::{Number, object};
 
@@ -113,11 +113,12 @@ fn check_page(input: &Page) {
 }
 
 fn check_service(body: &[u8]) {
-    drop(check::service_prefix(body));
+    drop(service::Question::parse(body));
+    drop(service::Answer::parse(body));
     let text = String::from_utf8_lossy(body);
     let answer = serde_json::json!({ "name": "gantry", "metadata": { "prefix": text } }).to_string();
-    let prefix = check::service_prefix(answer.as_bytes());
-    assert!(prefix.is_none_or(|prefix| prefix == text));
+    let answer = service::Answer::parse(answer.as_bytes());
+    assert!(answer.is_none_or(|answer| answer.prefix() == text));
 }
 
 impl Stated {
