@@ -1,6 +1,7 @@
 //! The connection to NATS.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::exit::Failure;
 use gantry_bus::nats::{self, Options};
@@ -18,11 +19,15 @@ pub(super) async fn try_nats(options: &Options) -> Result<Arc<dyn Bus>, bus::Err
     Ok(bus)
 }
 
+/// How long a relay retries while nats-server refuses its credentials. A relay serves for months, and a server that
+/// restarts may refuse everybody until it has loaded its accounts.
+const REFUSED_LIMIT: Duration = Duration::from_secs(60);
+
 /// Makes the two connections of a relay, named so that `nats server report connections` shows which is which.
 pub(super) async fn try_buses(options: &Options) -> Result<Buses, bus::Error> {
     let named = |connection: &str| {
         let name = format!("{} {connection}", options.name);
-        Box::pin(nats::connect(Options { name, ..options.clone() }))
+        Box::pin(nats::connect(Options { name, refused_limit: REFUSED_LIMIT, ..options.clone() }))
     };
 
     let (requests, data) = tokio::try_join!(named("requests"), named("data"))?;

@@ -1,5 +1,6 @@
 //! The message bus: what Gantry needs from NATS, as a trait, so that tests can replace it by a faulty bus.
 
+pub mod clock;
 pub mod nats;
 pub mod rate;
 pub mod trace;
@@ -123,7 +124,7 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// - [`Error::TooLarge`] if the message exceeds the server's limit.
     /// - [`Error::Subject`] if the subject or the reply subject is invalid.
     /// - [`Error::Header`] if a header is invalid.
-    /// - [`Error::Closed`] if the connection is closed for good.
+    /// - The reason why the connection is closed for good, such as [`Error::Unauthorized`], otherwise [`Error::Closed`].
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, the message is not sent.
@@ -134,7 +135,7 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// - [`Error::Subject`] if the subject or the queue group is invalid.
-    /// - [`Error::Closed`] if the connection is closed for good.
+    /// - The reason why the connection is closed for good, as for [`Bus::publish`].
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, there is no subscription.
@@ -143,7 +144,7 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// Waits until everything published before has been written to the connection.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the connection is closed for good.
+    /// The reason why the connection is closed for good, as for [`Bus::publish`].
     ///
     /// # Cancel safety
     /// Nothing is lost if the future is dropped before it is ready.
@@ -154,7 +155,7 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// However many callers request it, each connection is abandoned only once.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the connection is closed for good.
+    /// The reason why the connection is closed for good, as for [`Bus::publish`].
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, the reconnect may or may not have been requested.
@@ -163,8 +164,12 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// Returns a new subject for replies that nobody else uses.
     fn new_inbox(&self) -> String;
 
-    /// Returns the server's limit on payload and headers together, in bytes. It may change with a reconnect.
+    /// Returns the server's limit on payload and headers together, in bytes. It may change with a reconnect. The limit of an
+    /// account is found out when a message exceeds it.
     fn max_payload(&self) -> usize;
+
+    /// Returns the address of the current or last server, without credentials.
+    fn server(&self) -> String;
 
     /// Returns how many bytes have been received so far, including those of incomplete messages. An increase shows that a
     /// slow link is delivering data.
@@ -178,7 +183,7 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
 }
 
 /// Why an operation of the bus failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No server could be reached in time. Retryable.

@@ -1,21 +1,30 @@
-//! Makes a connection: converts the options, retries, and classifies failures.
+//! Makes a connection: converts the options, tries the servers one after another, and classifies failures.
+//!
+//! async-nats gets one address at a time, and never reconnects by itself. Its own choice among servers tries the first
+//! address of a name only, checks the certificates of a cluster's members against their IP addresses, reports the kinds
+//! of failures without their reasons, and does not stop when the credentials are refused.
 
 use std::error::Error as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use async_nats::{
-    Client, ConnectError, ConnectErrorKind, ConnectOptions, ReconnectToServer, Server, ServerAddr, rustls,
-};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr, rustls};
+use futures_util::future::join_all;
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use super::auth::authenticate;
 use super::options::{Auth, OptionKind, Options, without_credentials};
+use super::pool::{Pool, Server};
+use super::tls;
 use crate::Error;
+use crate::clock::Clock;
 
 /// Interval of pings on an idle connection. The connection is abandoned at the third ping without an answer, after 30 s.
 /// So a silently cut link is noticed, and on a slow link a large message ahead of the answers has time to pass.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Maximum duration of one attempt at one address, including reconnects.
+/// Maximum duration of one attempt at one address.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Minimum duration of one attempt when several addresses share the timeout of the first connection.
@@ -27,77 +36,143 @@ const BACKOFF_LIMIT: Duration = Duration::from_secs(2);
 /// The wait before the second attempt, before jitter. It doubles with each attempt.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 
-/// Makes a connection, and retries until `connect_timeout` if the server may still appear.
-///
-/// `discovered` are servers of the cluster that an earlier connection has discovered. Returns the connection, and whether
-/// it uses TLS. TLS with one server means TLS with all. It is required if one address asks for it. If the first server
-/// requests it, the connection is made again with TLS required. Otherwise the user and the password would be sent in plain
-/// text to a server that is discovered later.
+/// Where nobody can listen. async-nats tries this address instead of reconnecting, and then gives up.
+const NOWHERE: &str = "nats://127.0.0.1:0";
+
+/// A connection that was made.
+pub(super) struct Dialled {
+    pub(super) client: Client,
+    pub(super) addr: ServerAddr,
+}
+
+/// Makes the first connection. Retries until `connect_timeout` if a server may still appear, and tries every address at
+/// least once.
 ///
 /// # Errors
 /// - [`Error::Options`] if an option, or a file that it names, is invalid, or if the TLS handshake fails.
 /// - [`Error::Unauthorized`] if the server refuses the credentials.
-/// - [`Error::Unreachable`] if no server answers within `connect_timeout`.
-pub(super) async fn dial(
+/// - [`Error::Unreachable`] if no server answers.
+pub(super) async fn dial_first(
     options: &Options,
-    discovered: &[String],
+    pool: &mut Pool,
     mut finish: impl FnMut(ConnectOptions) -> ConnectOptions,
-) -> Result<(Client, bool), Error> {
-    options.check().await?;
-    let (mut servers, url_auth) = parse(options)?;
-    let auth = if options.auth == Auth::None { url_auth } else { options.auth.clone() };
-    let mut needs_tls = options.needs_tls() || servers.iter().any(ServerAddr::tls_required);
-    let names = servers.iter().map(|server| without_credentials(server.as_url_str())).collect::<Vec<_>>().join(",");
-    servers.extend(discovered.iter().filter_map(|address| discovered_server(address)));
+) -> Result<Dialled, Error> {
+    let clock = Clock::start();
+    let mut last = match clock.timeout(Duration::MAX, dial(options, pool, &mut finish)).await {
+        Some(Err(error @ Error::Unreachable { .. })) => error,
+        dialled => return dialled.unwrap_or(Err(Error::Closed)),
+    };
 
-    let share = options.connect_timeout / u32::try_from(servers.len()).unwrap_or(u32::MAX);
-    let attempt_limit = share.max(ATTEMPT_MIN).min(ATTEMPT_LIMIT);
-
-    let mut last = None;
-    let attempts = async {
-        for attempt in 1.. {
-            let prepared = prepare(authenticate(&auth).await?, options, attempt_limit).require_tls(needs_tls);
-            match finish(prepared).connect(servers.as_slice()).await {
-                Ok(client) if !needs_tls && client.server_info().tls_required => {
-                    needs_tls = true;
-                    continue;
-                }
-                Ok(client) => return Ok((client, needs_tls)),
-                Err(error) => {
-                    last = Some(judge(&error, &names)?);
-                    tracing::debug!(attempt, %error, servers = names, "no connection to nats-server yet");
-                }
+    let retries = async {
+        for attempt in 2.. {
+            tokio::time::sleep(backoff(attempt)).await;
+            match dial(options, pool, &mut finish).await {
+                Err(error @ Error::Unreachable { .. }) => last = error,
+                dialled => return dialled,
             }
-            tokio::time::sleep(backoff(attempt + 1)).await;
         }
         Err(Error::Closed)
     };
-
-    if let Ok(outcome) = tokio::time::timeout(options.connect_timeout, attempts).await {
-        return outcome;
-    }
-    let reason = last.unwrap_or_else(|| format!("no answer within {:?}", options.connect_timeout));
-    Err(Error::Unreachable { servers: names, reason })
+    let rest = options.connect_timeout.saturating_sub(clock.now());
+    clock.timeout(rest, retries).await.unwrap_or(Err(last))
 }
 
-/// Parses the address of a cluster member as nats-server reports it: a host and a port.
-fn discovered_server(address: &str) -> Option<ServerAddr> {
-    let server: ServerAddr = address.parse().ok()?;
-    (!server.is_websocket() && !server.has_user_pass()).then_some(server)
-}
-
-/// Returns the server to connect to, or `None` to leave the choice to async-nats.
+/// Tries every server once, until one accepts the connection.
 ///
-/// A server may report others with any scheme, and it does so before TLS starts, when anyone on the path may change the
-/// message. async-nats would send the user and the password in plain text to a server with `ws://`, even if TLS is
-/// required.
-fn choose(pool: &[Server]) -> Option<ReconnectToServer> {
-    if !pool.iter().any(|server| server.addr.is_websocket()) {
-        return None;
+/// TLS with one server means TLS with all. It is required if one address asks for it. If the first server requests it, the
+/// connection is made again with TLS required. Otherwise the user and the password would be sent in plain text to a server
+/// that is discovered later.
+///
+/// # Errors
+/// The most significant failure: [`Error::Unauthorized`] or [`Error::Options`] if a server in the options refuses the
+/// connection for good, otherwise [`Error::Unreachable`].
+pub(super) async fn dial(
+    options: &Options,
+    pool: &mut Pool,
+    finish: &mut impl FnMut(ConnectOptions) -> ConnectOptions,
+) -> Result<Dialled, Error> {
+    options.check().await?;
+    let servers = pool.in_order();
+    let attempt_limit = attempt_limit(options, count_addresses(&servers, options.connect_timeout).await);
+
+    let mut failure = None;
+    for server in &servers {
+        match try_server(options, pool, server, attempt_limit, finish).await {
+            Ok(client) => {
+                pool.note_success(&server.addr);
+                let addr = server.addr.clone();
+                return Ok(Dialled { client, addr });
+            }
+            Err(error) => {
+                tracing::debug!(server = server.addr.as_url_str(), %error, "no connection to nats-server");
+                pool.note_failure(&server.addr);
+                failure = Some(more_significant(failure, error));
+            }
+        }
     }
-    let usable = pool.iter().filter(|server| !server.addr.is_websocket());
-    let addr = usable.min_by_key(|server| server.failed_attempts)?.addr.clone();
-    Some(ReconnectToServer { addr, delay: None })
+    Err(failure.unwrap_or(Error::Closed))
+}
+
+/// Counts the addresses of all servers. A name without any counts as one.
+async fn count_addresses(servers: &[Server], limit: Duration) -> usize {
+    let counts = servers.iter().map(|server| async move {
+        if server.addr.host().parse::<IpAddr>().is_ok() {
+            return 1;
+        }
+        match timeout(limit, lookup_host((server.addr.host(), server.addr.port()))).await {
+            Ok(Ok(found)) => found.count().max(1),
+            Ok(Err(_)) | Err(_) => 1,
+        }
+    });
+    join_all(counts).await.into_iter().sum()
+}
+
+/// Returns the time for one attempt, so that all addresses are tried within the timeout of the first connection.
+fn attempt_limit(options: &Options, addresses: usize) -> Duration {
+    let share = options.connect_timeout / u32::try_from(addresses.max(1)).unwrap_or(u32::MAX);
+    let least = ATTEMPT_MIN.min(options.connect_timeout);
+    share.max(least).min(ATTEMPT_LIMIT)
+}
+
+/// Tries all addresses of one server.
+async fn try_server(
+    options: &Options,
+    pool: &mut Pool,
+    server: &Server,
+    attempt_limit: Duration,
+    finish: &mut impl FnMut(ConnectOptions) -> ConnectOptions,
+) -> Result<Client, Error> {
+    loop {
+        let auth = if options.auth == Auth::None { &pool.url_auth } else { &options.auth };
+        let mut prepared = prepare(authenticate(auth).await?, options, attempt_limit).require_tls(pool.needs_tls);
+        if pool.needs_tls && server.needs_other_names() {
+            prepared = prepared.tls_client_config(tls::config_for_member(options, &pool.hosts()).await?);
+        }
+
+        let connected = finish(prepared).connect(server.addr.clone()).await;
+        let client = connected.map_err(|error| judge(&error, server, pool))?;
+        if client.server_info().tls_required && !pool.needs_tls && !server.addr.is_websocket() {
+            pool.needs_tls = true;
+            continue;
+        }
+
+        // If the connection has ended already, its guard shows it.
+        drop(client.set_server_pool(NOWHERE).await);
+        return Ok(client);
+    }
+}
+
+/// Returns the failure that says most about why no connection could be made.
+fn more_significant(earlier: Option<Error>, later: Error) -> Error {
+    let rank = |error: &Error| match error {
+        Error::Unauthorized { .. } => 2,
+        Error::Options { .. } => 1,
+        Error::Unreachable { .. } | Error::TooLarge { .. } | Error::Subject(_) | Error::Header(_) | Error::Closed => 0,
+    };
+    match earlier {
+        Some(earlier) if rank(&earlier) >= rank(&later) => earlier,
+        _ => later,
+    }
 }
 
 /// Returns the wait before an attempt, counted from 1. There is none before the first; then it doubles. Jitter reduces it
@@ -115,56 +190,6 @@ fn jitter() -> f64 {
     f64::from(u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
 }
 
-/// Parses the addresses, and separates the user information from them.
-fn parse(options: &Options) -> Result<(Vec<ServerAddr>, Auth), Error> {
-    let mut servers = Vec::new();
-    let mut auth = Auth::None;
-    for address in options.addresses() {
-        let unusable = |reason: &str| {
-            let address = without_credentials(address);
-            Error::option(OptionKind::Address, format!("nats-server address {address:?} is unusable: {reason}"))
-        };
-        let server: ServerAddr = address.parse().map_err(|error: std::io::Error| unusable(&error.to_string()))?;
-        if server.is_websocket() {
-            return Err(unusable("WebSocket is not supported"));
-        }
-        if server.host().is_empty() {
-            return Err(unusable("it has no host"));
-        }
-
-        if auth == Auth::None {
-            auth = match (server.username(), server.password()) {
-                (Some(user), Some(password)) => {
-                    Auth::UserPassword { user: percent_decoded(user), password: percent_decoded(password) }
-                }
-                (Some(token), None) => Auth::Token(percent_decoded(token)),
-                (None, _) => Auth::None,
-            };
-        }
-
-        let mut url = server.into_inner();
-        if url.set_username("").and_then(|()| url.set_password(None)).is_err() {
-            return Err(unusable("it can't hold a user"));
-        }
-        servers.push(ServerAddr::from_url(url).map_err(|error| unusable(&error.to_string()))?);
-    }
-    Ok((servers, auth))
-}
-
-/// Decodes the percent encoding of a URL's user information. Invalid parts stay unchanged.
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((plain, encoded)) = rest.split_once('%') {
-        bytes.extend_from_slice(plain.as_bytes());
-        let byte = encoded.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(byte.unwrap_or(b'%'));
-        rest = if byte.is_some() { encoded.get(2..).unwrap_or("") } else { encoded };
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
-}
-
 /// Converts our options to async-nats'.
 fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> ConnectOptions {
     let mut prepared = auth
@@ -174,13 +199,10 @@ fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> 
         .subscription_capacity(options.subscription_messages)
         .connection_timeout(attempt_limit)
         .ping_interval(PING_INTERVAL)
-        .reconnect_delay_callback(backoff)
-        .reconnect_to_server_callback(|pool, _| std::future::ready(choose(&pool)))
-        .max_reconnects(None);
+        .ignore_discovered_servers()
+        // The least that is possible: see `NOWHERE`.
+        .max_reconnects(1);
 
-    if options.ignore_discovered_servers {
-        prepared = prepared.ignore_discovered_servers();
-    }
     if options.tls_first {
         prepared = prepared.tls_first();
     }
@@ -193,29 +215,38 @@ fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> 
     prepared
 }
 
-/// Classifies a failure. Returns an error if retrying is pointless, and the reason if a retry may help.
-fn judge(error: &ConnectError, servers: &str) -> Result<String, Error> {
-    let reason = error.to_string();
-    if let Some(cause) = tls_error(error) {
-        return Err(tls_failed(option_of_tls(cause), servers, &reason));
+/// Classifies a failure. Only a server in the options can show that a retry is pointless.
+fn judge(error: &ConnectError, server: &Server, pool: &Pool) -> Error {
+    let servers = pool.names();
+    let address = without_credentials(server.addr.as_url_str());
+    // async-nats says it twice.
+    let is_violation = error.kind() == ConnectErrorKind::AuthorizationViolation;
+    let reason = if is_violation { "authorization violation".to_owned() } else { error.to_string() };
+    let reason = if servers == address { reason } else { format!("{address}: {reason}") };
+    if server.is_discovered {
+        return Error::Unreachable { servers, reason };
     }
 
-    let refused = || Error::Unauthorized { servers: servers.to_owned(), reason: reason.clone() };
+    if let Some(cause) = tls_error(error) {
+        return tls_failed(option_of_tls(cause), &servers, &reason);
+    }
     match error.kind() {
-        ConnectErrorKind::AuthorizationViolation => Err(refused()),
+        ConnectErrorKind::AuthorizationViolation => Error::Unauthorized { servers, reason },
         ConnectErrorKind::Authentication => {
             let reason = format!("the nkey or credentials can't sign for nats-server at {servers}: {reason}");
-            Err(Error::option(OptionKind::Credentials, reason))
+            Error::option(OptionKind::Credentials, reason)
         }
-        ConnectErrorKind::Tls => Err(tls_failed(OptionKind::TlsHandshake, servers, &reason)),
+        ConnectErrorKind::Tls => tls_failed(OptionKind::TlsHandshake, &servers, &reason),
         ConnectErrorKind::ServerParse => {
             let reason = format!("nats-server at {servers} can't be used: {reason}");
-            Err(Error::option(OptionKind::Address, reason))
+            Error::option(OptionKind::Address, reason)
         }
         // The server's messages for expired credentials, such as "User Authentication Expired".
-        ConnectErrorKind::Io if reason.to_lowercase().contains("authentication") => Err(refused()),
+        ConnectErrorKind::Io if reason.to_lowercase().contains("authentication") => {
+            Error::Unauthorized { servers, reason }
+        }
         ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::MaxReconnects => {
-            Ok(reason)
+            Error::Unreachable { servers, reason }
         }
     }
 }
@@ -251,27 +282,6 @@ fn option_of_tls(error: &rustls::Error) -> OptionKind {
 mod tests {
     use super::*;
 
-    fn of(servers: &str) -> Options {
-        Options { servers: vec![servers.to_owned()], ..Options::default() }
-    }
-
-    #[test]
-    fn user_information_is_separated_from_the_address() {
-        let (servers, auth) = parse(&of("localhost, nats://us%40er:p%3Ass%@[::1]:1,tls://c")).unwrap();
-        let urls: Vec<_> = servers.iter().map(ServerAddr::as_url_str).collect();
-        assert_eq!(urls, ["nats://localhost", "nats://[::1]:1", "tls://c"]);
-        assert_eq!(auth, Auth::UserPassword { user: "us@er".to_owned(), password: "p:ss%".to_owned() });
-        assert_eq!(parse(&of("nats://tok@a")).unwrap().1, Auth::Token("tok".to_owned()));
-    }
-
-    #[test]
-    fn errors_about_invalid_addresses_contain_no_password() {
-        for address in ["http://u:s3cret@a", "ws://u:s3cret@a", "nats://u:s3cret@a:port", "nats://"] {
-            let Err(Error::Options { reason, .. }) = parse(&of(address)) else { panic!("{address} was accepted") };
-            assert!(!reason.contains("s3cret"), "{reason}");
-        }
-    }
-
     #[test]
     fn backoff_grows_to_its_limit_with_jitter() {
         assert_eq!(backoff(1), Duration::ZERO);
@@ -281,5 +291,17 @@ mod tests {
             let wait = backoff(attempt);
             assert!(wait >= limit / 2 && wait <= limit, "attempt {attempt} waits {wait:?}");
         }
+    }
+
+    #[test]
+    fn all_addresses_share_the_timeout_of_the_first_connection() {
+        let options = Options { connect_timeout: Duration::from_secs(4), ..Options::default() };
+        let seconds = |addresses| attempt_limit(&options, addresses).as_secs_f64();
+        assert_eq!([seconds(1), seconds(2), seconds(4), seconds(9)], [4.0, 2.0, 1.0, 1.0]);
+
+        let short = Options { connect_timeout: Duration::from_millis(700), ..Options::default() };
+        assert_eq!(attempt_limit(&short, 2), Duration::from_millis(700));
+        let long = Options { connect_timeout: Duration::from_secs(60), ..Options::default() };
+        assert_eq!(attempt_limit(&long, 1), ATTEMPT_LIMIT);
     }
 }

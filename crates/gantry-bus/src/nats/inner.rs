@@ -1,14 +1,15 @@
 //! What a bus and its subscriptions share: the current connection, and every subscription that must survive it.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use async_nats::{Client, SubscribeErrorKind, Subscriber};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::link::{self, Link, Reports};
+use super::link::{self, Link};
 use super::options::Options;
+use super::shared::Shared;
 use super::source::Source;
 use crate::{Error, Event};
 
@@ -17,11 +18,13 @@ pub(super) struct Inner {
     pub(super) options: Options,
     /// The current connection. If it dies, it is replaced.
     link: watch::Sender<Arc<Link>>,
-    pub(super) reports: Arc<Reports>,
+    pub(super) shared: Arc<Shared>,
     /// All subscriptions. Locked while subscribing, so that a new connection misses none.
     subscriptions: tokio::sync::Mutex<Vec<Registered>>,
     /// Cancelled once the connection can't be restored.
     pub(super) closed: CancellationToken,
+    /// Why the connection can't be restored.
+    end: OnceLock<Error>,
     /// The epoch of the connection that was abandoned last.
     pub(super) abandoned: AtomicU64,
 }
@@ -34,13 +37,14 @@ struct Registered {
 }
 
 impl Inner {
-    pub(super) fn new(options: Options, link: Arc<Link>, reports: Arc<Reports>) -> Self {
+    pub(super) fn new(options: Options, link: Arc<Link>, shared: Arc<Shared>) -> Self {
         Self {
             options,
             link: watch::Sender::new(link),
-            reports,
+            shared,
             subscriptions: tokio::sync::Mutex::default(),
             closed: CancellationToken::new(),
+            end: OnceLock::new(),
             abandoned: AtomicU64::new(0),
         }
     }
@@ -63,8 +67,13 @@ impl Inner {
             link = links.wait_for(|link| !Arc::ptr_eq(link, dead)) => {
                 link.map(|link| Arc::clone(&link)).map_err(|_| Error::Closed)
             }
-            () = self.closed.cancelled() => Err(Error::Closed),
+            () = self.closed.cancelled() => Err(self.end()),
         }
+    }
+
+    /// Returns why the connection is closed for good.
+    pub(super) fn end(&self) -> Error {
+        self.end.get().cloned().unwrap_or(Error::Closed)
     }
 
     /// Subscribes, on the current connection and on all that follow.
@@ -103,10 +112,9 @@ impl Inner {
     /// Replaces the dead connection.
     pub(super) async fn renew(&self) -> Result<Arc<Link>, Error> {
         let dead = self.link();
-        let discovered = if self.options.ignore_discovered_servers { Vec::new() } else { dead.discovered() };
-        let (link, _) = link::make(&self.options, &discovered, &self.reports, dead.totals()).await?;
+        let link = link::make(&self.options, &self.shared, Some(dead.totals())).await?;
         // Before subscribing, so that denied subscriptions are reported after the new epoch.
-        self.reports.refresh(&link, None);
+        link.refresh(&self.shared.reports, None);
 
         let mut subscriptions = self.subscriptions.lock().await;
         subscriptions.retain(Registered::is_used);
@@ -118,15 +126,16 @@ impl Inner {
         }
 
         self.link.send_replace(Arc::clone(&link));
-        tracing::debug!("replaced a connection to nats-server that had died");
+        tracing::debug!(server = link.addr.as_url_str(), "replaced a connection to nats-server that had ended");
         Ok(link)
     }
 
     /// Closes the bus for good: every subscription ends, and everything that waits for a connection fails.
     pub(super) async fn close(&self, error: &Error) {
-        tracing::error!(%error, "the connection to nats-server can't be restored");
+        tracing::debug!(%error, "the connection to nats-server can't be restored");
         // First, so that the reason is known before anything notices its consequences.
-        self.reports.emit(Event::Closed(error.to_string()));
+        self.end.get_or_init(|| error.clone());
+        self.shared.reports.emit(Event::Closed(error.to_string()));
 
         self.closed.cancel();
         for Registered { source, .. } in &*self.subscriptions.lock().await {

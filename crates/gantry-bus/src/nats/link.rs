@@ -8,21 +8,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use async_nats::connection::State;
-use async_nats::{Client, ServerError};
-use tokio::sync::{Notify, broadcast, watch};
+use async_nats::{Client, ConnectOptions, ServerAddr, ServerError};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::dial;
-use super::losses::Losses;
+use super::dial::{self, Dialled};
 use super::options::Options;
-use crate::{Error, Event, Status};
-
-/// How many events a reader may lag behind. Events are rare: a few denied subjects, a burst of slow consumers.
-const EVENTS: usize = 64;
+use super::shared::{Reports, Shared};
+use crate::{Error, Event};
 
 /// One connection of async-nats, and the totals of its predecessors.
 pub(super) struct Link {
     pub(super) client: Client,
+    /// The server that was dialled.
+    pub(super) addr: ServerAddr,
     pub(super) made_at: Instant,
     over: Arc<Over>,
     earlier: Totals,
@@ -43,52 +42,52 @@ pub(super) struct Over {
     noticed: Notify,
 }
 
-/// What a bus reports, independent of its current link.
-pub(super) struct Reports {
-    status: watch::Sender<Status>,
-    events: broadcast::Sender<Event>,
-    losses: Losses,
-}
-
 /// Owned by the callback of one link, so it is dropped when the link's connection task ends in any way.
 ///
 /// It must not own the client, which would keep the connection alive.
 struct Guard {
-    reports: Arc<Reports>,
+    shared: Arc<Shared>,
     over: Arc<Over>,
     link: OnceLock<Weak<Link>>,
 }
 
-/// Makes a connection.
-///
-/// Returns it, and whether it uses TLS. If it does, all later connections must.
+/// Makes a connection. The first one is tried for `connect_timeout`, each later one once at every server.
 ///
 /// # Errors
 /// The same as [`dial::dial`].
-pub(super) async fn make(
-    options: &Options,
-    discovered: &[String],
-    reports: &Arc<Reports>,
-    earlier: Totals,
-) -> Result<(Arc<Link>, bool), Error> {
+pub(super) async fn make(options: &Options, shared: &Arc<Shared>, earlier: Option<Totals>) -> Result<Arc<Link>, Error> {
     let mut guard = None;
-    let dialled = dial::dial(options, discovered, |options| {
-        let own = Arc::new(Guard { reports: Arc::clone(reports), over: Arc::default(), link: OnceLock::new() });
+    let mut finish = |options: ConnectOptions| {
+        let own = Arc::new(Guard { shared: Arc::clone(shared), over: Arc::default(), link: OnceLock::new() });
         // A guard kept here would not be dropped with the task.
         guard = Some((Arc::downgrade(&own), Arc::clone(&own.over)));
         options.event_callback(move |event| {
             let own = Arc::clone(&own);
             async move { own.handle(event).await }
         })
-    });
-    let (client, uses_tls) = Box::pin(dialled).await?;
-    let (guard, over) = guard.ok_or(Error::Closed)?;
+    };
 
-    let link = Arc::new(Link { client, made_at: Instant::now(), over, earlier });
+    let mut pool = shared.pool();
+    let dialled = match earlier {
+        None => Box::pin(dial::dial_first(options, &mut pool, &mut finish)).await,
+        Some(_) => Box::pin(dial::dial(options, &mut pool, &mut finish)).await,
+    };
+    if let Ok(Dialled { client, addr }) = &dialled
+        && !options.ignore_discovered_servers
+    {
+        pool.discover(addr, &client.server_info().connect_urls);
+    }
+    shared.set_pool(pool);
+
+    let Dialled { client, addr } = dialled?;
+    let (guard, over) = guard.ok_or(Error::Closed)?;
+    shared.payload.note_connected();
+    let earlier = earlier.unwrap_or_default();
+    let link = Arc::new(Link { client, addr, made_at: Instant::now(), over, earlier });
     if let Some(guard) = guard.upgrade() {
         guard.link.get_or_init(|| Arc::downgrade(&link));
     }
-    Ok((link, uses_tls))
+    Ok(link)
 }
 
 impl Link {
@@ -111,9 +110,11 @@ impl Link {
         }
     }
 
-    /// Returns the other servers of the cluster, as the server named them when the connection was made.
-    pub(super) fn discovered(&self) -> Vec<String> {
-        self.client.server_info().connect_urls
+    /// Reports the state of this link. `connected` is the state according to an event; the client's own state follows a
+    /// moment later.
+    pub(super) fn refresh(&self, reports: &Reports, connected: Option<bool>) {
+        let reports_connected = connected.unwrap_or_else(|| self.client.connection_state() == State::Connected);
+        reports.refresh(reports_connected && !self.is_over(), self.totals().epoch);
     }
 }
 
@@ -123,61 +124,6 @@ impl Over {
         while !self.is_over.load(Ordering::Acquire) {
             self.noticed.notified().await;
         }
-    }
-}
-
-impl Reports {
-    pub(super) fn new() -> Self {
-        Self {
-            status: watch::Sender::new(Status { connected: true, epoch: 1 }),
-            events: broadcast::Sender::new(EVENTS),
-            losses: Losses::default(),
-        }
-    }
-
-    pub(super) fn status(&self) -> watch::Receiver<Status> {
-        self.status.subscribe()
-    }
-
-    pub(super) fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
-    }
-
-    pub(super) fn emit(&self, event: Event) {
-        tracing::debug!(?event, "nats-server reports");
-        // There may be no listeners.
-        drop(self.events.send(event));
-    }
-
-    /// Reports the state of a link. `connected` is the state according to an event; the client's own state follows a
-    /// moment later.
-    pub(super) fn refresh(&self, link: &Link, connected: Option<bool>) {
-        let reports_connected = connected.unwrap_or_else(|| link.client.connection_state() == State::Connected);
-        self.set(Status { connected: reports_connected && !link.is_over(), epoch: link.totals().epoch });
-    }
-
-    /// Reports that there is no connection.
-    pub(super) fn disconnected(&self) {
-        let epoch = self.status.borrow().epoch;
-        self.set(Status { connected: false, epoch });
-    }
-
-    /// Logs that a connection could not be made.
-    pub(super) fn failing(&self, reason: &dyn std::fmt::Display) {
-        self.losses.failing(reason);
-    }
-
-    fn set(&self, new: Status) {
-        self.status.send_if_modified(|status| {
-            match (status.connected, new.connected) {
-                (true, false) => self.losses.lost(),
-                (false, true) => self.losses.restored(new.epoch),
-                (true, true) | (false, false) => {}
-            }
-            let changed = *status != new;
-            *status = new;
-            changed
-        });
     }
 }
 
@@ -198,36 +144,53 @@ impl Guard {
             | async_nats::Event::ClientError(_) => None,
         };
         if let Some(link) = self.link() {
-            self.reports.refresh(&link, connected);
+            link.refresh(&self.shared.reports, connected);
         }
 
         match event {
             async_nats::Event::SlowConsumer(_) | async_nats::Event::ServerError(ServerError::SlowConsumer(_)) => {
-                self.reports.emit(Event::SlowConsumer);
+                self.shared.reports.emit(Event::SlowConsumer);
             }
             async_nats::Event::LameDuckMode => {
-                self.reports.emit(Event::LameDuck);
+                self.shared.reports.emit(Event::LameDuck);
                 self.leave_lame_duck().await;
             }
-            async_nats::Event::ServerError(error) => match denied(&error.to_string()) {
-                Some(event) => self.reports.emit(event),
-                None => tracing::warn!(%error, "nats-server reports an error"),
-            },
-            async_nats::Event::ClientError(error) => self.reports.failing(&error),
-            async_nats::Event::Connected
+            async_nats::Event::ServerError(error) => self.handle_error(&error.to_string()),
+            // It only fails to reconnect by itself.
+            async_nats::Event::ClientError(_)
+            | async_nats::Event::Connected
             | async_nats::Event::Disconnected
             | async_nats::Event::Draining
             | async_nats::Event::Closed => {}
         }
     }
 
+    /// Handles an error that nats-server reports. It closes the connection after most of them.
+    fn handle_error(&self, text: &str) {
+        if let Some(event) = denied(text) {
+            return self.shared.reports.emit(event);
+        }
+
+        let text = text.strip_prefix("nats: ").unwrap_or(text);
+        if text.to_lowercase().contains("maximum payload") {
+            if let Some(limit) = self.shared.payload.note_exceeded() {
+                tracing::warn!(limit, "nats-server accepts no messages as large as it announced: using smaller ones");
+            }
+            return;
+        }
+
+        tracing::warn!(error = text, "nats-server reports an error");
+        self.shared.reports.note_error(text);
+    }
+
     /// Moves to another server before this one closes. If there is no other, the connection stays: a server in lame duck
     /// mode serves its existing connections for a while, but accepts no new ones.
     async fn leave_lame_duck(&self) {
         // Holding the link while waiting would keep it alive.
-        let Some(client) = self.link().map(|link| link.client.clone()) else { return };
-        let has_other = client.server_pool().await.is_ok_and(|servers| servers.len() > 1);
-        if has_other && let Err(error) = client.force_reconnect().await {
+        let Some((client, addr)) = self.link().map(|link| (link.client.clone(), link.addr.clone())) else { return };
+        if self.shared.leave(&addr)
+            && let Err(error) = client.force_reconnect().await
+        {
             tracing::debug!(%error, "the connection closed before it could move to another server");
         }
     }
@@ -239,7 +202,7 @@ impl Drop for Guard {
         self.over.noticed.notify_one();
         // A failed attempt has no link. If the bus was dropped, the link is gone.
         if self.link().is_some() {
-            self.reports.disconnected();
+            self.shared.reports.disconnected();
         }
     }
 }

@@ -21,6 +21,8 @@ struct State {
     unlogged: u64,
     /// Whether the latest loss was logged.
     is_logged: bool,
+    /// Whether the log has a reason why the connection could not be restored at once.
+    is_explained: bool,
 }
 
 impl Losses {
@@ -40,22 +42,26 @@ impl Losses {
             let times = state.unlogged;
             warn!(times, "the connection to nats-server was lost several times since the last warning");
         }
-        *state = State { logged_at: Some(Instant::now()), unlogged: 0, is_logged: true };
+        *state = State { logged_at: Some(Instant::now()), unlogged: 0, is_logged: true, is_explained: false };
     }
 
-    /// Logs that a lost connection could not be restored at once. A loss that did not cause a warning does so now.
+    /// Logs once per loss why the connection could not be restored at once.
     pub(super) fn failing(&self, reason: &dyn Display) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        debug!(%reason, "no connection to nats-server");
-        if state.logged_at.is_some() && !state.is_logged {
-            state.is_logged = true;
-            warn!(%reason, "the connection to nats-server is lost and could not be restored at once");
+        if state.logged_at.is_none() || (state.is_logged && state.is_explained) {
+            debug!(%reason, "no connection to nats-server");
+            return;
         }
+
+        warn!(%reason, "the connection to nats-server could not be restored at once: retrying");
+        state.is_logged = true;
+        state.is_explained = true;
     }
 
     /// Logs that the connection is restored, at the same level of attention as its loss.
     pub(super) fn restored(&self, epoch: u64) {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_explained = false;
         if state.is_logged {
             info!(epoch, "connected to nats-server again");
         } else {

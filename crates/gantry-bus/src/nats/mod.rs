@@ -11,8 +11,13 @@ mod losses;
 mod messages;
 mod options;
 mod panics;
+mod payload;
+mod pool;
+mod refresh;
 mod renewal;
+mod shared;
 mod source;
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,8 +30,11 @@ use tokio::sync::{broadcast, oneshot, watch};
 use uuid::Uuid;
 
 use self::inner::Inner;
-use self::link::{Reports, Totals};
+use self::link::Link;
 use self::messages::Messages;
+use self::options::without_credentials;
+use self::pool::Pool;
+use self::shared::Shared;
 use crate::{Bus, Error, Event, Message, Status, Subscription};
 use gantry_proto::subject::is_literal;
 
@@ -51,13 +59,13 @@ pub struct Nats {
 /// # Cancel safety
 /// If the future is dropped before it is ready, there is no connection.
 pub async fn connect(options: Options) -> Result<Arc<Nats>, Error> {
-    let reports = Arc::new(Reports::new());
-    let (link, uses_tls) = link::make(&options, &[], &reports, Totals::default()).await?;
-    reports.refresh(&link, None);
+    options.check().await?;
+    let shared = Arc::new(Shared::new(Pool::new(&options)?));
+    let link = link::make(&options, &shared, None).await?;
+    link.refresh(&shared.reports, None);
 
     let over = link.over();
-    let options = Options { tls_required: options.tls_required || uses_tls, ..options };
-    let inner = Arc::new(Inner::new(options, link, reports));
+    let inner = Arc::new(Inner::new(options, link, shared));
     tokio::spawn(renewal::watch(Arc::downgrade(&inner), over));
     Ok(Arc::new(Nats { inner }))
 }
@@ -73,17 +81,18 @@ impl Bus for Nats {
 
             let link = self.inner.live_link().await?;
             let len = message.wire_len();
-            let max = link.client.max_payload();
+            let max = self.max_payload_on(&link);
             if len > max {
                 return Err(Error::TooLarge { len, max });
             }
+            self.inner.shared.payload.note_sent(len);
 
             let subject = message.subject.clone();
             let outbound = messages::outbound(message)?;
             let Err(error) = link.client.publish_message(outbound).await else { return Ok(()) };
 
             match error.kind() {
-                PublishErrorKind::MaxPayloadExceeded => Err(Error::TooLarge { len, max: link.client.max_payload() }),
+                PublishErrorKind::MaxPayloadExceeded => Err(Error::TooLarge { len, max: self.max_payload_on(&link) }),
                 PublishErrorKind::InvalidSubject => Err(Error::Subject(subject)),
                 // The connection died meanwhile. The message is lost, as any message before a reconnect may be.
                 PublishErrorKind::Send => self.inner.link_after(&link).await.map(drop),
@@ -124,8 +133,10 @@ impl Bus for Nats {
                 return Ok(());
             }
 
+            // Another server may respond.
+            self.inner.shared.leave(&link.addr);
             match link.client.force_reconnect().await {
-                Err(_) if self.inner.closed.is_cancelled() => Err(Error::Closed),
+                Err(_) if self.inner.closed.is_cancelled() => Err(self.inner.end()),
                 // A dead connection is already being replaced.
                 Ok(()) | Err(_) => Ok(()),
             }
@@ -136,9 +147,12 @@ impl Bus for Nats {
         format!("{}.{}", self.inner.options.inbox_prefix, Uuid::new_v4().simple())
     }
 
-    /// Updated at each reconnect. A lower limit of the account is not known.
     fn max_payload(&self) -> usize {
-        self.inner.link().client.max_payload()
+        self.max_payload_on(&self.inner.link())
+    }
+
+    fn server(&self) -> String {
+        without_credentials(self.inner.link().addr.as_url_str())
     }
 
     fn received_bytes(&self) -> u64 {
@@ -146,16 +160,22 @@ impl Bus for Nats {
     }
 
     fn status(&self) -> watch::Receiver<Status> {
-        self.inner.reports.status()
+        self.inner.shared.reports.status()
     }
 
     fn events(&self) -> broadcast::Receiver<Event> {
-        self.inner.reports.events()
+        self.inner.shared.reports.events()
+    }
+}
+
+impl Nats {
+    fn max_payload_on(&self, link: &Link) -> usize {
+        self.inner.shared.payload.of(link.client.max_payload())
     }
 }
 
 impl fmt::Debug for Nats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Nats").field("status", &*self.inner.reports.status().borrow()).finish_non_exhaustive()
+        f.debug_struct("Nats").field("status", &*self.inner.shared.reports.status().borrow()).finish_non_exhaustive()
     }
 }

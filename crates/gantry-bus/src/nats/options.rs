@@ -9,8 +9,9 @@ use crate::Error;
 /// How to reach nats-server, with the options that NATS users know.
 #[derive(Clone)]
 pub struct Options {
-    /// Server addresses, each `[nats://|tls://][user:password@|token@]host[:port]` or several of
-    /// them separated by commas. One address with `tls://` requires TLS for all servers, including those discovered later.
+    /// Server addresses, each `[nats://|tls://|ws://|wss://][user:password@|token@]host[:port]` or several of them
+    /// separated by commas. `ws://` and `wss://` use WebSocket, and may have a path. One address with `tls://` or `wss://`
+    /// requires TLS for all servers, including those discovered later.
     pub servers: Vec<String>,
     /// The connection's name, as `nats server report connections` shows it.
     pub name: String,
@@ -22,18 +23,20 @@ pub struct Options {
     pub tls_cert: Option<PathBuf>,
     /// A PEM file with our private key. Needs `tls_cert`.
     pub tls_key: Option<PathBuf>,
-    /// Refuses a connection without TLS.
+    /// Refuses a connection without TLS, and with it addresses with `ws://`.
     pub tls_required: bool,
-    /// Starts with the TLS handshake, before the server's first message. The server must have `handshake_first`.
+    /// Starts with the TLS handshake, before the server's first message. The server must have `handshake_first`. Does not
+    /// apply to `wss://`, which always does.
     pub tls_first: bool,
     /// Connects only to `servers`, not to other members of their cluster.
     pub ignore_discovered_servers: bool,
     /// The first tokens of reply subjects.
     pub inbox_prefix: String,
-    /// Timeout for the first connection, including all attempts.
+    /// Timeout for the first connection, including all attempts. With more than four addresses it is extended, so that each
+    /// gets a second.
     pub connect_timeout: Duration,
-    /// How long to retry with a server that refuses our credentials on a reconnect, before the bus closes for good. The
-    /// server may be reloading its configuration, or the credentials may be about to be replaced.
+    /// How long to retry on a reconnect while a server refuses our credentials or the TLS handshake, before the bus closes
+    /// for good. The server may be reloading its configuration, or the credentials may be about to be replaced.
     pub refused_limit: Duration,
     /// How many messages may wait to be sent. The limit counts messages, not bytes: with messages of 1 MiB the default
     /// bounds the queue to 16 MiB.
@@ -59,7 +62,7 @@ impl Default for Options {
             // A connection with TLS takes five round trips. This is enough for a slow link, and below 5 s together
             // with the start of the process.
             connect_timeout: Duration::from_secs(4),
-            refused_limit: Duration::from_secs(10),
+            refused_limit: Duration::from_secs(5),
             queue_messages: 16,
             // async-nats' own default; slots are allocated as they are used.
             subscription_messages: 65_536,

@@ -1,4 +1,4 @@
-//! Replaces a connection of async-nats that has died: makes another one and renews every subscription.
+//! Replaces a connection of async-nats that has ended: makes another one and renews every subscription.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::dial;
 use super::inner::Inner;
 use super::link::Over;
+use super::refresh;
 use crate::Error;
 
 /// A connection that lasted for less than this is replaced after a pause.
@@ -20,7 +21,10 @@ const PAUSE: Duration = Duration::from_millis(3);
 /// Replaces each connection that dies, until the bus is dropped or closed for good.
 pub(super) async fn watch(inner: Weak<Inner>, mut over: Arc<Over>) {
     loop {
-        over.wait().await;
+        tokio::select! {
+            () = over.wait() => {}
+            () = refresh::at_intervals(&inner) => {}
+        }
         let Some(renewed) = renew(&inner).await else { return };
         over = renewed;
     }
@@ -30,10 +34,11 @@ pub(super) async fn watch(inner: Weak<Inner>, mut over: Arc<Over>) {
 /// dropped or closed for good.
 async fn renew(inner: &Weak<Inner>) -> Option<Arc<Over>> {
     let mut refused_at = None;
+    let mut parting = inner.upgrade()?.shared.reports.take_error();
     for attempt in 1.. {
         let pause = {
             let inner = inner.upgrade()?;
-            inner.reports.disconnected();
+            inner.shared.reports.disconnected();
             let is_short = inner.link().made_at.elapsed() < SHORT_LIFE;
             dial::backoff(attempt).max(if is_short { PAUSE } else { Duration::ZERO })
         };
@@ -44,17 +49,27 @@ async fn renew(inner: &Weak<Inner>) -> Option<Arc<Over>> {
             Ok(link) => return Some(link.over()),
             Err(error @ (Error::Unauthorized { .. } | Error::Options { .. })) => {
                 let since = *refused_at.get_or_insert_with(Instant::now);
-                inner.reports.failing(&error);
+                inner.shared.reports.failing(&error);
                 if since.elapsed() >= inner.options.refused_limit {
-                    inner.close(&error).await;
+                    inner.close(&explained(error, parting.take())).await;
                     return None;
                 }
             }
             Err(error) => {
                 refused_at = None;
-                inner.reports.failing(&error);
+                inner.shared.reports.failing(&error);
             }
         }
     }
     None
+}
+
+/// Adds the error with which the server closed the last connection, which says more than a later refusal.
+fn explained(error: Error, parting: Option<String>) -> Error {
+    match (error, parting) {
+        (Error::Unauthorized { servers, reason }, Some(parting)) if !reason.contains(&parting) => {
+            Error::Unauthorized { servers, reason: format!("{reason}, after: {parting}") }
+        }
+        (error, _) => error,
+    }
 }

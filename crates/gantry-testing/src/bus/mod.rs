@@ -189,6 +189,10 @@ impl Bus for Memory {
         self.network.lock().max_payload
     }
 
+    fn server(&self) -> String {
+        "memory".to_owned()
+    }
+
     /// A message counts as a whole, when it is read.
     fn received_bytes(&self) -> u64 {
         self.network.lock().received_bytes(self.id)
