@@ -1,6 +1,7 @@
 //! Exit codes, and the failures that lead to them.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -9,6 +10,9 @@ use crate::config;
 use gantry_bus as bus;
 use gantry_client::{self as consumer, part};
 use gantry_proto::{Code, TransferId, printable};
+
+/// The end of the name of a hidden file with the bytes of an unfinished download.
+const PART_SUFFIX: &str = ".gantry-part";
 
 /// The exit codes. The help text and the documents list them, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,15 +198,21 @@ impl From<consumer::Error> for Failure {
         let cure = cure(&error);
         let exit = match error {
             consumer::Error::Bus(error) => return error.into(),
-            consumer::Error::NoRelay | consumer::Error::GaveUp { .. } => Exit::GaveUp,
+            consumer::Error::NoRelay { .. }
+            | consumer::Error::StoreLeft(_)
+            | consumer::Error::Unanswered { .. }
+            | consumer::Error::GaveUp { .. } => Exit::GaveUp,
             consumer::Error::Address(_) => Exit::Usage,
-            consumer::Error::NoStore(_) => Exit::NotFound,
+            consumer::Error::NoStore { .. } => Exit::NotFound,
             consumer::Error::Refused(ref error) => Exit::of_code(error.code),
             consumer::Error::NotPermitted { .. } => Exit::Denied,
             consumer::Error::Changed(_) => Exit::Changed,
             consumer::Error::Mismatch(_) | consumer::Error::Part(part::Error::Mismatch { .. }) => Exit::Integrity,
             consumer::Error::Part(_) | consumer::Error::Malformed(_) => Exit::Failed,
-            consumer::Error::Cancelled => return Self::interrupted(),
+            // Only a download to a file is cancelled so.
+            consumer::Error::Cancelled => {
+                return Self::new(Exit::Interrupted, "interrupted: run the same command again to resume");
+            }
             // All present variants are above. The enum is non-exhaustive.
             _ => Exit::Failed,
         };
@@ -223,22 +233,49 @@ const fn cure_of_bus(error: &bus::Error) -> Option<&'static str> {
 
 /// Returns what the user can do about a failed download or request, unless the message says so already.
 #[expect(clippy::wildcard_enum_match_arm, reason = "most messages include what to do")]
-const fn cure(error: &consumer::Error) -> Option<&'static str> {
-    match error {
-        consumer::Error::NoRelay => Some("start one with gantry serve, or correct --server or --prefix"),
-        consumer::Error::NoStore(_) => Some("correct the store's name, or start a relay that serves it"),
-        consumer::Error::NotPermitted { .. } => Some("grant that permission to the user"),
-        consumer::Error::GaveUp { .. } => Some("run the command again later"),
-        consumer::Error::Part(part::Error::InUse(_)) => Some("wait until it ends, or choose another target with -o"),
-        consumer::Error::Part(part::Error::Full { .. }) => Some("free some space, and run the command again to resume"),
-        consumer::Error::Part(part::Error::NoFolder(_)) => Some("create it, or choose another target with -o"),
-        _ => None,
+fn cure(error: &consumer::Error) -> Option<Cow<'static, str>> {
+    let cure = match error {
+        consumer::Error::NoRelay { .. } => "start one with gantry serve, or correct --server or --prefix",
+        consumer::Error::NoStore { .. } => "correct the store's name, or start a relay that serves it",
+        consumer::Error::StoreLeft(_) | consumer::Error::GaveUp { .. } => "run the command again later",
+        consumer::Error::Unanswered { .. } => {
+            "the relay may not answer there: add this inbox to its `relay.delivery_allow`, or use another --inbox-prefix"
+        }
+        consumer::Error::NotPermitted { what, subject } => return Some(cure_of_denial(what, subject)),
+        consumer::Error::Part(part::Error::InUse(_)) => "wait until it ends, or choose another target with -o",
+        consumer::Error::Part(part::Error::Full { path, .. }) => return Some(cure_of_full_disk(path)),
+        consumer::Error::Part(part::Error::NoFolder(_)) => "create it, or choose another target with -o",
+        _ => return None,
+    };
+    Some(cure.into())
+}
+
+/// Returns which permission the user needs.
+fn cure_of_denial(what: &str, subject: &str) -> Cow<'static, str> {
+    if what == "subscribing to" {
+        return "use an --inbox-prefix that the user may subscribe to, or grant that permission to the user".into();
+    }
+    // The subject of one transfer. The user needs to control all of their transfers.
+    match subject.split_once(".v1.ctl.") {
+        Some((prefix, _)) => format!("permit the user to publish to {prefix}.v1.ctl.*.*").into(),
+        None => "grant that permission to the user".into(),
     }
 }
 
-fn with_cure(message: String, cure: Option<&str>) -> String {
+fn cure_of_full_disk(path: &Path) -> Cow<'static, str> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // The disk may have been full for the file itself, or for the record beside it.
+    let hidden = match name.split_once(PART_SUFFIX) {
+        Some((name, _)) => format!("{name}{PART_SUFFIX}"),
+        None => format!(".{name}{PART_SUFFIX}"),
+    };
+    format!("free some space, and run the command again to resume; {hidden} holds what has arrived, and may be deleted")
+        .into()
+}
+
+fn with_cure(message: String, cure: Option<impl AsRef<str>>) -> String {
     match cure {
-        Some(cure) => format!("{message}: {cure}"),
+        Some(cure) => format!("{message}: {}", cure.as_ref()),
         None => message,
     }
 }
@@ -256,8 +293,10 @@ mod tests {
         let mismatch = || Mismatch::Length { expected: 2, actual: 1 };
         let of_part = |error| consumer::Error::Part(error);
         for (error, exit) in [
-            (consumer::Error::NoRelay, Exit::GaveUp),
-            (consumer::Error::NoStore("files".parse().unwrap()), Exit::NotFound),
+            (consumer::Error::NoRelay { prefix: "gantry".to_owned(), server: String::new() }, Exit::GaveUp),
+            (consumer::Error::NoStore { store: "files".parse().unwrap(), stores: Vec::new() }, Exit::NotFound),
+            (consumer::Error::StoreLeft("files".parse().unwrap()), Exit::GaveUp),
+            (consumer::Error::Unanswered { inbox: "_INBOX.x".to_owned(), requests: 9 }, Exit::GaveUp),
             (consumer::Error::Refused(WireError::new(Code::Denied, "")), Exit::Denied),
             (consumer::Error::Refused(WireError::new(Code::NotFound, "")), Exit::NotFound),
             (consumer::Error::Refused(WireError::new(Code::Range, "")), Exit::Usage),
@@ -282,8 +321,32 @@ mod tests {
         let error = consumer::Error::Part(part::Error::Full { path: "/mnt/x".into(), source });
         assert_eq!(
             Failure::from(error).message,
-            "no space left for /mnt/x: no storage space: free some space, and run the command again to resume"
+            "no space left for /mnt/x: no storage space: free some space, and run the command again to resume; \
+             .x.gantry-part holds what has arrived, and may be deleted"
         );
+    }
+
+    #[test]
+    fn denials_name_the_permission_that_is_missing() {
+        let denied = |what: &'static str, subject: &str| {
+            let error = consumer::Error::NotPermitted { what, subject: subject.to_owned() };
+            Failure::from(error).message
+        };
+        let control = denied("publishing to", "site.a.v1.ctl.abc.def");
+        assert!(control.contains("\"site.a.v1.ctl.abc.def\"") && control.ends_with("site.a.v1.ctl.*.*"), "{control}");
+        let inbox = denied("subscribing to", "_INBOX.abc");
+        assert!(inbox.contains("\"_INBOX.abc\"") && inbox.contains("--inbox-prefix"), "{inbox}");
+    }
+
+    #[test]
+    fn a_missing_relay_and_a_missing_store_are_described() {
+        let relay = consumer::Error::NoRelay { prefix: "gantry".to_owned(), server: "nats://h:4222".to_owned() };
+        let message = Failure::from(relay).message;
+        assert!(message.starts_with("no relay is listening at nats://h:4222 with the prefix gantry: "), "{message}");
+
+        let stores = ["a", "b"].map(|name| name.parse().unwrap()).to_vec();
+        let message = Failure::from(consumer::Error::NoStore { store: "c".parse().unwrap(), stores }).message;
+        assert!(message.starts_with("no relay serves store c, only a, b: "), "{message}");
     }
 
     #[test]

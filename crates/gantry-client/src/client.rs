@@ -34,7 +34,7 @@ impl Client {
     ///
     /// # Errors
     /// Retryable:
-    /// - [`Error::NoRelay`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::NoRelay`] or [`Error::StoreLeft`] if no relay answers within [`Options::no_relay_patience`].
     /// - [`Error::GaveUp`] if no relay accepts the request within [`Options::patience`].
     ///
     /// Not retryable:
@@ -72,7 +72,7 @@ impl Client {
     ///
     /// # Errors
     /// The target stays unchanged, and the bytes received so far are kept for the next download. Retryable:
-    /// - [`Error::NoRelay`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::NoRelay`] or [`Error::StoreLeft`] if no relay answers within [`Options::no_relay_patience`].
     /// - [`Error::GaveUp`] if no new bytes arrive within [`Options::patience`].
     /// - [`Error::Part`] with [`part::Error::InUse`](crate::part::Error::InUse) if another download to the same target is
     ///   running.
@@ -99,7 +99,7 @@ impl Client {
     ///
     /// # Errors
     /// Retryable:
-    /// - [`Error::NoRelay`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::NoRelay`] or [`Error::StoreLeft`] if no relay answers within [`Options::no_relay_patience`].
     /// - [`Error::GaveUp`] if there is no answer within [`Options::query_timeout`], or if the relay reports a failure that
     ///   may pass.
     ///
@@ -121,7 +121,7 @@ impl Client {
     ///
     /// # Errors
     /// Retryable:
-    /// - [`Error::NoRelay`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::NoRelay`] or [`Error::StoreLeft`] if no relay answers within [`Options::no_relay_patience`].
     /// - [`Error::GaveUp`] if there is no answer within [`Options::query_timeout`], or if the relay reports a failure that
     ///   may pass.
     ///

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::Instant;
 
-use gantry_bus::{Bus, Event};
+use gantry_bus::clock::Clock;
+use gantry_bus::{self as bus, Bus, Event};
 use gantry_proto::receiver::{Arrivals, Settings};
 use gantry_proto::{HEADERS_MAX_BYTES, StoreName};
 
-use crate::discovery;
+use crate::discovery::{self, Found};
 use crate::error::Error;
 use crate::options::Options;
 
@@ -24,15 +24,15 @@ const LIMITED_WINDOW_MIN_BYTES: u64 = 4 * 1024;
 /// The smallest chunk of a client with a rate limit. The headers of smaller chunks would cost more than their payload.
 const LIMITED_CHUNK_MIN_BYTES: u64 = 1024;
 
-/// Replaces a time that the clock can't represent, which an unlimited patience leads to.
-const NEVER: Duration = Duration::from_secs(365 * 86_400);
+/// The time limit for a closed connection to report why it is closed.
+const CLOSED_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) options: Options,
-    /// The origin of the time of all downloads.
-    pub(crate) clock: Instant,
+    /// The time of all downloads and requests.
+    pub(crate) clock: Clock,
     downloads: AtomicU64,
     /// In milliseconds: see [`Arrivals::arrived_until`].
     arrived_until: AtomicU64,
@@ -40,21 +40,23 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(bus: Arc<dyn Bus>, options: Options) -> Self {
-        Self { bus, options, clock: Instant::now(), downloads: AtomicU64::new(0), arrived_until: AtomicU64::new(0) }
+        Self { bus, options, clock: Clock::start(), downloads: AtomicU64::new(0), arrived_until: AtomicU64::new(0) }
     }
 
     /// Returns the error for a request that nobody answered.
     pub(crate) async fn nobody(&self, store: &StoreName) -> Error {
-        if discovery::any_relay(&*self.bus, &self.options.prefix).await {
-            Error::NoStore(store.clone())
-        } else {
-            Error::NoRelay
+        let found = discovery::relays(&*self.bus, &self.clock, &self.options.prefix, store).await;
+        match found {
+            Found::None => Error::NoRelay { prefix: self.options.prefix.to_string(), server: self.bus.server() },
+            Found::StoreLeft => Error::StoreLeft(store.clone()),
+            Found::Others(stores) => Error::NoStore { store: store.clone(), stores },
         }
     }
 
-    /// Returns the instant at which the clock of all downloads shows `at`.
-    pub(crate) fn instant(&self, at: Duration) -> Instant {
-        self.clock.checked_add(at).unwrap_or_else(|| Instant::now() + NEVER)
+    /// Returns the error for a subscription that has ended: why the connection is closed.
+    pub(crate) async fn closed(&self) -> Error {
+        let flushed = self.clock.timeout(CLOSED_LIMIT, self.bus.flush()).await;
+        flushed.and_then(Result::err).unwrap_or(bus::Error::Closed).into()
     }
 
     /// Returns the largest window that each download may have now, in bytes.

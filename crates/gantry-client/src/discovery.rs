@@ -1,46 +1,93 @@
 //! Distinguishes a missing relay from a missing store.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::time::timeout;
 
+use gantry_bus::clock::Clock;
 use gantry_bus::{Bus, Message};
-use gantry_proto::check;
+use gantry_proto::StoreName;
+use gantry_proto::service::{Answer, Question};
 use gantry_proto::subject::Prefix;
 
 /// The subject on which every relay answers, whatever its prefix. Source: the NATS services API (ADR-32).
 const PING: &str = "$SRV.PING.gantry";
 
+/// The subject on which every relay describes its stores. Consumers need no permission to publish there.
+const INFO: &str = "$SRV.INFO.gantry";
+
 /// The time limit for the first answer. It is short, since the answer only decides which error is reported.
 const PATIENCE: Duration = Duration::from_millis(750);
+
+/// The time limit for the first description. The names of stores only make the error more helpful.
+const INFO_PATIENCE: Duration = Duration::from_millis(250);
+
+/// The time limit for further answers after the first one.
+const MORE_WITHIN: Duration = Duration::from_millis(100);
 
 /// The number of answers that are read. Each relay of the system sends one.
 const ANSWERS_MAX: usize = 1000;
 
-/// Returns whether any relay with this prefix answers. Returns `false` if nats-server forbids the request.
-pub(crate) async fn any_relay(bus: &dyn Bus, prefix: &Prefix) -> bool {
-    let inbox = bus.new_inbox();
-    let Ok(mut answers) = bus.subscribe(&inbox, None).await else { return false };
+/// The number of stores that an error names.
+const STORES_MAX: usize = 10;
 
-    let ping = Message { subject: PING.to_owned(), reply: Some(inbox), ..Message::default() };
-    if bus.publish(ping).await.is_err() {
-        return false;
+/// Which relays there are.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// No relay with our prefix answers, or nats-server forbids the question.
+    None,
+    /// A relay served the store a short time ago.
+    StoreLeft,
+    /// Relays answer. They serve these stores, if nats-server permits that question, too.
+    Others(Vec<StoreName>),
+}
+
+/// Looks for relays with this prefix, none of which serves `store`.
+pub(crate) async fn relays(bus: &dyn Bus, clock: &Clock, prefix: &Prefix, store: &StoreName) -> Found {
+    let asking = Asking { bus, clock, prefix, store };
+    let Some(pongs) = asking.ask(PING, PATIENCE).await else { return Found::None };
+    if pongs.is_empty() {
+        return Found::None;
+    }
+    if pongs.iter().any(|pong| pong.has_left(store)) {
+        return Found::StoreLeft;
     }
 
-    let prefix = prefix.to_string();
-    let is_ours = |answer: &Message| check::service_prefix(&answer.payload).as_ref() == Some(&prefix);
-    let search = async {
+    let infos = asking.ask(INFO, INFO_PATIENCE).await.unwrap_or_default();
+    let stores: BTreeSet<_> = infos.iter().flat_map(Answer::stores).collect();
+    Found::Others(stores.into_iter().take(STORES_MAX).collect())
+}
+
+/// A consumer that misses a store.
+struct Asking<'a> {
+    bus: &'a dyn Bus,
+    clock: &'a Clock,
+    prefix: &'a Prefix,
+    store: &'a StoreName,
+}
+
+impl Asking<'_> {
+    /// Asks all relays, and returns the answers of those with our prefix. Waits for the first one for `patience`.
+    async fn ask(&self, subject: &str, patience: Duration) -> Option<Vec<Answer>> {
+        let inbox = self.bus.new_inbox();
+        let mut answers = self.bus.subscribe(&inbox, None).await.ok()?;
+        let payload = Question::about(self.store.clone()).encode();
+        let question = Message { subject: subject.to_owned(), reply: Some(inbox), payload, ..Message::default() };
+        self.bus.publish(question).await.ok()?;
+
+        let prefix = self.prefix.to_string();
+        let mut found = Vec::new();
+        let mut limit = patience;
         for _ in 0..ANSWERS_MAX {
-            match answers.next().await {
-                // A status means that nobody is subscribed.
-                Some(answer) if answer.status.is_some() => return false,
-                Some(answer) if is_ours(&answer) => return true,
-                Some(_) => {}
-                None => return false,
+            let answer = self.clock.timeout(limit, answers.next()).await.flatten();
+            // A status means that nobody is subscribed.
+            let Some(answer) = answer.filter(|answer| answer.status.is_none()) else { break };
+            if let Some(answer) = Answer::parse(&answer.payload).filter(|answer| answer.prefix() == prefix) {
+                found.push(answer);
+                limit = MORE_WITHIN;
             }
         }
-        false
-    };
-    timeout(PATIENCE, search).await.unwrap_or(false)
+        Some(found)
+    }
 }

@@ -47,8 +47,7 @@ pub(super) struct Running {
 pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Running, Error> {
     let share = Share::take(connection);
     let store = get.store.clone();
-    let clock = connection.clock;
-    let now = clock.elapsed();
+    let now = connection.clock.now();
 
     let cancel = CancellationToken::new();
     let (chunks, received) = mpsc::channel(QUEUE_CHUNKS);
@@ -60,12 +59,12 @@ pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Runn
     let driver = Driver {
         subject: connection.options.prefix.request(Operation::Get, &store),
         receiver: Receiver::new(connection.settings(), get, now),
-        clock,
         status: connection.bus.status(),
         events: connection.bus.events(),
         link_status: Status::default(),
         inbox: None,
         inbox_subject: String::new(),
+        control_subject: String::new(),
         chunks,
         written: written_below,
         progress,
@@ -84,7 +83,7 @@ pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Runn
 
     let Ok(accepted) = accepted.await else {
         return Err(match join(driver).await {
-            Err(Error::NoRelay) => connection.nobody(&store).await,
+            Err(Error::GaveUp { cause: Cause::NoResponders, .. }) => connection.nobody(&store).await,
             Err(error) => error,
             Ok(_) => Error::Cancelled,
         });
@@ -127,12 +126,13 @@ struct Driver {
     /// The subject of requests.
     subject: String,
     receiver: Receiver,
-    clock: Instant,
     status: watch::Receiver<Status>,
     events: broadcast::Receiver<Event>,
     link_status: Status,
     inbox: Option<Subscription>,
     inbox_subject: String,
+    /// The subject of the latest control message.
+    control_subject: String,
     chunks: mpsc::Sender<Chunk>,
     written: written::Receiver,
     progress: watch::Sender<Progress>,
@@ -161,7 +161,7 @@ impl Driver {
             self.act().await?;
 
             if let Some(outcome) = self.receiver.outcome() {
-                let outcome = outcome.map(|()| self.receiver.stats()).map_err(|failure| failure.clone().into());
+                let outcome = outcome.map(|()| self.receiver.stats()).map_err(|failure| self.error(failure));
                 if outcome.is_err() && self.link_status.connected {
                     self.depart().await;
                 }
@@ -169,6 +169,18 @@ impl Driver {
             }
 
             self.step().await?;
+        }
+    }
+
+    /// Returns the error for a failure.
+    fn error(&self, failure: &Failure) -> Error {
+        match failure {
+            Failure::GaveUp { cause: Cause::Stall, requests, .. }
+                if self.inbox.is_some() && !self.receiver.was_answered() =>
+            {
+                Error::Unanswered { inbox: self.inbox_subject.clone(), requests: *requests }
+            }
+            failure => failure.clone().into(),
         }
     }
 
@@ -186,6 +198,7 @@ impl Driver {
             match output {
                 Output::Request(request) => self.request(&request).await?,
                 Output::Control { subject, control } => {
+                    self.control_subject.clone_from(&subject);
                     self.publish(subject, Headers::default(), json(&control)).await?;
                 }
                 Output::Accepted(accepted) => self.accepted(accepted)?,
@@ -241,7 +254,7 @@ impl Driver {
     /// Reconnects if one relay after another stays silent. Most likely the connection is dead then, which the bus would
     /// detect only much later.
     async fn suspect(&mut self, cause: &Cause) -> Result<(), Error> {
-        let now = self.clock.elapsed();
+        let now = self.connection.clock.now();
         let silence = now.saturating_sub(self.heard_at);
         if *self.status.borrow() != self.link_status {
             // The silent connection has been replaced already.
@@ -259,7 +272,9 @@ impl Driver {
 
     /// Waits for the next event, and passes it to the receiver. No branch loses anything if another one wins.
     async fn step(&mut self) -> Result<(), Error> {
-        let timeout = self.receiver.poll_timeout().map(|at| self.connection.instant(at));
+        let connection = Arc::clone(&self.connection);
+        // Without a timer, the driver still keeps the clock running.
+        let timeout = self.receiver.poll_timeout().unwrap_or(Duration::MAX);
         let awaited_written = self.receiver.awaited_written();
         let paced = self.is_paced();
         let next_message: OptionFuture<_> = self.inbox.as_mut().map(StreamExt::next).into();
@@ -275,13 +290,13 @@ impl Driver {
             () = self.written.reached(awaited_written) => Happened::Written,
             Some(message) = next_message => Happened::Message(message),
             event = self.events.recv() => Happened::Event(event),
-            () = sleep_until(timeout.unwrap_or(self.clock)), if timeout.is_some() => Happened::Timeout,
+            () = connection.clock.sleep_until(timeout) => Happened::Timeout,
         };
 
-        let now = self.clock.elapsed();
+        let now = self.connection.clock.now();
         self.note_connection(&happened, now);
         self.note_written(now);
-        self.handle(happened, now)
+        self.handle(happened, now).await
     }
 
     /// Passes the connection's progress to the receiver.
@@ -296,12 +311,12 @@ impl Driver {
     }
 
     /// Passes an event to the receiver.
-    fn handle(&mut self, happened: Happened, now: Duration) -> Result<(), Error> {
+    async fn handle(&mut self, happened: Happened, now: Duration) -> Result<(), Error> {
         match happened {
             Happened::Cancelled => self.receiver.handle_failure(Failure::Cancelled),
             Happened::Status => self.handle_status(now),
             Happened::Room | Happened::Pause | Happened::Written => {}
-            Happened::Message(None) => return Err(bus::Error::Closed.into()),
+            Happened::Message(None) => return Err(self.connection.closed().await),
             Happened::Message(Some(message)) if message.status == Some(NO_RESPONDERS) => {
                 self.receiver.handle_no_responders(now);
             }
@@ -310,13 +325,24 @@ impl Driver {
                 self.connection.record_arrived(self.receiver.arrived_until());
             }
             Happened::Event(event) => {
-                if let Some(error) = denial(event, &self.subject, &self.inbox_subject) {
+                if let Some(error) = self.denial(event) {
                     return Err(error);
                 }
             }
             Happened::Timeout => self.receiver.handle_timeout(now),
         }
         Ok(())
+    }
+
+    /// Returns the error if nats-server denies a subject without which the download can't end.
+    fn denial(&self, event: Result<Event, broadcast::error::RecvError>) -> Option<Error> {
+        match event {
+            // A small object, whose first credit covers all of it, needs no control messages.
+            Ok(Event::PublishDenied(subject)) if subject == self.control_subject => {
+                self.receiver.needs_credit().then_some(Error::NotPermitted { what: "publishing to", subject })
+            }
+            event => denial(event, &self.subject, &self.inbox_subject),
+        }
     }
 
     /// Passes the reader's progress to the receiver.
@@ -382,10 +408,12 @@ impl Driver {
         &mut self,
         call: impl Future<Output = Result<T, bus::Error>> + Send,
     ) -> Result<Option<T>, Error> {
+        let connection = Arc::clone(&self.connection);
+        let clock = &connection.clock;
         let mut status = self.status.clone();
         let over = self.receiver.outcome().is_some();
-        let due = self.receiver.poll_timeout().map(|at| self.connection.instant(at));
-        let limit = due.filter(|_| !over).unwrap_or_else(|| Instant::now() + PARTING_LIMIT);
+        let due = self.receiver.poll_timeout().filter(|_| !over);
+        let limit = due.unwrap_or_else(|| clock.now().saturating_add(PARTING_LIMIT));
 
         tokio::select! {
             biased;
@@ -393,7 +421,7 @@ impl Driver {
             () = self.cancel.cancelled(), if !over => Ok(None),
             () = self.chunks.closed(), if !over => Ok(None),
             Ok(()) = status.changed(), if !over => Ok(None),
-            () = sleep_until(limit) => Ok(None),
+            () = clock.sleep_until(limit) => Ok(None),
         }
     }
 }

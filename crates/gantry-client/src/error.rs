@@ -11,7 +11,7 @@ use crate::verify::Mismatch;
 ///
 /// | variant | retryable |
 /// |---|---|
-/// | [`NoRelay`](Self::NoRelay), [`GaveUp`](Self::GaveUp) | yes |
+/// | [`NoRelay`](Self::NoRelay), [`StoreLeft`](Self::StoreLeft), [`GaveUp`](Self::GaveUp) | yes |
 /// | [`Refused`](Self::Refused) | if the relay says so |
 /// | [`Bus`](Self::Bus) | if no nats-server was reachable |
 /// | [`Part`](Self::Part) | if another download to the same target is running |
@@ -25,11 +25,32 @@ pub enum Error {
     #[error(transparent)]
     Address(#[from] gantry_proto::Malformed),
     /// No relay answers at all.
-    #[error("no relay is listening")]
-    NoRelay,
+    #[error("no relay is listening at {server} with the prefix {prefix}")]
+    NoRelay {
+        /// The first tokens of the relay's subjects.
+        prefix: String,
+        /// The nats-server, without credentials.
+        server: String,
+    },
     /// Relays answer, but none of them serves the store.
-    #[error("no relay serves store {0}")]
-    NoStore(StoreName),
+    #[error("no relay serves store {store}{}", among(stores))]
+    NoStore {
+        /// The store.
+        store: StoreName,
+        /// The stores that relays serve, or some of them. Empty if nats-server denies the question.
+        stores: Vec<StoreName>,
+    },
+    /// No relay serves the store now, but one did a short time ago. It may be restarting.
+    #[error("no relay serves store {0} at the moment: the one that did has left, perhaps to restart")]
+    StoreLeft(StoreName),
+    /// A relay receives requests, but no answer arrives: it may not be permitted to answer.
+    #[error("no relay answered to {inbox} within the time limit ({requests} requests)")]
+    Unanswered {
+        /// The subject for the answers.
+        inbox: String,
+        /// The number of requests sent.
+        requests: u64,
+    },
     /// The relay refuses the request.
     #[error(transparent)]
     Refused(WireError),
@@ -75,7 +96,6 @@ impl From<Failure> for Error {
         match failure {
             Failure::Refused(error) => Self::refused(error),
             Failure::Changed { .. } => Self::Changed(failure.to_string()),
-            Failure::GaveUp { cause: Cause::NoResponders, accepted: false, .. } => Self::NoRelay,
             Failure::GaveUp { cause, requests, .. } => Self::GaveUp { cause, requests },
             Failure::Cancelled => Self::Cancelled,
         }
@@ -95,19 +115,27 @@ impl Error {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::NoRelay | Self::GaveUp { .. } => true,
+            Self::NoRelay { .. } | Self::StoreLeft(_) | Self::Unanswered { .. } | Self::GaveUp { .. } => true,
             Self::Refused(error) => error.retryable,
             Self::Bus(error) => error.is_retryable(),
             Self::Part(error) => error.is_retryable(),
             Self::Mismatch(error) => error.is_retryable(),
             Self::Address(_)
-            | Self::NoStore(_)
+            | Self::NoStore { .. }
             | Self::NotPermitted { .. }
             | Self::Changed(_)
             | Self::Malformed(_)
             | Self::Cancelled => false,
         }
     }
+}
+
+fn among(stores: &[StoreName]) -> String {
+    if stores.is_empty() {
+        return String::new();
+    }
+    let names: Vec<_> = stores.iter().map(StoreName::as_str).collect();
+    format!(", only {}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -121,7 +149,9 @@ mod tests {
         let unreachable = || bus::Error::Unreachable { servers: String::new(), reason: String::new() };
         let mismatch = Mismatch::Length { expected: 2, actual: 1 };
         for (error, is_retryable) in [
-            (Error::NoRelay, true),
+            (Error::NoRelay { prefix: String::new(), server: String::new() }, true),
+            (Error::StoreLeft("s".parse().unwrap()), true),
+            (Error::NoStore { store: "s".parse().unwrap(), stores: Vec::new() }, false),
             (Error::GaveUp { cause: Cause::Stall, requests: 1 }, true),
             (Error::Refused(WireError::new(Code::Busy, "")), true),
             (Error::Refused(WireError::new(Code::Denied, "")), false),

@@ -1,6 +1,7 @@
 //! The consumer with a relay that the test plays, on a bus in memory.
 
 mod resumed;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -179,6 +180,10 @@ impl bus::Bus for Stuck {
         self.0.max_payload()
     }
 
+    fn server(&self) -> String {
+        self.0.server()
+    }
+
     fn received_bytes(&self) -> u64 {
         0
     }
@@ -291,7 +296,10 @@ async fn reports_a_missing_store_only_if_a_relay_with_the_same_prefix_answers() 
             () = answer(network.connect(), "$SRV.PING.gantry", body) => panic!("the subscription ended"),
         };
 
-        assert!(matches!(ended, Err(Error::NoStore(_)) if is_ours) || matches!(ended, Err(Error::NoRelay) if !is_ours));
+        assert!(
+            matches!(ended, Err(Error::NoStore { .. }) if is_ours)
+                || matches!(ended, Err(Error::NoRelay { .. }) if !is_ours)
+        );
     }
 }
 

@@ -199,6 +199,21 @@ impl Receiver {
         self.credit.written()
     }
 
+    /// Returns whether any message of a relay has arrived.
+    #[must_use]
+    pub const fn was_answered(&self) -> bool {
+        self.recovery.answered_in().is_some()
+    }
+
+    /// Returns whether a relay is sending and needs more credit to send all bytes.
+    #[must_use]
+    pub fn needs_credit(&self) -> bool {
+        match &self.state {
+            State::Streaming(transfer) => self.limit.is_none_or(|limit| transfer.credit < limit),
+            State::Waiting { .. } | State::Offline | State::Requested { .. } | State::Ended | State::Failed(_) => false,
+        }
+    }
+
     /// Returns the counts so far.
     #[must_use]
     pub const fn stats(&self) -> Stats {
