@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::super::connect;
@@ -14,6 +14,7 @@ use super::{find, named};
 use crate::config::{Config, Effective};
 use gantry_bus::nats::OptionKind;
 use gantry_bus::{self as bus, Bus, Event, Message};
+use gantry_proto::HEADERS_MAX_BYTES;
 use gantry_proto::subject::{Operation, QUEUE_GROUP};
 use gantry_relay as relay;
 
@@ -42,6 +43,19 @@ pub(super) async fn check(config: &Config, effective: &[Effective]) -> Result<St
     if !vital.is_empty() {
         let key = named(effective, auth_key(effective));
         return Err(format!("{key}: nats-server forbids the relay {}: grant that to its user", vital.join(", ")));
+    }
+
+    let wanted = (config.relay.chunk_max_bytes + HEADERS_MAX_BYTES).min(bus.max_payload());
+    let accepted = timeout(PATIENCE, accepted_payload(&*bus, &rights, wanted)).await;
+    if let Ok(Ok(Some(accepted))) = accepted
+        && accepted < wanted
+    {
+        let key = named(effective, "relay.chunk_max_bytes");
+        let chunk_max = accepted.saturating_sub(HEADERS_MAX_BYTES);
+        return Err(format!(
+            "{key}: nats-server closes the connection at messages of more than {accepted} bytes, although it announces \
+             a larger limit: raise `max_payload` of the relay's account, or set this key to {chunk_max}"
+        ));
     }
 
     let connected = format!("connected, messages of up to {} bytes", bus.max_payload());
@@ -193,6 +207,30 @@ async fn forbidden(bus: &dyn Bus, rights: &Rights) -> Result<BTreeSet<String>, b
         forbidden.insert(format!("something: no answer arrived on {:?}", rights.reports));
     }
     Ok(forbidden)
+}
+
+/// Publishes a message of `wanted` bytes, and smaller ones if nats-server closes the connection. Returns the size that it
+/// accepts, or `None` if it does not answer.
+async fn accepted_payload(bus: &dyn Bus, rights: &Rights, wanted: usize) -> Result<Option<usize>, bus::Error> {
+    let Some(subject) = rights.deliveries.first() else { return Ok(None) };
+    let mut answers = bus.subscribe(&rights.reports, None).await?;
+    let mut len = wanted;
+    while len > HEADERS_MAX_BYTES {
+        let reply = Some(rights.answers.clone());
+        let payload = vec![0; len].into();
+        bus.publish(Message { subject: subject.clone(), reply, payload, ..Message::default() }).await?;
+
+        let refused = async {
+            while bus.max_payload() >= len {
+                sleep(SETTLE / 10).await;
+            }
+        };
+        tokio::select! {
+            answer = timeout(ROUND_TRIP, answers.next()) => return Ok(answer.ok().flatten().map(|_| len)),
+            () = refused => len = bus.max_payload(),
+        }
+    }
+    Ok(None)
 }
 
 /// Waits for the next refusal.

@@ -6,6 +6,7 @@ use super::context::Context;
 use crate::outbox::Turn;
 use crate::requester::Requester;
 use gantry_bus::Message;
+use gantry_proto::chunk::Chunk;
 use gantry_proto::message::Envelope;
 use gantry_proto::sender::Settings;
 use gantry_proto::{Body, HEADERS_MAX_BYTES, TransferId, WireError};
@@ -43,6 +44,11 @@ impl Delivery {
             beat_interval: options.beat_interval,
             idle_timeout: options.idle_timeout,
         }
+    }
+
+    /// Returns whether nats-server accepts no message of this size. It did when the transfer began, as far as was known.
+    pub(super) fn is_too_large(&self, chunk: &Chunk) -> bool {
+        chunk.payload.len().saturating_add(HEADERS_MAX_BYTES) > self.context.outbox.max_payload()
     }
 
     /// Publishes a message with our own reply subject, where nats-server reports if nobody receives it. Returns `false` if

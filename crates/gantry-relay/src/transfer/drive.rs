@@ -17,7 +17,7 @@ use crate::registry::{Entry, Heard};
 use crate::waits::{Wait, Waits};
 use gantry_proto::chunk::Chunk;
 use gantry_proto::sender::{Identity, Outcome, Sender};
-use gantry_proto::{Accepted, Body, GetRequest};
+use gantry_proto::{Accepted, Body, Code, GetRequest, WireError};
 use gantry_store::Store;
 
 /// How long to wait until the first chunk alone is written to the connection. Written together with its successors, it
@@ -154,6 +154,11 @@ impl<'a> Drive<'a> {
             };
 
             let is_sent = match message {
+                Body::Chunk(chunk) if self.delivery.is_too_large(&chunk) => {
+                    let error = WireError::new(Code::Internal, "nats-server accepts only smaller messages than these");
+                    self.sender.handle_failure(error);
+                    true
+                }
                 Body::Chunk(chunk) => self.publish_chunk(chunk, turn.take()).await,
                 Body::Accepted(accepted) => self.accept(accepted).await,
                 Body::Error(error) if self.report.is_none() => {
