@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod telemetry;
+pub mod threads;
 
 /// The README's example compiles.
 #[cfg(doctest)]

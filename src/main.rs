@@ -1,13 +1,13 @@
 //! The `gantry` command.
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Parser as _;
-use gantry::cli::Cli;
+use gantry::cli::{Cli, Exit};
+use gantry::{telemetry, threads};
 use tikv_jemallocator::Jemalloc;
-use tokio::runtime;
 
 /// Chunks are buffers of half a megabyte that live for milliseconds. glibc's allocator returns each of them to the kernel,
 /// which clears the pages again for the next one. That takes half of a consumer's CPU time. jemalloc keeps the pages for a
@@ -24,10 +24,27 @@ static ALLOCATOR_SETTINGS: &[u8; 10] = b"narenas:1\0";
 /// The time limit at exit for work that can't be cancelled, such as a write to a disk that hangs.
 const LINGER: Duration = Duration::from_millis(200);
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("can't start the runtime")?;
-    let exit = runtime.block_on(cli.run());
+    let runtime = match threads::runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return without_threads(&error).into(),
+    };
+
+    let exit = runtime.block_on(async {
+        tokio::select! {
+            exit = cli.run() => exit,
+            error = threads::exhausted() => without_threads(&error),
+        }
+    });
     runtime.shutdown_timeout(LINGER);
-    Ok(exit.into())
+    exit.into()
+}
+
+/// Reports that the process may not start the threads that it needs.
+fn without_threads(error: &io::Error) -> Exit {
+    telemetry::print(&format!(
+        "gantry: can't start a thread: {error}: raise the limit on processes, such as ulimit -u, TasksMax or --pids-limit"
+    ));
+    Exit::Failed
 }
