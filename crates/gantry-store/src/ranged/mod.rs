@@ -14,5 +14,5 @@ mod source;
 pub(crate) use failure::{About, Failure, Retry, about_key};
 pub use limits::Limits;
 pub(crate) use reader::{Reader, Response};
-pub(crate) use retry::retry;
+pub(crate) use retry::{retry, retry_within};
 pub(crate) use source::Ranged;

@@ -25,8 +25,25 @@ where
     R: Ranged,
     F: Future<Output = Result<T, Failure<R::Cure>>>,
 {
+    retry_within(source, about, source.limits().retry_budget, request).await
+}
+
+/// Repeats `request` like [`retry`], but for at most `budget`.
+///
+/// # Errors
+/// The last failure.
+pub(crate) async fn retry_within<R, T, F>(
+    source: &R,
+    about: &About,
+    budget: Duration,
+    request: impl Fn(R::Client) -> F,
+) -> Result<T, Failure<R::Cure>>
+where
+    R: Ranged,
+    F: Future<Output = Result<T, Failure<R::Cure>>>,
+{
     let limits = source.limits();
-    let mut attempts = Attempts::<R>::new(limits);
+    let mut attempts = Attempts::<R>::within(limits, budget.min(limits.retry_budget));
 
     loop {
         let client = source.client();
@@ -88,13 +105,17 @@ pub(super) struct Attempts<R: Ranged> {
 
 impl<R: Ranged> Attempts<R> {
     pub(super) fn new(limits: &Limits) -> Self {
+        Self::within(limits, limits.retry_budget)
+    }
+
+    fn within(limits: &Limits, budget: Duration) -> Self {
         let pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
             .with_max_delay(Duration::from_secs(2))
             .with_max_times(limits.attempts_max.saturating_sub(1) as usize)
             .with_jitter()
             .build();
-        Self { deadline: Instant::now() + limits.retry_budget, pauses, cures: R::Cures::default() }
+        Self { deadline: Instant::now() + budget, pauses, cures: R::Cures::default() }
     }
 
     /// Prepares another attempt: applies the cure, or waits.

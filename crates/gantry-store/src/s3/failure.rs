@@ -81,7 +81,9 @@ impl Failure {
                     passing("can't reach S3", &cause)
                 } else if chain(error).any(|link| link.to_string().contains("credential")) {
                     // Only the text tells. The SDK has asked every source by now, each with its own retries.
-                    let message = what.with_cause("the relay has no credentials for S3", &cause);
+                    // It lists all of them.
+                    let cause = cause.split_once(". Attempted").map_or(cause.as_str(), |(short, _)| short);
+                    let message = what.with_cause("the relay has no credentials for S3", cause);
                     Self::is_final(Error::unavailable_because(UnavailableKind::Credentials, message))
                 } else if failure.is_user() {
                     is_final("the request can't be made", &cause)

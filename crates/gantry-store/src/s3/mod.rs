@@ -24,6 +24,7 @@ mod witness;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
@@ -36,12 +37,16 @@ pub use self::options::{Credentials, KeyFiles, Limits, Options, StaticCredential
 use self::parts::Parts;
 use self::position::Position;
 use super::crowd::Member;
-use super::ranged::{About, Ranged as _, Reader, Response, Retry};
+use super::ranged::{About, Ranged as _, Reader, Response, Retry, retry_within};
 use super::{Budget, Error, Opened, Store};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 
 /// How often an object may be replaced between the two requests that describe it, before opening it fails.
 const REPLACED_MAX: u32 = 3;
+
+/// Maximum time for a probe with its retries. The relay waits for a second longer, so that it learns the cause of a
+/// failure.
+const PROBE_BUDGET: Duration = Duration::from_secs(4);
 
 /// A bucket, or the objects below a prefix in it.
 pub struct S3Store {
@@ -121,10 +126,9 @@ impl Store for S3Store {
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
             let what = self.bucket.what_bucket();
-            self.bucket
-                .retry(&what, |client| async move { self.bucket.probe(&client).await })
-                .await
-                .map_err(|failure| failure.error)
+            let probed = |client: Arc<Client>| async move { self.bucket.probe(&client).await };
+            let probed = retry_within(&*self.bucket, &what, PROBE_BUDGET, probed).await;
+            probed.map_err(|failure| failure.error)
         }
         .boxed()
     }
