@@ -101,7 +101,8 @@ pub fn init(options: Options<'_>) -> Result<Telemetry, Error> {
     let log = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(ansi);
     let log = match options.format {
         Format::Text => log.boxed(),
-        Format::Json => log.json().flatten_event(true).boxed(),
+        // `spans` contains the current span as well.
+        Format::Json => log.json().flatten_event(true).with_current_span(false).boxed(),
     };
 
     let failures = Arc::new(Failures::default());
@@ -128,11 +129,11 @@ pub fn init(options: Options<'_>) -> Result<Telemetry, Error> {
     Ok(Telemetry { provider, failures })
 }
 
-/// Hides the INFO lines of async-nats unless the level names that crate. It logs three lines per connection, and the bus
-/// logs what matters of them.
+/// Hides the lines of async-nats unless the level names that crate. It logs several lines per attempt to connect, and the
+/// bus logs what matters of them, once per outage.
 fn quietened(level: &str) -> String {
     let is_info = level.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("info"));
-    if is_info && !level.contains("async_nats") { format!("{level},async_nats=warn") } else { level.to_owned() }
+    if is_info && !level.contains("async_nats") { format!("{level},async_nats=off") } else { level.to_owned() }
 }
 
 /// Logs panics like everything else. By default they go directly to stderr, which may block.
@@ -237,10 +238,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hides_info_of_async_nats_unless_the_level_names_it() {
+    fn hides_async_nats_unless_the_level_names_it() {
         for (level, filter) in [
-            ("info", "info,async_nats=warn"),
-            ("info,gantry_relay::relay=debug", "info,gantry_relay::relay=debug,async_nats=warn"),
+            ("info", "info,async_nats=off"),
+            ("info,gantry_relay::relay=debug", "info,gantry_relay::relay=debug,async_nats=off"),
             ("info,async_nats=info", "info,async_nats=info"),
             ("error", "error"),
             ("debug", "debug"),
