@@ -429,7 +429,7 @@ async fn tls_may_come_first() {
     assert_works(&nats::connect(options).await.unwrap()).await;
 }
 
-/// An authority of its own, and a certificate for 127.0.0.1 that serves both sides.
+/// An authority of its own, and a certificate that serves both sides.
 pub(crate) struct Tls {
     pub(crate) ca: PathBuf,
     cert: PathBuf,
@@ -439,6 +439,11 @@ pub(crate) struct Tls {
 
 impl Tls {
     pub(crate) fn new() -> Self {
+        Self::for_names(["127.0.0.1"])
+    }
+
+    /// Makes a certificate for these hosts.
+    pub(crate) fn for_names<const N: usize>(names: [&str; N]) -> Self {
         let folder = data::folder();
         let mut authority = rcgen::CertificateParams::default();
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -446,7 +451,7 @@ impl Tls {
         let authority_cert = authority.self_signed(&authority_key).unwrap();
         let issuer = rcgen::Issuer::new(authority, authority_key);
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let mut params = rcgen::CertificateParams::new(names.map(str::to_owned)).unwrap();
         params.extended_key_usages =
             vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         let cert = params.signed_by(&key, &issuer).unwrap();
@@ -459,18 +464,22 @@ impl Tls {
     }
 
     pub(crate) async fn server(&self, more: &str) -> Nats {
+        with_config(&format!("tls {{\n {}\n}}", self.config(more))).await
+    }
+
+    /// Returns the contents of a block `tls` of nats-server's configuration.
+    pub(crate) fn config(&self, more: &str) -> String {
         let file = |name: &str| self.folder.path().join(name).display().to_string();
-        with_config(&format!(
-            "tls {{\n cert_file: \"{}\"\n key_file: \"{}\"\n ca_file: \"{}\"\n {more}\n}}",
+        format!(
+            "cert_file: \"{}\"\n key_file: \"{}\"\n ca_file: \"{}\"\n {more}",
             file("cert.pem"),
             file("key.pem"),
             file("ca.pem")
-        ))
-        .await
+        )
     }
 }
 
-fn of(server: &Nats) -> Options {
+pub(crate) fn of(server: &Nats) -> Options {
     Options { servers: vec![server.url()], ..Options::default() }
 }
 
@@ -482,11 +491,11 @@ async fn with_config(config: &str) -> Nats {
     Nats::start(NatsOptions { config: config.to_owned(), ..NatsOptions::default() }).await
 }
 
-fn message(subject: &str, payload: &'static str) -> Message {
+pub(crate) fn message(subject: &str, payload: &'static str) -> Message {
     Message { subject: subject.to_owned(), payload: Bytes::from_static(payload.as_bytes()), ..Message::default() }
 }
 
-async fn next(subscription: &mut Subscription) -> Message {
+pub(crate) async fn next(subscription: &mut Subscription) -> Message {
     timeout(DEADLINE, subscription.next()).await.expect("a message in time").expect("a subscription that goes on")
 }
 
@@ -498,7 +507,7 @@ async fn listening(bus: &nats::Nats, subject: &str, queue: Option<&str>) -> Subs
 }
 
 /// Returns when the server has taken all that was asked of it before, and its answers have arrived.
-async fn round_trip(bus: &nats::Nats) {
+pub(crate) async fn round_trip(bus: &nats::Nats) {
     let inbox = bus.new_inbox();
     let mut echo = bus.subscribe(&inbox, None).await.unwrap();
     bus.publish(message(&inbox, "")).await.unwrap();

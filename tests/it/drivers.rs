@@ -344,8 +344,8 @@ async fn a_drain_while_the_store_opens_is_answered_with_goaway() {
 #[tokio::test(start_paused = true)]
 async fn distinguishes_a_missing_relay_from_a_missing_store() {
     let world = World::new(10);
-    assert!(matches!(world.get().await, Err(Error::NoRelay)));
+    assert!(matches!(world.get().await, Err(Error::NoRelay { .. })));
     let _relay = world.relay(Shutdown::default()).await;
     let missing = world.client.get(Get::new("t".parse().unwrap(), "k".parse().unwrap())).await;
-    assert!(matches!(missing, Err(Error::NoStore(_))), "{missing:?}");
+    assert!(matches!(missing, Err(Error::NoStore { .. })), "{missing:?}");
 }

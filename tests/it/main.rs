@@ -7,6 +7,8 @@ mod bad_input;
 #[cfg(test)]
 mod bus;
 #[cfg(test)]
+mod causes;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod consumer;
@@ -24,6 +26,8 @@ mod limits;
 mod malformed;
 #[cfg(test)]
 mod nats_deploy;
+#[cfg(test)]
+mod nats_field;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]

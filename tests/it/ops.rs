@@ -26,7 +26,7 @@ async fn page(address: &str, path: &str) -> Option<(u16, String)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
-async fn ready(address: &str, status: u16) -> String {
+pub(crate) async fn ready(address: &str, status: u16) -> String {
     until(&format!("/readyz with {status}"), async || {
         page(address, "/readyz").await.filter(|(own, _)| *own == status).map(|(_, body)| body)
     })
