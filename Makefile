@@ -20,7 +20,7 @@ dev: ## start the demo's servers and relay, and leave them running until Ctrl-C
 test: ## check formatting, lints and documentation, and run all tests against real servers
 	@$(PYTHON) deploy/dev/test.py
 
-test-python: ## the Python client (wheel, types, tests) and the bare consumers; ARGS="--chaos --large" for more
+test-python: ## the Python client (wheel, types, tests), the consumers of PROTOCOL.md and the conformance kit; ARGS="--chaos --large" for more
 	@$(PYTHON) clients/python/check.py $(ARGS)
 
 SEEDS ?= 100000

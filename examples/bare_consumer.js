@@ -1,10 +1,8 @@
-// Downloads one object from a Gantry relay: node bare_consumer.js NATS_URL STORE KEY FILE
-// The minimum that a consumer must do (docs/PROTOCOL.md): it checks the order, the CRC and the counts, gives credit for
-// what it has written, and fails on anything else. Needs `npm install @nats-io/transport-node`.
+// Downloads one object: node bare_consumer.js NATS_URL STORE KEY FILE. The bare level of docs/PROTOCOL.md.
+// Needs `npm install @nats-io/transport-node`.
 const { closeSync, openSync, writeSync } = require("node:fs");
 const { connect, createInbox } = require("@nats-io/transport-node");
-
-const WINDOW = 4 * 520_192; // four of the largest chunks
+const WINDOW = 4 * 520_192; // how many bytes may arrive before they are reported as written: four of the largest chunks
 
 // CRC-64/NVME, reflected, as two halves of 32 bits.
 const HIGH = new Uint32Array(256), LOW = new Uint32Array(256);
@@ -27,9 +25,9 @@ function crc64nvme(bytes) {
 async function download(nc, store, key, file) {
   const inbox = createInbox();
   const messages = nc.subscribe(inbox);
-  let accepted, chunks = 0, offset = 0, credit = WINDOW;
-  const timer = setTimeout(() => messages.unsubscribe(), 30_000);
-  const request = { key, credit, chunk_max: nc.info.max_payload - 4096 };
+  let accepted, chunks = 0, written = 0, reported = 0, waits = 0;
+  const timer = setTimeout(() => messages.unsubscribe(), 10_000);
+  const request = { key, window: WINDOW, chunk_max: nc.info.max_payload - 4096 };
   nc.publish(`gantry.v1.get.${store}`, JSON.stringify(request), { reply: inbox });
   try {
     for await (const message of messages) {
@@ -39,28 +37,31 @@ async function download(nc, store, key, file) {
       if (kind === "beat" && !accepted) continue;
       if (kind === "accepted" && !accepted) {
         accepted = message.json();
-        const control = `gantry.v1.ctl.${accepted.instance}.${transfer}`;
-        if (accepted.control !== control || accepted.key !== key || accepted.start !== 0) {
+        const { instance, start, end, size, credit } = accepted;
+        const isOwn = accepted.control === `gantry.v1.ctl.${instance}.${accepted.transfer}`;
+        const isWhole = accepted.key === key && start === 0 && end === size && credit <= WINDOW;
+        if (!isOwn || !isWhole || transfer !== accepted.transfer || !/^[\w-]{1,64}$/.test(instance)) {
           throw new Error(`not what was requested: ${message.string()}`);
         }
       } else if (!["chunk", "beat", "end"].includes(kind) || !accepted || transfer !== accepted.transfer) {
         throw new Error(`the transfer failed: ${message.headers} ${message.string().slice(0, 200)}`);
       } else if (kind === "end") {
         const end = message.json();
-        if (end.chunks === chunks && end.bytes === offset && offset === accepted.size) return;
-        throw new Error(`the end counts ${message.string()}, got ${chunks} chunks and ${offset} bytes`);
-      } else if (Number(header("Seq")) !== chunks || Number(header("Offset")) !== offset) {
+        if (end.chunks === chunks && end.bytes === written && written === accepted.end) return;
+        throw new Error(`the end counts ${message.string()}, got ${chunks} chunks and ${written} bytes`);
+      } else if (Number(header("Seq")) !== chunks || Number(header("Offset")) !== written) {
         throw new Error(`chunk ${chunks} was lost`);
       } else if (kind === "chunk") {
-        if (crc64nvme(message.data) !== header("Crc") || offset + message.data.length > credit) {
-          throw new Error(`chunk ${chunks} is not what the relay sent`);
+        [chunks, written] = [chunks + 1, written + message.data.length];
+        if (crc64nvme(message.data) !== header("Crc") || written > Math.min(reported + accepted.credit, accepted.end)) {
+          throw new Error(`chunk ${chunks - 1} is not what the relay sent`);
         }
         for (let done = 0; done < message.data.length;) done += writeSync(file, message.data, done);
-        [chunks, offset] = [chunks + 1, offset + message.data.length];
       }
-      if (header("Wait") === "credit") {
-        credit = offset + WINDOW;
-        nc.publish(accepted.control, JSON.stringify({ credit }), { reply: inbox });
+      waits = header("Wait") === "credit" ? waits + 1 : 0;
+      if (waits > 1 || written - reported >= (waits ? 1 : Math.max(1, accepted.credit / 2))) {
+        reported = written;
+        nc.publish(accepted.control, JSON.stringify({ written }), { reply: inbox });
       }
     }
     throw new Error("the relay is silent");
@@ -68,7 +69,6 @@ async function download(nc, store, key, file) {
     clearTimeout(timer);
   }
 }
-
 async function main(servers, store, key, path) {
   const nc = await connect({ servers, reconnect: false });
   const file = openSync(path, "w");

@@ -1,56 +1,64 @@
-#!/usr/bin/env python3
-"""Downloads one object from a Gantry relay: bare_consumer.py NATS_URL STORE KEY FILE
+"""Downloads one object: bare_consumer.py NATS_URL STORE KEY FILE. Needs `pip install nats-py awscrt`."""
 
-The minimum that a consumer must do (docs/PROTOCOL.md): it checks the order, the CRC and the counts, gives credit for
-what it has written, and fails on anything else. Needs `pip install nats-py awscrt`.
-"""
-
-import asyncio
-import json
-import sys
+import asyncio, json, re, sys
 
 import nats
 from awscrt.checksums import crc64nvme
 
-WINDOW = 4 * 520_192  # four of the largest chunks
+WINDOW = 4 * 520_192  # how many bytes may arrive before they are reported as written: four of the largest chunks
+SILENCE_S = 10
 
 
 async def download(nc, store, key, file):
     inbox = nc.new_inbox()
     messages = await nc.subscribe(inbox)
-    accepted, chunks, offset, credit = None, 0, 0, WINDOW
-    request = {"key": key, "credit": credit, "chunk_max": nc.max_payload - 4096}
+    request = {"key": key, "window": WINDOW, "chunk_max": nc.max_payload - 4096}
     await nc.publish(f"gantry.v1.get.{store}", json.dumps(request).encode(), reply=inbox)
+    accepted, chunks, written, reported, waits = None, 0, 0, 0, 0
     try:
         while True:
-            message = await messages.next_msg(timeout=30 if accepted else 3)
+            message = await messages.next_msg(timeout=SILENCE_S)
             headers = message.headers or {}
             kind, transfer = headers.get("Gantry-Type"), headers.get("Gantry-Transfer")
             if kind == "beat" and not accepted:
-                continue
+                continue  # the relay is opening the object
             if kind == "accepted" and not accepted:
                 accepted = json.loads(message.data)
-                control = f"gantry.v1.ctl.{accepted['instance']}.{transfer}"
-                if (accepted["control"], accepted["key"], accepted["start"]) != (control, key, 0):
-                    raise RuntimeError(f"not what was requested: {accepted}")
-            elif kind not in ("chunk", "beat", "end") or not accepted or transfer != accepted["transfer"]:
-                raise RuntimeError(f"the transfer failed: {headers} {message.data[:200]}")
-            elif kind == "end":
-                if json.loads(message.data) != {"chunks": chunks, "bytes": offset} or offset != accepted["size"]:
-                    raise RuntimeError(f"the end counts {message.data}, got {chunks} chunks and {offset} bytes")
-                return accepted
-            elif (int(headers["Gantry-Seq"]), int(headers["Gantry-Offset"])) != (chunks, offset):
-                raise RuntimeError(f"chunk {chunks} was lost")
-            elif kind == "chunk":
-                if crc64nvme(message.data) != int(headers["Gantry-Crc"], 16) or offset + len(message.data) > credit:
-                    raise RuntimeError(f"chunk {chunks} is not what the relay sent")
+                require(is_requested(accepted, transfer, key), "not what was requested", message)
+                window = accepted["credit"]  # less than was requested if the relay limits it
+            else:
+                is_expected = accepted and transfer == accepted["transfer"] and kind in ("chunk", "beat", "end")
+                require(is_expected, "the transfer failed", message)
+            if kind == "end":
+                end = json.loads(message.data)
+                is_complete = (end["chunks"], end["bytes"]) == (chunks, written) and written == accepted["end"]
+                return require(is_complete, "the end counts something else", message)
+            if kind in ("chunk", "beat"):
+                position = int(headers["Gantry-Seq"]), int(headers["Gantry-Offset"])
+                require(position == (chunks, written), "a chunk was lost", message)
+            if kind == "chunk":
+                chunks, written = chunks + 1, written + len(message.data)
+                require(written <= min(reported + window, accepted["end"]), "more than was allowed", message)
+                require(crc64nvme(message.data) == int(headers["Gantry-Crc"], 16), "a chunk is damaged", message)
                 file.write(message.data)
-                chunks, offset = chunks + 1, offset + len(message.data)
-            if headers.get("Gantry-Wait") == "credit":
-                credit = offset + WINDOW
-                await nc.publish(accepted["control"], json.dumps({"credit": credit}).encode(), reply=inbox)
+            waits = waits + 1 if headers.get("Gantry-Wait") == "credit" else 0
+            if waits > 1 or written - reported >= (1 if waits else max(1, window // 2)):
+                reported = written
+                await nc.publish(accepted["control"], json.dumps({"written": written}).encode(), reply=inbox)
     finally:
-        await messages.unsubscribe()  # The relay notices, and stops.
+        await messages.unsubscribe()  # the relay notices, and stops
+
+
+def is_requested(accepted, transfer, key):
+    control = f"gantry.v1.ctl.{accepted['instance']}.{transfer}"
+    is_own = accepted["transfer"] == transfer and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", accepted["instance"])
+    is_whole = accepted["start"] == 0 and accepted["end"] == accepted["size"] and accepted["credit"] <= WINDOW
+    return is_own and is_whole and accepted["control"] == control and accepted["key"] == key
+
+
+def require(holds, problem, message):
+    if not holds:
+        raise RuntimeError(f"{problem}: {message.headers} {message.data[:200]}")
 
 
 async def main(url, store, key, path):

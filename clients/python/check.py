@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks the Python client: builds its wheel, installs it, runs mypy and all tests, and the bare consumers.
+"""Checks the Python client: builds its wheel, installs it, runs mypy and all tests, the consumers of
+docs/PROTOCOL.md, and the conformance kit.
 
     check.py [--chaos] [--large]
 
@@ -45,7 +46,9 @@ def main():
         ("types", ["-m", "mypy"]),
         ("tests", tests),
         ("checksums in pure Python", ["-c", PURE]),
-        ("bare consumers", [ROOT / "examples" / "test_bare_consumers.py", *large]),
+        ("consumers of the document", [ROOT / "examples" / "test_bare_consumers.py", *large]),
+        ("conformance", [ROOT / "examples" / "test_conformance.py"]),
+        ("conformance of broken consumers", [ROOT / "examples" / "test_conformance.py", "--broken"]),
     ]
     if args.chaos:
         checks.append(("chaos", ["tests/chaos.py"]))

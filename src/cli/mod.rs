@@ -2,6 +2,7 @@
 
 mod address;
 mod check;
+mod conformance;
 mod connect;
 mod exit;
 mod get;
@@ -57,6 +58,7 @@ enum Command {
     Stat(stat::Stat),
     Ls(ls::Ls),
     Health(health::Health),
+    Conformance(conformance::Conformance),
 }
 
 impl Cli {
@@ -148,6 +150,7 @@ impl Command {
             }
             Self::Stat(stat) => stat.run(&client(config, None, shutdown).await?, shutdown).await,
             Self::Ls(ls) => ls.run(&client(config, None, shutdown).await?, shutdown).await,
+            Self::Conformance(kit) => kit.run(connect::nats(&config.nats).await?, config, shutdown).await,
         }
     }
 
@@ -155,7 +158,7 @@ impl Command {
     fn settings(&self, sources: &mut Sources) -> Result<(), Failure> {
         match self {
             Self::Serve(serve) => serve.settings(sources),
-            Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => Ok(()),
+            Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) | Self::Conformance(_) => Ok(()),
         }
     }
 
@@ -169,13 +172,13 @@ impl Command {
 
     /// Returns whether the command is traced. A container's health check, which runs every few seconds, is not.
     const fn is_traced(&self) -> bool {
-        !matches!(self, Self::Health(_))
+        !matches!(self, Self::Health(_) | Self::Conformance(_))
     }
 
     const fn service(&self) -> &'static str {
         match self {
             Self::Serve(_) => "gantry-relay",
-            Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "gantry-consumer",
+            Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) | Self::Conformance(_) => "gantry-consumer",
         }
     }
 
@@ -183,13 +186,15 @@ impl Command {
         match self {
             Self::Serve(serve) if !serve.is_check() => "info",
             // The line that reports a failure includes what the libraries say about it.
-            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) => "gantry=warn",
+            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) | Self::Conformance(_) => {
+                "gantry=warn"
+            }
         }
     }
 
     fn form(&self) -> Form {
         match self {
-            Self::Serve(_) | Self::Health(_) => Form::Text,
+            Self::Serve(_) | Self::Health(_) | Self::Conformance(_) => Form::Text,
             Self::Get(get) => get.form(),
             Self::Stat(stat) => stat.form(),
             Self::Ls(ls) => ls.form(),

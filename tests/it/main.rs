@@ -55,4 +55,6 @@ mod told;
 #[cfg(test)]
 mod transcript;
 #[cfg(test)]
+mod transcript_of_0_1;
+#[cfg(test)]
 mod wire;

@@ -12,14 +12,14 @@ use crate::raw::{Heard, Inbox, Item, Shelf, World};
 
 const PROTOCOL: &str = include_str!("../../docs/PROTOCOL.md");
 
-/// A message in the transcript.
+/// A message in a transcript.
 #[derive(Debug, Default)]
-struct Line {
-    is_consumers: bool,
-    subject: String,
-    reply: Option<String>,
-    headers: BTreeMap<String, String>,
-    payload: String,
+pub(crate) struct Line {
+    pub(crate) is_consumers: bool,
+    pub(crate) subject: String,
+    pub(crate) reply: Option<String>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) payload: String,
 }
 
 /// Maps the transcript's placeholders to the names of this run, and back.
@@ -37,7 +37,7 @@ async fn the_documented_transcript_is_what_a_relay_sends() {
     let world = World::new(shelf, Options { gather_min_bytes: 4, ..Options::default() }).await;
     let mut names = Names::default();
     let mut inboxes: BTreeMap<String, Inbox> = BTreeMap::new();
-    let lines = transcript();
+    let lines = transcript(PROTOCOL);
     assert!(lines.len() > 15, "only {} messages found", lines.len());
 
     for line in &lines {
@@ -185,9 +185,9 @@ impl Names {
     }
 }
 
-/// Parses the messages in the document's fenced blocks.
-fn transcript() -> Vec<Line> {
-    let blocks = PROTOCOL.split("```transcript\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+/// Parses the messages in a document's fenced blocks.
+pub(crate) fn transcript(document: &str) -> Vec<Line> {
+    let blocks = document.split("```transcript\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.flat_map(messages).collect()
 }
 

@@ -340,7 +340,8 @@ class _Transfer:
         if self._accepted is not None and message.transfer != self._accepted.transfer:
             return
 
-        self._heard_at = time.monotonic()
+        if self._is_news(message):
+            self._heard_at = time.monotonic()
         self._download._heard_relay = True
         if isinstance(message, protocol.Failed):
             raise _SetbackError(message.error)
@@ -357,10 +358,22 @@ class _Transfer:
         else:
             self._handle_end(message, self._accepted)
 
+    def _is_news(self, message: protocol.Message) -> bool:
+        """Returns whether a message shows that the relay is alive. Repeats and beats after the last byte don't."""
+        accepted = self._accepted
+        if accepted is None:
+            return True
+        if isinstance(message, protocol.Beat):
+            return message.sequence >= self._sequence and self._download._received < accepted.end
+        if isinstance(message, protocol.Chunk):
+            return message.sequence >= self._sequence
+        return not isinstance(message, Accepted)
+
     def _handle_accepted(self, accepted: Accepted) -> None:
         if self._accepted is not None:
             return
         self._accepted = accepted
+        self._credit = min(self._credit, accepted.credit)
         self._download._take_version(accepted)
         self._download._answer_s = _ANSWER_S
 
@@ -428,7 +441,7 @@ class _Transfer:
         is_due = grown >= window // _CREDIT_STEPS or (grown > 0 and target == accepted.end)
         if is_due or probes or since_sent_s >= accepted.idle_s / 4:
             self._credit = max(self._credit, target)
-            await self._send({"credit": self._credit})
+            await self._send({"credit": self._credit, **({"probe": True} if probes and not is_due else {})})
 
     async def _send(self, state: dict[str, object]) -> None:
         assert self._accepted is not None, "there is no control subject before the acceptance"

@@ -102,6 +102,13 @@ class IdleError(RelayError):
     retryable = True
 
 
+class EndedError(RelayError):
+    """The relay does not know the transfer, or no longer. The answer to a probe."""
+
+    code = "ended"
+    retryable = True
+
+
 class ChangedError(RelayError):
     """The object is not, or is no longer, the requested version."""
 
@@ -149,6 +156,7 @@ _BY_CODE: dict[str, type[RelayError]] = {
         DeniedError,
         NotFoundError,
         IdleError,
+        EndedError,
         ChangedError,
         RangeError,
         BusyError,

@@ -18,10 +18,13 @@ KEY_MAX_BYTES = 1024
 HEADERS_MAX_BYTES = 4096
 
 BEAT_MS = (50, 10_000)
-IDLE_MS = (1_000, 600_000)
+IDLE_MS = (1_000, 3_600_000)
 RETRY_AFTER_MAX_MS = 60_000
 
 _PARTS_MAX = 10_000
+_VERSION_MAX_BYTES = 1024
+
+#: The form of a store's name, and of an instance.
 _STORE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOKEN = re.compile(r"[^\s.*>]+")
 _TRANSFER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -97,6 +100,7 @@ class Accepted:
     control: str
     start: int
     end: int
+    credit: int
     window_max: int
     chunk_max: int
     beat_s: float
@@ -299,7 +303,7 @@ def read_page(body: Json) -> ListPage:
 def _read_accepted(prefix: str, transfer: str, body: Json) -> Accepted:
     instance = _text(body, "instance")
     control = _text(body, "control")
-    if not _TOKEN.fullmatch(instance) or _text(body, "transfer") != transfer:
+    if not _STORE.fullmatch(instance) or _text(body, "transfer") != transfer:
         raise MalformedError("accepted with an invalid instance or transfer")
     # A relay must not be able to make this client publish elsewhere.
     if control != f"{prefix}.v1.ctl.{instance}.{transfer}":
@@ -311,13 +315,18 @@ def _read_accepted(prefix: str, transfer: str, body: Json) -> Accepted:
         control=control,
         start=_count(body, "start"),
         end=_count(body, "end"),
+        credit=_count(body, "credit"),
         window_max=_count(body, "window_max"),
         chunk_max=_count(body, "chunk_max"),
         beat_s=_clamped(_count(body, "beat_ms"), BEAT_MS) / 1000,
         idle_s=_clamped(_count(body, "idle_ms"), IDLE_MS) / 1000,
     )
-    if not accepted.start <= accepted.end <= accepted.object.size or accepted.chunk_max == 0:
-        raise MalformedError("accepted with an impossible range or chunk size")
+    if not accepted.start <= accepted.end <= accepted.object.size or 0 in (accepted.chunk_max, accepted.window_max):
+        raise MalformedError("accepted with an impossible range, chunk size or window")
+    for name, value in (("etag", accepted.object.etag), ("version_id", accepted.object.version_id)):
+        # Requests repeat both.
+        if value is not None and not (1 <= len(value.encode()) <= _VERSION_MAX_BYTES and value.isprintable()):
+            raise MalformedError(f"accepted with an impossible {name}")
     return accepted
 
 
