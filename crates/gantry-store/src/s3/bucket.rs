@@ -9,21 +9,20 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata as _, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumMode, EncodingType};
+use aws_sdk_s3::types::EncodingType;
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::client::Live;
 use super::failure::{Cure, Failure};
 use super::listing::{self, Mend, Wanted};
-use super::object;
 use super::observe::{PROBE, observed};
 use super::options::{Limits, Options};
 use super::position::Position;
 use super::witness::{Witness, is_listing};
 use crate::ranged::{self, About, Ranged, Retry};
 use crate::{Error, LIST_LIMIT_MAX, Observe, Observer};
-use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin};
+use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo};
 
 /// A bucket with a prefix.
 #[derive(Debug)]
@@ -34,22 +33,13 @@ pub(crate) struct Bucket {
     observer: Observer,
     live: Live,
     /// Whether S3 sent a whole object in answer to the latest request for a range.
-    ignores_ranges: AtomicBool,
+    pub(super) ignores_ranges: AtomicBool,
     /// When a doubt whether S3 answers at this address was last resolved.
     vouched: Mutex<Option<Instant>>,
 }
 
 /// How long the resolution of a doubt is valid. A server that never identifies itself is asked this often.
 const VOUCHED_FOR: Duration = Duration::from_secs(60);
-
-/// The head of an answer to a GET, and its body.
-pub(super) struct Answer {
-    /// The version that the body belongs to. It has a checksum only if the whole object was requested.
-    pub(super) object: ObjectInfo,
-    /// The bytes that the body must yield. The end is exclusive.
-    pub(super) range: Range<u64>,
-    pub(super) body: ByteStream,
-}
 
 impl Bucket {
     pub(super) async fn connect(options: Options) -> Result<Self, Error> {
@@ -93,94 +83,6 @@ impl Bucket {
     /// Returns the key under which S3 keeps the object.
     pub(super) fn full(&self, key: &Key) -> String {
         format!("{}{key}", self.prefix)
-    }
-
-    /// Requests a whole object, and the checksum that is stored with it, once.
-    pub(super) async fn get_whole(&self, client: &Client, key: &Key, pin: &Pin) -> Result<Answer, Failure> {
-        let asked = async {
-            let what = self.what(key);
-            let witness = Witness::with_checksum();
-            let request = client
-                .get_object()
-                .bucket(&self.name)
-                .key(self.full(key))
-                .set_if_match(pin.if_match.as_deref().map(object::quoted))
-                .set_version_id(pin.version_id.clone())
-                .customize()
-                .interceptor(witness.clone())
-                .send();
-
-            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-            self.vouch(client, &witness, &what).await?;
-
-            let object = object::of_whole(key, pin, &output, &what).map_err(Failure::is_final)?;
-            Ok(Answer { range: 0..object.size, object, body: output.body })
-        };
-        observed(&*self.observer, "get", asked).await
-    }
-
-    /// Requests a range once. The end is exclusive; `None` is the object's end.
-    pub(super) async fn get_range(
-        &self,
-        client: &Client,
-        key: &Key,
-        pin: &Pin,
-        (start, end): (u64, Option<u64>),
-    ) -> Result<Answer, Failure> {
-        let asked = async {
-            let what = self.what(key);
-            let witness = Witness::default();
-            let last = end.map_or_else(String::new, |end| (end - 1).to_string());
-            let request = client
-                .get_object()
-                .bucket(&self.name)
-                .key(self.full(key))
-                .set_if_match(pin.if_match.as_deref().map(object::quoted))
-                .set_version_id(pin.version_id.clone())
-                .range(format!("bytes={start}-{last}"))
-                .customize()
-                .interceptor(witness.clone())
-                .send();
-
-            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-            self.vouch(client, &witness, &what).await?;
-
-            if output.content_range().is_none() && output.content_length() == Some(0) {
-                // Some stores answer so for an empty object. Others report an invalid range.
-                let error = Error::Protocol(format!("{what}: S3 sends no bytes for a range"));
-                return Err(Failure { error, retry: Retry::AfterCure(Cure::Size) });
-            }
-            self.ignores_ranges.store(output.content_range().is_none(), Ordering::Relaxed);
-
-            let (object, range) = object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::by_kind)?;
-            Ok(Answer { object, range, body: output.body })
-        };
-        observed(&*self.observer, "get", asked).await
-    }
-
-    /// Requests an object's description with its checksum, once.
-    ///
-    /// The pinned `ETag` is compared here instead of being sent, because some stores reject their own `ETag` on a HEAD.
-    pub(super) async fn head(&self, client: &Client, key: &Key, pin: &Pin) -> Result<ObjectInfo, Failure> {
-        let asked = async {
-            let what = self.what(key);
-            let witness = Witness::default();
-            let request = client
-                .head_object()
-                .bucket(&self.name)
-                .key(self.full(key))
-                .set_version_id(pin.version_id.clone())
-                .checksum_mode(ChecksumMode::Enabled)
-                .customize()
-                .interceptor(witness.clone())
-                .send();
-
-            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-            self.vouch(client, &witness, &what).await?;
-
-            object::of_head(key, pin, &output, &what).map_err(Failure::is_final)
-        };
-        observed(&*self.observer, "head", asked).await
     }
 
     /// Requests a page of keys once.
@@ -248,7 +150,7 @@ impl Bucket {
     }
 
     /// Checks that an answer that looks like a web page comes from S3.
-    async fn vouch(&self, client: &Client, witness: &Witness, what: &About) -> Result<(), Failure> {
+    pub(super) async fn vouch(&self, client: &Client, witness: &Witness, what: &About) -> Result<(), Failure> {
         let vouched = *self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
         if !witness.doubts() || vouched.is_some_and(|at| at.elapsed() < VOUCHED_FOR) {
             return Ok(());

@@ -19,6 +19,7 @@ mod observe;
 mod options;
 mod parts;
 mod position;
+mod reads;
 mod witness;
 
 use std::fmt;
@@ -31,11 +32,12 @@ use aws_sdk_s3::primitives::ByteStream;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join};
 
-use self::bucket::{Answer, Bucket};
+use self::bucket::Bucket;
 use self::failure::{Cure, Failure};
 pub use self::options::{Credentials, KeyFiles, Limits, Options, StaticCredentials};
 use self::parts::Parts;
 use self::position::Position;
+use self::reads::Answer;
 use super::crowd::Member;
 use super::ranged::{About, Ranged as _, Reader, Response, Retry, retry_within};
 use super::{Budget, Error, Opened, Store};
