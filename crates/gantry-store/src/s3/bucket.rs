@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::client::Live;
 use super::failure::{Cure, Failure};
-use super::listing::{self, Mend, Wanted};
+use super::listing::{self, Wanted};
+use super::mend::Mend;
 use super::observe::{PROBE, observed};
 use super::options::{Limits, Options};
 use super::position::Position;

@@ -14,6 +14,7 @@ mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
 mod listing;
+mod mend;
 mod object;
 mod observe;
 mod options;
