@@ -9,17 +9,19 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata as _, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::EncodingType;
+use aws_sdk_s3::types::{EncodingType, RequestPayer};
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::client::Live;
-use super::failure::{Cure, Failure};
+use super::coding::Accepting;
+use super::failure::{Asked, Cure, Failure, Subject};
 use super::listing::{self, Wanted};
 use super::mend::Mend;
 use super::observe::{PROBE, observed};
 use super::options::{Limits, Options};
 use super::position::Position;
+use super::versions::Versions;
 use super::witness::{Witness, is_listing};
 use crate::ranged::{self, About, Ranged, Retry};
 use crate::{Error, LIST_LIMIT_MAX, Observe, Observer};
@@ -33,8 +35,11 @@ pub(crate) struct Bucket {
     limits: Limits,
     observer: Observer,
     live: Live,
+    requester_pays: bool,
+    versions: Versions,
+    accepting: Accepting,
     /// Whether S3 sent a whole object in answer to the latest request for a range.
-    pub(super) ignores_ranges: AtomicBool,
+    ignores_ranges: AtomicBool,
     /// When a doubt whether S3 answers at this address was last resolved.
     vouched: Mutex<Option<Instant>>,
 }
@@ -46,6 +51,7 @@ impl Bucket {
     pub(super) async fn connect(options: Options) -> Result<Self, Error> {
         let (name, prefix, limits) = (options.bucket.clone(), options.prefix.clone(), options.limits.clone());
         let observer = Observer::clone(&options.observer);
+        let requester_pays = options.requester_pays;
         let live = Live::connect(options).await?;
         Ok(Self {
             name,
@@ -53,6 +59,9 @@ impl Bucket {
             limits,
             observer,
             live,
+            requester_pays,
+            versions: Versions::default(),
+            accepting: Accepting::default(),
             ignores_ranges: AtomicBool::new(false),
             vouched: Mutex::default(),
         })
@@ -70,6 +79,24 @@ impl Bucket {
         &*self.observer
     }
 
+    pub(super) const fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    pub(super) const fn accepting(&self) -> &Accepting {
+        &self.accepting
+    }
+
+    /// Returns who pays for a request, if it is not the owner of the bucket.
+    pub(super) fn payer(&self) -> Option<RequestPayer> {
+        self.requester_pays.then_some(RequestPayer::Requester)
+    }
+
+    /// Records whether S3 sent the range that was requested.
+    pub(super) fn note_ranges(&self, is_honoured: bool) {
+        self.ignores_ranges.store(!is_honoured, Ordering::Relaxed);
+    }
+
     /// Names an object in messages to consumers.
     #[expect(clippy::unused_self, reason = "a counterpart to `what_bucket`")]
     pub(super) fn what(&self, key: &Key) -> About {
@@ -84,6 +111,10 @@ impl Bucket {
     /// Returns the key under which S3 keeps the object.
     pub(super) fn full(&self, key: &Key) -> String {
         format!("{}{key}", self.prefix)
+    }
+
+    fn asked_listing<'a>(&'a self, about: &'a About) -> Asked<'a> {
+        Asked { about, subject: Subject::Listing, bucket: &self.name }
     }
 
     /// Requests a page of keys once.
@@ -105,10 +136,12 @@ impl Bucket {
                 .set_continuation_token(position.token().map(str::to_owned))
                 .set_start_after(position.start_after(&self.prefix, is_after_folded))
                 .encoding_type(EncodingType::Url)
+                .set_request_payer(self.payer())
                 .customize()
                 .interceptor(Mend)
                 .send();
-            let output = Box::pin(call).await.map_err(|error| Failure::of(&error, &what))?;
+            let asked = self.asked_listing(&what);
+            let output = Box::pin(call).await.map_err(|error| Failure::of(&error, asked))?;
 
             let wanted = Wanted { store_prefix: &self.prefix, position: &position, limit: limit as usize };
             listing::page(&output, wanted, &what).map_err(Failure::is_final)
@@ -135,6 +168,7 @@ impl Bucket {
             .prefix(&self.prefix)
             .max_keys(1)
             .encoding_type(EncodingType::Url)
+            .set_request_payer(self.payer())
             .send();
 
         match Box::pin(request).await {
@@ -146,7 +180,7 @@ impl Bucket {
             {
                 Ok(())
             }
-            Err(error) => Err(Failure::of(&error, what)),
+            Err(error) => Err(Failure::of(&error, self.asked_listing(what))),
         }
     }
 
@@ -192,13 +226,7 @@ impl Ranged for Bucket {
     }
 
     async fn get(&self, client: &Arc<Client>, object: &ObjectInfo, range: Range<u64>) -> Result<ByteStream, Failure> {
-        let (key, pin) = (&object.key, object.pin());
-        let answer = self.get_range(client, key, &pin, (range.start, Some(range.end))).await?;
-        if answer.object.size != object.size {
-            return Err(Failure::is_final(Error::Changed(format!("{}: has another size", self.what(key)))));
-        }
-
-        Ok(answer.body)
+        Ok(self.get_more(client, object, range).await?.body)
     }
 
     async fn next(body: &mut ByteStream) -> Option<Result<Bytes, Box<dyn StdError + Send + Sync>>> {
@@ -219,13 +247,19 @@ impl Ranged for Bucket {
                 self.live.move_to(region);
                 Ok(failure)
             }
+            // A bucket that was just created is redirected to for a while.
+            Cure::Region(_) if failure.error.is_retryable() => Ok(Failure { retry: Retry::Later, ..failure }),
+            Cure::Coding(used) if left.take_coding() => {
+                self.accepting.change_from(*used);
+                Ok(failure)
+            }
             Cure::OtherKey if !self.live.has_key_files() => Err(failure),
             Cure::Credentials | Cure::OtherKey if left.take_credentials() => match self.live.reload(used).await {
                 Ok(true) => Ok(failure),
                 Ok(false) => Err(failure),
                 Err(error) => Err(Failure::unreadable_keys(about, &error)),
             },
-            Cure::Region(_) | Cure::Credentials | Cure::OtherKey | Cure::Size => Err(failure),
+            Cure::Region(_) | Cure::Coding(_) | Cure::Credentials | Cure::OtherKey | Cure::Size => Err(failure),
         }
     }
 }
@@ -234,18 +268,23 @@ impl Ranged for Bucket {
 #[derive(Debug)]
 pub(crate) struct Cures {
     region: bool,
+    coding: bool,
     credentials: bool,
 }
 
 impl Default for Cures {
     fn default() -> Self {
-        Self { region: true, credentials: true }
+        Self { region: true, coding: true, credentials: true }
     }
 }
 
 impl Cures {
     fn take_region(&mut self) -> bool {
         std::mem::take(&mut self.region)
+    }
+
+    fn take_coding(&mut self) -> bool {
+        std::mem::take(&mut self.coding)
     }
 
     fn take_credentials(&mut self) -> bool {
