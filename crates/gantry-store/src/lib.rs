@@ -172,6 +172,12 @@ pub enum UnavailableKind {
     Credentials,
     /// The store's address demands TLS, but the server does not offer it.
     TlsNotOffered,
+    /// The server's certificate was issued by an authority that the relay does not trust.
+    UnknownAuthority,
+    /// The server's certificate is invalid for another reason: it has expired, or belongs to another host.
+    InvalidCertificate,
+    /// The AWS profile uses a way to sign in that is not supported, such as SSO.
+    UnsupportedProfile,
     /// Any other reason, such as a server that does not answer.
     Other,
 }

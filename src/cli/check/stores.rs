@@ -72,15 +72,31 @@ fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> Str
         Error::Unavailable { kind: UnavailableKind::Credentials, .. } => {
             return without_credentials(error, name, effective);
         }
+        Error::Unavailable { kind: UnavailableKind::UnsupportedProfile, .. } => (
+            credentials(name, effective),
+            "let the profile use `credential_process = aws configure export-credentials --profile OTHER --format process`",
+        ),
         Error::Unavailable { kind: UnavailableKind::TlsNotOffered, .. } => {
             (endpoint(), "use http://, the server does not use TLS")
+        }
+        Error::Unavailable { kind: UnavailableKind::UnknownAuthority, .. } => (
+            named(effective, &format!("stores.{name}.tls_ca_file")),
+            "name a PEM file of the authority that issued the server's certificate",
+        ),
+        Error::Unavailable { kind: UnavailableKind::InvalidCertificate, .. } => {
+            (endpoint(), "use the host name of the server's certificate, or renew the certificate")
         }
         Error::Unavailable { kind: UnavailableKind::Other, .. } | Error::Protocol(_) => {
             (endpoint(), "start the S3 server, or correct the address")
         }
-        Error::Denied(_) => {
-            (credentials(name, effective), "check these credentials and their permissions (deploy/iam/policy.json)")
+        Error::Denied(_) if is_anonymous(name, effective) => {
+            (named(effective, &anonymous(name)), "give the relay credentials, the bucket is not public")
         }
+        Error::Denied(_) => (
+            credentials(name, effective),
+            "check these credentials and their permissions (deploy/iam/policy.json), and set `requester_pays` if the \
+             bucket demands it",
+        ),
         Error::NotFound(_) => (url(), "create the bucket, or correct its name or the server's address"),
         _ => (url(), "correct the address, the region or the endpoint"),
     };
@@ -95,7 +111,16 @@ fn without_credentials(error: &Error, name: &StoreName, effective: &[Effective])
         let key = named(effective, &profile);
         return format!("{key}: the profile does not exist, or has no credentials: correct the name or the profile");
     }
-    format!("{}: {error}: give the relay valid credentials", credentials(name, effective))
+    let cure = "give the relay valid credentials, or set `anonymous` if the bucket is public";
+    format!("{}: {error}: {cure}", credentials(name, effective))
+}
+
+fn anonymous(name: &StoreName) -> String {
+    format!("stores.{name}.anonymous")
+}
+
+fn is_anonymous(name: &StoreName, effective: &[Effective]) -> bool {
+    find(effective, &anonymous(name)).is_some_and(|line| line.value == "true")
 }
 
 fn credentials(name: &StoreName, effective: &[Effective]) -> String {

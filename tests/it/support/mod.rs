@@ -13,6 +13,7 @@ pub(crate) mod process;
 pub(crate) mod s3;
 pub(crate) mod s3_double;
 pub(crate) mod site;
+pub(crate) mod tls;
 
 use std::time::Duration;
 

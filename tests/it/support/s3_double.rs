@@ -72,6 +72,8 @@ pub(crate) enum Act {
     Replace(&'static str),
     /// Without an `ETag`.
     Anonymous,
+    /// With these header lines as well, each with its line break.
+    With(&'static [u8]),
     /// With this status, these header lines and this body, for any request. A HEAD gets no body.
     Raw(u16, &'static str, String),
     /// Not at all.
@@ -241,7 +243,10 @@ async fn serve(stream: &mut TcpStream, request: &Request, act: Act, object: &Byt
     if !matches!(act, Act::Anonymous) {
         write!(head, "etag: {etag}\r\n").unwrap();
     }
-    head += "last-modified: Wed, 01 Jan 2025 00:00:00 GMT\r\n";
+    let more = if let Act::With(lines) = act { lines } else { b"" };
+    if !more.starts_with(b"last-modified") {
+        head += "last-modified: Wed, 01 Jan 2025 00:00:00 GMT\r\n";
+    }
     let is_chunked = matches!(act, Act::Short(_) | Act::Long(_)) && request.is_get();
 
     match is_chunked {
@@ -249,7 +254,8 @@ async fn serve(stream: &mut TcpStream, request: &Request, act: Act, object: &Byt
         false => write!(head, "content-length: {}\r\n\r\n", body.len()).unwrap(),
     }
 
-    stream.write_all(head.as_bytes()).await?;
+    let (status_line, rest) = head.split_once("\r\n").expect("the head has a status line");
+    stream.write_all(&[status_line.as_bytes(), b"\r\n", more, rest.as_bytes()].concat()).await?;
     if !request.is_get() {
         return Ok(true);
     }

@@ -9,21 +9,23 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata as _, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumMode, EncodingType};
+use aws_sdk_s3::types::{EncodingType, RequestPayer};
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::client::Live;
-use super::failure::{Cure, Failure};
-use super::listing::{self, Mend, Wanted};
-use super::object;
+use super::coding::Accepting;
+use super::failure::{Asked, Cure, Failure, Subject};
+use super::listing::{self, Wanted};
+use super::mend::Mend;
 use super::observe::{PROBE, observed};
 use super::options::{Limits, Options};
 use super::position::Position;
+use super::versions::Versions;
 use super::witness::{Witness, is_listing};
 use crate::ranged::{self, About, Ranged, Retry};
 use crate::{Error, LIST_LIMIT_MAX, Observe, Observer};
-use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin};
+use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo};
 
 /// A bucket with a prefix.
 #[derive(Debug)]
@@ -33,6 +35,9 @@ pub(crate) struct Bucket {
     limits: Limits,
     observer: Observer,
     live: Live,
+    requester_pays: bool,
+    versions: Versions,
+    accepting: Accepting,
     /// Whether S3 sent a whole object in answer to the latest request for a range.
     ignores_ranges: AtomicBool,
     /// When a doubt whether S3 answers at this address was last resolved.
@@ -42,19 +47,11 @@ pub(crate) struct Bucket {
 /// How long the resolution of a doubt is valid. A server that never identifies itself is asked this often.
 const VOUCHED_FOR: Duration = Duration::from_secs(60);
 
-/// The head of an answer to a GET, and its body.
-pub(super) struct Answer {
-    /// The version that the body belongs to. It has a checksum only if the whole object was requested.
-    pub(super) object: ObjectInfo,
-    /// The bytes that the body must yield. The end is exclusive.
-    pub(super) range: Range<u64>,
-    pub(super) body: ByteStream,
-}
-
 impl Bucket {
     pub(super) async fn connect(options: Options) -> Result<Self, Error> {
         let (name, prefix, limits) = (options.bucket.clone(), options.prefix.clone(), options.limits.clone());
         let observer = Observer::clone(&options.observer);
+        let requester_pays = options.requester_pays;
         let live = Live::connect(options).await?;
         Ok(Self {
             name,
@@ -62,6 +59,9 @@ impl Bucket {
             limits,
             observer,
             live,
+            requester_pays,
+            versions: Versions::default(),
+            accepting: Accepting::default(),
             ignores_ranges: AtomicBool::new(false),
             vouched: Mutex::default(),
         })
@@ -77,6 +77,24 @@ impl Bucket {
 
     pub(super) fn observer(&self) -> &dyn Observe {
         &*self.observer
+    }
+
+    pub(super) const fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    pub(super) const fn accepting(&self) -> &Accepting {
+        &self.accepting
+    }
+
+    /// Returns who pays for a request, if it is not the owner of the bucket.
+    pub(super) fn payer(&self) -> Option<RequestPayer> {
+        self.requester_pays.then_some(RequestPayer::Requester)
+    }
+
+    /// Records whether S3 sent the range that was requested.
+    pub(super) fn note_ranges(&self, is_honoured: bool) {
+        self.ignores_ranges.store(!is_honoured, Ordering::Relaxed);
     }
 
     /// Names an object in messages to consumers.
@@ -95,92 +113,8 @@ impl Bucket {
         format!("{}{key}", self.prefix)
     }
 
-    /// Requests a whole object, and the checksum that is stored with it, once.
-    pub(super) async fn get_whole(&self, client: &Client, key: &Key, pin: &Pin) -> Result<Answer, Failure> {
-        let asked = async {
-            let what = self.what(key);
-            let witness = Witness::with_checksum();
-            let request = client
-                .get_object()
-                .bucket(&self.name)
-                .key(self.full(key))
-                .set_if_match(pin.if_match.as_deref().map(object::quoted))
-                .set_version_id(pin.version_id.clone())
-                .customize()
-                .interceptor(witness.clone())
-                .send();
-
-            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-            self.vouch(client, &witness, &what).await?;
-
-            let object = object::of_whole(key, pin, &output, &what).map_err(Failure::is_final)?;
-            Ok(Answer { range: 0..object.size, object, body: output.body })
-        };
-        observed(&*self.observer, "get", asked).await
-    }
-
-    /// Requests a range once. The end is exclusive; `None` is the object's end.
-    pub(super) async fn get_range(
-        &self,
-        client: &Client,
-        key: &Key,
-        pin: &Pin,
-        (start, end): (u64, Option<u64>),
-    ) -> Result<Answer, Failure> {
-        let asked = async {
-            let what = self.what(key);
-            let witness = Witness::default();
-            let last = end.map_or_else(String::new, |end| (end - 1).to_string());
-            let request = client
-                .get_object()
-                .bucket(&self.name)
-                .key(self.full(key))
-                .set_if_match(pin.if_match.as_deref().map(object::quoted))
-                .set_version_id(pin.version_id.clone())
-                .range(format!("bytes={start}-{last}"))
-                .customize()
-                .interceptor(witness.clone())
-                .send();
-
-            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-            self.vouch(client, &witness, &what).await?;
-
-            if output.content_range().is_none() && output.content_length() == Some(0) {
-                // Some stores answer so for an empty object. Others report an invalid range.
-                let error = Error::Protocol(format!("{what}: S3 sends no bytes for a range"));
-                return Err(Failure { error, retry: Retry::AfterCure(Cure::Size) });
-            }
-            self.ignores_ranges.store(output.content_range().is_none(), Ordering::Relaxed);
-
-            let (object, range) = object::of_range(key, pin, (start, end), &output, &what).map_err(Failure::by_kind)?;
-            Ok(Answer { object, range, body: output.body })
-        };
-        observed(&*self.observer, "get", asked).await
-    }
-
-    /// Requests an object's description with its checksum, once.
-    ///
-    /// The pinned `ETag` is compared here instead of being sent, because some stores reject their own `ETag` on a HEAD.
-    pub(super) async fn head(&self, client: &Client, key: &Key, pin: &Pin) -> Result<ObjectInfo, Failure> {
-        let asked = async {
-            let what = self.what(key);
-            let witness = Witness::default();
-            let request = client
-                .head_object()
-                .bucket(&self.name)
-                .key(self.full(key))
-                .set_version_id(pin.version_id.clone())
-                .checksum_mode(ChecksumMode::Enabled)
-                .customize()
-                .interceptor(witness.clone())
-                .send();
-
-            let output = Box::pin(request).await.map_err(|error| Failure::of(&error, &what))?;
-            self.vouch(client, &witness, &what).await?;
-
-            object::of_head(key, pin, &output, &what).map_err(Failure::is_final)
-        };
-        observed(&*self.observer, "head", asked).await
+    fn asked_listing<'a>(&'a self, about: &'a About) -> Asked<'a> {
+        Asked { about, subject: Subject::Listing, bucket: &self.name }
     }
 
     /// Requests a page of keys once.
@@ -202,10 +136,12 @@ impl Bucket {
                 .set_continuation_token(position.token().map(str::to_owned))
                 .set_start_after(position.start_after(&self.prefix, is_after_folded))
                 .encoding_type(EncodingType::Url)
+                .set_request_payer(self.payer())
                 .customize()
                 .interceptor(Mend)
                 .send();
-            let output = Box::pin(call).await.map_err(|error| Failure::of(&error, &what))?;
+            let asked = self.asked_listing(&what);
+            let output = Box::pin(call).await.map_err(|error| Failure::of(&error, asked))?;
 
             let wanted = Wanted { store_prefix: &self.prefix, position: &position, limit: limit as usize };
             listing::page(&output, wanted, &what).map_err(Failure::is_final)
@@ -232,6 +168,7 @@ impl Bucket {
             .prefix(&self.prefix)
             .max_keys(1)
             .encoding_type(EncodingType::Url)
+            .set_request_payer(self.payer())
             .send();
 
         match Box::pin(request).await {
@@ -243,12 +180,12 @@ impl Bucket {
             {
                 Ok(())
             }
-            Err(error) => Err(Failure::of(&error, what)),
+            Err(error) => Err(Failure::of(&error, self.asked_listing(what))),
         }
     }
 
     /// Checks that an answer that looks like a web page comes from S3.
-    async fn vouch(&self, client: &Client, witness: &Witness, what: &About) -> Result<(), Failure> {
+    pub(super) async fn vouch(&self, client: &Client, witness: &Witness, what: &About) -> Result<(), Failure> {
         let vouched = *self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
         if !witness.doubts() || vouched.is_some_and(|at| at.elapsed() < VOUCHED_FOR) {
             return Ok(());
@@ -289,13 +226,7 @@ impl Ranged for Bucket {
     }
 
     async fn get(&self, client: &Arc<Client>, object: &ObjectInfo, range: Range<u64>) -> Result<ByteStream, Failure> {
-        let (key, pin) = (&object.key, object.pin());
-        let answer = self.get_range(client, key, &pin, (range.start, Some(range.end))).await?;
-        if answer.object.size != object.size {
-            return Err(Failure::is_final(Error::Changed(format!("{}: has another size", self.what(key)))));
-        }
-
-        Ok(answer.body)
+        Ok(self.get_more(client, object, range).await?.body)
     }
 
     async fn next(body: &mut ByteStream) -> Option<Result<Bytes, Box<dyn StdError + Send + Sync>>> {
@@ -316,13 +247,19 @@ impl Ranged for Bucket {
                 self.live.move_to(region);
                 Ok(failure)
             }
+            // A bucket that was just created is redirected to for a while.
+            Cure::Region(_) if failure.error.is_retryable() => Ok(Failure { retry: Retry::Later, ..failure }),
+            Cure::Coding(used) if left.take_coding() => {
+                self.accepting.change_from(*used);
+                Ok(failure)
+            }
             Cure::OtherKey if !self.live.has_key_files() => Err(failure),
             Cure::Credentials | Cure::OtherKey if left.take_credentials() => match self.live.reload(used).await {
                 Ok(true) => Ok(failure),
                 Ok(false) => Err(failure),
                 Err(error) => Err(Failure::unreadable_keys(about, &error)),
             },
-            Cure::Region(_) | Cure::Credentials | Cure::OtherKey | Cure::Size => Err(failure),
+            Cure::Region(_) | Cure::Coding(_) | Cure::Credentials | Cure::OtherKey | Cure::Size => Err(failure),
         }
     }
 }
@@ -331,18 +268,23 @@ impl Ranged for Bucket {
 #[derive(Debug)]
 pub(crate) struct Cures {
     region: bool,
+    coding: bool,
     credentials: bool,
 }
 
 impl Default for Cures {
     fn default() -> Self {
-        Self { region: true, credentials: true }
+        Self { region: true, coding: true, credentials: true }
     }
 }
 
 impl Cures {
     fn take_region(&mut self) -> bool {
         std::mem::take(&mut self.region)
+    }
+
+    fn take_coding(&mut self) -> bool {
+        std::mem::take(&mut self.coding)
     }
 
     fn take_credentials(&mut self) -> bool {

@@ -1,5 +1,6 @@
 //! Makes the SDK's clients, and replaces them for another region or with new credentials.
 
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use super::connections;
 use super::every_request::EveryRequest;
 use super::options::{Credentials, Options, StaticCredentials};
-use crate::Error;
+use crate::{Error, Unobserved};
 
 /// The region of S3 servers without regions. AWS answers here with the region of any bucket.
 const REGION_FALLBACK: &str = "us-east-1";
@@ -33,10 +34,30 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 pub(super) struct Live {
     options: Options,
     /// The connections, which outlive a client.
-    http: SharedHttpClient,
+    http: Http,
     client: RwLock<Arc<Client>>,
     /// The credentials in use. Locked while they are loaded.
     loaded: Mutex<Loaded>,
+}
+
+/// The connections to S3, and those to the services that issue credentials.
+#[derive(Debug)]
+struct Http {
+    s3: SharedHttpClient,
+    /// A store's own certificate authorities need not have issued these services' certificates.
+    credentials: SharedHttpClient,
+}
+
+impl Http {
+    fn new(options: &Options) -> Result<Self, Error> {
+        let of_environment = ca_of_environment();
+        let ca = options.tls_ca_file.as_deref().or(of_environment.as_deref());
+
+        Ok(Self {
+            s3: connections::pool(ca, &options.observer)?,
+            credentials: connections::pool(of_environment.as_deref(), &(Arc::new(Unobserved) as _))?,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -50,7 +71,7 @@ impl Live {
     pub(super) async fn connect(options: Options) -> Result<Self, Error> {
         check(&options)?;
         let keys = keys(&options.credentials)?;
-        let http = connections::pool(&options.observer)?;
+        let http = Http::new(&options)?;
         let client = Box::pin(client(&options, keys.as_ref(), &http)).await;
         let loaded = Mutex::new(Loaded { at: Instant::now(), keys });
         Ok(Self { options, http, client: RwLock::new(Arc::new(client)), loaded })
@@ -132,8 +153,10 @@ fn keys(credentials: &Credentials) -> Result<Option<StaticCredentials>, Error> {
     })
 }
 
-async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &SharedHttpClient) -> Client {
-    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12()).region(region(options));
+async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &Http) -> Client {
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .region(region(options))
+        .http_client(http.credentials.clone());
     if let Some(profile) = &options.profile {
         loader = loader.profile_name(profile);
     }
@@ -154,8 +177,10 @@ async fn client(options: &Options, keys: Option<&StaticCredentials>, http: &Shar
     let sdk = loader.load().await;
     let endpoint = endpoint(options, &sdk);
     let mut config = Builder::from(&sdk)
-        .http_client(http.clone())
+        .http_client(http.s3.clone())
         .force_path_style(is_path_style(options, endpoint.as_deref()))
+        // An access point is reached in its own region.
+        .use_arn_region(true)
         // A ranged GET must not be compared with the whole object's checksum. The consumer verifies it.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         // Retries and stalled bodies are handled by `ranged`. The SDK does not retry bodies, shares one bucket of retry
@@ -188,9 +213,9 @@ fn endpoint(options: &Options, sdk: &SdkConfig) -> Option<String> {
 }
 
 /// Returns whether requests have the bucket in the path. Apart from AWS's own, few servers have a DNS name for every
-/// bucket.
+/// bucket. An access point is always part of the host name.
 fn is_path_style(options: &Options, endpoint: Option<&str>) -> bool {
-    options.path_style.unwrap_or(endpoint.is_some())
+    !options.bucket.starts_with("arn:") && options.path_style.unwrap_or(endpoint.is_some())
 }
 
 /// Returns the endpoint in the environment, or `None` if it is unset or the environment disables it.
@@ -200,6 +225,11 @@ pub(super) fn endpoint_of_environment() -> Option<String> {
         return None;
     }
     set("AWS_ENDPOINT_URL_S3").or_else(|| set("AWS_ENDPOINT_URL"))
+}
+
+/// Returns the file that the environment names for the certificate authorities of all services of AWS.
+fn ca_of_environment() -> Option<PathBuf> {
+    std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// Returns where to look for the region. The instance metadata service is asked only for AWS itself, since there is none
@@ -226,6 +256,8 @@ fn region(options: &Options) -> RegionProviderChain {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_s3::presigning::PresigningConfig;
+
     use super::*;
 
     fn sdk(endpoint_of_profile: Option<&str>) -> SdkConfig {
@@ -246,6 +278,24 @@ mod tests {
         assert_eq!(endpoint(&own, &sdk(Some("http://minio.example"))).as_deref(), Some("http://own/s3/"));
         assert_eq!(endpoint(&none, &sdk(None)), None);
         assert!(!is_path_style(&none, None));
+    }
+
+    #[tokio::test]
+    async fn an_access_point_is_part_of_the_host_name() {
+        let arn = "arn:aws:s3:eu-west-1:123456789012:accesspoint:point";
+        let credentials = Credentials::Static(StaticCredentials {
+            access_key_id: "id".to_owned(),
+            secret_access_key: "secret".to_owned(),
+            session_token: None,
+        });
+        let options = Options { region: Some("us-east-1".to_owned()), credentials, ..Options::new(arn) };
+        let client = Live::connect(options).await.unwrap().client();
+
+        let an_hour = PresigningConfig::expires_in(Duration::from_secs(3600)).unwrap();
+        let request = client.get_object().bucket(arn).key("a/b").presigned(an_hour).await.unwrap();
+
+        let expected = "https://point-123456789012.s3-accesspoint.eu-west-1.amazonaws.com/a/b?";
+        assert!(request.uri().starts_with(expected), "{}", request.uri());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 
 use super::body_limit::limit_body;
+use super::headers::make_legible;
 use super::observe::add_trace;
 use crate::Observer;
 
@@ -36,6 +37,7 @@ impl Intercept for EveryRequest {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         limit_body(context.response_mut(), config);
+        make_legible(context.response_mut());
         Ok(())
     }
 }

@@ -2,8 +2,9 @@
 
 use gantry_proto::printable;
 
-/// Maximum length of quoted text, in characters before escaping. S3's own error codes have at most 50.
-const EXCERPT_MAX_CHARS: usize = 100;
+/// Maximum length of quoted text, in characters before escaping. S3's own error codes have at most 50, and most of its
+/// messages less than 150.
+const EXCERPT_MAX_CHARS: usize = 160;
 
 /// Returns the beginning of a text from S3, printable on one line. An ellipsis shows that more follows.
 pub(super) fn excerpt(text: &str) -> String {

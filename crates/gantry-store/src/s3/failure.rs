@@ -1,11 +1,14 @@
 //! Classifies failed requests: the error to report, and whether another attempt makes sense.
 
 use std::error::Error as StdError;
+use std::io;
 use std::time::Duration;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use rustls::{CertificateError, InvalidMessage};
 
+use super::coding::Accepted;
 use super::excerpt::excerpt;
 use super::witness;
 use crate::ranged::{self, About, Retry};
@@ -20,6 +23,21 @@ const REGION_MAX_BYTES: usize = 64;
 /// Maximum number of lines of a cause in a message. The SDK looks for credentials in fewer places.
 const CAUSE_MAX_LINES: usize = 10;
 
+/// Codes of requests to slow down that come with statuses of final errors. Source: the AWS SDKs' standard retry mode.
+const THROTTLED: [&str; 11] = [
+    "BandwidthLimitExceeded",
+    "EC2ThrottledException",
+    "LimitExceededException",
+    "PriorRequestNotComplete",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+];
+
 /// One failed attempt.
 pub(super) type Failure = ranged::Failure<Cure>;
 
@@ -32,8 +50,46 @@ pub(crate) enum Cure {
     Credentials,
     /// Another key, if the key files contain one by now.
     OtherKey,
+    /// Accepting another encoding than this one.
+    Coding(Accepted),
     /// The object's size, which distinguishes an empty range from one past the end. S3 answers 416 to both.
     Size,
+}
+
+/// A request. It decides what some answers mean, and what a message may contain.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// The subject in messages.
+    pub(super) about: &'a About,
+    pub(super) subject: Subject,
+    /// A consumer must not learn the bucket's name.
+    pub(super) bucket: &'a str,
+}
+
+/// The subject of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// An object.
+    Object {
+        /// The request is for the version with an `ETag`. If there is no object, it was deleted.
+        is_pinned: bool,
+        /// The request names a version.
+        has_version: bool,
+        /// The answer has no body, so no error code either.
+        is_head: bool,
+    },
+    /// A listing of the bucket.
+    Listing,
+}
+
+impl Subject {
+    const fn has_version(self) -> bool {
+        matches!(self, Self::Object { has_version: true, .. })
+    }
+
+    const fn is_head(self) -> bool {
+        matches!(self, Self::Object { is_head: true, .. })
+    }
 }
 
 impl Failure {
@@ -50,11 +106,12 @@ impl Failure {
         Self::is_final(Error::unavailable_because(UnavailableKind::Credentials, message))
     }
 
-    /// Classifies the SDK's error for a request about `what`, such as a key.
-    pub(super) fn of<E>(error: &SdkError<E, HttpResponse>, what: &About) -> Self
+    /// Classifies the SDK's error.
+    pub(super) fn of<E>(error: &SdkError<E, HttpResponse>, asked: Asked<'_>) -> Self
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {
+        let what = asked.about;
         let passing = |text: &str, cause: &str| Self::passing(what.with_cause(text, cause));
         let is_final = |text: &str, cause: &str| Self::is_final(Error::Invalid(what.with_cause(text, cause)));
 
@@ -64,37 +121,77 @@ impl Failure {
             {
                 unreadable(service.raw(), what, &innermost(error))
             }
-            SdkError::ServiceError(service) => answered(service.raw(), service.err().code(), what),
+            SdkError::ServiceError(service) => {
+                let (code, message) = (service.err().code(), service.err().message());
+                Answer { response: service.raw(), code, message, asked }.failure()
+            }
             SdkError::ResponseError(response) if response.raw().status().is_success() => {
                 passing("S3 gave an answer that can't be read", &innermost(error))
             }
-            SdkError::ResponseError(response) => answered(response.raw(), None, what),
+            SdkError::ResponseError(response) => {
+                Answer { response: response.raw(), code: None, message: None, asked }.failure()
+            }
             SdkError::TimeoutError(_) => Self::passing(format!("{what}: S3 did not answer in time")),
+            SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
+                unreachable_s3(error, what)
+            }
             SdkError::DispatchFailure(failure) => {
-                let cause = innermost(error);
-                // Only the text tells: the SDK passes on no type of the TLS library.
-                if failure.is_io() && cause.contains("InvalidContentType") {
-                    let message = what.with_cause("can't reach S3", &cause);
-                    let error = Error::unavailable_because(UnavailableKind::TlsNotOffered, message);
-                    Self { error, retry: Retry::Later }
-                } else if failure.is_io() || failure.is_timeout() {
-                    passing("can't reach S3", &cause)
-                } else if chain(error).any(|link| link.to_string().contains("credential")) {
-                    // Only the text tells. The SDK has asked every source by now, each with its own retries.
-                    // It lists all of them.
-                    let cause = cause.split_once(". Attempted").map_or(cause.as_str(), |(short, _)| short);
-                    let message = what.with_cause("the relay has no credentials for S3", cause);
-                    Self::is_final(Error::unavailable_because(UnavailableKind::Credentials, message))
+                if let Some(failure) = without_credentials(error, what) {
+                    failure
                 } else if failure.is_user() {
-                    is_final("the request can't be made", &cause)
+                    is_final("the request can't be made", &innermost(error))
                 } else {
-                    passing("the request can't be sent", &cause)
+                    passing("the request can't be sent", &innermost(error))
                 }
             }
             SdkError::ConstructionFailure(_) => is_final("the request can't be made", &innermost(error)),
             _ => passing("the request failed", &innermost(error)),
         }
     }
+}
+
+/// Classifies a failed connection.
+fn unreachable_s3(error: &(dyn StdError + 'static), what: &About) -> Failure {
+    let cause = innermost(error);
+    let failed = |kind, text: &str| Error::unavailable_because(kind, what.with_cause(text, &cause));
+
+    match links(error).find_map(|link| link.downcast_ref::<rustls::Error>()) {
+        // The signature is bad if another authority of the same name is trusted.
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            let text = "the relay does not trust the authority that issued the certificate of S3";
+            Failure::is_final(failed(UnavailableKind::UnknownAuthority, text))
+        }
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            Failure::is_final(failed(UnavailableKind::InvalidCertificate, "the certificate of S3 is not valid"))
+        }
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            Failure { error: failed(UnavailableKind::TlsNotOffered, "can't reach S3"), retry: Retry::Later }
+        }
+        Some(_) | None => Failure { error: failed(UnavailableKind::Other, "can't reach S3"), retry: Retry::Later },
+    }
+}
+
+/// Returns the failure of a request that can't be signed, or `None` if it has another cause. Only the text tells.
+fn without_credentials(error: &(dyn StdError + 'static), what: &About) -> Option<Failure> {
+    let texts: Vec<_> = links(error).map(ToString::to_string).collect();
+    let failed = |kind, text: &str| {
+        // The SDK lists all places where it looked.
+        let cause = innermost(error);
+        let cause = cause.split_once(". Attempted").map_or(cause.as_str(), |(short, _)| short);
+        Some(Failure::is_final(Error::unavailable_because(kind, what.with_cause(text, cause))))
+    };
+
+    if texts.iter().any(|text| text.contains("cargo feature")) {
+        return failed(
+            UnavailableKind::UnsupportedProfile,
+            "the AWS profile uses a way to sign in that is not supported",
+        );
+    }
+    // The SDK has asked every source by now, each with its own retries.
+    if texts.iter().any(|text| text.contains("credential")) {
+        return failed(UnavailableKind::Credentials, "the relay has no credentials for S3");
+    }
+    None
 }
 
 /// Classifies an answer with a status of success that can't be parsed.
@@ -108,61 +205,159 @@ fn unreadable(response: &HttpResponse, what: &About, cause: &str) -> Failure {
     Failure::is_final(Error::Protocol(what.with_cause("S3 gave an answer that can't be read", cause)))
 }
 
-/// Classifies an error. It has no code if it has no body, as every answer to a HEAD.
-fn answered(response: &HttpResponse, code: Option<&str>, what: &About) -> Failure {
-    let status = response.status().as_u16();
-    let label = code.map_or_else(|| status.to_string(), |code| format!("{status} {}", excerpt(code)));
+/// An error of S3. It has neither code nor message if it has no body, as every answer to a HEAD.
+struct Answer<'a> {
+    response: &'a HttpResponse,
+    code: Option<&'a str>,
+    message: Option<&'a str>,
+    asked: Asked<'a>,
+}
 
-    if let Some(region) = region(response, status, code.unwrap_or_default()) {
-        let error = Error::Invalid(what.with_cause("the bucket is in another region", &region));
-        return Failure { error, retry: Retry::AfterCure(Cure::Region(region)) };
+impl Answer<'_> {
+    fn failure(&self) -> Failure {
+        let what = self.asked.about;
+        let status = self.response.status().as_u16();
+        let code = self.code.unwrap_or_default();
+
+        if let Some(region) = region(self.response, status, code) {
+            let error = match status {
+                307 => self.unavailable(UnavailableKind::Other, "S3 redirects requests for a while"),
+                _ => Error::Invalid(what.with_cause("the bucket is in another region", &region)),
+            };
+            return Failure { error, retry: Retry::AfterCure(Cure::Region(region)) };
+        }
+
+        // Gateways in front of S3 also send pages with 5xx, which are temporary.
+        let is_page = status < 500 && witness::is_foreign_error(self.response);
+        let is_bare = code.is_empty() && !(status == 307 && witness::has_own_header(self.response));
+        if is_page || (matches!(status, 301..=303 | 307 | 308) && is_bare) {
+            return Failure::foreign(what);
+        }
+
+        let (error, retry) = self.credentials_or_load(status, code).unwrap_or_else(|| self.refusal(status, code));
+        Failure { error, retry }
     }
 
-    // Gateways in front of S3 also send pages with 5xx, which are temporary.
-    let is_page = status < 500 && witness::is_foreign_error(response);
-    let leads_away = matches!(status, 301..=303 | 308) && code.is_none_or(str::is_empty);
-    if is_page || leads_away {
-        return Failure::foreign(what);
+    /// Classifies errors that another attempt can help.
+    fn credentials_or_load(&self, status: u16, code: &str) -> Option<(Error, Retry<Cure>)> {
+        let unavailable = |kind, text| self.unavailable(kind, text);
+
+        Some(match (status, code) {
+            (
+                _,
+                "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" | "RequestExpired",
+            ) => (
+                unavailable(UnavailableKind::Credentials, "the relay's credentials have expired"),
+                Retry::AfterCure(Cure::Credentials),
+            ),
+            (_, "RequestTimeTooSkewed") => {
+                (unavailable(UnavailableKind::Other, "the relay's clock is wrong"), Retry::Later)
+            }
+            (_, "RequestTimeout" | "OperationAborted" | "SlowDown" | "InternalError" | "ServiceUnavailable") => {
+                (unavailable(UnavailableKind::Other, "S3 fails or asks to slow down"), Retry::Later)
+            }
+            (_, code) if THROTTLED.contains(&code) => {
+                (unavailable(UnavailableKind::Other, "S3 asks to slow down"), Retry::Later)
+            }
+            (307, _) => (unavailable(UnavailableKind::Other, "S3 redirects requests for a while"), Retry::Later),
+            // A store without HEAD does not learn it.
+            (501, _) if self.asked.subject.is_head() => return None,
+            // Nor one without versions.
+            (501, "NotImplemented") if self.asked.subject.has_version() => return None,
+            (408 | 409 | 425 | 429 | 500..=599, _) => {
+                (unavailable(UnavailableKind::Other, "S3 fails or asks to slow down"), Retry::Later)
+            }
+            _ => return None,
+        })
     }
-    let unavailable = |kind: UnavailableKind, text: &str| Error::Unavailable {
-        kind,
-        message: format!("{what}: {text} ({label})"),
-        retry_after: response.headers().get("retry-after").and_then(retry_after),
-    };
-    let passing = |text: &str| unavailable(UnavailableKind::Other, text);
-    let (error, retry) = match (status, code.unwrap_or_default()) {
-        (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" | "RequestExpired") => {
-            let error = unavailable(UnavailableKind::Credentials, "the relay's credentials have expired");
-            (error, Retry::AfterCure(Cure::Credentials))
+
+    /// Classifies errors that stay.
+    fn refusal(&self, status: u16, code: &str) -> (Error, Retry<Cure>) {
+        let what = self.asked.about;
+        let denied = |text: &str, label: &str| Error::Denied(format!("{what}: {text} ({label})"));
+
+        match (status, code) {
+            (_, "NoSuchBucket") => (Error::NotFound(format!("{what}: no such bucket")), Retry::Never),
+            (400 | 404, "InvalidArgument" | "NoSuchVersion" | "InvalidVersionId")
+                if self.asked.subject.has_version() =>
+            {
+                (self.missing("no such version"), Retry::Never)
+            }
+            (501, "NotImplemented") if self.asked.subject.has_version() => {
+                (self.missing("no such version"), Retry::Never)
+            }
+            (404 | 410, _) if self.asked.subject == Subject::Listing => (self.missing("no such bucket"), Retry::Never),
+            // A server without HEAD.
+            (405, _)
+                if self.asked.subject.is_head() && self.response.headers().get("x-amz-delete-marker").is_none() =>
+            {
+                (self.refused(), Retry::Never)
+            }
+            // Otherwise 405 means that the version is a delete marker.
+            (404 | 405 | 410, _) => (self.missing("no such object"), Retry::Never),
+            (_, "InvalidObjectState") => (denied("archived, it must be restored first", &self.label()), Retry::Never),
+            (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => {
+                (denied("access denied", &self.label()), Retry::AfterCure(Cure::OtherKey))
+            }
+            // Many servers answer a rotated key like a key without permission, and an answer to a HEAD has no code.
+            (401 | 403, _) => (denied("access denied", &self.reason()), Retry::AfterCure(Cure::OtherKey)),
+            (412, _) => {
+                (Error::Changed(format!("{what}: no longer the pinned version ({})", self.label())), Retry::Never)
+            }
+            (416, _) => {
+                let error = Error::Protocol(format!("{what}: no such range ({})", self.label()));
+                (error, Retry::AfterCure(Cure::Size))
+            }
+            // S3 answers so to a HEAD with expired credentials.
+            (400, "") => (self.refused(), Retry::AfterCure(Cure::Credentials)),
+            _ => (self.refused(), Retry::Never),
         }
-        (_, "RequestTimeTooSkewed") => (passing("the relay's clock is wrong"), Retry::Later),
-        (_, "RequestTimeout" | "OperationAborted" | "SlowDown" | "InternalError" | "ServiceUnavailable") => {
-            (passing("S3 fails or asks to slow down"), Retry::Later)
+    }
+
+    fn unavailable(&self, kind: UnavailableKind, text: &str) -> Error {
+        Error::Unavailable {
+            kind,
+            message: format!("{}: {text} ({})", self.asked.about, self.label()),
+            retry_after: self.response.headers().get("retry-after").and_then(retry_after),
         }
-        (_, "NoSuchBucket") => (Error::NotFound(format!("{what}: no such bucket")), Retry::Never),
-        (400, "InvalidArgument" | "NoSuchVersion") | (404, "NoSuchVersion") => {
-            (Error::NotFound(format!("{what}: no such version ({label})")), Retry::Never)
+    }
+
+    fn refused(&self) -> Error {
+        Error::Invalid(format!("{}: S3 refuses the request ({})", self.asked.about, self.reason()))
+    }
+
+    /// What is missing may have been there a moment ago.
+    fn missing(&self, text: &str) -> Error {
+        let what = self.asked.about;
+        match self.asked.subject {
+            Subject::Object { is_pinned: true, .. } => {
+                Error::Changed(format!("{what}: the pinned version was deleted: {text} ({})", self.label()))
+            }
+            Subject::Object { .. } => Error::NotFound(format!("{what}: {text} ({})", self.label())),
+            Subject::Listing => Error::NotFound(format!("{what}: {text}")),
         }
-        // 405 means that the version is a delete marker.
-        (404 | 405 | 410, _) => (Error::NotFound(format!("{what}: no such object ({label})")), Retry::Never),
-        (_, "InvalidObjectState") => {
-            (Error::Denied(format!("{what}: archived, it must be restored first ({label})")), Retry::Never)
-        }
-        (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => {
-            (Error::Denied(format!("{what}: access denied ({label})")), Retry::AfterCure(Cure::OtherKey))
-        }
-        // Many servers answer a rotated key like a key without permission, and an answer to a HEAD has no code.
-        (401 | 403, _) => (Error::Denied(format!("{what}: access denied ({label})")), Retry::AfterCure(Cure::OtherKey)),
-        (412, _) => (Error::Changed(format!("{what}: no longer the pinned version ({label})")), Retry::Never),
-        (416, _) => (Error::Protocol(format!("{what}: no such range ({label})")), Retry::AfterCure(Cure::Size)),
-        // S3 answers so to a HEAD with expired credentials.
-        (400, "") => {
-            (Error::Invalid(format!("{what}: S3 refuses the request ({label})")), Retry::AfterCure(Cure::Credentials))
-        }
-        (408 | 409 | 425 | 429 | 500 | 502..=599, _) => (passing("S3 fails or asks to slow down"), Retry::Later),
-        _ => (Error::Invalid(format!("{what}: S3 refuses the request ({label})")), Retry::Never),
-    };
-    Failure { error, retry }
+    }
+
+    /// Returns the status and the code.
+    fn label(&self) -> String {
+        let status = self.response.status();
+        self.code.map_or_else(|| status.to_string(), |code| format!("{status} {}", excerpt(code)))
+    }
+
+    /// Returns the status, the code, and what S3 says, unless it only repeats the code, or the message goes to a consumer
+    /// and names a place.
+    fn reason(&self) -> String {
+        let is_for_consumer = matches!(self.asked.about, About::Consumer(_));
+        let names_place = |text: &str| [self.asked.bucket, "arn:", "://"].iter().any(|part| text.contains(part));
+        let repeats_code = |text: &str| {
+            let letters = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).collect::<String>();
+            letters(text).eq_ignore_ascii_case(&letters(self.code.unwrap_or_default()))
+        };
+
+        let said = self.message.map(str::trim).filter(|text| !text.is_empty());
+        let said = said.filter(|text| !repeats_code(text) && !(is_for_consumer && names_place(text)));
+        said.map_or_else(|| self.label(), |text| format!("{}: {}", self.label(), excerpt(text)))
+    }
 }
 
 /// Parses the number of seconds that S3 asks to wait, up to a maximum. A date is ignored.
@@ -206,7 +401,7 @@ fn is_region(text: &str) -> bool {
 
 /// Returns the first cause in a chain of errors, on one line. The outer errors only state that something failed.
 fn innermost(error: &(dyn StdError + 'static)) -> String {
-    one_line(&chain(error).last().map_or_else(String::new, ToString::to_string))
+    one_line(&links(error).last().map_or_else(String::new, ToString::to_string))
 }
 
 /// Joins the first lines of a text, which may be an answer of S3. The SDK writes one line for each place where it looked
@@ -216,9 +411,12 @@ fn one_line(text: &str) -> String {
     lines.take(CAUSE_MAX_LINES).map(excerpt).collect::<Vec<_>>().join("; ")
 }
 
-/// Iterates over an error and its causes.
-fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| (*error).source())
+/// Iterates over an error and its causes. An [`io::Error`] returns the source of the error in it, and not that error.
+fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&link| match link.downcast_ref::<io::Error>() {
+        Some(outer) => outer.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
+        None => link.source(),
+    })
 }
 
 #[cfg(test)]

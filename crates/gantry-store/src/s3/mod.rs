@@ -6,6 +6,7 @@
 mod body_limit;
 mod bucket;
 mod client;
+mod coding;
 mod connections;
 mod every_request;
 mod excerpt;
@@ -13,12 +14,16 @@ mod failure;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod headers;
 mod listing;
+mod mend;
 mod object;
 mod observe;
 mod options;
 mod parts;
 mod position;
+mod reads;
+mod versions;
 mod witness;
 
 use std::fmt;
@@ -31,11 +36,12 @@ use aws_sdk_s3::primitives::ByteStream;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join};
 
-use self::bucket::{Answer, Bucket};
+use self::bucket::Bucket;
 use self::failure::{Cure, Failure};
 pub use self::options::{Credentials, KeyFiles, Limits, Options, StaticCredentials};
 use self::parts::Parts;
 use self::position::Position;
+use self::reads::Answer;
 use super::crowd::Member;
 use super::ranged::{About, Ranged as _, Reader, Response, Retry, retry_within};
 use super::{Budget, Error, Opened, Store};
@@ -222,20 +228,18 @@ impl S3Store {
         F: Future<Output = Result<Answer, Failure>>,
     {
         let head = |client: Arc<_>| async move { self.bucket.head(&client, key, pin).await };
-        let described = async || match self.bucket.retry(what, head).await {
-            // A policy may permit only GET. Then only the checksum is missing.
-            Err(Failure { error: Error::Denied(_), .. }) => Ok(None),
-            described => described.map(Some),
-        };
+        // The failure of the GET is preferred, because only that has a reason.
+        let described = async || Ok(self.bucket.retry(what, head).await);
 
         for _ in 0..REPLACED_MAX {
-            match try_join(self.bucket.retry(what, &range), described()).await? {
-                (answer, None) => return Ok(Some(answer)),
-                (answer, Some(object)) if is_same(&answer.object, &object) => {
-                    return Ok(Some(Answer { object, ..answer }));
-                }
+            let (answer, described) = try_join(self.bucket.retry(what, &range), described()).await?;
+            match described {
+                Ok(object) if is_same(&answer.object, &object) => return Ok(Some(Answer { object, ..answer })),
                 // Replaced between the two. Without a pin, the newer version is as good.
-                _ => {}
+                Ok(_) => {}
+                // A policy may permit only GET, or a server may not know HEAD. Then only the checksum is missing.
+                Err(Failure { error: Error::Denied(_) | Error::Invalid(_), .. }) => return Ok(Some(answer)),
+                Err(failure) => return Err(failure),
             }
         }
 
@@ -253,7 +257,7 @@ impl S3Store {
     async fn describe(&self, key: &Key, pin: &Pin) -> Result<ObjectInfo, Error> {
         let what = self.bucket.what(key);
         self.bucket
-            .retry(&what, |client| async move { self.bucket.head(&client, key, pin).await })
+            .retry(&what, |client| async move { self.bucket.head_or_reason(&client, key, pin).await })
             .await
             .map_err(|failure| failure.error)
     }

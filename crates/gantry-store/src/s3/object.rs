@@ -127,7 +127,8 @@ fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<Object
     if let Some(expected) = &pin.version_id
         && head.version_id != Some(expected)
     {
-        return Err(Error::NotFound(format!("{what}: no version {expected:?}")));
+        let message = format!("{what}: no version {expected:?}");
+        return Err(if pin.if_match.is_some() { Error::Changed(message) } else { Error::NotFound(message) });
     }
 
     Ok(ObjectInfo {

@@ -21,10 +21,15 @@ pub struct Options {
     /// Whether the bucket's name is part of the path instead of the host name. `None` means only with an endpoint: apart
     /// from AWS's own, few servers have a DNS name for every bucket.
     pub path_style: Option<bool>,
+    /// A PEM file of the certificate authorities to trust instead of the system's. `None` is the one that `AWS_CA_BUNDLE`
+    /// names, or the system's. Services that issue credentials are not affected.
+    pub tls_ca_file: Option<PathBuf>,
     /// The profile of the shared configuration files. `None` is the one of the environment.
     pub profile: Option<String>,
     /// The credentials that sign requests.
     pub credentials: Credentials,
+    /// Whether requests accept to be billed for, which buckets with "requester pays" demand.
+    pub requester_pays: bool,
     /// Limits on time and concurrency.
     pub limits: Limits,
     /// Receives reports about the requests.
@@ -41,8 +46,10 @@ impl Options {
             endpoint_url: None,
             region: None,
             path_style: None,
+            tls_ca_file: None,
             profile: None,
             credentials: Credentials::Chain,
+            requester_pays: false,
             limits: Limits::default(),
             observer: Arc::new(Unobserved),
         }

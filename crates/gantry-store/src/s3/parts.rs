@@ -172,21 +172,24 @@ async fn look_up(parts: &Parts, bucket: &Bucket, object: &ObjectInfo) -> Option<
 async fn attributes(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Option<Vec<u64>> {
     let mut sizes = Vec::new();
     let mut marker = None;
-    let what = bucket.what(&object.key);
+    let (what, pin) = (bucket.what(&object.key), object.pin());
+    let version = bucket.versions().named(&pin);
 
     for _ in 0..PAGES_MAX {
         let request = client
             .get_object_attributes()
             .bucket(bucket.name())
             .key(bucket.full(&object.key))
-            .set_version_id(object.version_id.clone())
+            .set_version_id(version.map(str::to_owned))
+            .set_request_payer(bucket.payer())
             .object_attributes(ObjectAttributes::Etag)
             .object_attributes(ObjectAttributes::ObjectParts)
             .set_part_number_marker(marker)
             .send();
 
-        let asked = async { Box::pin(request).await.map_err(|error| Failure::of(&error, &what)) };
-        let output = observed(bucket.observer(), "attributes", asked).await.ok()?;
+        let asked = bucket.asked(&what, &pin, version, false);
+        let sent = async { Box::pin(request).await.map_err(|error| Failure::of(&error, asked)) };
+        let output = observed(bucket.observer(), "attributes", sent).await.ok()?;
         // This answer contains the ETag without its quotes.
         if object::quoted(output.e_tag()?) != object.etag {
             return None;
@@ -207,18 +210,21 @@ async fn attributes(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Op
 
 /// Requests each part's size. There is no `If-Match`, which several stores reject here; the `ETag` is compared.
 async fn one_by_one(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Option<Vec<u64>> {
-    let what = bucket.what(&object.key);
+    let (what, pin) = (bucket.what(&object.key), object.pin());
+    let version = bucket.versions().named(&pin);
     let part = async |number: u32| {
         let request = client
             .head_object()
             .bucket(bucket.name())
             .key(bucket.full(&object.key))
-            .set_version_id(object.version_id.clone())
+            .set_version_id(version.map(str::to_owned))
+            .set_request_payer(bucket.payer())
             .part_number(i32::try_from(number).ok()?)
             .send();
 
-        let asked = async { Box::pin(request).await.map_err(|error| Failure::of(&error, &what)) };
-        let output = observed(bucket.observer(), "part", asked).await.ok()?;
+        let asked = bucket.asked(&what, &pin, version, true);
+        let sent = async { Box::pin(request).await.map_err(|error| Failure::of(&error, asked)) };
+        let output = observed(bucket.observer(), "part", sent).await.ok()?;
         let size = u64::try_from(output.content_length()?).ok()?;
         (object::quoted(output.e_tag()?) == object.etag).then_some((size, output.parts_count()))
     };

@@ -13,24 +13,45 @@ use aws_sdk_s3::config::interceptors::{
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 
+use super::coding::{Accepted, STORED, is_gzip};
+
 /// Prefixes of the headers of S3 servers, and of stores that also have their own protocol.
 const OWN_HEADERS: [&str; 5] = ["x-amz-", "x-amzn-", "x-goog-", "x-minio-", "x-oss-"];
 
 /// Content types of web pages and other services. Objects may also have them.
 const PAGE_TYPES: [&str; 4] = ["text/html", "application/xhtml+xml", "application/json", "text/plain"];
 
-/// Examines the head of one answer.
-#[derive(Clone, Debug, Default)]
+/// States what one request accepts, and examines the head of its answer.
+///
+/// It is one interceptor for both, because the SDK goes through all of them at each of its twenty hooks.
+#[derive(Clone, Debug)]
 pub(super) struct Witness {
     doubts: Arc<OnceLock<bool>>,
+    is_stored_gzip: Arc<OnceLock<bool>>,
     asks_for_checksum: bool,
+    accepted: Accepted,
 }
 
 impl Witness {
+    /// Examines the answer to a request that accepts this encoding.
+    pub(super) fn new(accepted: Accepted) -> Self {
+        Self { doubts: Arc::default(), is_stored_gzip: Arc::default(), asks_for_checksum: false, accepted }
+    }
+
     /// Also asks for the stored checksum. It does so with a header instead of the SDK's parameter, which would make the SDK
     /// verify the body as well.
-    pub(super) fn with_checksum() -> Self {
-        Self { asks_for_checksum: true, ..Self::default() }
+    pub(super) fn asking_for_checksum(self, asks_for_checksum: bool) -> Self {
+        Self { asks_for_checksum, ..self }
+    }
+
+    /// Returns the encoding that the request accepts.
+    pub(super) const fn accepted(&self) -> Accepted {
+        self.accepted
+    }
+
+    /// Returns whether the object is stored compressed, if the answer states it.
+    pub(super) fn is_stored_gzip(&self) -> Option<bool> {
+        self.is_stored_gzip.get().copied()
     }
 
     /// Returns whether the answer looks like a web page instead of S3's.
@@ -56,13 +77,27 @@ impl Intercept for Witness {
         Ok(())
     }
 
-    fn read_before_deserialization(
+    /// The encoding is not signed, since Google's servers change it before they check the signature.
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        context.request_mut().headers_mut().insert("accept-encoding", self.accepted.name());
+        Ok(())
+    }
+
+    fn read_after_transmit(
         &self,
         context: &BeforeDeserializationInterceptorContextRef<'_>,
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
+        if let Some(stored) = response.headers().get(STORED) {
+            self.is_stored_gzip.get_or_init(|| is_gzip(Some(stored)));
+        }
         // One request has one answer, because the SDK does not retry.
         self.doubts.get_or_init(|| !has_own_header(response) && (is_page(response) || !is_dated(response)));
         Ok(())
