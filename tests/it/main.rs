@@ -55,4 +55,8 @@ mod told;
 #[cfg(test)]
 mod transcript;
 #[cfg(test)]
+mod tree_library;
+#[cfg(test)]
+mod trees;
+#[cfg(test)]
 mod wire;
