@@ -4,7 +4,7 @@ from collections import namedtuple
 
 import peers
 from measure import (FROZEN, LONG_LINK_MS, ask, frozen, gantry, long_link, nats, object_get, object_put_get, s3, s3_file,
-                     tool)
+                     tool, tree)
 from rig import BUCKET
 
 # The pause before each download whose first byte is timed.
@@ -17,7 +17,7 @@ Group = namedtuple("Group", "name lines relays rarer", defaults=(1, 1))
 
 
 def groups(large, with_peers):
-    found = [bulk(), files(with_peers)]
+    found = [bulk(), files(with_peers), *(trees(name, with_peers) for name in ("tree-4k", "tree-1m"))]
     for name, downloads in (("4k", {1: 1000, 16: 3000, 64: 5000}), ("256k", {1: 500, 16: 1000, 64: 1000})):
         found += [small(name, count, in_flight) for in_flight, count in downloads.items()]
     return [*found, first_byte(), at_once(), two_relays(), far(), memory(large)]
@@ -43,6 +43,17 @@ def files(with_peers):
             lambda rig, file, command=command: command(rig.store["endpoint"], f"s3://{BUCKET}/big/0", file),
             peers.ENV)) for name, command in (("s5cmd", peers.s5cmd), ("aws", peers.aws))]
     return Group("files", lines)
+
+
+def trees(name, with_peers):
+    """Many objects into a folder. Gantry makes them durable, s5cmd does not."""
+    what = {"tree-4k": "10,000 objects of 4 KiB", "tree-1m": "1000 objects of 1 MiB"}[name]
+    run = tree(lambda rig, folder: [rig.gantry, "get", f"s3/{name}/", "-r", "-o", folder, "--quiet"], name)
+    lines = [Line(f"gantry-{name}", f"gantry get -r, {what} to a folder", "per s", run, (name,))]
+    if with_peers:
+        run = tree(lambda rig, folder: peers.s5cmd(rig.store["endpoint"], f"s3://{BUCKET}/{name}/*", f"{folder}/"), name)
+        lines.append(Line(f"s5cmd-{name}", f"s5cmd cp, {what} to a folder", "per s", run, (name,)))
+    return Group(name, lines)
 
 
 def small(name, downloads, in_flight):

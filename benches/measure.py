@@ -6,6 +6,7 @@ A sample has a value and the resources that each process used. It contains only 
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import time
 
@@ -137,19 +138,42 @@ def tool(command, env=None):
     """`command(rig, file)`: a command-line tool that downloads to a file, measured from the outside."""
     def run(rig):
         with scratch_file(rig) as file:
-            with rig.watch() as sample, open(rig.stage.log("clients"), "ab") as log:
-                begin = time.monotonic()
-                process = subprocess.Popen(demo.supervised(command(rig, file)), stdin=rig.stage.alive_fd, stdout=log,
-                                           stderr=log, env={**rig.env, **rig.s3_env, **(env or {})})
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-                seconds = time.monotonic() - begin
-            if process.returncode != 0:
-                raise Problem(f"exit code {process.returncode}, {rig.last_words()}")
-            said = {"seconds": seconds, "cpu_s": usage.ru_utime + usage.ru_stime, "rss_bytes": usage.ru_maxrss << 10,
-                    "downloads": rig.sums(file)}
+            with rig.watch() as sample:
+                said = timed(rig, command(rig, file), env)
+            said["downloads"] = rig.sums(file)
         return finished(rig, sample, said, "big")
     return run
+
+
+def tree(command, name):
+    """`command(rig, folder)`: a command-line tool that downloads all objects of a set to a folder."""
+    def run(rig):
+        count = rig.sets[name][0]
+        folder = rig.stage.folder / "folder"
+        folder.mkdir()
+        os.sync()
+        try:
+            with rig.watch() as sample:
+                said = timed(rig, command(rig, folder))
+            said["downloads"] = rig.sums(*(folder / str(number) for number in range(count)))
+        finally:
+            shutil.rmtree(folder)
+        return finished(rig, sample, said, name, count, "per s")
+    return run
+
+
+def timed(rig, command, env=None):
+    """Runs a command-line tool to its end."""
+    with open(rig.stage.log("clients"), "ab") as log:
+        begin = time.monotonic()
+        process = subprocess.Popen(demo.supervised(command), stdin=rig.stage.alive_fd, stdout=log, stderr=log,
+                                   env={**rig.env, **rig.s3_env, **(env or {})})
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - begin
+    if process.returncode != 0:
+        raise Problem(f"exit code {process.returncode}, {rig.last_words()}")
+    return {"seconds": seconds, "cpu_s": usage.ru_utime + usage.ru_stime, "rss_bytes": usage.ru_maxrss << 10}
 
 
 @contextlib.contextmanager

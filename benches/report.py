@@ -52,6 +52,8 @@ TARGETS = [
      lambda m: m.of("gantry-first-byte") / m.of("s3-first-byte")),
     ("the same, back to back", "≤", 1.5, "", lambda m: m.of("gantry-busy") / m.of("s3-busy")),
     ("4 KiB objects, 64 in flight ÷ S3 GET", "≥", 0.6, "", lambda m: m.of("gantry-4k-64") / m.of("s3-4k-64")),
+    ("folder of 10,000 × 4 KiB, synced ÷ s5cmd", "≥", 0.6, "", lambda m: m.of("gantry-tree-4k") / m.of("s5cmd-tree-4k")),
+    ("folder of 1000 × 1 MiB, synced ÷ s5cmd", "≥", 0.8, "", lambda m: m.of("gantry-tree-1m") / m.of("s5cmd-tree-1m")),
     ("1000 transfers at once ÷ one", "≥", 0.8, "", lambda m: m.of("at-once-1000") / m.of("at-once-1")),
     ("100 ms of round trip", "≥", 100, " MiB/s", lambda m: m.of("gantry-far")),
     ("relay's peak memory, 8 GiB", "≤", 96, " MiB", lambda m: m.most(["large"], "relay")),

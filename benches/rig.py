@@ -20,8 +20,9 @@ BUCKET = "bench"
 MIB = 1 << 20
 # The number of different objects by size in bytes.
 SETS = {"big": (1, 1024 * MIB), "8m": (128, 8 * MIB), "1m": (128, MIB), "256k": (256, 256 << 10), "4k": (512, 4 << 10),
-        "large": (1, 8192 * MIB)}
-QUICK = {"big": (1, 64 * MIB), "8m": (128, MIB), "large": (1, 128 * MIB)}
+        "large": (1, 8192 * MIB), "tree-4k": (10_000, 4 << 10), "tree-1m": (1000, MIB)}
+QUICK = {"big": (1, 64 * MIB), "8m": (128, MIB), "large": (1, 128 * MIB), "tree-4k": (500, 4 << 10),
+         "tree-1m": (50, MIB)}
 STALLED_AFTER_S = 300
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -137,9 +138,9 @@ class Rig:
             if (length, crc) != (size, crcs[number % len(crcs)]):
                 raise Problem(f"download {number} differs from its object")
 
-    def sums(self, file):
-        """The data about a downloaded file that `compare` needs."""
-        return [(*entry, None) for entry in self.call("crc", file)]
+    def sums(self, *files):
+        """The data about downloaded files that `compare` needs."""
+        return [(*entry, None) for entry in self.call("crc", *files)]
 
 
 def cpu_s(pid):

@@ -6,7 +6,7 @@ use super::address::ListAddress;
 use super::exit::{Exit, Failure};
 use super::output::{self, Form};
 use gantry_client::{Client, Listed};
-use gantry_proto::printable;
+use gantry_proto::{StoreName, printable};
 use gantry_relay::shutdown::Shutdown;
 
 /// List keys
@@ -19,6 +19,10 @@ pub(super) struct Ls {
     address: ListAddress,
     #[arg(short, long, help = "List all keys instead of cutting them after the next slash")]
     recursive: bool,
+    #[arg(short, long, help = "Print addresses for gantry get instead of keys, and the totals")]
+    long: bool,
+    #[arg(short = 'H', long, help = "Print sizes as 43.2 MiB")]
+    human: bool,
     #[arg(long, help = "Print one JSON object per line, with `key` and `size` or with `prefix`")]
     json: bool,
 }
@@ -26,6 +30,10 @@ pub(super) struct Ls {
 impl Ls {
     pub(super) const fn form(&self) -> Form {
         if self.json { Form::Json } else { Form::Text }
+    }
+
+    pub(super) fn store(&self) -> StoreName {
+        self.address.store.clone()
     }
 
     pub(super) async fn run(self, client: &Client, shutdown: &Shutdown) -> Result<(), Failure> {
@@ -53,12 +61,18 @@ impl Ls {
         let mut names = if self.recursive { client.list_recursive(store, prefix) } else { client.list(store, prefix) };
 
         let mut count = 0;
+        let mut totals = Totals::default();
         while let Some(name) = names.try_next().await? {
             self.print(&name)?;
+            totals.add(&name);
             count += 1;
         }
 
-        warn_of_omitted(names.omitted());
+        if self.long && !self.json {
+            output::line(&totals.line(|bytes| self.size(bytes)))?;
+        }
+
+        output::warn_of_omitted(names.omitted());
         Ok(count + usize::from(names.omitted() > 0))
     }
 
@@ -67,24 +81,52 @@ impl Ls {
             Listed::Object(entry) if self.json => output::json(entry),
             Listed::Object(entry) => {
                 let date = entry.last_modified.as_deref().map_or_else(|| "-".to_owned(), to_the_second);
-                output::line(&row(&entry.size.to_string(), &date, &entry.key))
+                output::line(&row(&self.size(entry.size), &date, &self.name(&entry.key)))
             }
             Listed::Prefix(prefix) if self.json => output::json(&serde_json::json!({ "prefix": prefix })),
-            Listed::Prefix(prefix) => output::line(&row("-", "-", prefix)),
+            Listed::Prefix(prefix) => output::line(&row("-", "-", &self.name(prefix))),
             // All present variants are above. The enum is non-exhaustive.
             _ => Ok(()),
         }
     }
+
+    fn size(&self, bytes: u64) -> String {
+        if self.human { output::size(bytes) } else { bytes.to_string() }
+    }
+
+    fn name(&self, key: &str) -> String {
+        if self.long { format!("{}/{key}", self.address.store) } else { key.to_owned() }
+    }
 }
 
-/// Reports on stderr how many names are missing in the listing.
-fn warn_of_omitted(omitted: u64) {
-    let names = match omitted {
-        0 => return,
-        1 => "1 name is".to_owned(),
-        count => format!("{count} names are"),
-    };
-    output::note(&format!("{names} not listed: unreadable, or not valid as a key"));
+/// What was listed.
+#[derive(Debug, Default)]
+struct Totals {
+    objects: u64,
+    bytes: u64,
+    prefixes: u64,
+}
+
+impl Totals {
+    fn add(&mut self, name: &Listed) {
+        match name {
+            Listed::Object(entry) => {
+                self.objects += 1;
+                self.bytes = self.bytes.saturating_add(entry.size);
+            }
+            Listed::Prefix(_) => self.prefixes += 1,
+            // All present variants are above. The enum is non-exhaustive.
+            _ => {}
+        }
+    }
+
+    fn line(&self, size: impl Fn(u64) -> String) -> String {
+        let count =
+            |number: u64, what: &str, several: &str| format!("{number} {}", if number == 1 { what } else { several });
+        let objects = count(self.objects, "object", "objects");
+        let prefixes = count(self.prefixes, "prefix", "prefixes");
+        format!("{:>14}  {objects}, {prefixes}", size(self.bytes))
+    }
 }
 
 fn row(size: &str, date: &str, key: &str) -> String {

@@ -1,21 +1,37 @@
 //! The `gantry` command line: one file per subcommand. Results go to stdout, everything else to stderr.
 
 mod address;
+mod cat;
 mod check;
 mod conformance;
 mod connect;
+mod du;
 mod exit;
+mod find;
 mod get;
 mod global;
 mod health;
+mod help;
 mod key_options;
 mod ls;
 mod output;
+mod ping;
+mod progress;
+mod relays;
+mod select;
 mod serve;
+mod show;
 mod stat;
 mod stores;
+mod suggest;
+mod survey;
+mod sync;
+mod tree;
+
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use tokio::time::Instant;
 
 use self::exit::Failure;
 use self::output::Form;
@@ -24,13 +40,14 @@ use crate::telemetry;
 use gantry_bus as bus;
 use gantry_bus::rate::RateLimit;
 use gantry_client as consumer;
+use gantry_proto::StoreName;
 use gantry_relay::shutdown::{Shutdown, Signals};
 
 pub use self::exit::Exit;
 
 /// Serve S3 objects and local files over NATS, and download them, verified and resumable
 #[derive(Debug, Parser)]
-#[command(name = "gantry", version, propagate_version = true, after_help = EXIT_CODES)]
+#[command(name = "gantry", version, propagate_version = true, disable_help_subcommand = true, after_help = help::EXIT_CODES)]
 pub struct Cli {
     #[command(flatten)]
     global: global::Global,
@@ -38,27 +55,25 @@ pub struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "\
-Exit codes:
-    0  success; a download is complete and verified
-    1  any other failure
-    2  invalid command line or configuration
-    4  no such store, bucket, key or version
-    5  gave up on a failure that may pass; retry later
-    6  the bytes do not match the store's checksum
-    7  the object changed during the download
-    8  access denied
-  130  interrupted by a signal";
-
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     // The help texts are on the structs: a comment here would replace them.
-    Serve(serve::Serve),
     Get(get::Get),
-    Stat(stat::Stat),
+    Sync(sync::Sync),
+    Cat(cat::Cat),
     Ls(ls::Ls),
+    Stat(stat::Stat),
+    Find(find::Find),
+    Du(du::Du),
+    Stores(relays::Stores),
+    Relays(relays::Relays),
+    Ping(ping::Ping),
+    Serve(serve::Serve),
     Health(health::Health),
     Conformance(conformance::Conformance),
+    Completions(help::Completions),
+    Man(help::Man),
+    Help(help::Help),
 }
 
 impl Cli {
@@ -90,6 +105,10 @@ impl Cli {
 
     /// Runs the command. Sets `is_logged` once failures must be logged, as JSON, instead of printed.
     async fn try_run(self, is_logged: &mut bool) -> Result<(), Failure> {
+        if let Some(done) = self.command.run_alone() {
+            return done;
+        }
+
         let (config, effective) = self.sources()?.read();
         let config = match config {
             Ok(config) => config,
@@ -134,6 +153,18 @@ impl Cli {
 }
 
 impl Command {
+    /// Runs a command that needs no configuration. Returns `None` for the others.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other commands have none")]
+    fn run_alone(&self) -> Option<Result<(), Failure>> {
+        match self {
+            Self::Completions(completions) => Some(completions.run()),
+            Self::Man(man) => Some(man.run()),
+            Self::Help(help) => Some(help.run()),
+            _ => None,
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other commands are those of consumers")]
     async fn run(
         self,
         config: &Config,
@@ -144,21 +175,80 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(config, effective, cli, shutdown).await,
             Self::Health(health) => health.run(config).await,
-            Self::Get(get) => {
-                let client = client(config, get.rate_limit(), shutdown).await?;
-                get.run(client, shutdown).await
-            }
-            Self::Stat(stat) => stat.run(&client(config, None, shutdown).await?, shutdown).await,
-            Self::Ls(ls) => ls.run(&client(config, None, shutdown).await?, shutdown).await,
             Self::Conformance(kit) => kit.run(connect::nats(&config.nats).await?, config, shutdown).await,
+            command => command.consume(config, shutdown).await,
         }
     }
 
-    /// Adds the settings from the command's own options.
+    /// Runs a command of a consumer.
+    async fn consume(self, config: &Config, shutdown: &Shutdown) -> Result<(), Failure> {
+        let started = Instant::now();
+        let bus = tokio::select! {
+            bus = connect::nats(&config.nats) => bus?,
+            () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
+        };
+        let connected_in = started.elapsed();
+        let options = consumer::Options::default().prefix(config.prefix.clone()).rate_limit(self.rate_limit());
+        let client = consumer::Client::new(Arc::clone(&bus), options);
+        let prefix = &config.prefix;
+        let wanted = self.stores();
+
+        let done = match self {
+            Self::Get(get) => Box::pin(get.run(client, shutdown)).await,
+            Self::Sync(sync) => Box::pin(sync.run(&client, shutdown)).await,
+            Self::Cat(cat) => cat.run(&client, shutdown).await,
+            Self::Ls(ls) => ls.run(&client, shutdown).await,
+            Self::Stat(stat) => stat.run(&client, shutdown).await,
+            Self::Find(find) => find.run(&client, shutdown).await,
+            Self::Du(du) => du.run(&client, shutdown).await,
+            Self::Stores(stores) => unless_interrupted(stores.run(&*bus, prefix), shutdown).await,
+            Self::Relays(relays) => unless_interrupted(relays.run(&*bus, prefix), shutdown).await,
+            Self::Ping(ping) => unless_interrupted(ping.run(config, &*bus, &client, connected_in), shutdown).await,
+            Self::Serve(_)
+            | Self::Health(_)
+            | Self::Conformance(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::Help(_) => Ok(()),
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(suggest::stores(failure, &wanted, &*bus, prefix).await),
+        }
+    }
+
+    /// Returns the stores that the command names.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other commands have none")]
+    fn stores(&self) -> Vec<StoreName> {
+        match self {
+            Self::Get(get) => get.stores(),
+            Self::Sync(sync) => vec![sync.store()],
+            Self::Cat(cat) => cat.stores(),
+            Self::Ls(ls) => vec![ls.store()],
+            Self::Stat(stat) => vec![stat.store()],
+            Self::Find(find) => vec![find.store()],
+            Self::Du(du) => vec![du.store()],
+            Self::Ping(ping) => ping.store().into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other commands have none")]
+    fn rate_limit(&self) -> Option<RateLimit> {
+        match self {
+            Self::Get(get) => get.rate_limit(),
+            Self::Sync(sync) => sync.rate_limit(),
+            _ => None,
+        }
+    }
+
+    /// Checks the command's own options, and adds the settings from them.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other commands have none")]
     fn settings(&self, sources: &mut Sources) -> Result<(), Failure> {
         match self {
             Self::Serve(serve) => serve.settings(sources),
-            Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) | Self::Conformance(_) => Ok(()),
+            Self::Get(get) => get.check(),
+            _ => Ok(()),
         }
     }
 
@@ -175,44 +265,48 @@ impl Command {
         !matches!(self, Self::Health(_) | Self::Conformance(_))
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other commands have none")]
     const fn service(&self) -> &'static str {
         match self {
             Self::Serve(_) => "gantry-relay",
-            Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) | Self::Conformance(_) => "gantry-consumer",
+            _ => "gantry-consumer",
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other commands have none")]
     const fn log_level(&self) -> &'static str {
         match self {
             Self::Serve(serve) if !serve.is_check() => "info",
             // The line that reports a failure includes what the libraries say about it.
-            Self::Serve(_) | Self::Get(_) | Self::Stat(_) | Self::Ls(_) | Self::Health(_) | Self::Conformance(_) => {
-                "gantry=warn"
-            }
+            _ => "gantry=warn",
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other commands have none")]
     fn form(&self) -> Form {
         match self {
-            Self::Serve(_) | Self::Health(_) | Self::Conformance(_) => Form::Text,
             Self::Get(get) => get.form(),
+            Self::Sync(sync) => sync.form(),
             Self::Stat(stat) => stat.form(),
             Self::Ls(ls) => ls.form(),
+            Self::Find(find) => find.form(),
+            Self::Du(du) => du.form(),
+            Self::Stores(stores) => stores.form(),
+            Self::Relays(relays) => relays.form(),
+            Self::Ping(ping) => ping.form(),
+            _ => Form::Text,
         }
     }
 }
 
-async fn client(
-    config: &Config,
-    rate_limit: Option<RateLimit>,
+async fn unless_interrupted(
+    work: impl Future<Output = Result<(), Failure>>,
     shutdown: &Shutdown,
-) -> Result<consumer::Client, Failure> {
-    let bus = tokio::select! {
-        bus = connect::nats(&config.nats) => bus?,
-        () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
-    };
-    let options = consumer::Options::default().prefix(config.prefix.clone()).rate_limit(rate_limit);
-    Ok(consumer::Client::new(bus, options))
+) -> Result<(), Failure> {
+    tokio::select! {
+        done = work => done,
+        () = shutdown.drain.cancelled() => Err(Failure::interrupted()),
+    }
 }
 
 #[cfg(test)]
@@ -220,6 +314,11 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn options_of_all_commands_have_different_names() {
+        Cli::command().debug_assert();
+    }
 
     /// A doc comment on a variant of [`Command`] replaced the long text.
     #[test]

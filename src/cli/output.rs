@@ -108,6 +108,42 @@ pub(super) fn rate(bytes: u64, duration: Duration) -> String {
     if rate < 10.0 { format!("{rate:.1} MiB/s") } else { format!("{rate:.0} MiB/s") }
 }
 
+/// Returns three digits and a unit: `43.2 MiB`.
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+pub(super) fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+    format!("{value:.digits$} {}", units[unit])
+}
+
+/// Returns whether bytes would confuse a terminal: text has no other control characters than tabs and line ends.
+pub(super) fn is_binary(bytes: &[u8]) -> bool {
+    bytes.iter().any(|byte| matches!(byte, 0..=8 | 11 | 14..=31 | 127))
+}
+
+pub(super) fn binary_failure() -> Failure {
+    Failure::usage("the object is not text, and stdout is a terminal: redirect stdout, or add -o with a file name")
+}
+
+/// Reports on stderr how many names are missing in the listing.
+pub(super) fn warn_of_omitted(omitted: u64) {
+    let names = match omitted {
+        0 => return,
+        1 => "1 name is".to_owned(),
+        count => format!("{count} names are"),
+    };
+    note(&format!("{names} not listed: unreadable, or not valid as a key"));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +155,29 @@ mod tests {
         assert_eq!(seconds(Duration::from_secs(75)), "75 s");
         assert_eq!(rate(256 << 20, Duration::from_millis(1200)), "213 MiB/s");
         assert_eq!(rate(1 << 20, Duration::from_secs(2)), "0.5 MiB/s");
+    }
+
+    #[test]
+    fn sizes_have_three_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (10_240, "10.0 KiB"),
+            (1_048_575, "1.00 MiB"),
+            (45_256_540, "43.2 MiB"),
+            (104_857_600, "100 MiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn text_is_not_binary() {
+        assert!(!is_binary("line\ttab\r\nü\u{c}".as_bytes()));
+        for bytes in [&b"a\0b"[..], b"\x1b[31m", b"\x07"] {
+            assert!(is_binary(bytes));
+        }
     }
 }

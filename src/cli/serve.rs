@@ -1,10 +1,13 @@
 //! `gantry serve`: the relay.
 
 use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::Args;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -42,9 +45,11 @@ pub(super) struct Serve {
     #[arg(
         long = "store",
         value_name = "NAME=URL",
-        help = "Store to serve: its name, and s3://bucket/prefix or file:///dir; may be repeated"
+        help = "Store to serve: its name, and s3://bucket/prefix, file:///dir or ./dir; may be repeated"
     )]
     stores: Vec<String>,
+    #[arg(value_name = "DIR", help = "Directory to serve, as a store named like it; may be repeated")]
+    folders: Vec<PathBuf>,
     #[command(flatten)]
     keys: ServeKeys,
     #[arg(long, help = "Print the effective configuration, test the connection and every store, and exit with 0 or 2")]
@@ -68,9 +73,32 @@ impl FromStr for StoreArg {
         let name = name
             .parse()
             .map_err(|error| if name.contains('@') { form.to_owned() } else { format!("{error}: {form}") })?;
-        StoreAddress::parse(url)?;
-        Ok(Self { name, url: url.to_owned() })
+        let url = if url.starts_with(['.', '/']) { file_url(Path::new(url))? } else { url.to_owned() };
+        StoreAddress::parse(&url)?;
+        Ok(Self { name, url })
     }
+}
+
+impl StoreArg {
+    /// Makes the store of a directory, named like its last part.
+    fn of_folder(folder: &Path) -> Result<Self, String> {
+        let url = file_url(folder)?;
+        let name = std::path::absolute(folder).ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        let name = name.unwrap_or_default().replace(|c| !is_allowed(c), "-");
+        let name =
+            name.get(..64).unwrap_or(&name).parse().map_err(|_| "it has no name: use --store NAME=DIR".to_owned())?;
+        Ok(Self { name, url })
+    }
+}
+
+/// Returns the address of a directory whose path may be relative.
+fn file_url(path: &Path) -> Result<String, String> {
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+    // `canonicalize` removes the dots, so that a relay that is started elsewhere serves a place of the same name.
+    let path = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).map_err(|error| error.to_string())?;
+    Ok(format!("file://{}", percent_encode(path.as_os_str().as_bytes(), KEPT)))
 }
 
 impl Serve {
@@ -84,6 +112,17 @@ impl Serve {
             if !seen.insert(name.clone()) {
                 return Err(Failure::usage(format!(
                     "--store {name} is given twice: use a different name for each store"
+                )));
+            }
+            sources.flags.set_store(&name, &url);
+        }
+        for folder in &self.folders {
+            let StoreArg { name, url } = StoreArg::of_folder(folder)
+                .map_err(|error| Failure::usage(format!("{}: {error}", folder.display())))?;
+            if !seen.insert(name.clone()) {
+                return Err(Failure::usage(format!(
+                    "{}: there is another store {name}: use --store NAME={0} with a different name",
+                    folder.display()
                 )));
             }
             sources.flags.set_store(&name, &url);
@@ -122,6 +161,11 @@ impl Serve {
         let mut registry = Registry::default();
         let metrics = Arc::new(RelayMetrics::register(&mut registry, facts(&budget)));
         let stores = stores::open(config, &budget, &metrics.s3).await?;
+        for name in config.stores.keys() {
+            let key = format!("stores.{name}.url");
+            let place = effective.iter().find(|line| line.key == key).map_or("", |line| line.value.trim_matches('"'));
+            info!(store = %name, place, "serving a store: try gantry ls {name}");
+        }
         let listener = listen(&config.http).await?;
 
         let readiness = watch::Sender::new(Readiness::default());
@@ -304,9 +348,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_directory_is_a_store_of_its_name() {
+        for (folder, name) in [("/srv/files", "files"), ("/srv/my files.d/", "my-files-d")] {
+            assert_eq!(StoreArg::of_folder(Path::new(folder)).unwrap().name.as_str(), name);
+        }
+        assert!(StoreArg::of_folder(Path::new("/")).is_err());
+    }
+
+    #[test]
     fn store_arguments_are_a_name_and_an_address() {
         let arg: StoreArg = "files=s3://bucket/a=b".parse().unwrap();
         assert_eq!((arg.name.as_str(), arg.url.as_str()), ("files", "s3://bucket/a=b"));
+        for (text, url) in [("a=/srv/no dir", "file:///srv/no%20dir"), ("a=/no/%41", "file:///no/%2541")] {
+            assert_eq!(text.parse::<StoreArg>().unwrap().url, url);
+        }
+        let here = std::env::current_dir().unwrap().canonicalize().unwrap();
+        assert_eq!("a=.".parse::<StoreArg>().unwrap().url, file_url(&here).unwrap());
         for text in ["", "files", "files=", "=s3://b", "a.b=s3://b", "files=bucket", "files=http://b"] {
             assert!(text.parse::<StoreArg>().is_err(), "{text:?}");
         }

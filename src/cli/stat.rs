@@ -6,7 +6,7 @@ use super::address::ObjectAddress;
 use super::exit::Failure;
 use super::output::{self, Form};
 use gantry_client::Client;
-use gantry_proto::{Checksum, ChecksumKind, ObjectInfo, Pin, printable};
+use gantry_proto::{Checksum, ChecksumKind, ObjectInfo, Pin, StoreName, printable};
 use gantry_relay::shutdown::Shutdown;
 
 /// Describe an object
@@ -23,6 +23,10 @@ pub(super) struct Stat {
 impl Stat {
     pub(super) const fn form(&self) -> Form {
         if self.json { Form::Json } else { Form::Text }
+    }
+
+    pub(super) fn store(&self) -> StoreName {
+        self.address.store.clone()
     }
 
     pub(super) async fn run(self, client: &Client, shutdown: &Shutdown) -> Result<(), Failure> {

@@ -49,6 +49,7 @@ pub use self::environment::Environment;
 pub use self::error::{Error, Problem};
 pub use self::keys::KEYS;
 pub use self::redact::without_credentials;
+pub(crate) use self::similar::nearest_of;
 pub use self::sources::{Flags, Sources};
 pub use self::table::{ENV_PREFIX, Flag, Key, Kind, Scope};
 use crate::telemetry::Format;

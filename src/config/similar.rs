@@ -4,7 +4,7 @@
 const SIMILAR: f64 = 0.8;
 
 /// Returns the closest of the known words, if any is similar enough.
-pub(super) fn nearest_of(wanted: &str, known: impl Iterator<Item = String>) -> Option<String> {
+pub(crate) fn nearest_of(wanted: &str, known: impl Iterator<Item = String>) -> Option<String> {
     known
         .map(|name| (strsim::jaro_winkler(wanted, &name), strsim::damerau_levenshtein(wanted, &name), name))
         .filter(|(similarity, ..)| *similarity >= SIMILAR)

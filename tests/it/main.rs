@@ -59,4 +59,8 @@ mod transcript;
 #[cfg(test)]
 mod transcript_of_0_1;
 #[cfg(test)]
+mod tree_library;
+#[cfg(test)]
+mod trees;
+#[cfg(test)]
 mod wire;

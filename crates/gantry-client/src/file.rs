@@ -95,6 +95,8 @@ pub struct Report {
     pub etag: String,
     /// The version's identifier, in a store that keeps versions.
     pub version_id: Option<String>,
+    /// When the version was last modified, in RFC 3339, if the store states it.
+    pub last_modified: Option<String>,
     /// The number of transfers that were abandoned and replaced by another request.
     pub recoveries: u64,
     /// The duration from the call until the file was durable.
@@ -117,8 +119,10 @@ pub(crate) async fn download(
         Err(Error::Part(error @ part::Error::Mismatch { .. })) if resumed => error,
         outcome => return outcome,
     };
-    let error: &dyn std::error::Error = &mismatch;
-    warn!(error, "the kept bytes do not match the checksum: restarting the download");
+    warn!(
+        error = &mismatch as &dyn std::error::Error,
+        "the kept bytes do not match the checksum: restarting the download"
+    );
 
     let options = FileOptions { resume: false, ..options };
     let report = attempt(connection, &get, target, options, &mut resumed).await?;
@@ -186,6 +190,7 @@ async fn attempt(
         proof,
         etag: object.etag,
         version_id: object.version_id,
+        last_modified: object.last_modified,
         recoveries: stats.recoveries,
         elapsed: started.elapsed(),
     })

@@ -20,6 +20,7 @@ mod query;
 mod stated;
 #[cfg(test)]
 mod tests;
+pub mod tree;
 pub mod verify;
 mod written;
 

@@ -151,7 +151,7 @@ impl Error {
         }
     }
 
-    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of I/O errors are many and not exhaustive")]
         match source.kind() {

@@ -75,6 +75,7 @@ use self::kept::{Found, examine};
 pub use self::path::destination;
 use self::policy::Policy;
 use self::sidecar::Sidecar;
+pub(crate) use self::sidecar::boot_id;
 use self::trust::Ours;
 pub use self::writer::PartWriter;
 use gantry_proto::{Get, ObjectInfo, Pin};

@@ -115,7 +115,7 @@ fn parse(text: &[u8]) -> Option<Found> {
 /// Identifies this run of the kernel; `None` where it has no identity.
 ///
 /// Source: `random(4)`, `boot_id`.
-pub(super) fn boot_id() -> Option<String> {
+pub(crate) fn boot_id() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let id = id.trim();
     (!id.is_empty()).then(|| id.to_owned())

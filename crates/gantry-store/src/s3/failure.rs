@@ -355,7 +355,7 @@ impl Answer<'_> {
         };
 
         let said = self.message.map(str::trim).filter(|text| !text.is_empty());
-        let said = said.filter(|text| !repeats_code(text) && !(is_for_consumer && names_place(text)));
+        let said = said.filter(|text| !(repeats_code(text) || is_for_consumer && names_place(text)));
         said.map_or_else(|| self.label(), |text| format!("{}: {}", self.label(), excerpt(text)))
     }
 }

@@ -1,0 +1,50 @@
+//! Suggests another store if the one that was asked for does not exist.
+
+use std::collections::BTreeSet;
+
+use super::exit::{Exit, Failure};
+use super::survey;
+use crate::config::nearest_of;
+use gantry_bus::Bus;
+use gantry_proto::subject::Prefix;
+use gantry_proto::{StoreName, printable};
+
+/// Adds the most similar store to a failure that may be due to a misspelled one.
+pub(super) async fn stores(mut failure: Failure, wanted: &[StoreName], bus: &dyn Bus, prefix: &Prefix) -> Failure {
+    if failure.exit != Exit::NotFound || wanted.is_empty() {
+        return failure;
+    }
+    for store in wanted {
+        // A user who may download need not be allowed to ask.
+        let Ok(known) = survey::stores(bus, prefix, store.as_str()).await else { return failure };
+        if let Some(hint) = hint(store.as_str(), &known) {
+            failure.message += &hint;
+            break;
+        }
+    }
+    failure
+}
+
+/// Returns the hint for a store that does not exist.
+fn hint(wanted: &str, known: &BTreeSet<String>) -> Option<String> {
+    if known.contains(wanted) {
+        return None;
+    }
+    // The failure itself lists the stores.
+    let nearest = nearest_of(wanted, known.iter().cloned())?;
+    Some(format!(": did you mean {}?", printable::text(&nearest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelled_store_has_a_suggestion() {
+        let known = ["files", "models"].map(str::to_owned).into();
+        assert_eq!(hint("modles", &known), Some(": did you mean models?".to_owned()));
+        assert_eq!(hint("backup", &known), None);
+        assert_eq!(hint("files", &known), None);
+        assert_eq!(hint("files", &BTreeSet::new()), None);
+    }
+}
