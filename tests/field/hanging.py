@@ -60,15 +60,22 @@ class HangingDirectory:
 
     def _answer(self, request):
         _, opcode, unique, node, *_ = IN_HEADER.unpack_from(request)
-        if opcode in (FORGET, BATCH_FORGET, INTERRUPT):
+        arguments = request[IN_HEADER.size:]
+        if opcode in (FORGET, BATCH_FORGET):
+            return
+        if opcode == INTERRUPT:
+            # The process that waits for this request is being killed. A file system that hangs for good would keep it.
+            self._reply(*struct.unpack_from("<Q", arguments), errno.EINTR, b"")
             return
         if opcode != INIT:
             self.runs.wait()
-        code, body = answer(opcode, node, request[IN_HEADER.size:])
+        self._reply(unique, *answer(opcode, node, arguments))
+
+    def _reply(self, unique, code, body):
         try:
             os.write(self.device, OUT_HEADER.pack(OUT_HEADER.size + len(body), -code, unique) + body)
         except OSError:
-            pass  # Interrupted, or unmounted.
+            pass  # Already interrupted, or unmounted.
 
 
 def answer(opcode, node, arguments):

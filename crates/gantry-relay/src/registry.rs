@@ -1,10 +1,11 @@
 //! The transfers and queries in progress, and what is known about the consumers of the transfers.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, watch};
 
@@ -20,12 +21,20 @@ pub(crate) struct Heard {
     pub(crate) gone: bool,
 }
 
+/// A `stat` or `list` request. A consumer sends it again, exactly the same, if no answer arrives soon.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Query {
+    pub(crate) subject: String,
+    pub(crate) reply: String,
+    pub(crate) payload: Bytes,
+}
+
 /// The transfers and queries in progress.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     transfers: Mutex<HashMap<TransferId, watch::Sender<Heard>>>,
-    /// The number of `stat` and `list` requests that are not answered yet.
-    queries: AtomicUsize,
+    /// The `stat` and `list` requests that are not answered yet.
+    queries: Mutex<HashSet<Query>>,
     emptied: Notify,
     /// Shows the number of transfers as a metric.
     active: Gauge<i64, AtomicI64>,
@@ -45,10 +54,11 @@ impl Registry {
         Entry { registry: Arc::clone(self), transfer, heard }
     }
 
-    /// Counts a query until it is answered, which is when the guard is dropped.
-    pub(crate) fn enter_query(self: &Arc<Self>) -> QueryEntry {
-        self.queries.fetch_add(1, Ordering::AcqRel);
-        QueryEntry(Arc::clone(self))
+    /// Adds a query. It is removed when the entry is dropped. Returns `None` if the same query is in progress, whose answer
+    /// is also the answer to this one.
+    pub(crate) fn enter_query(self: &Arc<Self>, query: Query) -> Option<QueryEntry> {
+        let is_new = self.lock_queries().insert(query.clone());
+        is_new.then(|| QueryEntry { registry: Arc::clone(self), query })
     }
 
     /// Returns the number of transfers in progress.
@@ -58,7 +68,7 @@ impl Registry {
 
     /// Returns the number of queries in progress.
     pub(crate) fn queries(&self) -> usize {
-        self.queries.load(Ordering::Acquire)
+        self.lock_queries().len()
     }
 
     /// Waits until no transfer and no query is in progress.
@@ -96,6 +106,10 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, HashMap<TransferId, watch::Sender<Heard>>> {
         self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn lock_queries(&self) -> MutexGuard<'_, HashSet<Query>> {
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A transfer's place in the registry.
@@ -128,14 +142,17 @@ impl Drop for Entry {
 
 /// A query's place in the registry.
 #[derive(Debug)]
-pub(crate) struct QueryEntry(Arc<Registry>);
+pub(crate) struct QueryEntry {
+    registry: Arc<Registry>,
+    query: Query,
+}
 
 impl Drop for QueryEntry {
     fn drop(&mut self) {
-        self.0.queries.fetch_sub(1, Ordering::AcqRel);
+        self.registry.lock_queries().remove(&self.query);
 
-        if self.0.is_idle() {
-            self.0.emptied.notify_waiters();
+        if self.registry.is_idle() {
+            self.registry.emptied.notify_waiters();
         }
     }
 }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tracing::field::Empty;
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, debug, info_span, warn};
 use uuid::Uuid;
 
 use crate::admission::{Limits, StoreLimits};
 use crate::lifetime::Lifetime;
 use crate::options::Options;
 use crate::page;
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 use crate::requester::{Answering, Requester};
 use crate::throttle::REFUSALS;
 use crate::transfer;
@@ -137,13 +137,20 @@ impl Requests {
         );
         trace::adopt(&span, &request.headers);
 
+        let id = registry::Query {
+            subject: request.subject,
+            reply: request.reply.unwrap_or_default(),
+            payload: request.payload.clone(),
+        };
+        let Some(entry) = self.registry.enter_query(id) else {
+            return debug!("ignoring a request that is being answered");
+        };
         let permit = match limits.admit_query() {
             Ok(permit) => permit,
             Err(error) => return self.refuse_aside(requester, None, error).instrument(span).await,
         };
 
         let room = self.answering.outbox.max_payload().saturating_sub(HEADERS_MAX_BYTES);
-        let entry = self.registry.enter_query();
         let lifetime = Arc::clone(&self.lifetime);
         let answer = async move {
             let answer = tokio::select! {
@@ -344,6 +351,31 @@ mod tests {
         for operation in [Operation::Stat, Operation::List] {
             let answer = World::answer(&mut world.ask(operation, "good").await).await;
             assert!(error_of(&answer.headers, &answer.payload).is_none(), "{operation:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repeated_query_is_answered_once() {
+        let world = World::start(Options::default()).await;
+        let consumer = world.network.connect();
+        let inbox = consumer.new_inbox();
+        let mut answers = consumer.subscribe(&inbox, None).await.unwrap();
+        let ask = async |store: &str| {
+            let subject = format!("gantry.v1.list.{store}");
+            let reply = Some(inbox.clone());
+            consumer.publish(Message { subject, reply, payload: "{}".into(), ..Message::default() }).await.unwrap();
+        };
+
+        for _ in 0..100 {
+            ask("silent").await;
+        }
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(world.relay.registry.queries(), 1);
+
+        // Another request to the same inbox is another query, and so is the same one after its answer.
+        for _ in 0..2 {
+            ask("good").await;
+            World::answer(&mut answers).await;
         }
     }
 

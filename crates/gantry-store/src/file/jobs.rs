@@ -4,6 +4,7 @@
 //! number of threads for each kind of work, and nobody waits for one longer than [`DEADLINE`]. The threads of other directories and of name
 //! resolution stay available.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,36 @@ pub(super) struct Jobs {
     threads: Arc<Semaphore>,
     /// When work last began or ended.
     moved_at: Arc<Mutex<Instant>>,
+    /// Files to close. Closing waits for some file systems, too.
+    closing: Arc<Mutex<Vec<File>>>,
+}
+
+/// A file that is closed on one of its directory's threads.
+#[derive(Debug)]
+pub(super) struct Handle {
+    /// Present until this is dropped.
+    file: Option<File>,
+    jobs: Arc<Jobs>,
+}
+
+impl Handle {
+    pub(super) const fn new(file: File, jobs: Arc<Jobs>) -> Self {
+        Self { file: Some(file), jobs }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        self.file.as_ref().expect("the file is present until the handle is dropped")
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.jobs.closing.lock().unwrap_or_else(PoisonError::into_inner).extend(self.file.take());
+        // Without a free thread, the next one that becomes free closes the file.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            drop(self.jobs.try_start(|_| Ok(())));
+        }
+    }
 }
 
 /// Work on a thread. If this is dropped, the work is abandoned.
@@ -47,7 +78,11 @@ impl Abandoned {
 impl Jobs {
     /// Makes `threads`, of which each runs one piece of work at a time.
     pub(super) fn new(threads: usize) -> Self {
-        Self { threads: Arc::new(Semaphore::new(threads)), moved_at: Arc::new(Mutex::new(Instant::now())) }
+        Self {
+            threads: Arc::new(Semaphore::new(threads)),
+            moved_at: Arc::new(Mutex::new(Instant::now())),
+            closing: Arc::default(),
+        }
     }
 
     /// Runs `work` on a thread.
@@ -89,12 +124,13 @@ impl Jobs {
     ) -> Job<T> {
         let abandoned = Abandoned::default();
         let (seen, moved_at) = (abandoned.clone(), Arc::clone(&self.moved_at));
+        let (threads, closing) = (Arc::clone(&self.threads), Arc::clone(&self.closing));
         note(&moved_at);
 
         let work = tokio::task::spawn_blocking(move || {
             let done = work(&seen);
             note(&moved_at);
-            drop(thread);
+            close_all(&closing, &threads, thread);
             done
         });
         Job { work, until, abandoned }
@@ -104,6 +140,23 @@ impl Jobs {
     fn is_stuck(&self) -> bool {
         let moved_at = *self.moved_at.lock().unwrap_or_else(PoisonError::into_inner);
         self.threads.available_permits() == 0 && moved_at.elapsed() >= DEADLINE
+    }
+}
+
+/// Closes all files that wait for it, and frees the thread.
+fn close_all(closing: &Mutex<Vec<File>>, threads: &Arc<Semaphore>, thread: OwnedSemaphorePermit) {
+    let next = || closing.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let mut thread = Some(thread);
+
+    // A file may be added just before the thread is free. If another thread took its place, that one closes the file.
+    while thread.is_some() {
+        while let Some(file) = next() {
+            drop(file);
+        }
+        drop(thread.take());
+        if !closing.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            thread = Arc::clone(threads).try_acquire_owned().ok();
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use super::failure::{failed, is_absent};
 use super::identity::Identity;
 use super::jobs::Abandoned;
 use super::lookup::is_plain;
-use super::window::{Wanted, Window, Windows};
+use super::window::{Name, Wanted, Window, Windows};
 use crate::{Budget, Error, LIST_LIMIT_MAX};
-use gantry_proto::{ListEntry, ListPage, ListRequest};
+use gantry_proto::{Key, ListEntry, ListPage, ListRequest};
 
 /// What listing a page requires.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Walk<'_> {
             let window = self.window(dir, wanted)?;
 
             for name in window.names_from(&start) {
-                if !self.take(dir, path, &name.text, name.is_key)? {
+                if !self.take(dir, path, name)? {
                     self.listing.windows.keep(wanted, &window);
                     return Ok(false);
                 }
@@ -118,15 +118,17 @@ impl Walk<'_> {
     }
 
     /// Takes one name. Returns whether the page has room.
-    fn take(&mut self, dir: &Dir, path: &str, name: &str, is_key: bool) -> Result<bool, Error> {
-        let key = format!("{path}{name}");
-        if !is_key {
+    fn take(&mut self, dir: &Dir, path: &str, name: &Name) -> Result<bool, Error> {
+        let key = format!("{path}{}", name.text);
+        let folder = name.text.strip_suffix('/');
+        let is_key = Key::try_from(format!("{path}{}", folder.unwrap_or(&name.text))).is_ok();
+        if !name.is_text || !is_key {
             return Ok(self.omit(&key));
         }
 
-        match name.strip_suffix('/') {
+        match folder {
             Some(folder) => self.folder(dir, folder, key),
-            None => Ok(self.file(dir, name, key)),
+            None => Ok(self.file(dir, &name.text, key)),
         }
     }
 

@@ -13,7 +13,6 @@ mod reader;
 mod root;
 mod window;
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use futures_util::future::BoxFuture;
 
 use self::failure::failed;
 use self::identity::Identity;
-use self::jobs::{Abandoned, Jobs};
+use self::jobs::{Abandoned, Handle, Jobs};
 use self::list::Listing;
 use self::lookup::find;
 use self::reader::Reader;
@@ -163,8 +162,13 @@ impl Store for FileStore {
 }
 
 impl FileStore {
-    async fn find(&self, key: &Key, pin: &Pin) -> Result<(ObjectInfo, (File, Identity)), Error> {
+    async fn find(&self, key: &Key, pin: &Pin) -> Result<(ObjectInfo, (Handle, Identity)), Error> {
         let (root, key, pin) = (Arc::clone(&self.root), key.clone(), pin.clone());
-        self.jobs.run(move |_| find(&*root.current()?, key, &pin)).await
+        let jobs = Arc::clone(&self.jobs);
+        let find = move |_: &Abandoned| {
+            let (object, (file, identity)) = find(&*root.current()?, key, &pin)?;
+            Ok((object, (Handle::new(file, jobs), identity)))
+        };
+        self.jobs.run(find).await
     }
 }

@@ -1,6 +1,5 @@
 //! Reads the bytes of one open file, block by block.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use bytes::Bytes;
 
 use super::failure::failed;
 use super::identity::Identity;
-use super::jobs::{Abandoned, Job, Jobs};
+use super::jobs::{Abandoned, Handle, Job, Jobs};
 use crate::budget::{Budget, Reservation};
 use crate::release::{self, ReadsAhead};
 use crate::{Body, Error};
@@ -41,7 +40,7 @@ struct Ahead {
 
 #[derive(Debug)]
 struct Source {
-    file: File,
+    file: Handle,
     identity: Identity,
     /// The key, for messages.
     name: String,
@@ -49,7 +48,7 @@ struct Source {
 
 impl Reader {
     pub(super) fn new(
-        (file, identity): (File, Identity),
+        (file, identity): (Handle, Identity),
         object: &ObjectInfo,
         range: Range<u64>,
         block_bytes: usize,
@@ -109,7 +108,7 @@ impl ReadsAhead for Reader {
 impl Source {
     /// Reads exactly `len` bytes at `offset`. Jobs must not run concurrently, because they share the file's cursor.
     fn read(&self, offset: u64, len: u64) -> Result<Bytes, Error> {
-        let mut file = &self.file;
+        let mut file = self.file.file();
         // A block is much smaller than 4 GiB.
         let mut block = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
         file.seek(SeekFrom::Start(offset))
@@ -117,7 +116,7 @@ impl Source {
             .map_err(|error| failed(&self.name, &error))?;
 
         // Checked after the read, when the file's times show all earlier writes.
-        let now = self.file.metadata().map_err(|error| failed(&self.name, &error))?;
+        let now = self.file.file().metadata().map_err(|error| failed(&self.name, &error))?;
         if !self.identity.matches(&now) || block.len() as u64 != len {
             return Err(Error::Changed(format!("{} was written to while it was read", self.name)));
         }

@@ -3,18 +3,17 @@
 //! A directory yields its names in no order, so finding the first page of a listing takes reading all of it. The names
 //! that follow are kept for a while, so that the next pages need not read it again.
 
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cap_std::fs::{Dir, DirEntry};
+use cap_std::fs::Dir;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
 use tokio::time::Instant;
 
 use super::failure::failed;
 use super::jobs::Abandoned;
 use crate::Error;
 use crate::budget::{Budget, Reservation};
-use gantry_proto::Key;
 
 /// Maximum memory for the names of one directory: about 400,000 short ones. A larger directory is read several times.
 const WINDOW_BYTES_MAX: u64 = 32 << 20;
@@ -47,8 +46,8 @@ pub(super) struct Wanted<'a> {
 pub(super) struct Name {
     /// A directory's name has a trailing `/`. In a name that is not UTF-8, `\u{fffd}` replaces each invalid part.
     pub(super) text: Box<str>,
-    /// Whether it can be part of a key.
-    pub(super) is_key: bool,
+    /// Whether the name is UTF-8.
+    pub(super) is_text: bool,
 }
 
 impl Name {
@@ -78,16 +77,20 @@ impl Window {
     pub(super) fn read(dir: &Dir, wanted: Wanted<'_>, budget: &Budget, abandoned: &Abandoned) -> Result<Self, Error> {
         let (mut reservation, bytes_max) = reserve(budget);
         let read_at = Instant::now();
-        let failed = |error: io::Error| failed(&format!("prefix {:?}", wanted.path), &error);
+        let failed = |error: rustix::io::Errno| failed(&format!("prefix {:?}", wanted.path), &error.into());
 
         let mut first = First::new(bytes_max);
-        for entry in dir.entries().map_err(failed)? {
+        // `dir` itself may be open without the right to read it.
+        let opened = openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        for entry in rustix::fs::Dir::new(opened.map_err(failed)?).map_err(failed)? {
             if abandoned.is_set() {
                 return Err(Error::unavailable("nobody waits for the listing"));
             }
-            let name = name(&entry.map_err(failed)?, wanted.path);
-            if *name.text >= *wanted.from && name.text.starts_with(wanted.prefix) {
-                first.take(name);
+
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                first.take(wanted, &name.to_string_lossy(), name.to_str().is_ok(), || is_folder(dir, &entry));
             }
         }
 
@@ -130,18 +133,16 @@ fn reserve(budget: &Budget) -> (Option<Reservation>, u64) {
     (None, WINDOW_BYTES_MIN)
 }
 
-fn name(entry: &DirEntry, path: &str) -> Name {
-    let (mut text, is_text) = match entry.file_name().into_string() {
-        Ok(text) => (text, true),
-        Err(name) => (name.to_string_lossy().into_owned(), false),
-    };
-
-    let is_key = is_text && Key::try_from(format!("{path}{text}")).is_ok();
-    // Deleted since, or of unknown type. Then it is not a folder.
-    if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-        text.push('/');
+/// Returns whether an entry is a folder. One that was deleted since is not.
+fn is_folder(dir: &Dir, entry: &rustix::fs::DirEntry) -> bool {
+    let kind = entry.file_type();
+    if kind != FileType::Unknown {
+        return kind == FileType::Directory;
     }
-    Name { text: text.into(), is_key }
+
+    // Some file systems don't state it here.
+    let found = statat(dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+    found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory)
 }
 
 /// The first of many names, as many as there is memory for.
@@ -158,11 +159,25 @@ impl First {
         Self { names: Vec::new(), bytes: 0, bytes_max, limit: None }
     }
 
-    fn take(&mut self, name: Name) {
-        if self.limit.as_ref().is_some_and(|limit| name.text > *limit) {
+    /// Takes a name if it is wanted and among the first.
+    fn take(&mut self, wanted: Wanted<'_>, name: &str, is_text: bool, is_folder: impl FnOnce() -> bool) {
+        // A folder's name comes later, because it has a trailing slash.
+        if self.is_past_limit(name) {
             return;
         }
 
+        let text = if is_folder() { format!("{name}/") } else { name.to_owned() };
+        let is_wanted = *text >= *wanted.from && text.starts_with(wanted.prefix);
+        if is_wanted && !self.is_past_limit(&text) {
+            self.push(Name { text: text.into(), is_text });
+        }
+    }
+
+    fn is_past_limit(&self, name: &str) -> bool {
+        self.limit.as_ref().is_some_and(|limit| *name > **limit)
+    }
+
+    fn push(&mut self, name: Name) {
         self.bytes += name.bytes();
         self.names.push(name);
         if self.bytes > self.bytes_max && self.names.len() > 1 {
@@ -240,16 +255,18 @@ mod tests {
     use super::*;
 
     fn numbered(number: usize) -> Name {
-        Name { text: format!("{number:06}").into(), is_key: true }
+        Name { text: format!("{number:06}").into(), is_text: true }
     }
 
     #[test]
     fn the_first_names_are_found_in_bounded_memory_whatever_their_order() {
         let bytes_max = 100 * numbered(0).bytes();
+        let wanted = Wanted { path: "", prefix: "", from: "" };
         for step in [1, 7_919, 9_999] {
             let mut first = First::new(bytes_max);
             for number in (0..10_000).map(|number| number * step % 10_000) {
-                first.take(numbered(number));
+                let Name { text, is_text } = numbered(number);
+                first.take(wanted, &text, is_text, || false);
                 assert!(first.bytes <= bytes_max);
             }
 
@@ -286,6 +303,32 @@ mod tests {
             assert!(windows >= windows_min && (budget_bytes == 0 || windows == 1), "{windows}");
             assert_eq!(budget.reserved_bytes(), 0);
         }
+    }
+
+    #[test]
+    fn folders_have_a_slash_and_names_that_are_not_text_are_marked() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["b", "b-"] {
+            std::fs::create_dir(root.path().join(folder)).unwrap();
+        }
+        std::fs::write(root.path().join(std::ffi::OsStr::from_bytes(b"c\xff")), "").unwrap();
+        std::os::unix::fs::symlink("b", root.path().join("a")).unwrap();
+        let dir = Dir::open_ambient_dir(root.path(), cap_std::ambient_authority()).unwrap();
+        let read = |from, prefix| {
+            let wanted = Wanted { path: "", prefix, from };
+            let window = Window::read(&dir, wanted, &Budget::new(1 << 20), &Abandoned::default()).unwrap();
+            window.names.into_iter().map(|name| (name.text.into_string(), name.is_text)).collect::<Vec<_>>()
+        };
+        let name = |text: &str, is_text| (text.to_owned(), is_text);
+
+        let all = [name("a", true), name("b-/", true), name("b/", true), name("c\u{fffd}", false)];
+        assert_eq!(read("", ""), all);
+        assert_eq!(read("b/", ""), all[2..]);
+        assert_eq!(read("", "b"), all[1..3]);
+        std::fs::remove_dir(root.path().join("b")).unwrap();
+        assert_eq!(read("", "b"), all[1..2]);
     }
 
     #[test]
