@@ -355,6 +355,7 @@ fn is_fatal(error: &Error) -> bool {
 }
 
 /// Replaces the file in the stage by the object's own place in an error that a user sees.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other errors name no file")]
 fn shown(error: Error, staged: &std::path::Path, path: &RelativePath) -> Error {
     match error {
         Error::Part(part::Error::Mismatch { source, .. }) => {

@@ -88,13 +88,13 @@ impl From<Errno> for Failed {
 impl Folder {
     /// Opens the target folder itself, whose path may contain links.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let top = File::open(path).or_else(|error| match error.kind() {
-            // A folder that is writable but not readable.
-            io::ErrorKind::PermissionDenied => {
-                let flags = OPEN_FOLDER.difference(OFlags::NOFOLLOW);
-                Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+        let top = File::open(path).or_else(|error| {
+            if error.kind() != io::ErrorKind::PermissionDenied {
+                return Err(error);
             }
-            _ => Err(error),
+            // A folder that is writable but not readable.
+            let flags = OPEN_FOLDER.difference(OFlags::NOFOLLOW);
+            Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
         })?;
         if !top.metadata()?.is_dir() {
             return Err(Errno::NOTDIR.into());
