@@ -128,7 +128,7 @@ mod tests {
     fn a_misspelled_command_has_a_suggestion() {
         let hint = |name: &str| unknown(name, &built()).message;
         assert!(hint("exit-code").ends_with("did you mean exit-codes?"));
-        assert!(hint("gte").ends_with("did you mean get?"));
+        assert!(hint("gett").ends_with("did you mean get?"));
         assert!(hint("xyzzy").ends_with("see gantry --help"));
     }
 }

@@ -109,7 +109,7 @@ async fn keys_are_taken_literally() {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, &body).unwrap();
         for store in [OBJECTS, FILES] {
-            site.get(store, key, "file").run().await.expect_code(0);
+            site.get(store, key, "file").arg("--no-glob").run().await.expect_code(0);
             assert!(site.downloaded("file") == body, "{key:?} from {store} differs");
         }
     }

@@ -79,31 +79,23 @@ impl Bus for Nats {
                 }
             }
 
+            let link = self.inner.live_link().await?;
             let len = message.wire_len();
-            let mut has_outlived_a_link = false;
-            loop {
-                let link = self.inner.live_link().await?;
-                let max = self.max_payload_on(&link);
-                if len > max {
-                    // If the limit was unknown before, the message is lost like those that ended the connection.
-                    return if has_outlived_a_link { Ok(()) } else { Err(Error::TooLarge { len, max }) };
-                }
-                self.inner.shared.payload.note_sent(len);
+            let max = self.max_payload_on(&link);
+            if len > max {
+                return Err(Error::TooLarge { len, max });
+            }
+            self.inner.shared.payload.note_sent(len);
 
-                let outbound = messages::outbound(message.clone())?;
-                let Err(error) = link.client.publish_message(outbound).await else { return Ok(()) };
+            let subject = message.subject.clone();
+            let outbound = messages::outbound(message)?;
+            let Err(error) = link.client.publish_message(outbound).await else { return Ok(()) };
 
-                match error.kind() {
-                    PublishErrorKind::MaxPayloadExceeded => {
-                        return Err(Error::TooLarge { len, max: self.max_payload_on(&link) });
-                    }
-                    PublishErrorKind::InvalidSubject => return Err(Error::Subject(message.subject)),
-                    // The connection died before it took the message. The next one takes it.
-                    PublishErrorKind::Send => {
-                        self.inner.link_after(&link).await?;
-                        has_outlived_a_link = true;
-                    }
-                }
+            match error.kind() {
+                PublishErrorKind::MaxPayloadExceeded => Err(Error::TooLarge { len, max: self.max_payload_on(&link) }),
+                PublishErrorKind::InvalidSubject => Err(Error::Subject(subject)),
+                // The connection died meanwhile. The message is lost, as any message before a reconnect may be.
+                PublishErrorKind::Send => self.inner.link_after(&link).await.map(drop),
             }
         })
     }
