@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The time limit for nats-server to answer.
 const ROUND_TRIP: Duration = Duration::from_secs(3);
 
+/// How often a message of one size is sent without an answer.
+const PAYLOAD_TRIES: u32 = 3;
+
 /// The time that refusals may arrive after the answer to a later message. They pass through another queue of the client
 /// library.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -215,7 +218,8 @@ async fn accepted_payload(bus: &dyn Bus, rights: &Rights, wanted: usize) -> Resu
     let Some(subject) = rights.deliveries.first() else { return Ok(None) };
     let mut answers = bus.subscribe(&rights.reports, None).await?;
     let mut len = wanted;
-    while len > HEADERS_MAX_BYTES {
+    let mut unanswered = 0;
+    while len > HEADERS_MAX_BYTES && unanswered < PAYLOAD_TRIES {
         let reply = Some(rights.answers.clone());
         let payload = vec![0; len].into();
         bus.publish(Message { subject: subject.clone(), reply, payload, ..Message::default() }).await?;
@@ -226,7 +230,11 @@ async fn accepted_payload(bus: &dyn Bus, rights: &Rights, wanted: usize) -> Resu
             }
         };
         tokio::select! {
-            answer = timeout(ROUND_TRIP, answers.next()) => return Ok(answer.ok().flatten().map(|_| len)),
+            answer = timeout(ROUND_TRIP, answers.next()) => match answer {
+                Ok(answer) => return Ok(answer.map(|_| len)),
+                // The refusal may have been lost with the connection.
+                Err(_) => unanswered += 1,
+            },
             () = refused => len = bus.max_payload(),
         }
     }
