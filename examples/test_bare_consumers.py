@@ -7,7 +7,7 @@
 A missing toolchain is reported as not run. GANTRY_BINARY names the relay. Objects of several sizes go through each
 consumer, with two values of nats-server's max_payload; the bare consumer of the document also reads 300 MiB, and with
 `--large` so does every other one. The programs of the document also read an object with a composite checksum from S3, and
-5 MiB twenty times at once over one connection, slowly. 100 MiB must not take the bare consumer more than 230 chunks and
+5 MiB eight times at once over one connection, slowly. 100 MiB must not take the bare consumer more than 230 chunks and
 120 control messages.
 """
 
@@ -35,7 +35,7 @@ SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 5 * MIB]
 LARGE = 300 * MIB
 COUNTED = 100 * MIB
 CHUNKS_MAX, CONTROLS_MAX = 230, 120
-AT_ONCE = 20
+AT_ONCE = 8
 WITHIN_S = 120
 DEBIAN_GOPATH = "/usr/share/gocode"
 
@@ -130,7 +130,7 @@ def check(harness, command, max_payload, digests):
 
 
 async def check_at_once(module, url, key, digest):
-    """Runs twenty slow downloads over one connection. Returns a description of the failure, or an empty string."""
+    """Runs slow downloads over one connection. Returns a description of the failure, or an empty string."""
     import nats
 
     nc = await nats.connect(url, allow_reconnect=False)
