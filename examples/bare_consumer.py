@@ -5,7 +5,7 @@ import asyncio, json, re, sys
 import nats
 from awscrt.checksums import crc64nvme
 
-WINDOW = 4 * 520_192  # how many bytes may arrive before they are reported as written: four of the largest chunks
+WINDOW = 4 * 520_192  # how much may arrive before it is reported as written: at most 24 MiB for a whole connection
 SILENCE_S = 10
 
 

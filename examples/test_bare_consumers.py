@@ -7,7 +7,7 @@
 A missing toolchain is reported as not run. GANTRY_BINARY names the relay. Objects of several sizes go through each
 consumer, with two values of nats-server's max_payload; the bare consumer of the document also reads 300 MiB, and with
 `--large` so does every other one. The programs of the document also read an object with a composite checksum from S3, and
-5 MiB eight times at once over one connection, slowly. 100 MiB must not take the bare consumer more than 230 chunks and
+5 MiB twenty times at once over one connection, slowly. 100 MiB must not take the bare consumer more than 230 chunks and
 120 control messages.
 """
 
@@ -35,7 +35,7 @@ SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 5 * MIB]
 LARGE = 300 * MIB
 COUNTED = 100 * MIB
 CHUNKS_MAX, CONTROLS_MAX = 230, 120
-AT_ONCE = 8
+AT_ONCE = 20
 WITHIN_S = 120
 DEBIAN_GOPATH = "/usr/share/gocode"
 
@@ -130,19 +130,36 @@ def check(harness, command, max_payload, digests):
 
 
 async def check_at_once(module, url, key, digest):
-    """Runs slow downloads over one connection. Returns a description of the failure, or an empty string."""
+    """Runs twenty slow downloads over one connection. Returns a description of the failure, or an empty string."""
     import nats
 
     nc = await nats.connect(url, allow_reconnect=False)
     files = [SlowFile() for _ in range(AT_ONCE)]
+    scopes = globals_of(module)
+    before = [scope.get("WINDOW") for scope in scopes]
     try:
+        # The document's limit for all downloads on one connection.
+        for scope in scopes:
+            scope["WINDOW"] = 24 * MIB // AT_ONCE
         downloads = (start(module, nc, key, file) for file in files)
         await asyncio.wait_for(asyncio.gather(*downloads), WITHIN_S)
     except Exception as error:
         return f"at once: {error!r}"
     finally:
+        for scope, window in zip(scopes, before):
+            scope["WINDOW"] = window
         await nc.close()
     return "" if all(file.digest.hexdigest() == digest for file in files) else "at once: the bytes differ"
+
+
+def globals_of(module):
+    """The global names of a program, and of the program that it builds on."""
+    program = getattr(module, "FullDownload", None) or getattr(module, "Download", None)
+    if program is None:
+        return [vars(module)]
+    functions = [function for part in program.__mro__ for function in vars(part).values()]
+    scopes = [function.__globals__ for function in functions if hasattr(function, "__globals__")]
+    return list({id(scope): scope for scope in [vars(module), *scopes]}.values())
 
 
 def start(module, nc, key, file):
