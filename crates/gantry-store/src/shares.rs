@@ -1,7 +1,7 @@
 //! Shares of a limited quantity, such as places or bytes, so that no store can take what the others need.
 //!
 //! Half of the total is divided equally among the stores. Nobody else can take a store's part, even while that store does
-//! not use it. The other half belongs to whoever asks first. A single store may therefore use everything.
+//! not use it. The other half is first come, first served. A single store may therefore use everything.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(taken.len(), 12);
         assert_eq!([take_all(&one).len(), take_all(&other).len()], [2, 2]);
 
-        // What the greedy store returns is available to whoever asks first.
+        // What the greedy store returns is first come, first served.
         drop(taken);
         assert_eq!(take_all(&one).len(), 12);
     }

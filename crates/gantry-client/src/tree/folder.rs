@@ -197,7 +197,7 @@ impl Folder {
         Ok(rustix::fs::openat(&parent, name, flags, Mode::empty())?.into())
     }
 
-    /// Removes a regular file. Returns `false` if there is none.
+    /// Removes a regular file. Returns `false` if the file does not exist.
     pub(super) fn remove_file(&self, path: &RelativePath) -> io::Result<bool> {
         let (parent, name) = path.split();
         let parent = match self.folder(parent, false) {

@@ -178,7 +178,7 @@ fn encode(part: &str) -> Cow<'_, str> {
     Cow::Owned(name)
 }
 
-/// Returns the part that [`encode`] spells as `name`, or `None` if there is none.
+/// Returns the part that [`encode`] spells as `name`, or `None` if no part is spelled so.
 pub(super) fn decode(name: &str, names: Names) -> Option<String> {
     if names == Names::Native {
         return Some(name.to_owned());

@@ -39,7 +39,7 @@ impl Root {
     /// Returns the directory that the path leads to now. This may block.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if there is none. An operator may be about to replace it.
+    /// [`Error::Unavailable`] if the directory is missing. An operator may be about to replace it.
     pub(super) fn current(&self) -> Result<Arc<Dir>, Error> {
         self.find().map_err(|error| Error::unavailable(format!("the served directory can't be opened: {error}")))
     }

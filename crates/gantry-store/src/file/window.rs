@@ -115,7 +115,7 @@ impl Window {
         Some(format!("{}\0", last.text))
     }
 
-    /// Returns whether the window has the name that follows `from`, or that there is none.
+    /// Returns whether the window has the name that follows `from`, or knows that no name follows.
     fn covers(&self, from: &str) -> bool {
         *self.from <= *from && (self.is_complete || self.names.last().is_some_and(|last| *from <= *last.text))
     }

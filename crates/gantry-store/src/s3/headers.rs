@@ -66,7 +66,7 @@ fn stays(response: &HttpResponse, name: &str, value: &[u8]) -> bool {
     is_read(name) && has_form && is_single()
 }
 
-/// Returns the value of a header in a form that the SDK parses. Returns `None` if there is none.
+/// Returns the value of a header in a form that the SDK parses. Returns `None` if the header is missing.
 fn value(response: &HttpResponse, name: &str) -> Option<String> {
     let texts: Result<Vec<&str>, _> = response.headers().get_all_bytes(name).map(std::str::from_utf8).collect();
     let texts = texts.ok()?;
