@@ -417,9 +417,11 @@ async fn assert_fails(site: &Site, address: &str, code: i32, within: Duration) {
 
 #[track_caller]
 fn assert_one_line(output: &Output, named: &str) {
-    // After ten seconds there is also a line about the progress.
-    let errors = output.stderr.lines().filter(|line| line.starts_with("gantry: "));
-    assert_eq!(errors.count(), 1, "{}", output.stderr);
+    // After ten seconds there is also a line about the progress, which begins with the file's name.
+    let name = format!("{}  ", named.rsplit('/').next().unwrap());
+    let (progress, others): (Vec<_>, Vec<_>) = output.stderr.lines().partition(|line| line.starts_with(&name));
+    assert_eq!(others.len(), 1, "{}", output.stderr);
+    assert!(progress.len() <= output.elapsed.as_secs() as usize / 10, "{}", output.stderr);
     assert!(output.stderr.contains(named), "{named} is not named: {}", output.stderr);
     assert_eq!(output.stdout_text(), "");
 }

@@ -223,7 +223,7 @@ async fn two_downloads_of_one_key_do_not_interfere() {
 }
 
 /// Freezes the consumer during the transfer, so that the object is replaced before the relay has requested all of it. If
-/// the relay has by chance, it still delivers the version with which it began.
+/// it has by chance, it still delivers the version with which it began.
 #[tokio::test]
 async fn an_object_replaced_during_its_transfer_is_never_mixed_with_its_successor() {
     let site = Site::start().await;
@@ -235,13 +235,15 @@ async fn an_object_replaced_during_its_transfer_is_never_mixed_with_its_successo
         let part = site.downloads().join(format!(".{file}.gantry-part"));
         until("the first bytes", async || (len(&part) > 0).then_some(())).await;
         download.signal("STOP");
+        let had = len(&part);
         site.s3.put(&site.bucket, file, data::random_bytes(7, len_after), None).await;
         download.signal("CONT");
 
         let output = download.output().await;
 
         assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
-        if output.code == Some(0) {
+        // On a busy machine the signal may come late.
+        if had >= 64 * MIB as u64 && output.code == Some(0) {
             assert!(site.downloaded(file) == before, "a file of two versions");
             continue;
         }
