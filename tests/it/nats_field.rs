@@ -91,13 +91,22 @@ async fn downloads_work_over_websocket_with_tls() {
     let config = format!("websocket {{ listen: \"127.0.0.1:{port}\"\n tls {{ {} }} }}", tls.config(""));
     let field = Field::with(format!("authorization {{ user: u, password: p }}\n{config}")).await;
     let url = format!("wss://u:p@localhost:{port}/edge");
-    let relay = field.relay_as("u").await.arg("--server").arg(&url).arg("--tlsca").arg(&tls.ca).start().await;
+    let relay = field
+        .relay_as("u")
+        .await
+        .arg("--server")
+        .arg(&url)
+        .arg("--tlsca")
+        .arg(&tls.ca)
+        .env("GANTRY_HTTP__LISTEN", "off")
+        .start()
+        .await;
 
     let get = gantry(["get", "files/large", "-o", &arg(&field.target()), "--server", &url]);
     get.arg("--tlsca").arg(&tls.ca).run().await.expect_code(0);
 
     field.assert_downloaded();
-    assert!(!relay.stderr().contains("the connection to nats-server is lost"), "{}", relay.stderr());
+    assert!(!relay.stderr().contains("WARN"), "{}", relay.stderr());
 }
 
 #[tokio::test]
@@ -185,8 +194,11 @@ async fn an_account_with_a_lower_payload_limit_costs_a_few_reconnects() {
     let field = Field::with(config).await;
     let relay = field.relay_as("u").await.start().await;
 
+    let begun = Instant::now();
     let get = || field.command_as("u", &["get", "files/large", "--json", "-o", &arg(&field.target())]).run();
     let first = get().await.expect_code(0);
+    // Each halving of the limit costs at most one silence of 3 s.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     assert!(first.json()["recoveries"].as_u64().unwrap() <= 6, "{}", first.stdout_text());
     field.assert_downloaded();
 
