@@ -421,7 +421,7 @@ fn assert_one_line(output: &Output, named: &str) {
     let name = format!("{}  ", named.rsplit('/').next().unwrap());
     let (progress, others): (Vec<_>, Vec<_>) = output.stderr.lines().partition(|line| line.starts_with(&name));
     assert_eq!(others.len(), 1, "{}", output.stderr);
-    assert!(progress.len() <= output.elapsed.as_secs() as usize / 10, "{}", output.stderr);
+    assert!(progress.len() as u64 <= output.elapsed.as_secs() / 10, "{}", output.stderr);
     assert!(output.stderr.contains(named), "{named} is not named: {}", output.stderr);
     assert_eq!(output.stdout_text(), "");
 }
