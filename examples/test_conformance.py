@@ -60,7 +60,7 @@ class Kit:
 
     def intact(self):
         """Runs every consumer and a relay. Returns the results."""
-        gantry = [self.harness.gantry, "get", "--no-context", "-s", "{url}", "{store}/{key}", "-o", "{file}"]
+        gantry = [self.harness.gantry, "get", "--no-glob", "--no-context", "-s", "{url}", "{store}/{key}", "-o", "{file}"]
         consumers = [
             *((f"{level}, docs/PROTOCOL.md", level, [sys.executable, self.documents / program, *PLACEHOLDERS])
               for level, program in document.LEVELS.items()),
