@@ -40,11 +40,17 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "credit-exceeded",
         section: "Recovery",
-        // A bare consumer reports as it writes, so it can't tell such a chunk from one that its last report allowed.
         rule: "a chunk past the credit is a violation",
-        level: Level::Resuming,
         expect: Expect::Recovery,
-        scripts: &[&[Step::Accept(as_is), Step::Flood, Step::End(as_is)]],
+        // The first chunk is longer than the window. After it, a consumer that reports as it writes could not tell.
+        scripts: &[&[
+            Step::Accept(|body| {
+                body["credit"] = 1000.into();
+                body["window_max"] = 1000.into();
+            }),
+            Step::Flood,
+            Step::End(as_is),
+        ]],
         ..CORRECT
     },
     Case {
