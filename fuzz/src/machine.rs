@@ -133,21 +133,25 @@ fn accepted(
 ) -> Body {
     let [size, start, end, credit, window_max, chunk_max, beat_ms, idle_ms] = numbers.map(|number| number.0);
     let is_plain = control.is_none();
+    let mut object = object();
+    if !is_plain {
+        object.size = size;
+    }
+    if !etag {
+        object.etag = "\"b\"".to_owned();
+    }
+    object.checksum = checksum.then(|| Checksum {
+        algorithm: ChecksumAlgorithm::Crc64Nvme,
+        kind: ChecksumKind::Composite,
+        value: "AAAAAAAAAAA=".to_owned(),
+        parts: vec![PartRun { count: start, size: end }],
+    });
+
     Body::Accepted(Box::new(Accepted {
         transfer,
         instance: "relay".to_owned(),
         control: control.clone().unwrap_or_else(|| format!("gantry.v1.ctl.relay.{transfer}")),
-        object: ObjectInfo {
-            size: if is_plain { SIZE } else { size },
-            etag: if etag { "\"a\"".to_owned() } else { "\"b\"".to_owned() },
-            checksum: checksum.then(|| Checksum {
-                algorithm: ChecksumAlgorithm::Crc64Nvme,
-                kind: ChecksumKind::Composite,
-                value: "AAAAAAAAAAA=".to_owned(),
-                parts: vec![PartRun { count: start, size: end }],
-            }),
-            ..object()
-        },
+        object,
         start: if is_plain { at.offset } else { start },
         end: if is_plain { SIZE } else { end },
         credit,
@@ -160,16 +164,7 @@ fn accepted(
 
 /// The object that most messages are about.
 pub(crate) fn object() -> ObjectInfo {
-    ObjectInfo {
-        key: "a/b".parse().expect("it is a key"),
-        size: SIZE,
-        etag: "\"a\"".to_owned(),
-        version_id: None,
-        last_modified: None,
-        content_type: None,
-        metadata: std::collections::BTreeMap::new(),
-        checksum: None,
-    }
+    ObjectInfo::new("a/b".parse().expect("it is a key"), SIZE, "\"a\"".to_owned())
 }
 
 /// The bytes of the object: each tells its offset.

@@ -160,12 +160,8 @@ mod tests {
     #[test]
     fn an_object_must_match_all_options() {
         let now = OffsetDateTime::parse("2026-11-23T12:00:00Z", &Rfc3339).unwrap();
-        let entry = ListEntry {
-            key: "a/b/x.bin".to_owned(),
-            size: 2048,
-            etag: None,
-            last_modified: Some("2026-11-23T10:00:00Z".to_owned()),
-        };
+        let mut entry = ListEntry::new("a/b/x.bin".to_owned(), 2048);
+        entry.last_modified = Some("2026-11-23T10:00:00Z".to_owned());
         let find = || Find {
             address: "s".parse().unwrap(),
             name: None,

@@ -63,21 +63,16 @@ impl Shelf {
             return Err(store::Error::Changed(format!("the object's etag is {etag} now")));
         }
         let crc = gantry_proto::chunk::crc(bytes);
-        let info = ObjectInfo {
-            key: key.clone(),
-            size: bytes.len() as u64,
-            etag,
-            version_id: None,
-            last_modified: Some(WRITTEN.to_owned()),
-            content_type: Some("text/plain".to_owned()),
-            metadata: BTreeMap::from([("colour".to_owned(), "blue".to_owned())]),
-            checksum: Some(Checksum {
-                algorithm: ChecksumAlgorithm::Crc64Nvme,
-                kind: ChecksumKind::FullObject,
-                value: STANDARD.encode(crc.to_be_bytes()),
-                parts: Vec::new(),
-            }),
-        };
+        let mut info = ObjectInfo::new(key.clone(), bytes.len() as u64, etag);
+        info.last_modified = Some(WRITTEN.to_owned());
+        info.content_type = Some("text/plain".to_owned());
+        info.metadata = BTreeMap::from([("colour".to_owned(), "blue".to_owned())]);
+        info.checksum = Some(Checksum {
+            algorithm: ChecksumAlgorithm::Crc64Nvme,
+            kind: ChecksumKind::FullObject,
+            value: STANDARD.encode(crc.to_be_bytes()),
+            parts: Vec::new(),
+        });
 
         Ok((info, item))
     }
@@ -132,13 +127,10 @@ impl Store for Shelf {
             let mut page = ListPage::default();
             for key in keys.by_ref().take(limit) {
                 let (info, _) = self.find(&key.parse().unwrap(), &Pin::default())?;
-                let etag = Some(info.etag);
-                page.entries.push(ListEntry {
-                    key: key.clone(),
-                    size: info.size,
-                    etag,
-                    last_modified: info.last_modified,
-                });
+                let mut entry = ListEntry::new(key.clone(), info.size);
+                entry.etag = Some(info.etag);
+                entry.last_modified = info.last_modified;
+                page.entries.push(entry);
             }
             page.next = keys.next().and(page.entries.last()).map(|last| last.key.clone());
             Ok(page)

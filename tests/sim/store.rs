@@ -68,16 +68,9 @@ pub(crate) fn open(context: &mut Context, request: &GetRequest) -> Result<(Objec
         end += context.rng.u64(1..1000);
     }
 
-    let object = ObjectInfo {
-        key: request.key.clone(),
-        size,
-        etag: etag(version),
-        version_id: context.plan.versioned.then(|| version.to_string()),
-        last_modified: None,
-        content_type: None,
-        metadata: std::collections::BTreeMap::new(),
-        checksum: context.plan.has_checksums.then(|| context.model.checksum_of(version)),
-    };
+    let mut object = ObjectInfo::new(request.key.clone(), size, etag(version));
+    object.version_id = context.plan.versioned.then(|| version.to_string());
+    object.checksum = context.plan.has_checksums.then(|| context.model.checksum_of(version));
     Ok((object, Body { version, next: range.start, end }))
 }
 

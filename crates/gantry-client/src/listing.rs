@@ -149,11 +149,13 @@ mod tests {
     fn a_repeated_token_ends_the_listing() {
         let mut position = Position { request: ListRequest::default(), seen: HashSet::new(), empty_pages: 0 };
         for token in ["A", "B"] {
-            let mut page = ListPage { next: Some(token.to_owned()), ..ListPage::default() };
+            let mut page = ListPage::default();
+            page.next = Some(token.to_owned());
             position = position.after(&mut page).unwrap().unwrap();
         }
 
-        let mut page = ListPage { next: Some("A".to_owned()), ..ListPage::default() };
+        let mut page = ListPage::default();
+        page.next = Some("A".to_owned());
         assert!(matches!(position.after(&mut page), Err(Error::Malformed(_))));
     }
 }

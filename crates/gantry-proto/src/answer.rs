@@ -45,6 +45,7 @@ pub struct End {
 
 /// One page of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ListPage {
     /// The objects, in ascending order of their keys' UTF-8 bytes.
     pub entries: Vec<ListEntry>,
@@ -65,6 +66,7 @@ const fn is_zero(count: &u64) -> bool {
 
 /// One object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ListEntry {
     /// The object's key within the store.
     pub key: String,
@@ -76,4 +78,12 @@ pub struct ListEntry {
     /// When it was last modified, RFC 3339 in UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<String>,
+}
+
+impl ListEntry {
+    /// Describes an object by its key and its `size` in bytes. The rest is unset.
+    #[must_use]
+    pub const fn new(key: String, size: u64) -> Self {
+        Self { key, size, etag: None, last_modified: None }
+    }
 }

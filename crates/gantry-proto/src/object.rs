@@ -48,6 +48,7 @@ pub struct Pin {
 }
 /// One immutable version of an object, as described by its store. Part of `accepted`, and the answer to `stat`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ObjectInfo {
     /// The object's key within the store.
     pub key: Key,
@@ -73,6 +74,21 @@ pub struct ObjectInfo {
 }
 
 impl ObjectInfo {
+    /// Describes a version by what every store knows: `size` in bytes, and an opaque `etag`. The rest is unset.
+    #[must_use]
+    pub const fn new(key: Key, size: u64, etag: String) -> Self {
+        Self {
+            key,
+            size,
+            etag,
+            version_id: None,
+            last_modified: None,
+            content_type: None,
+            metadata: BTreeMap::new(),
+            checksum: None,
+        }
+    }
+
     /// Returns the pin of exactly this version.
     #[must_use]
     pub fn pin(&self) -> Pin {

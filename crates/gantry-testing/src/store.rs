@@ -89,21 +89,14 @@ impl MemoryStore {
         state.puts += 1;
 
         let crc = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &bytes);
-        let object = ObjectInfo {
-            key: key.clone(),
-            size: bytes.len() as u64,
-            etag: format!("\"{}\"", state.puts),
-            version_id: None,
-            last_modified: Some("2025-01-01T00:00:00Z".to_owned()),
-            content_type: None,
-            metadata: BTreeMap::new(),
-            checksum: Some(Checksum {
-                algorithm: ChecksumAlgorithm::Crc64Nvme,
-                kind: ChecksumKind::FullObject,
-                value: BASE64_STANDARD.encode(crc.to_be_bytes()),
-                parts: Vec::new(),
-            }),
-        };
+        let mut object = ObjectInfo::new(key.clone(), bytes.len() as u64, format!("\"{}\"", state.puts));
+        object.last_modified = Some("2025-01-01T00:00:00Z".to_owned());
+        object.checksum = Some(Checksum {
+            algorithm: ChecksumAlgorithm::Crc64Nvme,
+            kind: ChecksumKind::FullObject,
+            value: BASE64_STANDARD.encode(crc.to_be_bytes()),
+            parts: Vec::new(),
+        });
 
         state.objects.insert(key, (object.clone(), bytes));
 
@@ -236,12 +229,10 @@ impl State {
             if folded.is_some() {
                 page.prefixes.push(item.to_owned());
             } else {
-                page.entries.push(ListEntry {
-                    key: item.to_owned(),
-                    size: object.size,
-                    etag: Some(object.etag.clone()),
-                    last_modified: object.last_modified.clone(),
-                });
+                let mut entry = ListEntry::new(item.to_owned(), object.size);
+                entry.etag = Some(object.etag.clone());
+                entry.last_modified = object.last_modified.clone();
+                page.entries.push(entry);
             }
         }
 

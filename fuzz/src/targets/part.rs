@@ -150,8 +150,10 @@ const FORMAT: u8 = 3;
 /// Returns a head and the CRC in it.
 fn head(range: Range<u64>, size: u64, format: u8) -> (Vec<u8>, u64) {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned());
+    let mut object = object();
+    object.size = size;
     let description = serde_json::json!({
-        "store": "s", "object": ObjectInfo { size, ..object() }, "start": range.start, "end": range.end, "boot": boot,
+        "store": "s", "object": object, "start": range.start, "end": range.end, "boot": boot,
     });
     let mut rest = description.to_string().into_bytes();
     let head_bytes = (LINE_BYTES + rest.len()).next_multiple_of(BLOCK_BYTES);

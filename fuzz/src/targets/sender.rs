@@ -54,7 +54,7 @@ pub(crate) fn run(data: &[u8]) {
         match event {
             Event::Opened { size, has_etag } => {
                 let etag = if has_etag { "\"a\"" } else { "" };
-                sender.handle_opened(ObjectInfo { size: size.0, etag: etag.to_owned(), ..object() }, now);
+                sender.handle_opened(ObjectInfo::new(object().key, size.0, etag.to_owned()), now);
             }
             Event::Data(len) => {
                 if sender.wants_data() {

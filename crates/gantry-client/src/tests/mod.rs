@@ -3,7 +3,6 @@
 mod resumed;
 mod waiting;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,16 +94,7 @@ impl Relay {
 }
 
 fn object() -> ObjectInfo {
-    ObjectInfo {
-        key: "k".parse().unwrap(),
-        size: SIZE,
-        etag: "\"one\"".to_owned(),
-        version_id: None,
-        last_modified: None,
-        content_type: None,
-        metadata: BTreeMap::new(),
-        checksum: None,
-    }
+    ObjectInfo::new("k".parse().unwrap(), SIZE, "\"one\"".to_owned())
 }
 
 /// Returns the checksum that a store keeps of these bytes.

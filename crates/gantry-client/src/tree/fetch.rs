@@ -198,16 +198,9 @@ impl Fetcher {
             self.report_changed(&plan.item, reason);
         }
 
-        let object = ObjectInfo {
-            key: plan.item.key.clone(),
-            size: report.bytes,
-            etag: report.etag,
-            version_id: report.version_id,
-            last_modified: report.last_modified,
-            content_type: None,
-            metadata: std::collections::BTreeMap::new(),
-            checksum: None,
-        };
+        let mut object = ObjectInfo::new(plan.item.key.clone(), report.bytes, report.etag);
+        object.version_id = report.version_id;
+        object.last_modified = report.last_modified;
         let name = self.name_of(plan, stage, &object);
         if name != unfinished {
             let renamed = name.clone();

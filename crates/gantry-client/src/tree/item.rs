@@ -32,7 +32,7 @@ impl Item {
     /// # Errors
     /// [`Malformed`] if the key is invalid; not retryable.
     pub fn listed(store: StoreName, entry: ListEntry, cut: usize) -> Result<Self, Malformed> {
-        let ListEntry { key, size, etag, last_modified } = entry;
+        let ListEntry { key, size, etag, last_modified, .. } = entry;
         Ok(Self { store, key: Key::try_from(key)?, cut, size: Some(size), etag, last_modified })
     }
 

@@ -177,8 +177,10 @@ impl Walk<'_> {
         let Some(identity) = identity(dir, name) else { return true };
 
         self.add(key, |page, key| {
-            let (etag, last_modified) = (Some(identity.etag()), identity.last_modified());
-            page.entries.push(ListEntry { key, size: identity.size, etag, last_modified });
+            let mut entry = ListEntry::new(key, identity.size);
+            entry.etag = Some(identity.etag());
+            entry.last_modified = identity.last_modified();
+            page.entries.push(entry);
         })
     }
 

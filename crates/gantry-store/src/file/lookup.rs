@@ -1,6 +1,5 @@
 //! Finds the file of a key.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 
@@ -42,16 +41,8 @@ pub(super) fn find(dir: &Dir, key: Key, pin: &Pin) -> Result<(ObjectInfo, (File,
         return Err(Error::Changed(format!("key {:?} has ETag {etag}, not {expected}", key.as_str())));
     }
 
-    let object = ObjectInfo {
-        key,
-        size: identity.size,
-        etag,
-        version_id: None,
-        last_modified: identity.last_modified(),
-        content_type: None,
-        metadata: BTreeMap::new(),
-        checksum: None,
-    };
+    let mut object = ObjectInfo::new(key, identity.size, etag);
+    object.last_modified = identity.last_modified();
     Ok((object, (file.into_std(), identity)))
 }
 

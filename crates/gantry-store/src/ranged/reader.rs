@@ -437,16 +437,7 @@ mod tests {
 
     impl Reading {
         fn start(delay: Duration, ignores_ranges: bool) -> Self {
-            let object = ObjectInfo {
-                key: "key".parse().unwrap(),
-                size: SIZE,
-                etag: "\"1\"".to_owned(),
-                version_id: None,
-                last_modified: None,
-                content_type: None,
-                metadata: std::collections::BTreeMap::new(),
-                checksum: None,
-            };
+            let object = ObjectInfo::new("key".parse().unwrap(), SIZE, "\"1\"".to_owned());
             let budget = Budget::new(1 << 30);
             let member = budget.crowd().enter();
             let source = Arc::new(Steady {

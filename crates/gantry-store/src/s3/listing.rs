@@ -88,12 +88,9 @@ fn entry(name: String, object: &Object) -> Item {
     let size = object.size().and_then(|size| u64::try_from(size).ok()).filter(|size| *size <= OFFSET_MAX);
     let Some(size) = size else { return Item { name, shown: Shown::Omitted } };
 
-    let entry = ListEntry {
-        key: name.clone(),
-        size,
-        etag: object.e_tag().filter(|etag| etag.len() <= VERSION_MAX_BYTES).map(str::to_owned),
-        last_modified: object.last_modified().and_then(rfc3339),
-    };
+    let mut entry = ListEntry::new(name.clone(), size);
+    entry.etag = object.e_tag().filter(|etag| etag.len() <= VERSION_MAX_BYTES).map(str::to_owned);
+    entry.last_modified = object.last_modified().and_then(rfc3339);
     Item { name, shown: Shown::Entry(entry) }
 }
 

@@ -1,6 +1,6 @@
 //! Reads descriptions of objects from the headers of S3's answers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -131,16 +131,13 @@ fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<Object
         return Err(if pin.if_match.is_some() { Error::Changed(message) } else { Error::NotFound(message) });
     }
 
-    Ok(ObjectInfo {
-        key: key.clone(),
-        size,
-        etag,
-        version_id: head.version_id.map(str::to_owned),
-        last_modified: head.last_modified.and_then(rfc3339),
-        content_type: head.content_type.map(str::to_owned),
-        metadata: head.metadata.map(|map| map.clone().into_iter().collect::<BTreeMap<_, _>>()).unwrap_or_default(),
-        checksum: head.checksum,
-    })
+    let mut object = ObjectInfo::new(key.clone(), size, etag);
+    object.version_id = head.version_id.map(str::to_owned);
+    object.last_modified = head.last_modified.and_then(rfc3339);
+    object.content_type = head.content_type.map(str::to_owned);
+    object.metadata = head.metadata.map(|map| map.clone().into_iter().collect()).unwrap_or_default();
+    object.checksum = head.checksum;
+    Ok(object)
 }
 
 /// Returns an `ETag` with the quotes that HTTP requires. Some servers leave them out in some of their answers, and a shell

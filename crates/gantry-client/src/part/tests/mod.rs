@@ -1,7 +1,6 @@
 mod foreign;
 mod resume;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
@@ -41,21 +40,13 @@ impl Scene {
         let bytes: Vec<u8> = (0..25_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         let folder = tempfile::tempdir().unwrap();
         let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &bytes);
-        let object = ObjectInfo {
-            key: "models/one".parse().unwrap(),
-            size: bytes.len() as u64,
-            etag: "\"e1\"".to_owned(),
-            version_id: None,
-            last_modified: None,
-            content_type: None,
-            metadata: BTreeMap::new(),
-            checksum: Some(Checksum {
-                algorithm: ChecksumAlgorithm::Crc64Nvme,
-                kind: ChecksumKind::FullObject,
-                value: STANDARD.encode(crc.to_be_bytes()),
-                parts: Vec::new(),
-            }),
-        };
+        let mut object = ObjectInfo::new("models/one".parse().unwrap(), bytes.len() as u64, "\"e1\"".to_owned());
+        object.checksum = Some(Checksum {
+            algorithm: ChecksumAlgorithm::Crc64Nvme,
+            kind: ChecksumKind::FullObject,
+            value: STANDARD.encode(crc.to_be_bytes()),
+            parts: Vec::new(),
+        });
         Self { target: folder.path().join(name), folder, object, bytes }
     }
 
@@ -294,8 +285,10 @@ fn a_resume_is_pinned_to_a_version_only_if_one_was_asked_for() {
 fn bytes_of_another_version_or_place_are_not_built_upon() {
     let scene = Scene::new();
     scene.interrupt(10, 20);
-    let changed = ObjectInfo { etag: "\"e2\"".to_owned(), ..scene.object.clone() };
-    let grown = ObjectInfo { size: scene.object.size + 1, ..scene.object.clone() };
+    let mut changed = scene.object.clone();
+    changed.etag = "\"e2\"".to_owned();
+    let mut grown = scene.object.clone();
+    grown.size += 1;
     for (object, range, from) in [
         (&changed, scene.range(), 20),
         (&grown, scene.range(), 20),
@@ -899,7 +892,8 @@ fn write_until_killed(folder: &Path) {
     let mut scene = Scene::new();
     scene.target = folder.join("object.bin");
     // Far more than is written before the kill, and nothing that would have to be kept to compare.
-    scene.object = ObjectInfo { size: u64::MAX >> 1, checksum: None, ..scene.object };
+    scene.object.size = u64::MAX >> 1;
+    scene.object.checksum = None;
     let policy = Policy { checkpoint_bytes: 3_000_000, note_bytes: NOTE_BYTES, ..policy() };
     let part = PartFile::open_with(&scene.target, scene.wanted(), true, policy, &RUN_ON).unwrap();
     let mut part = part.begin(&scene.object, scene.range(), 0, &RUN_ON).unwrap();
@@ -928,7 +922,8 @@ fn a_killed_process_loses_no_more_than_a_note_is_late() {
         return write_until_killed(Path::new(&folder));
     }
     let mut scene = Scene::new();
-    scene.object = ObjectInfo { size: u64::MAX >> 1, checksum: None, ..scene.object };
+    scene.object.size = u64::MAX >> 1;
+    scene.object.checksum = None;
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture", "part::tests::a_killed_process_loses_no_more_than_a_note_is_late"])
         .env(VICTIM_FOLDER, scene.folder.path())

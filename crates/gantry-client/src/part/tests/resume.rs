@@ -10,9 +10,15 @@ const NOTE: Range<usize> = CHECKPOINTS.end..CHECKPOINTS.end + 4096;
 const TRAIL: Range<usize> = NOTE.end..NOTE.end + 256 * 128;
 const SECOND_HEAD: Range<usize> = TRAIL.end..TRAIL.end + 4096;
 
+fn with_checksum(scene: &Scene, checksum: Option<Checksum>) -> ObjectInfo {
+    let mut object = scene.object.clone();
+    object.checksum = checksum;
+    object
+}
+
 /// Leaves 60,000 bytes behind that are not the object's, with a record that says they are.
 fn plant(scene: &Scene, recorded: Option<Checksum>) {
-    let object = ObjectInfo { checksum: recorded, ..scene.object.clone() };
+    let object = with_checksum(scene, recorded);
     let mut part = scene.open().begin(&object, scene.range(), 0, &RUN_ON).unwrap();
     part.write(&[0; 60_000]).unwrap();
     drop(part);
@@ -53,7 +59,7 @@ fn a_checksum_stated_now_is_verified_whatever_the_record_holds() {
         (Some(composite(&scene, Vec::new())), composite(&scene, whole())),
         (Some(composite(&scene, Vec::new())), crc.clone()),
     ] {
-        let now = ObjectInfo { checksum: Some(stated), ..scene.object.clone() };
+        let now = with_checksum(&scene, Some(stated));
         let finish = || {
             let mut part = scene.open().begin(&now, scene.range(), 60_000, &RUN_ON)?;
             part.write(&scene.bytes[60_000..])?;
@@ -65,7 +71,7 @@ fn a_checksum_stated_now_is_verified_whatever_the_record_holds() {
         assert!(matches!(wrong, Err(Error::Mismatch { .. })), "{recorded:?} {now:?}: {wrong:?}");
         assert_eq!(scene.files(), [""; 0]);
 
-        let then = ObjectInfo { checksum: recorded, ..scene.object.clone() };
+        let then = with_checksum(&scene, recorded);
         let mut part = scene.open().begin(&then, scene.range(), 0, &RUN_ON).unwrap();
         part.write(&scene.bytes[..60_000]).unwrap();
         drop(part);
@@ -80,7 +86,7 @@ fn a_recorded_checksum_still_holds_when_none_that_can_be_checked_is_stated() {
     let scene = Scene::new();
     for stated in [None, Some(composite(&scene, Vec::new()))] {
         plant(&scene, scene.object.checksum.clone());
-        let now = ObjectInfo { checksum: stated, ..scene.object.clone() };
+        let now = with_checksum(&scene, stated);
 
         let mut part = scene.open().begin(&now, scene.range(), 60_000, &RUN_ON).unwrap();
         part.write(&scene.bytes[60_000..]).unwrap();
@@ -95,7 +101,7 @@ fn a_checksum_that_contradicts_the_record_starts_afresh() {
     let scene = Scene::new();
     plant(&scene, Some(sha256(&scene)));
     let other = Checksum { value: STANDARD.encode([7; 32]), ..sha256(&scene) };
-    let now = ObjectInfo { checksum: Some(other), ..scene.object.clone() };
+    let now = with_checksum(&scene, Some(other));
     assert!(!scene.open().resumes(&now, &scene.range(), 60_000));
 }
 
@@ -404,7 +410,8 @@ fn marks_count_only_in_their_place_and_in_their_record() {
     scene.interrupt_with_trail(60_000);
     let good = fs::read(scene.sidecar()).unwrap();
     let other = Scene::new();
-    let object = ObjectInfo { etag: "\"e2\"".to_owned(), ..other.object.clone() };
+    let mut object = other.object.clone();
+    object.etag = "\"e2\"".to_owned();
     let part = other.open_with_trail().begin(&object, other.range(), 0, &RUN_ON).unwrap();
     let empty = fs::read(other.sidecar()).unwrap();
     drop(part);
