@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::gantry::{Get, ObjectInfo, PartFile, Span, chunk};
+use crate::gantry::{Get, PartFile, Span, chunk};
 use crate::machine::{SIZE, object};
 use crate::runtime;
 
