@@ -76,7 +76,7 @@ pub(crate) enum Act {
     With(&'static [u8]),
     /// With this status, these header lines and this body, for any request. A HEAD gets no body.
     Raw(u16, &'static str, String),
-    /// Not at all.
+    /// No answer.
     Hang,
 }
 

@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_read_ahead_is_released_while_nobody_takes_bytes() {
+    async fn read_ahead_is_released_while_nobody_takes_bytes() {
         // Within a response, where a range ahead begins, and within such a range.
         for pause_at in [7 * MIB, 8 * MIB, 20 * MIB] {
             let mut reading = Reading::start(Duration::from_millis(1), false);
