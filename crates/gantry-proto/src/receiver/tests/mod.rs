@@ -480,7 +480,7 @@ mod recovery {
         asked.map(|(at, _)| at.as_secs_f64()).collect()
     }
 
-    /// A relay that was killed says nothing, and nobody else does until something is sent to it.
+    /// A killed relay sends nothing, and nats-server reports this only after a message to the relay.
     #[test]
     fn a_silent_relay_is_probed_once() {
         let mut pair = Pair::streaming();
