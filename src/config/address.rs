@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 const STORE_FORM: &str = "must be s3://bucket/prefix or file:///dir";
 
-/// Does not repeat any part of the address, since all before its last `@` may be a password.
+/// The message repeats no part of the address, since everything before its last `@` may be a password.
 const NO_USER: &str = "must hold no user and password: must be s3://bucket/prefix or file:///dir";
 
 /// The location of a store's objects.
@@ -30,7 +30,7 @@ impl StoreAddress {
     /// Parses an address. `%XX` in its path stands for a byte, as in every URL.
     ///
     /// # Errors
-    /// If the address is invalid. The error says what would be valid.
+    /// If the address is invalid. The error describes a valid one.
     pub fn parse(url: &str) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").ok_or(STORE_FORM)?;
         if let Some(found) = rest.find(['?', '#']) {
@@ -123,7 +123,7 @@ fn parse_file(rest: &str) -> Result<StoreAddress, String> {
 }
 
 fn percent_decode(text: &str) -> Result<String, String> {
-    // The crate leaves an incomplete %XX as it is, which would hide a mistake.
+    // The crate leaves an incomplete %XX unchanged, which would hide a mistake.
     let is_hex = |text: &str| text.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     if !text.split('%').skip(1).all(is_hex) {
         return Err("has a % that is not followed by two hexadecimal digits: write %25 for a percent sign".to_owned());
