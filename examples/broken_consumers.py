@@ -172,7 +172,7 @@ BROKEN = [
          "nats.aio.client.Client.new_inbox = lambda nc: \"_INBOX.one.\" + nc.__class__.__name__\n\n\nclass FullDownload(Download):\n"),
     bare("silence-before-accepted", "succeeds after silence", DOWNLOADED, CARELESS),
     resuming("silence-after-beat", "waits for ever", "max(STALL_S, 3 * self.beat_s)", "3600"),
-    resuming("silence-midway", "waits for ever after `accepted`", "max(STALL_S, 3 * self.beat_s)",
+    resuming("silence-midway", "waits forever after `accepted`", "max(STALL_S, 3 * self.beat_s)",
              "(3600 if self.accepted else STALL_S)"),
     resuming("repeats-are-silence", "takes repeats for life", "                if not is_new:\n",
              "                self.heard_at = time.monotonic()\n                if not is_new:\n"),

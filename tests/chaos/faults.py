@@ -32,8 +32,7 @@ class Order:
 
 
 class Hit:
-    """A fault in one consumer's download, and in other downloads that depend on the same
-    component."""
+    """A fault in one consumer's download, and in other downloads that depend on the same component."""
 
     def __init__(self, rig, consumers, order):
         self.rig, self.consumers, self.order = rig, consumers, order
@@ -59,8 +58,8 @@ class Hit:
                 other.note(f"{self.order.kind}, at {other.meter.high}")
 
     def mended(self, counts):
-        """Marks the moment from which bytes can flow. With `counts`, they could not flow before,
-        and the waiting time is measured from here."""
+        """Marks the moment from which bytes can flow. With `counts`, they could not flow before, and the waiting
+        time is measured from here."""
         self.at = time.monotonic()
         if counts:
             for consumer, meter, _ in self.watched:

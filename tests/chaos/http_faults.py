@@ -51,8 +51,7 @@ class ShortenOne:
     def __init__(self, shorten):
         self.shorten = shorten
         self.head = bytearray()
-        # The remaining bytes of the body to pass on, once the headers are complete. None if the
-        # body is not cut.
+        # The remaining bytes of the body to pass on, once the headers are complete. None if the body is not cut.
         self.left = None
         self.in_head = False
 

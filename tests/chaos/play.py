@@ -77,8 +77,7 @@ def remove_when_gone(stage):
 
 
 async def place(name, stage, gantry, report, seed, sizes, nodes=1, consumers=1, **options):
-    """Yields a running setup with objects of these sizes, and consumers that are connected but
-    idle."""
+    """Yields a running setup with objects of these sizes, and consumers that are connected but idle."""
     rig = Rig(name, stage.folder / name, gantry, stage.alive_fd, nodes, **options)
     try:
         await rig.start_servers()

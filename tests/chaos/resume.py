@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""Kills downloads, fills their disks and damages part files. Checks that every file is correct and
-resumes where it can.
+"""Kills downloads, fills their disks and damages part files. Checks that every file is correct and resumes where it
+can.
 
     resume.py --times 50
 
-Each of the three is repeated this often, alternately with an object that has a checksum in S3 and
-with a file without one. Every finished file is compared with the original. The script fails if a
-file is wrong, if a download does not exit with 0 once the fault is removed, or if recorded bytes
-are fetched again.
+Each of the three is done `--times` times, alternately with an object that has a checksum in S3 and with a file without
+one. Every finished file is compared with the original. The script fails if a file is wrong, if a download does not exit
+with 0 once the fault is removed, or if recorded bytes are fetched again.
 
-After damage, the script computes what must be kept from the part file, the original and the marks
-in the record: all bytes up to the last undamaged mark before the first damaged byte.
+After damage, the script computes what must be kept from the part file, the original and the marks in the record: all
+bytes up to the last undamaged mark before the first damaged byte.
 """
 
 import argparse
@@ -36,17 +35,16 @@ SIZE = 40 * MIB
 RATE = "80MiB"
 # What a full disk may lose: the chunk that did not fit (relay.chunk_max_bytes).
 CHUNK_BYTES = 520_192
-# What a kill may lose. A note is due every MiB (Policy in crates/gantry-client/src/part/policy.rs)
-# and is written after the chunk that completes the MiB. Another chunk may be in progress.
+# What a kill may lose. A note is due every MiB (Policy in crates/gantry-client/src/part/policy.rs) and is written after
+# the chunk that completes the MiB. Another chunk may be in progress.
 LATE_BYTES = MIB + 2 * CHUNK_BYTES
-# The maximum distance of a record's marks. A mark is due every 256 KiB and is written after the
-# chunk that completes them.
+# The maximum distance of a record's marks. A mark is due every 256 KiB and is written after the chunk that completes
+# them.
 MARKS_BYTES = MIB // 4 + CHUNK_BYTES
 WITHIN_S = 60
 KEY = "object.bin"
 PART, RECORD = ".copy.gantry-part", ".copy.gantry-part.json"
-# The length of a record's lines, and of its first three blocks
-# (crates/gantry-client/src/part/record.rs).
+# The length of a record's lines, and of its first three blocks (crates/gantry-client/src/part/record.rs).
 LINE_BYTES, BLOCK_BYTES = 128, 4096
 PRIVATE = "GANTRY_RESUME_PRIVATE_MOUNTS"
 
@@ -86,8 +84,7 @@ class Run:
             return 0
 
     async def interrupt(self, share):
-        """Kills the command once this many bytes have arrived. Returns the length of the part
-        file."""
+        """Kills the command once this many bytes have arrived. Returns the length of the part file."""
         process = self.start()
         await until("the point to kill at",
                     lambda: self.length >= share * SIZE or process.poll() is not None, WITHIN_S)
@@ -98,8 +95,7 @@ class Run:
         return self.length
 
     async def finish(self, recorded, intact=SIZE):
-        """Runs the command to its end. It must keep at least `recorded` bytes, and no more than
-        `intact`."""
+        """Runs the command to its end. It must keep at least `recorded` bytes, and no more than `intact`."""
         self.tally.recorded += recorded
         code, out, err = await self.end(self.start())
         if code != 0:
@@ -178,8 +174,7 @@ async def fill(run, chance):
 
 
 def disk(folder, room):
-    """Limits the space in the folder. Returns the command's prefix, and a function that frees
-    space."""
+    """Limits the space in the folder. Returns the command's prefix, and a function that frees space."""
     if os.environ.get(PRIVATE):
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room},mode=700", "gantry", folder], check=True)
         grown = ["mount", "-o", f"remount,size={3 * SIZE}", folder]
@@ -225,8 +220,8 @@ def head_size(record):
 
 
 def marks(record):
-    """Returns the position of each mark of a record, and the number of bytes that it covers.
-    Checks are not verified."""
+    """Returns the position of each mark of a record, and the number of bytes that it covers. Checks are not
+    verified."""
     start, end = head_size(record), len(record) - head_size(record)
     places = [*range(start, start + 3 * BLOCK_BYTES, BLOCK_BYTES), *range(start + 3 * BLOCK_BYTES, end, LINE_BYTES)]
     lines = {place: record[place:place + LINE_BYTES] for place in places}
@@ -234,8 +229,7 @@ def marks(record):
 
 
 def provable(before, after, intact):
-    """Returns the longest length up to `intact` that has an undamaged mark, if a head is
-    undamaged."""
+    """Returns the longest length up to `intact` that has an undamaged mark, if a head is undamaged."""
     head = before[:head_size(before)]
     if head not in (after[:len(head)], after[len(before) - len(head):len(before)]):
         return 0
@@ -320,8 +314,7 @@ async def run(stage, gantry, args):
 
 
 def with_private_mounts():
-    """Starts this script again in a private mount namespace, if permitted, so that its small
-    disks stay invisible."""
+    """Starts this script again in a private mount namespace, if permitted, so that its small disks stay invisible."""
     unshare = ["unshare", "--mount", "--propagation", "private"]
     if os.environ.get(PRIVATE) or os.geteuid() != 0:
         return

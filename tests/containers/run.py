@@ -179,8 +179,7 @@ def serves_hardened(relay):
 
 
 def sample_digests(project):
-    """Returns the objects that the seed container reports as stored. Gantry is not involved in
-    this report."""
+    """Returns the objects that the seed container reports as stored. Gantry is not involved in this report."""
     said = docker("logs", project.container("seed")).stdout
     return {key: Sample(digest, int(mib) << 20)
             for key, mib, digest in re.findall(r"put demo/(\S+), (\d+) MiB, sha256 ([0-9a-f]{64})", said)}

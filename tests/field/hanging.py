@@ -64,8 +64,8 @@ class HangingDirectory:
         if opcode in (FORGET, BATCH_FORGET):
             return
         if opcode == INTERRUPT:
-            # The process that waits for this request is being killed. Without an answer it would
-            # stay until the unmount.
+            # The process that waits for this request is being killed. Without an answer it would stay until the
+            # unmount.
             self._reply(*struct.unpack_from("<Q", arguments), errno.EINTR, b"")
             return
         if opcode != INIT:

@@ -1,5 +1,4 @@
-"""A hand-written consumer: plain core NATS over a socket, so that a test controls what the
-consumer omits."""
+"""A hand-written consumer: plain core NATS over a socket, so that a test controls what the consumer omits."""
 
 import json
 import re
