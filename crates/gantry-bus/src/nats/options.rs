@@ -102,7 +102,7 @@ impl Options {
         for (what, option, path, mark) in files {
             let Some(path) = path else { continue };
             if !read(what, option, path).await?.contains(mark) {
-                let reason = format!("{what} file {} contains none in PEM form", path.display());
+                let reason = format!("{what} file {} contains no {what} in PEM form", path.display());
                 return Err(Error::option(option, reason));
             }
         }
