@@ -87,7 +87,7 @@ fn token(token: &str) -> Auth {
 }
 
 #[test]
-fn nothing_set_gives_the_documented_defaults() {
+fn without_settings_the_documented_defaults_apply() {
     let config = Sources::default().load().unwrap();
     assert_eq!(config.prefix, Prefix::default());
     assert_eq!(servers(&config), ["nats://127.0.0.1:4222"]);
@@ -109,7 +109,7 @@ fn each_layer_overrides_the_one_below() {
 }
 
 #[test]
-fn the_connection_takes_selected_context_file_named_context_and_variables_in_that_order() {
+fn connection_settings_come_from_selected_context_file_named_context_and_variables_in_that_order() {
     let context = r#"{"url": "nats://context:4222", "user": "", "nsc": "", "color_scheme": "red"}"#;
     let bare = || Setup::new("").context("one", context).select("one");
     assert_eq!(servers(&bare().ok()), ["nats://context:4222"]);

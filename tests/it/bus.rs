@@ -145,7 +145,7 @@ async fn reconnect_makes_a_new_connection() {
 }
 
 #[tokio::test]
-async fn server_in_lame_duck_mode_is_left_for_another() {
+async fn a_server_in_lame_duck_mode_is_replaced_by_another() {
     let cluster = NatsCluster::start::<2>(NatsOptions::default()).await;
     let options = Options { servers: vec![cluster.nodes[0].url()], ..Options::default() };
     let bus = nats::connect(options).await.unwrap();

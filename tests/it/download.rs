@@ -188,7 +188,7 @@ async fn ranges_past_the_end_are_refused() {
 }
 
 #[tokio::test]
-async fn standard_output_takes_the_bytes_and_nothing_else() {
+async fn standard_output_receives_only_the_bytes() {
     let site = Site::start().await;
     let body = data::random_bytes(4, 9 * MIB + 1);
     let source = site.files().join("key");

@@ -66,7 +66,7 @@ async fn json_does_not_end_up_among_the_bytes() {
 }
 
 #[tokio::test]
-async fn a_descriptor_that_takes_no_bytes_is_refused() {
+async fn a_descriptor_that_is_not_writable_is_refused() {
     let (site, _) = site().await;
     for (script, output) in
         [("\"$@\" < /dev/null", "/dev/stdin"), ("\"$@\"", "/dev/fd/99"), ("\"$@\" 3< /dev/null", "/dev/fd/3")]
@@ -79,7 +79,7 @@ async fn a_descriptor_that_takes_no_bytes_is_refused() {
 }
 
 #[tokio::test]
-async fn a_fifo_or_a_device_stays_what_it_is() {
+async fn a_fifo_or_a_device_is_not_replaced() {
     let (site, body) = site().await;
     shell(&site, "mkfifo fifo; cat fifo > out & \"$@\"; wait", ["get", "files/key", "-o", "fifo"]).await.expect_code(0);
     assert!(site.downloaded("out") == body);

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_at_its_limit_leaves_another_its_places() {
+    fn a_store_at_its_limit_does_not_use_another_stores_places() {
         let options = Options { transfers_max: 8, ..Options::default() };
         let limits = Limits::new(&options);
         let [silent, other] = ["silent", "other"].map(|name| limits.of_store(name));

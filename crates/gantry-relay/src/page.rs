@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_fits_stays_as_it_is() {
+    fn a_page_that_fits_is_unchanged() {
         let body = fit(page(10, 10), 10_000, |_| None).unwrap();
 
         assert_eq!(decoded(&body), page(10, 10));

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_whose_transfers_do_not_end_leaves_the_others_places_and_read_ahead() {
+    fn endless_transfers_of_one_store_leave_places_and_read_ahead_for_the_others() {
         let budget = Budget::new(BUDGET_BYTES);
         let [silent, other] = ["silent", "other"].map(|name| budget.of_store(name));
 

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_greedy_store_leaves_the_others_their_parts() {
+    fn a_greedy_store_can_not_take_the_guaranteed_parts_of_others() {
         let shares = Shares::new(16, 1);
         let [greedy, one, other] = ["greedy", "one", "other"].map(|name| shares.of_store(name));
 

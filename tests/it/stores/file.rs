@@ -327,7 +327,7 @@ async fn a_large_directory_is_listed_completely_in_little_memory() {
 }
 
 #[tokio::test]
-async fn a_new_listing_shows_what_was_created_since_and_later_pages_what_was_deleted() {
+async fn a_new_listing_shows_new_files_and_later_pages_skip_deleted_ones() {
     let root = folder();
     for name in ["a", "b", "c", "d"] {
         put(root.path(), name, b"x");

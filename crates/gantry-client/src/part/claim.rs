@@ -24,7 +24,7 @@ pub(super) struct Claim {
     pub records_are_ours: bool,
 }
 
-/// A lock on a part file of this user, and what the file system makes of this user's files.
+/// A lock on a part file of this user, and the owner and permissions that the file system gives to this user's files.
 #[derive(Debug)]
 pub(super) struct Held {
     pub claim: Claim,

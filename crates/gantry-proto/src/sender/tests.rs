@@ -339,7 +339,7 @@ fn never_sends_past_credit_and_beats_once_when_it_is_blocked() {
 }
 
 #[test]
-fn a_chunk_that_credit_cuts_short_waits_a_little_for_more_credit() {
+fn a_chunk_cut_short_by_credit_waits_briefly_for_more() {
     let mut sender = sender(0..30, 5);
     sender.handle_data(Bytes::from_static(b"0123456789abcdef"));
     drain(&mut sender, START);
@@ -369,7 +369,7 @@ fn sent_bytes(sent: &[Body]) -> usize {
 }
 
 #[test]
-fn with_a_window_the_relay_computes_the_credit_from_what_is_written() {
+fn with_a_window_the_relay_computes_the_credit_from_the_written_bytes() {
     let request = GetRequest { start: 10, window: Some(16), ..GetRequest::new("a/b".parse().unwrap()) };
     let mut sender = accepted(settings(), &request, 1000);
     assert_eq!(sender.credit(), 26);

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_windows_are_bounded_and_serve_what_they_cover() {
+    fn kept_windows_are_bounded_and_reused() {
         let window = |from: &str, names: std::ops::Range<usize>, is_complete, bytes| {
             let names = names.map(numbered).collect();
             let read_at = Instant::now();

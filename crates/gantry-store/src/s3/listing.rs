@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_decoded_only_where_the_answer_says_so() {
+    fn names_are_decoded_only_if_the_answer_states_the_encoding() {
         let shown = |key: &str| Name::Key(key.to_owned());
         let hidden = |name: &str| Name::Unshowable(name.to_owned());
         for (name, is_encoded, expected) in [

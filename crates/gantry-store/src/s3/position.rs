@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_s3_stays_as_it_is_unless_it_looks_like_ours() {
+    fn a_token_of_s3_is_unchanged_unless_it_looks_like_one_of_gantrys() {
         assert_eq!(Position::Token("1ueGcxLPRx1Tr".to_owned()).into_token().as_deref(), Some("1ueGcxLPRx1Tr"));
     }
 

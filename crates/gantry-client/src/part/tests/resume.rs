@@ -291,7 +291,7 @@ impl Scene {
 }
 
 #[test]
-fn damage_costs_only_what_lies_after_the_last_mark_before_it() {
+fn damage_costs_only_the_bytes_after_the_last_mark_before_it() {
     for (at, proved) in [
         (0, None),
         (999, None),
