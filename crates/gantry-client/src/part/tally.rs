@@ -36,8 +36,8 @@ impl Tally {
         Self::of(object.checksum.as_ref(), range, object.size)
     }
 
-    /// Creates an empty tally for `checksum` of an object of `size` bytes, if this tally checks none and that one can
-    /// be checked.
+    /// Creates an empty tally that checks `checksum` of an object of `size` bytes. Returns `None` if this tally already
+    /// checks one, or if `checksum` can't be checked.
     pub(super) fn checked_instead(&self, checksum: &Checksum, range: &Range<u64>, size: u64) -> Option<Self> {
         let instead = Self::of(Some(checksum), range, size);
         (!self.is_checked() && instead.is_checked()).then_some(instead)

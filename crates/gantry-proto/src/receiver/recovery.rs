@@ -144,7 +144,7 @@ impl Recovery {
         self.nobody_since = None;
     }
 
-    /// Returns when the next request is due, or `None` if the patience ends before.
+    /// Returns when the next request is due, or `None` if the patience ends before that.
     ///
     /// The relay's pause is extended to the consumer's own, so that a relay that requests no pause does not cause a
     /// request loop.

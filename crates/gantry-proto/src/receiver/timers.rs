@@ -17,7 +17,7 @@ pub(super) enum Timer {
     Patience,
     /// The pause before a request is over.
     Request,
-    /// A request met silence, or so did the relay that had answered it with beats.
+    /// A request, or the relay that has answered it with beats, met silence.
     Answer,
     /// The sending relay has been silent.
     Stall,

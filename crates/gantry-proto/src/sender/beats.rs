@@ -20,7 +20,7 @@ pub(super) struct Beats {
     blocked: Option<Blocked>,
 }
 
-/// What a beat for credit told the consumer.
+/// The state that a beat for credit has reported to the consumer.
 #[derive(Clone, Copy, Debug)]
 struct Blocked {
     /// The credit that was used up, an absolute offset.

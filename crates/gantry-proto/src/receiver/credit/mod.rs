@@ -45,12 +45,12 @@ impl Credit {
         self.written
     }
 
-    /// Returns the measured capacity of the link.
+    /// Returns the window, the chunk size and the timeout for the link.
     pub(super) const fn window(&self) -> &Window {
         &self.window
     }
 
-    /// Returns the measured capacity of the link, to record an event.
+    /// Returns the same values, to record an event.
     pub(super) const fn window_mut(&mut self) -> &mut Window {
         &mut self.window
     }
