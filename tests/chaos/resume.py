@@ -39,7 +39,7 @@ CHUNK_BYTES = 520_192
 # the chunk that completes the MiB. Another chunk may be in progress.
 LATE_BYTES = MIB + 2 * CHUNK_BYTES
 # The maximum distance of a record's marks. A mark is due every 256 KiB and is written after the chunk that completes
-# them.
+# the distance.
 MARKS_BYTES = MIB // 4 + CHUNK_BYTES
 WITHIN_S = 60
 KEY = "object.bin"
