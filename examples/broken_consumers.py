@@ -171,7 +171,7 @@ BROKEN = [
     full("resume-in-pieces", "uses one inbox", "class FullDownload(Download):\n",
          "nats.aio.client.Client.new_inbox = lambda nc: \"_INBOX.one.\" + nc.__class__.__name__\n\n\nclass FullDownload(Download):\n"),
     bare("silence-before-accepted", "succeeds after silence", DOWNLOADED, CARELESS),
-    resuming("silence-after-beat", "waits for ever", "max(STALL_S, 3 * self.beat_s)", "3600"),
+    resuming("silence-after-beat", "waits forever", "max(STALL_S, 3 * self.beat_s)", "3600"),
     resuming("silence-midway", "waits forever after `accepted`", "max(STALL_S, 3 * self.beat_s)",
              "(3600 if self.accepted else STALL_S)"),
     resuming("repeats-are-silence", "takes repeats for life", "                if not is_new:\n",

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 const STORE_FORM: &str = "must be s3://bucket/prefix or file:///dir";
 
 /// The message repeats no part of the address, since everything before its last `@` may be a password.
-const NO_USER: &str = "must hold no user and password: must be s3://bucket/prefix or file:///dir";
+const NO_USER: &str = "must not contain a user and password: must be s3://bucket/prefix or file:///dir";
 
 /// The location of a store's objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +147,7 @@ fn after_scheme(url: &str, is_tls_allowed: bool) -> Option<&str> {
 pub(super) fn check_endpoint(url: &str) -> Result<(), String> {
     match after_scheme(url, true) {
         None => Err("must begin with http:// or https:// and name a host".to_owned()),
-        Some(rest) if rest.contains('@') => Err("must hold no user and password: use `access_key_id_file` and \
+        Some(rest) if rest.contains('@') => Err("must not contain a user and password: use `access_key_id_file` and \
                                                  `secret_access_key_file`"
             .to_owned()),
         Some(_) => Ok(()),

@@ -136,7 +136,7 @@ class Consumer:
         await self.task
         for path in self.folder.iterdir():
             if path.name != OURS:
-                self.report.leak(f"{self.name}: {path.name} is left")
+                self.report.leak(f"{self.name}: {path.name} is left over")
 
 
 def sha256(path):

@@ -106,7 +106,7 @@ class Run:
             self.tally.wrong(f"{self.label}: SHA-256 is {actual}")
         left = sorted(path.name for path in self.folder.iterdir() if path.name != "copy")
         if left:
-            self.tally.problem(f"{self.label}: {', '.join(left)} is left")
+            self.tally.problem(f"{self.label}: {', '.join(left)} is left over")
         (self.folder / "copy").unlink()
         kept = summary.get("resumed_from", 0)
         if kept < recorded:

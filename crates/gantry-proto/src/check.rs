@@ -19,10 +19,10 @@ pub fn object(object: &ObjectInfo) -> Result<(), Malformed> {
         return Err(Malformed::new("`size` is beyond 2^63 - 1"));
     }
     if !is_version(&object.etag) {
-        return Err(Malformed::new("`etag` is empty, too long or holds control characters"));
+        return Err(Malformed::new("`etag` is empty, too long or contains control characters"));
     }
     if object.version_id.as_deref().is_some_and(|version| !is_version(version)) {
-        return Err(Malformed::new("`version_id` is empty, too long or holds control characters"));
+        return Err(Malformed::new("`version_id` is empty, too long or contains control characters"));
     }
 
     let texts = [&object.content_type, &object.last_modified];

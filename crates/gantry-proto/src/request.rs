@@ -172,7 +172,7 @@ impl ListRequest {
 
         if request.prefix.len() > Key::MAX_BYTES || request.prefix.contains(['\0', '\r', '\n']) {
             return Err(WireError::bad_request(
-                "`prefix` is over 1024 bytes or holds a NUL, carriage return or newline",
+                "`prefix` is over 1024 bytes or contains a NUL, carriage return or newline",
             ));
         }
 
@@ -343,7 +343,7 @@ fn check_pin(pin: &Pin) -> Result<(), WireError> {
             && (value.is_empty() || value.len() > VERSION_MAX_BYTES || value.chars().any(char::is_control))
         {
             return Err(WireError::bad_request(format!(
-                "`{name}` is empty, over {VERSION_MAX_BYTES} bytes or holds control characters"
+                "`{name}` is empty, over {VERSION_MAX_BYTES} bytes or contains control characters"
             )));
         }
     }
@@ -356,7 +356,7 @@ fn check_context(context: &str) -> Result<(), WireError> {
         return Err(WireError::bad_request(message));
     }
     if context.chars().any(char::is_control) || context.trim() != context {
-        return Err(WireError::bad_request("`context` holds control characters or begins or ends with a space"));
+        return Err(WireError::bad_request("`context` contains control characters, or begins or ends with a space"));
     }
     Ok(())
 }

@@ -158,7 +158,7 @@ async fn one_cause_has_one_error() {
         (400, "InvalidArgument", version.clone(), missing, "no such version"),
         (404, "NoSuchVersion", version.clone(), missing, "no such version"),
         (400, "InvalidArgument", Pin::default(), invalid, "refuses the request"),
-        (400, "InvalidRequest", Pin::default(), invalid, "(400 InvalidRequest: as told)"),
+        (400, "InvalidRequest", Pin::default(), invalid, "(400 InvalidRequest: as scripted)"),
         (404, "NoSuchBucket", Pin::default(), missing, "no such bucket"),
         (404, "NoSuchKey", Pin::default(), missing, "no such object"),
         (404, "NoSuchKey", pinned.clone(), changed, "deleted"),

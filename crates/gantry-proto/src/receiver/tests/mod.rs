@@ -680,7 +680,7 @@ mod ending {
         let mut pair = Pair::new();
         pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
         pair.refuse(busy(2000), SECOND / 2);
-        let Some(Failure::GaveUp { cause: Cause::Refused(error), .. }) = pair.failure() else { panic!("goes on") };
+        let Some(Failure::GaveUp { cause: Cause::Refused(error), .. }) = pair.failure() else { panic!("does not end") };
         assert_eq!(error.code, Code::StoreUnavailable);
     }
 
