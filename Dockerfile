@@ -5,12 +5,12 @@ ARG RUST_VERSION=1.95
 ARG DEBIAN_CODENAME=bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
-# The slim image won't do: building the allocator needs make.
+# The slim image is not sufficient: building the allocator needs make.
 FROM rust:${RUST_VERSION}-${DEBIAN_CODENAME} AS build
 WORKDIR /src
 
-# The dependencies have a layer of their own that depends on the manifests only, so
-# a change in our sources does not rebuild the S3 client.
+# The dependencies have a layer of their own that depends only on the manifests, so a change in Gantry's sources does
+# not rebuild the S3 client.
 COPY Cargo.toml Cargo.lock ./
 COPY crates/gantry-proto/Cargo.toml crates/gantry-proto/
 COPY crates/gantry-bus/Cargo.toml crates/gantry-bus/

@@ -22,7 +22,7 @@ OBJECT_STORE = ["--no-default-features", "--features", "object-store", "--bin", 
 
 
 def build(stage, gantry=None, programs=None):
-    """Builds what was not given. Returns the paths of Gantry and of the measuring programs."""
+    """Builds what is not given. Returns the paths of Gantry and of the measuring programs."""
     gantry = (gantry or demo.build(stage)).resolve()
     if programs:
         return gantry, programs.resolve()
@@ -41,7 +41,8 @@ def check():
 
 
 def cargo(command, *options):
-    """A cargo command with Gantry's lock file, profiles and target folder, where most crates are already built."""
+    """Returns a cargo command with Gantry's lock file, profiles and target folder, where most crates are already
+    built."""
     lock, product = BENCH / "Cargo.lock", ROOT / "Cargo.lock"
     if not lock.exists() or lock.stat().st_mtime < product.stat().st_mtime:
         # cargo adds the crates that only the benchmarks need; Cargo.toml has their versions.

@@ -46,7 +46,7 @@ def files(with_peers):
 
 
 def trees(name, with_peers):
-    """Many objects into a folder. Gantry makes them durable, s5cmd does not."""
+    """Returns the lines for many objects in one folder. Gantry makes them durable, s5cmd does not."""
     what = {"tree-4k": "10,000 objects of 4 KiB", "tree-1m": "1000 objects of 1 MiB"}[name]
     run = tree(lambda rig, folder: [rig.gantry, "get", f"s3/{name}/", "-r", "-o", folder, "--quiet"], name)
     lines = [Line(f"gantry-{name}", f"gantry get -r, {what} to a folder", "per s", run, (name,))]
@@ -65,7 +65,7 @@ def small(name, downloads, in_flight):
 
 
 def first_byte():
-    """After a pause, as for a user who downloads a single file, and back to back."""
+    """Returns lines with a pause, as for a user who downloads a single file, and lines back to back."""
     found = []
     for name, what, pause_ms in (("first-byte", f"after {REST_MS} ms of rest", REST_MS), ("busy", "back to back", 0)):
         load = {"name": "1m", "downloads": 200, "unit": "ms", "warm_up": 10, "pause_ms": pause_ms}

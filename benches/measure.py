@@ -19,7 +19,7 @@ LONG_LINK_MS = 50
 
 
 def s3(name="big", downloads=1, in_flight=1, unit="MiB/s", warm_up=0, pause_ms=0):
-    """Directly from S3."""
+    """Downloads directly from S3."""
     def run(rig):
         with rig.watch() as sample:
             said = rig.call("s3", "--bucket", BUCKET, "--object-bytes", rig.sets[name][1],
@@ -29,7 +29,7 @@ def s3(name="big", downloads=1, in_flight=1, unit="MiB/s", warm_up=0, pause_ms=0
 
 
 def gantry(store="s3", name="big", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_up=0, pause_ms=0):
-    """Through the relay, to Gantry's consumer."""
+    """Downloads through the relay with Gantry's consumer."""
     def run(rig, env=None):
         with rig.watch() as sample:
             said = rig.call("consume", "--store", store, "--connections", connections,
@@ -44,7 +44,7 @@ def load(rig, name, downloads, in_flight, warm_up, pause_ms):
 
 
 def nats():
-    """NATS alone."""
+    """Sends the bytes with NATS alone."""
     def run(rig, env=None):
         with rig.watch() as sample:
             publisher = rig.start("publish", rig.objects / "big" / "0")
@@ -56,7 +56,7 @@ def nats():
 
 
 def ask(name="8m", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_up=0, pause_ms=0):
-    """NATS alone, one request after another."""
+    """Sends one request after another with NATS alone."""
     def run(rig):
         answerer = rig.start("answer", rig.objects / name)
         try:
@@ -72,7 +72,7 @@ def ask(name="8m", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_u
 
 
 def long_link(run):
-    """The same with a distant consumer."""
+    """Measures a distant consumer."""
     def far(rig):
         proxy = rig.start("delay", rig.nats.removeprefix("nats://"), "--ms", LONG_LINK_MS)
         try:
@@ -84,7 +84,7 @@ def long_link(run):
 
 
 def object_get():
-    """From JetStream's Object Store."""
+    """Downloads from JetStream's Object Store."""
     def run(rig):
         if not rig.in_object_store:
             put_object(rig)
@@ -95,7 +95,7 @@ def object_get():
 
 
 def object_put_get():
-    """From S3 to JetStream's Object Store, and from there to the client."""
+    """Copies from S3 to JetStream's Object Store, and downloads from there."""
     def run(rig):
         with rig.watch() as sample:
             put = put_object(rig)
@@ -123,7 +123,7 @@ def put_object(rig):
 
 
 def s3_file():
-    """Directly from S3 to a file."""
+    """Downloads directly from S3 to a file."""
     def run(rig):
         with scratch_file(rig) as file:
             with rig.watch() as sample:
@@ -135,7 +135,8 @@ def s3_file():
 
 
 def tool(command, env=None):
-    """`command(rig, file)`: a command-line tool that downloads to a file, measured from the outside."""
+    """Measures a command-line tool that downloads to a file, from the outside. `command(rig, file)` returns its
+    command."""
     def run(rig):
         with scratch_file(rig) as file:
             with rig.watch() as sample:
@@ -146,7 +147,8 @@ def tool(command, env=None):
 
 
 def tree(command, name):
-    """`command(rig, folder)`: a command-line tool that downloads all objects of a set to a folder."""
+    """Measures a command-line tool that downloads all objects of a set to a folder. `command(rig, folder)` returns
+    its command."""
     def run(rig):
         count = rig.sets[name][0]
         folder = rig.stage.folder / "folder"
@@ -178,7 +180,7 @@ def timed(rig, command, env=None):
 
 @contextlib.contextmanager
 def scratch_file(rig):
-    """A file to download to. Earlier writes are synced first, so that they don't disturb the measurement."""
+    """Returns a file to download to. Earlier writes are synced first, so that they don't disturb the measurement."""
     file = rig.stage.folder / "file"
     os.sync()
     try:
@@ -188,7 +190,7 @@ def scratch_file(rig):
 
 
 def frozen():
-    """The relay's memory with consumers that hang."""
+    """Measures the relay's memory with consumers that hang."""
     def run(rig):
         with rig.watch() as sample:
             accepted = rig.call("frozen", "--store", "s3", "--key", "big/0", "--count", FROZEN,
@@ -203,7 +205,7 @@ def frozen():
 def finished(rig, sample, said, name, downloads=1, unit="MiB/s", warm_up=0):
     """Compares the bytes, then adds the client's results to the sample."""
     rig.compare(name, said["downloads"], downloads)
-    # For servers, the sample includes the warm-up, so its downloads count too; clients leave it out.
+    # For servers, the sample includes the warm-up, so its downloads count too; clients exclude it.
     for server in sample["cpu_s"]:
         sample["cpu_s"][server] *= downloads / (downloads + rig.fewer(warm_up))
     sample.update(seconds=said["seconds"], mib=downloads * rig.sets[name][1] / MIB, downloads=downloads)

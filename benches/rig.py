@@ -75,7 +75,7 @@ class Rig:
         names = [f"relay-{self.relays_started + number}" for number in range(count)]
         self.relays_started += count
         started = [self.stage.start(name, serve, {**self.env, **self.s3_env}) for name in names]
-        self.stage.wait_for("a relay did not say that it serves", lambda: all(
+        self.stage.wait_for("a relay did not report that it serves", lambda: all(
             " serving " in self.stage.log(name).read_text(errors="replace") for name in names))
         self.relays = [process.pid for process in started]
         try:
@@ -139,12 +139,12 @@ class Rig:
                 raise Problem(f"download {number} differs from its object")
 
     def sums(self, *files):
-        """The data about downloaded files that `compare` needs."""
+        """Returns the data about downloaded files that `compare` needs."""
         return [(*entry, None) for entry in self.call("crc", *files)]
 
 
 def cpu_s(pid):
-    """CPU seconds used by a process (proc_pid_stat(5))."""
+    """Returns the CPU seconds used by a process (proc_pid_stat(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 

@@ -130,7 +130,7 @@ def run_group(scene, group, repeats, results, failed):
 
 
 def chosen(groups, only):
-    """The groups, without the lines that were not requested."""
+    """Returns the groups, without the lines that were not requested."""
     if not only:
         return groups
     names = set(only.split(","))
@@ -152,7 +152,7 @@ def have_peers():
 
 
 def machine(gantry, is_given, with_peers):
-    """The machine and the versions of what is measured."""
+    """Describes the machine and the versions of what is measured."""
     cpus = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
             if line.startswith("model name")]
     memory_kib = int(Path("/proc/meminfo").read_text().split()[1])

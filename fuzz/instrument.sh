@@ -1,8 +1,8 @@
 #!/bin/sh
-# cargo's RUSTC_WRAPPER: adds coverage counters to our own code, and to nothing else.
+# cargo's RUSTC_WRAPPER. Adds coverage counters to Gantry's own crates only.
 #
-# These are the options that cargo-fuzz passes. They work with the stable compiler. Everything else in the tree is
-# compiled as for the product, so that what `cargo test` has built is used again.
+# These are the options that cargo-fuzz passes. They work with the stable compiler. All other crates are compiled as for
+# the product, so that cargo reuses what `cargo test` has built.
 rustc=$1
 shift
 case ${CARGO_PKG_NAME:-} in

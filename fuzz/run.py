@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Runs the fuzz targets one after the other, and ends with a table of what each did.
+"""Runs the fuzz targets one after the other, and prints a table of the results.
 
     run.py --seconds 60              every target for a minute
     run.py --seconds 600 --target s3 one of them
     run.py --check                   format and lints, which nothing else looks at
     run.py --build                   only builds
 
-It needs no nightly compiler and no cargo-fuzz. What crashes a target is kept in fuzz/artifacts/, and what covers new
-code in .dev/fuzz/, from where `--merge` adds the smallest set of it to corpus/.
+It needs no nightly compiler and no cargo-fuzz. Inputs that crash a target are kept in fuzz/artifacts/, and inputs that
+cover new code in .dev/fuzz/. `--merge` adds a minimal set of the latter to corpus/.
 """
 
 import argparse
@@ -24,11 +24,11 @@ FUZZ = Path(__file__).resolve().parent
 ROOT = FUZZ.parent
 TARGETS = re.findall(r'Target \{ name: "(\w+)"', (FUZZ / "src" / "lib.rs").read_text())
 
-# More than any target takes for one input, in seconds, and more than it needs, in MiB.
+# The time limit for one input, in seconds, and the memory limit, in MiB. No target needs as much.
 INPUT_TIMEOUT = 20
 MEMORY_MAX = 1024
 INPUT_MAX_BYTES = 4096
-# Of a corpus that is committed: small files, few of them.
+# The limits of a committed corpus: few and small files.
 COMMITTED_FILES = 10
 COMMITTED_BYTES = 512
 SCRATCH = "/dev/shm"
@@ -40,7 +40,7 @@ def main():
     options.add_argument("--target", choices=TARGETS, help="only this one")
     options.add_argument("--build", action="store_true", help="only build")
     options.add_argument("--check", action="store_true", help="only format and lints")
-    options.add_argument("--merge", action="store_true", help="afterwards add what covers more to corpus/")
+    options.add_argument("--merge", action="store_true", help="afterwards add inputs that cover more code to corpus/")
     options = options.parse_args()
 
     if options.check:
@@ -49,7 +49,7 @@ def main():
     if options.build:
         return
     chosen = [options.target] if options.target else TARGETS
-    # In memory, where there is a file system there: targets write files.
+    # In memory if possible, because the targets write files.
     with tempfile.TemporaryDirectory(dir=SCRATCH if os.access(SCRATCH, os.W_OK) else None) as scratch:
         results = [run(program, target, options.seconds, scratch) for target in chosen]
     table(results)
@@ -60,13 +60,13 @@ def main():
 
 
 def check():
-    """Returns whether format and lints are as they should be."""
+    """Returns whether formatting and lints pass."""
     commands = [["cargo", "fmt", "--check"], cargo("clippy", "--all-targets", "--", "-D", "warnings")]
     return all([subprocess.run(command, cwd=FUZZ, stdin=subprocess.DEVNULL).returncode == 0 for command in commands])
 
 
 def build():
-    """Builds with coverage counters, and returns the program."""
+    """Builds with coverage counters, and returns the program's path."""
     wrapped = {**os.environ, "RUSTC_WRAPPER": str(FUZZ / "instrument.sh")}
     if subprocess.run(cargo("build"), cwd=FUZZ, env=wrapped, stdin=subprocess.DEVNULL).returncode != 0:
         sys.exit("run.py: the build failed")
@@ -74,10 +74,11 @@ def build():
 
 
 def cargo(command, *options):
-    """A command of cargo's, with the product's lock and profiles, in its target folder: most is built there already."""
+    """Returns a cargo command with Gantry's lock file, profiles and target folder, where most crates are already
+    built."""
     lock, product = FUZZ / "Cargo.lock", ROOT / "Cargo.lock"
     if not lock.exists() or lock.stat().st_mtime < product.stat().st_mtime:
-        # cargo adds to it what only fuzzing needs.
+        # cargo adds the crates that only fuzzing needs.
         shutil.copyfile(product, lock)
     return ["cargo", command, "--config", ROOT / "Cargo.toml", "--target-dir", target_folder(), *options]
 
@@ -87,7 +88,7 @@ def target_folder():
 
 
 def run(program, target, seconds, scratch):
-    """Plays the corpus of one target back, and goes on from there."""
+    """Replays the corpus of one target, and continues from there."""
     committed, found, artifacts = FUZZ / "corpus" / target, ROOT / ".dev" / "fuzz" / target, FUZZ / "artifacts"
     for folder in (committed, found, artifacts):
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,12 +128,12 @@ def table(results):
 
 
 def merge(program, target):
-    """Adds to corpus/ what covers more than it does, as far as that is small."""
+    """Adds small inputs that cover more code to corpus/."""
     committed, found = FUZZ / "corpus" / target, ROOT / ".dev" / "fuzz" / target
     subprocess.run([program, "-merge=1", f"-max_len={COMMITTED_BYTES}", committed, found], check=True,
                    env={**os.environ, "GANTRY_FUZZ_TARGET": target}, stdin=subprocess.DEVNULL,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # The larger of the small ones cover most.
+    # Among the small files, the larger ones cover the most.
     files = sorted(committed.iterdir(), key=lambda file: file.stat().st_size)
     kept = [file for file in files if 0 < file.stat().st_size <= COMMITTED_BYTES][-COMMITTED_FILES:] or files[:1]
     for file in files:

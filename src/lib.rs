@@ -1,7 +1,7 @@
 //! The `gantry` command, as a library for its own tests.
 //!
-//! It puts together what the crates provide: the relay (`gantry-relay`) over its stores (`gantry-store`), and the
-//! consumer (`gantry-client`), both on NATS (`gantry-bus`). Applications use `gantry-client`.
+//! It combines what the crates provide: the relay (`gantry-relay`) with its stores (`gantry-store`), and the consumer
+//! (`gantry-client`), both on NATS (`gantry-bus`). Applications use `gantry-client`.
 
 pub mod cli;
 pub mod config;

@@ -1,8 +1,8 @@
 //! Threads under a limit of processes, such as `ulimit -u` or a container's `--pids-limit`.
 //!
-//! Tokio panics if it can't start its first thread. If it can't start a later one for a blocking call, the call waits for a
-//! thread forever. So the runtime gets as many threads as the limit permits, and a limit that is reached later ends the
-//! process with a message.
+//! Tokio panics if it can't start its first thread. If it can't start a later one for a blocking call, the call waits
+//! for a thread forever. The runtime therefore gets as many threads as the limit permits, and if the limit is reached
+//! later, the process ends with a message.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
-/// The number of threads that a command needs beside the workers: for writing a file, for looking up names, and for
-/// writing the log.
+/// The number of threads that a command needs in addition to the workers: for writing a file, for looking up names, and
+/// for writing the log.
 const BESIDE_WORKERS: usize = 3;
 
 /// The interval at which a thread for a blocking call is requested.
@@ -23,7 +23,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// How long such a thread may take to start before the limit is examined.
 const START_LIMIT: Duration = Duration::from_secs(5);
 
-/// Starts the runtime with one worker per CPU, or with fewer if the process may not start so many threads.
+/// Starts the runtime with one worker per CPU, or with fewer if the process may not start that many threads.
 ///
 /// # Errors
 /// If the process may not start enough threads for even one worker.
@@ -48,15 +48,15 @@ pub async fn exhausted() -> io::Error {
         if timeout(START_LIMIT, tokio::task::spawn_blocking(|| ())).await.is_ok() {
             continue;
         }
-        // All threads may be busy. That is no reason to end.
+        // All threads may be busy. That is not a reason to end.
         if let Err((_, error)) = count_startable(1) {
             return error;
         }
     }
 }
 
-/// Starts `wanted` threads, which end at once afterwards. Returns how many could be started, and why no more, if it is
-/// fewer.
+/// Starts `wanted` threads, which end at once afterwards. If fewer could be started, returns their number and the
+/// reason.
 fn count_startable(wanted: usize) -> Result<(), (usize, io::Error)> {
     let mut running: Vec<(mpsc::Sender<()>, JoinHandle<()>)> = Vec::new();
     let mut failure = None;

@@ -7,7 +7,7 @@ pub mod sample;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// The product's settings of it.
+/// Gantry's allocator settings.
 #[expect(unsafe_code, reason = "exporting a symbol is unsafe, since its name could be another's")]
 #[used]
 #[unsafe(export_name = "_rjem_malloc_conf")]

@@ -28,20 +28,20 @@ impl Default for Sink {
 }
 
 impl Sink {
-    /// Takes the next bytes, in order.
+    /// Adds the next bytes, in order.
     pub fn take(&mut self, bytes: &[u8]) {
         self.first_byte_s.get_or_insert_with(|| self.asked.elapsed().as_secs_f64());
         self.bytes += bytes.len() as u64;
         self.digest.update(bytes);
     }
 
-    /// Returns the number of bytes taken.
+    /// Returns the number of bytes added.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Returns the taken bytes as a piece of a download.
+    /// Returns the added bytes as a piece of a download.
     #[must_use]
     pub fn finish(self) -> Piece {
         Piece {

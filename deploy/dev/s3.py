@@ -29,7 +29,7 @@ import servers
 
 RUN = Path(__file__).resolve().parent / "run.py"
 REGION = "us-east-1"
-# Not secret: they are for a server that only this machine can reach, while a test runs.
+# These keys are not secret: they are for a server that only this machine can reach, while a test runs.
 USERS = {
     "admin": {"access_key_id": "gantry-admin", "secret_access_key": "gantry-admin-secret"},
     "denied": {"access_key_id": "gantry-denied", "secret_access_key": "gantry-denied-secret"},

@@ -17,7 +17,7 @@ import time
 import servers
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored; \d+ measured; (\d+) filtered out")
-# Tests with this in their names need apt. On a machine without apt they are counted as skipped.
+# Tests whose names contain this need apt. On a machine without apt they are counted as skipped.
 NEEDS_APT = "debians_nats_server"
 
 

@@ -1,4 +1,4 @@
-//! What the targets use of Gantry, by the names under which they use it. When a module moves, only this file changes.
+//! The parts of Gantry that the targets use. If a module moves, only this file changes.
 
 pub(crate) use gantry::cli::Cli;
 pub(crate) use gantry::config::{self, StoreAddress};

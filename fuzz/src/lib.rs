@@ -1,19 +1,19 @@
-//! Feeds arbitrary bytes to everything that a peer or a file can feed us.
+//! Feeds arbitrary bytes to every function that handles input from a peer or a file.
 //!
-//! A target takes bytes, never fails on them, and panics if our code does or breaks one of its promises. Each has its
-//! folder in `corpus/` with inputs to begin with.
+//! A target accepts any bytes. It panics if the code under test panics or violates an invariant. Each target has a
+//! folder in `corpus/` with initial inputs.
 
 mod gantry;
 mod machine;
 mod runtime;
 mod targets;
 
-/// One entrance for arbitrary bytes.
+/// One entry point for arbitrary bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Its name, also of its folder in `corpus/`.
+    /// The target's name, which is also the name of its folder in `corpus/`.
     pub name: &'static str,
-    /// Takes the bytes.
+    /// Runs the target on the bytes.
     pub run: fn(&[u8]),
 }
 
@@ -39,7 +39,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "verify", run: targets::verify::run },
 ];
 
-/// Returns the target of this name.
+/// Returns the target with this name.
 #[must_use]
 pub fn find(name: &str) -> Option<Target> {
     TARGETS.iter().copied().find(|target| target.name == name)

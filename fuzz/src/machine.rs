@@ -1,4 +1,4 @@
-//! Pieces of messages that are likely to get past the first check.
+//! Messages that are likely to pass the first checks.
 
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
@@ -9,13 +9,13 @@ use crate::gantry::{
     TransferId, Wait, WireError, message,
 };
 
-/// The size of the object that most messages are about.
+/// The size of the object in most messages.
 pub(crate) const SIZE: u64 = 10_000;
 
-/// The transfer that most messages belong to.
+/// The id of the transfer in most messages.
 pub(crate) const TRANSFER: TransferId = TransferId(Uuid::from_u128(1));
 
-/// A number: small, about the object's size, or anything.
+/// A number: a small one, one near the object's size, or any.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Number(pub(crate) u64);
 
@@ -40,7 +40,7 @@ pub(crate) fn headers(pairs: &[(String, String)]) -> Headers {
     headers
 }
 
-/// What a hostile relay may say.
+/// A message of a hostile relay.
 #[derive(Arbitrary, Clone, Debug)]
 pub(crate) enum Said {
     Accepted {
@@ -49,7 +49,7 @@ pub(crate) enum Said {
         etag: bool,
         checksum: bool,
     },
-    /// The chunk that is due, with this many bytes.
+    /// The expected chunk, with this many bytes.
     Next {
         len: u16,
     },
@@ -68,7 +68,7 @@ pub(crate) enum Said {
         chunks: Number,
         bytes: Number,
     },
-    /// The end that is due.
+    /// The expected end.
     Finish,
     Error {
         code: u8,
@@ -83,7 +83,7 @@ pub(crate) enum Said {
     },
 }
 
-/// What has been said so far, so that a relay can go on.
+/// The position in the transfer, which the next message continues.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Position {
     pub(crate) start: u64,
@@ -92,7 +92,7 @@ pub(crate) struct Position {
 }
 
 impl Said {
-    /// Writes the message, as of the transfer or, for every eighth, of another one.
+    /// Encodes the message for the current transfer, or for another one if `is_ours` is false.
     pub(crate) fn encode(&self, is_ours: bool, at: Position) -> (Headers, Bytes) {
         let transfer = if is_ours { TRANSFER } else { TransferId(Uuid::from_u128(2)) };
         let body = match self {
@@ -162,12 +162,12 @@ fn accepted(
     }))
 }
 
-/// The object that most messages are about.
+/// Returns the object in most messages.
 pub(crate) fn object() -> ObjectInfo {
-    ObjectInfo::new("a/b".parse().expect("it is a key"), SIZE, "\"a\"".to_owned())
+    ObjectInfo::new("a/b".parse().expect("the key is valid"), SIZE, "\"a\"".to_owned())
 }
 
-/// The bytes of the object: each tells its offset.
+/// Returns bytes of the object. Each byte depends on its offset.
 pub(crate) fn pattern(offset: u64, len: u16) -> Bytes {
     (0..u64::from(len)).map(|n| byte_at(offset.wrapping_add(n))).collect::<Vec<_>>().into()
 }

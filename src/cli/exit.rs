@@ -25,7 +25,7 @@ pub enum Exit {
     Usage = 2,
     /// There is no such store, bucket, key or version.
     NotFound = 4,
-    /// Gave up on a failure that may pass.
+    /// Gave up on a temporary failure.
     GaveUp = 5,
     /// The bytes do not match the store's checksum.
     Integrity = 6,
@@ -103,7 +103,8 @@ pub(super) struct Failure {
     /// The subject, such as `store/key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) subject: Option<String>,
-    /// The message to the user. Empty to print nothing, as after the reader of stdout has closed the pipe.
+    /// The message to the user. If it is empty, nothing is printed, for example after the reader of stdout has closed
+    /// the pipe.
     pub(super) message: String,
     /// Whether the message is one line, so that any line break in it comes from a peer.
     #[serde(skip)]
@@ -209,7 +210,7 @@ impl From<consumer::Error> for Failure {
             consumer::Error::Changed(_) => Exit::Changed,
             consumer::Error::Mismatch(_) | consumer::Error::Part(part::Error::Mismatch { .. }) => Exit::Integrity,
             consumer::Error::Part(_) | consumer::Error::Malformed(_) => Exit::Failed,
-            // Only a download to a file is cancelled so.
+            // Only a download to a file can be cancelled this way.
             consumer::Error::Cancelled => {
                 return Self::new(Exit::Interrupted, "interrupted: run the same command again to resume");
             }
@@ -220,7 +221,7 @@ impl From<consumer::Error> for Failure {
     }
 }
 
-/// Returns what the user can do about a failed connection, unless the message says so already.
+/// Returns what the user can do about a failed connection, unless the message already includes it.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other messages include what to do")]
 const fn cure_of_bus(error: &bus::Error) -> Option<&'static str> {
     match error {
@@ -231,7 +232,7 @@ const fn cure_of_bus(error: &bus::Error) -> Option<&'static str> {
     }
 }
 
-/// Returns what the user can do about a failed download or request, unless the message says so already.
+/// Returns what the user can do about a failed download or request, unless the message already includes it.
 #[expect(clippy::wildcard_enum_match_arm, reason = "most messages include what to do")]
 fn cure(error: &consumer::Error) -> Option<Cow<'static, str>> {
     let cure = match error {
@@ -255,7 +256,7 @@ fn cure_of_denial(what: &str, subject: &str) -> Cow<'static, str> {
     if what == "subscribing to" {
         return "use an --inbox-prefix that the user may subscribe to, or grant that permission to the user".into();
     }
-    // The subject of one transfer. The user needs to control all of their transfers.
+    // The subject belongs to one transfer, but the user needs permission for all of their transfers.
     match subject.split_once(".v1.ctl.") {
         Some((prefix, _)) => format!("permit the user to publish to {prefix}.v1.ctl.*.*").into(),
         None => "grant that permission to the user".into(),
@@ -264,13 +265,16 @@ fn cure_of_denial(what: &str, subject: &str) -> Cow<'static, str> {
 
 fn cure_of_full_disk(path: &Path) -> Cow<'static, str> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // The disk may have been full for the file itself, or for the record beside it.
+    // The disk may have been full when writing the file itself, or the record beside it.
     let hidden = match name.split_once(PART_SUFFIX) {
         Some((name, _)) => format!("{name}{PART_SUFFIX}"),
         None => format!(".{name}{PART_SUFFIX}"),
     };
-    format!("free some space, and run the command again to resume; {hidden} holds what has arrived, and may be deleted")
-        .into()
+    format!(
+        "free some space, and run the command again to resume; {hidden} contains the bytes received so far, and may be \
+         deleted"
+    )
+    .into()
 }
 
 fn with_cure(message: String, cure: Option<impl AsRef<str>>) -> String {
@@ -322,7 +326,7 @@ mod tests {
         assert_eq!(
             Failure::from(error).message,
             "no space left for /mnt/x: no storage space: free some space, and run the command again to resume; \
-             .x.gantry-part holds what has arrived, and may be deleted"
+             .x.gantry-part contains the bytes received so far, and may be deleted"
         );
     }
 
@@ -350,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_as_documented() {
+    fn exit_codes_match_the_documentation() {
         let numbers: Vec<_> = Exit::ALL.iter().map(|exit| exit.number()).collect();
         assert_eq!(numbers, [0, 1, 2, 4, 5, 6, 7, 8, 130]);
     }

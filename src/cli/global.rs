@@ -7,7 +7,7 @@ use clap::Args;
 use super::key_options::GlobalKeys;
 use crate::config::{ContextChoice, Sources};
 
-/// The options of every command: those that set configuration keys, and those that choose where settings come from.
+/// The options of every command: those that set configuration keys, and those that select the sources of settings.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct Global {
     #[command(flatten)]

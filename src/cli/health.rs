@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// The size limit of an answer. The relay's own answers are far smaller.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
 
-/// The page that is asked if an address has no path.
+/// The page to request if an address has no path.
 const PAGE: &str = "/readyz";
 
 /// Ask a relay whether it is ready
@@ -67,7 +67,7 @@ struct Answer {
     body: String,
 }
 
-/// Parses what `--url` takes: an `http://` address or `HOST:PORT`. Without a path it means [`PAGE`].
+/// Parses the value of `--url`: an `http://` address or `HOST:PORT`. Without a path, the page is [`PAGE`].
 fn page(text: &str) -> Result<Uri, String> {
     let form = "must be an http:// address or HOST:PORT";
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
@@ -103,7 +103,7 @@ async fn ask(url: &Uri) -> Result<Answer, String> {
         Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
     };
 
-    // The connection makes the progress. It may end before the answer has been read, but does not fail without it.
+    // This future drives the connection. It may end before the answer has been read, but the answer does not fail then.
     let driven = async {
         drop(connection.await);
         std::future::pending().await

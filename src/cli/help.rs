@@ -1,4 +1,4 @@
-//! `gantry help`, `gantry completions` and `gantry man`: what needs neither a configuration nor a connection.
+//! `gantry help`, `gantry completions` and `gantry man`: commands that need neither a configuration nor a connection.
 
 use std::io::Write as _;
 
@@ -88,7 +88,7 @@ impl Man {
     }
 }
 
-/// Returns the command line with the options of all commands in each of them.
+/// Returns the command line, in which every command also has the global options.
 fn built() -> Command {
     let mut cli = Cli::command();
     cli.build();

@@ -1,4 +1,4 @@
-//! The options of the command line that set configuration keys. They come from the table of keys.
+//! The command-line options that set configuration keys. They are generated from the table of keys.
 
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
@@ -13,7 +13,7 @@ pub(super) struct GlobalKeys(Given);
 #[derive(Clone, Debug, Default)]
 pub(super) struct ServeKeys(Given);
 
-/// The keys that were set, each with its value as text.
+/// The keys that were set on the command line, each with its value as text.
 #[derive(Clone, Debug, Default)]
 struct Given(Vec<(&'static Key, Flag, String)>);
 
@@ -38,7 +38,7 @@ impl Given {
         }
     }
 
-    /// Collects the options that were given of some scopes.
+    /// Collects the given options that belong to some scopes.
     fn of_matches(matches: &ArgMatches, scopes: &[Scope]) -> Self {
         let value_of = |key: &'static Key| match key.kind {
             Kind::Switch => matches.get_flag(key.name).then(|| "true".to_owned()),
@@ -82,7 +82,7 @@ fn help(key: &Key) -> String {
     let variable = key.variable.map_or_else(own, str::to_owned);
     let mut help = format!("{} [env: {variable}]", key.meaning.replace('`', ""));
 
-    // A duration is given as such, and a switch that is not given is off.
+    // On the command line, a duration is written with its unit, and a switch is off unless it is given.
     let default = match key.kind {
         Kind::Millis { .. } => key.default_text().map(|default| match default.strip_suffix("000") {
             Some(seconds) if !seconds.is_empty() => format!("{seconds}s"),

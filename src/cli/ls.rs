@@ -99,7 +99,7 @@ impl Ls {
     }
 }
 
-/// What was listed.
+/// The totals of a listing.
 #[derive(Debug, Default)]
 struct Totals {
     objects: u64,

@@ -277,7 +277,7 @@ impl Command {
     const fn log_level(&self) -> &'static str {
         match self {
             Self::Serve(serve) if !serve.is_check() => "info",
-            // The line that reports a failure includes what the libraries say about it.
+            // The line that reports a failure already includes the libraries' errors.
             _ => "gantry=warn",
         }
     }
@@ -320,7 +320,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// A doc comment on a variant of [`Command`] replaced the long text.
+    /// A doc comment on a variant of [`Command`] once replaced the long text.
     #[test]
     fn long_help_explains_signals_and_resuming() {
         let mut cli = Cli::command();

@@ -108,7 +108,7 @@ pub(super) fn rate(bytes: u64, duration: Duration) -> String {
     if rate < 10.0 { format!("{rate:.1} MiB/s") } else { format!("{rate:.0} MiB/s") }
 }
 
-/// Returns three digits and a unit: `43.2 MiB`.
+/// Formats a size with three digits and a unit: `43.2 MiB`.
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub(super) fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

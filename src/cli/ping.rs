@@ -1,4 +1,4 @@
-//! `gantry ping`: tests the way to a store, one step after the other.
+//! `gantry ping`: tests each step of the path to a store.
 
 use std::time::Duration;
 

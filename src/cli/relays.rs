@@ -1,4 +1,4 @@
-//! `gantry relays` and `gantry stores`: who is there.
+//! `gantry relays` and `gantry stores`: list the relays and their stores.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,7 +115,7 @@ impl From<Failed> for Failure {
     }
 }
 
-/// Prints a table with columns as wide as they need.
+/// Prints a table whose columns are as wide as their contents.
 fn print<const N: usize>(rows: Vec<[String; N]>) -> Result<(), Failure> {
     let rows: Vec<[String; N]> =
         rows.into_iter().map(|row| row.map(|cell| printable::text(&cell).into_owned())).collect();

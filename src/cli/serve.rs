@@ -80,7 +80,7 @@ impl FromStr for StoreArg {
 }
 
 impl StoreArg {
-    /// Makes the store of a directory, named like its last part.
+    /// Returns the store of a directory, named after its last part.
     fn of_folder(folder: &Path) -> Result<Self, String> {
         let url = file_url(folder)?;
         let name = std::path::absolute(folder).ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
@@ -96,7 +96,7 @@ impl StoreArg {
 fn file_url(path: &Path) -> Result<String, String> {
     const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-    // `canonicalize` removes the dots, so that a relay that is started elsewhere serves a place of the same name.
+    // `canonicalize` removes the dots, so that the place has the same name wherever the relay is started.
     let path = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).map_err(|error| error.to_string())?;
     Ok(format!("file://{}", percent_encode(path.as_os_str().as_bytes(), KEPT)))
 }
@@ -191,8 +191,8 @@ impl Serve {
                     reload(&relay, config, cli, &budget, &metrics).await;
                 }
             };
-            // A reload waits for NATS, and must not hold up readiness or the end. A reload in progress at the end is
-            // dropped, with the stores that it would have served.
+            // A reload waits for NATS, and must delay neither readiness nor the shutdown. A reload in progress at the
+            // shutdown is dropped, with the stores that it would have served.
             let beside = async { tokio::join!(show(relay.readiness(), &readiness), reloads) };
             tokio::select! {
                 served = relay.wait() => Ok(served?),
@@ -202,7 +202,7 @@ impl Serve {
 
         tokio::select! {
             served = served => {
-                // The relay has ended, however the pages ended.
+                // The relay has ended. The result of the pages does not matter.
                 drop(pages_served.await);
                 served
             }
@@ -219,7 +219,7 @@ fn raise_open_files_limit(transfers: u64) {
     }
 
     let needed = open_files_needed(transfers);
-    // No limit is set if there is no value.
+    // Without a value there is no limit.
     if let Some(limit) = getrlimit(Resource::Nofile).current.filter(|limit| *limit < needed) {
         warn!(
             limit,
@@ -301,7 +301,8 @@ async fn listen(config: &config::Http) -> Result<Option<TcpListener>, Failure> {
     }
 }
 
-/// Reloads the configuration and serves its stores. If anything in it is wrong, logs that and changes nothing.
+/// Reloads the configuration and serves its stores. If the configuration is invalid, logs the problem and changes
+/// nothing.
 async fn reload(relay: &Relay, running: &Config, cli: &Cli, budget: &Budget, metrics: &RelayMetrics) {
     let reloaded = async {
         let config = cli.sources()?.load()?;

@@ -1,4 +1,4 @@
-//! From the configuration to stores.
+//! Creates the configured stores.
 
 use std::sync::Arc;
 

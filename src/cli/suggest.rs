@@ -1,4 +1,4 @@
-//! Suggests another store if the one that was asked for does not exist.
+//! Suggests another store if the requested one does not exist.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ pub(super) async fn stores(mut failure: Failure, wanted: &[StoreName], bus: &dyn
         return failure;
     }
     for store in wanted {
-        // A user who may download need not be allowed to ask.
+        // A user who may download need not be permitted to query the relays.
         let Ok(known) = survey::stores(bus, prefix, store.as_str()).await else { return failure };
         if let Some(hint) = hint(store.as_str(), &known) {
             failure.message += &hint;

@@ -1,4 +1,4 @@
-//! Asks all relays what they are and what they serve, by the NATS services API.
+//! Queries all relays for their descriptions, through the NATS services API.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout_at};
 
-/// How long to wait for the first answer, and for another one after each.
+/// How long to wait for the first answer, and for another one after each answer.
 const FIRST_WITHIN: Duration = Duration::from_secs(2);
 const NEXT_WITHIN: Duration = Duration::from_millis(300);
 const NEXT_WITHIN_SHORT: Duration = Duration::from_millis(100);
@@ -22,28 +22,28 @@ const ANSWER_MAX_BYTES: usize = 256 * 1024;
 /// A relay's description of itself.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Found {
-    /// Its identifier.
+    /// The relay's identifier.
     pub(super) id: String,
-    /// The name of its host.
+    /// The name of the relay's host.
     pub(super) host: String,
-    /// Its version.
+    /// The relay's version.
     pub(super) version: String,
-    /// The names of its stores.
+    /// The names of the relay's stores.
     pub(super) stores: BTreeSet<String>,
-    /// The number of requests that it has answered, and of those that it has refused.
+    /// The number of requests that the relay has answered, including refused ones.
     pub(super) requests: u64,
-    /// The number of requests that it has refused.
+    /// The number of requests that the relay has refused.
     pub(super) errors: u64,
-    /// How many transfers it runs at most.
+    /// The maximum number of concurrent transfers.
     pub(super) transfers_max: Option<u64>,
-    /// The time until its answer.
+    /// The time until the relay's answer.
     pub(super) round_trip_ms: u64,
 }
 
-/// Why relays can't be asked.
+/// Why the relays can't be queried.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// nats-server forbids it.
+    /// nats-server forbids the query.
     Denied(String),
     Bus(bus::Error),
 }
@@ -171,7 +171,7 @@ async fn ask(
     Ok(found)
 }
 
-/// Returns why a question fails, if that is what nats-server reports.
+/// Returns why a query fails, if nats-server reports the reason.
 fn failure(event: Result<Event, RecvError>, subject: &str, inbox: &str) -> Option<Failed> {
     match event {
         Ok(Event::PublishDenied(denied)) if denied == subject => {

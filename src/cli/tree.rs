@@ -122,7 +122,7 @@ impl Download {
     }
 }
 
-/// Ends the objects with an error if the relay could not list some of them, so that nothing is deleted.
+/// Ends the stream of objects with an error if the relay could not list some of them, so that nothing is deleted.
 fn refusing_omitted(
     items: impl futures_util::Stream<Item = Result<consumer::tree::Item, consumer::Error>> + Send + 'static,
     omitted: &Arc<AtomicU64>,
@@ -192,7 +192,7 @@ fn message(error: &consumer::Error) -> String {
     causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}"))
 }
 
-/// Returns the line about an event on stderr, if it is worth one.
+/// Returns the line about an event on stderr, if the event is worth reporting.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other events have none")]
 fn note(event: &Event) -> Option<String> {
     Some(match event {

@@ -6,8 +6,8 @@ use percent_encoding::percent_decode_str;
 
 const STORE_FORM: &str = "must be s3://bucket/prefix or file:///dir";
 
-/// Does not repeat any part of the address, since all before its last `@` may be a password.
-const NO_USER: &str = "must hold no user and password: must be s3://bucket/prefix or file:///dir";
+/// The message repeats no part of the address, since everything before its last `@` may be a password.
+const NO_USER: &str = "must not contain a user and password: must be s3://bucket/prefix or file:///dir";
 
 /// The location of a store's objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl StoreAddress {
     /// Parses an address. `%XX` in its path stands for a byte, as in every URL.
     ///
     /// # Errors
-    /// If the address is invalid. The error says what would be valid.
+    /// If the address is invalid. The error describes a valid one.
     pub fn parse(url: &str) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").ok_or(STORE_FORM)?;
         if let Some(found) = rest.find(['?', '#']) {
@@ -123,7 +123,7 @@ fn parse_file(rest: &str) -> Result<StoreAddress, String> {
 }
 
 fn percent_decode(text: &str) -> Result<String, String> {
-    // The crate leaves an incomplete %XX as it is, which would hide a mistake.
+    // The crate leaves an incomplete %XX unchanged, which would hide a mistake.
     let is_hex = |text: &str| text.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     if !text.split('%').skip(1).all(is_hex) {
         return Err("has a % that is not followed by two hexadecimal digits: write %25 for a percent sign".to_owned());
@@ -147,7 +147,7 @@ fn after_scheme(url: &str, is_tls_allowed: bool) -> Option<&str> {
 pub(super) fn check_endpoint(url: &str) -> Result<(), String> {
     match after_scheme(url, true) {
         None => Err("must begin with http:// or https:// and name a host".to_owned()),
-        Some(rest) if rest.contains('@') => Err("must hold no user and password: use `access_key_id_file` and \
+        Some(rest) if rest.contains('@') => Err("must not contain a user and password: use `access_key_id_file` and \
                                                  `secret_access_key_file`"
             .to_owned()),
         Some(_) => Ok(()),

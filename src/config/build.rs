@@ -1,4 +1,4 @@
-//! From layers of settings to a [`Config`]: the options of each component, and the checks between keys.
+//! Builds a [`Config`] from layers of settings: the options of each component, and the checks between keys.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -41,7 +41,7 @@ const WAYS: [Way; 4] = [
 /// Keeps the way to authenticate that the highest layer chooses, and removes the others from all layers.
 ///
 /// # Errors
-/// If that layer chooses several. Then nothing is removed.
+/// If that layer chooses several ways. Nothing is removed then.
 pub(super) fn keep_one_auth(layers: &mut [Layer]) -> Result<(), Problem> {
     let chooses = |layer: &Layer, way: &Way| way.choosing.iter().any(|key| layer.get(key).is_some());
     let highest = layers.iter().rposition(|layer| WAYS.iter().any(|way| chooses(layer, way)));
@@ -71,7 +71,7 @@ pub(super) fn keep_one_auth(layers: &mut [Layer]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Makes a configuration of checked layers, lowest first. `problems` are those of settings that were left out.
+/// Builds a configuration from checked layers, lowest first. `problems` concern the settings that were left out.
 pub(super) fn config(
     mut layers: Vec<Layer>,
     problems: Vec<Problem>,
@@ -105,7 +105,7 @@ fn origins(layers: &[Layer]) -> BTreeMap<String, String> {
     settings.map(|setting| (setting.key(), setting.origin.clone())).collect()
 }
 
-/// Merges the layers. They hold only keys of the table and values of the right type, so this can't fail.
+/// Merges the layers. They contain only keys of the table and values of the right type, so this can't fail.
 fn settings(layers: Vec<Layer>) -> Result<Settings, config::ConfigError> {
     let mut builder = config::Config::builder();
     for layer in layers {
@@ -117,7 +117,7 @@ fn settings(layers: Vec<Layer>) -> Result<Settings, config::ConfigError> {
     Ok(Settings { root, sections })
 }
 
-/// Builds the parts of a configuration and collects what is wrong.
+/// Builds the parts of a configuration and collects the problems.
 struct Build {
     origins: BTreeMap<String, String>,
     problems: Vec<Problem>,
@@ -126,7 +126,7 @@ struct Build {
 }
 
 impl Build {
-    /// Applies the checks of the table to the values in effect, and replaces invalid ones by their defaults.
+    /// Applies the checks of the table to the effective values, and replaces invalid ones by their defaults.
     fn check_values(&mut self, layers: &mut [Layer]) {
         let mut in_effect = BTreeMap::new();
         for setting in layers.iter().flat_map(|layer| &layer.0) {
@@ -228,7 +228,7 @@ impl Build {
         }
     }
 
-    /// Returns where a secret is: in the key itself, or in the file that the key with `_file` names.
+    /// Returns the source of a secret: the key itself, or the file that the key with `_file` names.
     fn secret(&mut self, key: &str, text: Option<&Secret>, file: Option<&str>) -> Option<SecretSource> {
         let file_key = format!("{key}_file");
         if text.is_some() && file.is_some() {
@@ -280,7 +280,7 @@ impl Build {
             return None;
         };
 
-        // The check of the table has passed.
+        // The value has passed the check of the table.
         match StoreAddress::parse(url).ok()? {
             StoreAddress::File { dir } => Some(Store::File(file::Options::new(dir))),
             StoreAddress::S3 { bucket, prefix } => Some(Store::S3(Box::new(self.s3(name, bucket, prefix, keys)))),
@@ -336,7 +336,7 @@ impl Build {
     }
 
     fn http(&self, keys: &keys::Http) -> Http {
-        // The check of the table has passed, so text that does not parse is `off`.
+        // The value has passed the check of the table, so text that does not parse is `off`.
         Http { listen: keys.listen.parse().ok(), is_chosen: self.origin("http.listen") != DEFAULTS }
     }
 
@@ -412,7 +412,7 @@ impl Build {
     }
 }
 
-/// Where a secret is.
+/// The source of a secret.
 enum SecretSource {
     Text(String),
     File(PathBuf),
@@ -436,7 +436,7 @@ fn log(keys: keys::Log) -> Log {
     Log { level: keys.level, format }
 }
 
-/// Returns the text of a value that a check of the table takes; items of a list are separated by commas.
+/// Returns the text of a value for a check of the table. The items of a list are separated by commas.
 fn text(value: &ValueKind) -> Option<String> {
     if let ValueKind::Array(values) = value {
         return Some(values.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));

@@ -1,4 +1,4 @@
-//! What the values of single keys must satisfy beyond their type.
+//! The requirements for the values of single keys, beyond their types.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -69,8 +69,8 @@ pub(super) fn collector(text: &str) -> Checked {
     address::check_collector(text)
 }
 
-/// Accepts only directives that name a level. `tracing` takes a word that is not a level for the name of a module,
-/// which hides all messages of all others.
+/// Accepts only directives that name a level. `tracing` treats a word that is not a level as the name of a module,
+/// which hides all messages of other modules.
 pub(super) fn log_level(text: &str) -> Checked {
     let form = "must be error, warn, info, debug, trace or off, or levels by module as in info,gantry_relay=debug";
     for directive in text.split(',').filter(|directive| !directive.trim().is_empty()) {
@@ -124,7 +124,7 @@ mod tests {
         }
     }
 
-    /// These were taken for the names of modules, and nothing was logged.
+    /// These words were once treated as names of modules, and nothing was logged.
     #[test]
     fn words_that_are_not_levels_are_rejected() {
         for text in ["warning", "verbose", "gantry_relay", "info,loud", "gantry_relay=", "a=b=loud"] {

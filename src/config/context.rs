@@ -24,7 +24,7 @@ pub enum Choice {
     Never,
 }
 
-/// What a context is resolved with.
+/// The environment for resolving a context.
 pub(super) struct Surroundings<'a> {
     /// The user's configuration directory.
     pub(super) config_home: Option<&'a Path>,
@@ -98,7 +98,7 @@ impl Fields {
         set("nats.tls_key_file", surroundings.file("key", &self.key)?);
         set("nats.tls_ca_file", surroundings.file("ca", &self.ca)?);
 
-        // If a context has several, the `nats` command line takes them in this order.
+        // If a context has several ways, the `nats` command line prefers them in this order.
         if !self.user.is_empty() {
             set("nats.user", self.user);
             let (key, value) = surroundings.secret("password", self.password)?;
@@ -147,7 +147,7 @@ impl Surroundings<'_> {
         }
     }
 
-    /// Returns the key and the value of a secret: the secret itself, or the variable or file that holds it.
+    /// Returns the key and the value of a secret: the secret itself, or the variable or file that contains it.
     fn secret(&self, field: &'static str, value: String) -> Result<(&'static str, String), String> {
         let (secret_key, file_key) = match field {
             "password" => ("nats.password", "nats.password_file"),
@@ -193,7 +193,7 @@ impl Surroundings<'_> {
     }
 }
 
-/// Splits a value into its scheme in small letters, empty if it has none, and what follows the scheme.
+/// Splits a value into its scheme in lower case, empty if there is none, and the rest.
 fn scheme_of(value: &str) -> (String, &str) {
     if let Some(data) = value.strip_prefix("data:") {
         return ("data".to_owned(), data);
@@ -210,7 +210,7 @@ fn selected(config_home: Option<&Path>) -> Result<Option<String>, Problem> {
     match fs::read_to_string(&path) {
         Ok(name) => Ok(Some(name.trim().to_owned()).filter(|name| !name.is_empty())),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        // A user that may not enter the folder has selected nothing in it: HOME is that of another user.
+        // If the user may not enter the folder, HOME belongs to another user, and nothing is selected.
         Err(error) if error.kind() == ErrorKind::PermissionDenied && fs::symlink_metadata(&path).is_err() => Ok(None),
         Err(error) => {
             let reason = format!("{}: {error}; use --no-context to ignore it", path.display());

@@ -1,4 +1,4 @@
-//! Holds `docs/CONFIGURATION.md` and `deploy/gantry.example.toml` to the table of keys.
+//! Checks `docs/CONFIGURATION.md` and `deploy/gantry.example.toml` against the table of keys.
 
 use super::keys::KEYS;
 use super::table::{Key, Kind};
@@ -37,7 +37,7 @@ fn row(key: &Key) -> String {
     format!("| `{name}` | {kind} | {unit} | {default} | {variables} | {meaning} |\n")
 }
 
-/// Writes the comment that stands above a key in the example file.
+/// Returns the comment above a key in the example file.
 fn comment(key: &Key) -> String {
     let unit = if key.unit.is_empty() { String::new() } else { format!(" ({})", key.unit) };
     let variable = key.variable.map_or_else(String::new, |name| format!(" [{name}]"));
@@ -49,7 +49,7 @@ fn the_documentation_lists_every_key() {
     assert!(PAGE.contains(&tables()), "docs/CONFIGURATION.md must contain:\n{}", tables());
 }
 
-/// The lines of the example file after the section of a key.
+/// Returns the lines of the example file after the section of a key.
 fn lines_of_section(key: &Key) -> impl Iterator<Item = &'static str> {
     let header = section(key).replace(lookup::STORE_PLACEHOLDER, "firmware");
     let is_header = move |line: &str| header.is_empty() || line == format!("[{header}]");
@@ -73,12 +73,12 @@ fn the_example_file_has_every_key_with_its_meaning_and_default() {
 }
 
 #[test]
-fn the_example_file_is_valid_with_every_key_that_it_has() {
+fn the_example_file_is_valid_with_all_its_keys() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/gantry.example.toml");
     let config = Sources { file: Some(path.into()), ..Sources::default() }.load().unwrap();
     assert!(!config.stores.is_empty());
 
-    // Files do not exist, and ways to authenticate exclude each other, but every key must be known.
+    // The files do not exist, and ways to authenticate exclude each other, but every key must be known.
     let folder = tempfile::TempDir::new().unwrap();
     let file = folder.path().join("gantry.toml");
     let uncomment =

@@ -1,4 +1,4 @@
-//! Durations as Go and the `nats` command line write them: `5s`, `1.5s`, `500ms`, `1m30s`.
+//! Durations in the format of Go and the `nats` command line: `5s`, `1.5s`, `500ms`, `1m30s`.
 
 /// Nanoseconds in each unit. Source: `time.ParseDuration` of Go.
 const UNITS: [(&str, u64); 8] = [
@@ -17,7 +17,7 @@ const NANOS_PER_MILLI: u64 = 1_000_000;
 /// Parses a positive duration, in milliseconds. Fractions of a millisecond are rounded up.
 ///
 /// # Errors
-/// If the text is not a positive duration. The error says what would be valid.
+/// If the text is not a positive duration. The error describes a valid one.
 pub fn parse_ms(text: &str) -> Result<u64, String> {
     let nanos = parse_nanos(text).filter(|nanos| *nanos > 0);
     nanos
@@ -40,7 +40,7 @@ fn parse_nanos(text: &str) -> Option<u64> {
     Some(total)
 }
 
-/// Multiplies a decimal number with the nanoseconds of its unit.
+/// Multiplies a decimal number by the nanoseconds of its unit.
 fn times(number: &str, nanos: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {

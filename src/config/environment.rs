@@ -27,12 +27,12 @@ const IGNORE_S3_ENDPOINTS: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
 pub struct Environment {
     /// The variables whose values are text.
     variables: Vec<(String, String)>,
-    /// The names of the others: their values are not UTF-8.
+    /// The names of the variables whose values are not UTF-8.
     not_text: Vec<String>,
 }
 
 impl Environment {
-    /// Takes variables. Those whose names are not text can't be any that Gantry knows.
+    /// Creates an environment from variables. Gantry knows no variable whose name is not text.
     pub(super) fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut environment = Self::default();
         for (name, value) in variables {
@@ -75,7 +75,7 @@ impl Environment {
         layer
     }
 
-    /// Returns what OpenTelemetry's variables say.
+    /// Returns the settings from OpenTelemetry's variables.
     pub(super) fn otel(&self) -> Otel {
         Otel::new(|name| self.get(name), |name| self.not_text.iter().any(|other| other == name))
     }
@@ -118,8 +118,8 @@ impl Environment {
         Some((CA_BUNDLE, self.get(CA_BUNDLE)?))
     }
 
-    /// Reports the variables that concern Gantry and whose values are not UTF-8. Ignoring one could mean connecting
-    /// without its credentials.
+    /// Reports the variables that concern Gantry and whose values are not UTF-8. If one were ignored, Gantry might
+    /// connect without its credentials.
     pub(super) fn report_not_text(&self, problems: &mut Vec<Problem>) {
         let is_own = |name: &str| name.starts_with(ENV_PREFIX) && !lookup::OTHER_VARIABLES.contains(&name);
         let is_foreign = |name: &str| {
@@ -135,7 +135,7 @@ impl Environment {
 /// Returns the value of another program's variable in the unit of the key that it sets.
 fn foreign_value(key: &Key, value: &str) -> Result<String, String> {
     match key.kind {
-        // It was set for another program, whose bounds are wider.
+        // The variable was set for another program, whose bounds are wider.
         Kind::Millis { min, max } => Ok(duration::parse_ms(value)?.clamp(min, max).to_string()),
         Kind::Text | Kind::Secret | Kind::Path | Kind::Switch | Kind::Integer { .. } | Kind::List | Kind::Choice(_) => {
             Ok(value.to_owned())

@@ -1,8 +1,8 @@
-//! What is wrong with a configuration. Each message names the key, its value, its place, and what to do.
+//! The problems of a configuration. Each message names the key, its value, its place, and what to do.
 
 use std::fmt;
 
-/// Everything that is wrong with a configuration, one line for each problem.
+/// All problems of a configuration, one line for each.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Error {
     /// The problems, at least one.
@@ -31,7 +31,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// The key does not exist.
@@ -53,7 +53,7 @@ pub enum Problem {
         value: String,
         /// Its place.
         origin: String,
-        /// What would be valid.
+        /// A description of valid values.
         cure: String,
     },
     /// A key is missing that another setting requires.
@@ -77,7 +77,7 @@ pub enum Problem {
     File {
         /// The file, with line and column if they are known.
         place: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// A context of the `nats` command line can't be used.
@@ -85,7 +85,7 @@ pub enum Problem {
     Context {
         /// The context.
         name: String,
-        /// Why, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
     /// The value of a variable is not UTF-8.

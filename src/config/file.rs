@@ -62,14 +62,15 @@ impl File<'_> {
             }
             None => self.name.clone(),
         };
-        // The error's `Display` draws a picture of the line. The last line is the reason.
+        // The error's `Display` shows the line with a marker. Its last line is the reason.
         let text = error.to_string();
         let reason = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default().to_owned();
         Problem::File { place, reason }
     }
 }
 
-/// Converts a value. What no key takes, such as a number out of range, becomes text, which the check then rejects.
+/// Converts a value. A value that no key accepts, such as a number out of range, becomes text, which the check then
+/// rejects.
 fn plain(value: &DeValue<'_>) -> ValueKind {
     match value {
         DeValue::String(text) => ValueKind::from(text.to_string()),

@@ -141,7 +141,7 @@ fn not_a_key(setting: Setting) -> Problem {
     Problem::Value { value: shown(&setting.value), origin: setting.origin, cure, key }
 }
 
-/// Converts a value to the type of its key. A layer such as the environment has text only.
+/// Converts a value to the type of its key. Some layers, such as the environment, contain only text.
 fn typed(kind: Kind, value: &ValueKind) -> Result<ValueKind, String> {
     let text = text_of(value);
     match kind {

@@ -1,10 +1,10 @@
-//! Finding keys by path or by variable, and the known key closest to an unknown one.
+//! Finds keys by path or by variable, and the known key closest to an unknown one.
 
 use super::keys::KEYS;
 use super::similar::nearest_of;
 use super::table::{ENV_PREFIX, Key};
 
-/// Stands for a store's name in the name of a key.
+/// The placeholder for a store's name in the name of a key.
 pub(super) const STORE_PLACEHOLDER: &str = "NAME";
 
 /// Variables that begin with [`ENV_PREFIX`] and set no key.
@@ -22,7 +22,7 @@ pub(super) fn is_section(path: &[String]) -> bool {
     KEYS.iter().any(|key| key.name.starts_with(&start))
 }
 
-/// Returns the known key closest to an unknown one, with the name of the store that was written.
+/// Returns the known key closest to an unknown one, with the store's name as written.
 pub(super) fn nearest(path: &[String]) -> Option<String> {
     let wanted = generic(path);
     let similar = nearest_of(&wanted, KEYS.iter().map(|key| key.name.to_owned()));
@@ -34,7 +34,7 @@ pub(super) fn nearest(path: &[String]) -> Option<String> {
     })
 }
 
-/// Finds the key of this name in another section, as for `chunk_max_bytes` at the top.
+/// Finds the key of this name in another section, for example if `chunk_max_bytes` is at the top.
 fn in_another_section(path: &[String]) -> Option<String> {
     let last = path.last()?;
     let mut names = KEYS.iter().map(|key| key.name);
@@ -43,7 +43,7 @@ fn in_another_section(path: &[String]) -> Option<String> {
 
 /// Returns the environment variable closest to an unknown one that begins with [`ENV_PREFIX`].
 pub(super) fn nearest_variable(name: &str) -> Option<String> {
-    // The prefix, which all names share, would make all of them similar.
+    // All names share the prefix, which would make all of them similar.
     let rest = |name: &str| name.trim_start_matches(ENV_PREFIX).to_owned();
     let own = KEYS.iter().map(Key::env_name);
     let others = OTHER_VARIABLES.iter().copied().chain(KEYS.iter().filter_map(|key| key.alias)).map(str::to_owned);

@@ -1,4 +1,5 @@
-//! The configuration: layers of settings, checked against one table of keys, and made into the components' options.
+//! The configuration: layers of settings that are checked against one table of keys and converted to the components'
+//! options.
 //!
 //! From lowest to highest, the layers are: defaults; the context that `nats context select` selected; a TOML file; a
 //! context given by name; the variables of the `nats` command line (`NATS_URL`, …); Gantry's own variables
@@ -6,7 +7,7 @@
 //! to NATS decides on it, and settings of lower layers for other ways are ignored.
 //!
 //! A setting passes through these modules: `keys` describes it, `sources` collects it, `layer` checks its type, and
-//! `build` makes a part of a [`Config`] of it.
+//! `build` converts it to a part of a [`Config`].
 
 mod address;
 mod build;
@@ -106,14 +107,14 @@ pub struct Log {
 pub struct Telemetry {
     /// The collector's complete URL.
     pub traces_url: Option<String>,
-    /// Whether a variable of OpenTelemetry set it, not a key of Gantry. Then a failure must not end the command.
+    /// Whether a variable of OpenTelemetry set it, not a key of Gantry. A failure must not end the command then.
     pub is_inherited: bool,
-    /// Why there are no traces although a variable of OpenTelemetry asks for them.
+    /// Why there are no traces although a variable of OpenTelemetry requests them.
     pub ignored: Option<String>,
 }
 
-/// The values of all keys, to compare with those of another configuration. `Debug` leaves them out: an address may
-/// contain a password.
+/// The values of all keys, for comparison with another configuration. `Debug` omits them: an address may contain a
+/// password.
 #[derive(Clone, PartialEq, Eq)]
 struct Settings {
     root: keys::Root,

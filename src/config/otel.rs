@@ -1,4 +1,4 @@
-//! OpenTelemetry's own variables. Platforms set them in every container, whatever runs there. If Gantry does not
+//! OpenTelemetry's own variables. Platforms set them in every container, whatever runs in it. If Gantry does not
 //! support their values, it works without traces.
 
 use super::address;
@@ -16,7 +16,7 @@ const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORT
 /// The meaning of the variables.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Otel {
-    /// There are no traces, whatever else is set.
+    /// Traces are off, whatever else is set.
     pub(super) disabled: bool,
     /// The variable that names the collector, and its value.
     pub(super) endpoint: Option<(&'static str, String)>,
@@ -25,7 +25,7 @@ pub(super) struct Otel {
 }
 
 impl Otel {
-    /// Reads the variables. `get` returns the value of one, `is_not_text` whether its value is not UTF-8.
+    /// Reads the variables. `get` returns the value of a variable, `is_not_text` whether its value is not UTF-8.
     pub(super) fn new<'a>(get: impl Fn(&str) -> Option<&'a str>, is_not_text: impl Fn(&str) -> bool) -> Self {
         let find = |wanted: &'static str| get(wanted).map(|value| (wanted, value));
         let disabled = get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));

@@ -1,4 +1,4 @@
-//! Keeping secrets out of messages, logs and `Debug`.
+//! Keeps secrets out of messages, logs and `Debug`.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Returns the text of a key as it may be printed. Text that is not an address keeps its `@`.
+/// Returns the printable text of a key. Text that is not an address keeps its `@`.
 pub(super) fn shown(key: &str, text: &str) -> String {
     let is_address = ["url", "otlp_endpoint"].iter().any(|name| key.ends_with(name));
     if is_address || text.contains("://") { without_credentials(text) } else { text.to_owned() }
@@ -41,8 +41,8 @@ pub fn without_credentials(text: &str) -> String {
 
 fn cleaned(address: &str) -> String {
     let Some((before, host)) = address.rsplit_once('@') else { return address.to_owned() };
-    // The address of a directory has no user, but the directory's name may contain an @. With a colon before the @ it may
-    // be the address of a server with a user and a password, behind something that was pasted in front of it.
+    // The address of a directory has no user, but the directory's name may contain an @. With a colon before the @, it
+    // may be the address of a server with a user and a password, pasted behind something else.
     if before.strip_prefix("file:///").is_some_and(|path| !path.contains(':')) {
         return address.to_owned();
     }

@@ -1,6 +1,6 @@
 //! Suggestions for misspelled words.
 
-/// Names below this similarity are not suggested. "prefx" and "prefix" have 0.97.
+/// Names below this similarity are not suggested. The similarity of "prefx" and "prefix" is 0.97.
 const SIMILAR: f64 = 0.8;
 
 /// Returns the closest of the known words, if any is similar enough.

@@ -1,4 +1,4 @@
-//! The places where settings are looked up, and their order.
+//! The places where settings come from, and their order.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,14 +14,14 @@ use super::error::{Error, Problem};
 use super::file;
 use super::layer::{self, Layer, text_of};
 
-/// The places where settings are looked up.
+/// The places where settings come from.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// The TOML file, if one is named.
     pub file: Option<PathBuf>,
     /// The context of the `nats` command line.
     pub context: Choice,
-    /// The user's configuration directory, which holds the contexts.
+    /// The user's configuration directory, which contains the contexts.
     pub config_home: Option<PathBuf>,
     /// The user's home directory, for `~` in a context.
     pub home: Option<PathBuf>,
@@ -48,13 +48,13 @@ impl Flags {
 }
 
 impl Sources {
-    /// Takes the environment of this process. Its `GANTRY_CONFIG` and `NATS_CONTEXT` apply.
+    /// Uses the environment of this process. Its `GANTRY_CONFIG` and `NATS_CONTEXT` apply.
     #[must_use]
     pub fn of_process() -> Self {
         Self::of_environment(std::env::vars_os())
     }
 
-    /// Takes an environment.
+    /// Uses this environment.
     pub fn of_environment<N: Into<OsString>, V: Into<OsString>>(variables: impl IntoIterator<Item = (N, V)>) -> Self {
         let variables: Vec<(OsString, OsString)> =
             variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
@@ -72,16 +72,16 @@ impl Sources {
         Self { file, context, config_home, home, flags: Flags::default(), environment }
     }
 
-    /// Reads all places and makes one configuration of their settings.
+    /// Reads all places and builds one configuration from their settings.
     ///
     /// # Errors
-    /// If anything is wrong. The error has all problems.
+    /// If there is any problem. The error contains all problems.
     pub fn load(self) -> Result<Config, Error> {
         self.read().0
     }
 
-    /// Returns the configuration, or all that is wrong with it, and the effective settings with their origins. Secrets
-    /// in these are redacted, invalid settings are left out. Each place is read once, since a pipe can't be read again.
+    /// Returns the configuration, or all its problems, and the effective settings with their origins. Secrets are
+    /// redacted and invalid settings left out. Each place is read once, since a pipe can't be read again.
     pub fn read(self) -> (Result<Config, Error>, Vec<Effective>) {
         let otel = self.environment.otel();
         let (mut layers, problems) = self.layers();
@@ -91,7 +91,7 @@ impl Sources {
         (build::config(layers, problems, conflict, otel), effective)
     }
 
-    /// Returns the layers, lowest first, without what is invalid, and what is wrong with the rest.
+    /// Returns the layers, lowest first, without invalid settings, and the problems.
     fn layers(self) -> (Vec<Layer>, Vec<Problem>) {
         let mut problems = Vec::new();
         let variable = |name: &str| self.environment.get(name).map(str::to_owned);
@@ -124,7 +124,7 @@ impl Sources {
     }
 }
 
-/// Returns what the AWS variables set for every store in S3: the server, and the certificate authorities.
+/// Returns the settings from AWS's variables for every store in S3: the server, and the certificate authorities.
 fn aws_layer(environment: &Environment, layers: &[Layer]) -> Layer {
     let mut layer = Layer::default();
     let set = [("endpoint_url", environment.s3_endpoint()), ("tls_ca_file", environment.ca_bundle())];

@@ -1,4 +1,4 @@
-//! How a configuration key is described, and the macro that makes the table of keys and the structs that hold their
+//! The description of a configuration key, and the macro that generates the table of keys and the structs of their
 //! values from one list.
 
 use std::fmt;
@@ -48,13 +48,13 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Checks the text of a value. The error says what would be valid.
+/// Checks the text of a value. The error describes a valid one.
 pub(super) type Check = fn(&str) -> Result<(), String>;
 
 /// The value of a key that no layer sets.
 #[derive(Clone, Copy, Debug)]
 enum Default {
-    /// None; the key's meaning says what that means.
+    /// No value. The key's meaning explains the effect.
     Unset,
     /// This text.
     Text(&'static str),
@@ -82,7 +82,7 @@ pub struct Flag {
     pub long: &'static str,
     /// Its one-letter name.
     pub short: Option<char>,
-    /// What its value is called in the help; empty for a switch.
+    /// The name of its value in the help; empty for a switch.
     pub value_name: &'static str,
 }
 
@@ -103,7 +103,7 @@ pub struct Key {
     pub alias: Option<&'static str>,
     /// The command-line option.
     pub flag: Option<Flag>,
-    /// What else its value must satisfy.
+    /// Further requirements for its value.
     pub(super) check: Option<Check>,
     default: Default,
 }
@@ -142,7 +142,7 @@ impl Key {
         self
     }
 
-    /// Takes the default of the component that the key configures.
+    /// Uses the default of the component that the key configures.
     pub(super) const fn default_of(mut self, default: fn() -> String) -> Self {
         self.default = Default::Of(default);
         self
@@ -175,7 +175,7 @@ impl Key {
         self
     }
 
-    /// Returns the value when nothing sets the key, as text.
+    /// Returns the default value, as text.
     #[must_use]
     pub fn default_text(&self) -> Option<String> {
         match self.default {
@@ -195,8 +195,8 @@ impl Key {
 /// The prefix of Gantry's environment variables. A double underscore in a name stands for the dot of a key.
 pub const ENV_PREFIX: &str = "GANTRY_";
 
-/// Makes a struct of each section, and `KEYS`, the table of all keys. An entry is
-/// `field: Type = "meaning", key description;`, and the field takes the key's value.
+/// Generates a struct for each section, and `KEYS`, the table of all keys. An entry is `field: Type = "meaning", key
+/// description;`, and the field receives the key's value.
 macro_rules! keys {
     ($( $(#[$attribute:meta])* $section:ident $path:literal {
         $( $field:ident: $type:ty = $meaning:literal, $key:expr; )*

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::environment::Environment;
 use super::*;
 
-/// A folder with a configuration file, and what else a test sets.
+/// A folder with a configuration file, and the other settings of a test.
 struct Setup {
     folder: TempDir,
     sources: Sources,
@@ -87,7 +87,7 @@ fn token(token: &str) -> Auth {
 }
 
 #[test]
-fn nothing_set_gives_the_documented_defaults() {
+fn without_settings_the_documented_defaults_apply() {
     let config = Sources::default().load().unwrap();
     assert_eq!(config.prefix, Prefix::default());
     assert_eq!(servers(&config), ["nats://127.0.0.1:4222"]);
@@ -109,7 +109,7 @@ fn each_layer_overrides_the_one_below() {
 }
 
 #[test]
-fn the_connection_takes_selected_context_file_named_context_and_variables_in_that_order() {
+fn connection_settings_come_from_selected_context_file_named_context_and_variables_in_that_order() {
     let context = r#"{"url": "nats://context:4222", "user": "", "nsc": "", "color_scheme": "red"}"#;
     let bare = || Setup::new("").context("one", context).select("one");
     assert_eq!(servers(&bare().ok()), ["nats://context:4222"]);
@@ -146,9 +146,9 @@ fn a_user_without_password_is_a_token_as_for_the_nats_command() {
     assert_eq!(auth, token("t0ken"));
 }
 
-/// The user was taken for a token before all layers had been searched for a password.
+/// The user was once treated as a token before all layers had been searched for a password.
 #[test]
-fn a_user_is_no_token_when_another_layer_has_the_password() {
+fn a_user_is_not_a_token_if_another_layer_has_the_password() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), "s3cret").unwrap();
     let path = file.path().to_str().unwrap();
@@ -206,7 +206,7 @@ fn unsupported_and_missing_contexts_are_reported() {
     assert!(error.contains("is not a valid name of a context"), "{error}");
 }
 
-/// The reference itself was sent as the password.
+/// The reference itself was once sent as the password.
 #[test]
 fn secrets_of_a_context_may_be_in_variables_and_files() {
     let load = |json: &str| {
@@ -276,7 +276,7 @@ fn s3_store<'a>(config: &'a Config, name: &str) -> &'a s3::Options {
     options
 }
 
-/// Consumers take a longer beat for 10 s, and would find the relay lost after three of them.
+/// Consumers tolerate at most 10 s per beat, and would consider the relay lost after three of them.
 #[test]
 fn a_beat_that_is_too_slow_for_failover_is_rejected() {
     let error = Setup::new("[relay]\nbeat_interval_ms = 60000\nidle_timeout_ms = 200000").error();
@@ -344,7 +344,7 @@ fn requests_are_anonymous_or_signed() {
     assert!(error.contains("`stores.a.anonymous`") && error.contains("`stores.a.access_key_id_file`"), "{error}");
 }
 
-/// Asserts that each file gives one problem with its text.
+/// Asserts that each file causes one problem with its text.
 fn assert_problems(cases: &[(&str, &str)]) {
     for (toml, problem) in cases {
         let setup = Setup::new(toml);
@@ -489,7 +489,7 @@ fn all_problems_are_reported_together() {
     let error = Setup::new("prefx = 1\n[relay]\ntransfers_max = 0\n").env("GANTRY_RELAY__CHUNK_MAX_BYTES", "1").error();
     assert_eq!(error.lines().count(), 3, "{error}");
 
-    // Checks between keys are made although single keys are invalid.
+    // Checks between keys run although single keys are invalid.
     let between = "[relay]\nchunk_max_bytes = 0\n[http]\nlisten = \"8080\"\n[stores.a]\nurl = 5\n";
     let error = Setup::new(between).error();
     assert!(error.contains("`http.listen`") && error.lines().count() == 3, "{error}");
@@ -519,7 +519,7 @@ fn variables_are_checked_like_the_file() {
     assert!(error.contains("\"5 parsecs\" in NATS_TIMEOUT: must be a duration such as"), "{error}");
 }
 
-/// They were ignored, so that a command connected without its credentials.
+/// These variables were once ignored, so that a command connected without its credentials.
 #[cfg(unix)]
 #[test]
 fn variables_that_are_not_utf_8_are_reported() {
@@ -548,7 +548,7 @@ fn variables_of_kubernetes_services_named_gantry_are_ignored() {
 }
 
 #[test]
-fn durations_are_read_as_the_nats_command_writes_them() {
+fn durations_have_the_format_of_the_nats_command() {
     for (text, ms) in [
         ("5s", 5000),
         ("500ms", 500),
@@ -571,9 +571,9 @@ fn durations_are_read_as_the_nats_command_writes_them() {
     }
 }
 
-/// Other programs have other bounds, and a timeout that is fine for them made every command fail.
+/// Other programs have other bounds, and a timeout that is valid for them once made every command fail.
 #[test]
-fn the_timeout_of_the_nats_command_is_brought_within_bounds() {
+fn the_timeout_of_the_nats_command_is_clamped() {
     for (text, timeout) in
         [("2s", Duration::from_secs(2)), ("1.5s", Duration::from_millis(1500)), ("20m", Duration::from_secs(600))]
     {
@@ -604,7 +604,7 @@ fn files_of_secrets_must_not_be_empty() {
 }
 
 #[test]
-fn every_key_of_the_table_is_taken() {
+fn every_key_of_the_table_is_accepted() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "x").unwrap();
@@ -628,7 +628,7 @@ fn every_key_of_the_table_is_taken() {
         let mut sources = Sources::default();
         sources.flags.set("stores.a.url", "s3://bucket", "--store");
         sources.flags.set(&key, value, "test");
-        // Some keys require another. The table and the types must agree.
+        // Some keys require another one. The table and the types must agree.
         match sources.load() {
             Ok(_) => {}
             Err(error) => assert!(error.problems.iter().all(|problem| !error_is_of_types(problem)), "{key}: {error}"),
@@ -670,7 +670,7 @@ fn the_http_pages_are_on_loopback_by_default() {
     assert!(error.starts_with("`http.listen` = \"8080\" in /") && error.contains("127.0.0.1:8080"), "{error}");
 }
 
-/// A platform sets such a variable in every container, and it made every command fail.
+/// A platform sets such a variable in every container. It once made every command fail.
 #[test]
 fn an_unsupported_collector_from_the_environment_only_turns_traces_off() {
     let telemetry = |setup: Setup| setup.ok().telemetry;
@@ -693,7 +693,8 @@ fn an_unsupported_collector_from_the_environment_only_turns_traces_off() {
     assert!(error.contains("GANTRY_TELEMETRY__OTLP_ENDPOINT") && !error.contains("hush"), "{error}");
 }
 
-/// Passwords were printed of addresses without a scheme, with `/`, `?` or `#` in the password, and of invalid stores.
+/// Messages once contained passwords of addresses without a scheme, of addresses with `/`, `?` or `#` in the password,
+/// and of invalid stores.
 #[test]
 fn no_message_contains_the_password_of_an_address() {
     let bucket = "[stores.d]\nurl = \"s3://b\"\n";
@@ -724,7 +725,7 @@ fn no_message_contains_the_password_of_an_address() {
     }
 }
 
-/// What `--check` prints was read in a second pass, when the pipe was empty.
+/// The settings for `--check` were once read a second time, when the pipe was empty.
 #[cfg(unix)]
 #[test]
 fn a_configuration_in_a_pipe_is_read_once() {

@@ -16,7 +16,7 @@ use gantry_proto::printable;
 /// The size limit of the queue, in bytes: a few thousand lines, or minutes of a relay's log at INFO.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
 
-/// The memory for a queued line beside its text.
+/// The memory for a queued line, in addition to its text.
 const LINE_OVERHEAD_BYTES: usize = 64;
 
 /// The time limit for writing the last lines when the process ends.
@@ -131,7 +131,7 @@ struct State {
 #[derive(Debug)]
 enum Entry {
     Line(String),
-    /// Answered once everything before it is written.
+    /// Answered once everything before it has been written.
     Flush(oneshot::Sender<()>),
 }
 

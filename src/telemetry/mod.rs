@@ -38,7 +38,7 @@ pub enum Format {
     Json,
 }
 
-/// What to log and trace, and where to.
+/// The settings of logs and traces.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     /// A log level, or levels by module, as in `info,gantry_relay=debug`.
@@ -63,7 +63,7 @@ pub enum Error {
     Level {
         /// The level as given.
         level: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// The exporter of traces can't be created.
@@ -71,7 +71,7 @@ pub enum Error {
     Endpoint {
         /// The URL of the collector.
         url: String,
-        /// What is wrong with the URL, or with one of OpenTelemetry's own variables.
+        /// The problem with the URL, or with one of OpenTelemetry's own variables.
         reason: String,
     },
     /// The process has a logger already.
@@ -129,8 +129,8 @@ pub fn init(options: Options<'_>) -> Result<Telemetry, Error> {
     Ok(Telemetry { provider, failures })
 }
 
-/// Hides the lines of async-nats unless the level names that crate. It logs several lines per attempt to connect, and the
-/// bus logs what matters of them, once per outage.
+/// Hides the lines of async-nats unless the level names that crate. It logs several lines per attempt to connect, and
+/// the bus logs the relevant ones itself, once per outage.
 fn quietened(level: &str) -> String {
     let is_info = level.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("info"));
     if is_info && !level.contains("async_nats") { format!("{level},async_nats=off") } else { level.to_owned() }

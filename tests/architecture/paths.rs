@@ -43,7 +43,7 @@ impl<'ast> Visit<'ast> for Paths {
 }
 
 impl Paths {
-    /// Takes what is not parsed, in a macro or an attribute: each name counts as a path of its own.
+    /// Collects the names in an unparsed macro or attribute. Each name counts as a path of its own.
     fn collect_tokens(&mut self, tokens: &str) {
         let names = tokens.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|name| !name.is_empty());
         self.0.extend(names.map(|name| vec![name.to_owned()]));

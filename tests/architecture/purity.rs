@@ -11,7 +11,7 @@ use super::{Source, root, sources};
 /// The crates that the protocol may use. Each must be in use.
 const PURE_CRATES: &[&str] = &["backon", "bytes", "crc_fast", "serde", "serde_json", "thiserror", "uuid"];
 
-/// What the protocol must not name, anywhere in a path.
+/// Paths that the protocol crate must not contain, as consecutive segments.
 const IMPURE: &[&[&str]] = &[
     &["std", "env"],
     &["std", "fs"],

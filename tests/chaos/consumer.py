@@ -117,7 +117,7 @@ class Consumer:
         return self.process is not None and self.process.poll() is None
 
     def can_be_hit(self, share):
-        """Whether this share of a large object has arrived, with much still to come."""
+        """Returns whether this share of a large object has arrived while much is still to come."""
         left = self.size - self.meter.high
         return self.running and self.size > 16 << 20 and self.meter.high >= share * self.size and left > 8 << 20
 
@@ -136,7 +136,7 @@ class Consumer:
         await self.task
         for path in self.folder.iterdir():
             if path.name != OURS:
-                self.report.leak(f"{self.name}: {path.name} is left")
+                self.report.leak(f"{self.name}: {path.name} is left over")
 
 
 def sha256(path):

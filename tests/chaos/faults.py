@@ -32,7 +32,7 @@ class Order:
 
 
 class Hit:
-    """A fault in one consumer's download, and in other downloads that depend on the same part."""
+    """A fault in one consumer's download, and in other downloads that depend on the same component."""
 
     def __init__(self, rig, consumers, order):
         self.rig, self.consumers, self.order = rig, consumers, order
@@ -58,7 +58,8 @@ class Hit:
                 other.note(f"{self.order.kind}, at {other.meter.high}")
 
     def mended(self, counts):
-        """Marks the moment from which bytes can flow. `counts` if they could not before: waiting is measured from here."""
+        """Marks the moment from which bytes can flow. With `counts`, they could not flow before, and the waiting
+        time is measured from here."""
         self.at = time.monotonic()
         if counts:
             for consumer, meter, _ in self.watched:
@@ -346,7 +347,7 @@ RARE = {"nats-server stopped for a while": 4, "consumer frozen, resumed": 2, "S3
 
 
 def plan(random, count, nodes, consumers, kinds=None):
-    """This many faults, each kind equally often, in an order that depends on the seed."""
+    """Returns this many faults, each kind equally often, in an order that depends on the seed."""
     able = [name for name in kinds or KINDS if KINDS[name][3] in (None, nodes)]
     names, round_number = [], 0
     while len(names) < count:

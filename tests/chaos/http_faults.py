@@ -26,13 +26,13 @@ class RefuseOne:
         self.refuse = refuse
 
     def request(self, piece):
-        """The answer to give in place of the server, if any."""
+        """Returns the answer to give in place of the server, if any."""
         if not piece.startswith(METHODS):
             return None
         return self.refuse.head + (b"" if piece.startswith(b"HEAD ") else self.refuse.body)
 
     def response(self, piece):
-        """The bytes to pass on, and whether to close the connection afterwards."""
+        """Returns the bytes to pass on, and whether to close the connection afterwards."""
         return piece, False
 
 
@@ -51,7 +51,7 @@ class ShortenOne:
     def __init__(self, shorten):
         self.shorten = shorten
         self.head = bytearray()
-        # The rest of the body to pass on, once the headers are complete; None while the body is not to be cut.
+        # The remaining bytes of the body to pass on, once the headers are complete. None if the body is not cut.
         self.left = None
         self.in_head = False
 
@@ -76,7 +76,7 @@ class ShortenOne:
         return piece, self.left == 0
 
     def _first(self, head, body):
-        """The headers to pass on, and the part of the body that arrived with them."""
+        """Returns the headers to pass on, and the part of the body that arrived with them."""
         length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
         if not length or int(length.group(1)) < max(BODY_BYTES_MIN, self.shorten.keep_bytes + 1):
             return head + body

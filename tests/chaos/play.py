@@ -1,4 +1,4 @@
-"""Common start of all scripts here: options, a stage that is removed afterwards, a running setup."""
+"""The common start of all scripts here: options, a temporary stage, a running setup."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# After this folder, which also has a run.py.
+# Appended last, because this folder has a run.py too.
 sys.path.append(str(Path(__file__).resolve().parents[2] / "deploy" / "dev"))
 
 import demo
@@ -77,7 +77,7 @@ def remove_when_gone(stage):
 
 
 async def place(name, stage, gantry, report, seed, sizes, nodes=1, consumers=1, **options):
-    """A running setup with objects of these sizes, and consumers that are connected but idle."""
+    """Yields a running setup with objects of these sizes, and consumers that are connected but idle."""
     rig = Rig(name, stage.folder / name, gantry, stage.alive_fd, nodes, **options)
     try:
         await rig.start_servers()
@@ -110,7 +110,7 @@ async def fits(rig, crowd, report, where):
         return True
 
     try:
-        await until("relays have what the downloads explain", fit, FITS_WITHIN_S)
+        await until("relays use only what the downloads explain", fit, FITS_WITHIN_S)
     except Problem as problem:
         report.leak(f"{where}: {problem}: {state}")
 
@@ -141,7 +141,7 @@ async def at_rest(rig, report):
         try:
             await until("the relay is at rest", rests, IDLE_WITHIN_S)
         except Problem as problem:
-            report.leak(f"{rig.name} relay {relay.number}: {problem}: {state}, when it was new {relay.idle}")
+            report.leak(f"{rig.name} relay {relay.number}: {problem}: {state}, at the start {relay.idle}")
         report.notes.append(
             f"{rig.name} relay {relay.number} at rest: {state['active']} transfers, {state['fds']} files and "
             f"{state['threads']} threads ({relay.idle['fds']} and {relay.idle['threads']} when new), {state['s3']} "

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Kills downloads, fills their disks and damages what they leave: is every file right, and what can be resumed resumed?
+"""Kills downloads, fills their disks and damages part files. Checks that every file is correct and resumes where it
+can.
 
     resume.py --times 50
 
-Each of the three is done so many times, in turn with an object that S3 keeps a checksum of and with a file that has
-none. Every finished file is compared with the original. It fails for a wrong file, for a download that does not end
-with 0 once nothing is in its way, and for bytes that were recorded and fetched again all the same.
+Each of the three is done `--times` times, alternately with an object that has a checksum in S3 and with a file without
+one. Every finished file is compared with the original. The script fails if a file is wrong, if a download does not exit
+with 0 once the fault is removed, or if recorded bytes are fetched again.
 
-What damage leaves is computed here, from the part file, the original and the marks in the record: all up to the last
-undamaged mark before the first damaged byte must be kept.
+After damage, the script computes what must be kept from the part file, the original and the marks in the record: all
+bytes up to the last undamaged mark before the first damaged byte.
 """
 
 import argparse
@@ -30,25 +31,26 @@ from rig import BUCKET, STORE, Rig, until, urls
 from table import MIB, print_rows
 
 SIZE = 40 * MIB
-# Slow enough to be hit at a chosen place.
+# Slow enough to stop a download at a chosen position.
 RATE = "80MiB"
 # What a full disk may lose: the chunk that did not fit (relay.chunk_max_bytes).
 CHUNK_BYTES = 520_192
-# What a kill may lose: a note is due every MiB (Policy in crates/gantry-client/src/part/policy.rs), after the chunk that
-# completes it, and another chunk was being written.
+# What a kill may lose. A note is due every MiB (Policy in crates/gantry-client/src/part/policy.rs) and is written after
+# the chunk that completes the MiB. Another chunk may be in progress.
 LATE_BYTES = MIB + 2 * CHUNK_BYTES
-# How far the marks of a record are apart: they are due every 256 KiB, after the chunk that completes them.
+# The maximum distance of a record's marks. A mark is due every 256 KiB and is written after the chunk that completes
+# the distance.
 MARKS_BYTES = MIB // 4 + CHUNK_BYTES
 WITHIN_S = 60
 KEY = "object.bin"
 PART, RECORD = ".copy.gantry-part", ".copy.gantry-part.json"
-# Of the record (crates/gantry-client/src/part/record.rs): its lines, and the blocks of the first three.
+# The length of a record's lines, and of its first three blocks (crates/gantry-client/src/part/record.rs).
 LINE_BYTES, BLOCK_BYTES = 128, 4096
 PRIVATE = "GANTRY_RESUME_PRIVATE_MOUNTS"
 
 
 class Run:
-    """Downloads to one folder, from one of the stores, until all is there."""
+    """Downloads from one store to one folder, again and again, until the file is complete."""
 
     def __init__(self, rig, tally, folder, store, label, original):
         self.rig, self.tally, self.folder, self.store, self.label = rig, tally, folder, store, label
@@ -63,7 +65,7 @@ class Run:
                                 stderr=subprocess.PIPE, env=env)
 
     async def end(self, process):
-        """Returns its exit code and what it printed; none when it hangs."""
+        """Runs the command. Returns its exit code and output, or no code if it hangs."""
         try:
             out, err = await asyncio.to_thread(process.communicate, timeout=WITHIN_S)
         except subprocess.TimeoutExpired:
@@ -75,14 +77,14 @@ class Run:
 
     @property
     def length(self):
-        """How long the part file is."""
+        """Returns the length of the part file."""
         try:
             return (self.folder / PART).stat().st_size
         except FileNotFoundError:
             return 0
 
     async def interrupt(self, share):
-        """Kills it once so much has come; returns how much there is."""
+        """Kills the command once this many bytes have arrived. Returns the length of the part file."""
         process = self.start()
         await until("the point to kill at",
                     lambda: self.length >= share * SIZE or process.poll() is not None, WITHIN_S)
@@ -93,7 +95,7 @@ class Run:
         return self.length
 
     async def finish(self, recorded, intact=SIZE):
-        """Runs it to its end: at least `recorded` bytes must not come again, and those past `intact` must."""
+        """Runs the command to its end. It must keep at least `recorded` bytes, and no more than `intact`."""
         self.tally.recorded += recorded
         code, out, err = await self.end(self.start())
         if code != 0:
@@ -104,7 +106,7 @@ class Run:
             self.tally.wrong(f"{self.label}: SHA-256 is {actual}")
         left = sorted(path.name for path in self.folder.iterdir() if path.name != "copy")
         if left:
-            self.tally.problem(f"{self.label}: {', '.join(left)} is left")
+            self.tally.problem(f"{self.label}: {', '.join(left)} is left over")
         (self.folder / "copy").unlink()
         kept = summary.get("resumed_from", 0)
         if kept < recorded:
@@ -115,7 +117,7 @@ class Run:
 
 
 class Tally:
-    """What one kind of trouble came to."""
+    """The results for one kind of fault."""
 
     def __init__(self, name):
         self.name = name
@@ -146,7 +148,7 @@ class Tally:
 
 
 async def kill(run, chance):
-    """SIGKILL at a random place, now and then twice."""
+    """Sends SIGKILL at a random position, sometimes twice."""
     there = 0
     for _ in range(chance.choice([1, 1, 2])):
         there = await run.interrupt(max(chance.uniform(0.0, 0.85), there / SIZE))
@@ -155,7 +157,7 @@ async def kill(run, chance):
 
 
 async def fill(run, chance):
-    """A disk that is full at a random place; then there is room."""
+    """Fills the disk at a random position, and then frees space."""
     room = int(chance.uniform(0.05, 0.95) * SIZE)
     wrapper, grow = disk(run.folder, room)
     try:
@@ -172,18 +174,18 @@ async def fill(run, chance):
 
 
 def disk(folder, room):
-    """Makes the folder a small disk; returns what to start the command with, and how to give it more room."""
+    """Limits the space in the folder. Returns the command's prefix, and a function that frees space."""
     if os.environ.get(PRIVATE):
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room},mode=700", "gantry", folder], check=True)
         grown = ["mount", "-o", f"remount,size={3 * SIZE}", folder]
         return (), lambda: subprocess.run(grown, check=True)
-    # Without root: a file that may grow no further.
+    # Without root, the limit is RLIMIT_FSIZE instead of a small file system.
     script = f"trap '' XFSZ; ulimit -f {room // 512}; exec \"$@\""
     return ("sh", "-c", script, "sh"), lambda: None
 
 
 async def damage(run, chance):
-    """A part file or record that is not what it was."""
+    """Damages the part file or its record."""
     there = await run.interrupt(chance.uniform(0.1, 0.85))
     run.tally.there += there
     before = (run.folder / RECORD).read_bytes()
@@ -201,7 +203,7 @@ async def damage(run, chance):
 
 
 def undamaged(part, original):
-    """Returns how many bytes of the part file, from its start, are the original's."""
+    """Returns the number of bytes at the start of the part file that match the original."""
     if not part.exists():
         return 0
     same = 0
@@ -218,7 +220,8 @@ def head_size(record):
 
 
 def marks(record):
-    """Returns where the marks of a record are, and how many bytes each covers. Their checks are not looked at."""
+    """Returns the position of each mark of a record, and the number of bytes that it covers. Checks are not
+    verified."""
     start, end = head_size(record), len(record) - head_size(record)
     places = [*range(start, start + 3 * BLOCK_BYTES, BLOCK_BYTES), *range(start + 3 * BLOCK_BYTES, end, LINE_BYTES)]
     lines = {place: record[place:place + LINE_BYTES] for place in places}
@@ -226,7 +229,7 @@ def marks(record):
 
 
 def provable(before, after, intact):
-    """Returns the longest length up to `intact` whose mark is still there, if one of the heads is."""
+    """Returns the longest length up to `intact` that has an undamaged mark, if a head is undamaged."""
     head = before[:head_size(before)]
     if head not in (after[:len(head)], after[len(before) - len(head):len(before)]):
         return 0
@@ -311,7 +314,7 @@ async def run(stage, gantry, args):
 
 
 def with_private_mounts():
-    """Starts this script again where its small disks are seen by nobody else, if we may."""
+    """Starts this script again in a private mount namespace, if permitted, so that its small disks stay invisible."""
     unshare = ["unshare", "--mount", "--propagation", "private"]
     if os.environ.get(PRIVATE) or os.geteuid() != 0:
         return

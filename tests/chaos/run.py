@@ -35,7 +35,7 @@ SHORT_KINDS = ("relay killed", "relay frozen, resumed", "relay drained", "relay'
                "relay's NATS link blackholed", "consumer killed", "consumer killed and not restarted", "consumer interrupted",
                "consumer's NATS link blackholed", "nats-server restarted", "S3 link cut", "S3 link blackholed",
                "S3 server killed, restarted", "nats-server frozen, resumed", "S3 answers 503 SlowDown", "S3 bodies short")
-# Much longer than the run takes on a busy machine, so that a caller never waits for ever.
+# Much longer than the run takes on a busy machine, so that a caller never waits forever.
 SHORT_WITHIN_S, WITHIN_S = 600, 1800
 # From the end of one download to the middle of the next, on a busy machine.
 NEXT_WITHIN_S = 180

@@ -87,7 +87,7 @@ def median(values):
 
 
 def p99(values):
-    """The nearest rank. With fewer than 100 values this is the maximum."""
+    """Returns the 99th percentile by nearest rank. With fewer than 100 values this is the maximum."""
     return sorted(values)[math.ceil(0.99 * len(values)) - 1] if values else None
 
 

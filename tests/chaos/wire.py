@@ -16,7 +16,7 @@ class Reader:
         # The remaining length of a payload, and whether it is a chunk's.
         self._left = 0
         self._in_chunk = False
-        # The transfer of an `accepted` that is being read, and what of its body has come.
+        # The transfer whose `accepted` is being read, and the part of its body that has arrived.
         self._accepted = None
 
     def feed(self, piece):
@@ -57,7 +57,7 @@ class Reader:
         return view[head_len - before:]
 
     def _read_accepted(self, piece):
-        """Notes which relay accepted, once its message is whole."""
+        """Records which relay accepted the request, once the message is complete."""
         transfer, body = self._accepted
         body += piece
         if self._left <= 2:
@@ -82,7 +82,7 @@ class Meter:
         # The end of the contiguous bytes, the number of all bytes, and the number of redundant ones.
         self.high = self.received = self.twice = 0
         self.transfer = self.instance = None
-        # By transfer, those of which no chunk has come yet.
+        # The relay of each transfer whose first chunk has not arrived yet.
         self._instances = {}
         self.transfers = 0
         self.last_new_at = None

@@ -70,7 +70,7 @@ class Bases:
 
 
 def image_names():
-    """The image names in the Dockerfile and the compose file."""
+    """Returns the image names in the Dockerfile and the compose file."""
     text = (ROOT / "Dockerfile").read_text()
     arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.M))
     built_from = [re.sub(r"\$\{(\w+)\}", lambda match: arguments[match[1]], name)
@@ -165,7 +165,7 @@ def context_key(recipe, files, below):
 
 
 def rust_context():
-    """The local toolchain and the crates in Cargo.lock."""
+    """Adds the local toolchain and the crates in Cargo.lock."""
     required = re.search(r"rust:([\d.]+)", image_names()["rust"])[1]
     version = run(["rustc", "--version"], cwd=ROOT).stdout.split()[1]
     if not version.startswith(required):

@@ -11,7 +11,7 @@ LABEL = "gantry-proof"
 
 
 class Failed(Exception):
-    """A failed step of the test, described for a person."""
+    """A failed step of the test, with a message for the user."""
 
 
 def say(text):

@@ -69,7 +69,7 @@ class Proof:
     def run(self):
         self.check("base images", self.bases.make)
         self.check("docker build", build)
-        self.check("what the image is", lambda: check_image(IMAGE, self.run_id))
+        self.check("the image: user, size, contents", lambda: check_image(IMAGE, self.run_id))
         compose.provide()
         composes = engine.compose_commands()
         if not composes:
@@ -179,7 +179,7 @@ def serves_hardened(relay):
 
 
 def sample_digests(project):
-    """The objects that the seed reports to have put. Gantry is not involved in this report."""
+    """Returns the objects that the seed container reports as stored. Gantry is not involved in this report."""
     said = docker("logs", project.container("seed")).stdout
     return {key: Sample(digest, int(mib) << 20)
             for key, mib, digest in re.findall(r"put demo/(\S+), (\d+) MiB, sha256 ([0-9a-f]{64})", said)}

@@ -45,7 +45,7 @@ class HangingDirectory:
     def close(self):
         self.resume()
         LIBC.umount2(self.path.encode(), MNT_DETACH)
-        # Ends everything that still waits for it.
+        # Ends all requests that are still waiting.
         os.close(self.device)
 
     def _serve(self):
@@ -64,7 +64,8 @@ class HangingDirectory:
         if opcode in (FORGET, BATCH_FORGET):
             return
         if opcode == INTERRUPT:
-            # The process that waits for this request is being killed. A file system that hangs for good would keep it.
+            # The process that waits for this request is being killed. Without an answer it would stay until the
+            # unmount.
             self._reply(*struct.unpack_from("<Q", arguments), errno.EINTR, b"")
             return
         if opcode != INIT:

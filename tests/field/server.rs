@@ -98,7 +98,7 @@ impl Server {
         }
     }
 
-    /// Runs the tests that every store must pass, without and with a prefix.
+    /// Runs the tests that every store must pass, with and without a prefix.
     pub(crate) async fn conforms(&self, awkward: &[&str], key_max: usize) {
         for (prefix, concurrency_max, budget_bytes) in [("", 1, 0), ("some/prefix-", 4, 64 << 20)] {
             let mut options = Options { prefix: prefix.to_owned(), ..self.options() };
@@ -128,8 +128,8 @@ impl Server {
         }
     }
 
-    /// Downloads, lists and describes objects with the command, directly and over TLS with a private authority. `proof` is
-    /// how an object with a stored checksum is verified.
+    /// Downloads, lists and describes objects with the command, over plain HTTP and over TLS with a private authority.
+    /// `proof` is how an object with a stored checksum is verified.
     pub(crate) async fn serves_the_command_line(&self, proof: &str) {
         let nats = Nats::plain().await;
         let body = data::random_bytes(1, 20 << 20);

@@ -1,4 +1,4 @@
-"""A consumer by hand: plain core NATS over a socket, so that a test decides what a consumer does not do."""
+"""A hand-written consumer: plain core NATS over a socket, so that a test controls what the consumer omits."""
 
 import json
 import re
@@ -36,7 +36,7 @@ class Connection:
         self._send(f"PUB {subject} {len(payload)}\r\n".encode() + payload + b"\r\n")
 
     def next(self):
-        """Returns the next message: its header block, and its payload."""
+        """Returns the header block and the payload of the next message."""
         while True:
             line = self.stream.readline()
             if not line:

@@ -477,7 +477,7 @@ async fn a_chunk_that_does_not_belong_is_never_written() {
         ("at the largest offset", vec![Say::chunk(1, 10).with("Gantry-Offset", u64::MAX.to_string())]),
         ("with a wrong checksum", vec![Say::chunk(1, 10).body(noise.clone())]),
         ("with no checksum", vec![Say { headers: vec![("Gantry-Type", "chunk".to_owned())], ..Say::default() }]),
-        ("with a checksum that is none", vec![Say::chunk(1, 10).with("Gantry-Crc", "AE8B14860A799888")]),
+        ("with an invalid checksum", vec![Say::chunk(1, 10).with("Gantry-Crc", "AE8B14860A799888")]),
         ("without bytes", vec![Say::chunk(1, 10).body("")]),
         ("past the end", vec![Say::bytes(1, 10, random_bytes(1, OBJECT_LEN))]),
     ];
@@ -492,15 +492,15 @@ async fn a_message_that_breaks_the_protocol_ends_the_transfer() {
     let cases = [
         ("an end too early", vec![Say::end(1, 10)]),
         ("an end with wrong counts", vec![Say::end(10, 100)]),
-        ("an end that is none", vec![Say::of("end").body("{}")]),
+        ("an invalid end", vec![Say::of("end").body("{}")]),
         (
-            "a beat that tells of a lost chunk",
+            "a beat that reveals a lost chunk",
             vec![Say::of("beat").with("Gantry-Seq", "2").with("Gantry-Offset", "20").with("Gantry-Wait", "store")],
         ),
         ("an unknown type", vec![Say::of("gift")]),
         ("no type", vec![Say::default().body("hello")]),
         ("goaway", vec![Say::of("goaway")]),
-        ("an error that passes", vec![Say::error(Code::StoreUnavailable)]),
+        ("a temporary error", vec![Say::error(Code::StoreUnavailable)]),
         ("silence", vec![]),
     ];
     for (name, says) in cases {
@@ -541,7 +541,7 @@ async fn an_answer_to_another_request_is_rejected() {
         ("another start", Say::accepted(5)),
         ("another end", Say::accepted_as(json!({"end": 50}))),
         ("an end past the size", Say::accepted_as(json!({"end": 101}))),
-        ("a body that is none", Say::of("accepted").body("{}")),
+        ("an invalid body", Say::of("accepted").body("{}")),
         ("a chunk before the answer", Say::chunk(0, 0)),
         ("an end before the answer", Say::end(0, 0)),
     ];
@@ -606,7 +606,7 @@ async fn absurd_numbers_do_not_end_a_download() {
         ("a size of 2^63", json!({"size": 1_u64 << 63, "end": 1_u64 << 63}), 2),
         ("no etag", json!({"etag": ""}), 2),
         ("another key", json!({"key": "../../etc/passwd"}), 2),
-        ("a number that is no integer", json!({"beat_ms": 1e30}), 2),
+        ("a number that is not an integer", json!({"beat_ms": 1e30}), 2),
     ];
     for (name, more, requests) in cases {
         let script = [Say::accepted_as(more)].into_iter().chain(Say::rest(0)).collect();

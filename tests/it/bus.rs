@@ -145,7 +145,7 @@ async fn reconnect_makes_a_new_connection() {
 }
 
 #[tokio::test]
-async fn server_in_lame_duck_mode_is_left_for_another() {
+async fn a_server_in_lame_duck_mode_is_replaced_by_another() {
     let cluster = NatsCluster::start::<2>(NatsOptions::default()).await;
     let options = Options { servers: vec![cluster.nodes[0].url()], ..Options::default() };
     let bus = nats::connect(options).await.unwrap();
@@ -165,7 +165,7 @@ async fn server_in_lame_duck_mode_is_left_for_another() {
 }
 
 #[tokio::test]
-async fn connection_closes_with_its_last_user() {
+async fn connection_closes_when_its_last_user_is_dropped() {
     let server = Nats::plain().await;
     let bus = connect(&server).await;
     let mut status = bus.status();
@@ -266,7 +266,7 @@ async fn an_unreachable_server_fails_within_the_timeout() {
     assert!(error.to_string().contains("refused") && !error.to_string().contains("s3cret"), "{error}");
 }
 
-/// A listener that never says a word: only the bound ends the attempt.
+/// A listener that never sends anything. Only the timeout ends the attempt.
 #[tokio::test]
 async fn silent_server_fails_within_the_timeout() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -324,7 +324,7 @@ async fn nkey_is_checked() {
 }
 
 #[tokio::test]
-async fn credentials_are_checked_and_read_anew_at_each_connection() {
+async fn credentials_are_checked_and_reread_at_each_connection() {
     let folder = data::folder();
     let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
     let (user, renewed) = (KeyPair::new_user(), KeyPair::new_user());
@@ -382,7 +382,7 @@ async fn unusable_files_are_named() {
 }
 
 #[tokio::test]
-async fn tls_is_made_and_checked() {
+async fn tls_is_negotiated_and_verified() {
     let tls = Tls::new();
     let server = tls.server("").await;
     let ca = Options { tls_ca: Some(tls.ca.clone()), ..of(&server) };
@@ -429,7 +429,7 @@ async fn tls_may_come_first() {
     assert_works(&nats::connect(options).await.unwrap()).await;
 }
 
-/// An authority of its own, and a certificate that serves both sides.
+/// A certificate authority, and a certificate for both server and client.
 pub(crate) struct Tls {
     pub(crate) ca: PathBuf,
     cert: PathBuf,
@@ -442,7 +442,7 @@ impl Tls {
         Self::for_names(["127.0.0.1"])
     }
 
-    /// Makes a certificate for these hosts.
+    /// Creates a certificate for these hosts.
     pub(crate) fn for_names<const N: usize>(names: [&str; N]) -> Self {
         let folder = data::folder();
         let mut authority = rcgen::CertificateParams::default();
@@ -467,7 +467,7 @@ impl Tls {
         with_config(&format!("tls {{\n {}\n}}", self.config(more))).await
     }
 
-    /// Returns the contents of a block `tls` of nats-server's configuration.
+    /// Returns the contents of a `tls` block in nats-server's configuration.
     pub(crate) fn config(&self, more: &str) -> String {
         let file = |name: &str| self.folder.path().join(name).display().to_string();
         format!(
@@ -496,17 +496,17 @@ pub(crate) fn message(subject: &str, payload: &'static str) -> Message {
 }
 
 pub(crate) async fn next(subscription: &mut Subscription) -> Message {
-    timeout(DEADLINE, subscription.next()).await.expect("a message in time").expect("a subscription that goes on")
+    timeout(DEADLINE, subscription.next()).await.expect("a message in time").expect("an open subscription")
 }
 
-/// Subscribes, and returns when the server knows of it.
+/// Subscribes, and returns once the server has registered the subscription.
 async fn listening(bus: &nats::Nats, subject: &str, queue: Option<&str>) -> Subscription {
     let subscription = bus.subscribe(subject, queue).await.unwrap();
     round_trip(bus).await;
     subscription
 }
 
-/// Returns when the server has taken all that was asked of it before, and its answers have arrived.
+/// Returns once the server has processed all earlier commands and its answers have arrived.
 pub(crate) async fn round_trip(bus: &nats::Nats) {
     let inbox = bus.new_inbox();
     let mut echo = bus.subscribe(&inbox, None).await.unwrap();
@@ -526,7 +526,7 @@ async fn assert_admits(server: &Nats, good: Auth, bad: impl IntoIterator<Item = 
     assert_works(&nats::connect(Options { auth: good, ..of(server) }).await.unwrap()).await;
     for auth in bad {
         let begun = Instant::now();
-        // Were a refusal not final, this would take as long as the bound.
+        // If a refusal were not final, this would take the whole timeout.
         let options = Options { auth: auth.clone(), connect_timeout: DEADLINE, ..of(server) };
         let outcome = nats::connect(options).await;
         assert!(matches!(outcome, Err(Error::Unauthorized { .. })), "{auth:?}: {outcome:?}");
@@ -545,7 +545,7 @@ fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Makes a JWT as NATS has them (ADR-14 in nats-io/nats-architecture-and-design).
+/// Creates a JWT in the format of NATS (ADR-14 in nats-io/nats-architecture-and-design).
 fn jwt(issuer: &KeyPair, subject: &KeyPair, claims: serde_json::Value) -> String {
     use base64::Engine;
     let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);

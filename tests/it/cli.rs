@@ -243,7 +243,7 @@ async fn a_disk_full_near_the_end_of_a_small_object_fails_the_download() {
 }
 
 #[tokio::test]
-async fn a_full_device_is_told() {
+async fn a_full_device_is_reported() {
     let site = Site::start().await;
     std::fs::write(site.files().join("key"), data::random_bytes(1, 1 << 20)).unwrap();
     for command in [

@@ -181,7 +181,7 @@ async fn an_interrupt_while_kept_bytes_are_read_ends_the_download() {
     again.output().await.expect_code(130);
 
     assert!(interrupted.elapsed() < PROMPT, "{:?}", interrupted.elapsed());
-    assert_eq!(part_len(), kept, "what was kept is gone, or was gone on from");
+    assert_eq!(part_len(), kept, "the kept bytes are gone, or the download resumed from them");
 }
 
 #[tokio::test]

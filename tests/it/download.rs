@@ -188,7 +188,7 @@ async fn ranges_past_the_end_are_refused() {
 }
 
 #[tokio::test]
-async fn standard_output_takes_the_bytes_and_nothing_else() {
+async fn standard_output_receives_only_the_bytes() {
     let site = Site::start().await;
     let body = data::random_bytes(4, 9 * MIB + 1);
     let source = site.files().join("key");
@@ -222,8 +222,8 @@ async fn two_downloads_of_one_key_do_not_interfere() {
     assert_eq!(site.downloads_listed(), ["one", "other"]);
 }
 
-/// Freezes the consumer during the transfer, so that the object is replaced before the relay has requested all of it. If
-/// it has by chance, it still delivers the version with which it began.
+/// Freezes the consumer during the transfer, so that the object is replaced before the relay has requested all of it.
+/// If the relay has already requested everything, it still delivers the version with which it began.
 #[tokio::test]
 async fn an_object_replaced_during_its_transfer_is_never_mixed_with_its_successor() {
     let site = Site::start().await;

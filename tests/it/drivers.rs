@@ -297,7 +297,7 @@ async fn a_disconnected_consumer_with_credit_is_abandoned_in_time() {
     let (relay, _) = world.relay_of(Trickle, Shutdown::default()).await;
     let mut download = world.get().await.unwrap();
     download.next().await.unwrap().unwrap();
-    // The relay is not notified: the bus accepts its messages and loses them.
+    // The relay is not notified: the bus accepts its messages and drops them.
     world.network.add_fault(Fault::new(Action::Drop).from(world.consumer_bus.id()));
     let took = emptied(&relay).await;
     assert!(took <= relay::Options::default().idle_timeout, "{took:?}");

@@ -140,7 +140,7 @@ async fn credentials_are_not_sent_without_tls_to_a_discovered_server() {
         let back = timeout(DEADLINE, status.wait_for(|status| status.connected && status.epoch > 1)).await;
         back.expect("the client comes back").unwrap();
 
-        // The client tries one and finds that it has no TLS; it does not even try the other.
+        // The client tries one address and finds that it has no TLS. It does not even try the other.
         assert_eq!(*recorder.connections.borrow() > 0, scheme != "ws://", "{scheme}");
         recorder.assert_heard_no_credentials();
     }
@@ -194,6 +194,6 @@ async fn credentials_are_not_sent_without_tls_if_one_address_requires_it() {
         drop(nats::connect(options).await);
     }
 
-    until("a try of the plain server", async || (*recorder.connections.borrow() > 0).then_some(())).await;
+    until("an attempt at the plain server", async || (*recorder.connections.borrow() > 0).then_some(())).await;
     recorder.assert_heard_no_credentials();
 }

@@ -66,7 +66,7 @@ async fn fifty_downloads_share_one_connection() {
 
     for (number, report) in reports.into_iter().enumerate() {
         let report = report.unwrap_or_else(|error| panic!("download {number}: {error}"));
-        assert_eq!(report.recoveries, 0, "download {number} lost something");
+        assert_eq!(report.recoveries, 0, "download {number} lost bytes");
         assert!(site.downloaded(&number.to_string()) == body, "download {number} differs");
     }
     assert_eq!(site.downloads_listed().len(), 50);
@@ -95,8 +95,8 @@ async fn memory_does_not_grow_with_the_object() {
     );
     assert_eq!(output.json()["proof"]["kind"], "full_object", "{}", output.json());
     assert_consists_of(&site.downloads().join("large"), &parts);
-    assert!(relay < 128, "the relay took {relay} MiB");
-    assert!(consumer < 96, "the consumer took {consumer} MiB");
+    assert!(relay < 128, "the relay used {relay} MiB");
+    assert!(consumer < 96, "the consumer used {consumer} MiB");
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn a_large_transfer_does_not_hold_up_a_small_one() {
         site.get(FILES, "small", &number.to_string()).run().await.expect_code(0);
     }
 
-    assert!(large.ended().is_none(), "64 GiB went before 10 times 10 KiB");
+    assert!(large.ended().is_none(), "64 GiB finished before 10 times 10 KiB");
     large.signal("KILL");
 }
 

@@ -43,7 +43,7 @@ fn malformed(kind: &str, subject: &str) -> Vec<u8> {
         "status" => headers(b"NATS/1.0 99999\r\n\r\n"),
         "name" => headers(b"NATS/1.0\r\nA B: x\r\n\r\n"),
         "cr" => headers(b"NATS/1.0\r\nX: a\rb\r\n\r\n"),
-        _ => panic!("{kind} is no kind"),
+        _ => panic!("unknown kind {kind}"),
     }
 }
 
@@ -122,7 +122,7 @@ fn message(subject: &str, payload: &'static str) -> Message {
 }
 
 async fn next(subscription: &mut Subscription) -> Message {
-    timeout(DEADLINE, subscription.next()).await.expect("a message in time").expect("a subscription that goes on")
+    timeout(DEADLINE, subscription.next()).await.expect("a message in time").expect("an open subscription")
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! The nats-server configurations of `deploy/nats`, unchanged, on real servers: which users may download, which may
-//! not, and what is reported to them.
+//! not, and which errors they get.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -207,7 +207,7 @@ async fn overhear(config: &str, probe: &str, victim: &str, other: &str) {
 
     site.download(victim, "firmware/large.bin").await;
 
-    // Messages sent to it earlier arrive before the answer.
+    // Messages sent to the eavesdropper earlier arrive before the answer.
     let end = format!("_INBOX.{other}.end");
     eavesdropper.publish_with_reply("$SRV.PING.gantry", end.clone(), "".into()).await.unwrap();
     let first = timeout(DEADLINE, own.next()).await.unwrap().unwrap();

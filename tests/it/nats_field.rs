@@ -1,5 +1,5 @@
-//! NATS set-ups as they are in the field: WebSocket, clusters with TLS, limits of accounts, missing permissions, revoked
-//! credentials, and relays that restart.
+//! Common NATS setups: WebSocket, clusters with TLS, account limits, missing permissions, revoked credentials, and
+//! relays that restart.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -174,7 +174,7 @@ async fn members(port: u16) -> Vec<Value> {
     info["connect_urls"].as_array().cloned().unwrap_or_default()
 }
 
-/// The first address never answers. It once took all of the time for the connection.
+/// The first address never answers. It once used up the whole time for the connection.
 #[tokio::test]
 async fn an_address_that_never_answers_leaves_time_for_the_others() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -357,14 +357,14 @@ async fn a_reload_retries_denied_subscriptions() {
     assert!(!text.contains("get.a"), "{text}");
     get(&nats, "b/object").await.expect_code(4);
 
-    // Granted.
+    // The permission is granted.
     nats.set_config(with_b);
     reload_nats(&nats, 1).await;
     relay.signal("HUP");
     ready(&address, 200).await;
     get(&nats, "b/object").await.expect_code(0);
 
-    // Denied again, and then no longer requested.
+    // The permission is denied again, and then the store is removed.
     nats.set_config(without_b);
     reload_nats(&nats, 2).await;
     let text = ready(&address, 503).await;
@@ -545,7 +545,7 @@ fn tree(spans: &[Span], top: &Span, depth: usize) -> String {
 }
 
 #[tokio::test]
-async fn s3_is_told_the_span_of_each_request_and_a_failure_shows() {
+async fn s3_receives_the_span_of_each_request_and_failures_are_marked() {
     let nats = Nats::plain().await;
     let collector = Collector::start().await;
     let object = data::random_bytes(8, 1 << 20);

@@ -1,4 +1,4 @@
-//! `gantry serve --check` with set-ups of S3 that need a key of their own, or that are not supported.
+//! `gantry serve --check` with S3 setups that need a key of their own, or that are not supported.
 
 use bytes::Bytes;
 
@@ -62,7 +62,7 @@ async fn a_certificate_of_an_unknown_authority_is_blamed_on_the_authorities() {
     let checked = check(&endpoint, &[]).await.expect_code(2);
     assert!(checked.stderr.contains("`stores.s.tls_ca_file` is not set"), "{}", checked.stderr);
 
-    // Now the server is reached, and refuses.
+    // The server is now reached, and refuses the request.
     let trusted = format!("{endpoint}tls_ca_file = {:?}\n", front.ca());
     let checked = check(&trusted, &[]).await.expect_code(2);
     assert!(checked.stderr.contains("`stores.s.anonymous` = true"), "{}", checked.stderr);

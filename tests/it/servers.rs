@@ -48,7 +48,7 @@ async fn cluster_carries_a_message_after_a_node_came_back() {
 }
 
 #[tokio::test]
-async fn s3_gives_back_what_was_put() {
+async fn s3_returns_what_was_put() {
     let s3 = S3::shared().await;
     let bucket = s3.bucket().await;
     let body = data::random_bytes(1, 100_000);
@@ -75,7 +75,7 @@ async fn s3_joins_the_parts_of_an_object() {
 
     let object = s3.client().get_object().bucket(&bucket).key("parts").send().await.unwrap();
 
-    assert!(etag.ends_with("-2\""), "{etag} is no multipart ETag");
+    assert!(etag.ends_with("-2\""), "{etag} is not a multipart ETag");
     assert_eq!(object.body.collect().await.unwrap().into_bytes(), body);
 }
 
@@ -116,8 +116,8 @@ async fn s3_keeps_its_data_over_a_restart() {
     assert_eq!(object.body.collect().await.unwrap().into_bytes(), body);
 }
 
-/// A process ends when its pipe closes, as it does when the test process dies: here, a command that ignores SIGTERM,
-/// and its child.
+/// A process ends when its pipe closes, as it does when the test process dies. This test uses a command that ignores
+/// SIGTERM, and its child.
 #[tokio::test]
 async fn nothing_outlives_its_starter() {
     let folder = data::folder();

@@ -59,7 +59,7 @@ async fn a_relay_keeps_serving_while_nobody_reads_its_log() {
     let ended = timeout(DEADLINE, relay.output()).await.expect("the relay ends although nobody reads its log");
     assert_eq!(ended.code, Some(0));
     let mut kept = [0; 4096];
-    assert!(log.read(&mut kept).unwrap() > 0, "what the pipe had room for is there");
+    assert!(log.read(&mut kept).unwrap() > 0, "the lines that fit into the pipe were written");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What `gantry get` writes to when the target is no plain new file, and what it leaves alone.
+//! What `gantry get` does if the target is not a plain new file, and what it leaves alone.
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::support::gantry::Output;
 use crate::support::site::{FILES, OBJECTS, listed};
 use crate::support::{Site, data};
 
-/// Longer than any of these commands needs, and shorter than a test may take.
+/// Longer than any of these commands takes, and short enough for a test.
 const SOON: Duration = Duration::from_secs(20);
 
 async fn site() -> (Site, Bytes) {
@@ -25,7 +25,7 @@ async fn shell<const N: usize>(site: &Site, script: &str, args: [&str; N]) -> Ou
     command.deadline(SOON).run().await
 }
 
-/// D3: the file behind standard output was replaced, so that only the object was left.
+/// The file behind standard output was once replaced, so that it contained only the object.
 #[tokio::test]
 async fn a_path_that_names_a_descriptor_is_a_stream() {
     let (site, body) = site().await;
@@ -66,7 +66,7 @@ async fn json_does_not_end_up_among_the_bytes() {
 }
 
 #[tokio::test]
-async fn a_descriptor_that_takes_no_bytes_is_refused() {
+async fn a_descriptor_that_is_not_writable_is_refused() {
     let (site, _) = site().await;
     for (script, output) in
         [("\"$@\" < /dev/null", "/dev/stdin"), ("\"$@\"", "/dev/fd/99"), ("\"$@\" 3< /dev/null", "/dev/fd/3")]
@@ -79,7 +79,7 @@ async fn a_descriptor_that_takes_no_bytes_is_refused() {
 }
 
 #[tokio::test]
-async fn a_fifo_or_a_device_stays_what_it_is() {
+async fn a_fifo_or_a_device_is_not_replaced() {
     let (site, body) = site().await;
     shell(&site, "mkfifo fifo; cat fifo > out & \"$@\"; wait", ["get", "files/key", "-o", "fifo"]).await.expect_code(0);
     assert!(site.downloaded("out") == body);
@@ -90,7 +90,7 @@ async fn a_fifo_or_a_device_stays_what_it_is() {
     assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
 }
 
-/// D2: a FIFO in place of the record blocked for ever.
+/// A FIFO in place of the record once blocked the command forever.
 #[tokio::test]
 async fn a_fifo_in_the_place_of_a_record_is_refused_at_once() {
     let (site, _) = site().await;
@@ -104,7 +104,8 @@ async fn a_fifo_in_the_place_of_a_record_is_refused_at_once() {
     }
 }
 
-/// D2: another user's part file became the final one. As root it is another user's, else our own with too many rights.
+/// Another user's part file once became the final file. As root, the test plants a file of another user; otherwise one
+/// of its own that others may write to.
 #[tokio::test]
 async fn a_planted_part_file_does_not_become_the_final_file() {
     let (site, body) = site().await;
@@ -126,7 +127,7 @@ async fn a_planted_part_file_does_not_become_the_final_file() {
     }
 }
 
-/// D5: a range took the place of the complete file.
+/// A range once replaced the complete file.
 #[tokio::test]
 async fn a_range_needs_a_target_of_its_own() {
     let (site, body) = site().await;
@@ -145,7 +146,7 @@ async fn a_range_needs_a_target_of_its_own() {
     assert!(site.downloaded("key") == body[..100]);
 }
 
-/// D5: a range past the end left an empty file.
+/// A range past the end once left an empty file.
 #[tokio::test]
 async fn a_range_that_begins_at_the_end_is_refused_before_anything_is_written() {
     let (site, body) = site().await;
@@ -164,7 +165,7 @@ async fn a_range_that_begins_at_the_end_is_refused_before_anything_is_written() 
     }
 }
 
-/// The kernel follows a link before a slash, so that such a target was not checked.
+/// The kernel follows a link that has a slash after it, so the check once did not see the link.
 #[tokio::test]
 async fn a_link_of_another_user_is_not_followed_with_a_slash_after_it() {
     let (site, body) = site().await;
@@ -190,7 +191,7 @@ async fn a_link_of_another_user_is_not_followed_with_a_slash_after_it() {
     }
 }
 
-/// Runs a slow download to `file`, and `interference` once some bytes are there.
+/// Runs a slow download to `file`, and `interference` once some bytes have been written.
 async fn interfere(site: &Site, interference: &str) -> Output {
     let script = format!("\"$@\" & until [ -s .file.gantry-part ]; do sleep 0.01; done; {interference}; wait $!");
     shell(site, &script, ["get", "files/key", "-o", "file", "--limit-rate", "1M"]).await
@@ -209,7 +210,7 @@ async fn a_part_file_removed_midway_is_reported_in_one_line() {
     assert_eq!(site.downloads_listed(), [""; 0]);
 }
 
-/// The part file had the bits of a new file by then, so that everybody could read it.
+/// The part file already had the permission bits of a new file, so that everybody could read it.
 #[tokio::test]
 async fn a_target_that_becomes_a_folder_midway_leaves_a_private_part_file() {
     let (site, body) = site().await;

@@ -29,7 +29,7 @@ struct Names {
 }
 
 #[tokio::test]
-async fn the_documented_transcript_is_what_a_relay_sends() {
+async fn a_relay_sends_the_documented_transcript() {
     let shelf = Shelf::default()
         .bytes("greeting.txt", "Hello from the relay")
         .put("image.bin", Item::Replaced(Bytes::from_static(b"0123456789abcdef")));

@@ -1,4 +1,4 @@
-//! Trees through the library: a relay over a store in memory, on the bus in memory, into real folders.
+//! Trees through the library: a relay over an in-memory store and an in-memory bus, into real folders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -246,11 +246,11 @@ async fn a_dry_run_changes_nothing() {
     assert!(!world.target().exists());
 }
 
-/// Keys that are renamed on every system, because of what some systems take them for.
+/// Keys that are renamed on every system, because some systems give these names a special meaning.
 const RENAMED: [&str; 11] =
     ["..\\neighbour", "C:\\x", "C:/x", "e:stream", "con", "z/NUL.txt", "lpt1", "f.", "g ", "h\tb", "i\u{1b}[2J"];
 
-/// Every kind of hostile key, into an empty folder inside of a larger one.
+/// Downloads every kind of hostile key to an empty folder inside a larger one.
 #[tokio::test]
 async fn hostile_keys_reach_nothing_outside_and_each_is_reported() {
     let world = World::start().await;
@@ -474,7 +474,7 @@ async fn a_stage_of_another_user_is_refused() {
     fs::remove_file(&stage).unwrap();
 
     fs::create_dir(&stage).unwrap();
-    // Without root, it can only be our own.
+    // Without root, the folder can only be our own.
     if std::os::unix::fs::chown(&stage, Some(65_534), None).is_ok() {
         assert!(world.download(TreeOptions::default()).await.0.is_err());
         assert_eq!(walk(&stage), paths(["lock"]));

@@ -35,7 +35,7 @@ pub(crate) struct Message {
     pub(crate) reply: Option<String>,
     pub(crate) headers: Headers,
     pub(crate) payload: Bytes,
-    /// Whether this is nats-server's report that nobody listens.
+    /// Whether this is nats-server's report that nobody is subscribed.
     pub(crate) nobody: bool,
 }
 

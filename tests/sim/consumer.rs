@@ -150,7 +150,7 @@ impl Consumer {
         if after > before {
             run.progress_at = context.now;
             let granted = run.granted;
-            context.model.check(after <= granted, || format!("took bytes up to {after}, past credit {granted}"));
+            context.model.check(after <= granted, || format!("received bytes up to {after}, past credit {granted}"));
         }
         self.pump(context, bus);
     }

@@ -1,4 +1,4 @@
-//! What all parts of the simulated world share: time, randomness, the event queue, the log, and the counts.
+//! The state that all parts of the simulated world share: time, randomness, the event queue, the log, and the counts.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn every_world_keeps_the_promises() {
+    fn the_invariants_hold_in_every_world() {
         if let Some(seed) = number("GANTRY_SIM_SEED") {
             let report = world::run(seed, Logging::On);
             println!("{}{}", report.log, report.tally);

@@ -1,4 +1,4 @@
-//! A model of a relay's process: admission, and the loop that drives one `Sender` a transfer.
+//! A model of a relay's process: admission, and the loop that drives one `Sender` per transfer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::context::Context;
 use crate::event::{Event, Node, RelayEvent};
 use crate::store::{self, Read};
 
-/// What a relay at its limit asks for.
+/// The retry time that a busy relay sends.
 const BUSY_RETRY_MS: u64 = 500;
 
 /// A relay's process.
 pub(crate) struct Relay {
     index: usize,
-    /// Counts the processes, so that nothing of an earlier one happens in this one.
+    /// Counts the process's starts, so that events of an earlier process are ignored.
     pub(crate) generation: u64,
     pub(crate) instance: String,
     pub(crate) is_up: bool,
@@ -36,14 +36,14 @@ struct Task {
     request: GetRequest,
     settings: Settings,
     sender: Sender,
-    /// The object's body, once it is open.
+    /// The object's body, once the object is open.
     body: Option<store::Body>,
-    /// What the store yields once it answers.
+    /// The store's next result, until it is delivered.
     reading: Option<Read>,
-    /// How long that takes, until the answer is scheduled.
+    /// The delay of that result, until its delivery is scheduled.
     latency: Option<Duration>,
     store_ended: bool,
-    /// The timer that is set.
+    /// When the scheduled timer expires.
     timer_at: Option<Duration>,
 }
 
@@ -69,7 +69,7 @@ impl Relay {
         context.log(|| format!("{} is up", self.instance));
     }
 
-    /// Ends the process at once.
+    /// Kills the process at once.
     pub(crate) fn kill(&mut self, context: &mut Context, bus: &mut Bus) {
         self.is_up = false;
         self.transfers.clear();
@@ -77,7 +77,7 @@ impl Relay {
         context.log(|| format!("{} is down", self.instance));
     }
 
-    /// Takes no more requests; what runs goes on for the grace.
+    /// Stops accepting requests. Running transfers continue for the grace period.
     pub(crate) fn drain(&mut self, context: &mut Context, bus: &mut Bus) {
         self.is_draining = true;
         bus.subscribe_relay(self.index, false, Some(self.instance.clone()));
@@ -85,12 +85,12 @@ impl Relay {
         context.schedule_in(context.plan.drain_grace, event);
     }
 
-    /// Returns whether it is down, or about to be.
+    /// Returns whether the process is down or draining.
     pub(crate) const fn needs_restart(&self) -> bool {
         self.is_draining || !self.is_up
     }
 
-    /// Returns how many transfers are under way.
+    /// Returns the number of active transfers.
     pub(crate) fn transfers(&self) -> usize {
         self.transfers.len()
     }
@@ -111,7 +111,7 @@ impl Relay {
         if message.nobody {
             task.sender.handle_consumer_gone();
         } else {
-            // A damaged control message is ignored: the next one says everything.
+            // A damaged control message is ignored: the next one repeats everything.
             let Ok(control) = Control::parse(&message.payload) else { return };
             context.model.relay_hears(id, control);
             task.sender.handle_control(control, context.now);
@@ -182,7 +182,7 @@ impl Relay {
         self.end_drain(context, bus);
     }
 
-    /// Lets a transfer do all that it can do now.
+    /// Carries out everything that a transfer can do now.
     fn pump(&mut self, context: &mut Context, bus: &mut Bus, id: TransferId) {
         let Some(task) = self.transfers.get_mut(&id) else { return self.end_drain(context, bus) };
         while let Some(body) = task.next_body(context) {
@@ -231,7 +231,7 @@ impl Relay {
 }
 
 impl Task {
-    /// Takes the store's answer to the request.
+    /// Passes the store's answer to the sender.
     fn open(&mut self, context: &mut Context) {
         match store::open(context, &self.request) {
             Ok((object, body)) => {
@@ -242,7 +242,7 @@ impl Task {
         }
     }
 
-    /// Returns the next message, taking what the store has ready on the way. It is always this transfer's turn.
+    /// Returns the next message, after passing on what the store has ready. It is always this transfer's turn.
     fn next_body(&mut self, context: &mut Context) -> Option<Body> {
         while self.reading.is_none() && !self.store_ended && self.sender.wants_data() {
             let (latency, read) = self.body.as_mut()?.read(context);
@@ -260,7 +260,7 @@ impl Task {
         })
     }
 
-    /// Takes what the store has yielded.
+    /// Passes the store's result to the sender.
     fn take(&mut self) {
         match self.reading.take() {
             Some(Read::Frame(frame)) => self.sender.handle_data(frame),
@@ -309,7 +309,8 @@ impl Task {
     }
 }
 
-/// Returns a relay's settings for a request. They allow smaller chunks than the protocol does, so that more can happen.
+/// Returns a relay's settings for a request. They allow smaller chunks than the protocol does, so that more events
+/// occur.
 fn settings(context: &Context, request: &GetRequest) -> Settings {
     let asked = request.chunk_max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
     let chunk_max = asked.min(context.plan.sender.chunk_max);

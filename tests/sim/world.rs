@@ -114,10 +114,10 @@ impl World {
             }
         }
 
-        self.consumer.done_at.is_none().then(|| "nothing happens any more, and the download is not done".to_owned())
+        self.consumer.done_at.is_none().then(|| "no events are left, but the download is not done".to_owned())
     }
 
-    /// Returns a description of what takes too long, if anything does.
+    /// Returns a description of what has exceeded its time limit, if anything has.
     fn overdue(&self) -> Option<String> {
         let Context { now, plan, tally, .. } = &self.context;
         if tally.steps > STEPS_MAX {

@@ -94,7 +94,7 @@ async fn get(store: &ObjectStore, name: &str) -> anyhow::Result<()> {
     let mut object = store.get(name).await?;
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        let read = object.read(&mut buffer).await.context("the object breaks off")?;
+        let read = object.read(&mut buffer).await.context("the object ends early")?;
         if read == 0 {
             break;
         }

@@ -39,7 +39,7 @@ class FakeRelay:
         await self.nc.subscribe("gantry.v1.get.fake", cb=self._serve)
         await self.nc.subscribe("gantry.v1.ctl.fake.*", cb=self._control)
 
-        # `flush` can overtake the subscriptions in nats-py's buffer; a message of our own can't.
+        # `flush` can overtake the subscriptions in nats-py's buffer, but a published message can't.
         await self.nc.publish("gantry.v1.ctl.fake.ready")
         await self._subscribed.wait()
 

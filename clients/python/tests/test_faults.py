@@ -71,7 +71,7 @@ class Recovers(WithFakeRelay):
 
         await self.check(script, from_offset=1000)
 
-    async def test_a_lost_last_chunk_that_a_beat_shows(self) -> None:
+    async def test_a_lost_last_chunk_that_a_beat_reveals(self) -> None:
         async def script(transfer: Transfer) -> None:
             await transfer.accept()
             await transfer.chunk()
@@ -216,7 +216,7 @@ class OtherRules(WithFakeRelay):
         await self.relay(script)
         self.assertEqual((await self.read()).recoveries, 0)
 
-    async def test_a_relay_that_is_gone_is_noticed_before_the_silence_is_long(self) -> None:
+    async def test_a_dead_relay_is_detected_before_the_silence_timeout(self) -> None:
         async def script(transfer: Transfer) -> None:
             # Nobody listens on this control subject.
             transfer.control = transfer.control.replace("fake", "gone")
@@ -292,7 +292,7 @@ class OtherRules(WithFakeRelay):
             await self.read()
         self.assertEqual(len(relay.requests), 1)
 
-    async def test_a_relay_that_always_fails_is_given_up(self) -> None:
+    async def test_a_relay_that_always_fails_is_abandoned(self) -> None:
         async def script(transfer: Transfer) -> None:
             await transfer.error("busy", True, retry_after_ms=100)
 

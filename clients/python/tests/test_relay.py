@@ -83,7 +83,7 @@ class Sizes(WithRelay):
 
         self.assertEqual(set(digests), {self.digests[size]})
 
-    async def test_ranges_are_cut_as_asked(self) -> None:
+    async def test_ranges_are_cut_as_requested(self) -> None:
         size = 3 * CHUNK + 1
         whole = (self.harness.objects / f"{size}.bin").read_bytes()
         for start, end in ((0, 10), (CHUNK - 1, CHUNK + 1), (size - 1, size), (7, None), (size, None), (5, size + 99)):
@@ -168,7 +168,7 @@ class Requests(WithRelay):
             await self.client.get("files/1.bin", to=target)
         self.assertEqual(os.listdir(self.folder), ["x"])
 
-    async def test_a_connection_of_the_caller_is_used_and_left_open(self) -> None:
+    async def test_the_callers_connection_is_used_and_left_open(self) -> None:
         import nats
 
         nc = await nats.connect(self.nats.url)

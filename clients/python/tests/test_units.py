@@ -26,7 +26,7 @@ TRANSFER = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
 
 class Threads(unittest.IsolatedAsyncioTestCase):
-    async def test_work_on_a_thread_ends_before_the_call_does_however_often_it_is_cancelled(self) -> None:
+    async def test_a_call_ends_after_its_work_on_a_thread_even_if_it_is_cancelled(self) -> None:
         started, release, undone = threading.Event(), threading.Event(), []
 
         def work() -> str:
@@ -48,7 +48,7 @@ class Threads(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(undone, ["result"])
 
 
-    async def test_stopping_waits_for_tasks_also_when_it_is_cancelled_itself(self) -> None:
+    async def test_stopping_waits_for_tasks_even_if_it_is_cancelled_itself(self) -> None:
         release = asyncio.Event()
 
         async def stubborn() -> None:
@@ -135,7 +135,7 @@ class Verification(unittest.TestCase):
                 with self.assertRaises(IntegrityError):
                     self.verify(checksum, self.damaged)
 
-    def test_what_cannot_be_checked_proves_the_transport_only(self) -> None:
+    def test_a_checksum_that_cannot_be_checked_verifies_the_transport_only(self) -> None:
         for checksum in (
             Checksum("md5", "full_object", "AAAA"),
             Checksum("sha256", "full_object", "AAAA"),

@@ -1,7 +1,7 @@
-//! A clock for timeouts, which does not count the time during which the process did not run.
+//! A clock for timeouts that excludes the time during which the process did not run.
 //!
-//! After SIGSTOP, `docker pause` or a closed lid, every timeout has expired, although what it waits for may have arrived
-//! in the meantime and only needs to be read. So a timeout on this clock continues where it was.
+//! After SIGSTOP, `docker pause` or a closed lid, every timeout has expired, although the awaited event may have
+//! occurred meanwhile and only needs to be read. A timeout on this clock therefore continues where it stopped.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep};
 /// The interval at which a sleeping task reads the clock.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The shortest time without a reading that counts as a stop of the process. On an overloaded machine, a task that is due
-/// may wait for some ticks.
+/// The shortest time between two readings that counts as a suspension of the process. On an overloaded machine, a task
+/// that is due may wait for some ticks.
 const STOP_MIN: Duration = Duration::from_secs(2);
 
-/// A clock that stands still while the process is stopped. It notices that while at least one task sleeps on it.
+/// A clock that stops while the process is suspended. It detects suspensions while at least one task sleeps on it.
 #[derive(Debug)]
 pub struct Clock {
     started: Instant,
@@ -36,7 +36,7 @@ impl Clock {
         Self { started: now, state: Mutex::new(State { read_at: now, stopped: Duration::ZERO }) }
     }
 
-    /// Returns for how long the process has run since the start of the clock. The result never decreases.
+    /// Returns how long the process has run since the clock started. The result never decreases.
     #[must_use]
     pub fn now(&self) -> Duration {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn does_not_count_a_stop_of_the_process() {
+    async fn does_not_count_a_suspension_of_the_process() {
         let clock = Clock::start();
         clock.sleep_until(10 * SECOND).await;
 

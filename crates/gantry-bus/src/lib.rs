@@ -1,4 +1,4 @@
-//! The message bus: what Gantry needs from NATS, as a trait, so that tests can replace it by a faulty bus.
+//! The message bus: the parts of NATS that Gantry needs, as a trait, so that tests can replace it by a faulty bus.
 
 pub mod clock;
 pub mod nats;
@@ -23,10 +23,10 @@ pub const NO_RESPONDERS: u16 = 503;
 /// A message, in or out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    /// Where the message goes, or where it arrived.
+    /// The subject that the message is sent to, or on which it arrived.
     pub subject: String,
-    /// Where answers go. On a publish, [`NO_RESPONDERS`] also arrives there if nobody received the message and this
-    /// connection subscribes to the subject.
+    /// The subject for answers. On a publish, [`NO_RESPONDERS`] also arrives there if nobody received the message and
+    /// this connection subscribes to the subject.
     pub reply: Option<String>,
     /// The headers.
     pub headers: Headers,
@@ -95,7 +95,7 @@ impl fmt::Debug for Subscription {
 pub struct Status {
     /// Whether there is a connection now.
     pub connected: bool,
-    /// How many connections have been made. Messages that were published or in flight before a change may be lost.
+    /// The number of connections so far. Messages that were published or in flight before a change may be lost.
     pub epoch: u64,
 }
 
@@ -150,9 +150,9 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// Nothing is lost if the future is dropped before it is ready.
     fn flush(&self) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Forces a reconnect, for callers that believe the connection is dead. On its own, the bus can take 30 s to detect a
-    /// silently cut link. Returns once the reconnect has been requested; the new connection shows in [`Bus::status`].
-    /// However many callers request it, each connection is abandoned only once.
+    /// Forces a reconnect, for callers that consider the connection dead. On its own, the bus can take 30 s to detect a
+    /// silently cut link. Returns once the reconnect has been requested; [`Bus::status`] shows the new connection. Each
+    /// connection is abandoned only once, however many callers request it.
     ///
     /// # Errors
     /// The reason why the connection is closed for good, as for [`Bus::publish`].
@@ -164,8 +164,8 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// Returns a new subject for replies that nobody else uses.
     fn new_inbox(&self) -> String;
 
-    /// Returns the server's limit on payload and headers together, in bytes. It may change with a reconnect. The limit of an
-    /// account is found out when a message exceeds it.
+    /// Returns the server's limit on payload and headers together, in bytes. It may change with a reconnect. An
+    /// account's limit becomes known only when a message exceeds it.
     fn max_payload(&self) -> usize;
 
     /// Returns the address of the current or last server, without credentials.
@@ -202,12 +202,12 @@ pub enum Error {
         /// The server's reason.
         reason: String,
     },
-    /// An option, or a file that it names, is invalid, or does not suit the server.
+    /// An option, or a file that it names, is invalid or does not match the server.
     #[error("{reason}")]
     Options {
         /// The option.
         option: nats::OptionKind,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// The message is larger than the server accepts.
@@ -222,7 +222,7 @@ pub enum Error {
     #[error("{0:?} is not a subject")]
     Subject(String),
     /// The header's name or value can't be encoded. Not retryable.
-    #[error("header {0:?} has characters that NATS headers can't hold")]
+    #[error("header {0:?} has characters that NATS headers can't contain")]
     Header(String),
     /// The connection is closed for good. Not retryable on this bus.
     #[error("the connection to nats-server is closed")]
@@ -230,7 +230,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Makes the error of an option.
+    /// Creates the error of an option.
     pub(crate) fn option(option: nats::OptionKind, reason: impl Into<String>) -> Self {
         Self::Options { option, reason: reason.into() }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// How late bytes may be and still count as on time. Timers have a resolution of a millisecond, and a busy machine adds to
-/// that. A longer delay counts as a pause, and the rate does not catch up.
+/// The delay up to which bytes still count as on time. Timers have a resolution of a millisecond, and a busy machine
+/// adds to that. A longer delay counts as a pause, and the rate does not catch up.
 const LATE_MAX: Duration = Duration::from_millis(50);
 
 /// One turn moves at most this fraction of the bytes of a second, so that the flow is steady.
@@ -28,7 +28,7 @@ pub struct RateLimit(Arc<State>);
 #[derive(Debug)]
 struct State {
     bytes_per_s: NonZeroU64,
-    /// When the bytes moved so far are paid for.
+    /// When the rate for the bytes moved so far has been used up.
     due: Mutex<Instant>,
     /// The current turn: first come, first served, so that shares are equal.
     turn: tokio::sync::Mutex<()>,
@@ -52,7 +52,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl RateLimit {
-    /// Makes an unused limit.
+    /// Creates an unused limit.
     #[must_use]
     pub fn new(bytes_per_s: NonZeroU64) -> Self {
         Self(Arc::new(State {
@@ -69,8 +69,8 @@ impl RateLimit {
         self.0.bytes_per_s
     }
 
-    /// Waits for a turn, and returns how many bytes may move now: at least 1 and at most `wanted`. The more callers wait,
-    /// the fewer bytes each gets, so that each gets a turn about every second.
+    /// Waits for a turn, and returns how many bytes may move now: at least 1 and at most `wanted`. With more waiting
+    /// callers, each gets fewer bytes, so that each gets a turn about every second.
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, it has not used any of the rate.
@@ -156,7 +156,7 @@ mod tests {
         }
     }
 
-    /// Moves `len` bytes, turn by turn; returns how long it took and the longest wait for a turn.
+    /// Moves `len` bytes, turn by turn. Returns the total duration, and the longest wait for a turn.
     async fn run_in_turns(limit: &RateLimit, len: usize) -> (Duration, Duration) {
         let began = Instant::now();
         let mut longest = Duration::ZERO;
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn however_many_wait_each_gets_a_turn_soon() {
+    async fn every_waiting_caller_gets_a_turn_soon() {
         for (bytes_per_s, crowd, round_s) in [(1 << 20, 341, 1.5), (10 << 10, 341, 35.0), (100, 1000, 35.0)] {
             let limit = RateLimit::new(NonZeroU64::new(bytes_per_s).unwrap());
             let each = usize::try_from(bytes_per_s * 60).unwrap() / crowd;

@@ -32,7 +32,7 @@ const ANSWERS_MAX: usize = 1000;
 /// The number of stores that an error names.
 const STORES_MAX: usize = 10;
 
-/// Which relays there are.
+/// The relays that were found.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// No relay with our prefix answers, or nats-server forbids the question.
@@ -59,7 +59,7 @@ pub(crate) async fn relays(bus: &dyn Bus, clock: &Clock, prefix: &Prefix, store:
     Found::Others(stores.into_iter().take(STORES_MAX).collect())
 }
 
-/// A consumer that misses a store.
+/// A consumer that can't find a store.
 struct Asking<'a> {
     bus: &'a dyn Bus,
     clock: &'a Clock,

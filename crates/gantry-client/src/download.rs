@@ -1,4 +1,4 @@
-//! A download, as its reader holds it.
+//! A running download, as seen by its reader.
 
 use std::ops::Range;
 use std::pin::Pin;

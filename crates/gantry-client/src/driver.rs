@@ -32,7 +32,7 @@ const QUEUE_CHUNKS: usize = 16;
 /// The time limit for the last messages of a download, which notify the relay of its end.
 const PARTING_LIMIT: Duration = Duration::from_secs(1);
 
-/// A running driver, as its reader holds it.
+/// A running driver, as seen by its reader.
 pub(super) struct Running {
     pub(super) accepted: Accepted,
     pub(super) chunks: mpsc::Receiver<Chunk>,
@@ -144,7 +144,7 @@ struct Driver {
     /// The time at which anything last arrived on the connection, or at which the driver last reconnected.
     heard_at: Duration,
     _share: Share,
-    /// The time before which the reader gets nothing, because of the rate limit.
+    /// Until this time the reader gets no bytes, because of the rate limit.
     paced_until: Instant,
 }
 

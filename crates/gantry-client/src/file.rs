@@ -305,7 +305,7 @@ async fn finish(
             });
             return Ok((proof.await?, stats));
         }
-        // The driver's error would only say that its reader is gone.
+        // The driver's error would only state that its reader is gone.
         (Err(error), _) => error.into(),
         (Ok(()), Err(error)) => error,
     };

@@ -144,7 +144,7 @@ fn names(page: ListPage) -> Vec<Listed> {
 mod tests {
     use super::*;
 
-    /// Finding H9: the tokens A, B, A, B on empty pages were followed forever.
+    /// The tokens A, B, A, B on empty pages were once followed forever.
     #[test]
     fn a_repeated_token_ends_the_listing() {
         let mut position = Position { request: ListRequest::default(), seen: HashSet::new(), empty_pages: 0 };

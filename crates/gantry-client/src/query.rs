@@ -117,7 +117,7 @@ impl Connection {
     }
 }
 
-/// What follows an answer.
+/// What to do after an answer.
 enum Next {
     /// It is final.
     Final,
@@ -134,7 +134,7 @@ struct Tries {
     requests: u64,
     /// The last refusal that may pass.
     refusal: Option<WireError>,
-    /// How many of them asked for a pause.
+    /// The number of refusals that asked for a pause.
     pauses: u32,
     /// Until when another relay may answer, after one could not reach the store.
     second_opinion_until: Option<Duration>,
@@ -159,7 +159,7 @@ impl Tries {
             return Next::Repeat(self.pause(asked_pause));
         }
 
-        // It has spent its own retries. Another relay is asked at once, and only once.
+        // The relay has used up its own retries. Another relay is asked at once, and only once.
         if self.second_opinion_until.is_some() {
             return Next::GiveUp;
         }

@@ -23,7 +23,7 @@ pub enum Proof {
         /// Its algorithm.
         algorithm: ChecksumAlgorithm,
     },
-    /// Against the checksum that the store keeps of the checksums of the uploaded parts.
+    /// Against the checksum that the store keeps of the uploaded parts' checksums.
     Composite {
         /// Its algorithm.
         algorithm: ChecksumAlgorithm,
@@ -33,8 +33,8 @@ pub enum Proof {
     /// Only by the CRC of each chunk and the number of bytes. The store keeps no checksum of exactly these bytes, or none
     /// that can be checked.
     Transport,
-    /// The same, although a checksum was stated: it is invalid. Its value is no digest of its algorithm, or its parts do
-    /// not add up to the object.
+    /// Like [`Self::Transport`], although a checksum was stated. The checksum is invalid: its value is not a digest of
+    /// its algorithm, or its parts do not add up to the object.
     InvalidChecksum {
         /// Its algorithm.
         algorithm: ChecksumAlgorithm,
@@ -55,7 +55,7 @@ impl fmt::Display for Proof {
     }
 }
 
-/// Why bytes are not those of the object.
+/// Why bytes do not match their object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
     /// The number of bytes is wrong.
@@ -79,8 +79,9 @@ pub enum Mismatch {
 }
 
 impl Mismatch {
-    /// Returns whether the same download may succeed later without any change: no. Every chunk was checked on arrival, so
-    /// the object in the store does not match its own checksum, or a local disk or memory is faulty.
+    /// Returns whether the same download may succeed later without any change, which is never the case. Every chunk was
+    /// checked on arrival, so the object in the store does not match its own checksum, or a local disk or memory is
+    /// faulty.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         false
@@ -89,15 +90,15 @@ impl Mismatch {
 
 /// Computes the checksum of bytes as they arrive, and compares it with the one that the store keeps.
 ///
-/// A composite checksum is proved when its part sizes are known. Otherwise it proves nothing: [`Proof::Transport`]. An
-/// invalid checksum proves nothing either, and is reported: [`Proof::InvalidChecksum`]. It does not fail a download,
-/// since the relay could as well state none.
+/// A composite checksum is verified if its part sizes are known. Otherwise the result is [`Proof::Transport`]. An
+/// invalid checksum is reported as [`Proof::InvalidChecksum`]. It does not fail a download, since the relay could as
+/// well state no checksum.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     size: u64,
     seen: u64,
     check: Option<Check>,
-    /// What is proved without a check.
+    /// The result if there is no checksum to compare.
     otherwise: Proof,
 }
 
@@ -148,7 +149,7 @@ impl Verifier {
         }
     }
 
-    /// Returns how many bytes were taken.
+    /// Returns the number of bytes added.
     #[must_use]
     pub const fn seen(&self) -> u64 {
         self.seen
@@ -471,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_digest_of_its_algorithm_is_reported() {
+    fn a_value_that_is_not_a_digest_of_its_algorithm_is_reported() {
         let algorithm = ChecksumAlgorithm::Crc32;
         for value in ["", "!", "AAAA", "AAAAAA==-2"] {
             let checksum = Checksum { value: value.to_owned(), ..full(algorithm, b"abcd") };

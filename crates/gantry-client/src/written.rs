@@ -1,7 +1,7 @@
 //! The reader's progress, as the driver of the download learns it.
 //!
-//! Each wake-up of the driver costs a switch between tasks, often between threads. So the driver says from which offset
-//! on it needs to know, and is not woken for every chunk.
+//! Each wake-up of the driver costs a switch between tasks, often between threads. The driver therefore sets the offset
+//! at which it must be woken, instead of waking up for every chunk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The interval after which the driver is woken even if it does not need the offset yet, so that the progress shown to
-/// the user stays current.
+/// The interval after which the driver is woken even if it does not need the offset yet. It keeps the user's progress
+/// display current.
 const WAKE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Creates both ends. All offsets are absolute. Everything below `start` counts as written.
@@ -25,7 +25,7 @@ pub(crate) fn channel(start: u64) -> (Sender, Receiver) {
 struct Shared {
     /// The exclusive end of what is written.
     limit: AtomicU64,
-    /// The limit from which on the driver is woken.
+    /// The limit at which the driver is woken.
     wake_at: AtomicU64,
     wake: Notify,
 }
@@ -110,7 +110,7 @@ mod tests {
             assert!(reached.now_or_never().is_some());
         }
 
-        // The same limit again is no step.
+        // The same limit again is not a step.
         advance(WAKE_INTERVAL).await;
         writer.advance(3);
         assert!(written.reached(u64::MAX).now_or_never().is_none());
@@ -123,7 +123,7 @@ mod tests {
         let seen = Arc::new(AtomicU64::new(0));
         let seen_by_writer = Arc::clone(&seen);
 
-        // The two sides take turns, so that no step makes up for a lost wake-up of the step before.
+        // The two sides take turns, so that a later step can't hide a lost wake-up.
         let writing = std::thread::spawn(move || {
             for limit in 1..=STEPS {
                 while seen_by_writer.load(Ordering::Relaxed) != limit - 1 {

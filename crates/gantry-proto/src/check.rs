@@ -19,10 +19,10 @@ pub fn object(object: &ObjectInfo) -> Result<(), Malformed> {
         return Err(Malformed::new("`size` is beyond 2^63 - 1"));
     }
     if !is_version(&object.etag) {
-        return Err(Malformed::new("`etag` is empty, too long or holds control characters"));
+        return Err(Malformed::new("`etag` is empty, too long or contains control characters"));
     }
     if object.version_id.as_deref().is_some_and(|version| !is_version(version)) {
-        return Err(Malformed::new("`version_id` is empty, too long or holds control characters"));
+        return Err(Malformed::new("`version_id` is empty, too long or contains control characters"));
     }
 
     let texts = [&object.content_type, &object.last_modified];
@@ -73,12 +73,12 @@ pub fn page(page: &ListPage, request: &ListRequest) -> Result<(), Malformed> {
     let count = page.entries.len().saturating_add(page.prefixes.len());
 
     if count > limit {
-        return Err(Malformed::new(format!("a page of {count} where at most {limit} were asked for")));
+        return Err(Malformed::new(format!("a page of {count} entries where at most {limit} were requested")));
     }
 
     let keys = page.entries.iter().map(|entry| &entry.key);
     if keys.chain(&page.prefixes).any(|key| !is_listed(key, &request.prefix)) {
-        return Err(Malformed::new("a page with a name that was not asked for, or that is no key"));
+        return Err(Malformed::new("a page with a name that was not requested, or that is not a valid key"));
     }
     if page.entries.iter().any(|entry| entry.size > OFFSET_MAX) {
         return Err(Malformed::new("a page with a size beyond 2^63 - 1"));
@@ -86,7 +86,7 @@ pub fn page(page: &ListPage, request: &ListRequest) -> Result<(), Malformed> {
 
     let is_bad = |token: &String| token.len() > TOKEN_MAX_BYTES || Some(token) == request.token.as_ref();
     if page.next.as_ref().is_some_and(is_bad) {
-        return Err(Malformed::new("a page whose `next` is too long, or its own token"));
+        return Err(Malformed::new("a page whose `next` is too long, or equals its own token"));
     }
     Ok(())
 }

@@ -104,7 +104,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn joined_checksums_are_those_of_the_whole(
+        fn joined_checksums_match_the_checksum_of_the_whole(
             first in prop::collection::vec(any::<u8>(), 0..5000),
             second in prop::collection::vec(any::<u8>(), 0..5000),
         ) {

@@ -28,7 +28,7 @@ pub enum Code {
     StoreUnavailable,
     /// The relay is shutting down.
     Draining,
-    /// The relay does not know the transfer, or no longer. Sent only in answer to a control message with `probe`.
+    /// The relay does not know the transfer (any more). Sent only in answer to a control message with `probe`.
     Ended,
     /// A defect of the relay, or a code that is unknown to this build.
     #[serde(other)]
@@ -159,7 +159,7 @@ impl Malformed {
     }
 
     pub(super) fn subject(subject: &str) -> Self {
-        Self(format!("{subject:?} is not a subject of tokens without wildcards, white space and reserved beginnings"))
+        Self(format!("{subject:?} is not a subject of tokens without wildcards, white space and reserved first tokens"))
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_a_code_of_a_later_version_as_internal() {
+    fn decodes_an_unknown_code_as_internal() {
         assert_eq!(serde_json::from_str::<Code>("\"quota\"").unwrap(), Code::Internal);
     }
 }

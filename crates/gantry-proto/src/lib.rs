@@ -39,7 +39,7 @@ pub const REQUEST_MAX_BYTES: usize = 16 * 1024;
 /// The largest `context`, in bytes. It is repeated on every message of a transfer.
 pub const CONTEXT_MAX_BYTES: usize = 256;
 
-/// The part of nats-server's `max_payload`, which includes headers, that is reserved for them.
+/// The number of bytes of nats-server's `max_payload` that is reserved for headers, which count towards it.
 ///
 /// The largest header block of a chunk has 256 bytes of context and less than 300 bytes of Gantry's own headers. With
 /// 4 KiB, a full frame is also just below a power of two, so the reader's buffer need not grow again.

@@ -104,9 +104,9 @@ pub(super) const FRAGMENTS_BURST: u32 = 16;
 /// control message with a chunk.
 pub(super) const FRAGMENTS_EVERY: Duration = Duration::from_millis(10);
 
-/// How long a chunk that credit cuts short waits for more credit. Consumers give credit in steps of their own, and a chunk
-/// for each remainder would double the number of messages. It is short beside the round trip of a link on which the window
-/// limits the rate.
+/// How long a chunk that credit cuts short waits for more credit. Consumers give credit in steps of their own, and a
+/// chunk for each remainder would double the number of messages. The wait is short compared with the round trip of a
+/// link on which the window limits the rate.
 pub(super) const MORE_CREDIT_WITHIN: Duration = Duration::from_millis(5);
 
 /// A chunk that credit cuts to less than this, in bytes, is a fragment. If chunks are small, the threshold is an
@@ -153,7 +153,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_stated_number_comes_out_within_its_bounds(ms: u64, requested: Option<u64>, own: u64) {
+        fn every_stated_number_is_clamped_to_its_bounds(ms: u64, requested: Option<u64>, own: u64) {
             let stated = Duration::from_millis(ms);
             prop_assert!((BEAT_MIN..=BEAT_MAX).contains(&beat(stated)));
             prop_assert!((IDLE_MIN..=IDLE_MAX).contains(&idle(stated)));
@@ -164,7 +164,7 @@ mod tests {
         }
 
         #[test]
-        fn a_text_is_cut_at_an_edge(mut text in "\\PC{0,40}", max in 0_usize..60) {
+        fn a_text_is_cut_at_a_character_boundary(mut text in "\\PC{0,40}", max in 0_usize..60) {
             let before = text.clone();
             truncate(&mut text, max);
             prop_assert!(text.len() <= max && before.starts_with(&text) && before.len() - text.len() < before.len().saturating_sub(max) + 4);

@@ -369,13 +369,13 @@ mod tests {
         }
 
         #[test]
-        fn header_values_hold_no_line_breaks(body in body()) {
+        fn header_values_contain_no_line_breaks(body in body()) {
             let (headers, _) = Envelope { transfer: None, context: None }.encode(&body);
             prop_assert!(headers.iter().all(|(_, value)| !value.contains(['\r', '\n'])));
         }
 
         #[test]
-        fn anything_is_decoded_or_refused(
+        fn any_message_is_decoded_or_rejected(
             kind in "(accepted|chunk|beat|end|error|goaway|[a-z]{0,8})",
             others in vec((0..NAMES.len(), "([0-9a-f]{0,20}|.{0,20})"), 0..8),
             payload in prop_oneof![vec(any::<u8>(), 0..100), "\\PC{0,100}".prop_map(String::into_bytes)],

@@ -113,7 +113,7 @@ impl TryFrom<String> for Key {
             return Err(Malformed::new(format!("key of {} bytes is longer than {}", key.len(), Self::MAX_BYTES)));
         }
         if key.contains(['\0', '\r', '\n']) {
-            return Err(Malformed::new(format!("key {key:?} holds a NUL, carriage return or newline")));
+            return Err(Malformed::new(format!("key {key:?} contains a NUL, carriage return or newline")));
         }
         Ok(Self(key))
     }

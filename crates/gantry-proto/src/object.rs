@@ -39,7 +39,7 @@ impl RangeBounds<u64> for Span {
 /// The requested version of an object. If empty, the current version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
-    /// The `ETag` that the object must have: opaque, with quotes if the store's has quotes.
+    /// The `ETag` that the object must have: opaque, and with quotes if the store's `ETag` has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_match: Option<String>,
     /// The version to read.

@@ -69,8 +69,8 @@ pub fn json(json: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Returns whether a text contains nothing but printable ASCII, as nearly every line of the log does. This is much faster to
-/// find out than whether each of its characters is printable.
+/// Returns whether a text contains only printable ASCII, as nearly every log line does. This check is much faster than
+/// testing each character.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
@@ -101,7 +101,7 @@ mod tests {
         ['\u{1b}', '\n', '\r', '\u{7f}', '\u{9b}', '\u{2028}', '\u{202e}', '\u{2066}', '\u{feff}', '\u{e0041}'];
 
     #[test]
-    fn escapes_what_a_terminal_would_act_on() {
+    fn escapes_characters_that_a_terminal_interprets() {
         assert_eq!(text("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
         for c in HOSTILE {
             let hostile = format!("a{c}b");

@@ -18,13 +18,13 @@ pub struct GetRequest {
     pub v: Option<u32>,
     /// The object's key within the store.
     pub key: Key,
-    /// The first byte wanted.
+    /// The first requested byte.
     #[serde(default, deserialize_with = "offset")]
     pub start: u64,
     /// The exclusive end of the requested range; absent means the object's end.
     #[serde(default, deserialize_with = "optional_offset", skip_serializing_if = "Option::is_none")]
     pub end: Option<u64>,
-    /// Which version is meant.
+    /// The requested version.
     #[serde(flatten)]
     pub pin: Pin,
     /// The initial credit, an absolute offset; absent means [`WINDOW_DEFAULT_BYTES`](super::limits::WINDOW_DEFAULT_BYTES)
@@ -42,7 +42,7 @@ pub struct GetRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<String>,
     /// Whether the consumer promises to send control messages even without new credit, so that its silence means that
-    /// it is gone.
+    /// it has left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps_alive: bool,
 }
@@ -96,7 +96,8 @@ impl GetRequest {
         Ok(request)
     }
 
-    /// Returns the `context` of a body that is not a valid request, so that its sender can tell which one was rejected.
+    /// Returns the `context` of a body that is not a valid request, so that its sender can identify the rejected
+    /// request.
     #[must_use]
     pub fn context_of(body: &[u8]) -> Option<String> {
         let body: Value = serde_json::from_slice(body).ok()?;
@@ -119,7 +120,7 @@ pub struct StatRequest {
     pub v: Option<u32>,
     /// The object's key within the store.
     pub key: Key,
-    /// Which version is meant.
+    /// The requested version.
     #[serde(flatten)]
     pub pin: Pin,
 }
@@ -171,7 +172,7 @@ impl ListRequest {
 
         if request.prefix.len() > Key::MAX_BYTES || request.prefix.contains(['\0', '\r', '\n']) {
             return Err(WireError::bad_request(
-                "`prefix` is over 1024 bytes or holds a NUL, carriage return or newline",
+                "`prefix` is over 1024 bytes or contains a NUL, carriage return or newline",
             ));
         }
 
@@ -221,7 +222,7 @@ impl Control {
         Self { credit: 0, written: 0, cancel: true, probe: false }
     }
 
-    /// Combines two states, of which each may be the older one.
+    /// Combines two states. Either may be the older one.
     pub fn merge(&mut self, other: Self) {
         self.credit = self.credit.max(other.credit);
         self.written = self.written.max(other.written);
@@ -238,7 +239,7 @@ impl Control {
     }
 }
 
-/// What a member of a body must be.
+/// The required form of a body's member.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Key,
@@ -250,7 +251,7 @@ enum Kind {
     Small,
 }
 
-/// The members of each body. The rules are for messages only; the types above enforce them.
+/// The members of each body. These rules only provide messages; the types above enforce them.
 const GET: &[(&str, Kind)] = &[
     ("v", Kind::Small),
     ("key", Kind::Key),
@@ -310,7 +311,7 @@ fn parse<T: DeserializeOwned>(body: &[u8], members: &[(&str, Kind)]) -> Result<T
     serde_json::from_slice(body).map_err(|error| WireError::bad_request(rule_broken(body, members, &error)))
 }
 
-/// Returns the member and the rule because of which a body can't be parsed.
+/// Returns the member that makes a body invalid, and the rule that it violates.
 fn rule_broken(body: &[u8], members: &[(&str, Kind)], error: &serde_json::Error) -> String {
     let object = match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => object,
@@ -342,7 +343,7 @@ fn check_pin(pin: &Pin) -> Result<(), WireError> {
             && (value.is_empty() || value.len() > VERSION_MAX_BYTES || value.chars().any(char::is_control))
         {
             return Err(WireError::bad_request(format!(
-                "`{name}` is empty, over {VERSION_MAX_BYTES} bytes or holds control characters"
+                "`{name}` is empty, over {VERSION_MAX_BYTES} bytes or contains control characters"
             )));
         }
     }
@@ -355,7 +356,7 @@ fn check_context(context: &str) -> Result<(), WireError> {
         return Err(WireError::bad_request(message));
     }
     if context.chars().any(char::is_control) || context.trim() != context {
-        return Err(WireError::bad_request("`context` holds control characters or begins or ends with a space"));
+        return Err(WireError::bad_request("`context` contains control characters, or begins or ends with a space"));
     }
     Ok(())
 }
@@ -401,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_field_is_named() {
+    fn an_invalid_field_is_named() {
         let long = "k".repeat(1025);
         let context = "c".repeat(257);
         for (body, field) in [
@@ -458,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_merged_whatever_their_order() {
+    fn states_are_merged_in_any_order() {
         let mut state = Control::credit(7);
         state.merge(Control { probe: true, ..Control::written(3) });
         state.merge(Control { cancel: true, ..Control::credit(5) });
@@ -472,12 +473,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_body_is_parsed_or_refused(body in vec(any::<u8>(), 0..200)) {
+        fn any_body_is_parsed_or_rejected(body in vec(any::<u8>(), 0..200)) {
             parse_as_everything(&body)?;
         }
 
         #[test]
-        fn any_json_is_parsed_or_refused(
+        fn any_json_is_parsed_or_rejected(
             fields in vec(
                 ("(v|key|start|end|if_match|version_id|credit|window|written|probe|chunk_max|context|keeps_alive|prefix|limit|token|cancel)",
                  r#"([0-9]{1,21}|-[0-9]{1,5}|[0-9]\.[0-9]e[0-9]{1,3}|"[a-z \\]{0,9}"|null|true|\[\]|\{\})"#),

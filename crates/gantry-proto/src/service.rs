@@ -1,4 +1,5 @@
-//! Questions about relays and their answers (NATS services API, ADR-32), as far as consumers and other relays use them.
+//! Questions about relays and their answers (NATS services API, ADR-32), as far as consumers and other relays need
+//! them.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ pub const LEFT: &str = "left";
 /// A question about relays. Its body is optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
-    /// The store that the asking consumer misses.
+    /// The store that the asking consumer can't find.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreName>,
     /// The prefix of the asking relay's subjects.
@@ -34,13 +35,13 @@ pub struct Question {
 }
 
 impl Question {
-    /// Makes the question of a consumer that misses a store.
+    /// Creates the question of a consumer that can't find a store.
     #[must_use]
     pub const fn about(store: StoreName) -> Self {
         Self { store: Some(store), prefix: String::new(), stores: Vec::new() }
     }
 
-    /// Makes the question of a relay that serves these stores, or as many of them as a question can hold.
+    /// Creates the question of a relay that serves these stores, or as many of them as a question can hold.
     #[must_use]
     pub fn of_relay(prefix: &Prefix, stores: impl IntoIterator<Item = StoreName>) -> Self {
         Self { store: None, prefix: prefix.to_string(), stores: stores.into_iter().take(STORES_MAX).collect() }

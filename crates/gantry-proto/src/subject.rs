@@ -5,7 +5,7 @@ use super::error::Malformed;
 use super::limits::INSTANCE_MAX_BYTES;
 use super::names::{StoreName, TransferId};
 
-/// The name of the service that relays are, in the NATS services API.
+/// The name of the relays' service in the NATS services API.
 pub const SERVICE: &str = "gantry";
 
 /// The queue group of all relays with the same prefix.
@@ -158,7 +158,7 @@ impl Default for DeliveryAllow {
 /// Returns whether `subject` can be published to: no empty token, wildcard, white space or control character.
 #[must_use]
 pub fn is_literal(subject: &str) -> bool {
-    // Bytes first: this runs twice for each message, and nearly every subject is ASCII.
+    // Check bytes first: this runs twice for each message, and nearly every subject is ASCII.
     subject.len() <= 1024
         && subject.as_bytes().split(|byte| *byte == b'.').all(|token| !matches!(token, b"" | b"*" | b">"))
         && (subject.bytes().all(|byte| byte.is_ascii_graphic())

@@ -1,7 +1,7 @@
-//! How much may run at once, and the share that each store has of it.
+//! How much may run at once, and each store's share of it.
 //!
-//! Requests of a store that does not answer keep their places until its timeouts end them. So each store has a part of all
-//! places that others can't take, and such a store never keeps out the requests of another.
+//! Requests to a store that does not answer keep their places until its timeouts end them. Each store therefore has a
+//! share of all places that no other store can take.
 
 use gantry_store::Budget;
 use gantry_store::budget::Reservation;
@@ -35,7 +35,7 @@ impl Limits {
         }
     }
 
-    /// Returns the share of a store, which lasts until it is dropped.
+    /// Returns the share of a store. It is released when dropped.
     pub(crate) fn of_store(&self, name: &str) -> StoreLimits {
         StoreLimits {
             transfers: self.transfers.of_store(name),
@@ -55,7 +55,7 @@ pub(crate) struct StoreLimits {
     transfer_bytes: u64,
 }
 
-/// A place of a transfer, until it is dropped.
+/// A transfer's place. It is released when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     _transfer: Permit,
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_at_its_limit_leaves_another_its_places() {
+    fn a_store_at_its_limit_does_not_use_another_stores_places() {
         let options = Options { transfers_max: 8, ..Options::default() };
         let limits = Limits::new(&options);
         let [silent, other] = ["silent", "other"].map(|name| limits.of_store(name));

@@ -54,7 +54,7 @@ impl Buses {
     }
 }
 
-/// Uses one connection for both purposes, if no client is hostile.
+/// Uses one connection for both purposes, for networks without hostile clients.
 impl From<Arc<dyn Bus>> for Buses {
     fn from(bus: Arc<dyn Bus>) -> Self {
         Self { requests: Arc::clone(&bus), data: bus }

@@ -23,7 +23,7 @@ pub(crate) struct Caution(Mutex<Option<Unheard>>);
 #[derive(Debug)]
 struct Unheard {
     at: Instant,
-    /// How long it took until this was known.
+    /// The time until this was known.
     took: Duration,
 }
 
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn caution_ends_after_a_while_and_its_wait_is_bounded() {
+    async fn caution_is_temporary_and_its_wait_is_bounded() {
         let caution = Caution::default();
         assert_eq!(caution.wait(), None);
 

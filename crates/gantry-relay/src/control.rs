@@ -18,7 +18,7 @@ use gantry_proto::message::Envelope;
 use gantry_proto::subject::{DeliveryAllow, transfer_of_control};
 use gantry_proto::{Body, Code, Control, TransferId, WireError};
 
-/// Passes messages on to their transfers.
+/// Passes messages to their transfers.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
     pub(crate) registry: Arc<Registry>,
@@ -28,7 +28,7 @@ pub(crate) struct Dispatcher {
     pub(crate) throttle: Arc<Throttle>,
     /// The delivery subjects that may be published to.
     pub(crate) delivery_allow: DeliveryAllow,
-    /// The answers that may wait for the bus at once. Further probes remain unanswered.
+    /// The permits for answers that wait for the bus. Further probes remain unanswered.
     pub(crate) answers: Arc<Semaphore>,
 }
 
@@ -88,7 +88,7 @@ impl Dispatcher {
         }
     }
 
-    /// Tells a consumer that its transfer has ended, so that it need not wait until the silence has lasted long enough.
+    /// Tells a consumer that its transfer has ended, so that it need not wait for its silence timeout.
     fn answer_probe(&self, transfer: TransferId, reply: Option<&String>) {
         let Some(reply) = reply.filter(|reply| self.delivery_allow.allows(reply)) else { return };
         let Ok(permit) = Arc::clone(&self.answers).try_acquire_owned() else { return };
@@ -104,8 +104,8 @@ impl Dispatcher {
         });
     }
 
-    /// Accepts only nats-server's report as the end of a consumer. Nobody but the consumer of a transfer knows the
-    /// subject, so that nobody else can forge a report.
+    /// Accepts only nats-server's report as the end of a consumer. Only the consumer of a transfer knows the subject,
+    /// so nobody else can forge a report.
     fn hear_report(&self, message: &Message) {
         self.outbox.see_bus();
         if message.status != Some(NO_RESPONDERS) {

@@ -50,7 +50,7 @@ struct Endpoint {
     operation: Operation,
     store: StoreName,
     subject: String,
-    /// Identifies the place that the store reads from.
+    /// A fingerprint of the place that the store reads from.
     fingerprint: Option<String>,
     counts: Counts,
 }
@@ -141,7 +141,7 @@ impl Service {
         }));
     }
 
-    /// Sets the place that a store is served from now.
+    /// Sets the place that a store is served from.
     pub(crate) fn set_fingerprint(&self, store: &StoreName, fingerprint: Option<&String>) {
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.store == *store) {
@@ -180,7 +180,7 @@ impl Service {
         endpoints.iter().any(|endpoint| endpoint.store == *store)
     }
 
-    /// Records what a question says about the relay that asks.
+    /// Records which stores the asking relay serves.
     fn note(&self, verb: &str, question: Question) {
         // Consumers may send the other questions, too. The relay also receives its own.
         if verb == "INFO" && question.prefix == self.prefix.to_string() {
@@ -188,7 +188,7 @@ impl Service {
         }
     }
 
-    /// Returns the answer to a question. `missing` is the store that the asking consumer misses.
+    /// Returns the answer to a question. `missing` is the store that the asking consumer can't find.
     fn describe(&self, verb: &str, missing: Option<StoreName>) -> Option<bytes::Bytes> {
         let mut identity = self.identity.clone();
         if let Some(store) = missing.filter(|store| self.neighbours.has_served(store) && !self.serves(store)) {

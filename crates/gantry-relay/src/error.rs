@@ -12,14 +12,14 @@ pub enum Error {
     #[error(transparent)]
     Bus(#[from] bus::Error),
     /// A connection was lost and can't be restored.
-    #[error("the {connection} connection to NATS can't be made again: {reason}")]
+    #[error("the {connection} connection to NATS can't be restored: {reason}")]
     Lost {
         /// `requests` or `data`.
         connection: &'static str,
-        /// What the last attempt failed with.
+        /// The error of the last attempt.
         reason: String,
     },
-    /// A task ended that the relay needs.
+    /// A task that the relay needs has ended.
     #[error("the relay's {0} task ended: see the log, and restart the relay")]
     TaskEnded(String),
 }

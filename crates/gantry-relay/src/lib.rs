@@ -62,10 +62,10 @@ use self::stores::StoreTable;
 use self::subjects::Subjects;
 use self::throttle::Throttle;
 
-/// How long sending a relay's last messages may take. Without a connection they are never sent.
+/// The time limit for sending a relay's last messages. Without a connection they are never sent.
 const LAST_MESSAGES_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The answers to probes that may wait for the bus at once. Further probes remain unanswered.
+/// The maximum number of answers to probes that wait for the bus. Further probes remain unanswered.
 const PROBE_ANSWERS_MAX: usize = 64;
 
 /// A running relay.
@@ -88,7 +88,7 @@ impl Relay {
     /// [`Error::NoStore`] if there is no store, [`Error::Bus`] if the bus refuses a subscription.
     ///
     /// # Cancel safety
-    /// Not cancel-safe: tasks that were started by then keep running until `shutdown`.
+    /// Not cancel-safe: tasks that have been started keep running until `shutdown`.
     pub async fn start(
         buses: impl Into<Buses>,
         stores: Stores,
@@ -125,8 +125,8 @@ impl Relay {
         self.board.subscribe()
     }
 
-    /// Serves `stores` and no others from now on. Running transfers keep the stores they started with. A store that stays
-    /// is replaced between two requests.
+    /// Serves exactly these `stores` from now on. Running transfers keep the stores they started with. A store that is
+    /// in both sets is replaced between two requests.
     ///
     /// # Errors
     /// [`Error::NoStore`] if there is no store, [`Error::Bus`] if the bus refuses a subscription. Then the relay keeps
@@ -146,7 +146,7 @@ impl Relay {
     /// # Errors
     /// - [`Error::Bus`] if the last messages could not be sent.
     /// - [`Error::Lost`] if a connection can't be restored.
-    /// - [`Error::TaskEnded`] if a task ended that the relay needs.
+    /// - [`Error::TaskEnded`] if a task that the relay needs has ended.
     ///
     /// # Cancel safety
     /// Nothing is lost if the future is dropped before it is ready: call it again.
@@ -182,8 +182,8 @@ impl Relay {
         }
     }
 
-    /// Sends the consumers to other relays if possible, and returns why the relay ends: a lost connection if it caused
-    /// the task to end, otherwise the task.
+    /// Sends the consumers to other relays if possible, and returns why the relay ends: a lost connection if that made
+    /// the task end, otherwise the task.
     async fn abandon(&self, task: String) -> Result<(), Error> {
         self.lifetime.shutdown.drain.cancel();
         self.lifetime.goaway.cancel();
@@ -199,8 +199,8 @@ impl Relay {
         self.lost().and(Err(Error::TaskEnded(task)))
     }
 
-    /// Returns once the grace is over and the connection has been down for a while. Tasks that wait for it to notify a
-    /// consumer or to unsubscribe would wait forever.
+    /// Returns once the grace period is over and the connection has been down for a while. Tasks that need the
+    /// connection to notify a consumer or to unsubscribe would wait forever.
     async fn cut_off(&self) {
         self.lifetime.goaway.cancelled().await;
 
@@ -211,7 +211,7 @@ impl Relay {
                 return;
             }
         }
-        // The bus is gone, and with it every task that waits for it.
+        // The bus is gone, and so is every task that waits for it.
         std::future::pending().await
     }
 }
@@ -367,7 +367,7 @@ impl Parts {
     }
 }
 
-/// Ends the relay's transfers and queries when a shutdown's grace is over, and lets the tracker close.
+/// Ends the relay's transfers and queries after the grace period of a shutdown, and lets the tracker close.
 async fn drain(lifetime: Arc<Lifetime>, registry: Arc<Registry>, grace: Duration) {
     lifetime.stopping().await;
     info!(transfers = registry.len(), queries = registry.queries(), ?grace, "draining");

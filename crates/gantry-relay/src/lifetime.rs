@@ -1,4 +1,4 @@
-//! How long a relay runs: its tasks, its shutdown, and what ends it early.
+//! The lifetime of a relay: its tasks, its shutdown, and what ends it early.
 //!
 //! Vital tasks live as long as the relay. If one ends early or panics, the relay ends: otherwise it would look alive and
 //! serve nothing.
@@ -18,7 +18,7 @@ use crate::shutdown::Shutdown;
 #[derive(Debug)]
 pub(crate) struct Lifetime {
     pub(crate) shutdown: Shutdown,
-    /// Cancelled when the grace of a shutdown is over: transfers must end.
+    /// Cancelled after the grace period of a shutdown: transfers must end.
     pub(crate) goaway: CancellationToken,
     pub(crate) tasks: TaskTracker,
     lost: OnceLock<Lost>,

@@ -28,7 +28,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// Minimum time between two warnings about the same problem.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a store may take to answer a probe.
+/// The time limit for a store's answer to a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Watches the connections and the stores.
@@ -197,13 +197,13 @@ fn count(metrics: &RelayMetrics, event: Option<&Event>) {
 /// Checks whether a store answers.
 ///
 /// # Errors
-/// If it does not answer, with the reason as text for people.
+/// If the store does not answer, with the reason as text for users.
 ///
 /// # Cancel safety
 /// Nothing is lost if the future is dropped before it is ready.
 pub async fn probe(store: &dyn Store) -> Result<(), String> {
     match timeout(PROBE_TIMEOUT, store.probe()).await {
-        // The reason appears in pages and logs line by line, and may contain the store's own words.
+        // The reason appears in pages and logs line by line, and may contain text from the store.
         Ok(answer) => answer.map_err(|error| printable::text(&error.to_string()).into_owned()),
         Err(_) => Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())),
     }

@@ -14,7 +14,7 @@ use gantry_proto::StoreName;
 /// How long a store is remembered after its relay was last heard. Relays are heard about once a minute.
 const REMEMBERED: Duration = Duration::from_secs(15 * 60);
 
-/// The maximum number of stores that are remembered. Anyone who may ask relays for their description can name stores.
+/// The maximum number of remembered stores. Any client that may ask relays for their description can name stores.
 const STORES_MAX: usize = 1000;
 
 /// The stores that other relays have served lately.
@@ -22,7 +22,7 @@ const STORES_MAX: usize = 1000;
 pub(crate) struct Neighbours(Mutex<BTreeMap<StoreName, Instant>>);
 
 impl Neighbours {
-    /// Records that another relay serves these stores now.
+    /// Records that another relay currently serves these stores.
     pub(crate) fn note(&self, stores: impl IntoIterator<Item = StoreName>) {
         let now = Instant::now();
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn stores_are_remembered_for_a_while_and_in_limited_number() {
+    async fn stores_are_remembered_for_15_minutes_and_in_limited_number() {
         let neighbours = Neighbours::default();
         let store = |n: usize| -> StoreName { format!("s{n}").parse().unwrap() };
         neighbours.note((0..STORES_MAX + 1).map(store));

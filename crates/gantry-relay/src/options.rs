@@ -24,14 +24,14 @@ pub struct Options {
     pub budget: Budget,
     /// The largest chunk payload, in bytes. The server's `max_payload` may lower it.
     pub chunk_max_bytes: usize,
-    /// Pieces from the store that are smaller than this are joined before they are sent, in bytes.
+    /// Pieces from the store that are smaller than this, in bytes, are combined before they are sent.
     pub gather_min_bytes: usize,
     /// How far credit may exceed what has been sent, in bytes.
     pub window_max_bytes: u64,
     /// The longest time without a message to a consumer.
     pub beat_interval: Duration,
-    /// Timeout for a control message from a consumer that gives no credit or promised to keep alive, and for the bus to
-    /// accept or deliver any message.
+    /// How long to wait for a control message from a consumer that gives no credit or promised keep-alives, and for the
+    /// bus to accept or deliver any message.
     pub idle_timeout: Duration,
     /// How long transfers may continue after a shutdown was requested.
     pub drain_grace: Duration,
@@ -49,7 +49,7 @@ impl Default for Options {
             transfers_max: 1000,
             transfer_reserve_bytes: PLACE_BYTES,
             budget: Budget::new(512 * 1024 * 1024),
-            // Just below a power of two with its headers. Larger chunks were no faster, and cost memory and fairness.
+            // Just below a power of two with its headers. Larger chunks were not faster, and cost memory and fairness.
             chunk_max_bytes: 512 * 1024 - HEADERS_MAX_BYTES,
             gather_min_bytes: 64 * 1024,
             // Half of nats-server's limit on the pending bytes of one connection.

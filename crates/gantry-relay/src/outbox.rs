@@ -11,15 +11,15 @@ use crate::lifetime::Lifetime;
 use crate::throttle::{REFUSALS, Throttle};
 use gantry_bus::{Bus, Message, Status};
 
-/// How many transfers may hand a chunk to the bus at once. The others wait here and send beats meanwhile. If all of them
-/// waited in the bus's own queue, the beats of a thousand transfers would arrive seconds late.
+/// The number of transfers that may hand a chunk to the bus at once. The others wait here and send beats meanwhile. If
+/// all of them waited in the bus's own queue, the beats of a thousand transfers would arrive seconds late.
 const TURNS_MAX: usize = 16;
 
 /// Minimum time to wait for the bus, even after a long idle period: it may have been idle only because there was nothing
 /// to send.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A transfer's turn to hand a chunk to the bus, which lasts until it is dropped.
+/// A transfer's turn to hand a chunk to the bus. It ends when dropped.
 pub(crate) type Turn<'a> = SemaphorePermit<'a>;
 
 /// Publishes the messages of all requests and transfers.

@@ -5,10 +5,11 @@ use bytes::Bytes;
 use gantry_proto::ListPage;
 use gantry_proto::message::json;
 
-/// Encodes a page in at most `room` bytes. A page that is longer is cut after a name, at which the next page continues.
+/// Encodes a page in at most `room` bytes. A longer page is cut after a name, and the next page continues there.
 ///
-/// `token_after` returns the token of a page that begins after a name. Returns `None` if not even the first name fits, or
-/// if the page can't be cut: without such a token, or if it omits names, because their places are unknown.
+/// `token_after` returns the token of a page that begins after a name. Returns `None` if not even the first name fits,
+/// or if the page can't be cut. That is the case without such a token, or if the page omits names, because their
+/// positions are unknown.
 pub(crate) fn fit(page: ListPage, room: usize, token_after: impl Fn(&str) -> Option<String>) -> Option<Bytes> {
     let body = json(&page);
     if body.len() <= room {
@@ -22,7 +23,7 @@ pub(crate) fn fit(page: ListPage, room: usize, token_after: impl Fn(&str) -> Opt
     names.extend(page.prefixes.iter().map(String::as_str));
     names.sort_unstable();
 
-    // The largest number of names that fits is between a number that does and one that does not.
+    // The largest number of names that fits lies between one that fits and one that does not.
     let mut fitting = None;
     let mut keep = 0..names.len();
     while keep.len() > 1 {
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_fits_stays_as_it_is() {
+    fn a_page_that_fits_is_unchanged() {
         let body = fit(page(10, 10), 10_000, |_| None).unwrap();
 
         assert_eq!(decoded(&body), page(10, 10));

@@ -1,8 +1,8 @@
-//! Whether other relays serve the same objects under the same store names.
+//! Compares the places of this relay's stores with those of other relays.
 //!
 //! Relays with one prefix share their requests. If two of them use one store name for different places, consumers get
-//! objects from either, and nothing in a transfer shows it. So each relay describes its stores by a fingerprint, and
-//! compares it with those of the others from time to time.
+//! objects from either, and nothing in a transfer reveals it. Each relay therefore describes its stores by a
+//! fingerprint, and compares it with those of the others at intervals.
 //!
 //! Any client that may publish to the inbox can answer. The number, size and time of answers are bounded, and only names
 //! of a safe alphabet reach the log.
@@ -58,7 +58,7 @@ struct Endpoint {
     metadata: BTreeMap<String, String>,
 }
 
-/// Another relay that serves a store of ours from another place.
+/// Another relay that serves one of this relay's stores from another place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Difference {
     store: StoreName,
@@ -81,7 +81,7 @@ pub(crate) fn is_about_comparing(event: &Event, instance: &str) -> bool {
     }
 }
 
-/// Logs once that the comparison is forbidden.
+/// Logs, only once, that the comparison is forbidden.
 pub(crate) fn note_denied(subject: &str) {
     info!(
         subject,
@@ -115,7 +115,7 @@ impl Comparison {
         let mut warned = HashSet::new();
         sleep(FIRST_LOOK).await;
         loop {
-            // Only for as long as answers are read: anyone may publish to the inbox, and unread messages fill the memory.
+            // Subscribed only while answers are read: anyone may publish to the inbox, and unread messages use memory.
             match self.bus.subscribe(&inbox, None).await {
                 Ok(answers) => self.compare(&inbox, answers, &mut warned).await,
                 Err(error) => return debug!(%error, "not comparing stores with other relays"),
@@ -127,7 +127,7 @@ impl Comparison {
     }
 
     async fn compare(&self, inbox: &str, mut answers: Subscription, warned: &mut HashSet<(StoreName, String)>) {
-        // The others remember what we serve.
+        // The other relays remember which stores this one serves.
         let payload = Question::of_relay(self.subjects.prefix(), self.stores.names()).encode();
         let question =
             Message { subject: info_subject(), reply: Some(inbox.to_owned()), payload, ..Message::default() };
@@ -154,7 +154,7 @@ impl Comparison {
         warn_once(differing, warned);
     }
 
-    /// Returns which of our stores another relay serves from another place, according to its answer.
+    /// Returns which of this relay's stores another relay serves from another place, according to its answer.
     fn differences(&self, payload: &[u8]) -> Vec<Difference> {
         let Ok(answer) = serde_json::from_slice::<Answer>(payload) else { return Vec::new() };
         let prefix = self.subjects.prefix().to_string();
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tolerates_any_answer_of_a_stranger() {
+    async fn tolerates_any_answer_of_an_unknown_client() {
         let folder = tempfile::tempdir().unwrap();
         let network = MemoryNetwork::new(1);
         let one = relay(&network, folder.path()).await;

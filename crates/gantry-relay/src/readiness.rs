@@ -21,7 +21,7 @@ pub struct Readiness {
     pub draining: bool,
     /// The subjects that nats-server forbids the relay to subscribe to and without which it can't deliver objects.
     pub denied: BTreeSet<String>,
-    /// What is wrong with each store, or `None` if it answered its last probe.
+    /// The problem of each store, or `None` if it answered its last probe.
     pub stores: BTreeMap<StoreName, Option<String>>,
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for Readiness {
     }
 }
 
-/// Where the parts of the relay report what affects its readiness.
+/// The place where the parts of the relay report what affects its readiness.
 #[derive(Debug)]
 pub(crate) struct Board {
     shown: watch::Sender<Readiness>,
@@ -77,12 +77,12 @@ impl Board {
         self.shown.subscribe()
     }
 
-    /// Changes what is shown. `update` returns whether it changed anything.
+    /// Updates the readiness. `update` returns whether it changed anything.
     pub(crate) fn update(&self, update: impl FnOnce(&mut Readiness) -> bool) {
         self.shown.send_if_modified(update);
     }
 
-    /// Returns all denied subjects, for changes. [`Self::show_denied`] shows them.
+    /// Returns all denied subjects, to be changed. [`Self::show_denied`] publishes the changes.
     pub(crate) fn denied(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.denied.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,7 +93,7 @@ impl Board {
         readiness.denied.clear();
     }
 
-    /// Shows the denied subjects that are vital for `stores`.
+    /// Publishes the denied subjects that are vital for `stores`.
     pub(crate) fn show_denied(&self, stores: &[StoreName]) {
         self.update(|readiness| {
             let mut denied = self.denied().clone();
@@ -105,7 +105,7 @@ impl Board {
         });
     }
 
-    /// Returns whether no object can be delivered without the subject. A relay may well be forbidden to list.
+    /// Returns whether no object can be delivered without the subject. A relay can serve without permission to list.
     fn is_vital(&self, subject: &str, stores: &[StoreName]) -> bool {
         subject == self.subjects.controls()
             || stores.iter().any(|store| subject == self.subjects.request(Operation::Get, store))

@@ -15,7 +15,7 @@ use gantry_proto::{Control, TransferId};
 /// matters.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Heard {
-    /// The furthest credit, and whether to stop.
+    /// The highest credit, and whether to stop.
     pub(crate) control: Control,
     /// Whether nats-server reported that nobody listens on the delivery subject.
     pub(crate) gone: bool,
@@ -54,8 +54,8 @@ impl Registry {
         Entry { registry: Arc::clone(self), transfer, heard }
     }
 
-    /// Adds a query. It is removed when the entry is dropped. Returns `None` if the same query is in progress, whose answer
-    /// is also the answer to this one.
+    /// Adds a query. It is removed when the entry is dropped. Returns `None` if the same query is already in progress,
+    /// whose answer serves this one too.
     pub(crate) fn enter_query(self: &Arc<Self>, query: Query) -> Option<QueryEntry> {
         let is_new = self.lock_queries().insert(query.clone());
         is_new.then(|| QueryEntry { registry: Arc::clone(self), query })
@@ -121,8 +121,8 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Returns whether nobody ever received the messages of a transfer that has ended after `took`. If it lasted for a
-    /// beat interval, a consumer may have received the beat and left since.
+    /// Returns whether nobody ever received the messages of a transfer that ended after `took`. If it lasted for a beat
+    /// interval, a consumer may have received the beat and left afterwards.
     pub(crate) fn was_unheard(&self, took: Duration, beat_interval: Duration) -> bool {
         let Heard { control, gone } = *self.heard.borrow();
         gone && took < beat_interval && control == Control::default()

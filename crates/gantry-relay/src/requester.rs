@@ -1,4 +1,4 @@
-//! The way back to the consumer that sent a request.
+//! The reply path to the consumer that sent a request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +24,13 @@ pub(crate) struct Answering {
     pub(crate) throttle: Arc<Throttle>,
 }
 
-/// The sender of one request, and where its answers go.
+/// The sender of one request, and the subject for its answers.
 #[derive(Debug)]
 pub(crate) struct Requester {
     answering: Arc<Answering>,
     operation: Operation,
     store: StoreName,
-    /// The delivery subject, which is allowed.
+    /// The delivery subject. It has been checked.
     reply: String,
     asked_at: Instant,
 }
@@ -51,7 +51,7 @@ impl Requester {
         self.asked_at.elapsed()
     }
 
-    /// Publishes to the delivery subject. Returns `false` if the message can't be sent any more, or not in time.
+    /// Publishes to the delivery subject. Returns `false` if the message can no longer be sent, or not in time.
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, the message is not sent.

@@ -1,4 +1,4 @@
-//! What a relay does with one request.
+//! Handles requests.
 
 use std::sync::Arc;
 
@@ -52,12 +52,12 @@ impl Requests {
         Self { options, limits, refusals, registry, lifetime, answering, transfers }
     }
 
-    /// Returns the share that a store has of the relay's limits.
+    /// Returns a store's share of the relay's limits.
     pub(crate) fn limits_of(&self, store: &StoreName) -> StoreLimits {
         self.limits.of_store(store.as_str())
     }
 
-    /// Checks one request, and answers it on a task of its own.
+    /// Checks one request, and answers it in a separate task.
     pub(crate) async fn handle(
         &self,
         operation: Operation,
@@ -155,7 +155,7 @@ impl Requests {
         let answer = async move {
             let answer = tokio::select! {
                 answer = answer_query(query, &*store, &request.payload, room) => answer,
-                // A store that does not answer must not hold up the end.
+                // A store that does not answer must not delay the shutdown.
                 () = lifetime.goaway.cancelled() => Err(draining()),
                 () = lifetime.shutdown.force.cancelled() => return,
             };
@@ -180,7 +180,7 @@ impl Requests {
     }
 }
 
-/// An operation that is answered by one message.
+/// An operation with a single message as its answer.
 #[derive(Clone, Copy, Debug)]
 enum Query {
     Stat,
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_store_keeps_out_no_request_to_another() {
+    async fn a_silent_store_does_not_block_requests_to_another() {
         let world = World::start(Options { transfers_max: 8, ..Options::default() }).await;
         let mut waiting = Vec::new();
         for operation in Operation::ALL {
@@ -372,7 +372,7 @@ mod tests {
         sleep(Duration::from_millis(1)).await;
         assert_eq!(world.relay.registry.queries(), 1);
 
-        // Another request to the same inbox is another query, and so is the same one after its answer.
+        // A request with another inbox is another query, and so is the same request after its answer.
         for _ in 0..2 {
             ask("good").await;
             World::answer(&mut answers).await;

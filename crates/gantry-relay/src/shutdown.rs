@@ -14,7 +14,7 @@ pub struct Shutdown {
     pub force: CancellationToken,
 }
 
-/// Listens for SIGHUP, which no longer ends the process from now on.
+/// Listens for SIGHUP, which from now on does not end the process.
 ///
 /// # Errors
 /// If the signal handler can't be installed.
@@ -30,7 +30,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Listens for SIGTERM and SIGINT, which no longer end the process by themselves from now on.
+    /// Listens for SIGTERM and SIGINT, which from now on do not end the process by themselves.
     ///
     /// # Errors
     /// If a signal handler can't be installed.

@@ -30,27 +30,27 @@ impl Subjects {
         &self.instance
     }
 
-    /// Returns where requests arrive.
+    /// Returns the subject where requests arrive.
     pub(crate) fn request(&self, operation: Operation, store: &StoreName) -> String {
         self.prefix.request(operation, store)
     }
 
-    /// Returns where the consumer of `transfer` sends credit and cancel.
+    /// Returns the subject where the consumer of `transfer` sends credit and cancel.
     pub(crate) fn control(&self, transfer: TransferId) -> String {
         self.prefix.control(&self.instance, transfer)
     }
 
-    /// Returns where all control messages of this relay arrive.
+    /// Returns the subject where all control messages of this relay arrive.
     pub(crate) fn controls(&self) -> String {
         self.prefix.controls(&self.instance)
     }
 
-    /// Returns where nats-server reports that nobody receives the messages of `transfer`.
+    /// Returns the subject where nats-server reports that nobody receives the messages of `transfer`.
     pub(crate) fn gone(&self, transfer: TransferId) -> String {
         self.prefix.gone(&self.secret, transfer)
     }
 
-    /// Returns where all of nats-server's reports arrive.
+    /// Returns the subject where all of nats-server's reports arrive.
     pub(crate) fn all_gone(&self) -> String {
         self.prefix.all_gone(&self.secret)
     }

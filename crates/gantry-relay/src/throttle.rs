@@ -13,11 +13,11 @@ use crate::lifetime::Lifetime;
 /// The interval that each limit applies to.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Maximum number of logged refusals of one kind within [`INTERVAL`]: enough to see what is wrong.
+/// Maximum number of logged refusals of one kind within [`INTERVAL`]: enough to find the cause.
 pub(crate) const REFUSALS: u64 = 10;
 
 /// Maximum number of logged transfers of one outcome within [`INTERVAL`]. This is 200 per second, which is more than in
-/// any use we know of, and amounts to 4 GB a day.
+/// any known use, and amounts to 4 GB a day.
 pub(crate) const TRANSFERS: u64 = 2000;
 
 /// Counts lines by kind, which is a constant of this program.
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_one_kind_leaves_others_their_lines() {
+    fn a_flood_of_one_kind_does_not_suppress_other_lines() {
         let throttle = Throttle::default();
         let admitted = (0..1000).filter(|_| throttle.admits("denied", REFUSALS)).count();
         assert_eq!(admitted as u64, REFUSALS);

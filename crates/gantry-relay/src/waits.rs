@@ -1,4 +1,4 @@
-//! What a transfer waits for, and for how long. This shows why a transfer is slow.
+//! What a transfer waits for, and for how long. Shows why a transfer is slow.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;

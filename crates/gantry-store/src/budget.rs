@@ -1,8 +1,8 @@
 //! Memory for the bytes of transfers, and for what stores read ahead.
 //!
-//! Admission and read-ahead have separate budgets: one half of the memory is for the places of transfers only, so that
-//! nothing that is read ahead can keep a request from being served. The other half is for reading ahead, and for further
-//! transfers. In both halves each store has its own share.
+//! Admission and read-ahead have separate budgets. One half of the memory is only for the places of transfers, so that
+//! read-ahead can't keep a request from being served. The other half is for read-ahead, and for further transfers. In
+//! both halves each store has its own share.
 
 use crate::crowd::Crowd;
 use crate::shares::{Permit, Share, Shares};
@@ -15,18 +15,18 @@ pub const PLACE_BYTES: u64 = 1536 * 1024;
 
 /// The memory for object bytes of all transfers and readers of the process. Clones share one budget.
 ///
-/// No reader waits for it. A reader that gets nothing continues without reading ahead, and then holds only the piece that
-/// it hands out.
+/// No reader waits for memory. A reader that gets none continues without read-ahead, and then holds only the piece that
+/// it returns.
 #[derive(Clone, Debug)]
 pub struct Budget {
     /// For places only.
     places: Share,
-    /// For reading ahead, and for places once the first half is used up.
+    /// For read-ahead, and for places once the first half is used up.
     common: Share,
     crowd: Crowd,
 }
 
-/// A part of a [`Budget`], which returns when this is dropped.
+/// A reserved part of a [`Budget`]. It is returned when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     permit: Permit,
@@ -40,7 +40,7 @@ impl Reservation {
 }
 
 impl Budget {
-    /// Makes a budget of `bytes`.
+    /// Creates a budget of `bytes`.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let half = bytes / 2;
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_ahead_keeps_no_transfer_out() {
+    fn read_ahead_does_not_keep_transfers_out() {
         let budget = Budget::new(BUDGET_BYTES).of_store("s");
         let ahead: Vec<_> = std::iter::from_fn(|| budget.try_reserve(1 << 20)).collect();
         assert!(ahead.len() >= 256, "{}", ahead.len());
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_whose_transfers_do_not_end_leaves_the_others_places_and_read_ahead() {
+    fn endless_transfers_of_one_store_leave_places_and_read_ahead_for_the_others() {
         let budget = Budget::new(BUDGET_BYTES);
         let [silent, other] = ["silent", "other"].map(|name| budget.of_store(name));
 

@@ -1,7 +1,7 @@
 //! Counts the readers of the process. The more there are, the less each requests at a time.
 //!
-//! A response that waits for its consumer fills the socket buffers on both sides with megabytes. So if there are many
-//! readers, each requests a small range at a time.
+//! A response that waits for its consumer fills the socket buffers on both sides with megabytes. If there are many
+//! readers, each therefore requests a small range at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,13 +39,13 @@ impl Crowd {
         Member(Arc::clone(&self.0))
     }
 
-    /// Returns how many readers there are.
+    /// Returns the number of readers.
     #[must_use]
     pub fn readers(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Returns whether there are so many readers that each must request less at a time.
+    /// Returns whether there are enough readers that each must request less at a time.
     #[must_use]
     pub fn is_dense(&self) -> bool {
         self.readers() >= CROWD

@@ -105,14 +105,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Nothing is lost if the future is dropped before it is ready.
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>>;
 
-    /// Returns what distinguishes this place from others, made by [`fingerprint`]. Returns `None` if it is unknown.
+    /// Returns a text that distinguishes this place from others, created by [`fingerprint`]. Returns `None` if it is
+    /// unknown.
     fn fingerprint(&self) -> Option<String> {
         None
     }
 }
 
-/// Returns the fingerprint of a place: 32 hexadecimal digits made from its kind and its names. It is the same on all
-/// hosts. It does not contain the names, but a guess of them can be confirmed.
+/// Returns the fingerprint of a place: 32 hexadecimal digits computed from its kind and its names. It is the same on
+/// all hosts. It does not reveal the names, but a guess of them can be confirmed.
 #[must_use]
 pub fn fingerprint(kind: &str, names: &[&str]) -> String {
     let mut hash = Sha256::new();
@@ -132,7 +133,7 @@ pub enum Error {
     /// There is no such object, bucket or version. Not retryable.
     #[error("{0}")]
     NotFound(String),
-    /// The object is not, or no longer, the pinned version. Not retryable.
+    /// The object is not, or is no longer, the pinned version. Not retryable.
     #[error("{0}")]
     Changed(String),
     /// The store refuses access. Not retryable.
@@ -159,13 +160,13 @@ pub enum Error {
         /// How long the store asks to wait.
         retry_after: Option<Duration>,
     },
-    /// The store gives an invalid answer: another range or length than requested, no size, or a web page. Not retryable,
-    /// because a server that does so does it again.
+    /// The store gives an invalid answer: another range or length than requested, no size, or a web page. Not
+    /// retryable, because the server would repeat it.
     #[error("{0}")]
     Protocol(String),
 }
 
-/// Why a store is unavailable, as far as that decides what an operator can do.
+/// Why a store is unavailable, if an operator can act on the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnavailableKind {
     /// The relay has no credentials for the store, can't read them, or they have expired.
@@ -183,13 +184,13 @@ pub enum UnavailableKind {
 }
 
 impl Error {
-    /// Makes an [`Error::Unavailable`] without a time to wait.
+    /// Creates an [`Error::Unavailable`] without a time to wait.
     #[must_use]
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::unavailable_because(UnavailableKind::Other, message)
     }
 
-    /// Makes an [`Error::Unavailable`] of this kind that names no time to wait.
+    /// Creates an [`Error::Unavailable`] of this kind without a time to wait.
     #[must_use]
     pub fn unavailable_because(kind: UnavailableKind, message: impl Into<String>) -> Self {
         Self::Unavailable { kind, message: message.into(), retry_after: None }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Receives reports about the requests of one store. Each method must return at once.
 pub trait Observe: fmt::Debug + Send + Sync + 'static {
-    /// Records a request that ended, with its operation and duration. The result is `ok`, `abandoned` or the code of an
+    /// Records a finished request with its operation and duration. The result is `ok`, `abandoned` or the code of an
     /// error.
     fn request_ended(&self, operation: &'static str, result: &'static str, took: Duration);
 

@@ -1,6 +1,6 @@
-//! Releases what a reader has read ahead while nobody takes its bytes.
+//! Releases a reader's read-ahead while nobody takes its bytes.
 //!
-//! A consumer that gives no credit would otherwise keep memory that no other transfer can use.
+//! Otherwise a consumer that gives no credit would keep memory that no other transfer can use.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{Body, Error};
 
-/// How long nobody may take bytes before what was read ahead is released. A consumer on a slow link takes its next bytes
-/// sooner, since its window is about a second of the link.
+/// How long nobody may take bytes before the read-ahead is released. A consumer on a slow link takes its next bytes
+/// sooner, since its window is about what the link carries in a second.
 pub(crate) const RELEASE_AFTER: Duration = Duration::from_millis(1500);
 
 /// A reader that reads ahead.
@@ -22,17 +22,17 @@ pub(crate) trait ReadsAhead: Send + 'static {
     /// Returns the next bytes, at least one, or `None` at the end.
     fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, Error>> + Send;
 
-    /// Releases what was read ahead. The next call of [`Self::next`] reads it again.
+    /// Releases the read-ahead. The next call of [`Self::next`] reads it again.
     fn release(&mut self);
 }
 
-/// A reader, and when it last handed out bytes.
+/// A reader, and when it last returned bytes.
 struct Watched<R> {
     reader: R,
     taken_at: Instant,
 }
 
-/// Makes a body of a reader, which releases what it has read ahead while nobody takes bytes.
+/// Creates a reader's body, which releases the read-ahead while nobody takes bytes.
 pub(crate) fn body<R: ReadsAhead>(reader: R) -> Body {
     let watched = Arc::new(Mutex::new(Watched { reader, taken_at: Instant::now() }));
     let watching = AbortOnDropHandle::new(tokio::spawn(watch(Arc::downgrade(&watched))));
@@ -56,7 +56,7 @@ async fn watch<R: ReadsAhead>(watched: Weak<Mutex<Watched<R>>>) {
         check_at = now + RELEASE_AFTER;
 
         let Some(watched) = watched.upgrade() else { return };
-        // While somebody waits for bytes, the reader is locked.
+        // While a consumer waits for bytes, the reader is locked.
         let Ok(mut guard) = watched.try_lock() else { continue };
         let release_at = guard.taken_at + RELEASE_AFTER;
         if release_at <= now {
@@ -76,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    /// Hands out a byte after each `delay`, and counts the releases.
+    /// Returns a byte after each `delay`, and counts the releases.
     struct Slow {
         delay: Duration,
         releases: Arc<AtomicUsize>,
@@ -99,7 +99,7 @@ mod tests {
         let slow = Slow { delay: Duration::from_secs(60), releases: Arc::clone(&releases) };
         let mut body = body(slow);
 
-        // Waiting for a slow store is no reason.
+        // Waiting for a slow store is not a reason for a release.
         for _ in 0..3 {
             body.next().await.unwrap().unwrap();
             sleep(RELEASE_AFTER - Duration::from_millis(1)).await;

@@ -1,7 +1,7 @@
-//! Shares of a limited quantity, such as places or bytes, so that no store can take what the others need.
+//! Shares of a limited quantity, such as places or bytes. No store can take what is guaranteed to the others.
 //!
-//! Half of the total is divided equally among the stores. Nobody else can take a store's part, even while that store does
-//! not use it. The other half is first come, first served. A single store may therefore use everything.
+//! Half of the total is divided equally among the stores. No other store can take a store's part, even while that store
+//! does not use it. The other half is first come, first served. A single store may therefore use everything.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ pub struct Shares(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     total: u64,
-    /// Less than this is of no use to a store, so guaranteed parts are multiples of it.
+    /// A smaller amount is useless to a store, so guaranteed parts are multiples of this.
     unit: u64,
     taken: u64,
     stores: BTreeMap<Arc<str>, Member>,
@@ -27,7 +27,7 @@ struct Member {
 }
 
 impl Shares {
-    /// Makes `total`, which is taken in multiples of `unit`. A `unit` of 0 counts as 1.
+    /// Divides `total`, which is taken in multiples of `unit`. A `unit` of 0 counts as 1.
     #[must_use]
     pub fn new(total: u64, unit: u64) -> Self {
         let state = State { total, unit: unit.max(1), taken: 0, stores: BTreeMap::new() };
@@ -53,7 +53,7 @@ impl Shares {
         self.lock().total
     }
 
-    /// Returns how much is taken.
+    /// Returns the amount that is taken.
     #[must_use]
     pub fn taken(&self) -> u64 {
         self.lock().taken
@@ -124,7 +124,7 @@ impl Share {
         Some(Permit { share: self.clone(), amount })
     }
 
-    /// Returns what this is a share of.
+    /// Returns the quantity that this is a share of.
     #[must_use]
     pub const fn shares(&self) -> &Shares {
         &self.shares
@@ -150,7 +150,7 @@ impl Drop for Share {
     }
 }
 
-/// An amount that a store has taken, until this is dropped.
+/// An amount that a store has taken. It is returned when dropped.
 #[derive(Debug)]
 #[must_use = "dropping it returns the amount"]
 pub struct Permit {
@@ -159,7 +159,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Returns what exceeds `amount`.
+    /// Returns the amount above `amount`.
     pub fn shrink_to(&mut self, amount: u64) {
         let surplus = self.amount.saturating_sub(amount);
         self.amount -= surplus;
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_greedy_store_leaves_the_others_their_parts() {
+    fn a_greedy_store_can_not_take_the_guaranteed_parts_of_others() {
         let shares = Shares::new(16, 1);
         let [greedy, one, other] = ["greedy", "one", "other"].map(|name| shares.of_store(name));
 

@@ -1,10 +1,10 @@
-//! Addresses of stores, of servers and on the command line: read or refused, and no password is repeated.
+//! Addresses of stores, of servers and on the command line: parsed or rejected, without repeating a password.
 
 use clap::Parser as _;
 
 use crate::gantry::{Cli, StoreAddress, config};
 
-/// A password that no address holds by chance.
+/// A password that no generated address contains by chance.
 const PASSWORD: &str = "9d1c7f30e4";
 
 const NO_VARIABLES: [(&str, &str); 0] = [];

@@ -1,5 +1,5 @@
-//! What a relay states of objects, of pages and of itself: accepted only within the protocol's bounds, and within them
-//! after a relay has trimmed what its store says.
+//! A relay's descriptions of objects, pages and itself: accepted only within the protocol's bounds, and within them
+//! after a relay has trimmed its store's answer.
 
 use arbitrary::{Arbitrary, Unstructured};
 
@@ -44,7 +44,7 @@ struct Text {
     times: u16,
 }
 
-/// A name, usually below the prefix that was asked for.
+/// A name, usually below the requested prefix.
 #[derive(Arbitrary, Debug)]
 struct Name {
     is_below: bool,
@@ -67,12 +67,12 @@ fn check_object(mut info: ObjectInfo) {
         assert_eq!(info, before, "a valid description is trimmed");
     }
     let needed = (info.size, &info.etag, &info.version_id);
-    assert_eq!(needed, (before.size, &before.etag, &before.version_id), "what can't be missing is trimmed");
+    assert_eq!(needed, (before.size, &before.etag, &before.version_id), "a required member is trimmed");
     if check::object(&info).is_ok() {
         assert!(info.size <= limits::OFFSET_MAX);
         assert!((1..=limits::VERSION_MAX_BYTES).contains(&info.etag.len()));
     } else {
-        // Only what identifies the version can still be wrong.
+        // After trimming, only the members that identify the version can still be invalid.
         info.size = 0;
         info.etag = "e".to_owned();
         info.version_id = None;

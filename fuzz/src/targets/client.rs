@@ -1,4 +1,5 @@
-//! A whole consumer against a relay that answers anything: right bytes or an error, and no message to anyone else.
+//! A whole consumer against a relay that sends anything: it yields the right bytes or an error, and sends no message to
+//! anyone else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +27,13 @@ async fn play(input: Input) {
     let (bus, peer) = (network.connect(), network.connect());
     let Input { answers, pages } = input;
     let hostile: Arc<dyn Bus> = peer;
-    let gets = hostile.subscribe("gantry.v1.get.s", None).await.expect("the bus takes it");
-    let queries = hostile.subscribe("gantry.v1.list.s", None).await.expect("the bus takes it");
+    let gets = hostile.subscribe("gantry.v1.get.s", None).await.expect("the bus accepts it");
+    let queries = hostile.subscribe("gantry.v1.list.s", None).await.expect("the bus accepts it");
     let serving = tokio::spawn(answer_gets(Arc::clone(&hostile), gets, answers));
     let listing = tokio::spawn(answer_lists(hostile, queries, pages));
 
-    let store: StoreName = "s".parse().expect("it is a name");
-    let key: Key = "a/b".parse().expect("it is a key");
+    let store: StoreName = "s".parse().expect("the name is valid");
+    let key: Key = "a/b".parse().expect("the key is valid");
     let client = Client::new(bus, consumer::Options::default());
     let (request, pin) = (ListRequest::default(), Pin::default());
     let listed = tokio::time::timeout(Duration::from_secs(600), client.list_page(&store, &request)).await;
@@ -77,7 +78,7 @@ async fn answer_gets(bus: Arc<dyn Bus>, mut gets: crate::gantry::Subscription, a
 fn start_of(get: &Message) -> u64 {
     let body: serde_json::Value = serde_json::from_slice(&get.payload).expect("the consumer sends JSON");
     let start = body["start"].as_u64().unwrap_or_default();
-    assert!(start <= SIZE.max(1 << 63), "it asks from {start} on");
+    assert!(start <= SIZE.max(1 << 63), "it requests from offset {start}");
     start
 }
 

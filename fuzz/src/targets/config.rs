@@ -1,4 +1,4 @@
-//! A configuration file of any content, and variables: read, or refused with all that is wrong.
+//! Configuration files with any content, and variables: read, or rejected with all problems.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use crate::runtime;
 
 pub(crate) fn run(data: &[u8]) {
     let file = &runtime::scratch("config.toml");
-    std::fs::write(file, data).expect("the folder for temporary files takes files");
+    std::fs::write(file, data).expect("the folder for temporary files is writable");
     let text = String::from_utf8_lossy(data);
     let mut lines = text.lines();
     let variables = [
@@ -36,7 +36,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// A setting from the file comes from one of its lines.
+/// Checks that a setting from the file comes from one of its lines.
 fn check_origin(origin: &str, file: &Path, data: &[u8]) {
     let Some(line) = origin.strip_prefix(&format!("{}:", file.display())) else { return };
     let lines = data.iter().filter(|byte| **byte == b'\n').count() + 1;

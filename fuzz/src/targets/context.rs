@@ -1,4 +1,4 @@
-//! A `nats` context of any content: read or refused, without its password in the message.
+//! `nats` contexts with any content: read, or rejected without their password in the message.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ const PASSWORD: &str = "9d1c7f30e4";
 
 pub(crate) fn run(data: &[u8]) {
     let file = &runtime::scratch("context.json");
-    std::fs::write(file, data).expect("the folder for temporary files takes files");
+    std::fs::write(file, data).expect("the folder for temporary files is writable");
     load(ContextChoice::Named(file.display().to_string()), file);
     let name = String::from_utf8_lossy(data).into_owned();
     load(ContextChoice::Named(name), file);

@@ -1,4 +1,4 @@
-//! Credentials and seed files: read, or refused in words that hold nothing of the seed.
+//! Credentials and seed files: read, or rejected with a message that contains no part of the seed.
 
 use crate::gantry::nats_files;
 

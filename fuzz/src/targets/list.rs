@@ -1,4 +1,4 @@
-//! Pages of a listing and descriptions of objects, as a consumer reads them.
+//! Pages of a listing and descriptions of objects, as a consumer receives them.
 
 use crate::gantry::{ListPage, ObjectInfo, message, printable};
 

@@ -1,4 +1,4 @@
-//! Headers and payload of any message: it is refused, or it reads the same after it was written again.
+//! Headers and payload of any message: rejected, or unchanged after encoding and decoding.
 
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;

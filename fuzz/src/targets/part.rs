@@ -1,5 +1,5 @@
-//! A part file and its record with any content: what is resumed lies within the object and within the file, and a
-//! download can begin whatever was there.
+//! Part files and records with any content: resumed bytes lie within the object and the file, and a download can always
+//! start.
 
 use std::io::Write as _;
 use std::ops::Range;
@@ -25,19 +25,20 @@ struct Input {
 enum Record {
     None,
     Raw(Vec<u8>),
-    /// Raw bytes in the place of each head and of each mark.
+    /// Raw bytes in place of each head and each mark.
     Framed {
         heads: [Vec<u8>; 2],
         marks: [Vec<u8>; SLOTS],
     },
-    /// Valid heads, unless one of these numbers spoils them or the first is damaged, and marks with valid checks.
+    /// Valid heads, unless one of these numbers makes them invalid or the first one is damaged, and marks with valid
+    /// checks.
     Checked {
         numbers: Option<[u64; 3]>,
         format: Option<u8>,
         is_damaged: bool,
         marks: [Mark; SLOTS],
     },
-    /// A record that this build would write after `durable` bytes.
+    /// A record that Gantry would write after `durable` bytes.
     Good {
         durable: u16,
     },
@@ -46,28 +47,28 @@ enum Record {
 #[derive(Arbitrary, Clone, Copy, Debug)]
 struct Mark {
     len: u16,
-    /// Replaces the CRC of the bytes that are there.
+    /// Replaces the CRC of the existing bytes.
     crc: Option<u64>,
 }
 
-/// The layout of a record, as in `part/record.rs`: a head, two marks of checkpoints, the note, the trail, and the head
-/// again.
+/// The layout of a record, as in `part/record.rs`: a head, two checkpoint marks, the note, the trail, and a copy of the
+/// head.
 const BLOCK_BYTES: usize = 4096;
 const LINE_BYTES: usize = 128;
 const TRAIL_SLOTS: usize = 256;
 const MARKS_BYTES: usize = 3 * BLOCK_BYTES + TRAIL_SLOTS * LINE_BYTES;
 
-/// How many marks an input has.
+/// The number of marks in an input.
 const SLOTS: usize = 6;
 
-/// Where these are, from the end of the first head: those of the checkpoints, the note, and three of the trail.
+/// The offsets of these marks from the end of the first head: two checkpoints, the note, and three marks of the trail.
 const OFFSETS: [usize; SLOTS] =
     [0, BLOCK_BYTES, 2 * BLOCK_BYTES, 3 * BLOCK_BYTES, 3 * BLOCK_BYTES + LINE_BYTES, MARKS_BYTES - LINE_BYTES];
 
 pub(crate) fn run(data: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
     let folder = runtime::scratch("part");
-    std::fs::create_dir_all(&folder).expect("the folder for temporary files takes files");
+    std::fs::create_dir_all(&folder).expect("the folder for temporary files is writable");
     check(&folder, &input);
 }
 
@@ -83,7 +84,7 @@ fn check(folder: &Path, input: &Input) {
     }
 
     let span = Span { start: input.start.into(), end: input.end.map(u64::from) };
-    let wanted = Get::new("s".parse().expect("it is a name"), object().key).range(span);
+    let wanted = Get::new("s".parse().expect("the name is valid"), object().key).range(span);
     let stop = AtomicBool::new(false);
     let Ok(file) = PartFile::open(&target, wanted.clone(), true, &stop) else { return };
     let Some(range) = span.resolve(SIZE) else { return };
@@ -92,7 +93,7 @@ fn check(folder: &Path, input: &Input) {
         assert!(point.range.start < point.proved && point.proved <= point.range.end);
         assert!(point.range.end <= point.object.size);
         let kept = point.proved - point.range.start;
-        assert!(kept <= input.part.len() as u64, "resumes bytes that are not there");
+        assert!(kept <= input.part.len() as u64, "resumes bytes that do not exist");
 
         let resumed = file.begin(&point.object, point.range, point.proved, &stop).expect("a download resumes");
         drop(resumed);
@@ -106,12 +107,12 @@ fn check(folder: &Path, input: &Input) {
     let file = PartFile::open(&target, wanted, true, &stop).expect("the part file opens again");
     let mut writer = file.begin(&object(), range.clone(), range.start, &stop).expect("a download begins");
     writer.write(b"x").expect("bytes are written");
-    assert!(!target.exists(), "the target appears before its time");
+    assert!(!target.exists(), "the target appears too early");
     writer.discard();
-    assert!(!part_path.exists() && !record_path.exists(), "what is discarded stays");
+    assert!(!part_path.exists() && !record_path.exists(), "discarded files remain");
 }
 
-/// Writes a file that only its owner may write to: others are not resumed.
+/// Writes a file that only its owner may write to, since other files are not resumed.
 fn write(path: &Path, bytes: &[u8]) {
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(path).expect("it is created");
@@ -144,10 +145,10 @@ fn record(input: &Input) -> Option<Vec<u8>> {
     }
 }
 
-/// The format that this build reads.
+/// The record format that Gantry reads.
 const FORMAT: u8 = 3;
 
-/// Returns a head and the CRC in it.
+/// Returns a head and its CRC.
 fn head(range: Range<u64>, size: u64, format: u8) -> (Vec<u8>, u64) {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned());
     let mut object = object();
@@ -167,7 +168,7 @@ fn head(range: Range<u64>, size: u64, format: u8) -> (Vec<u8>, u64) {
     (head, crc)
 }
 
-/// Returns the mark's line, with a valid check.
+/// Returns the line of a mark, with a valid check.
 fn line(input: &Input, mark: Mark, slot: usize, head_crc: u64) -> Vec<u8> {
     let len = usize::from(mark.len).min(input.part.len());
     let crc = mark.crc.unwrap_or_else(|| chunk::crc(&input.part[..len]));
@@ -181,7 +182,7 @@ fn padded(mut head: Vec<u8>) -> Vec<u8> {
     head
 }
 
-/// Returns a record of these heads and marks.
+/// Returns a record with these heads and marks.
 fn framed(first: Vec<u8>, second: Vec<u8>, lines: [Vec<u8>; SLOTS]) -> Vec<u8> {
     let mut marks = vec![b' '; MARKS_BYTES];
     for (offset, line) in OFFSETS.into_iter().zip(lines) {

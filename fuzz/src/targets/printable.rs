@@ -1,4 +1,4 @@
-//! Text from peers as it is printed: nothing that a terminal acts on, and nothing lost of a name.
+//! Text from peers in output: terminals interpret none of it, and names stay unambiguous.
 
 use crate::gantry::printable;
 

@@ -1,4 +1,4 @@
-//! The consumer's state machine against a relay that says anything, at any time.
+//! The consumer's state machine against a relay that sends anything, at any time.
 
 use std::time::Duration;
 
@@ -31,10 +31,10 @@ enum Event {
     Share(Number),
 }
 
-/// More than any one event makes the machine say.
+/// An upper bound on the outputs that one event can cause.
 const OUTPUTS_MAX: usize = 8;
 
-/// More than this is never asked for, whatever the relay claims.
+/// An upper bound on the memory that the receiver requests, whatever the relay claims.
 const HELD_MAX: u64 = 4 * 1024 * 1024;
 
 pub(crate) fn run(data: &[u8]) {
@@ -54,7 +54,7 @@ pub(crate) fn run(data: &[u8]) {
     };
     let start = u64::from(input.start);
     let end = input.end.map(|len| start + u64::from(len));
-    let get = Get::at("s/a/b").expect("it is an address").range(Span { start, end });
+    let get = Get::at("s/a/b").expect("the address is valid").range(Span { start, end });
     let mut world = World {
         receiver: Receiver::new(settings, get, Duration::ZERO),
         now: Duration::ZERO,
@@ -73,16 +73,16 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// A driver, and what it has seen.
+/// A driver, and the state for checking the invariants.
 struct World {
     receiver: Receiver,
     now: Duration,
     end: Option<u64>,
     delivered: u64,
     written: u64,
-    /// What an honest relay would send next.
+    /// The position of an honest relay's next message.
     position: Position,
-    /// Up to where the relay may send in this transfer.
+    /// The credit in this transfer, an absolute offset.
     granted: u64,
     /// The credit of this transfer's last control message.
     controlled: u64,
@@ -123,7 +123,7 @@ impl World {
         }
     }
 
-    /// Takes what the machine has to say, and holds it against its promises.
+    /// Handles the machine's outputs, and checks them against the invariants.
     fn settle(&mut self) {
         while let Some(chunk) = self.receiver.poll_deliver() {
             self.take(&chunk);
@@ -135,7 +135,7 @@ impl World {
         }
         assert!(self.receiver.written_offset() <= self.receiver.next_offset());
         if self.receiver.outcome() == Some(Ok(())) {
-            assert_eq!(self.delivered, self.written, "done before all is written");
+            assert_eq!(self.delivered, self.written, "done before all bytes are written");
             let object = self.receiver.object().expect("a relay accepted");
             let end = self.end.map_or(object.size, |end| end.min(object.size));
             assert!(self.delivered == end || self.position.start >= end, "done at {} of {end}", self.delivered);
@@ -147,9 +147,9 @@ impl World {
         assert!(chunk.is_intact() && !chunk.payload.is_empty());
         self.delivered = chunk.limit().expect("it fits");
         let size = self.receiver.object().map_or(0, |object| object.size);
-        assert!(self.delivered <= self.end.unwrap_or(u64::MAX).min(size), "more than was asked for");
-        assert!(self.delivered <= self.granted, "more than credit allows");
-        assert!(self.delivered - self.written <= self.window_max, "more than a window is held");
+        assert!(self.delivered <= self.end.unwrap_or(u64::MAX).min(size), "more bytes than requested");
+        assert!(self.delivered <= self.granted, "more bytes than credit allows");
+        assert!(self.delivered - self.written <= self.window_max, "more bytes than a window are held");
     }
 
     fn act(&mut self, output: Output) {
@@ -173,14 +173,15 @@ impl World {
         }
     }
 
-    /// Takes the credit of a request. It is below the request's start if the window shrank while bytes wait to be written.
+    /// Applies the credit of a request. It is below the request's start if the window shrank while bytes wait to be
+    /// written.
     fn begin_transfer(&mut self, credit: u64) {
         self.check_window(credit);
         self.granted = credit.max(self.receiver.next_offset());
         self.controlled = 0;
     }
 
-    /// Takes the credit of a control message, which never falls within a transfer.
+    /// Applies the credit of a control message, which never decreases within a transfer.
     fn grant(&mut self, credit: u64) {
         assert!(credit >= self.controlled, "credit falls");
         self.check_window(credit);
@@ -194,7 +195,7 @@ impl World {
     }
 }
 
-/// Returns whether the subject is the one to which the relay of [`Said`] hears control messages.
+/// Returns whether the subject is the control subject of the relay that sends [`Said`].
 fn is_control_of_ours(subject: &str) -> bool {
     subject.starts_with("gantry.v1.ctl.relay.") && subject::is_literal(subject)
 }

@@ -1,5 +1,5 @@
-//! A whole relay against requests and control messages of any kind: it never publishes outside of its subjects, it gives
-//! back what it took, and it serves the next consumer.
+//! A whole relay against requests and control messages of any kind: it publishes only to its own subjects, releases all
+//! resources, and still serves the next consumer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ enum To {
     List,
     Control,
     Ping,
-    /// Where the relay takes the answers of other relays.
+    /// The inbox in which the relay receives the answers of other relays.
     Peers,
 }
 
@@ -66,7 +66,7 @@ enum Payload {
         credit: Number,
         cancel: bool,
     },
-    /// What another relay says of its stores.
+    /// Another relay's description of its stores.
     Peer {
         id: String,
         prefix: Option<String>,
@@ -87,8 +87,8 @@ async fn play(input: Input) {
     let network = MemoryNetwork::new(1);
     let (bus, peer) = (network.connect(), network.connect());
     let store = Arc::new(MemoryStore::new(700));
-    store.put("a/b".parse().expect("it is a key"), pattern(0, OBJECT_BYTES));
-    let name: StoreName = "s".parse().expect("it is a name");
+    store.put("a/b".parse().expect("the key is valid"), pattern(0, OBJECT_BYTES));
+    let name: StoreName = "s".parse().expect("the name is valid");
     let options = relay::Options { idle_timeout: Duration::from_secs(2), ..relay::Options::default() };
     let budget = options.budget.clone();
     let shutdown = Shutdown::default();
@@ -97,7 +97,7 @@ async fn play(input: Input) {
     let relay = Relay::start(bus, stores, options, Arc::clone(&metrics), shutdown.clone()).await;
     let relay = relay.expect("the relay starts");
 
-    let mut heard = peer.subscribe(">", None).await.expect("the bus takes it");
+    let mut heard = peer.subscribe(">", None).await.expect("the bus accepts it");
     let (mut published, mut peers) = (0_usize, 0_i64);
     for sent in input.messages.into_iter().take(20) {
         let wait = Duration::from_millis(sent.wait_ms.into());
@@ -110,7 +110,7 @@ async fn play(input: Input) {
             check(&message);
         }
     }
-    // Another consumer is served as if nothing had been.
+    // Another consumer is still served correctly.
     assert_eq!(download(&*peer).await, pattern(0, OBJECT_BYTES), "after {published} messages");
     tokio::time::sleep(Duration::from_secs(10)).await;
     let differing = metrics.store_differing.get_or_create(&StoreLabel { store: "s".to_owned() }).get();
@@ -121,7 +121,7 @@ async fn play(input: Input) {
     relay.wait().await.expect("the relay stops");
 }
 
-/// Only what a relay may publish, or what we sent ourselves, is on the bus.
+/// Checks that the bus carries only messages that a relay may publish, or that this target sent.
 fn check(message: &Message) {
     let is_ours = ["gantry.v1.", "$SRV."].iter().any(|prefix| message.subject.starts_with(prefix));
     let may_be = ["_INBOX.", "_R_."].iter().any(|prefix| message.subject.starts_with(prefix));
@@ -132,7 +132,7 @@ fn check(message: &Message) {
 }
 
 async fn download(peer: &dyn Bus) -> bytes::Bytes {
-    let mut inbox = peer.subscribe("_INBOX.honest", None).await.expect("the bus takes it");
+    let mut inbox = peer.subscribe("_INBOX.honest", None).await.expect("the bus accepts it");
     let request = Message {
         subject: "gantry.v1.get.s".to_owned(),
         reply: Some("_INBOX.honest".to_owned()),
@@ -151,7 +151,7 @@ async fn download(peer: &dyn Bus) -> bytes::Bytes {
     all.into()
 }
 
-/// A store with a place of its own, so that the relay compares it with those of other relays.
+/// A store with a fingerprint, so that the relay compares it with the stores of other relays.
 #[derive(Debug)]
 struct Placed(Arc<MemoryStore>);
 

@@ -1,11 +1,11 @@
-//! Bodies of requests and control messages: refused, or within the bounds of the protocol; and what they make a relay
-//! answer can be sent.
+//! Bodies of requests and control messages: rejected, or within the bounds of the protocol. The relay's answers to them
+//! can be sent.
 
 use crate::gantry::{
     Body, Code, Control, Envelope, GetRequest, ListRequest, StatRequest, WireError, message, nats_files,
 };
 
-/// The protocol's bounds, by docs/PROTOCOL.md.
+/// The protocol's bounds. Source: docs/PROTOCOL.md.
 const REQUEST_MAX_BYTES: usize = 16 * 1024;
 const CONTEXT_MAX_BYTES: usize = 256;
 

@@ -1,4 +1,4 @@
-//! A store behind an S3 that answers anything: no panic, no byte that was not sent, no memory that stays reserved.
+//! A store behind an S3 server that answers anything: no panic, no invented bytes, and no memory that stays reserved.
 
 use arbitrary::{Arbitrary, Unstructured};
 use futures_util::StreamExt as _;
@@ -73,7 +73,7 @@ const HEADERS: [&str; 16] = [
     "date",
 ];
 
-/// How many bytes are read of a body at most.
+/// The maximum number of bytes to read of a body.
 const READ_MAX: u64 = 1 << 20;
 
 pub(crate) fn run(data: &[u8]) {
@@ -85,8 +85,8 @@ pub(crate) fn run(data: &[u8]) {
 
 async fn ask(asked: &Asked, sent: u64) {
     let budget = Budget::new(64 << 20);
-    let store = S3Store::connect(options(), budget.clone()).await.expect("these options are right");
-    let key: Key = "a/b".parse().expect("it is a key");
+    let store = S3Store::connect(options(), budget.clone()).await.expect("the options are valid");
+    let key: Key = "a/b".parse().expect("the key is valid");
     match asked {
         Asked::Open { start, end, pinned } => {
             let span = Span { start: (*start).into(), end: end.map(u64::from) };
@@ -115,7 +115,7 @@ async fn ask(asked: &Asked, sent: u64) {
         Asked::Probe => drop(store.probe().await),
     }
     drop(store);
-    // What was read ahead is given back once its task has seen that nobody wants it.
+    // The read-ahead is released once its task has noticed that nobody wants it.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -107,7 +107,7 @@ fn request(input: &Input) -> GetRequest {
     }
 }
 
-/// What a consumer has seen.
+/// The messages that a consumer has received.
 struct Model {
     next: u64,
     fed: u64,
@@ -119,7 +119,7 @@ struct Model {
 
 impl Model {
     fn transmit(&mut self, sender: &mut Sender, request: &GetRequest, now: Duration) {
-        // Every message either moves on or is the last one before something else has to happen.
+        // Every message either makes progress or is the last one before another event.
         for _ in 0..200_000 {
             let Some(body) = sender.poll_transmit(now) else {
                 if !sender.wants_turn() {
@@ -157,6 +157,6 @@ impl Model {
                 }
             }
         }
-        panic!("there is no end to what is sent at one moment");
+        panic!("the messages at one moment never end");
     }
 }

@@ -1,5 +1,5 @@
-//! Subjects, prefixes and the delivery allow-list: nothing that is allowed leaves the list, and nothing that is built
-//! from checked parts is unusable.
+//! Subjects, prefixes and the delivery allow-list: no allowed subject is outside the list, and subjects built from
+//! checked parts are valid.
 
 use crate::gantry::{DeliveryAllow, Operation, Prefix, StoreName, subject};
 
@@ -27,7 +27,7 @@ pub(crate) fn run(data: &[u8]) {
     }
 }
 
-/// Returns whether nats-server would take the subject for a pattern: a wildcard is a token of its own.
+/// Returns whether nats-server would treat the subject as a pattern: a wildcard is a token of its own.
 fn has_wildcard(subject: &str) -> bool {
     subject.split('.').any(|token| token == "*" || token == ">")
 }

@@ -1,4 +1,4 @@
-//! Trace headers of strangers: what is passed on to S3 and other relays is always a header.
+//! Trace headers from peers: those that are passed on to S3 and other relays are valid headers.
 
 use std::sync::OnceLock;
 

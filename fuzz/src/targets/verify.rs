@@ -1,4 +1,4 @@
-//! Stored checksums as a relay states them: checked or left aside, and never a proof of other bytes.
+//! Stored checksums as a relay states them: checked or ignored, and never a proof of other bytes.
 
 use arbitrary::{Arbitrary, Unstructured};
 
@@ -47,7 +47,7 @@ pub(crate) fn run(data: &[u8]) {
     assert_eq!(verifier.seen(), len);
     let proved = verifier.clone().finish();
     assert!(size == len || proved.is_err(), "{len} bytes pass for {size}");
-    // However the bytes are cut, and by whichever way they come, the answer is the same.
+    // The result depends neither on how the bytes are cut nor on how they are added.
     let mut whole = Verifier::new(Some(&checksum), size);
     whole.update(&input.bytes.concat());
     assert_eq!(whole.finish(), proved);

@@ -71,7 +71,7 @@ fn report(what: &str, outcome: Result<String, String>, problems: &mut Vec<String
     }
 }
 
-/// Names a key, its value and its place, as every message about the configuration does.
+/// Describes a key as every message about the configuration does: its name, its value and the place that sets it.
 fn named(effective: &[Effective], key: &str) -> String {
     find(effective, key)
         .map_or_else(|| format!("`{key}` is not set"), |line| format!("`{key}` = {} in {}", line.value, line.origin))
@@ -85,7 +85,7 @@ async fn listen(config: &Config, effective: &[Effective]) -> Result<String, Stri
     let Some(address) = config.http.listen else { return Ok("off".to_owned()) };
     match http::bind(address).await {
         Ok(_) => Ok(format!("{address} is free")),
-        // This may be the check before a restart, while the relay is running.
+        // The address may be in use by the relay that is about to be restarted.
         Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(format!("{address} is in use, perhaps by a relay")),
         Err(error) if config.http.is_chosen => {
             let key = named(effective, "http.listen");

@@ -1,4 +1,4 @@
-//! The connection to NATS, and the rights on it.
+//! The connection to NATS, and the permissions on it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,11 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The time limit for nats-server to answer.
 const ROUND_TRIP: Duration = Duration::from_secs(3);
 
-/// How often a message of one size is sent without an answer.
+/// The number of attempts to send a message of one size without an answer.
 const PAYLOAD_TRIES: u32 = 3;
 
-/// The time that refusals may arrive after the answer to a later message. They pass through another queue of the client
-/// library.
+/// How long after the answer to a later message refusals may still arrive. They pass through another queue of the
+/// client library.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// The prefix of the subjects that nats-server creates for requests from other accounts.
@@ -117,7 +117,7 @@ fn without_tls(effective: &[Effective]) -> (&'static str, &'static str) {
     (key.unwrap_or("nats.url"), "the server does not offer TLS: set it up there, or remove this key")
 }
 
-/// Returns the key of the credentials: of the file that holds them, if there is one.
+/// Returns the key of the credentials, or of the file that contains them.
 fn auth_key(effective: &[Effective]) -> &'static str {
     ["nats.creds_file", "nats.nkey_file", "nats.password_file", "nats.user", "nats.token_file", "nats.token"]
         .into_iter()
@@ -129,12 +129,12 @@ fn auth_key(effective: &[Effective]) -> &'static str {
 struct Rights {
     requests: Vec<String>,
     controls: String,
-    /// Where nats-server reports that nobody receives a message.
+    /// The subject where nats-server reports that nobody receives a message.
     reports: String,
     /// A subject that `reports` matches, on which nats-server answers.
     answers: String,
     service: Vec<String>,
-    /// For each prefix of `relay.delivery_allow`, one subject without a subscriber.
+    /// One subject without a subscriber for each prefix of `relay.delivery_allow`.
     deliveries: Vec<String>,
     /// The requests that downloads need.
     gets: Vec<String>,
@@ -162,14 +162,15 @@ impl Rights {
         }
     }
 
-    /// Returns whether downloads need it. Listing may be forbidden, and not every setup has other accounts to answer.
+    /// Returns whether downloads need the permission. Listing may be forbidden, and not every setup answers other
+    /// accounts.
     fn is_vital(&self, denied: &str) -> bool {
         let vital = self.gets.iter().chain([&self.controls]).chain(&self.deliveries);
         vital.filter(|subject| !subject.starts_with(IMPORTED)).any(|subject| denied.contains(&format!("{subject:?}")))
     }
 }
 
-/// Subscribes and publishes once as a relay does, and returns what nats-server forbids.
+/// Subscribes and publishes once as a relay does, and returns the actions that nats-server forbids.
 ///
 /// The last message goes to a subject without subscribers, which nats-server answers itself. All refusals have been sent
 /// before that answer. A request that arrives between subscribing and unsubscribing is lost, and its consumer retries.

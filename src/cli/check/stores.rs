@@ -1,4 +1,4 @@
-//! The stores: whether they answer, and what the relay is permitted to do there.
+//! Checks whether the stores answer, and what the relay is permitted to do there.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub(super) async fn check(config: &Config, name: &StoreName, effective: &[Effect
     })
 }
 
-/// Reports what the credentials permit, as far as that can be found out without knowing a key.
+/// Reports what the credentials permit, as far as this can be tested without knowing a key.
 async fn rights(store: &dyn Store) -> Result<String, Error> {
     let first = ListRequest { recursive: true, limit: Some(1), ..ListRequest::default() };
     match store.list(&first).await {
@@ -103,11 +103,11 @@ fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> Str
     format!("{key}: {error}: {cure}")
 }
 
-/// Names the key of the credentials that are missing, and what to do.
+/// Names the key for the missing credentials, and what to do.
 fn without_credentials(error: &Error, name: &StoreName, effective: &[Effective]) -> String {
     let profile = format!("stores.{name}.profile");
     if find(effective, &profile).is_some() {
-        // The SDK's message is about the last place where it looked, which is not the profile.
+        // The SDK's message describes the last place that it tried, which is not the profile.
         let key = named(effective, &profile);
         return format!("{key}: the profile does not exist, or has no credentials: correct the name or the profile");
     }

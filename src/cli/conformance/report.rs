@@ -7,11 +7,11 @@ use serde::Serialize;
 use super::super::exit::{Exit, Failure};
 use super::super::output;
 
-/// Whether the tested side keeps to a rule.
+/// Whether the tested side follows a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Passed,
-    /// The rule was broken, in these ways.
+    /// The rule was broken in these ways.
     Failed(Vec<String>),
     /// The rule does not apply, for this reason.
     NotApplicable(&'static str),
@@ -24,7 +24,7 @@ pub(super) struct Row {
     /// The heading in `docs/PROTOCOL.md`.
     pub(super) section: &'static str,
     pub(super) rule: &'static str,
-    /// The least level of consumers to which the rule applies, or `relay`.
+    /// The lowest level of consumers to which the rule applies, or `relay`.
     pub(super) level: &'static str,
     pub(super) verdict: Verdict,
     pub(super) elapsed: Duration,

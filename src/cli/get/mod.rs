@@ -81,14 +81,14 @@ pub(super) struct Get {
     show: Show,
 }
 
-/// What is to be downloaded.
+/// The kind of download.
 enum Mode {
     One(ObjectAddress),
     Tree(Vec<Selection>),
 }
 
 impl Get {
-    /// Checks that the arguments fit together, before anything is connected.
+    /// Checks that the arguments are compatible, before connecting.
     pub(super) fn check(&self) -> Result<(), Failure> {
         self.mode().map(drop)
     }

@@ -59,7 +59,7 @@ pub(super) fn open(stream: &Destination) -> io::Result<File> {
     }
 }
 
-/// Returns a copy of one of our descriptors, which shares its file position.
+/// Returns a copy of one of this process's descriptors, which shares its file position.
 fn descriptor(number: i32) -> io::Result<OwnedFd> {
     match number {
         0 => io::stdin().as_fd().try_clone_to_owned(),
@@ -73,7 +73,7 @@ fn descriptor(number: i32) -> io::Result<OwnedFd> {
 fn inherited(number: i32) -> io::Result<OwnedFd> {
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-    // Our own files are closed on exec, inherited ones are not.
+    // This process's own files are closed on exec; inherited ones are not.
     let flags = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
     let flags = flags.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
@@ -81,7 +81,7 @@ fn inherited(number: i32) -> io::Result<OwnedFd> {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
 
-    // A file opened again by its path would have a file position of its own.
+    // A file that is opened again by its path would have a separate file position.
     let us = pidfd_open(getpid(), PidfdFlags::empty())?;
     Ok(pidfd_getfd(us, number, PidfdGetfdFlags::empty())?)
 }

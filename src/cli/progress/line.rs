@@ -16,8 +16,8 @@ const NAME_MIN: usize = 8;
 /// The gap between two parts, in columns.
 const GAP: usize = 2;
 
-/// Returns a line that takes at most `columns`. What matters most stays if it is narrow: the percentage or the wait, the
-/// rate, the remaining time, the bytes, the files, the recoveries, the name, the bar.
+/// Returns a line of at most `columns`. In a narrow terminal, the most important parts stay: the percentage or the
+/// wait, the rate, the remaining time, the bytes, the files, the recoveries, the name, the bar.
 pub(super) fn line(view: &View, columns: usize) -> String {
     let percent = view.total_bytes.map(|total| percent(view.bytes, total));
     let first = match (view.waiting_s, percent) {
@@ -26,7 +26,7 @@ pub(super) fn line(view: &View, columns: usize) -> String {
         (None, None) => size(view.bytes),
     };
 
-    // In the order of their importance. Each has its place in the line.
+    // The parts in the order of their importance. Each has its position in the line.
     let mut parts = vec![(3, Some(first))];
     let is_moving = view.waiting_s.is_none();
     parts.push((5, view.bytes_per_s.filter(|_| is_moving).map(|rate| format!("{}/s", size(rate)))));

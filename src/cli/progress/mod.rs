@@ -45,7 +45,7 @@ pub(super) enum Form {
     None,
 }
 
-/// Where a download stands.
+/// The state of a download.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct View {
     name: String,
@@ -60,10 +60,10 @@ pub(super) struct View {
     bytes_per_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     eta_s: Option<u64>,
-    /// How long no byte has arrived, if a relay is being waited for.
+    /// How long no byte has arrived, if the download is waiting for a relay.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting_s: Option<u64>,
-    /// After which time the download gives up.
+    /// The time after which the download gives up.
     #[serde(skip_serializing_if = "Option::is_none")]
     gives_up_after_s: Option<u64>,
     /// Transfers that took over from another.
@@ -77,10 +77,10 @@ pub(super) trait Watched {
     /// The client's progress.
     type Progress: Clone + Send + Sync;
 
-    /// Takes the next state.
+    /// Updates the state.
     fn take(&mut self, progress: &Self::Progress);
 
-    /// Adds what is known to a view, and returns whether a relay is being waited for.
+    /// Adds the known values to a view, and returns whether the download is waiting for a relay.
     fn show(&self, view: &mut View) -> bool;
 }
 
@@ -294,7 +294,7 @@ mod tests {
         progress
     }
 
-    /// Every abandoned request was shown as a recovery, nine of them while no relay existed.
+    /// Every abandoned request was once shown as a recovery, nine of them while no relay existed.
     #[test]
     fn retries_are_not_recoveries() {
         let mut object = OneObject::new("a".to_owned());

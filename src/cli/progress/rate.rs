@@ -26,7 +26,7 @@ impl Rate {
         Self { samples: VecDeque::new(), last: None, moved_at: now }
     }
 
-    /// Takes the bytes so far. A change of `marker` counts as progress.
+    /// Records the number of bytes so far. A change of `marker` counts as progress.
     pub(super) fn add(&mut self, marker: u64, bytes: u64, now: Instant) {
         if self.last.is_none_or(|last| last != marker) {
             // The bytes of an earlier download appear at once, and are not part of the rate.
@@ -46,7 +46,7 @@ impl Rate {
         }
     }
 
-    /// Returns for how long there was no progress.
+    /// Returns how long there has been no progress.
     pub(super) fn quiet_for(&self, now: Instant) -> Duration {
         now.duration_since(self.moved_at)
     }

@@ -1,4 +1,4 @@
-//! Addresses in a file or in standard input, one on each line.
+//! Reads addresses from a file or standard input, one per line.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
@@ -58,7 +58,7 @@ fn read(mut input: impl BufRead, path: &Path, sender: &mpsc::Sender<Result<Strin
             continue;
         }
         let line = match line.starts_with('"') {
-            true => serde_json::from_str(line).map_err(|_| invalid("starts like a JSON string, and is none"))?,
+            true => serde_json::from_str(line).map_err(|_| invalid("starts like a JSON string, but is not one"))?,
             false => line.to_owned(),
         };
         if sender.blocking_send(Ok(line)).is_err() {

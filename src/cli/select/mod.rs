@@ -18,7 +18,7 @@ use gantry_client::tree::Item;
 use gantry_client::{Client, Code, Error, Get, Listed, Listing, WireError};
 use gantry_proto::{Key, StoreName};
 
-/// The characters that make a pattern of an address.
+/// The characters that make an address a pattern.
 const PATTERN: [char; 4] = ['*', '?', '[', '{'];
 
 /// `STORE` or `STORE/REST`, where the rest is a key, a prefix or a pattern.
@@ -59,12 +59,12 @@ impl Address {
         &self.store
     }
 
-    /// Returns whether it is a pattern.
+    /// Returns whether the address is a pattern.
     pub(super) fn is_pattern(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| rest.contains(PATTERN))
     }
 
-    /// Returns it as the address of one object.
+    /// Returns the address as that of one object.
     pub(super) fn object(&self) -> Result<ObjectAddress, Failure> {
         self.to_string().parse().map_err(Failure::usage)
     }
@@ -81,7 +81,7 @@ pub(super) enum Selection {
         store: StoreName,
         /// The prefix.
         prefix: String,
-        /// The pattern, as given, and what it is compiled to.
+        /// The pattern as given, and its compiled form.
         pattern: Option<(String, Vec<GlobMatcher>)>,
     },
     /// The addresses in a file, or in standard input for `-`.
@@ -89,7 +89,7 @@ pub(super) enum Selection {
 }
 
 impl Selection {
-    /// Makes the selection of an address. `is_literal` turns patterns off.
+    /// Creates the selection of an address. `is_literal` turns patterns off.
     pub(super) fn of(address: &Address, is_recursive: bool, is_literal: bool) -> Result<Self, Failure> {
         let store = address.store.clone();
         let rest = address.rest.clone().unwrap_or_default();
@@ -114,7 +114,7 @@ impl Selection {
         Ok(Self::Object(address.object()?))
     }
 
-    /// Returns what its objects have in common, for messages.
+    /// Returns what the selection's objects have in common, for messages.
     pub(super) fn name(&self) -> String {
         match self {
             Self::Object(address) => address.to_string(),
@@ -124,12 +124,12 @@ impl Selection {
         }
     }
 
-    /// Returns whether its objects come in ascending order of their keys.
+    /// Returns whether the objects come in ascending order of their keys.
     pub(super) const fn is_listing(&self) -> bool {
         matches!(self, Self::Keys { .. })
     }
 
-    /// Returns its objects. `omitted` counts the names that the relay can't list.
+    /// Returns the objects. `omitted` counts the names that the relay can't list.
     fn items(self, client: &Client, omitted: &Arc<AtomicU64>) -> BoxStream<'static, Result<Item, Error>> {
         match self {
             Self::Object(ObjectAddress { store, key }) => {
@@ -176,7 +176,7 @@ struct Reading {
     count: u64,
 }
 
-/// Returns the objects of a listing. No object at all is an error.
+/// Returns the objects of a listing. An empty listing is an error.
 fn keys(
     listing: Listing,
     store: StoreName,
@@ -246,8 +246,8 @@ fn matchers(pattern: &str, is_recursive: bool) -> Result<Vec<GlobMatcher>, globs
     Ok(matchers)
 }
 
-/// Lets `**` in the middle of a part match any number of parts, as in `a/**.bin` and `a**`. The library knows it only as
-/// a part of its own.
+/// Makes `**` in the middle of a part match any number of parts, as in `a/**.bin` and `a**`. The library supports it
+/// only as a whole part.
 fn spread(pattern: &str) -> String {
     let parts = pattern.split('/').map(|part| match part.split_once("**") {
         None | Some(("", "")) => part.to_owned(),

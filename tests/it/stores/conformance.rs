@@ -1,4 +1,4 @@
-//! What every store does alike.
+//! The tests that every store must pass.
 
 use bytes::Bytes;
 use gantry_proto::{Key, Pin, Span};
@@ -7,20 +7,20 @@ use gantry_store::{Error, Store};
 use super::{key, list_all, read};
 use crate::support::data::random_bytes;
 
-/// How big the test objects should be around.
+/// The approximate size of the test objects.
 pub(crate) const RANGE_BYTES: usize = 64 * 1024;
 
-/// What a store may do otherwise than others.
+/// The properties in which stores may differ.
 pub(crate) struct Ways<'a> {
-    /// Keys that it takes beyond those that every store does; how its listing shows them is not looked at.
+    /// Keys that this store accepts in addition to the common ones. The tests do not check how a listing shows them.
     pub(crate) awkward: &'a [&'a str],
     /// The longest key, in bytes.
     pub(crate) key_max: usize,
-    /// Whether it lists in the order of the keys' bytes.
+    /// Whether listings are in the byte order of the keys.
     pub(crate) is_ordered: bool,
 }
 
-/// Runs the whole body over one store. `put` makes an object in it.
+/// Runs all tests on one store. `put` creates an object in it.
 pub(crate) async fn conforms(store: &dyn Store, put: impl AsyncFn(&str, Bytes), ways: Ways<'_>) {
     yields_every_byte_of_every_span(store, &put).await;
     pins_one_version(store, &put).await;

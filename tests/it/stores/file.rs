@@ -23,7 +23,7 @@ fn store(root: &Path, budget_bytes: u64) -> FileStore {
 fn put(root: &Path, name: &str, bytes: &[u8]) {
     let path = root.join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    // A new file each time, as those do it who want readers to see all or nothing.
+    // A new file that is renamed into place, so that readers never see a partial one.
     let new = path.with_extension("new");
     std::fs::write(&new, bytes).unwrap();
     std::fs::rename(new, path).unwrap();
@@ -39,7 +39,7 @@ async fn a_directory_conforms() {
     }
 }
 
-/// `with_extension` would lengthen the longest names too far.
+/// Takes the longest names too, which `with_extension` would make too long.
 fn put_any(root: &Path, name: &str, bytes: &[u8]) {
     let path = root.join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -130,11 +130,11 @@ async fn a_write_while_reading_is_detected() {
     }
 }
 
-/// Writes other bytes of the same length into the file and sets its time back, until the file system's clock has gone
-/// on.
+/// Writes other bytes of the same length into the file and resets its modification time, until the file system's clock
+/// has advanced.
 async fn rewrite_in_place(path: &Path, bytes: &[u8]) {
     let before = std::fs::metadata(path).unwrap();
-    until("another time of change", async || {
+    until("another change time", async || {
         let mut file = std::fs::File::options().write(true).open(path).unwrap();
         file.write_all(bytes).unwrap();
         file.set_modified(before.modified().unwrap()).unwrap();
@@ -145,8 +145,8 @@ async fn rewrite_in_place(path: &Path, bytes: &[u8]) {
     .await;
 }
 
-/// With another time the version would be another one, and so seen by any relay; this is the case that only shows in the
-/// file's identity.
+/// With another modification time, any relay would see another version. This change shows only in the identity of the
+/// open file.
 #[tokio::test]
 async fn a_rewrite_in_place_that_sets_the_time_back_ends_the_transfer() {
     let root = folder();
@@ -166,7 +166,7 @@ async fn a_rewrite_in_place_that_sets_the_time_back_ends_the_transfer() {
 }
 
 #[tokio::test]
-async fn copies_are_one_version_where_size_and_time_of_writing_agree() {
+async fn copies_are_one_version_if_size_and_modification_time_agree() {
     let (one, other) = (folder(), folder());
     let bytes = random_bytes(1, 4 * conformance::RANGE_BYTES);
     put(one.path(), "file", &bytes);
@@ -186,9 +186,9 @@ async fn copies_are_one_version_where_size_and_time_of_writing_agree() {
     assert!(matches!(read(&other, "file", &pin, 0, None).await.unwrap_err(), Error::Changed(_)));
 }
 
-/// Run as root, when a folder's mode denies nothing, this has one omitted name less.
+/// As root, no folder is unreadable, so one name less is omitted.
 #[tokio::test]
-async fn names_that_cannot_be_shown_are_counted_and_hide_no_other() {
+async fn names_that_cannot_be_listed_are_counted_and_hide_no_other() {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
 
@@ -246,7 +246,7 @@ fn a_root_that_is_not_a_directory_is_rejected() {
     }
 }
 
-/// It used to serve the deleted directory, which is empty, and to be ready.
+/// The relay once served the deleted directory, which is empty, and reported that it was ready.
 #[tokio::test]
 async fn a_directory_that_is_deleted_is_unavailable_until_it_exists_again() {
     let parent = folder();
@@ -268,7 +268,7 @@ async fn a_directory_that_is_deleted_is_unavailable_until_it_exists_again() {
 }
 
 #[tokio::test]
-async fn a_directory_that_another_one_replaces_is_served_anew() {
+async fn a_directory_that_replaces_another_one_is_served() {
     let parent = folder();
     let (root, link) = (parent.path().join("served"), parent.path().join("current"));
     put(&parent.path().join("one"), "file", b"one");
@@ -288,7 +288,7 @@ async fn a_directory_that_another_one_replaces_is_served_anew() {
 }
 
 #[tokio::test]
-async fn what_was_read_ahead_is_released_while_nobody_takes_bytes() {
+async fn read_ahead_is_released_while_nobody_takes_bytes() {
     let root = folder();
     let bytes = random_bytes(1, 4 * conformance::RANGE_BYTES);
     put(root.path(), "file", &bytes);
@@ -327,7 +327,7 @@ async fn a_large_directory_is_listed_completely_in_little_memory() {
 }
 
 #[tokio::test]
-async fn a_new_listing_shows_what_was_created_since_and_later_pages_what_was_deleted() {
+async fn a_new_listing_shows_new_files_and_later_pages_skip_deleted_ones() {
     let root = folder();
     for name in ["a", "b", "c", "d"] {
         put(root.path(), name, b"x");

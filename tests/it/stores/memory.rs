@@ -1,4 +1,4 @@
-//! The double: a store like the others, whose faults are what they are called.
+//! The in-memory store: it passes the tests of every store, and its faults do what their names say.
 
 use std::time::Duration;
 

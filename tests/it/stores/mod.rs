@@ -1,4 +1,4 @@
-//! Stores: one body of tests over each of them, and what only some can do.
+//! Stores: one set of tests for all of them, and tests of what only some can do.
 
 mod conformance;
 mod file;

@@ -1,4 +1,4 @@
-//! Reads and lists all of a store.
+//! Reads whole objects and complete listings.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
@@ -9,7 +9,7 @@ pub(crate) fn key(key: &str) -> Key {
     key.parse().unwrap()
 }
 
-/// Reads all of a span.
+/// Reads a span to its end.
 pub(crate) async fn read(
     store: &dyn Store,
     name: &str,
@@ -30,7 +30,7 @@ pub(crate) async fn collect(mut opened: Opened) -> Result<Bytes, Error> {
     Ok(bytes.freeze())
 }
 
-/// Lists everything under a prefix, page by page: the keys, and the folded prefixes.
+/// Lists everything under a prefix, page by page. Returns the keys and the common prefixes.
 pub(crate) async fn list_all(
     store: &dyn Store,
     prefix: &str,

@@ -45,7 +45,7 @@ async fn a_bucket_conforms() {
         let put = async |name: &str, bytes: Bytes| {
             s3.put(&bucket, &format!("{prefix}{name}"), bytes, None).await;
         };
-        // SeaweedFS lists as its folders are laid out.
+        // SeaweedFS lists keys in the order of its folders.
         let ways = Ways { awkward: &["/leading", "a//b"], key_max: Key::MAX_BYTES - prefix.len(), is_ordered: false };
         conformance::conforms(&store, put, ways).await;
     }
@@ -106,7 +106,7 @@ async fn a_stored_checksum_is_found_for_every_span_that_it_can_prove() {
 }
 
 #[tokio::test]
-async fn an_upload_in_parts_is_read_whole_and_its_part_sizes_are_learned() {
+async fn a_multipart_upload_is_read_completely_and_its_part_sizes_are_found() {
     let s3 = S3::shared().await;
     let bucket = s3.bucket().await;
     let store = admin(s3, &bucket).await;
@@ -167,7 +167,7 @@ async fn requests_for_part_sizes_are_counted_under_their_own_names() {
 }
 
 #[tokio::test]
-async fn a_connection_is_used_again_and_counted_until_it_is_closed() {
+async fn a_connection_is_reused_and_counted_until_it_is_closed() {
     let s3 = S3::shared().await;
     let bucket = s3.bucket().await;
     s3.put(&bucket, "key", random_bytes(3, 1000), None).await;
@@ -230,7 +230,7 @@ async fn denied_access_and_a_missing_bucket_are_reported_at_once() {
         assert!(matches!(error, Error::Denied(_)), "{error:?}");
         let error = read(&missing, "key", &Pin::default(), start, end).await.unwrap_err();
         assert!(matches!(error, Error::NotFound(_)), "{error:?}");
-        // Only the operator is told where the objects should be.
+        // Only the operator learns where the objects should be.
         assert!(!error.to_string().contains("no-such-bucket"), "{error}");
     }
     let error = missing.probe().await.unwrap_err();

@@ -1,4 +1,4 @@
-//! The S3 store against an S3 server that fails on demand: the right bytes, or a typed error within a bound.
+//! The S3 store against an S3 server that fails on demand: the result is the right bytes, or a typed error in time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -94,31 +94,31 @@ async fn assert_fails_within(
         let error = result.unwrap_err();
         let message = error.to_string();
         assert!(is_expected(&error), "{error:?}");
-        // The consumer knows the key, and is not told where the object is.
+        // The consumer knows the key, and does not learn where the object is.
         assert!(message.contains("\"key\"") && !message.contains("\"bucket\""), "{message}");
         assert!(!message.contains("secret") && !message.contains('\n') && !message.contains("127.0.0.1"), "{message}");
     }
 }
 
-/// Acts up on the first so many requests.
+/// Answers the first `count` requests with this act.
 fn at_first(count: usize, act: Act) -> impl Fn(&Request) -> Act + Clone {
     move |request| if request.index < count { act.clone() } else { Act::Serve }
 }
 
-/// Acts up on all requests but the first.
+/// Answers all requests except the first with this act.
 fn later(act: Act) -> impl Fn(&Request) -> Act + Clone {
-    // The first body breaks off, so that there is a later request even without any in parallel.
+    // The first body is cut, so that there is a second request even without parallel reads.
     move |request| if request.index == 0 { Act::Cut(RANGE_BYTES / 2) } else { act.clone() }
 }
 
 #[tokio::test]
-async fn a_healthy_server_is_read_by_the_fewest_requests() {
+async fn a_healthy_server_is_read_with_the_fewest_requests() {
     let server = S3Double::start(object(), |_| Act::Serve).await;
     let store = store(server.endpoint(), limits(), 0).await;
 
     assert!(read(&store, "key", &Pin::default(), 0, None).await.unwrap() == object());
 
-    // Without memory for ranges ahead, one response is all.
+    // Without memory for read-ahead, there is only one response.
     let requests = server.requests();
     assert_eq!(requests.len(), 1, "{requests:?}");
     assert_eq!(requests[0].header("x-amz-checksum-mode"), Some("ENABLED"));
@@ -211,7 +211,7 @@ async fn final_answers_are_not_retried() {
 
 #[tokio::test]
 async fn the_rest_of_a_broken_body_is_requested_from_the_next_byte() {
-    // Every second response breaks off.
+    // Every second response is cut.
     let cut =
         |after| assert_right(move |request| if request.index.is_multiple_of(2) { Act::Cut(after) } else { Act::Serve });
     let short = |by| assert_right(move |request| if request.index % 2 == 1 { Act::Short(by) } else { Act::Serve });
@@ -260,7 +260,7 @@ async fn a_replaced_object_ends_as_changed() {
     assert_fails(later(Act::Replace("\"other\"")), is_changed).await;
     assert_fails(later(Act::Grow(5)), is_changed).await;
 
-    // Never the same twice: a range and its description can't be had of one version.
+    // Every answer has another version, so that a range never matches its description.
     let count = Arc::new(AtomicUsize::new(0));
     let script = move |_: &Request| {
         let count = count.fetch_add(1, Ordering::Relaxed);
@@ -286,7 +286,7 @@ async fn a_bucket_of_another_region_is_followed() {
         };
         assert_right(script).await;
     }
-    // One that sends round in circles.
+    // A server that keeps redirecting.
     assert_fails(
         |_| Act::Fail(301, "PermanentRedirect", "x-amz-bucket-region: eu-west-3"),
         |error| matches!(error, Error::Invalid(_)),
@@ -308,7 +308,7 @@ async fn expired_credentials_are_loaded_again() {
     }
 }
 
-/// The store can't tell wrong bytes from right ones: the consumer does, by the object's checksum.
+/// The store can't detect wrong bytes. The consumer detects them with the object's checksum.
 #[tokio::test]
 async fn wrong_bytes_are_not_detected_by_the_store() {
     for result in read_whole(limits(), |_| Act::Flip).await {
@@ -351,7 +351,7 @@ async fn read_ahead_is_bounded_and_returns_its_budget() {
 
     drop(opened);
 
-    until("what was reserved to come back", async || (budget.available_bytes() == 1 << 20).then_some(())).await;
+    until("the release of the reserved memory", async || (budget.available_bytes() == 1 << 20).then_some(())).await;
 }
 
 #[tokio::test]
@@ -360,13 +360,13 @@ async fn a_consumer_that_pauses_loses_nothing() {
     let store = store(server.endpoint(), limits(), 1 << 30).await;
     let mut opened = store.open(&key("key"), &Pin::default(), Span::default()).await.unwrap();
     let first = opened.body.try_next().await.unwrap().unwrap();
-    // Longer than a body may stall while it is read.
+    // Longer than the time that a body may stall during a read.
     assert!(timeout(Duration::from_millis(1500), std::future::pending::<()>()).await.is_err());
     let rest = collect(opened).await.unwrap();
     assert!([first, rest].concat() == object());
 }
 
-/// A thousand whole objects on their way at once filled the kernel's memory for sockets, and everything crawled.
+/// A thousand whole objects in flight once filled the kernel's socket memory, and every transfer became slow.
 #[tokio::test]
 async fn in_a_crowd_no_response_is_longer_than_a_quarter_of_a_range() {
     let server = S3Double::start(object(), |_| Act::Serve).await;

@@ -1,4 +1,4 @@
-//! The S3 store against servers that answer oddly, or that are no S3 at all.
+//! The S3 store against servers with unusual answers, and against servers that are not S3.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -58,7 +58,7 @@ async fn what_is_not_s3_is_never_delivered_and_fails_the_probe() {
 }
 
 #[tokio::test]
-async fn a_page_that_a_bare_s3_server_keeps_as_an_object_is_delivered() {
+async fn a_web_page_stored_as_an_object_of_a_minimal_s3_server_is_delivered() {
     for is_denied in [false, true] {
         let server = S3Double::start(Bytes::new(), move |request: &Request| match request.is_list() {
             true if is_denied => Act::Fail(403, "AccessDenied", ""),
@@ -72,12 +72,12 @@ async fn a_page_that_a_bare_s3_server_keeps_as_an_object_is_delivered() {
             assert_eq!(read(&store, "k", &Pin::default(), 0, None).await.unwrap(), HTML);
         }
 
-        // The doubt was settled once.
+        // The store tests only once whether the server is S3.
         assert_eq!(server.requests().iter().filter(|request| request.is_list()).count(), 1);
     }
 }
 
-/// Writes a listing; the names go into it as they are.
+/// Writes a listing that contains the names unescaped.
 fn listing(names: &[&str], more: &str, is_encoded: bool) -> Act {
     let mut body = "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>".to_owned();
     if is_encoded {
@@ -125,7 +125,7 @@ async fn a_server_that_ignores_max_keys_is_listed_completely() {
 }
 
 #[tokio::test]
-async fn what_a_server_says_in_an_error_is_bounded_and_printable() {
+async fn the_server_text_in_an_error_is_bounded_and_printable() {
     let long = format!("Secret\u{1b}[31m{}", "x".repeat(100_000));
     let body = format!("<Error><Code>{long}</Code><Message>{long}</Message></Error>");
     for status in [400, 403, 404, 409, 412, 500] {

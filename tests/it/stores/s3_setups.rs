@@ -1,4 +1,4 @@
-//! The S3 store in set-ups where servers, proxies or permissions differ from AWS's defaults.
+//! The S3 store in setups where servers, proxies or permissions differ from AWS's defaults.
 
 use bytes::Bytes;
 use gantry_proto::{ListRequest, Pin, Span};
@@ -62,7 +62,7 @@ const CHANGED: &str = "other bytes, which the object decompresses to, or is comp
 fn as_stored(request: &Request, headers: [&'static str; 2]) -> Act {
     match request.range(STORED.len()) {
         None => Act::Raw(200, headers[0], STORED.to_owned()),
-        // The headers name this range.
+        // The given headers are for this range.
         Some(range) if range == (5..9) => Act::Raw(206, headers[1], STORED[range].to_owned()),
         Some(range) => {
             let line = format!("content-range: bytes {}-{}/{}", range.start, range.end - 1, STORED.len());
@@ -113,7 +113,7 @@ async fn an_object_that_a_proxy_would_compress_is_delivered_as_it_is_stored() {
             assert_readable(&store, &Bytes::from_static(STORED.as_bytes())).await;
         }
 
-        // The server was found out once: the first request, and a HEAD.
+        // The server was detected with two requests: the first one and a HEAD.
         let compressed = |request: &&Request| request.header("accept-encoding") == Some("gzip");
         assert_eq!(server.requests().iter().filter(compressed).count(), 1, "{:?}", server.requests());
     }
@@ -144,7 +144,7 @@ async fn without_permission_for_versions_the_current_one_is_read_to_its_end() {
     assert!(matches!(read(&store, "k", &replaced, 0, None).await.unwrap_err(), Error::Changed(_)));
 }
 
-/// Whether HEAD or GET was faster once decided.
+/// The error once depended on whether HEAD or GET was faster.
 #[tokio::test]
 async fn one_cause_has_one_error() {
     type Is = fn(&Error) -> bool;
@@ -158,7 +158,7 @@ async fn one_cause_has_one_error() {
         (400, "InvalidArgument", version.clone(), missing, "no such version"),
         (404, "NoSuchVersion", version.clone(), missing, "no such version"),
         (400, "InvalidArgument", Pin::default(), invalid, "refuses the request"),
-        (400, "InvalidRequest", Pin::default(), invalid, "(400 InvalidRequest: as told)"),
+        (400, "InvalidRequest", Pin::default(), invalid, "(400 InvalidRequest: as scripted)"),
         (404, "NoSuchBucket", Pin::default(), missing, "no such bucket"),
         (404, "NoSuchKey", Pin::default(), missing, "no such object"),
         (404, "NoSuchKey", pinned.clone(), changed, "deleted"),
@@ -232,7 +232,7 @@ async fn a_server_without_head_is_read_without_its_checksum() {
 
 /// The message of AWS names the user, the bucket and the account.
 #[tokio::test]
-async fn messages_of_s3_reach_consumers_only_without_places() {
+async fn s3_messages_that_name_a_place_do_not_reach_consumers() {
     for (message, is_shown) in [
         ("Encryption parameters are missing", true),
         ("no identity-based policy allows arn:aws:s3:::x", false),

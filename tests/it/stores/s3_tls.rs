@@ -76,7 +76,8 @@ async fn a_file_without_certificates_is_rejected() {
     }
 }
 
-/// Over HTTP/2, unread responses held the window of the one connection, and a fast reader got nearly nothing.
+/// Over HTTP/2, unread responses once held the window of the only connection, and a fast reader received almost
+/// nothing.
 #[tokio::test]
 async fn slow_readers_do_not_slow_down_a_fast_one() {
     let object = random_bytes(1, 32 << 20);

@@ -175,7 +175,7 @@ impl Running {
         };
         let stderr = String::from_utf8_lossy(&self.stderr.await.unwrap()).into_owned();
         let Some(status) = status else {
-            panic!("gantry {} did not end within {:?}; it said:\n{stderr}", self.line, self.deadline);
+            panic!("gantry {} did not end within {:?}; it printed:\n{stderr}", self.line, self.deadline);
         };
 
         Output { code: status.code(), stdout, stderr, elapsed, peak_rss_bytes: peak_rss }
@@ -297,7 +297,7 @@ impl RelayBuilder {
             }
         });
         let found = search.await;
-        relay.id = found.unwrap_or_else(|_| panic!("no relay within {DEADLINE:?}; it said:\n{}", relay.stderr()));
+        relay.id = found.unwrap_or_else(|_| panic!("no relay within {DEADLINE:?}; it printed:\n{}", relay.stderr()));
         relay
     }
 }
@@ -363,7 +363,7 @@ impl Relay {
 
     fn assert_running(&mut self) {
         if let Some(status) = self.process.ended() {
-            panic!("gantry serve ended with {status}; it said:\n{}", self.stderr());
+            panic!("gantry serve ended with {status}; it printed:\n{}", self.stderr());
         }
     }
 }

@@ -76,7 +76,7 @@ pub(crate) enum Act {
     With(&'static [u8]),
     /// With this status, these header lines and this body, for any request. A HEAD gets no body.
     Raw(u16, &'static str, String),
-    /// Not at all.
+    /// No answer.
     Hang,
 }
 
@@ -178,7 +178,7 @@ async fn answer(stream: &mut TcpStream, request: &Request, act: Act, object: &By
     if let Act::Raw(status, headers, body) = act {
         let separator = if headers.is_empty() { "" } else { "\r\n" };
         let length = body.len();
-        let head = format!("HTTP/1.1 {status} told\r\n{headers}{separator}content-length: {length}\r\n\r\n");
+        let head = format!("HTTP/1.1 {status} Scripted\r\n{headers}{separator}content-length: {length}\r\n\r\n");
         let body = if request.is_get() { body } else { String::new() };
         stream.write_all((head + &body).as_bytes()).await?;
         return Ok(true);
@@ -196,12 +196,12 @@ async fn fail(
 ) -> std::io::Result<()> {
     let mut body = String::new();
     if !code.is_empty() && request.is_get() {
-        write!(body, "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>as told</Message>").unwrap();
+        write!(body, "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>as scripted</Message>").unwrap();
         body += "<Region>eu-west-3</Region></Error>";
     }
     let separator = if headers.is_empty() { "" } else { "\r\n" };
     let length = body.len();
-    let head = format!("HTTP/1.1 {status} told\r\n{headers}{separator}content-length: {length}\r\n\r\n");
+    let head = format!("HTTP/1.1 {status} Scripted\r\n{headers}{separator}content-length: {length}\r\n\r\n");
     stream.write_all((head + &body).as_bytes()).await
 }
 

@@ -80,7 +80,7 @@ async fn pass_on(stream: TcpStream, acceptor: TlsAcceptor, target: String, proto
     drop(copy_bidirectional(&mut client, &mut server).await);
 }
 
-/// Makes an authority, and a server's certificate for `name`. Returns the authority as PEM.
+/// Creates an authority, and a server certificate for `name`. Returns the authority as PEM.
 fn certificate(name: &str) -> (String, ServerConfig) {
     let mut authority = rcgen::CertificateParams::default();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -48,13 +48,13 @@ _CREDIT_STEPS = 4
 # If a wait exceeds its timeout by this much, this process was suspended.
 _OWN_PAUSE_S = 0.5
 
-# What an inbox holds in addition to the window: messages other than chunks, and repeats.
+# The number of bytes that an inbox holds in addition to the window: messages other than chunks, and repeats.
 _INBOX_SLACK = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to download."""
+    """The requested object and range."""
 
     store: str
     key: str
@@ -281,7 +281,7 @@ class _Transfer:
         self._sent_at = self._heard_at
 
     async def request(self, nc: NatsClient) -> None:
-        """Publishes the request for what is missing."""
+        """Publishes the request for the missing bytes."""
         download, request = self._download, self._download._request
         chunk_max = max(1, nc.max_payload - protocol.HEADERS_MAX_BYTES)
         chunk_max = min(chunk_max, download._chunk_limit or chunk_max)
@@ -450,7 +450,7 @@ class _Transfer:
 
 
 def _whole_chunks(window: int, chunk_max: int) -> int:
-    """The window as a multiple of the chunk size, so that credit does not cut chunks."""
+    """Returns the window as a multiple of the chunk size, so that credit does not cut chunks."""
     return window // chunk_max * chunk_max or window
 
 

@@ -103,7 +103,7 @@ class IdleError(RelayError):
 
 
 class EndedError(RelayError):
-    """The relay does not know the transfer, or no longer. The answer to a probe."""
+    """The relay does not know the transfer (any more). Sent in answer to a probe."""
 
     code = "ended"
     retryable = True

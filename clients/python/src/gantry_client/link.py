@@ -70,7 +70,7 @@ class Link:
                 await nc.close()
 
     async def record_error(self, error: Exception) -> None:
-        """Records errors that nats-server reports; called by `nats-py`."""
+        """Records an error that nats-server reports. `nats-py` calls this."""
         self._violations.append(str(error).lower())
 
     def check_permission(self, *subjects: str) -> None:
@@ -119,7 +119,7 @@ class Inbox:
 
     async def open(self) -> None:
         """Subscribes."""
-        # Messages leave the subscription at once, so that its own limits never drop a message before ours do.
+        # Messages leave the subscription at once, so that its own limits never drop a message before this inbox does.
         self._subscription = await self._nc.subscribe(
             self.subject,
             cb=self._take,

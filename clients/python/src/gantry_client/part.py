@@ -1,15 +1,15 @@
 """The part file: a download's bytes beside their target until they are verified.
 
-While `folder/name` is downloaded there are `folder/.name.gantry-py-part` (the bytes) and
-`folder/.name.gantry-py-part.json` (the sidecar: what the bytes are). `commit` verifies the bytes, makes them durable
-and renames them over the target, which stays as it was until then.
+While `folder/name` is being downloaded, `folder/.name.gantry-py-part` contains the bytes and
+`folder/.name.gantry-py-part.json` (the sidecar) describes them. `commit` verifies the bytes, makes them durable and
+renames the part file over the target, which is unchanged until then.
 
 The sidecar's first line describes the bytes. Marks are appended to it: a length of the part file and the CRC of that
-many bytes. A download resumes from the last mark that still holds, so that damage costs only what follows it. Bytes
-without a mark are never used.
+many bytes. A download resumes from the last valid mark, so that damage costs only what follows it. Bytes without a mark
+are never used.
 
-A checkpoint makes the bytes durable before it appends its mark. Other marks count only while the machine runs, which
-the kernel's boot id tells: after a crash of the machine a mark may be there without its bytes.
+A checkpoint makes the bytes durable before it appends its mark. Other marks count only until the machine restarts,
+which the kernel's boot id reveals: after a crash of the machine a mark may exist without its bytes.
 
 Everything here blocks: call it on a thread.
 """
@@ -41,7 +41,7 @@ _SUFFIX = ".gantry-py-part"
 _NAME_MAX_BYTES = 255
 _SIDECAR_MAX_BYTES = 4 * 1024 * 1024
 _CHECKPOINT_BYTES = 128 * 1024 * 1024
-# Marks are this far apart, and further in a large download, which has no more than so many.
+# The minimum distance of marks, in bytes, and their maximum number. In a large download, the distance is larger.
 _MARK_BYTES = 1024 * 1024
 _MARKS_MAX = 4096
 _READ_BYTES = 1024 * 1024
@@ -50,7 +50,7 @@ _LOCK_ATTEMPTS = 16
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is downloaded, as it was requested. Bytes of anything else are not resumed."""
+    """The request. Only bytes of the same request are resumed."""
 
     store: str
     key: str
@@ -71,7 +71,7 @@ class _Sidecar:
 
 @dataclass(frozen=True)
 class _Mark:
-    """So many bytes at the start of the part file have this CRC."""
+    """The CRC of the first `length` bytes of the part file."""
 
     length: int
     crc64nvme: int
@@ -82,7 +82,7 @@ class PartFile:
     """The locked part file of one target. Close it in any case."""
 
     def __init__(self, target: Path, wanted: Wanted, resume: bool) -> None:
-        """Locks the part file, and reads what an earlier download left if it is to be resumed.
+        """Locks the part file, and reads the bytes of an earlier download if it is to be resumed.
 
         Raises `FileInUseError` and `PartFileError`.
         """
@@ -102,7 +102,7 @@ class PartFile:
         except OSError as error:
             raise PartFileError(f"can't open {self._part}: {error.strerror}") from error
 
-        #: The version that the bytes belong to that are there already; `None` when there are none.
+        #: The version of the kept bytes; `None` if there are none.
         self.found: Optional[ObjectInfo] = None
         try:
             if resume:
@@ -121,12 +121,12 @@ class PartFile:
         return (self._sidecar.start if self._sidecar else self._wanted.start) + self._written
 
     def begin(self, info: ObjectInfo, start: int, end: int) -> None:
-        """Begins to write at `offset`, or at `start` when nothing is resumed."""
+        """Starts to write at `offset`, or at `start` if nothing is resumed."""
         try:
             if self.found is None or self._sidecar is None:
                 self._start_over(info, start, end)
             else:
-                # The marks of the kept bytes count from now on, so these have to be durable.
+                # The marks of the kept bytes count from now on, so the bytes must be durable.
                 os.fsync(self._fd)
                 self._place(self._sidecar, [*self._marks[:-1], replace(self._marks[-1], is_durable=True)])
             self._take_mode(at_least=stat.S_IRUSR | stat.S_IWUSR)
@@ -134,7 +134,7 @@ class PartFile:
             raise PartFileError(f"can't write {self._part}: {error.strerror}") from error
 
     def discard_found(self) -> None:
-        """Forgets what was found: the download starts over."""
+        """Discards the kept bytes: the download starts over."""
         self.found = None
         self._written = 0
         self._sidecar = None
@@ -183,7 +183,7 @@ class PartFile:
         return verification
 
     def suspend(self) -> None:
-        """Makes the bytes durable, so that they can be resumed also after a restart of the machine."""
+        """Makes the bytes durable, so that they can be resumed even after a restart of the machine."""
         if self._sidecar is None or self._verifier is None or not self._is_in_place():
             return
         if self._written > self._durable:
@@ -228,7 +228,7 @@ class PartFile:
         raise FileInUseError(f"another download writes to {self._target}")
 
     def _is_in_place(self) -> bool:
-        """Whether the open file still has its name, and no other one."""
+        """Returns whether the open file still has its name, and no other one."""
         try:
             there = os.lstat(self._part)
         except FileNotFoundError:
@@ -237,7 +237,7 @@ class PartFile:
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) and here.st_nlink == 1
 
     def _examine(self) -> None:
-        """Takes up what an earlier download left, if it is of this object and its bytes can be relied on."""
+        """Reuses the bytes of an earlier download, if they belong to this request and match their marks."""
         found = _read_sidecar(self._sidecar_path)
         if found is None or found[0].wanted != self._wanted:
             return
@@ -248,7 +248,7 @@ class PartFile:
 
         verifier, held = self._read(sidecar, marks)
         if len(held) < len(marks):
-            # It has read bytes that are not used.
+            # The verifier has read bytes that are not used.
             verifier, held = self._read(sidecar, held)
         if not held:
             return
@@ -363,7 +363,7 @@ def _names(target: Path) -> tuple[Path, Path]:
 
 
 def _open_private(path: Path, flags: int) -> int:
-    """Opens a file that only this user can have put there: regular, with a single name, not behind a link."""
+    """Opens a file that only this user can have created: regular, with a single name, not behind a link."""
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     status = os.fstat(fd)
     is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink <= 1
@@ -374,13 +374,13 @@ def _open_private(path: Path, flags: int) -> int:
 
 
 def _line(mark: _Mark) -> bytes:
-    """A mark as it is written. The line before it may have been torn, so it begins with a line break."""
+    """Returns a mark as a line. It starts with a line break, since the previous line may have been torn."""
     text = f"{mark.length} {mark.crc64nvme:016x} {int(mark.is_durable)}"
     return f"\n{text} {zlib.crc32(text.encode()):08x}".encode()
 
 
 def _read_line(line: bytes, length_max: int) -> Optional[_Mark]:
-    """Returns `None` for a line that is torn or damaged."""
+    """Parses a mark. Returns `None` for a line that is torn or damaged."""
     try:
         length, value, is_durable, _ = line.split(b" ")
         mark = _Mark(int(length), int(value, 16), is_durable == b"1")
@@ -390,9 +390,9 @@ def _read_line(line: bytes, length_max: int) -> Optional[_Mark]:
 
 
 def _read_sidecar(path: Path) -> Optional[tuple[_Sidecar, list[_Mark]]]:
-    """Returns it and its marks, in the order of their lengths.
+    """Reads the sidecar. Returns it and its marks, in ascending order of length.
 
-    Returns `None` when there is none that this version of the package understands.
+    Returns `None` if there is none, or if this version of the package does not support its format.
     """
     try:
         fd = _open_private(path, os.O_RDONLY)
@@ -446,7 +446,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        # Some network file systems can't.
+        # Some network file systems don't support this.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -454,7 +454,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _boot_id() -> Optional[str]:
-    """Identifies this run of the kernel. Source: random(4)."""
+    """Returns the id of the current boot of the machine. Source: random(4)."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() or None
     except OSError:

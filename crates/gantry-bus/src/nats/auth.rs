@@ -1,4 +1,4 @@
-//! Authentication, which the server requests at each connection.
+//! Authentication, which the server requests on each connection.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use nkeys::KeyPair;
 use super::options::{Auth, OptionKind, read};
 use crate::Error;
 
-/// Makes async-nats' options with our credentials.
+/// Creates async-nats' options with the configured credentials.
 ///
 /// Files are read once now, so that mistakes are reported early, and again at each connection, so that a renewed file
 /// takes effect without a restart.

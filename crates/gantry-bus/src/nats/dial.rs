@@ -1,8 +1,8 @@
-//! Makes a connection: converts the options, tries the servers one after another, and classifies failures.
+//! Establishes a connection: converts the options, tries the servers one after another, and classifies failures.
 //!
-//! async-nats gets one address at a time, and never reconnects by itself. Its own choice among servers tries the first
-//! address of a name only, checks the certificates of a cluster's members against their IP addresses, reports the kinds
-//! of failures without their reasons, and does not stop when the credentials are refused.
+//! async-nats gets one address at a time, and never reconnects by itself. Its own server selection has four faults: it
+//! tries only the first address of a name, checks the certificates of a cluster's members against their IP addresses,
+//! reports the kinds of failures without their reasons, and does not stop when the credentials are refused.
 
 use std::error::Error as _;
 use std::net::IpAddr;
@@ -20,8 +20,8 @@ use super::tls;
 use crate::Error;
 use crate::clock::Clock;
 
-/// Interval of pings on an idle connection. The connection is abandoned at the third ping without an answer, after 30 s.
-/// So a silently cut link is noticed, and on a slow link a large message ahead of the answers has time to pass.
+/// Interval of pings on an idle connection. The connection is abandoned at the third ping without an answer, after 30
+/// s. This detects a silently cut link, and on a slow link leaves time for a large message ahead of the answers.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Maximum duration of one attempt at one address.
@@ -36,17 +36,17 @@ const BACKOFF_LIMIT: Duration = Duration::from_secs(2);
 /// The wait before the second attempt, before jitter. It doubles with each attempt.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 
-/// Where nobody can listen. async-nats tries this address instead of reconnecting, and then gives up.
+/// An address without a listener. async-nats tries this address instead of reconnecting, and then gives up.
 const NOWHERE: &str = "nats://127.0.0.1:0";
 
-/// A connection that was made.
+/// An established connection.
 pub(super) struct Dialled {
     pub(super) client: Client,
     pub(super) addr: ServerAddr,
 }
 
-/// Makes the first connection. Retries until `connect_timeout` if a server may still appear, and tries every address at
-/// least once.
+/// Establishes the first connection. Retries until `connect_timeout` if a server may still appear, and tries every
+/// address at least once.
 ///
 /// # Errors
 /// - [`Error::Options`] if an option, or a file that it names, is invalid, or if the TLS handshake fails.
@@ -79,9 +79,9 @@ pub(super) async fn dial_first(
 
 /// Tries every server once, until one accepts the connection.
 ///
-/// TLS with one server means TLS with all. It is required if one address asks for it. If the first server requests it, the
-/// connection is made again with TLS required. Otherwise the user and the password would be sent in plain text to a server
-/// that is discovered later.
+/// TLS with one server means TLS with all. It is required if one address asks for it. If the first server requests it,
+/// the connection is established again with TLS required. Otherwise the user and the password would be sent in plain
+/// text to a server that is discovered later.
 ///
 /// # Errors
 /// The most significant failure: [`Error::Unauthorized`] or [`Error::Options`] if a server in the options refuses the
@@ -156,13 +156,13 @@ async fn try_server(
             continue;
         }
 
-        // If the connection has ended already, its guard shows it.
+        // If the connection has already ended, its guard reports it.
         drop(client.set_server_pool(NOWHERE).await);
         return Ok(client);
     }
 }
 
-/// Returns the failure that says most about why no connection could be made.
+/// Returns the failure that best explains why no connection could be established.
 fn more_significant(earlier: Option<Error>, later: Error) -> Error {
     let rank = |error: &Error| match error {
         Error::Unauthorized { .. } => 2,
@@ -175,8 +175,8 @@ fn more_significant(earlier: Option<Error>, later: Error) -> Error {
     }
 }
 
-/// Returns the wait before an attempt, counted from 1. There is none before the first; then it doubles. Jitter reduces it
-/// by up to half, so that the clients of a restarted server do not all connect at once.
+/// Returns the wait before an attempt. The attempts are counted from 1. There is no wait before the first; then it
+/// doubles. Jitter reduces it by up to half, so that the clients of a restarted server do not all connect at once.
 pub(super) fn backoff(attempt: usize) -> Duration {
     let Some(doublings) = attempt.checked_sub(2) else { return Duration::ZERO };
     let doublings = u32::try_from(doublings).unwrap_or(u32::MAX);
@@ -190,7 +190,7 @@ fn jitter() -> f64 {
     f64::from(u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
 }
 
-/// Converts our options to async-nats'.
+/// Converts the options to async-nats'.
 fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> ConnectOptions {
     let mut prepared = auth
         .name(&options.name)
@@ -200,7 +200,7 @@ fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> 
         .connection_timeout(attempt_limit)
         .ping_interval(PING_INTERVAL)
         .ignore_discovered_servers()
-        // The least that is possible: see `NOWHERE`.
+        // The smallest possible value: see `NOWHERE`.
         .max_reconnects(1);
 
     if options.tls_first {
@@ -219,7 +219,7 @@ fn prepare(auth: ConnectOptions, options: &Options, attempt_limit: Duration) -> 
 fn judge(error: &ConnectError, server: &Server, pool: &Pool) -> Error {
     let servers = pool.names();
     let address = without_credentials(server.addr.as_url_str());
-    // async-nats says it twice.
+    // async-nats repeats the phrase.
     let is_violation = error.kind() == ConnectErrorKind::AuthorizationViolation;
     let reason = if is_violation { "authorization violation".to_owned() } else { error.to_string() };
     let reason = if servers == address { reason } else { format!("{address}: {reason}") };
@@ -269,7 +269,8 @@ fn tls_error(error: &ConnectError) -> Option<&rustls::Error> {
     None
 }
 
-/// Returns whether the server does not offer TLS at all: then its greeting in plain text arrives instead of a handshake.
+/// Returns the option at fault. If the server does not offer TLS at all, its greeting in plain text arrives instead of
+/// a handshake.
 fn option_of_tls(error: &rustls::Error) -> OptionKind {
     if matches!(error, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) {
         OptionKind::TlsNotOffered

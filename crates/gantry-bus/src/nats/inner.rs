@@ -1,4 +1,5 @@
-//! What a bus and its subscriptions share: the current connection, and every subscription that must survive it.
+//! The state that a bus and its subscriptions share: the current connection, and every subscription that must survive
+//! it.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
@@ -13,13 +14,13 @@ use super::shared::Shared;
 use super::source::Source;
 use crate::{Error, Event};
 
-/// What the bus and its subscriptions share.
+/// The state that the bus and its subscriptions share.
 pub(super) struct Inner {
     pub(super) options: Options,
     /// The current connection. If it dies, it is replaced.
     link: watch::Sender<Arc<Link>>,
     pub(super) shared: Arc<Shared>,
-    /// All subscriptions. Locked while subscribing, so that a new connection misses none.
+    /// All subscriptions. Locked during a subscription, so that a new connection misses none.
     subscriptions: tokio::sync::Mutex<Vec<Registered>>,
     /// Cancelled once the connection can't be restored.
     pub(super) closed: CancellationToken,
@@ -113,7 +114,7 @@ impl Inner {
     pub(super) async fn renew(&self) -> Result<Arc<Link>, Error> {
         let dead = self.link();
         let link = link::make(&self.options, &self.shared, Some(dead.totals())).await?;
-        // Before subscribing, so that denied subscriptions are reported after the new epoch.
+        // Refreshed before subscribing, so that denied subscriptions are reported after the new epoch.
         link.refresh(&self.shared.reports, None);
 
         let mut subscriptions = self.subscriptions.lock().await;
@@ -133,7 +134,7 @@ impl Inner {
     /// Closes the bus for good: every subscription ends, and everything that waits for a connection fails.
     pub(super) async fn close(&self, error: &Error) {
         tracing::debug!(%error, "the connection to nats-server can't be restored");
-        // First, so that the reason is known before anything notices its consequences.
+        // Set first, so that the reason is known before anything notices the consequences.
         self.end.get_or_init(|| error.clone());
         self.shared.reports.emit(Event::Closed(error.to_string()));
 

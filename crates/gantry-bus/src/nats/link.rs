@@ -1,8 +1,8 @@
-//! One connection of async-nats: how it is made, what it reports, and how its end is noticed.
+//! One connection of async-nats: how it is established, what it reports, and how its end is detected.
 //!
 //! async-nats reconnects by itself, but its connection task may die: a header value with a lone CR makes it panic, and
-//! any client may send one. Nothing reports this, and `connection_state()` stays `Connected`. However, the values captured
-//! by the event callback are dropped with the task, so a [`Guard`] among them notices at once.
+//! any client may send one. Nothing reports this, and `connection_state()` stays `Connected`. However, the values
+//! captured by the event callback are dropped with the task, so a [`Guard`] among them detects the end at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -30,7 +30,7 @@ pub(super) struct Link {
 /// The totals of several connections of a bus.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Totals {
-    /// How many connections were made.
+    /// The number of connections so far.
     pub(super) epoch: u64,
     pub(super) received_bytes: u64,
 }
@@ -51,7 +51,7 @@ struct Guard {
     link: OnceLock<Weak<Link>>,
 }
 
-/// Makes a connection. The first one is tried for `connect_timeout`, each later one once at every server.
+/// Establishes a connection. The first one is tried for `connect_timeout`, each later one once at every server.
 ///
 /// # Errors
 /// The same as [`dial::dial`].
@@ -132,7 +132,8 @@ impl Guard {
         self.link.get().and_then(Weak::upgrade)
     }
 
-    /// Handles an event of async-nats, which drops events when there are many at once. So each one refreshes the status.
+    /// Handles an event of async-nats. Since async-nats drops events when there are many at once, each one refreshes
+    /// the status.
     async fn handle(&self, event: async_nats::Event) {
         let connected = match event {
             async_nats::Event::Connected => Some(true),
@@ -156,7 +157,7 @@ impl Guard {
                 self.leave_lame_duck().await;
             }
             async_nats::Event::ServerError(error) => self.handle_error(&error.to_string()),
-            // It only fails to reconnect by itself.
+            // The error only means that async-nats could not reconnect by itself.
             async_nats::Event::ClientError(_)
             | async_nats::Event::Connected
             | async_nats::Event::Disconnected
@@ -183,10 +184,10 @@ impl Guard {
         self.shared.reports.note_error(text);
     }
 
-    /// Moves to another server before this one closes. If there is no other, the connection stays: a server in lame duck
-    /// mode serves its existing connections for a while, but accepts no new ones.
+    /// Moves to another server before this one closes. If there is no other, the connection stays: a server in lame
+    /// duck mode serves its existing connections for a while, but accepts no new ones.
     async fn leave_lame_duck(&self) {
-        // Holding the link while waiting would keep it alive.
+        // A strong reference to the link would keep it alive during the wait.
         let Some((client, addr)) = self.link().map(|link| (link.client.clone(), link.addr.clone())) else { return };
         if self.shared.leave(&addr)
             && let Err(error) = client.force_reconnect().await

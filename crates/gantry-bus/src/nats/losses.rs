@@ -1,5 +1,5 @@
-//! The log of lost connections, which must not grow with their number: any client can make async-nats reconnect
-//! hundreds of times per second.
+//! The log of lost connections. It must not grow with their number: any client can make async-nats reconnect hundreds
+//! of times per second.
 
 use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
@@ -17,11 +17,11 @@ pub(super) struct Losses(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     logged_at: Option<Instant>,
-    /// How many losses were not logged since.
+    /// The number of losses since the last logged one.
     unlogged: u64,
     /// Whether the latest loss was logged.
     is_logged: bool,
-    /// Whether the log has a reason why the connection could not be restored at once.
+    /// Whether the log contains the reason why the connection could not be restored at once.
     is_explained: bool,
 }
 
@@ -58,7 +58,7 @@ impl Losses {
         state.is_explained = true;
     }
 
-    /// Logs that the connection is restored, at the same level of attention as its loss.
+    /// Logs that the connection is restored, at the level of its loss.
     pub(super) fn restored(&self, epoch: u64) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.is_explained = false;

@@ -26,7 +26,7 @@ pub(super) fn outbound(message: Message) -> Result<OutboundMessage, Error> {
     })
 }
 
-/// Converts headers, and rejects names and values at which async-nats would panic because they break the header block.
+/// Converts headers. Rejects names and values that break the header block, because async-nats would panic.
 pub(super) fn header_map(headers: &Headers) -> Result<HeaderMap, Error> {
     let mut map = HeaderMap::new();
     for (name, value) in headers.iter() {
@@ -37,7 +37,7 @@ pub(super) fn header_map(headers: &Headers) -> Result<HeaderMap, Error> {
     Ok(map)
 }
 
-/// Converts a message to our form. The payload is not copied.
+/// Converts a message from async-nats' form. The payload is not copied.
 fn inbound(message: async_nats::Message) -> Message {
     let mut headers = Headers::default();
     if let Some(map) = &message.headers {
@@ -65,11 +65,11 @@ fn inbound(message: async_nats::Message) -> Message {
 /// a subscription when it sends the unsubscribe, and its `drain` does not wait for an answer either.
 pub(super) struct Messages {
     source: Arc<Source>,
-    /// `None` while `closing` holds it, and when its connection is dead.
+    /// `None` while `closing` holds the subscriber, and once its connection is dead.
     subscriber: Option<Subscriber>,
     /// The unsubscribe, which waits for room in the connection's queue.
     closing: Option<BoxFuture<'static, Subscriber>>,
-    /// Its sender is dropped to close the subscription. `None` once closed.
+    /// Dropping the sender closes the subscription. `None` once closed.
     closed: Option<oneshot::Receiver<()>>,
     /// Keeps the bus connected for as long as the subscription exists.
     _bus: Arc<Inner>,
@@ -111,7 +111,7 @@ impl Stream for Messages {
                 return Poll::Ready(None);
             }
 
-            // The connection is dead; the next one brings more.
+            // The connection is dead; the next one delivers more.
             match ready!(this.source.poll_next(cx)) {
                 Some(subscriber) => this.subscriber = Some(subscriber),
                 None => return Poll::Ready(None),

@@ -1,4 +1,4 @@
-//! The bus over a real nats-server. Nothing else names `async_nats`.
+//! The bus over a real nats-server. No other module uses `async_nats`.
 
 mod auth;
 mod dial;
@@ -94,7 +94,7 @@ impl Bus for Nats {
             match error.kind() {
                 PublishErrorKind::MaxPayloadExceeded => Err(Error::TooLarge { len, max: self.max_payload_on(&link) }),
                 PublishErrorKind::InvalidSubject => Err(Error::Subject(subject)),
-                // The connection died meanwhile. The message is lost, as any message before a reconnect may be.
+                // The connection died meanwhile. The message is lost, like any message before a reconnect.
                 PublishErrorKind::Send => self.inner.link_after(&link).await.map(drop),
             }
         })
@@ -125,8 +125,8 @@ impl Bus for Nats {
 
     fn reconnect(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            // All users of a dead connection notice at about the same time. Only the first abandons it, so that the others
-            // do not end its successor.
+            // All users of a dead connection notice at about the same time. Only the first one abandons it, so that the
+            // others do not end its successor.
             let link = self.inner.link();
             let epoch = link.totals().epoch;
             if self.inner.abandoned.swap(epoch, Ordering::Relaxed) == epoch {

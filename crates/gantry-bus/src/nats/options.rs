@@ -1,4 +1,4 @@
-//! How to reach nats-server and how to authenticate.
+//! The options of a connection: addresses, TLS and credentials.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::Error;
 
-/// How to reach nats-server, with the options that NATS users know.
+/// The options of a connection. They are those that NATS users know.
 #[derive(Clone)]
 pub struct Options {
     /// Server addresses, each `[nats://|tls://|ws://|wss://][user:password@|token@]host[:port]` or several of them
@@ -19,14 +19,14 @@ pub struct Options {
     pub auth: Auth,
     /// A PEM file with the certificate authorities to trust instead of the system's. Requires TLS.
     pub tls_ca: Option<PathBuf>,
-    /// A PEM file with our certificate chain. Needs `tls_key`, and requires TLS.
+    /// A PEM file with this client's certificate chain. Needs `tls_key`, and requires TLS.
     pub tls_cert: Option<PathBuf>,
-    /// A PEM file with our private key. Needs `tls_cert`.
+    /// A PEM file with this client's private key. Needs `tls_cert`.
     pub tls_key: Option<PathBuf>,
-    /// Refuses a connection without TLS, and with it addresses with `ws://`.
+    /// Refuses a connection without TLS, and therefore addresses with `ws://`.
     pub tls_required: bool,
-    /// Starts with the TLS handshake, before the server's first message. The server must have `handshake_first`. Does not
-    /// apply to `wss://`, which always does.
+    /// Starts with the TLS handshake, before the server's first message. The server must have `handshake_first`. Does
+    /// not apply to `wss://`, which always starts with TLS.
     pub tls_first: bool,
     /// Connects only to `servers`, not to other members of their cluster.
     pub ignore_discovered_servers: bool,
@@ -35,8 +35,8 @@ pub struct Options {
     /// Timeout for the first connection, including all attempts. With more than four addresses it is extended, so that each
     /// gets a second.
     pub connect_timeout: Duration,
-    /// How long to retry on a reconnect while a server refuses our credentials or the TLS handshake, before the bus closes
-    /// for good. The server may be reloading its configuration, or the credentials may be about to be replaced.
+    /// How long to retry on a reconnect while a server refuses the credentials or the TLS handshake, before the bus
+    /// closes for good. The server may be reloading its configuration, or the credentials may be about to be replaced.
     pub refused_limit: Duration,
     /// How many messages may wait to be sent. The limit counts messages, not bytes: with messages of 1 MiB the default
     /// bounds the queue to 16 MiB.
@@ -102,7 +102,7 @@ impl Options {
         for (what, option, path, mark) in files {
             let Some(path) = path else { continue };
             if !read(what, option, path).await?.contains(mark) {
-                let reason = format!("{what} file {} contains none in PEM form", path.display());
+                let reason = format!("{what} file {} contains no {what} in PEM form", path.display());
                 return Err(Error::option(option, reason));
             }
         }
@@ -117,7 +117,7 @@ pub(super) async fn read(what: &str, option: OptionKind, path: &Path) -> Result<
         .map_err(|error| Error::option(option, format!("{what} file {} can't be read: {error}", path.display())))
 }
 
-/// Leaves out everything that could be a credential.
+/// Omits everything that could be a credential.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let servers: Vec<_> = self.addresses().map(without_credentials).collect();
@@ -199,7 +199,7 @@ pub enum Auth {
     Nkey(PathBuf),
 }
 
-/// Leaves out passwords and tokens.
+/// Omits passwords and tokens.
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

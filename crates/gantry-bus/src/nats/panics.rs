@@ -1,4 +1,4 @@
-//! Controls what a panic inside of async-nats prints.
+//! Controls what a panic inside async-nats prints.
 
 use std::panic;
 

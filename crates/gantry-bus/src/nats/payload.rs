@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The smallest limit that is assumed, in bytes. It leaves room for a chunk of 4 KiB and its headers.
 const LIMIT_MIN: usize = 8 * 1024;
 
-/// A limit below the one that the server announces, which an account may have.
+/// A message limit below the one that the server announces. An account may have such a limit.
 ///
 /// nats-server reports an account's limit to the client in a later message, which async-nats ignores. It closes the
-/// connection at the first message that is larger. From then on, at most the next smaller power of two is assumed.
+/// connection at the first message that is larger. Afterwards, the limit is assumed to be at most the next smaller
+/// power of two.
 #[derive(Debug)]
 pub(super) struct PayloadLimit {
     /// The largest message that may be accepted, in bytes.
@@ -22,7 +23,7 @@ impl PayloadLimit {
         Self { limit: AtomicUsize::new(usize::MAX), largest: AtomicUsize::new(0) }
     }
 
-    /// Returns the limit, in bytes, where the server has announced `announced`.
+    /// Returns the limit, in bytes. `announced` is the server's announced limit.
     pub(super) fn of(&self, announced: usize) -> usize {
         announced.min(self.limit.load(Ordering::Relaxed))
     }
@@ -32,13 +33,13 @@ impl PayloadLimit {
         self.largest.fetch_max(len, Ordering::Relaxed);
     }
 
-    /// Records that there is another connection.
+    /// Records a new connection.
     pub(super) fn note_connected(&self) {
         self.largest.store(0, Ordering::Relaxed);
     }
 
-    /// Records that the server closes the connection because a message was too large. Returns the new limit, in bytes, or
-    /// `None` if it is already that low.
+    /// Records that the server closes the connection because a message was too large. Returns the new limit, in bytes,
+    /// or `None` if the limit was already that low.
     pub(super) fn note_exceeded(&self) -> Option<usize> {
         let largest = self.largest.load(Ordering::Relaxed);
         let smaller = largest.saturating_sub(1).checked_ilog2().map_or(0, |exponent| 1 << exponent);

@@ -1,4 +1,4 @@
-//! The servers that a bus may connect to: those that the options name, and the other members of their cluster.
+//! The servers that a bus may connect to: those in the options, and the other members of their cluster.
 
 use std::net::IpAddr;
 
@@ -7,11 +7,11 @@ use async_nats::ServerAddr;
 use super::options::{Auth, OptionKind, Options, without_credentials};
 use crate::Error;
 
-/// The most members of a cluster that are remembered. Anyone on the path may change a message without TLS that names
+/// The maximum number of remembered cluster members. Anyone on the path may change an unencrypted message that names
 /// them.
 const DISCOVERED_MAX: usize = 64;
 
-/// The servers that a bus may connect to, and how.
+/// The servers that a bus may connect to, and the options of the connection.
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
     servers: Vec<Server>,
@@ -27,7 +27,7 @@ pub(super) struct Server {
     pub(super) addr: ServerAddr,
     /// Whether another server has named it.
     pub(super) is_discovered: bool,
-    /// How many attempts in a row have failed.
+    /// The number of successive failed attempts.
     failures: u32,
 }
 
@@ -67,8 +67,8 @@ impl Pool {
         self.servers.iter().filter(|server| !server.is_discovered).map(|server| &server.addr)
     }
 
-    /// Returns the servers in the order in which to try them: those that failed least, first those in the options, and
-    /// otherwise in random order.
+    /// Returns the servers in the order in which to try them: those with the fewest failures first, then those in the
+    /// options, otherwise in random order.
     pub(super) fn in_order(&self) -> Vec<Server> {
         let mut servers: Vec<_> = self.servers.iter().map(|server| (uuid::Uuid::new_v4(), server)).collect();
         servers.sort_by_key(|(random, server)| (server.failures, server.is_discovered, *random));
@@ -108,8 +108,8 @@ impl Pool {
 }
 
 impl Server {
-    /// Returns whether its certificate is likely to be for another name: nats-server names the members of its cluster by
-    /// their IP addresses.
+    /// Returns whether the server's certificate is likely to be for another name: nats-server names the members of its
+    /// cluster by their IP addresses.
     pub(super) fn needs_other_names(&self) -> bool {
         self.is_discovered && self.addr.host().parse::<IpAddr>().is_ok()
     }
@@ -126,7 +126,7 @@ fn is_same(one: &ServerAddr, other: &ServerAddr) -> bool {
 
 /// Returns the address of a cluster member that the server at `by` has named.
 ///
-/// A server may name others with any scheme, and it does so before TLS starts, when anyone on the path may change the
+/// A server may name others with any scheme. It does so before TLS starts, when anyone on the path may change the
 /// message. async-nats would send the user and the password in plain text to a server with `ws://`, even if TLS is
 /// required.
 fn member_addr(by: &ServerAddr, member: &str) -> Option<ServerAddr> {
@@ -157,7 +157,7 @@ fn parse(address: &str) -> Result<(ServerAddr, Auth), Error> {
 
     let mut url = addr.into_inner();
     if url.set_username("").and_then(|()| url.set_password(None)).is_err() {
-        return Err(unusable(address, "it can't hold a user"));
+        return Err(unusable(address, "it can't contain a user"));
     }
     let addr = ServerAddr::from_url(url).map_err(|error| unusable(address, &error.to_string()))?;
     Ok((addr, auth))

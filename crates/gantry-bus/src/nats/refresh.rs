@@ -1,7 +1,8 @@
 //! Keeps the list of a cluster's members up to date while a connection lasts.
 //!
-//! nats-server reports changes to its clients, but async-nats reads the members only once, when it connects. After all
-//! nodes were replaced one by one, none of them would exist any more. A new connection always begins with the current list.
+//! nats-server reports changes to its clients, but async-nats reads the members only once, when it connects. If all
+//! nodes were replaced one by one, the list would contain only servers that no longer exist. A new connection always
+//! begins with the current list.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -19,10 +20,10 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// The time limit for nats-server's greeting.
 const GREETING_LIMIT: Duration = Duration::from_secs(5);
 
-/// The size limit of a greeting, in bytes. It names up to some hundred members.
+/// The size limit of a greeting, in bytes. It can name several hundred members.
 const GREETING_MAX_BYTES: u64 = 64 * 1024;
 
-/// Looks up the members at intervals, for as long as the current connection and the bus exist.
+/// Looks up the members at intervals, while the current connection and the bus exist.
 pub(super) async fn at_intervals(inner: &Weak<Inner>) {
     loop {
         sleep(INTERVAL).await;
@@ -44,7 +45,7 @@ pub(super) async fn at_intervals(inner: &Weak<Inner>) {
     }
 }
 
-/// Reads the greeting of the server, which it sends to everybody who connects.
+/// Reads the server's greeting, which it sends on every new connection.
 async fn greeting(addr: &ServerAddr) -> Option<ServerInfo> {
     let read = async {
         let stream = TcpStream::connect((addr.host(), addr.port())).await.ok()?;

@@ -1,4 +1,4 @@
-//! Replaces a connection of async-nats that has ended: makes another one and renews every subscription.
+//! Replaces a connection of async-nats that has ended: establishes another one and renews every subscription.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::link::Over;
 use super::refresh;
 use crate::Error;
 
-/// A connection that lasted for less than this is replaced after a pause.
+/// A connection that lasted less than this is replaced after a pause.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// The pause after a short life. Hostile messages that kill each new connection cause at most a few hundred reconnects per
@@ -30,8 +30,8 @@ pub(super) async fn watch(inner: Weak<Inner>, mut over: Arc<Over>) {
     }
 }
 
-/// Makes another connection, and retries for as long as it takes. Returns the signal of its end, or `None` if the bus was
-/// dropped or closed for good.
+/// Establishes another connection, and retries for as long as it takes. Returns the signal of its end, or `None` if the
+/// bus was dropped or closed for good.
 async fn renew(inner: &Weak<Inner>) -> Option<Arc<Over>> {
     let mut refused_at = None;
     let mut parting = inner.upgrade()?.shared.reports.take_error();
@@ -64,7 +64,7 @@ async fn renew(inner: &Weak<Inner>) -> Option<Arc<Over>> {
     None
 }
 
-/// Adds the error with which the server closed the last connection, which says more than a later refusal.
+/// Adds the error with which the server closed the last connection. It explains more than a later refusal.
 fn explained(error: Error, parting: Option<String>) -> Error {
     match (error, parting) {
         (Error::Unauthorized { servers, reason }, Some(parting)) if !reason.contains(&parting) => {

@@ -1,4 +1,4 @@
-//! What all connections of a bus share: its reports, its servers, and what they accept.
+//! The state that all connections of a bus share: its reports, its servers, and its message limit.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,19 +13,19 @@ use crate::{Event, Status};
 /// How many events a reader may lag behind. Events are rare: a few denied subjects, a burst of slow consumers.
 const EVENTS: usize = 64;
 
-/// What all connections of a bus share.
+/// The state that all connections of a bus share.
 pub(super) struct Shared {
     pub(super) reports: Reports,
     pub(super) payload: PayloadLimit,
     pool: Mutex<Pool>,
 }
 
-/// What a bus reports, independent of its current connection.
+/// The reports of a bus, independent of its current connection.
 pub(super) struct Reports {
     status: watch::Sender<Status>,
     events: broadcast::Sender<Event>,
     losses: Losses,
-    /// The server's last error, which may be why it closed the connection.
+    /// The server's last error, which may be the reason why it closed the connection.
     last_error: Mutex<Option<String>>,
 }
 
@@ -96,7 +96,7 @@ impl Reports {
         self.set(Status { connected: false, epoch });
     }
 
-    /// Logs that a connection could not be made.
+    /// Logs that a connection could not be established.
     pub(super) fn failing(&self, reason: &dyn std::fmt::Display) {
         self.losses.failing(reason);
     }

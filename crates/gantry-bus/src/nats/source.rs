@@ -1,4 +1,4 @@
-//! Where a subscription gets its messages from, connection after connection.
+//! The source of a subscription's messages, connection after connection.
 
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use async_nats::Subscriber;
 use futures_util::task::AtomicWaker;
 
-/// Where the messages of a subscription come from: a new source with each connection.
+/// The source of a subscription's messages. Each connection renews it.
 #[derive(Default)]
 pub(super) struct Source {
     next: Mutex<Next>,

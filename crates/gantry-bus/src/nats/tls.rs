@@ -1,4 +1,4 @@
-//! TLS with the other members of a cluster, whose certificates contain names that we know from our own options only.
+//! TLS with the other members of a cluster. Their certificates contain names that are known only from the options.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use async_nats::rustls::{
 use super::options::{OptionKind, Options, read};
 use crate::Error;
 
-/// Makes the configuration for a server that another one has named by its IP address. Its certificate may be for that
+/// Creates the configuration for a server that another one has named by its IP address. Its certificate may be for that
 /// address or for one of `hosts`.
 ///
 /// # Errors
@@ -40,12 +40,12 @@ pub(super) async fn config_for_member(options: &Options, hosts: &[String]) -> Re
     builder.with_client_auth_cert(chain, secret).map_err(|error| unusable(OptionKind::TlsCertificate, cert, error))
 }
 
-/// Returns the trusted authorities: those in the options, otherwise those of the system.
+/// Returns the trusted authorities: those in the options, or the system's.
 async fn roots(options: &Options) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     let Some(path) = &options.tls_ca else {
         let native = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
-        // Those that can't be read are not trusted.
+        // Certificates that can't be parsed are not trusted.
         roots.add_parsable_certificates(native.map(|native| native.certs).unwrap_or_default());
         return Ok(roots);
     };

@@ -1,4 +1,4 @@
-//! Trace propagation: W3C headers that identify the span on whose behalf another process works.
+//! Trace propagation: W3C headers that identify the span for which another process works.
 
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -8,7 +8,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use super::names::NAMES;
 use gantry_proto::Headers;
 
-/// The longest value of a trace header that is taken from a message.
+/// The longest value of a trace header that is accepted from a message.
 const VALUE_MAX_BYTES: usize = 512;
 
 /// Returns the headers that identify the current span. There are none if no traces are exported.
@@ -45,7 +45,7 @@ pub fn adopt(span: &Span, headers: &Headers) {
     }
 
     let parent = TraceContextPropagator::new().extract(&Carrier(found));
-    // This fails if traces are not exported or the span is filtered out. Then there is nothing to link.
+    // This fails if traces are not exported or the span is filtered out. There is nothing to link then.
     drop(span.set_parent(parent));
 }
 
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_can_be_a_header_elsewhere_is_passed_on() {
+    fn only_valid_header_values_are_passed_on() {
         for (value, fits) in [
             ("a=1,b=x y", true),
             ("a=\u{1}", false),
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_strangers_do_no_harm() {
+    fn invalid_headers_of_peers_are_ignored() {
         for value in ["", "x", "00-00000000000000000000000000000000-0000000000000000-00", "\u{fffd}"] {
             let mut headers = Headers::default();
             headers.push("traceparent", value);

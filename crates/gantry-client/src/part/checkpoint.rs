@@ -1,4 +1,4 @@
-//! Making a part file's bytes durable beside the writing of more.
+//! Makes a part file's bytes durable while more bytes are written.
 
 use std::fs::File;
 use std::io;
@@ -9,24 +9,24 @@ use super::Error;
 use super::claim::Claim;
 use super::record::{Mark, Record};
 
-/// A checkpoint that runs.
+/// A running checkpoint.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     thread: JoinHandle<Result<(Record, Mark), Lapse>>,
     part: PathBuf,
 }
 
-/// Why a checkpoint was not made.
+/// Why a checkpoint failed.
 #[derive(Debug)]
 pub(super) enum Lapse {
     /// The bytes may not be on the disk.
     Unsynced(Error),
-    /// They are, but the record does not say so.
+    /// The bytes are on the disk, but the record does not state it.
     Unrecorded(Error),
 }
 
 impl Checkpoint {
-    /// Makes the bytes that `mark` counts durable, then records it, on a thread of its own.
+    /// Makes the bytes that `mark` counts durable, and then records the mark, on a separate thread.
     pub(super) fn start(claim: &Claim, record: &Record, mark: Mark) -> Result<Self, Error> {
         let (part, sidecar) = (claim.names.part.clone(), claim.names.sidecar.clone());
         let cloned = claim.file.try_clone().and_then(|file| Ok((file, record.try_clone()?)));
@@ -43,10 +43,10 @@ impl Checkpoint {
         self.thread.is_finished()
     }
 
-    /// Waits for its end.
+    /// Waits until the checkpoint is done.
     pub(super) fn finish(self) -> Result<(Record, Mark), Lapse> {
         self.thread.join().unwrap_or_else(|_| {
-            let source = io::Error::other("the thread that makes it durable panicked");
+            let source = io::Error::other("the checkpoint's thread panicked");
             Err(Lapse::Unsynced(Error::io(&self.part, source)))
         })
     }

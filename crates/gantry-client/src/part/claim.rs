@@ -1,4 +1,4 @@
-//! The lock on a part file, and what is done to it under the lock.
+//! The lock on a part file, and the operations that need it.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Seek as _, SeekFrom};
@@ -9,22 +9,22 @@ use super::error::{Distrust, Error};
 use super::path::{Names, is_at};
 use super::trust::{self, Ours, knows_no_permissions, open_regular};
 
-/// How often the part file's name is tried again when it changes hands between opening and locking.
+/// The number of attempts to lock the part file if it is renamed or removed between opening and locking.
 const LOCK_ATTEMPTS: usize = 16;
 
-/// The lock on a target's part file. Removes what is beside the target when dropped, unless told to keep it.
+/// The lock on a target's part file. When dropped, it removes the files beside the target, unless `keep` is set.
 #[derive(Debug)]
 pub(super) struct Claim {
-    /// What will be replaced, links followed.
+    /// The file that will be replaced, with links resolved.
     pub target: PathBuf,
     pub names: Names,
     pub file: File,
     pub keep: bool,
-    /// Whether the records beside it are ours, so that they may be removed with it.
+    /// Whether the records beside it belong to this user, so that they may be removed with it.
     pub records_are_ours: bool,
 }
 
-/// A lock on a part file that is ours, and what that means here.
+/// A lock on a part file of this user, and the owner and permissions that the file system gives to this user's files.
 #[derive(Debug)]
 pub(super) struct Held {
     pub claim: Claim,
@@ -32,10 +32,12 @@ pub(super) struct Held {
 }
 
 impl Claim {
-    /// Locks a part file that is ours and can't be written by others; one that can is replaced by an empty one.
+    /// Locks the part file. It must belong to this user. A part file that others may write to is replaced by an empty
+    /// one.
     ///
     /// # Errors
-    /// [`Error::NotAFile`] or [`Error::Untrusted`] when it is not ours, [`Error::InUse`] when it is locked.
+    /// [`Error::NotAFile`] or [`Error::Untrusted`] if the part file does not belong to this user, [`Error::InUse`] if
+    /// it is locked.
     pub(super) fn acquire(target: &Path) -> Result<Held, Error> {
         for _ in 0..LOCK_ATTEMPTS {
             let mut claim = Self::lock(target.to_owned())?;
@@ -44,7 +46,7 @@ impl Claim {
             let metadata = claim.file.metadata().map_err(|source| Error::io(&claim.names.part, source))?;
             match ours.distrust(&metadata) {
                 None => return Ok(Held { claim, ours }),
-                // Whoever has it open may go on writing to it: the next one is another file.
+                // A process that has it open may continue to write to it, so the next attempt creates another file.
                 Some(Distrust::Writable) => claim.keep = false,
                 Some(why) => {
                     claim.keep = true;
@@ -83,7 +85,7 @@ impl Claim {
         self.seek(len)
     }
 
-    /// Gives the part file its final permission bits. Until then only its owner may read or write it.
+    /// Gives the part file its final permission bits. Before that, only its owner may read or write it.
     pub(super) fn admit(&self, mode: u32) -> Result<(), Error> {
         let set = self.file.metadata().and_then(|metadata| {
             if metadata.permissions().mode() & 0o7777 == mode {
@@ -97,18 +99,19 @@ impl Claim {
         }
     }
 
-    /// Gives the part file the permission bits of `ours` for the target, and renames it over the target. A crash leaves
-    /// the old target and the part, or the new target.
+    /// Renames the part file over the target, with the target's permission bits. After a crash there is either the old
+    /// target and the part file, or the new target.
     ///
-    /// The records go last: without a part file they vouch for nothing, but a part file without them is fetched again.
+    /// The records are removed last. A record without a part file is harmless, but a part file without a record is
+    /// fetched again.
     ///
     /// # Errors
-    /// [`Error::Removed`] when the part file no longer has its name. Otherwise as the file system answers. If it fails
-    /// before the file has its new name, the part file is private again.
+    /// [`Error::Removed`] if the part file no longer has its name. Otherwise an error of the file system. If publishing
+    /// fails before the rename, the part file is private again.
     pub(super) fn publish(&mut self, ours: &Ours) -> Result<(), Error> {
         self.admit(ours.mode_to_replace(&self.target))?;
         if let Err(error) = self.rename() {
-            // One that its owner may not write could not be resumed.
+            // A part file that its owner may not write to could not be resumed.
             if let Err(error) = self.admit(ours.private_mode) {
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(error, part = %self.names.part.display(), "the part file can't be made private again");
@@ -131,15 +134,15 @@ impl Claim {
         Ok(())
     }
 
-    /// Removes the records of a part file that no longer has its name, unless they are those of the next download to this
-    /// target: the lock that is held protects them only as long as the part file has its name, so it takes a new one.
+    /// Removes the records of a part file that no longer has its name, unless they belong to the next download to this
+    /// target. The held lock protects the records only while the part file has its name, so this takes a new lock.
     fn clear(&self) {
         match Self::lock(self.target.clone()) {
             Ok(mut next) => {
                 next.keep = !matches!(next.len(), Ok(0));
                 next.records_are_ours = true;
             }
-            // Whoever has it replaces them.
+            // The download that holds the lock replaces them.
             Err(Error::InUse(_)) => {}
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
@@ -148,7 +151,7 @@ impl Claim {
         }
     }
 
-    /// Removes the part file and its records; where another file has the part file's name, only records that nobody uses.
+    /// Removes the part file and its records. If another file has the part file's name, removes only unused records.
     fn remove(&self) -> io::Result<()> {
         if !is_at(&self.file, &self.names.part)? {
             if self.records_are_ours {
@@ -179,8 +182,8 @@ impl Drop for Claim {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(error, part = %self.names.part.display(), "the part file can't be removed");
         }
-        // The lock belongs to the open file, of which a process that was forked meanwhile has a copy until its `exec`:
-        // closing ours alone would leave it locked until then.
+        // The lock belongs to the open file. A process that was forked meanwhile shares the open file until its `exec`,
+        // so closing our descriptor alone would not release the lock.
         if let Err(error) = self.file.unlock() {
             let error: &dyn std::error::Error = &error;
             tracing::warn!(error, part = %self.names.part.display(), "the part file can't be unlocked");
@@ -190,15 +193,16 @@ impl Drop for Claim {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// The lock is won, and lasts until it is given back or the file is closed.
+    /// The lock is held until it is released or the file is closed.
     Ours,
-    /// Somebody else has it.
+    /// Another process holds the lock.
     Theirs,
-    /// The lock is won, but its last owner renamed or removed the file after it was opened here: it protects nothing.
+    /// The lock is held, but the previous owner renamed or removed the file after we opened it. The lock protects
+    /// nothing.
     Moved,
 }
 
-/// Tries to lock the part file that was opened as `file`.
+/// Tries to lock the part file, which is open as `file`.
 pub(super) fn hold(file: &File, part: &Path) -> io::Result<Hold> {
     match file.try_lock() {
         Ok(()) if is_at(file, part)? => Ok(Hold::Ours),
@@ -208,7 +212,7 @@ pub(super) fn hold(file: &File, part: &Path) -> io::Result<Hold> {
     }
 }
 
-/// Opens the part file, or makes it; `None` when it came or went in between. A link in its place is not followed.
+/// Opens or creates the part file. Returns `None` if it appeared or disappeared meanwhile. Does not follow a link.
 fn open_part(part: &Path) -> Result<Option<File>, Error> {
     if let Some(file) = open_regular(part, OpenOptions::new().read(true).write(true))? {
         return Ok(Some(file));
@@ -220,10 +224,10 @@ fn open_part(part: &Path) -> Result<Option<File>, Error> {
     }
 }
 
-/// Makes a rename in the folder durable, where folders can be synced.
+/// Makes a rename in the folder durable, if folders can be synced.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
-        // Some network file systems know no such thing.
+        // Some network file systems can't sync a folder.
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
         synced => synced,
     }

@@ -1,7 +1,7 @@
-//! Paths that name an open file rather than a place: `/dev/stdout`, `/dev/fd/3`, `/proc/self/fd/1`.
+//! Paths that name an open file instead of a place: `/dev/stdout`, `/dev/fd/3`, `/proc/self/fd/1`.
 //!
-//! A file can't take the place of such a name. What they show as symbolic links are none: following them by hand leads
-//! to the open file's own path, which would then be replaced under its owner's hands.
+//! No file can replace such a path. These entries look like symbolic links, but they are not: following one by hand
+//! leads to the path of the open file, and a download would then replace that file.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::destination::{Destination, folder};
 
-/// Returns what `path` names, if it is an entry of a process's folder of open files.
+/// Returns the destination that `path` names, if it is an entry of a process's folder of open files.
 pub(super) fn named(path: &Path) -> Result<Option<Destination>, Error> {
     let Some(process) = process_of(path) else { return Ok(None) };
     let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
     let Some(number) = number.filter(|number| *number >= 0) else { return Err(Error::NotAFile(path.to_owned())) };
 
-    // Also through the link: a process of another user shows none of its descriptors.
+    // Opening the entry may fail too: a process of another user hides its descriptors.
     let Ok(open) = fs::metadata(path) else { return Err(Error::NoDescriptor(path.to_owned())) };
     if is_us(&process) {
         return Ok(Some(Destination::Descriptor(number)));
@@ -30,7 +30,7 @@ pub(super) fn named(path: &Path) -> Result<Option<Destination>, Error> {
     Ok(Some(Destination::Special(path.to_owned())))
 }
 
-/// Returns the process whose folder of open files `path` is in, as a path in procfs.
+/// Returns the process whose folder of open files contains `path`, as a path in procfs.
 fn process_of(path: &Path) -> Option<PathBuf> {
     let files = fs::canonicalize(folder(path)).ok()?;
     if !files.ends_with("fd") || !is_procfs(&files) {

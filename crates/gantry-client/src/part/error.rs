@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::verify::Mismatch;
 
-/// Why a file is not used.
+/// Why a file is not trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distrust {
     /// Its owner is another user.
@@ -12,9 +12,9 @@ pub enum Distrust {
         /// The owner.
         uid: u32,
     },
-    /// It has other names, under which it would be changed too.
+    /// It has several hard links, so a change would show under other names.
     Linked,
-    /// Others than its owner may change it.
+    /// Other users may change it.
     Writable,
 }
 
@@ -28,16 +28,16 @@ impl fmt::Display for Distrust {
     }
 }
 
-/// Why a file could not be written.
+/// Why a file could not be downloaded or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The folder that the target would be in is missing, or is no folder.
+    /// The target's folder is missing, or is not a folder.
     #[error("folder {} does not exist", .0.display())]
     NoFolder(PathBuf),
-    /// The target, or what stands at the part file's name, is a folder, a device or the like.
+    /// The target, or the entry at the part file's name, is a folder, a device or another special file.
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
-    /// What stands at the name of a part file or its record is not ours, or may be changed by others.
+    /// The entry at the name of a part file or its record belongs to another user, or others may change it.
     #[error("{} {why}: remove it, or choose another target", path.display())]
     Untrusted {
         /// The part file or its record.
@@ -53,29 +53,29 @@ pub enum Error {
         /// Its owner.
         uid: u32,
     },
-    /// The target names a descriptor that this process was not given.
+    /// The target names a descriptor that is not open in this process.
     #[error("{}: no such descriptor is open", .0.display())]
     NoDescriptor(PathBuf),
     /// The target names a file that another process has open.
     #[error("{} is a file that another process has open: give the file's own path", .0.display())]
     OpenElsewhere(PathBuf),
-    /// Another download has the part file.
+    /// Another download holds the part file's lock.
     #[error("another download to {} is running", .0.display())]
     InUse(PathBuf),
-    /// The file system, or the rights in it, do not let the file be written.
+    /// The file system or its permissions do not allow writing the file.
     #[error("{} can't be written", path.display())]
     NotWritable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The disk is full, or a quota is used up. What was written before stays, and can be resumed.
+    /// The disk or a quota is full. Bytes that were written before remain and can be resumed.
     #[error("no space left for {}", path.display())]
     Full {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// Any other failure of the file system.
@@ -83,55 +83,55 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The part file does not hold that version's bytes up to the offset at which the transfer begins.
+    /// The part file does not contain that version's bytes up to the offset at which the transfer starts.
     #[error("part file {} can't be resumed at offset {from}", path.display())]
     Unresumable {
         /// The part file.
         path: PathBuf,
-        /// Where the transfer begins, absolute.
+        /// The absolute offset at which the transfer starts.
         from: u64,
     },
-    /// An earlier failure made the part file unfit to be written on; it may be opened anew.
+    /// An earlier failure made this writer unusable. The part file can be opened again.
     #[error("part file {} failed before", .0.display())]
     Broken(PathBuf),
-    /// The part file no longer has its name when it is to take the target's place.
+    /// The part file no longer has its name at the time when it should replace the target.
     #[error(
         "can't put {} in place: part file {} was removed or replaced during the download; download again",
         target.display(), part.display()
     )]
     Removed {
-        /// The target, which is as it was.
+        /// The target, which is unchanged.
         target: PathBuf,
         /// The part file.
         part: PathBuf,
     },
-    /// The part file does not hold what was written to it. What it still holds can be resumed.
+    /// The part file no longer contains the bytes that were written to it. The undamaged part can be resumed.
     #[error(
         "part file {} was changed by another program during the download, or its disk is faulty; download again",
         .0.display()
     )]
     Altered(PathBuf),
-    /// We were asked to stop while what is there was read. It stays as it is.
+    /// The caller stopped the download while the kept bytes were read. They remain unchanged.
     #[error("stopped reading part file {}", .0.display())]
     Stopped(PathBuf),
-    /// The bytes are not the store's. They were thrown away, and the target was left as it was.
+    /// The bytes do not match the store's checksum. They were deleted, and the target is unchanged.
     #[error("{} was not written", target.display())]
     Mismatch {
         /// The target.
         target: PathBuf,
-        /// What differs.
+        /// The difference.
         source: Mismatch,
     },
 }
 
 impl Error {
-    /// Returns whether the same download may succeed later although the caller changes nothing.
+    /// Returns whether the same download may succeed later without any change by the caller.
     ///
-    /// So it is where another program or download was in the way, and where the part file failed but what it holds can
-    /// be opened again. A full disk, missing rights and the like need somebody who changes that.
+    /// This holds if another program or download interfered, or if the part file failed but can be opened again. A full
+    /// disk or missing permissions require an action first.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -153,7 +153,7 @@ impl Error {
 
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
-        #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of I/O errors are many and not exhaustive")]
+        #[expect(clippy::wildcard_enum_match_arm, reason = "`io::ErrorKind` is non-exhaustive")]
         match source.kind() {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Self::NotWritable { path, source },
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full { path, source },

@@ -1,4 +1,4 @@
-//! What an earlier download left, and whether it is of use.
+//! The bytes that an earlier download left, and which of them can be reused.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
@@ -18,17 +18,17 @@ pub(super) enum Found {
     Kept(Box<Kept>),
 }
 
-/// Bytes that can be reused, read and hashed.
+/// Bytes that can be reused. They have been read and hashed.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) point: ResumePoint,
     sidecar: Sidecar,
     tally: Tally,
-    /// Those that hold, in the order of their lengths. The last one is that of all the bytes.
+    /// The marks that match the bytes, in ascending order of length. The last one covers all bytes.
     marks: Vec<Mark>,
 }
 
-/// What a part file holds when its transfer begins.
+/// The contents of a part file when its transfer starts.
 #[derive(Debug)]
 pub(super) struct Base {
     pub sidecar: Sidecar,
@@ -48,24 +48,25 @@ impl Base {
 }
 
 impl Kept {
-    /// Returns whether a transfer that begins at `from` goes on with them.
+    /// Returns whether a transfer from `from` continues these bytes.
     pub(super) fn goes_on(&self, object: &ObjectInfo, range: &Range<u64>, from: u64) -> bool {
         self.point.proved == from && self.point.range == *range && self.sidecar.is_same_version(object)
     }
 
-    /// Takes over the bytes for `object` as it is described now.
+    /// Reuses the bytes for `object` with its current description.
     ///
-    /// They are read again if `object` has a checksum that they were not read for.
+    /// If `object` has a checksum for which the bytes have not been hashed, they are read again.
     ///
     /// # Errors
-    /// [`Error::Stopped`], [`Error::Altered`] if the file has changed meanwhile. Otherwise as the file system answers.
+    /// [`Error::Stopped`], or [`Error::Altered`] if the file has changed meanwhile. Otherwise an error of the file
+    /// system.
     pub(super) fn take_up(self, object: &ObjectInfo, claim: &Claim, stop: &AtomicBool) -> Result<Base, Error> {
         let Self { point, mut sidecar, tally, marks } = self;
         let recorded = std::mem::replace(&mut sidecar.object, object.clone()).checksum;
 
         let mut afresh = Tally::new(object, &point.range);
         if !afresh.is_checked() {
-            // What an earlier relay stated of the same version still holds.
+            // The checksum that an earlier relay stated for the same version is still valid.
             sidecar.object.checksum = recorded.or_else(|| object.checksum.clone());
             return Ok(Base { sidecar, tally, marks });
         }
@@ -82,7 +83,7 @@ impl Kept {
     }
 }
 
-/// Reads what is there, as far as it was recorded.
+/// Reads the kept bytes, as far as they were recorded.
 pub(super) fn examine(
     claim: &Claim,
     recorded: Option<sidecar::Found>,
@@ -98,8 +99,8 @@ pub(super) fn examine(
     }
 
     let same_boot = sidecar.boot.is_some() && sidecar.boot == policy.boot;
-    // Bytes past the checkpoint are to be durable before a new one claims them, and a failure to write them back that
-    // nobody saw shows here.
+    // Bytes past the checkpoint must be durable before a new checkpoint covers them. An unnoticed write-back failure is
+    // reported here.
     let is_synced = same_boot && claim.file.sync_data().is_ok();
     let marks = if is_synced { marks.all() } else { marks.durable() };
     if marks.is_empty() {

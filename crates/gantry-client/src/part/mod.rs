@@ -1,51 +1,51 @@
-//! The part file: a download's bytes beside their target until they are proved, safe against a crash at any moment.
+//! The part file: a download's bytes beside their target until they are verified. It survives a crash at any moment.
 //!
-//! While `dir/name` is being downloaded there are `dir/.name.gantry-part` (the bytes) and
-//! `dir/.name.gantry-part.json` (the *sidecar*: what the bytes are). [`PartWriter::commit`] proves the bytes, makes
-//! them durable and renames them over the target, which until then is as it was. All of it blocks: run it where
-//! blocking is allowed.
+//! While `dir/name` is being downloaded, `dir/.name.gantry-part` contains the bytes and `dir/.name.gantry-part.json`
+//! (the *sidecar*) describes them. [`PartWriter::commit`] verifies the bytes, makes them durable and renames the part
+//! file over the target, which is unchanged until then. All operations block: call them on a thread that may block.
 //!
 //! # Which bytes of an interrupted download are reused
-//! Those up to the last *mark* that still holds. A mark is a length of the part file and the CRC of that many bytes,
-//! kept in the sidecar (its layout is described in `part/record.rs`). Bytes that no mark covers are fetched again.
-//! - A *checkpoint* makes the bytes so far durable, then records their mark. It is due after 128 MiB or 10 s and runs
-//!   beside the writing, one at a time.
-//! - A *note* is the mark of the bytes that the kernel has taken, without waiting for the disk. It is due after 1 MiB
-//!   or 250 ms, and replaces the note before.
-//! - The *trail* keeps up to 256 marks at equal distances of at least 256 KiB, so that damage costs only what lies after
-//!   it. They are made like notes.
+//! The bytes up to the last valid *mark* are reused. A mark is a length of the part file and the CRC of that many
+//! bytes, stored in the sidecar (`part/record.rs` describes its layout). Bytes that no mark covers are fetched again.
+//! - A *checkpoint* makes all bytes so far durable, and then records their mark. It is due after 128 MiB or 10 s. One
+//!   checkpoint at a time runs in parallel with the writes.
+//! - A *note* is the mark of the bytes that the kernel has accepted, without waiting for the disk. It is due after 1
+//!   MiB or 250 ms, and replaces the previous note.
+//! - The *trail* is up to 256 marks at equal distances of at least 256 KiB, so that damage costs only what follows it.
+//!   Its marks are written like notes.
 //!
-//! Marks past the last checkpoint count only in the same run of the kernel (Linux's `boot_id`, noted in the sidecar):
-//! after a power cut the length and the mark may be there without the bytes.
+//! Marks past the last checkpoint count only until the machine restarts (the sidecar contains Linux's `boot_id`): after
+//! a power cut, the length and the mark may exist without the bytes.
 //!
-//! So a killed process loses what came since the last note, and a power cut what came since the last checkpoint. Where
-//! bytes are damaged, those up to the last mark before the damage are reused, and the file is cut there. (A disk that is
-//! pulled out while the machine runs on can lose bytes that are then reused; only a stored checksum notices.) A part of
-//! another object, version, range or store is never resumed. A checksum mismatch throws the part away.
+//! A killed process loses the bytes since the last note, and a power cut loses those since the last checkpoint. If
+//! bytes are damaged, those up to the last mark before the damage are reused, and the file is truncated there. (If a
+//! disk is removed while the machine keeps running, it can lose bytes that are then reused. Only a stored checksum
+//! detects this.) A part file of another object, version, range or store is never resumed. A checksum mismatch discards
+//! the part file.
 //!
-//! The checksum that a relay states now is the one that the file is held against; if the kept bytes were read for
-//! another one, or for none, they are read again.
+//! The file is verified against the checksum that a relay states now. If the kept bytes were hashed for another
+//! checksum, or for none, they are read again.
 //!
 //! # A full disk
-//! The sidecar has room for its marks from the start, so that what was written before the disk was full can still be
-//! recorded. A record that can't be written costs nothing but itself: the one before stays in force. Only when the
-//! system fails to bring bytes to the disk are these given up, back to the last checkpoint.
+//! The space for the sidecar's marks is allocated at the start, so that bytes written before the disk was full can
+//! still be recorded. A mark that can't be written costs only itself: the previous one remains valid. Only if the
+//! system fails to write bytes to the disk are these discarded, back to the last checkpoint.
 //!
-//! # One at a time
-//! The part file is locked (`flock`) for as long as its [`PartFile`] or [`PartWriter`] lives; a second download to
-//! the same target gets [`Error::InUse`] at once.
+//! # Concurrent downloads
+//! The part file is locked (`flock`) while its [`PartFile`] or [`PartWriter`] exists. A second download to the same
+//! target gets [`Error::InUse`] at once.
 //!
 //! # Shared folders
-//! A part file or sidecar is used only if it is a regular file of ours with one name, that others can't write to. Those
-//! of another user are refused, as are links, FIFOs and the like in their place; one of ours that others may write to
-//! is removed. Both are readable by their owner only.
+//! A part file or sidecar is used only if it is a regular file of this user with one hard link, which others can't
+//! write to. Files of other users, links, FIFOs and other special files in their place are refused. A file of this user
+//! that others may write to is removed. Part file and sidecar are readable by their owner only.
 //!
-//! # What becomes of the target
-//! A new file has the rights that the process's umask gives. A file that is replaced keeps its permission bits
-//! (without set-user-id and the like), but not its owner, access lists or other hard links; those of another user's
-//! file are limited to what the umask gives. A symbolic link is followed where Linux would with `protected_symlinks`:
-//! what it leads to is replaced. Devices, FIFOs and folders are refused, as are paths that name an open file; see
-//! [`destination`].
+//! # Permissions and links
+//! A new file has the permissions that the process's umask gives. A replaced file keeps its permission bits (except
+//! set-user-id, set-group-id and the sticky bit), but not its owner, access lists or other hard links. The bits of
+//! another user's file are limited to what the umask gives. A symbolic link is followed if Linux would follow it with
+//! `protected_symlinks`, and the file that it leads to is replaced. Devices, FIFOs and folders are refused, and so are
+//! paths that name an open file: see [`destination`].
 
 mod checkpoint;
 mod claim;
@@ -80,30 +80,30 @@ use self::trust::Ours;
 pub use self::writer::PartWriter;
 use gantry_proto::{Get, ObjectInfo, Pin};
 
-/// From where an interrupted download can go on.
+/// The point from which an interrupted download can continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResumePoint {
-    /// The version that the bytes belong to.
+    /// The version of the bytes.
     pub object: ObjectInfo,
     /// The absolute byte range that is being downloaded.
     pub range: Range<u64>,
-    /// The absolute offset to go on from, above `range.start`: everything before it is there.
+    /// The absolute offset to continue from, greater than `range.start`. All bytes before it are present.
     pub proved: u64,
-    /// What to pin the request to: the `ETag` of the bytes that are there, and the version only if one was asked
-    /// for, so that a newer current version answers `changed`.
+    /// The pin of the request: the `ETag` of the kept bytes, and the version only if the caller requested one, so that
+    /// the relay answers `changed` if there is a newer version.
     pub pin: Pin,
 }
 
-/// Why the part file that was found is not resumed.
+/// Why an existing part file is not resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stale {
     /// It belongs to another object, version, range or store.
     #[error("the part file belongs to another object, version or range")]
     Other,
-    /// Nothing readable says what it is.
+    /// It has no readable record.
     #[error("the part file has no readable record")]
     NoRecord,
-    /// Its bytes are not the ones that were recorded.
+    /// Its bytes do not match the record.
     #[error("the part file is damaged")]
     Damaged,
     /// The process was killed before its bytes were recorded, or the machine was restarted before they were durable.
@@ -111,9 +111,9 @@ pub enum Stale {
     Unrecorded,
 }
 
-/// A locked part file, before its transfer begins.
+/// A locked part file, before its transfer starts.
 ///
-/// Dropping it leaves what an earlier download left, if that is of use.
+/// Dropping it keeps the bytes of an earlier download, if they can be reused.
 #[derive(Debug)]
 pub struct PartFile {
     claim: Claim,
@@ -124,13 +124,13 @@ pub struct PartFile {
 }
 
 impl PartFile {
-    /// Locks the part file of `target` and looks whether it can be resumed, for which it reads all that can be kept.
+    /// Locks the part file of `target` and determines whether it can be resumed, which includes reading the kept bytes.
     ///
-    /// Bytes of anything but `get` are not resumed; with `resume` off none are, and they will be written over. Reading
-    /// may take long: it ends when `stop` is set.
+    /// Only bytes that `get` requests are resumed. If `resume` is false, none are, and they will be overwritten.
+    /// Reading may take long. It ends early once `stop` is set.
     ///
     /// # Errors
-    /// As [`Error`] says, but for those of writing and proving. [`Error::Stopped`] leaves what is there.
+    /// Any [`Error`] except those of writing and verifying. [`Error::Stopped`] leaves the part file unchanged.
     pub fn open(target: &Path, get: Get, resume: bool, stop: &AtomicBool) -> Result<Self, Error> {
         Self::open_with(target, get, resume, Policy::of_this_machine(), stop)
     }
@@ -138,7 +138,7 @@ impl PartFile {
     fn open_with(target: &Path, get: Get, resume: bool, policy: Policy, stop: &AtomicBool) -> Result<Self, Error> {
         let Held { mut claim, ours } = Claim::acquire(&path::resolve(target)?)?;
         let len = claim.len()?;
-        // Also where it says nothing: one that is not ours is refused before the first byte.
+        // Read in any case, so that a sidecar of another user is refused before the first byte.
         let recorded = Sidecar::read(&claim.names, &ours)?;
         claim.records_are_ours = true;
         let found = if resume && len > 0 { examine(&claim, recorded, &get, &policy, stop)? } else { Found::Nothing };
@@ -150,7 +150,7 @@ impl PartFile {
         Ok(Self { claim, ours, get, policy, found })
     }
 
-    /// Returns from where the download can go on; `None` when it must start afresh.
+    /// Returns the point from which the download can continue, or `None` if it must start from the beginning.
     #[must_use]
     pub fn resume_point(&self) -> Option<&ResumePoint> {
         match &self.found {
@@ -159,7 +159,7 @@ impl PartFile {
         }
     }
 
-    /// Returns why a part file that was found is not resumed.
+    /// Returns why an existing part file is not resumed.
     #[must_use]
     pub const fn stale(&self) -> Option<Stale> {
         match self.found {
@@ -168,13 +168,13 @@ impl PartFile {
         }
     }
 
-    /// Returns the file that will be replaced, links followed.
+    /// Returns the file that will be replaced, with links resolved.
     #[must_use]
     pub fn target(&self) -> &Path {
         &self.claim.target
     }
 
-    /// Returns whether [`Self::begin`] would go on with what is there.
+    /// Returns whether [`Self::begin`] would continue with the kept bytes.
     #[must_use]
     pub fn resumes(&self, object: &ObjectInfo, range: &Range<u64>, from: u64) -> bool {
         matches!(&self.found, Found::Kept(kept) if kept.goes_on(object, range, from))

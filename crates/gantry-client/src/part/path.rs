@@ -1,4 +1,4 @@
-//! Where a target really is, and what its part file is called.
+//! Where a target is, and how its part file is named.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use super::destination::{Destination, folder};
 /// The longest file name of the common file systems, in bytes (`NAME_MAX` in Linux's `limits.h`).
 const NAME_MAX_BYTES: usize = 255;
 
-/// How many symbolic links are followed, as Linux does (`path_resolution(7)`).
+/// The maximum number of symbolic links to follow, as in Linux (`path_resolution(7)`).
 const LINKS_MAX: usize = 40;
 
 const PART: &str = ".gantry-part";
@@ -29,11 +29,11 @@ const SCRATCH: &str = ".gantry-part.json.new";
 pub(super) struct Names {
     /// The folder that they and the target are in.
     pub folder: PathBuf,
-    /// The bytes.
+    /// The part file.
     pub part: PathBuf,
-    /// What the bytes are.
+    /// The description of the bytes.
     pub sidecar: PathBuf,
-    /// The next sidecar, until it replaces the one before, and an empty file to learn from.
+    /// The next sidecar, until it replaces the previous one. Also the name of an empty file that is used as a probe.
     pub scratch: PathBuf,
 }
 
@@ -53,7 +53,7 @@ impl Names {
     }
 }
 
-/// Returns the name, or its beginning and a hash of it where the longest suffix would not fit.
+/// Returns the name, or its beginning and a hash if the longest suffix would not fit.
 fn stem(name: &OsStr) -> OsString {
     let room = NAME_MAX_BYTES - ".".len() - SCRATCH.len();
     if name.len() <= room {
@@ -70,20 +70,20 @@ fn stem(name: &OsStr) -> OsString {
     stem
 }
 
-/// Follows the symbolic links at the end of `target` to where its bytes are, or would be.
+/// Follows the symbolic links at the end of `target` to the place of its bytes.
 ///
-/// A link is followed where Linux would with `fs.protected_symlinks`, also where that is off: links in a folder such as
-/// `/tmp` must be ours, or belong to the folder's owner. That holds for a link with a slash after it, too, which names
-/// the folder that the link leads to.
+/// A link is followed if Linux would follow it with `fs.protected_symlinks`, even where that setting is off: in a
+/// folder such as `/tmp`, it must belong to this user or to the folder's owner. The rule also applies to a link with a
+/// slash after it, which names the folder that the link leads to.
 ///
 /// # Errors
 /// [`Error::NotAFile`], [`Error::NoFolder`], [`Error::ForeignLink`], [`Error::NoDescriptor`] or
-/// [`Error::OpenElsewhere`], or as the file system answers.
+/// [`Error::OpenElsewhere`]. Otherwise an error of the file system.
 pub fn destination(target: &Path) -> Result<Destination, Error> {
     let mut path = target.to_owned();
     let mut is_folder = false;
     for _ in 0..LINKS_MAX {
-        // With the slash, the kernel would follow the link for us.
+        // With the slash, the kernel would follow the link.
         is_folder |= strip_final_slashes(&mut path);
         if let Some(destination) = descriptor::named(&path)? {
             return if is_folder { Err(Error::NoFolder(target.to_owned())) } else { Ok(destination) };
@@ -108,7 +108,7 @@ pub fn destination(target: &Path) -> Result<Destination, Error> {
     Err(Error::io(target, io::Error::other("too many symbolic links")))
 }
 
-/// Removes the slashes at the end, except that of the root folder, and returns whether there were any.
+/// Removes the slashes at the end, except the one of the root folder. Returns whether there were any.
 fn strip_final_slashes(path: &mut PathBuf) -> bool {
     let bytes = path.as_os_str().as_bytes();
     let name_len = bytes.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
@@ -119,7 +119,7 @@ fn strip_final_slashes(path: &mut PathBuf) -> bool {
     true
 }
 
-/// Returns where a file that takes the place of `target` will be.
+/// Returns the path of a file that replaces `target`.
 pub(super) fn resolve(target: &Path) -> Result<PathBuf, Error> {
     match destination(target)? {
         Destination::File(path) => Ok(path),
@@ -144,7 +144,7 @@ const fn may_follow(link_uid: u32, folder_uid: u32, folder_mode: u32, us: u32) -
     link_uid == us || link_uid == folder_uid || folder_mode & STICKY_AND_WRITABLE != STICKY_AND_WRITABLE
 }
 
-/// Takes a path where nothing is yet, when the folder is there.
+/// Returns the destination for a path without a file, if its folder exists.
 fn missing(path: PathBuf) -> Result<Destination, Error> {
     let folder = folder(&path);
     match fs::metadata(&folder) {
@@ -157,7 +157,7 @@ fn missing(path: PathBuf) -> Result<Destination, Error> {
     }
 }
 
-/// Returns whether `path` is, itself and not through a link, the regular file that is open as `file`.
+/// Returns whether `path` itself, without following a link, is the regular file that is open as `file`.
 pub(super) fn is_at(file: &fs::File, path: &Path) -> io::Result<bool> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::sidecar;
 
-/// How often the bytes are recorded, and in which run of the kernel.
+/// How often the bytes are recorded, and during which boot of the machine.
 #[derive(Clone, Debug)]
 pub(super) struct Policy {
     pub boot: Option<String>,
-    /// How close the marks of the trail may be.
+    /// The minimum distance between marks of the trail.
     pub trail_bytes: u64,
     pub note_bytes: u64,
     pub note_interval: Duration,
@@ -17,10 +17,10 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// A mark of the trail is due after each chunk of a small object, as chunks have up to 508 KiB.
+    /// The trail of a small object gets a mark after each chunk, because chunks have up to 508 KiB.
     ///
-    /// 128 MiB are a second or two of a fast disk's time, 10 s of waiting are little to lose on a slow link; both
-    /// keep the cost of a checkpoint (one more flush) out of sight. A note is a write of 128 bytes to the page cache.
+    /// A fast disk writes 128 MiB in a second or two, and on a slow link little is lost in 10 s. With both limits, the
+    /// cost of a checkpoint (one more flush) is negligible. A note is a write of 128 bytes to the page cache.
     pub(super) fn of_this_machine() -> Self {
         Self {
             boot: sidecar::boot_id(),

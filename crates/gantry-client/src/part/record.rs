@@ -1,28 +1,27 @@
-//! How the record beside a part file is laid out, and how it is read although a part of it is damaged.
+//! The layout of the record beside a part file, and how to read a damaged one.
 //!
 //! # Layout
 //!
 //! | bytes | content |
 //! |---|---|
 //! | a multiple of 4096 | the *head* |
-//! | 2 × 4096 | the marks of the last two checkpoints, in turn |
+//! | 2 × 4096 | the marks of the last two checkpoints, alternating |
 //! | 4096 | the last note |
 //! | 256 × 128 | the *trail*: marks at a fixed distance, in the order of their lengths |
-//! | as at the start | the head again |
+//! | as at the start | a copy of the head |
 //!
-//! The head begins with a line that names the format, the head's length and the CRC-64/NVME of the rest of it. What
-//! the part file's bytes are follows as JSON. Either head will do, so that no damage to one place makes the marks
-//! useless.
+//! The head starts with a line that contains the format, the head's length and the CRC-64/NVME of the rest of the head.
+//! The description of the part file's bytes follows as JSON. One undamaged head is sufficient, so that damage in one
+//! place does not make the marks useless.
 //!
 //! A *mark* is a line with a length of the part file and the CRC-64/NVME of that many bytes. Its `check` covers these
-//! numbers, its place and the head's CRC: a damaged mark is ignored, and so is one of another record.
+//! numbers, its position and the head's CRC, so that damaged marks and marks of other records are ignored.
 //!
-//! A line is JSON, padded with spaces to 128 bytes. A torn write of one checkpoint leaves the other whole, since each
-//! has a block of the disk to itself. Marks of the trail share their blocks: each is written once, and is no more than
-//! a place to fall back to.
+//! A line is JSON, padded with spaces to 128 bytes. Each checkpoint has a disk block of its own, so a torn write of one
+//! leaves the other intact. Marks of the trail share blocks: each is written only once, and is only a fallback.
 //!
-//! All of it is written at the start, rather than left as holes. So a full disk can't refuse a mark, except on a file
-//! system that copies on write.
+//! The whole record is written at the start, without holes. A full disk can therefore not refuse a mark, except on a
+//! copy-on-write file system.
 
 use std::fs::File;
 use std::io;
@@ -32,18 +31,19 @@ use serde::{Deserialize, Serialize};
 
 use gantry_proto::chunk;
 
-/// The format that this build writes, and the only one that it reads.
+/// The only format that this build writes and reads.
 const FORMAT: u32 = 3;
 
 /// The block size of the common file systems.
 const BLOCK_BYTES: usize = 4096;
 
-/// What a line is padded to: its three numbers take at most 20 digits each.
+/// The padded length of a line. Its three numbers have at most 20 digits each.
 const LINE_BYTES: usize = 128;
 
 const CHECKPOINTS: usize = 2;
 
-/// How many marks the trail has room for. 256 of them lose at most 0.4 % of an object to damage, and take 32 KiB.
+/// The maximum number of marks in the trail. With 256 marks, damage costs at most 0.4 % of an object, and the trail
+/// takes 32 KiB.
 pub(super) const TRAIL_SLOTS: usize = 256;
 
 /// A length of the part file, and the CRC-64/NVME of that many bytes.
@@ -53,22 +53,22 @@ pub(super) struct Mark {
     pub crc: u64,
 }
 
-/// The marks of a record whose checks hold.
+/// The valid marks of a record.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Marks {
-    /// The length of the last checkpoint: so many bytes were on the disk.
+    /// The length of the last checkpoint. This many bytes were on the disk.
     durable_len: u64,
-    /// In the order of their lengths.
+    /// All valid marks, in ascending order of length.
     all: Vec<Mark>,
 }
 
 impl Marks {
-    /// Returns all marks, also those of bytes that the kernel had taken but not synced.
+    /// Returns all marks, including those of bytes that the kernel had accepted but not synced.
     pub(super) fn all(&self) -> &[Mark] {
         &self.all
     }
 
-    /// Leaves out what is longer than the download.
+    /// Removes the marks that are longer than the download.
     pub(super) fn within(mut self, len: u64) -> Self {
         self.all.retain(|mark| mark.len <= len);
         self
@@ -80,7 +80,7 @@ impl Marks {
     }
 }
 
-/// Where a mark is.
+/// The position of a mark in the record.
 #[derive(Clone, Copy, Debug)]
 enum Slot {
     Checkpoint(usize),
@@ -99,7 +99,7 @@ impl Slot {
     }
 }
 
-/// How a head begins. `crc` covers all of the head after this line.
+/// The first line of a head. `crc` covers the rest of the head.
 #[derive(Serialize, Deserialize)]
 struct Opening {
     format: u32,
@@ -107,7 +107,7 @@ struct Opening {
     crc: u64,
 }
 
-/// How a mark is written.
+/// A mark as it is written.
 #[derive(Serialize, Deserialize)]
 struct Line {
     len: u64,
@@ -115,7 +115,7 @@ struct Line {
     check: u64,
 }
 
-/// What identifies a head, and with it the record.
+/// The values that identify a head, and thereby the record.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     bytes: usize,
@@ -132,7 +132,7 @@ impl Head {
         line(&Line { len: mark.len, crc: mark.crc, check: self.check(slot, mark) })
     }
 
-    /// Returns where a slot is in the record.
+    /// Returns the position of a slot in the record.
     fn offset(self, slot: Slot) -> usize {
         self.bytes + slot.offset()
     }
@@ -146,14 +146,14 @@ impl Head {
     }
 }
 
-/// Writes a line.
+/// Formats a line.
 fn line(content: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut text = serde_json::to_vec(content)?;
     text.resize(LINE_BYTES, b' ');
     Ok(text)
 }
 
-/// A record in its file, to write marks into.
+/// An open record, into which marks are written.
 #[derive(Debug)]
 pub(super) struct Record {
     file: File,
@@ -163,10 +163,10 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Writes a record to the empty `file`: `description`, the `trail` with the slot of each mark, and `durable` as the
-    /// mark of the last checkpoint.
+    /// Writes a record to the empty `file`: the `description`, the `trail` with the slot of each mark, and `durable` as
+    /// the mark of the last checkpoint.
     ///
-    /// It is made durable if it has a checkpoint.
+    /// Syncs the record if it has a checkpoint.
     pub(super) fn write(
         file: File,
         description: Vec<u8>,
@@ -190,8 +190,8 @@ impl Record {
         Ok(record)
     }
 
-    /// Makes a mark of bytes that are on the disk, and makes it and all marks before it durable. If that fails, the
-    /// checkpoint before still holds.
+    /// Writes the mark of bytes that are on the disk, and syncs it and all marks before it. If that fails, the previous
+    /// checkpoint remains valid.
     pub(super) fn checkpoint(&mut self, mark: Mark) -> io::Result<()> {
         self.put(Slot::Checkpoint(self.turn), mark)?;
         self.file.sync_data()?;
@@ -199,12 +199,12 @@ impl Record {
         Ok(())
     }
 
-    /// Makes a mark of bytes that the kernel has taken, in place of the last note.
+    /// Writes the mark of bytes that the kernel has accepted, in place of the last note.
     pub(super) fn note(&self, mark: Mark) -> io::Result<()> {
         self.put(Slot::Note, mark)
     }
 
-    /// Makes a mark of bytes that the kernel has taken, in the trail.
+    /// Writes the mark of bytes that the kernel has accepted, into the trail.
     pub(super) fn trail(&self, index: usize, mark: Mark) -> io::Result<()> {
         self.put(Slot::Trail(index), mark)
     }
@@ -220,7 +220,7 @@ impl Record {
     /// Makes every further mark fail.
     #[cfg(test)]
     pub(super) fn break_for_test(&mut self, sidecar: &std::path::Path) {
-        self.file = File::open(sidecar).expect("it is in place");
+        self.file = File::open(sidecar).expect("the sidecar exists");
     }
 }
 
@@ -235,7 +235,8 @@ fn encode_head(description: Vec<u8>) -> io::Result<(Vec<u8>, Head)> {
     Ok((text, head))
 }
 
-/// Reads a head at the start of `text`, and returns its description. Returns `None` if it is missing or damaged.
+/// Reads a head at the start of `text`, and returns it with its description. Returns `None` if the head is missing or
+/// damaged.
 fn decode_head(text: &[u8]) -> Option<(Head, &[u8])> {
     let (opening, _) = text.split_at_checked(LINE_BYTES)?;
     let opening: Opening = serde_json::from_slice(opening).ok()?;
@@ -244,10 +245,10 @@ fn decode_head(text: &[u8]) -> Option<(Head, &[u8])> {
     is_valid.then_some((Head { bytes: opening.head_bytes, crc: opening.crc }, description))
 }
 
-/// Reads a record: its description, and those of its marks that can be read.
+/// Reads a record. Returns its description and its readable marks.
 ///
-/// The second head is looked for at the start of each block, because the first one, which says how long it is, may be
-/// the one that is damaged.
+/// The second head is searched for at the start of each block, because the first head, which states the length, may be
+/// damaged.
 pub(super) fn decode(text: &[u8]) -> Option<(&[u8], Marks)> {
     let (head, description) = (0..text.len()).step_by(BLOCK_BYTES).find_map(|at| decode_head(&text[at..]))?;
     let mark = |slot| head.mark(text, slot);

@@ -1,4 +1,4 @@
-//! What a part file's bytes are: its record's description, and the record as a file beside the part file.
+//! The description of a part file's bytes, and its record as a file beside the part file.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
@@ -14,22 +14,22 @@ use super::trail::Trail;
 use super::trust::{Ours, remove};
 use gantry_proto::{Get, ObjectInfo, StoreName};
 
-/// More than the largest sidecar: twice an object's description, which takes less than 1 MiB with a composite checksum
+/// Larger than any sidecar: two copies of an object's description, which has less than 1 MiB with a composite checksum
 /// of 10,000 runs, and the marks.
 const SIDECAR_MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What a part file's bytes are.
+/// The description of a part file's bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sidecar {
     pub store: StoreName,
     pub object: ObjectInfo,
     start: u64,
     end: u64,
-    /// The run of the kernel in which the bytes past the last checkpoint were written.
+    /// The boot of the machine during which the bytes past the last checkpoint were written.
     pub boot: Option<String>,
 }
 
-/// What was read of a sidecar.
+/// The contents of a sidecar.
 #[derive(Debug)]
 pub(super) struct Found {
     pub sidecar: Sidecar,
@@ -45,7 +45,7 @@ impl Sidecar {
         self.start..self.end
     }
 
-    /// Returns whether these are bytes of what `get` asks for.
+    /// Returns whether the part file is for the object that `get` requests.
     pub(super) fn is_of(&self, get: &Get) -> bool {
         let pin = &get.pin;
         self.store == get.store
@@ -55,10 +55,11 @@ impl Sidecar {
             && (pin.version_id.is_none() || pin.version_id == self.object.version_id)
     }
 
-    /// Returns whether `object` has the same bytes: its `ETag` and size are equal, and its checksum doesn't contradict.
+    /// Returns whether `object` has the same bytes: its `ETag` and size are equal, and its checksum does not
+    /// contradict.
     ///
-    /// Checksums of another algorithm or kind can't be compared: the bytes are held against the one stated now. A
-    /// checksum's parts are not compared: a relay names them when it can learn them in time.
+    /// Checksums of another algorithm or kind can't be compared; the bytes are verified against the current one. A
+    /// checksum's parts are not compared, because a relay states them only if it learns them in time.
     pub(super) fn is_same_version(&self, object: &ObjectInfo) -> bool {
         let contradicts =
             matches!((&self.object.checksum, &object.checksum), (Some(ours), Some(theirs)) if ours.contradicts(theirs));
@@ -68,10 +69,11 @@ impl Sidecar {
             && !contradicts
     }
 
-    /// Reads the sidecar; `None` when it is missing, can be written by others, or is not one that this build wrote.
+    /// Reads the sidecar. Returns `None` if it is missing, can be written by others, or has another format.
     ///
     /// # Errors
-    /// [`Error::Untrusted`] or [`Error::NotAFile`] when it is not ours: then it is neither read nor replaced.
+    /// [`Error::Untrusted`] or [`Error::NotAFile`] if it does not belong to this user. It is then neither read nor
+    /// replaced.
     pub(super) fn read(names: &Names, ours: &Ours) -> Result<Option<Found>, Error> {
         let Some(file) = ours.open(&names.sidecar, OpenOptions::new().read(true))? else { return Ok(None) };
 
@@ -81,10 +83,10 @@ impl Sidecar {
         Ok(read.ok().and_then(|_| parse(&text)))
     }
 
-    /// Puts a sidecar in place: after a crash there is the one before, or this.
+    /// Puts a sidecar in place. After a crash there is either the previous one or this one.
     ///
-    /// `marks` are those of the bytes that are there already, all of them on the disk: as many as there is room for go
-    /// into the trail, and the last one becomes that of the checkpoint.
+    /// `marks` are those of the kept bytes, which are all on the disk. As many as fit go into the trail, and the last
+    /// one becomes the checkpoint's.
     pub(super) fn place(&self, names: &Names, marks: &[Mark], trail: &mut Trail) -> Result<Record, Error> {
         self.replace(names, marks, trail).map_err(|source| Error::io(&names.sidecar, source))
     }
@@ -93,7 +95,7 @@ impl Sidecar {
         let description = serde_json::to_vec(self)?;
 
         remove(&names.scratch)?;
-        // Created anew, so that a link which somebody put there is not followed.
+        // Created as a new file, so that an existing link is not followed.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&names.scratch)?;
         let record = Record::write(file, description, &trail.thin_out(marks), marks.last().copied())?;
 
@@ -112,7 +114,7 @@ fn parse(text: &[u8]) -> Option<Found> {
     Some(Found { sidecar, marks: marks.within(len) })
 }
 
-/// Identifies this run of the kernel; `None` where it has no identity.
+/// Identifies the current boot of the machine. Returns `None` if the system has no such id.
 ///
 /// Source: `random(4)`, `boot_id`.
 pub(crate) fn boot_id() -> Option<String> {

@@ -10,10 +10,10 @@ use super::record::Mark;
 use crate::verify::{Mismatch, Proof, Verifier};
 use gantry_proto::{Checksum, ObjectInfo, chunk};
 
-/// What one read of kept bytes takes.
+/// The number of kept bytes to read at a time.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// What is known of the bytes in the part file.
+/// The checksums of the bytes in the part file.
 #[derive(Clone)]
 pub(super) struct Tally {
     verifier: Verifier,
@@ -21,13 +21,13 @@ pub(super) struct Tally {
     crc: Option<u64>,
 }
 
-/// How reading kept bytes ended.
+/// The result of reading kept bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Read,
-    /// They are too few, or not the ones of any mark.
+    /// There are too few bytes, or they match no mark.
     Differs,
-    /// Somebody wanted it to stop.
+    /// The caller stopped the reading.
     Stopped,
 }
 
@@ -36,7 +36,8 @@ impl Tally {
         Self::of(object.checksum.as_ref(), range, object.size)
     }
 
-    /// Makes an empty one for `checksum`, of an object of `size` bytes, if this one is for none and that can be checked.
+    /// Creates an empty tally that checks `checksum` of an object of `size` bytes. Returns `None` if this tally already
+    /// checks one, or if `checksum` can't be checked.
     pub(super) fn checked_instead(&self, checksum: &Checksum, range: &Range<u64>, size: u64) -> Option<Self> {
         let instead = Self::of(Some(checksum), range, size);
         (!self.is_checked() && instead.is_checked()).then_some(instead)
@@ -53,26 +54,26 @@ impl Tally {
         self.verifier.seen()
     }
 
-    /// Returns how many bytes there are so far, with their CRC-64/NVME.
+    /// Returns the number of bytes so far, with their CRC-64/NVME.
     pub(super) fn mark(&self) -> Mark {
         Mark { len: self.len(), crc: self.crc64nvme() }
     }
 
     fn crc64nvme(&self) -> u64 {
-        self.crc.or_else(|| self.verifier.crc64nvme()).expect("one of the two computes it")
+        self.crc.or_else(|| self.verifier.crc64nvme()).expect("either the tally or the verifier computes the CRC")
     }
 
-    /// Returns whether they will be held against a stored checksum.
+    /// Returns whether the bytes will be compared with a stored checksum.
     pub(super) const fn is_checked(&self) -> bool {
         self.verifier.is_checked()
     }
 
-    /// Compares the bytes so far with what the store keeps.
+    /// Compares the bytes so far with the stored checksum.
     pub(super) fn prove(&self) -> Result<Proof, Mismatch> {
         self.verifier.clone().finish()
     }
 
-    /// Takes bytes and their CRC-64/NVME.
+    /// Adds bytes, whose CRC-64/NVME is `crc`.
     pub(super) fn update(&mut self, bytes: &[u8], crc: u64) {
         self.verifier.update_summed(bytes, crc);
         if let Some(so_far) = &mut self.crc {
@@ -80,9 +81,9 @@ impl Tally {
         }
     }
 
-    /// Takes the file's bytes up to the last of `marks` that they agree with, unless `stop` is set meanwhile.
+    /// Adds the file's bytes up to the last of `marks` that they match, unless `stop` is set meanwhile.
     ///
-    /// The marks are in order of their length. Bytes past the last one that holds are not taken: nothing is known of
+    /// The marks are in ascending order of length. Bytes past the last match are not added, since nothing vouches for
     /// them.
     pub(super) fn read(&mut self, file: &File, marks: &[Mark], stop: &AtomicBool) -> io::Result<Outcome> {
         let mut buffer = vec![0; READ_BYTES];
@@ -92,7 +93,7 @@ impl Tally {
                 Ok(Outcome::Stopped) => return Ok(Outcome::Stopped),
                 Ok(Outcome::Read) if self.crc64nvme() == mark.crc => last = Some(self.clone()),
                 Ok(Outcome::Read | Outcome::Differs) => break,
-                // What was read before it holds.
+                // The bytes before the failed read match their mark.
                 Err(error) if last.is_some() => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "the part file's end can't be read");
                     break;

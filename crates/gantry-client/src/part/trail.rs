@@ -1,4 +1,4 @@
-//! At which lengths of the part file the trail has its marks.
+//! The lengths of the part file at which the trail has marks.
 
 use super::record::{Mark, TRAIL_SLOTS};
 
@@ -12,13 +12,13 @@ pub(super) struct Trail {
 }
 
 impl Trail {
-    /// Spreads the marks over `len` bytes, and no closer to each other than `spacing_min`.
+    /// Spreads the marks over `len` bytes, at distances of at least `spacing_min`.
     pub(super) fn over(len: u64, spacing_min: u64) -> Self {
         let spacing = len.div_ceil(TRAIL_SLOTS as u64);
         Self { spacing: spacing.max(spacing_min).max(1), last: None }
     }
 
-    /// Returns the slot for a mark at `len`, if it is due: unless a mark before it has that slot.
+    /// Returns the slot for a mark at `len`, unless an earlier mark has used that slot.
     ///
     /// The lengths must be given in ascending order.
     pub(super) fn due(&mut self, len: u64) -> Option<usize> {
@@ -30,7 +30,7 @@ impl Trail {
         Some(index)
     }
 
-    /// Returns those of the marks, in the order of their lengths, that the trail has room for.
+    /// Selects as many of the marks as the trail has slots for, in ascending order of length.
     pub(super) fn thin_out(&mut self, marks: &[Mark]) -> Vec<(usize, Mark)> {
         marks.iter().filter_map(|mark| Some((self.due(mark.len)?, *mark))).collect()
     }

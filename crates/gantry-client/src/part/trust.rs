@@ -1,4 +1,5 @@
-//! Which files beside a target are ours: part files and records in a shared folder may be anyone's.
+//! Decides which files beside a target belong to this user. In a shared folder, anyone may create part files and
+//! records.
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
@@ -7,23 +8,23 @@ use std::path::Path;
 
 use super::error::{Distrust, Error};
 
-/// The permission bits by which others than the owner may write.
+/// The permission bits that allow users other than the owner to write.
 const OTHERS_MAY_WRITE: u32 = 0o022;
 
-/// What the file system makes of a file that we create in a folder.
+/// The owner and permissions that the file system gives to files that this process creates in a folder.
 ///
-/// It is learnt from a file, not from our user id and umask: network file systems map users, others know no
-/// permissions, and a folder may have default access lists.
+/// They are read from a new file, not derived from the user id and umask: network file systems map users, some file
+/// systems have no permissions, and a folder may have default access lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ours {
     uid: u32,
-    /// The permission bits of a new file of anyone's.
+    /// The default permission bits of a new file.
     pub new_mode: u32,
-    /// Those of a file that is to be private: 0600, except where the file system keeps no permissions.
+    /// The permission bits of a private file: 0600, except on file systems without permissions.
     pub private_mode: u32,
 }
 
-/// What decides whether a regular file is ours.
+/// The properties that decide whether a regular file belongs to this user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Facts {
     uid: u32,
@@ -38,7 +39,7 @@ impl Facts {
 }
 
 impl Ours {
-    /// Learns it from a file that is created as `scratch` and removed at once.
+    /// Creates a file as `scratch`, reads its owner and permissions, and removes it.
     pub(super) fn probe(scratch: &Path) -> Result<Self, Error> {
         if let Ok(there) = fs::symlink_metadata(scratch)
             && there.is_dir()
@@ -48,7 +49,7 @@ impl Ours {
         let probed = remove(scratch).and_then(|()| {
             let file = OpenOptions::new().write(true).create_new(true).open(scratch)?;
             let new = file.metadata()?;
-            // A file system that refuses has no permissions, or no others than those of its mount.
+            // A file system that refuses has no permissions, or only those of its mount.
             let private = match file.set_permissions(Permissions::from_mode(0o600)) {
                 Ok(()) => file.metadata()?.mode(),
                 Err(_) => new.mode(),
@@ -59,7 +60,7 @@ impl Ours {
         probed.map_err(|source| Error::io(scratch, source))
     }
 
-    /// Returns why a regular file is not to be used, if it isn't.
+    /// Returns why a regular file must not be used, if there is a reason.
     pub(super) fn distrust(&self, metadata: &Metadata) -> Option<Distrust> {
         self.judge(Facts::of(metadata))
     }
@@ -74,10 +75,11 @@ impl Ours {
         (mode & OTHERS_MAY_WRITE & !self.private_mode != 0).then_some(Distrust::Writable)
     }
 
-    /// Opens a file of ours; `None` when it is missing, or when others may write it: then it is to be replaced.
+    /// Opens a file of this user. Returns `None` if it is missing, or if others may write to it, so that it must be
+    /// replaced.
     ///
     /// # Errors
-    /// [`Error::NotAFile`] or [`Error::Untrusted`] when it is anything else.
+    /// [`Error::NotAFile`] or [`Error::Untrusted`] if it is anything else.
     pub(super) fn open(&self, path: &Path, options: &mut OpenOptions) -> Result<Option<File>, Error> {
         let Some(file) = open_regular(path, options)? else { return Ok(None) };
         let metadata = file.metadata().map_err(|source| Error::io(path, source))?;
@@ -90,8 +92,8 @@ impl Ours {
 
     /// Returns the permission bits of a file that replaces `target`.
     ///
-    /// A file of ours passes on its own. Those of another user's file were chosen by that user: they may make the new
-    /// one more private, never less.
+    /// A file of this user keeps its bits. Another user chose the bits of their file, so those may make the new file
+    /// more private, but never less.
     pub(super) fn mode_to_replace(&self, target: &Path) -> u32 {
         let Ok(metadata) = fs::symlink_metadata(target) else { return self.new_mode };
         if !metadata.is_file() {
@@ -106,18 +108,17 @@ impl Ours {
     }
 }
 
-/// Opens what is at `path` if it is a regular file, without following a link and without waiting for anyone; `None` when
-/// it is missing.
+/// Opens the regular file at `path`, without following a link and without blocking. Returns `None` if it is missing.
 ///
 /// # Errors
-/// [`Error::NotAFile`] when it is something else, [`Error::Untrusted`] when it is another user's and private.
+/// [`Error::NotAFile`] if it is not a regular file, [`Error::Untrusted`] if it is a private file of another user.
 pub(super) fn open_regular(path: &Path, options: &mut OpenOptions) -> Result<Option<File>, Error> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::io(path, source)),
     };
-    // Opening a device may have effects of its own.
+    // Opening a device may have side effects.
     if !there.is_file() {
         return Err(Error::NotAFile(path.to_owned()));
     }
@@ -149,7 +150,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns whether a refusal means that the file system keeps no permissions, so that nothing is lost.
+/// Returns whether a refusal means that the file system has no permissions, so that ignoring it is safe.
 pub(super) fn knows_no_permissions(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP))
 }
@@ -161,7 +162,7 @@ mod tests {
     const OURS: Ours = Ours { uid: 1000, new_mode: 0o644, private_mode: 0o600 };
 
     #[test]
-    fn a_file_is_ours_by_owner_links_and_mode() {
+    fn owner_links_and_mode_decide_whether_a_file_is_ours() {
         let facts = Facts { uid: 1000, links: 1, mode: 0o600 };
         for (facts, distrust) in [
             (facts, None),
@@ -178,9 +179,9 @@ mod tests {
         }
     }
 
-    /// FAT shows the bits of its mount on every file.
+    /// FAT shows the permission bits of its mount on every file.
     #[test]
-    fn a_file_system_without_permissions_has_files_of_ours() {
+    fn files_are_trusted_on_a_file_system_without_permissions() {
         let ours = Ours { private_mode: 0o777, new_mode: 0o777, ..OURS };
         assert_eq!(ours.judge(Facts { uid: 1000, links: 1, mode: 0o777 }), None);
     }

@@ -21,7 +21,7 @@ use gantry_proto::{Checksum, ObjectInfo};
 
 /// A part file that is being written.
 ///
-/// Dropping it keeps what is written, to be resumed; nothing stays if nothing is written.
+/// Dropping it keeps the written bytes for a later download. If nothing was written, nothing is left.
 #[derive(Debug)]
 pub struct PartWriter {
     pub(super) claim: Claim,
@@ -30,16 +30,16 @@ pub struct PartWriter {
     trail: Trail,
     tally: Tally,
     start: u64,
-    /// Of the whole object.
+    /// The size of the whole object.
     size: u64,
     /// The last checkpoint.
     durable: Mark,
     /// The last note.
     noted: Mark,
     noted_at: Instant,
-    /// The checkpoint that runs.
+    /// The running checkpoint.
     checkpoint: Option<Checkpoint>,
-    /// Where and when the last one was begun.
+    /// The length and the time at which the last checkpoint was started.
     checkpoint_len: u64,
     checkpoint_at: Instant,
     /// Why the last checkpoint could not be recorded.
@@ -49,15 +49,15 @@ pub struct PartWriter {
 }
 
 impl PartFile {
-    /// Begins to write `range` of `object` at the absolute offset `from`.
+    /// Starts to write `range` of `object` at the absolute offset `from`.
     ///
-    /// At `range.start` the part file is emptied first; anywhere else it is resumed. The kept bytes are read again if
-    /// `object` has a checksum that they were not read for; that ends when `stop` is set.
+    /// At `range.start` the part file is emptied first. At any other offset it is resumed. If `object` has a checksum
+    /// for which the kept bytes have not been hashed, they are read again. That ends early once `stop` is set.
     ///
     /// # Errors
-    /// [`Error::Unresumable`] when it is to be resumed anywhere but at its [`ResumePoint`](super::ResumePoint), or for
-    /// another range or version: the part file then stays as it is. [`Error::Stopped`], [`Error::Altered`]. Otherwise as
-    /// the file system answers.
+    /// [`Error::Unresumable`] if `from` is not the [`ResumePoint`](super::ResumePoint), or if the range or version
+    /// differs. The part file then stays unchanged. [`Error::Stopped`] or [`Error::Altered`] from reading the kept
+    /// bytes. Otherwise an error of the file system.
     pub fn begin(
         self,
         object: &ObjectInfo,
@@ -80,7 +80,7 @@ impl PartFile {
         sidecar.boot.clone_from(&policy.boot);
         claim.keep = tally.len() > 0;
 
-        // Cut first, vouch later: the new sidecar never meets bytes that it does not know.
+        // Truncate first: the new sidecar must never cover unknown bytes.
         claim.cut(tally.len())?;
         let mut trail = Trail::over(range.end.saturating_sub(range.start), policy.trail_bytes);
         let record = sidecar.place(&claim.names, &marks, &mut trail)?;
@@ -112,12 +112,12 @@ impl PartWriter {
     /// Writes the next bytes.
     ///
     /// # Errors
-    /// As the file system answers. None of these bytes count as written then, and the same ones may be written again.
+    /// An error of the file system. None of these bytes count as written then, and the caller may write them again.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.write_summed(bytes, chunk::crc(bytes))
     }
 
-    /// The same with the bytes of a chunk whose checksum was checked.
+    /// Writes the bytes of a chunk whose checksum was checked.
     ///
     /// # Errors
     /// As [`Self::write`].
@@ -150,12 +150,12 @@ impl PartWriter {
         self.start + self.tally.len()
     }
 
-    /// Has the bytes proved against a checksum that was stated while they were written, unless they already are against
-    /// another: reads them again, until `stop` is set.
+    /// Verifies the bytes against a checksum that was stated during the download, unless they are already verified
+    /// against another one. Reads them again, until `stop` is set.
     ///
     /// # Errors
-    /// [`Error::Stopped`], [`Error::Altered`] when the file no longer holds what was written. Otherwise as the file
-    /// system answers.
+    /// [`Error::Stopped`], or [`Error::Altered`] if the file no longer contains what was written. Otherwise an error of
+    /// the file system.
     pub fn check_against(&mut self, checksum: &Checksum, stop: &AtomicBool) -> Result<(), Error> {
         let range = self.start..self.written();
         let Some(mut afresh) = self.tally.checked_instead(checksum, &range, self.size) else { return Ok(()) };
@@ -169,12 +169,12 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Proves the bytes, makes them durable and renames them over the target.
+    /// Verifies the bytes, makes them durable and renames the part file over the target.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] when they are not the store's: they are thrown away. [`Error::Removed`] when the part file no
-    /// longer has its name. Otherwise as the file system answers: they stay, to be resumed. In all cases the target is as
-    /// it was, unless only the last step fails, which makes the new name durable.
+    /// [`Error::Mismatch`] if the bytes do not match the stored checksum. They are then deleted. [`Error::Removed`] if
+    /// the part file no longer has its name. Otherwise an error of the file system; the bytes stay and can be resumed.
+    /// In all cases the target is unchanged, unless only the last step fails, the sync of the folder after the rename.
     pub fn commit(mut self) -> Result<Proof, Error> {
         self.collect_checkpoint(true)?;
         let proof = match self.prove()? {
@@ -188,16 +188,16 @@ impl PartWriter {
             return Err(self.cut_back(Error::io(&self.claim.names.part, source)));
         }
 
-        // After the sync, which may take long: it gives the file its final permission bits.
+        // After the sync, which may take long, because this gives the file its final permission bits.
         self.claim.publish(&self.ours)?;
         Ok(proof)
     }
 
-    /// Stops, and makes what is written durable, so that the download can be resumed also after a restart of the
-    /// machine.
+    /// Stops writing, and makes all written bytes durable, so that the download can be resumed even after a restart of
+    /// the machine.
     ///
     /// # Errors
-    /// As the file system answers. What the last checkpoint covers is kept all the same.
+    /// An error of the file system. The bytes that the last checkpoint covers are kept in any case.
     pub fn suspend(mut self) -> Result<(), Error> {
         self.collect_checkpoint(true)?;
         if self.tally.len() > self.durable.len {
@@ -207,7 +207,7 @@ impl PartWriter {
         self.unrecorded.take().map_or(Ok(()), Err)
     }
 
-    /// Stops, and throws away what is written.
+    /// Stops writing, and deletes what was written.
     pub fn discard(mut self) {
         self.claim.keep = false;
     }
@@ -220,7 +220,7 @@ impl PartWriter {
         Ok(self.tally.prove())
     }
 
-    /// Makes a mark in the trail, if one is due. One that fails costs only itself.
+    /// Writes a mark of the trail, if one is due. A failure costs only this mark.
     fn leave_trail(&mut self) {
         let mark = self.tally.mark();
         let Some(slot) = self.trail.due(mark.len) else { return };
@@ -234,7 +234,7 @@ impl PartWriter {
         since >= self.policy.note_bytes || self.noted_at.elapsed() >= self.policy.note_interval
     }
 
-    /// Records what the kernel has taken. One that fails costs only itself: the bytes are in the file.
+    /// Records the bytes that the kernel has accepted. A failure costs only this note: the bytes are in the file.
     fn note(&mut self) {
         let mark = self.tally.mark();
         if let Err(error) = self.record.note(mark) {
@@ -256,7 +256,7 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Takes the outcome of the checkpoint that runs, if it is done or `wait` says so.
+    /// Handles the result of the running checkpoint, if it is done. With `wait`, waits for it.
     pub(super) fn collect_checkpoint(&mut self, wait: bool) -> Result<(), Error> {
         if self.broken {
             return Err(Error::Broken(self.claim.names.part.clone()));
@@ -271,7 +271,7 @@ impl PartWriter {
                 self.unrecorded = None;
                 Ok(())
             }
-            // The bytes are on the disk, and the record before this one still holds; a later one may succeed.
+            // The bytes are on the disk, and the previous mark remains valid. A later checkpoint may succeed.
             Err(Lapse::Unrecorded(error)) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "a checkpoint can't be recorded");
                 self.unrecorded = Some(error);
@@ -281,8 +281,8 @@ impl PartWriter {
         }
     }
 
-    /// Gives up the bytes past the last checkpoint: the system failed to bring them to the disk and may have dropped
-    /// them, so that no record speaks for them.
+    /// Discards the bytes past the last checkpoint. The system failed to write them to the disk and may have dropped
+    /// them, so no record may cover them.
     fn cut_back(&mut self, error: Error) -> Error {
         self.broken = true;
         self.claim.keep = self.durable.len > 0 && self.claim.cut(self.durable.len).is_ok();

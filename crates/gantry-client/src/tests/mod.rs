@@ -1,4 +1,4 @@
-//! The consumer with a relay that the test plays, on a bus in memory.
+//! The consumer with a scripted relay, on an in-memory bus.
 
 mod resumed;
 mod waiting;
@@ -30,7 +30,7 @@ use crate::{Client, Error, FileOptions, Get, Options};
 
 const SIZE: u64 = 1_000_000;
 
-/// A relay that the test plays, for one consumer.
+/// A relay that the test controls, for one consumer.
 struct Relay {
     bus: Arc<Memory>,
     requests: Subscription,
@@ -121,8 +121,8 @@ fn wanted() -> Get {
     Get::new("s".parse().unwrap(), "k".parse().unwrap())
 }
 
-/// A disk may turn out to be full after the sink has received all bytes that the credit allowed. The driver then waited
-/// forever.
+/// A disk may fill up after the sink has received all bytes that the credit allowed. The driver once waited forever in
+/// this case.
 #[tokio::test(start_paused = true)]
 async fn cancels_transfer_when_sink_fails_with_all_credit_used() {
     let network = MemoryNetwork::new(1);

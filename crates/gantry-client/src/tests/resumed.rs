@@ -3,7 +3,7 @@
 use super::*;
 use crate::part::PartFile;
 
-/// Finding D1: if the sidecar had no checksum, the one that the relay states was ignored.
+/// If the sidecar had no checksum, the one that the relay states was once ignored.
 #[tokio::test]
 async fn fetches_kept_bytes_again_if_they_contradict_the_checksum() {
     let network = MemoryNetwork::new(1);
@@ -40,7 +40,7 @@ async fn fetches_kept_bytes_again_if_they_contradict_the_checksum() {
     assert_eq!(std::fs::read(&target).unwrap(), body);
 }
 
-/// Finding D5: a range that starts at the object's end produced an empty file.
+/// A range that starts at the object's end once produced an empty file.
 #[tokio::test]
 async fn range_at_the_end_of_the_object_leaves_no_file() {
     let network = MemoryNetwork::new(1);
@@ -58,7 +58,7 @@ async fn range_at_the_end_of_the_object_leaves_no_file() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
-/// A relay that takes over may know the checksum that the first relay did not get from its store in time.
+/// A relay that takes over may know a checksum that the first relay could not get from its store in time.
 #[tokio::test]
 async fn verifies_checksum_that_only_a_later_relay_states() {
     let body = body();

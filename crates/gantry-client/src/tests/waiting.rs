@@ -70,7 +70,7 @@ async fn a_final_refusal_of_a_query_is_not_repeated() {
     assert!(matches!(stat, Err(Error::Refused(_))), "{stat:?}");
 }
 
-/// The relay may not send to the consumer's inbox, and can't say so.
+/// The relay may not send to the consumer's inbox, and can't report that.
 #[tokio::test(start_paused = true)]
 async fn requests_that_are_never_answered_name_the_inbox() {
     let network = MemoryNetwork::new(1);
@@ -88,7 +88,7 @@ async fn requests_that_are_never_answered_name_the_inbox() {
 
 /// After SIGSTOP and SIGCONT, all timeouts have expired, and the bytes are in the socket.
 #[tokio::test(start_paused = true)]
-async fn a_stop_of_the_process_costs_a_download_no_patience() {
+async fn a_suspended_process_does_not_use_up_a_downloads_patience() {
     let network = MemoryNetwork::new(1);
     let mut relay = Relay::on(&network).await;
     let client = client(&network.connect(), Options::default());
@@ -111,7 +111,7 @@ async fn a_stop_of_the_process_costs_a_download_no_patience() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_of_the_process_costs_a_query_no_patience() {
+async fn a_suspended_process_does_not_use_up_a_querys_patience() {
     let network = MemoryNetwork::new(1);
     let bus = network.connect();
     let client = client(&network.connect(), Options::default());

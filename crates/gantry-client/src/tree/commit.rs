@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::part;
 use crate::verify::Proof;
 
-/// A batch is made durable once it has this many files, or once this time has passed since its first file.
+/// A batch is made durable once it has this many files, or once [`BATCH_INTERVAL`] has passed since its first file.
 pub(super) const BATCH_FILES_MAX: usize = 1000;
 const BATCH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -60,7 +60,7 @@ impl Committer {
 
     fn commit(&self, batch: Vec<Staged>) -> Result<(), Error> {
         if let Err(error) = self.stage.sync_files(batch.iter().map(|file| file.name.as_str())) {
-            // Their bytes may be lost, so that the next download must not take them.
+            // The files' bytes may be lost, so the next download must not use them.
             for file in &batch {
                 drop(self.stage.remove(&file.name));
             }
@@ -109,7 +109,7 @@ impl Committer {
     }
 }
 
-/// Collects files until there are enough, or for the batch's time. Returns none once the channel is closed.
+/// Collects files until the batch is full or its time has passed. Returns an empty batch once the channel is closed.
 async fn next_batch(staged: &mut mpsc::Receiver<Staged>) -> Vec<Staged> {
     let mut batch = Vec::new();
     if staged.recv_many(&mut batch, BATCH_FILES_MAX).await == 0 {

@@ -29,10 +29,10 @@ use crate::verify::{Proof, Verifier};
 /// The largest object that is collected in memory, in bytes. A larger one is written as it arrives, and can be resumed.
 const IN_MEMORY_MAX_BYTES: u64 = 1024 * 1024;
 
-/// How much of a file is read at once for its checksum, in bytes.
+/// The number of bytes of a file to read at a time for its checksum.
 const READ_BYTES: usize = 256 * 1024;
 
-/// What all fetches of a tree share.
+/// The state that all fetches of a tree share.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     pub(super) client: Client,
@@ -57,7 +57,7 @@ impl Fetcher {
     /// Fetches an object, and reports what happened to it.
     ///
     /// # Errors
-    /// If the reason has nothing to do with this object, so that others would fail as well.
+    /// If the reason does not concern this object only, so that others would fail as well.
     pub(super) async fn run(&self, mut plan: Plan) -> Result<Option<Staged>, Error> {
         let fetched = self.fetch(&mut plan).await;
         match fetched {
@@ -106,7 +106,7 @@ impl Fetcher {
         self.stage(plan, stage, arrived).await.map(Some)
     }
 
-    /// Returns whether a file is that of the object, as it is described now.
+    /// Returns whether a file is a copy of the object, by the object's current description.
     async fn is_up_to_date(&self, plan: &Plan, found: &Found, object: &ObjectInfo) -> Result<bool, Error> {
         if self.options.compare == Compare::Times {
             let item = Item {
@@ -129,7 +129,7 @@ impl Fetcher {
         unless_cancelled(&self.cancel, async { check.await.unwrap_or(Err(Error::Cancelled)) }).await
     }
 
-    /// Takes the file that an earlier process has fetched.
+    /// Uses the file that an earlier process has fetched.
     async fn take_kept(&self, plan: &Plan, stage: &Arc<Stage>) -> Result<Option<Staged>, Error> {
         let (Some(name), Some(size)) = (stage.complete_name(&plan.item), plan.item.size) else { return Ok(None) };
         if !stage.has(&name, size) {
@@ -149,7 +149,7 @@ impl Fetcher {
         Ok(Some(staged(plan, name, size, None)))
     }
 
-    /// Fetches the object once.
+    /// Fetches the object without retrying.
     async fn attempt(&self, plan: &Plan, stage: &Arc<Stage>) -> Result<Arrived, Error> {
         let is_large = plan.item.size.is_some_and(|size| size > IN_MEMORY_MAX_BYTES);
         if !is_large && let Some(arrived) = self.in_memory(plan, stage).await? {
@@ -184,7 +184,7 @@ impl Fetcher {
         Ok(Some(Arrived { name, object, proof }))
     }
 
-    /// Downloads a large object to a file, and resumes it.
+    /// Downloads a large object to a file, or resumes it.
     async fn to_file(&self, plan: &Plan, stage: &Arc<Stage>) -> Result<Arrived, Error> {
         let unfinished = Stage::unfinished_name(&plan.item);
         let (progress, seen) = watch::channel(Progress::default());
@@ -238,8 +238,8 @@ impl Fetcher {
         Ok(staged(plan, name, object.size, Some(proof)))
     }
 
-    /// Returns the time that the file of an object gets. That of the listing is used for the listed version, since a
-    /// store may state times of different resolutions, and the next listing is compared with the file.
+    /// Returns the time that the file of an object gets. For the listed version this is the listing's time, since a
+    /// store may state times in different resolutions, and the next listing is compared with the file.
     fn modified(&self, object: &ObjectInfo, item: Option<&Item>) -> Option<Modified> {
         if !self.options.keep_times {
             return None;
@@ -248,7 +248,8 @@ impl Fetcher {
         listed.or(object.last_modified.as_deref()).and_then(Modified::parse)
     }
 
-    /// Returns the name of a complete file. That of another version than the listed one is not taken by another process.
+    /// Returns the name of a complete file. If its version is not the listed one, another process does not use the
+    /// file.
     fn name_of(&self, plan: &Plan, stage: &Stage, object: &ObjectInfo) -> String {
         let listed = stage.complete_name(&plan.item).filter(|_| !is_other_version(&plan.item, object));
         listed.unwrap_or_else(|| Stage::unfinished_name(&plan.item))
@@ -266,7 +267,7 @@ impl Fetcher {
     }
 
     fn report_unchanged(&self, plan: &Plan) {
-        // It was counted as wanted before it was described.
+        // It was counted as wanted before its description arrived.
         self.reporter.progress(|progress| {
             progress.wanted = progress.wanted.saturating_sub(1);
             progress.wanted_bytes = progress.wanted_bytes.saturating_sub(plan.item.size.unwrap_or(0));
@@ -347,7 +348,7 @@ fn is_fatal(error: &Error) -> bool {
     }
 }
 
-/// Replaces the file in the stage by the object's own place in an error that a user sees.
+/// Replaces the staged file by the object's own place in an error for the user.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other errors name no file")]
 fn shown(error: Error, staged: &std::path::Path, path: &RelativePath) -> Error {
     match error {

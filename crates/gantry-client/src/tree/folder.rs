@@ -36,7 +36,7 @@ pub(super) struct Folder {
     syncs_each: AtomicBool,
 }
 
-/// What is at a path.
+/// The entry at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Present {
     Nothing,
@@ -132,7 +132,7 @@ impl Folder {
         part::Error::io(&self.path.join(path.as_path()), error).into()
     }
 
-    /// Looks at a path, and follows no link.
+    /// Looks up a path without following links.
     pub(super) fn look(&self, path: &RelativePath) -> io::Result<Present> {
         let (parent, name) = path.split();
         let parent = match self.folder(parent, false) {
@@ -185,7 +185,7 @@ impl Folder {
         self.syncs_each.store(true, Ordering::Relaxed);
     }
 
-    /// Opens a file for reading, and follows no link.
+    /// Opens a file for reading without following links.
     pub(super) fn open_file(&self, path: &RelativePath) -> io::Result<File> {
         let (parent, name) = path.split();
         let parent = match self.folder(parent, false) {
@@ -214,7 +214,7 @@ impl Folder {
 
     /// Removes a folder if it is empty. Returns whether it was.
     pub(super) fn remove_folder(&self, path: &str) -> io::Result<bool> {
-        // A descriptor of the removed folder would be of no use.
+        // A descriptor of the removed folder is useless.
         self.lock().remove(path);
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         let Ok(parent) = self.folder(parent, false) else { return Ok(false) };
@@ -273,12 +273,12 @@ fn open_folder(parent: &OwnedFd, name: &str, path: &str) -> Result<OwnedFd, Fail
     }
 }
 
-/// Makes the names in a folder durable, where folders can be synced.
+/// Makes the names in a folder durable, if folders can be synced.
 pub(super) fn sync_folder(folder: &OwnedFd) -> io::Result<()> {
-    // The descriptor may be one of a path only.
+    // The descriptor may have been opened with `O_PATH`, which can't be synced.
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     match File::from(rustix::fs::openat(folder, ".", flags, Mode::empty())?).sync_all() {
-        // Some network file systems know no such thing.
+        // Some network file systems can't sync a folder.
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         synced => synced,
     }

@@ -1,8 +1,8 @@
-//! What is to be downloaded into a tree.
+//! The objects to download into a tree.
 
 use gantry_proto::{Get, Key, ListEntry, Malformed, StoreName};
 
-/// An object that is to be downloaded into a tree.
+/// An object to download into a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Item {
@@ -21,7 +21,7 @@ pub struct Item {
 }
 
 impl Item {
-    /// Describes an object of which only the key is known. The path is the key without its first `cut` bytes.
+    /// Describes an object by its key alone. The path is the key without its first `cut` bytes.
     #[must_use]
     pub const fn new(store: StoreName, key: Key, cut: usize) -> Self {
         Self { store, key, cut, size: None, etag: None, last_modified: None }

@@ -1,4 +1,4 @@
-//! From keys to paths. Pure: nothing here looks at a file system.
+//! Converts keys to paths. Pure: nothing here accesses a file system.
 //!
 //! A key is split at its slashes into parts, each of which becomes the name of a folder or file. Two kinds of parts are
 //! not used as they are:
@@ -37,7 +37,7 @@ pub enum Names {
     /// No two keys have the same name.
     #[default]
     Portable,
-    /// The parts as they are, as far as this system can hold them.
+    /// The unchanged parts, as far as this system can hold them.
     Native,
 }
 
@@ -59,7 +59,7 @@ pub enum Unusable {
     /// A part is longer than 255 bytes, with its substitutes.
     #[error("a part of {0} bytes is longer than the 255 of a file name")]
     TooLong(usize),
-    /// A part is named like the files that hold unfinished downloads.
+    /// A part has a name that is reserved for unfinished downloads.
     #[error("its part {0:?} is reserved for unfinished downloads")]
     Reserved(String),
     /// It ends with a slash, as the key of a folder, but its object has bytes.
@@ -73,7 +73,7 @@ pub enum Unusable {
 pub(super) struct RelativePath(String);
 
 impl RelativePath {
-    /// Takes a path whose parts are names that were read from a folder.
+    /// Creates a path whose parts are names that were read from a folder.
     pub(super) const fn of_names(path: String) -> Self {
         Self(path)
     }
@@ -102,7 +102,7 @@ pub(super) struct Place {
     pub(super) is_renamed: bool,
 }
 
-/// Returns the place of the object whose key, after the part that is cut, is `key`.
+/// Returns the place of an object. `key` is the object's key without the part that is cut.
 pub(super) fn place(key: &str, names: Names) -> Result<Place, Unusable> {
     if key.starts_with('/') {
         return Err(Unusable::Absolute);
@@ -146,7 +146,7 @@ fn name(part: &str, names: Names) -> Result<Cow<'_, str>, Unusable> {
     Ok(name)
 }
 
-/// Returns whether a name is one of an unfinished download.
+/// Returns whether a name belongs to an unfinished download.
 pub(super) fn is_reserved(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     lower == STAGE || (lower.starts_with('.') && lower.contains(PART))

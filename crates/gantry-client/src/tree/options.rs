@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::name::Names;
 use super::report::TreeProgress;
 
-/// When a file that exists counts as its object.
+/// When an existing file counts as a copy of its object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compare {
     /// If it has the object's size and modification time. Without [`TreeOptions::keep_times`] it may be newer.
@@ -32,26 +32,25 @@ pub enum Compare {
 pub struct TreeOptions {
     /// The number of objects that are downloaded at the same time, at least 1. 32 by default.
     pub jobs: usize,
-    /// Whether nothing is written, and only reported what would be.
+    /// Whether to only report what would be written, and to write nothing.
     pub dry_run: bool,
-    /// When a file that exists counts as its object.
+    /// When an existing file counts as a copy of its object.
     pub compare: Compare,
     /// Whether files get the modification times of their objects. On by default.
     pub keep_times: bool,
     /// How the parts of a key are spelled as names.
     pub names: Names,
-    /// Whether the objects are those of one listing, in its order, so that no path comes twice. Off by default: then a set
-    /// of eight bytes per object finds paths that do.
+    /// Whether the objects are those of one listing, in its order, so that no path occurs twice. Off by default: a set
+    /// of eight bytes per object then finds duplicate paths.
     pub ordered: bool,
     /// Whether files without an object are deleted from the target folder once all objects are known.
     ///
-    /// Nothing is deleted if the objects do not come in ascending order of their keys, if there are none, or if a
-    /// download fails for a reason that has nothing to do with its key. Links and special files are kept, and so are
-    /// other file systems that are mounted in the folder.
+    /// Nothing is deleted if the keys are not in ascending order, if there are no objects, or if a download fails for a
+    /// reason that does not concern its key only. Links, special files and mounted file systems in the folder are kept.
     pub delete: bool,
     /// Receives the progress.
     pub progress: Option<watch::Sender<TreeProgress>>,
-    /// Stops the download. What was fetched is kept.
+    /// Stops the download. Fetched bytes are kept.
     pub cancel: CancellationToken,
 }
 

@@ -1,4 +1,4 @@
-//! Decides for each object, in order, whether it is fetched. All of it blocks, and follows no link.
+//! Decides for each object, in order, whether it is fetched. All operations block, and none follows a link.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -19,20 +19,20 @@ pub(super) struct Plan {
     pub(super) item: Item,
     pub(super) path: RelativePath,
     pub(super) is_renamed: bool,
-    /// The file that exists.
+    /// The existing file.
     pub(super) found: Option<Found>,
     /// Whether the object must be described first, since the file may be up to date.
     pub(super) is_uncertain: bool,
 }
 
-/// The state between one object and the next.
+/// The state that is kept between objects.
 #[derive(Debug)]
 pub(super) struct Planner {
     folder: Option<Arc<Folder>>,
     options: TreeOptions,
     reporter: Reporter,
     files: Files,
-    /// Finds paths that come twice, where that is possible.
+    /// Finds duplicate paths, if there can be any.
     paths: Option<Paths>,
     pub(super) prune: Option<Prune>,
 }
@@ -50,7 +50,7 @@ impl Planner {
         Self { folder, options, reporter, files: Files::default(), paths, prune }
     }
 
-    /// Returns the plan for an object, or `None` if nothing is left to do.
+    /// Returns the plan for an object, or `None` if there is nothing to do.
     ///
     /// # Errors
     /// If the files to delete can't be recorded.
@@ -164,15 +164,15 @@ impl From<Error> for Verdict {
     }
 }
 
-/// Returns whether a file is that of an object by its size and time.
+/// Returns whether a file is a copy of an object, by its size and time.
 pub(super) fn is_unchanged(item: &Item, found: &Found, keep_times: bool) -> bool {
     let stated = item.last_modified.as_deref().and_then(Modified::parse);
     let Some(stated) = stated.filter(|_| item.size == Some(found.len)) else { return false };
     found.modified.matches(stated) || (!keep_times && found.modified > stated)
 }
 
-/// Hashes of all paths so far. Two paths with the same hash would be mistaken for one another, which is unlikely with
-/// less than a billion.
+/// Hashes of all paths so far. Two paths with the same hash would count as one, which is unlikely with less than a
+/// billion paths.
 #[derive(Debug, Default)]
 struct Paths {
     hashes: HashSet<u64>,
@@ -181,7 +181,7 @@ struct Paths {
 }
 
 impl Paths {
-    /// Adds a path. Returns why its object is left out, if the path came before.
+    /// Adds a path. If the path is a duplicate, returns why its object is left out.
     fn add(&mut self, path: &RelativePath) -> Option<LeftOut> {
         let hash = if self.ignores_case {
             self.seed.hash_one(path.as_str().to_lowercase())

@@ -1,8 +1,8 @@
 //! Finds and deletes the files of a folder that have no object.
 //!
-//! The files are walked beside the keys, both in ascending order of the keys' bytes. Files without a key are recorded in a
-//! file, and deleted once all keys are known. So neither the number of keys nor that of files takes memory; only the
-//! names in one folder on each level do.
+//! The files are walked in parallel with the keys, both in ascending byte order of the keys. Files without a key are
+//! recorded in a file, and deleted once all keys are known. Memory depends neither on the number of keys nor on that of
+//! files, only on the names in one folder at each level.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -62,7 +62,7 @@ enum Next {
 }
 
 impl Prune {
-    /// Begins to walk a folder. `found` receives the paths to delete. Without it they are only reported.
+    /// Starts to walk a folder. `found` receives the paths to delete. Without it they are only reported.
     pub(super) fn new(folder: Arc<Folder>, names: Names, reporter: Reporter, found: Option<File>) -> Self {
         let device = rustix::fs::fstat(folder.top()).ok().map(|stat| stat.st_dev);
         let mut prune = Self {
@@ -79,7 +79,7 @@ impl Prune {
         prune
     }
 
-    /// Keeps the file of a key, and records all files before it that have none.
+    /// Keeps the file of a key, and records all files before it that have no key.
     pub(super) fn keep(&mut self, key: &str) -> Result<(), Error> {
         if self.last_key.as_deref().is_some_and(|last| last >= key) {
             self.is_ordered = false;
@@ -104,7 +104,8 @@ impl Prune {
     /// Deletes the files that have no key, and the folders that become empty.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if the keys were not in order; nothing is deleted then. Otherwise as the file system answers.
+    /// [`Error::Malformed`] if the keys were not in order; nothing is deleted then. Otherwise an error of the file
+    /// system.
     pub(super) fn finish(mut self) -> Result<(), Error> {
         if !self.is_ordered {
             let message = "the listing is not in order, so that nothing is deleted";
@@ -151,7 +152,7 @@ impl Prune {
         Ok(())
     }
 
-    /// Removes a folder and those above it, as far as they are empty.
+    /// Removes an empty folder, and the folders above it that become empty.
     fn remove_empty(&self, path: &str) {
         let mut path = path;
         while !path.is_empty() {

@@ -1,4 +1,4 @@
-//! What happens to the objects of a tree.
+//! Events and counts of a tree.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -43,7 +43,7 @@ pub enum Event {
         /// Whether there is a file now.
         replaces: bool,
     },
-    /// The file is that of the object.
+    /// The file is a copy of the object.
     Unchanged {
         /// The store.
         store: StoreName,
@@ -70,7 +70,7 @@ pub enum Event {
         /// What changed.
         reason: String,
     },
-    /// An object can't be in the tree.
+    /// An object can't be part of the tree.
     LeftOut {
         /// The store.
         store: StoreName,
@@ -100,7 +100,7 @@ pub enum Event {
     },
 }
 
-/// Why an object can't be in the tree.
+/// Why an object can't be part of the tree.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeftOut {
@@ -125,9 +125,9 @@ pub enum LeftOut {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TreeProgress {
-    /// The number of objects that were found so far.
+    /// The number of objects found so far.
     pub found: u64,
-    /// The number of those that are to be fetched, and their bytes as far as the sizes are known.
+    /// The number of objects to fetch.
     pub wanted: u64,
     /// The bytes of these objects.
     pub wanted_bytes: u64,

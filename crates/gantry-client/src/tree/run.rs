@@ -69,7 +69,7 @@ async fn run(
     let opened = open(target.to_owned(), options.clone(), reporter.clone()).await?;
     let Opened { folder, stage, planner } = opened;
 
-    // Also cancelled by the first failure that the other objects would share.
+    // The first failure that the other objects would share cancels this token, too.
     let cancel = options.cancel.child_token();
     let fetcher = Arc::new(Fetcher {
         client: client.clone(),
@@ -85,7 +85,7 @@ async fn run(
     let tree = Tree { fetcher, planner: Some(planner), jobs: JoinSet::new(), ready: VecDeque::new(), staged };
     let fetched = tree.fetch(items).await;
 
-    // What was fetched is put into its place, whatever happened to the rest.
+    // Fetched files are moved to their places, whatever happened to the rest.
     let committed = committing.await.unwrap_or(Err(Error::Cancelled));
     let planner = match (committed, fetched) {
         (Err(error), _) | (Ok(()), Err(error)) => return Err(error),
@@ -165,7 +165,7 @@ fn commit(
     })
 }
 
-/// Deletes what has no object, and removes the stage. Blocks.
+/// Deletes files without an object, and removes the stage. Blocks.
 fn finish(planner: Planner, folder: Option<Arc<Folder>>, stage: Option<Arc<Stage>>, failed: u64) -> Result<(), Error> {
     // As in rclone: a run with failures deletes nothing.
     if let Some(prune) = planner.prune.filter(|_| failed == 0) {
@@ -182,7 +182,7 @@ fn finish(planner: Planner, folder: Option<Arc<Folder>>, stage: Option<Arc<Stage
 /// The objects between their listing and their commit.
 struct Tree {
     fetcher: Arc<Fetcher>,
-    /// Away while a page is being planned.
+    /// `None` while a page is being planned.
     planner: Option<Planner>,
     jobs: JoinSet<Result<(), Error>>,
     ready: VecDeque<Plan>,
@@ -190,7 +190,7 @@ struct Tree {
 }
 
 impl Tree {
-    /// Plans and fetches all objects. Running fetches end before it returns, whatever the reason.
+    /// Plans and fetches all objects. Returns only after all running fetches have ended.
     async fn fetch(mut self, items: impl Stream<Item = Result<Item, Error>> + Send) -> Result<Planner, Error> {
         let mut outcome = self.drive(items).await;
         if outcome.is_err() {
@@ -219,7 +219,7 @@ impl Tree {
             self.start_ready();
             let is_listed = !matches!(listed, Ok(false));
             if is_listed && self.ready.is_empty() {
-                // A failed listing does not stop what it has listed.
+                // A failed listing does not stop the fetches of objects that were already listed.
                 while let Some(done) = self.jobs.join_next().await {
                     done.unwrap_or(Err(Error::Cancelled))?;
                 }
@@ -240,7 +240,7 @@ impl Tree {
         }
     }
 
-    /// Plans a page of objects. The first error ends it, after the objects before.
+    /// Plans a page of objects. The first error ends the page; the objects before it are planned.
     async fn plan(&mut self, page: Vec<Result<Item, Error>>) -> Result<(), Error> {
         let Some(mut planner) = self.planner.take() else { return Err(Error::Cancelled) };
         self.fetcher.reporter.found(page.iter().filter(|item| item.is_ok()).count() as u64);
@@ -275,7 +275,7 @@ impl Tree {
             let staged = self.staged.clone();
             self.jobs.spawn(async move {
                 match Box::pin(fetcher.run(plan)).await? {
-                    // If the committer is gone, it has the error that counts.
+                    // If the committer is gone, its error is the one that counts.
                     Some(file) => staged.send(file).await.map_err(|_| Error::Cancelled),
                     None => Ok(()),
                 }

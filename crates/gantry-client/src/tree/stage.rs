@@ -2,9 +2,9 @@
 //!
 //! Only its owner may read or write it. It is locked while a tree is being downloaded, and removed at the end.
 //!
-//! A complete file has a name that identifies the version of its object and this run of the kernel. If the process is
-//! killed before the file is in its place, the next one takes it from here. After a crash of the machine the name is
-//! another one, since the bytes may not have reached the disk.
+//! A complete file has a name that identifies the version of its object and the current boot of the machine. If the
+//! process is killed before it has moved the file to its place, the next process reuses the file. After a crash of the
+//! machine the boot id differs, so the file is not reused: its bytes may not have reached the disk.
 
 use std::fmt::Write as _;
 use std::fs::{File, Permissions};
@@ -26,7 +26,7 @@ use super::time::Modified;
 /// The name of the file that is locked.
 const LOCK: &str = "lock";
 
-/// How often opening is repeated if another process removes the folder meanwhile.
+/// The number of attempts to open the folder if another process removes it meanwhile.
 const ATTEMPTS: usize = 16;
 
 /// How the file system's changes are made durable.
@@ -43,7 +43,7 @@ enum Durability {
 pub(super) struct Stage {
     folder: File,
     _lock: File,
-    /// The owner of what this process creates here.
+    /// The owner of the files that this process creates here.
     uid: u32,
     path: PathBuf,
     boot: Option<String>,
@@ -73,7 +73,7 @@ impl From<Errno> for Refused {
 }
 
 impl Stage {
-    /// Creates and locks the folder. `boot` identifies this run of the kernel.
+    /// Creates and locks the folder. `boot` identifies the current boot of the machine.
     pub(super) fn open(target: &Folder, boot: Option<String>) -> Result<Self, Refused> {
         for _ in 0..ATTEMPTS {
             let folder = open_private(target)?;
@@ -110,7 +110,7 @@ impl Stage {
         self.path.join(name)
     }
 
-    /// Returns an error with the path that a user knows.
+    /// Returns an error that names the path that the user knows.
     pub(super) fn show(&self, error: io::Error, target: &Folder) -> crate::part::Error {
         crate::part::Error::io(&target.path().join(STAGE), error)
     }
@@ -138,13 +138,13 @@ impl Stage {
             && u64::try_from(stat.st_size) == Ok(len)
     }
 
-    /// Writes a file. A file that is shorter than its object was not written to its end.
+    /// Writes a file. A file that is shorter than its object is incomplete: the process was killed during the write.
     pub(super) fn write(&self, name: &str, pieces: &[Bytes]) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::openat(&self.folder, name, flags, Mode::from_raw_mode(0o666))?);
         let written = pieces.iter().try_for_each(|piece| file.write_all(piece));
         if written.is_err() {
-            // What is left of it would look like a file that was interrupted, and take up space on a full disk.
+            // A partial file would look like an interrupted one, and take up space on a full disk.
             self.remove(name)?;
         }
         written
@@ -164,7 +164,7 @@ impl Stage {
         }
         if let Some(mode) = mode {
             match file.set_permissions(Permissions::from_mode(mode)) {
-                // The file system keeps no permissions.
+                // The file system has no permissions.
                 Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {}
                 set => set?,
             }
@@ -182,7 +182,7 @@ impl Stage {
         Ok(rustix::fs::renameat(&self.folder, name, folder, to)?)
     }
 
-    /// Removes a file, if it is there.
+    /// Removes a file, if it exists.
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.folder, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -208,7 +208,7 @@ impl Stage {
         }
     }
 
-    /// Makes the names in these folders durable, if that is not done for all at once by [`Self::sync_names`].
+    /// Makes the names in these folders durable, unless [`Self::sync_names`] does that for all folders at once.
     pub(super) fn sync_folders<'a>(&self, mut folders: impl Iterator<Item = &'a OwnedFd>) -> io::Result<()> {
         match self.durability {
             Durability::Whole => Ok(()),
@@ -216,7 +216,7 @@ impl Stage {
         }
     }
 
-    /// Makes all names durable.
+    /// Makes the names in all folders durable.
     pub(super) fn sync_names(&self) -> io::Result<()> {
         match self.durability {
             Durability::Whole => Ok(rustix::fs::syncfs(&self.folder)?),
@@ -237,7 +237,7 @@ impl Stage {
         Ok(ignores)
     }
 
-    /// Removes the folder with all that is in it, at the end of a complete download.
+    /// Removes the folder and its contents at the end of a complete download.
     pub(super) fn dispose(self, target: &Folder) -> io::Result<()> {
         for entry in Dir::read_from(&self.folder)? {
             let entry = entry?;
@@ -248,7 +248,7 @@ impl Stage {
         }
         self.remove(LOCK)?;
         match rustix::fs::unlinkat(target.top(), STAGE, AtFlags::REMOVEDIR) {
-            // Another process has just begun to use it.
+            // Another process has just started to use it.
             Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -263,8 +263,8 @@ fn open_private(target: &Folder) -> Result<File, Refused> {
 
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = File::from(rustix::fs::openat(target.top(), STAGE, flags, Mode::empty())?);
-    // A file system that keeps no permissions refuses, and a folder of another user is found out by its owner.
-    // The bits above the permissions stay, since one of them gives new files the group of the target folder.
+    // A file system without permissions refuses this. A folder of another user is detected by its owner. The bits above
+    // the permissions stay, since one of them gives new files the group of the target folder.
     let special = folder.metadata()?.mode() & 0o7000;
     drop(folder.set_permissions(Permissions::from_mode(special | 0o700)));
     Ok(folder)
@@ -284,7 +284,8 @@ fn path_of(folder: &File, target: &Path) -> PathBuf {
     if is_same(&through_descriptor) { through_descriptor } else { target.join(STAGE) }
 }
 
-/// Returns how to make changes durable: at once where that is known to work and to report failures.
+/// Returns how to make changes durable. `syncfs` is used only on file systems where it is known to work and to report
+/// failures.
 ///
 /// `syncfs` reports failed writes since Linux 5.8 (`syncfs(2)`). FUSE does not pass it on to the file system's process.
 #[cfg(target_os = "linux")]

@@ -23,10 +23,10 @@ impl Modified {
         Some(Self { seconds: time.unix_timestamp(), nanos: time.nanosecond() })
     }
 
-    /// Returns whether a file with this time may be a copy of an object with the `other` one.
+    /// Returns whether a file with this time may be a copy of an object with the time `other`.
     ///
-    /// Many stores and file systems keep whole seconds, and S3 states one object's time with and without a fraction. So
-    /// fractions are compared only if both times have one.
+    /// Many stores and file systems keep whole seconds, and S3 states one object's time with and without a fraction.
+    /// Fractions are therefore compared only if both times have one.
     pub(super) const fn matches(self, other: Self) -> bool {
         let has_both_fractions = self.nanos != 0 && other.nanos != 0;
         self.seconds == other.seconds && (!has_both_fractions || self.nanos == other.nanos)
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_no_times() {
+    fn other_texts_are_not_times() {
         for text in ["", "yesterday", "2026-11-23", "Mon, 23 Nov 2026 07:36:25 GMT", "2026-13-01T00:00:00Z"] {
             assert_eq!(Modified::parse(text), None, "{text}");
         }

@@ -1,4 +1,4 @@
-//! Whether a relay's `accepted` is one that a consumer may act on.
+//! Checks whether a consumer may act on a relay's `accepted`.
 
 use super::super::answer::Accepted;
 use super::super::check;
@@ -7,13 +7,13 @@ use super::super::names::{Key, TransferId};
 use super::super::object::{ObjectInfo, Span};
 use super::super::subject::{Prefix, is_instance};
 
-/// Checks who accepted what: after this, the consumer may publish to the control subject.
+/// Checks the identities in an `accepted`. After this check, the consumer may publish to the control subject.
 ///
 /// That subject must be the one of this prefix, instance and transfer. A relay that could choose it freely could make a
 /// consumer publish to any subject that it has permission for.
 ///
 /// # Errors
-/// What is wrong, for a person.
+/// A description of the violation, for users.
 pub(super) fn check_identity(
     accepted: &Accepted,
     transfer: Option<TransferId>,
@@ -30,16 +30,16 @@ pub(super) fn check_identity(
         return Err("its control subject is not the one of its transfer".to_owned());
     }
     if accepted.object.key != *key {
-        return Err("it accepted another key than was asked for".to_owned());
+        return Err("it accepted another key than the requested one".to_owned());
     }
     check::object(&accepted.object).map_err(|malformed| malformed.to_string())
 }
 
-/// Checks on which terms: the range, and the numbers that drive the transfer. `begun` is the version that earlier bytes
-/// are of.
+/// Checks the terms in an `accepted`: the range, and the numbers that drive the transfer. `begun` is the version of
+/// earlier bytes.
 ///
 /// # Errors
-/// What is wrong, for a person.
+/// A description of the violation, for users.
 pub(super) fn check_terms(
     accepted: &Accepted,
     span: Span,
@@ -47,7 +47,7 @@ pub(super) fn check_terms(
     begun: Option<&ObjectInfo>,
 ) -> Result<(), String> {
     if span.resolve(accepted.object.size) != Some(accepted.start..accepted.end) {
-        return Err(format!("it accepted {}..{} instead of what was asked for", accepted.start, accepted.end));
+        return Err(format!("it accepted {}..{} instead of the requested range", accepted.start, accepted.end));
     }
     if accepted.chunk_max == 0 || accepted.chunk_max > chunk_max.max(CHUNK_MIN_BYTES) {
         return Err(format!("its chunk_max {} is not within 1 to {chunk_max}", accepted.chunk_max));
@@ -59,7 +59,7 @@ pub(super) fn check_terms(
     if let (Some(was), Some(is)) = (&begun.version_id, &accepted.object.version_id)
         && was != is
     {
-        return Err("it accepted another version than the one that was asked for".to_owned());
+        return Err("it accepted another version than the requested one".to_owned());
     }
     if let (Some(was), Some(is)) = (&begun.checksum, &accepted.object.checksum)
         && (was.algorithm, was.kind) == (is.algorithm, is.kind)

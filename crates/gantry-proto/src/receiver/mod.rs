@@ -52,14 +52,14 @@ pub struct Settings {
     pub window_initial: u64,
     /// The largest window, in bytes.
     pub window_max: u64,
-    /// The largest chunk payload to ask for, in bytes.
+    /// The largest chunk payload to request, in bytes.
     pub chunk_max: u64,
     /// Silence after which a relay counts as lost, but at least three of its beats. Until a relay's first message, the
     /// timeout is shorter and follows the time of earlier answers.
     pub stall_timeout: Duration,
     /// How long to retry while nobody listens and no relay has ever accepted.
     pub no_relay_patience: Duration,
-    /// How long to continue without new bytes, unless the consumer's own writing holds them up.
+    /// How long to continue without new bytes, unless the consumer's own writing causes the delay.
     pub patience: Duration,
     /// The first pause between fruitless requests. It doubles, with jitter.
     pub backoff_min: Duration,
@@ -81,7 +81,7 @@ pub enum Output {
         /// The consumer's state.
         control: Control,
     },
-    /// A relay accepted. For reports; the first one has the object's description.
+    /// A relay accepted. For reports. The first one contains the object's description.
     Accepted(Box<Accepted>),
     /// The transfer was abandoned. For logs and metrics.
     Recovering(Cause),
@@ -112,7 +112,7 @@ enum State {
     /// A request was sent.
     Requested {
         asked: Duration,
-        /// Whether a relay has answered, if only with a beat.
+        /// Whether a relay has responded, even if only with a beat.
         heard: bool,
         /// The time since the request, or since the relay's last message.
         silence: Silence,
@@ -127,11 +127,11 @@ enum State {
     Failed(Failure),
 }
 
-/// Turns the messages of any number of transfers into one contiguous run of bytes.
+/// Turns the messages of any number of transfers into one contiguous sequence of bytes.
 ///
 /// Invariants:
-/// - What [`Self::poll_deliver`] returns is a prefix of the wanted range of one version of the object, each byte once.
-/// - Credit never falls, and is never more than a window ahead of what was written.
+/// - [`Self::poll_deliver`] returns a prefix of the requested range of one version of the object, each byte once.
+/// - Credit never decreases, and never exceeds the written bytes by more than a window.
 /// - The download ends only when every byte and the end message have arrived.
 #[derive(Debug)]
 pub struct Receiver {
@@ -292,20 +292,20 @@ impl Receiver {
         self.learn_from_end();
         self.credit.window_mut().handle_lost();
 
-        // What was not sent yet belongs to a transfer that is gone. A new request follows the reconnect.
+        // Unsent messages belong to a transfer that is gone. A new request follows the reconnect.
         self.outputs.retain(|output| !matches!(output, Output::Request(_) | Output::Control { .. }));
         self.outputs.push_back(Output::Recovering(Cause::Disconnected));
         self.state = State::Offline;
     }
 
-    /// Records that there is a connection again.
+    /// Records that the connection is restored.
     pub fn handle_connected(&mut self, now: Duration) {
         if matches!(self.state, State::Offline) {
             self.request(now);
         }
     }
 
-    /// Records nats-server's report that nobody received what was published last.
+    /// Records nats-server's report that nobody received the last published message.
     pub fn handle_no_responders(&mut self, now: Duration) {
         match &mut self.state {
             // The relay may be replacing the connection on which it hears control messages, but then it still sends.

@@ -1,4 +1,4 @@
-//! What follows a failed transfer: another request, now or after a pause, or the end of the download.
+//! Decides what follows a failed transfer: another request, now or after a pause, or the end of the download.
 
 use std::time::Duration;
 
@@ -14,54 +14,54 @@ use super::failure::{Cause, Failure};
 use super::silence::Silence;
 use super::{Output, Receiver, Settings, State};
 
-/// The shortest time that a relay has to answer a request. A live one answers, or sends a beat, within 50 ms and a round
-/// trip.
+/// The shortest time that a relay has to answer a request. A live relay answers, or sends a beat, within 50 ms and a
+/// round trip.
 pub(super) const ANSWER_TIMEOUT_MIN: Duration = Duration::from_millis(200);
 
 /// The time to answer until an answer has been seen: TCP's first retransmission timeout. Source: RFC 6298, section 2.1.
 const ANSWER_TIMEOUT_INITIAL: Duration = Duration::from_secs(1);
 
-/// How many requests in a row get the same time to be answered. It doubles with each further one. If one of two relays is
-/// frozen, the probability that this many requests in a row reach it is one in 64.
+/// The number of successive requests with the same answer timeout, which doubles with each further one. If one of two
+/// relays is frozen, the probability that it receives this many successive requests is one in 64.
 const ANSWER_TRIES: u32 = 6;
 
-/// The longest pause between requests that reach nobody before any relay has accepted. A relay that has to reconnect again
-/// and again hears one of several.
+/// The longest pause between requests that reach nobody before any relay has accepted. A relay that keeps reconnecting
+/// hears one of several.
 const NOBODY_PAUSE_MAX: Duration = Duration::from_millis(150);
 
-/// How long to wait for another relay if the first one can't reach the store. A live one takes less to open it.
+/// How long to wait for another relay if the first one can't reach the store. A live relay opens it faster.
 const SECOND_OPINION: Duration = Duration::from_secs(1);
 
 /// The state that outlives transfers: progress, patience and the pauses between requests.
 #[derive(Debug)]
 pub(super) struct Recovery {
-    /// When bytes last arrived, or were last held up by the consumer's own writing.
+    /// When bytes last arrived, or when the consumer's own writing last delayed them.
     progress_at: Duration,
-    /// When the first of an unbroken series of requests reached nobody.
+    /// When the first of a series of successive requests reached nobody.
     nobody_since: Option<Duration>,
     /// Whether no bytes have arrived since the last recovery.
     is_fruitless: bool,
     /// How long the last answer took.
     answered_in: Option<Duration>,
-    /// The error with which a first relay refused before any had accepted, and how long to wait for another relay.
+    /// The refusal of the first relay before any had accepted, and how long to wait for another relay.
     refusal: Option<(WireError, Duration)>,
-    /// How many requests in a row met silence.
+    /// The number of successive requests that met silence.
     unanswered: u32,
     /// Limits requests that are sent immediately after progress.
     immediate: Quota,
     backoff: ExponentialBackoff,
 }
 
-/// A failure, as far as it matters for the time of the next request.
+/// The properties of a failure that determine the time of the next request.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
-    /// The request met silence, so that the wait for an answer was the pause.
+    /// The request met silence, so that the wait for an answer already was the pause.
     is_unanswered: bool,
     /// Nobody listens on the subject.
     is_nobody: bool,
     /// Nobody listens, and no relay has accepted yet.
     is_nobody_yet: bool,
-    /// The pause that the relay asked for.
+    /// The pause that the relay requested.
     relay_pause: Option<Duration>,
 }
 
@@ -84,25 +84,25 @@ impl Recovery {
         self.answered_in
     }
 
-    /// Returns when the download fails unless bytes arrive.
+    /// Returns when the download fails if no bytes arrive.
     pub(super) fn patience_ends(&self, settings: &Settings) -> Duration {
         let ends = self.progress_at.saturating_add(settings.patience);
         self.refusal.as_ref().map_or(ends, |(_, until)| ends.min(*until))
     }
 
-    /// Returns the silence after which a request that no relay has answered is sent again, since another relay may receive
-    /// it then. `longest` is the timeout for a relay that has answered.
+    /// Returns the silence after which a request that no relay has answered is sent again, since another relay may then
+    /// receive it. `longest` is the timeout for a relay that has answered.
     pub(super) fn answer_timeout(&self, longest: Duration) -> Duration {
         let base =
             self.answered_in.map_or(ANSWER_TIMEOUT_INITIAL, |took| took.saturating_mul(4).max(ANSWER_TIMEOUT_MIN));
         let doublings = self.unanswered.saturating_sub(ANSWER_TRIES.saturating_sub(1)).min(16);
 
-        // Nobody answers, or nobody can within the stall timeout. Only a longer wait can end that.
+        // Nobody answers, or nobody can answer within the stall timeout. Only a longer wait helps then.
         let longest = longest.saturating_mul(if doublings > 0 { 4 } else { 1 });
         base.saturating_mul(1_u32 << doublings).min(longest)
     }
 
-    /// Records that some message arrived, so that somebody listens.
+    /// Records that some message arrived, so a relay is listening.
     pub(super) const fn handle_heard(&mut self) {
         self.nobody_since = None;
     }
@@ -113,7 +113,7 @@ impl Recovery {
         self.unanswered = 0;
     }
 
-    /// Pretends that so many requests in a row met silence.
+    /// Sets the number of successive requests that met silence.
     #[cfg(test)]
     pub(super) const fn set_unanswered(&mut self, count: u32) {
         self.unanswered = count;
@@ -133,7 +133,7 @@ impl Recovery {
         }
     }
 
-    /// Records that only the consumer's own writing holds up the relay.
+    /// Records that only the consumer's own writing delays the relay.
     pub(super) const fn handle_held_up(&mut self, now: Duration) {
         self.progress_at = now;
     }
@@ -144,9 +144,10 @@ impl Recovery {
         self.nobody_since = None;
     }
 
-    /// Returns when the next request is due, or `None` if that is past the end of the patience.
+    /// Returns when the next request is due, or `None` if the patience ends before that.
     ///
-    /// The relay's pause is extended to the consumer's own, so that a relay that asks for none is not asked in a loop.
+    /// The relay's pause is extended to the consumer's own, so that a relay that requests no pause does not cause a
+    /// request loop.
     fn schedule(&mut self, retry: Retry, settings: &Settings, now: Duration) -> Option<Duration> {
         self.unanswered = if retry.is_unanswered { self.unanswered.saturating_add(1) } else { 0 };
 
@@ -194,8 +195,8 @@ impl Receiver {
         self.outputs.push_back(Output::Request(request));
     }
 
-    /// Abandons the transfer and requests the rest: immediately if bytes have arrived since the last recovery, otherwise
-    /// after a pause. `relay_pause` is the pause that the relay asked for.
+    /// Abandons the transfer and requests the rest: immediately if bytes have arrived since the last recovery,
+    /// otherwise after a pause. `relay_pause` is the pause that the relay requested.
     pub(super) fn recover(&mut self, cause: Cause, relay_pause: Option<Duration>, now: Duration) {
         if !matches!(self.state, State::Requested { .. } | State::Streaming(_)) {
             return;
@@ -253,20 +254,20 @@ impl Receiver {
         self.recover(Cause::Refused(error), pause, now);
     }
 
-    /// Asks once for another relay, since possibly only this one can't reach the store. It has spent its own retries, and a
-    /// second series of them would keep the user waiting for nothing.
+    /// Requests the object from another relay once, since possibly only this one can't reach the store. The first relay
+    /// has used up its own retries, and a second series of them would only delay the error.
     fn ask_another_relay(&mut self, error: WireError, now: Duration) {
         if self.recovery.refusal.is_some() {
             return self.give_up(Cause::Refused(error));
         }
 
         self.recovery.refusal = Some((error.clone(), now.saturating_add(SECOND_OPINION)));
-        // The pause is this relay's. The other one is asked at once.
+        // The pause applies to this relay. The other one is asked at once.
         self.recovery.is_fruitless = false;
         self.recover(Cause::Refused(error), None, now);
     }
 
-    /// Learns from a transfer that ends what the link can carry.
+    /// Updates the estimate of the link's capacity when a transfer ends.
     pub(super) fn learn_from_end(&mut self) {
         if let State::Streaming(transfer) = &self.state {
             let window = self.credit.window_mut();
@@ -288,7 +289,7 @@ impl Receiver {
         }
     }
 
-    /// Counts a transfer that is abandoned. A request that no relay accepted is only sent again.
+    /// Counts an abandoned transfer. A request that no relay accepted does not count, since it is only sent again.
     pub(super) fn count_recovery(&mut self) {
         if matches!(self.state, State::Streaming(_)) {
             self.stats.recoveries = self.stats.recoveries.saturating_add(1);

@@ -1,11 +1,11 @@
-//! How long a relay has been silent, and whether that shows that it is lost.
+//! How long a relay has been silent, and whether that means that it is lost.
 
 use std::time::Duration;
 
 use super::super::limits::SILENCE_MAX;
 
-/// The least that a busy link carries, in bytes per millisecond. At less than this, the smallest chunk takes a second,
-/// and beats of other transfers must not pass for a chunk that is arriving.
+/// The minimum rate of a busy link, in bytes per millisecond. Below it, the smallest chunk takes a second, and beats of
+/// other transfers must not look like an arriving chunk.
 const BUSY_BYTES_PER_MS: u64 = 16;
 
 /// What has arrived on the connection, for all of its downloads together.
@@ -20,9 +20,9 @@ pub struct Arrivals {
 
 /// The time since a relay was last heard.
 ///
-/// On a slow link a chunk, or other transfers' chunks ahead of it, may take longer to arrive than the timeout for silence.
-/// nats-server keeps the order. So while bytes arrive, the relay's next message may be behind them, unless the answer to a
-/// later request has already arrived, or more bytes have arrived than can have been in flight.
+/// On a slow link a chunk, or other transfers' chunks ahead of it, may take longer to arrive than the silence timeout.
+/// nats-server keeps the order. While bytes arrive, the relay's next message may therefore still be queued behind them,
+/// unless the answer to a later request has already arrived, or more bytes have arrived than can have been in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Silence {
     since: Duration,

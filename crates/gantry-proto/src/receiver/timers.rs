@@ -7,21 +7,21 @@ use super::recovery::ANSWER_TIMEOUT_MIN;
 use super::transfer::Transfer;
 use super::{Receiver, State};
 
-/// The shortest stall timeout that slow beats lead to, however short the patience is.
+/// The shortest stall timeout for a relay with slow beats, even if the patience is short.
 const BEATS_TIMEOUT_MIN: Duration = Duration::from_secs(3);
 
-/// What is timed. If several timers have expired, the first in this order counts.
+/// The timers of a download. If several have expired, the first in this order counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timer {
-    /// No bytes have arrived for as long as the download may wait.
+    /// No bytes have arrived for the maximum time of the download.
     Patience,
     /// The pause before a request is over.
     Request,
     /// A request, or the relay that has answered it with beats, met silence.
     Answer,
-    /// The relay that sends has been silent.
+    /// The sending relay has been silent.
     Stall,
-    /// The relay should hear from the consumer.
+    /// A control message to the relay is due.
     Control,
 }
 
@@ -59,7 +59,7 @@ impl Receiver {
         self.timers().into_iter().filter_map(|(_, at)| at).min()
     }
 
-    /// Handles the first timer that has expired. Call it when [`Self::poll_timeout`] says so.
+    /// Handles the first timer that has expired. Call it at the time that [`Self::poll_timeout`] returns.
     pub fn handle_timeout(&mut self, now: Duration) {
         let expired = self.timers().into_iter().find(|(_, at)| at.is_some_and(|at| now >= at));
         match expired {
@@ -74,10 +74,11 @@ impl Receiver {
         }
     }
 
-    /// Handles a silence that has become too long, unless the relay's next message may still be on its way.
+    /// Handles a silence that is too long, unless the relay's next message may still be in flight.
     fn handle_silence(&mut self, now: Duration) {
         let arrivals = self.arrivals;
-        // nats-server holds at most the windows of all downloads, together about the largest that one may have.
+        // nats-server holds at most the windows of all downloads. Together they are about as large as the largest
+        // window of one.
         let ahead_max = self.settings.window_max;
         let limit = match &self.state {
             State::Streaming(transfer) => self.stall_timeout(transfer),
@@ -101,9 +102,9 @@ impl Receiver {
         if heard { longest } else { self.recovery.answer_timeout(longest) }
     }
 
-    /// Returns the silence after which a relay that sends is lost.
+    /// Returns the silence after which a sending relay is lost.
     fn stall_timeout(&self, transfer: &Transfer) -> Duration {
-        // However slow its beats, some patience must be left for another relay.
+        // However slow the beats, some patience must remain for another relay.
         let beats_max = (self.settings.patience / 2).max(BEATS_TIMEOUT_MIN);
         let beats = transfer.beat.saturating_mul(3).min(beats_max);
         self.credit.window().silence_timeout(self.settings.stall_timeout.max(beats))

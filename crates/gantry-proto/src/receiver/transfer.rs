@@ -13,11 +13,11 @@ use super::failure::{Cause, Failure};
 use super::silence::Silence;
 use super::{Output, Receiver, State, admit};
 
-/// The most chunks that may wait to be written, whatever their size. It bounds the memory that a relay can occupy with tiny
-/// chunks, beside the bytes themselves.
+/// The maximum number of chunks that wait to be written, whatever their size. It bounds the memory that a relay can
+/// occupy with tiny chunks, in addition to their bytes.
 const WAITING_CHUNKS_MAX: usize = 64 * 1024;
 
-/// The shortest silence after which the consumer sends its state, to find out whether the relay is there.
+/// The shortest silence after which the consumer sends its state to find out whether the relay is alive.
 const PROBE_MIN: Duration = Duration::from_millis(50);
 
 /// How soon a control message that reached nobody is sent again. A relay that reconnects is back within milliseconds.
@@ -27,11 +27,11 @@ const CONTROL_AGAIN: Duration = Duration::from_millis(50);
 const CONTROL_LOST_MIN: Duration = Duration::from_millis(50);
 const CONTROL_LOST_MAX: Duration = Duration::from_secs(1);
 
-/// How often a control message that is followed by silence is sent again: until about the relay's next beat. A relay under
-/// a flood of malformed messages hears one of several.
+/// The maximum number of repeats of a control message that is followed by silence: until about the relay's next beat.
+/// Under a flood of malformed messages, a relay receives one of several.
 const CONTROL_REPEATS: u32 = 8;
 
-/// After how many repeats the pause between them doubles.
+/// The number of repeats after which the pause between them doubles.
 const CONTROL_REPEATS_AT_ONE_PAUSE: u32 = 4;
 
 /// The shortest silence after which a relay counts as lost if nobody listens on its control subject.
@@ -58,7 +58,7 @@ pub(super) struct Transfer {
     control_interval: Duration,
     pub(super) silence: Silence,
     last_control: Duration,
-    /// When a control message is due that the quota did not allow earlier.
+    /// When a control message is due that the quota delayed.
     pub(super) control_due: Option<Duration>,
     /// When nats-server reported that nobody heard the last control message, until it is sent again.
     unheard_at: Option<Duration>,
@@ -66,12 +66,12 @@ pub(super) struct Transfer {
     is_blocked: bool,
     /// How many control messages were sent since the relay was last heard.
     unanswered_controls: u32,
-    /// How soon a control message that is followed by silence is sent again for the first time.
+    /// The pause before the first repeat of a control message that is followed by silence.
     repeat_after: Duration,
 }
 
 impl Transfer {
-    /// `credit` is what the relay starts with. `answered_in` is how long its answer took.
+    /// `credit` is the relay's first credit. `answered_in` is how long its answer took.
     fn new(accepted: &Accepted, credit: u64, answered_in: Option<Duration>, silence: Silence, now: Duration) -> Self {
         let beat = limits::beat(Duration::from_millis(accepted.beat_ms));
         let idle = limits::idle(Duration::from_millis(accepted.idle_ms));
@@ -102,19 +102,19 @@ impl Transfer {
         self.id
     }
 
-    /// Records that nobody heard the last control message, which is then sent again soon.
+    /// Records that nobody heard the last control message. It is sent again soon.
     pub(super) const fn handle_unheard(&mut self, now: Duration) {
         self.unheard_at = Some(now);
     }
 
-    /// Returns when the relay is lost if nobody hears control messages. A live one sends something every beat.
+    /// Returns when the relay counts as lost if nobody hears control messages. A live relay sends something every beat.
     pub(super) fn absent_at(&self) -> Duration {
         let beat = self.beat.saturating_add(self.beat / 4);
         self.silence.since().saturating_add(beat.max(ABSENCE_MIN))
     }
 
     /// Returns when the next control message is due: as a keep-alive, once in each silence of the relay, or because the
-    /// last one was not heard or may be lost.
+    /// last one was not heard or may have been lost.
     pub(super) fn control_at(&self) -> Duration {
         if let Some(due) = self.control_due {
             return due;
@@ -125,8 +125,7 @@ impl Transfer {
 
         let is_unanswered = self.is_blocked && self.last_control >= self.silence.since();
         if is_unanswered && (1..=CONTROL_REPEATS).contains(&self.unanswered_controls) {
-            // It may have been lost with the connection on which the relay hears control messages, and the relay waits for
-            // nothing else.
+            // The message may have been lost with the relay's request connection, and the relay waits for nothing else.
             let doublings = (self.unanswered_controls - 1) / CONTROL_REPEATS_AT_ONE_PAUSE;
             return self.last_control.saturating_add(self.repeat_after.saturating_mul(1 << doublings));
         }
@@ -141,7 +140,7 @@ impl Transfer {
         let is_repeat = self.last_control >= self.silence.since();
         self.unanswered_controls = if is_repeat { self.unanswered_controls.saturating_add(1) } else { 1 };
 
-        // Without anything new, the message only asks whether the relay is there.
+        // Without new credit, the message only asks whether the relay is alive.
         let probe = granted <= self.credit;
         self.credit = self.credit.max(granted);
         self.last_control = now;
@@ -201,7 +200,7 @@ impl Receiver {
         requested_credit: u64,
         now: Duration,
     ) {
-        // Before this check, nothing may be sent to the subject that it names.
+        // Until this check has passed, nothing may be sent to the control subject in the message.
         if let Err(what) = admit::check_identity(&accepted, transfer, &self.settings.prefix, &self.get.key) {
             return self.recover(Cause::Violation(what), None, now);
         }
@@ -224,7 +223,7 @@ impl Receiver {
         }
         self.recovery.handle_accepted();
 
-        // The relay ignores credit past its own limit, so it would be given again later, at the price of a round trip.
+        // The relay ignores credit past its own limit, so the consumer would have to give it again after a round trip.
         let credit = accepted.credit.min(requested_credit);
         let window = self.credit.window_mut();
         window.handle_relay_max(accepted.window_max);
@@ -291,8 +290,8 @@ impl Receiver {
         }
     }
 
-    /// Handles a relay that waits for credit: the window is too small, the consumer writes slowly, or a control message was
-    /// lost.
+    /// Handles a relay that waits for credit. Either the window is too small, the consumer writes slowly, or a control
+    /// message was lost.
     fn handle_blocked(&mut self, offset: u64, now: Duration) {
         let State::Streaming(transfer) = &mut self.state else { return };
         transfer.is_blocked = true;
@@ -319,7 +318,8 @@ impl Receiver {
         self.state = State::Ended;
     }
 
-    /// Records that everything below the absolute offset `limit` is written, and gives credit if that is worth a message.
+    /// Records that everything below the absolute offset `limit` is written, and sends credit if it has increased
+    /// enough.
     pub fn handle_written(&mut self, limit: u64, now: Duration) {
         self.credit.handle_written(limit, self.next);
 
@@ -348,7 +348,7 @@ impl Receiver {
         self.outputs.push_back(transfer.control(granted, now));
     }
 
-    /// Tells the relay to stop, if it has accepted.
+    /// Cancels the transfer at the relay, if the relay has accepted.
     pub(super) fn cancel_transfer(&mut self) {
         if let State::Streaming(transfer) = &self.state {
             self.outputs.push_back(transfer.message(true, false));

@@ -1,12 +1,13 @@
-//! When a relay beats, so that it is never silent for long.
+//! The times at which a relay sends beats, so that it is never silent for long.
 
 use std::time::Duration;
 
 use super::super::message::{Body, Wait};
 
-/// Time from the request to the first beat, unless another message comes first. It shows the consumer that its request
-/// did not reach a frozen relay. If nobody listens, nats-server's answer to the beat arrives before a distant S3's
-/// response, whose body is then not read. A store nearby is sooner: for it the beat would only cost a message.
+/// Time from the request to the first beat, unless another message comes first. The beat shows the consumer that its
+/// request did not reach a frozen relay. If nobody listens, nats-server's answer to the beat arrives before a distant
+/// S3's response, whose body is then not read. A nearby store responds sooner, so that the beat would only cost a
+/// message.
 pub(super) const FIRST_BEAT: Duration = Duration::from_millis(10);
 
 /// The beats of one transfer.
@@ -15,19 +16,19 @@ pub(super) struct Beats {
     interval: Duration,
     due_at: Duration,
     is_due: bool,
-    /// The last beat that was sent at once because credit had run out.
+    /// The last beat that was sent at once because credit was used up.
     blocked: Option<Blocked>,
 }
 
-/// What the consumer learned from a beat that asks for credit.
+/// The state that a beat for credit has reported to the consumer.
 #[derive(Clone, Copy, Debug)]
 struct Blocked {
-    /// The credit that had run out, an absolute offset.
+    /// The credit that was used up, an absolute offset.
     credit: u64,
     at: Duration,
 }
 
-/// The next chunk, which a beat announces.
+/// The position of the next chunk, which a beat announces.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Position {
     pub(super) seq: u64,
@@ -35,7 +36,7 @@ pub(super) struct Position {
 }
 
 impl Beats {
-    /// Starts with a request that arrives at `now`.
+    /// Creates the beats of a request that arrived at `now`.
     pub(super) fn new(interval: Duration, now: Duration) -> Self {
         let due_at = now.saturating_add(FIRST_BEAT.min(interval));
         Self { interval, due_at, is_due: false, blocked: None }
@@ -46,7 +47,7 @@ impl Beats {
         self.due_at
     }
 
-    /// Returns when the consumer was last asked for credit at once.
+    /// Returns when the last immediate beat for credit was sent.
     pub(super) fn blocked_at(&self) -> Option<Duration> {
         self.blocked.map(|blocked| blocked.at)
     }
@@ -60,14 +61,14 @@ impl Beats {
         self.is_due |= now >= self.due_at;
     }
 
-    /// Records that a message was handed out, of whatever type.
+    /// Records that a message of any type was sent.
     pub(super) fn handle_sent(&mut self, now: Duration) {
         self.is_due = false;
         self.due_at = self.due_at.max(now.saturating_add(self.interval));
     }
 
-    /// Returns the beat that is due. `blocked` is the credit that holds the transfer up: the first beat about it is due at
-    /// once.
+    /// Returns the beat that is due. `blocked` is the credit that blocks the transfer: the first beat about it is due
+    /// at once.
     pub(super) fn poll(&mut self, next: Position, blocked: Option<u64>, now: Duration) -> Option<Body> {
         if let Some(credit) = blocked
             && self.blocked.is_none_or(|last| last.credit != credit)

@@ -14,7 +14,7 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// Returns how many bytes there are.
+    /// Returns the number of bytes.
     pub(super) const fn len(&self) -> u64 {
         self.len
     }
@@ -29,8 +29,8 @@ impl Buffer {
         self.len = 0;
     }
 
-    /// Takes the next chunk's payload, at most `max` bytes. Pieces smaller than `gather_min` are combined into one payload
-    /// of at most that size; others are cut without copying. Returns `None` if there are no bytes.
+    /// Removes and returns the next chunk's payload, at most `max` bytes. Pieces smaller than `gather_min` are combined
+    /// into one payload of at most that size; others are cut without copying. Returns `None` if there are no bytes.
     pub(super) fn cut(&mut self, max: usize, gather_min: usize) -> Option<Bytes> {
         let front = self.pieces.front_mut()?;
 
@@ -46,7 +46,7 @@ impl Buffer {
         Some(payload)
     }
 
-    /// Copies small pieces together, up to `max` bytes.
+    /// Copies small pieces into one buffer of up to `max` bytes.
     fn gather(&mut self, max: usize) -> Bytes {
         let mut payload = BytesMut::with_capacity(max);
 

@@ -30,9 +30,9 @@ fn give(credit: u64) -> Control {
     Control::credit(credit)
 }
 
-/// Each control message was answered with a chunk of one byte and a beat.
+/// The relay once answered each control message with a chunk of one byte and a beat.
 #[test]
-fn credit_in_steps_of_one_byte_does_not_make_a_message_of_each() {
+fn credit_in_steps_of_one_byte_does_not_cause_a_message_per_step() {
     let mut sender = sender(0, 100_000);
     sender.handle_data(vec![7; 50_000].into());
     let mut sent = 0;
@@ -46,7 +46,7 @@ fn credit_in_steps_of_one_byte_does_not_make_a_message_of_each() {
 }
 
 #[test]
-fn what_a_small_credit_allows_is_sent_soon_all_the_same() {
+fn a_small_credit_is_used_soon() {
     let mut sender = sender(0, 100_000);
     sender.handle_data(vec![7; 50_000].into());
     for step in 1..=20 {
@@ -63,7 +63,7 @@ fn what_a_small_credit_allows_is_sent_soon_all_the_same() {
 }
 
 #[test]
-fn the_end_of_an_object_is_no_fragment() {
+fn the_end_of_an_object_is_not_a_fragment() {
     let mut sender = sender(0, 40);
     for step in 1..=40 {
         sender.handle_data(vec![7].into());
@@ -74,7 +74,7 @@ fn the_end_of_an_object_is_no_fragment() {
 }
 
 #[test]
-fn control_messages_without_news_are_answered_with_nothing() {
+fn unchanged_control_messages_are_not_answered() {
     let mut sender = sender(10, 100_000);
     sender.handle_data(vec![7; 50_000].into());
     drain(&mut sender, START);
@@ -85,7 +85,7 @@ fn control_messages_without_news_are_answered_with_nothing() {
 }
 
 #[test]
-fn settings_out_of_bounds_are_brought_within() {
+fn settings_out_of_bounds_are_clamped() {
     let wild = Settings {
         chunk_max: 0,
         gather_min: usize::MAX,
@@ -108,7 +108,7 @@ fn settings_out_of_bounds_are_brought_within() {
     assert_eq!(sender.outcome(), Some(&Outcome::Completed));
 }
 
-/// Anything that a consumer, the store, other transfers or the clock may do to a sender.
+/// The actions of a hostile consumer, the store, other transfers or the clock.
 #[derive(Clone, Debug)]
 enum Act {
     Control(Control),
@@ -145,7 +145,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn whatever_a_consumer_does_the_relay_keeps_to_its_own_rules(
+    fn the_invariants_hold_whatever_a_consumer_does(
         acts in vec(act(), 0..150),
         keeps_alive: bool,
         chunk_max in 1..2000_usize,
@@ -197,7 +197,7 @@ proptest! {
     }
 }
 
-/// What a consumer has received.
+/// The messages that a consumer has received.
 struct Seen {
     seq: u64,
     next: u64,

@@ -31,7 +31,7 @@ use super::message::Body;
 use super::object::ObjectInfo;
 use super::request::{Control, GetRequest};
 
-/// The largest first chunk's payload, in bytes. It is read in one go with the acceptance, and on a slow link the first
+/// The largest first chunk's payload, in bytes. It is read together with the acceptance, and on a slow link the first
 /// byte need not wait for half a megabyte.
 const FIRST_CHUNK_MAX: usize = 32 << 10;
 
@@ -52,7 +52,7 @@ pub enum Outcome {
     ConsumerGone,
 }
 
-/// How far a transfer has got.
+/// The progress of a transfer.
 #[derive(Debug)]
 enum Stage {
     /// The store is opening the object.
@@ -77,25 +77,26 @@ enum Turn {
 /// Its driver opens the object and reports the result with [`Self::handle_opened`] or [`Self::handle_failure`]. It then
 /// supplies pieces of the body whenever [`Self::wants_data`] is true, and a turn whenever [`Self::wants_turn`] is.
 ///
-/// Invariants: no byte is sent past the credit; offsets and sequence numbers have no gap; nothing precedes the acceptance
-/// but beats or a refusal; nothing follows the last message; at most one piece more than credit allows is held.
+/// Invariants: no byte is sent past the credit; offsets and sequence numbers have no gap; only beats or a refusal
+/// precede the acceptance; nothing follows the last message; the sender holds at most one piece more than credit
+/// allows.
 #[derive(Debug)]
 pub struct Sender {
     settings: Settings,
-    /// Whether the consumer promised control messages even while it has no credit to give.
+    /// Whether the consumer promised to send control messages even without new credit.
     keeps_alive: bool,
     stage: Stage,
-    /// What is to be sent, as absolute offsets with an exclusive end. Empty until the object is open.
+    /// The range to send, as absolute offsets with an exclusive end. Empty until the object is open.
     range: Range<u64>,
     /// The offset of the next byte to send.
     next: u64,
     seq: u64,
     credit: u64,
-    /// How far the relay may send past what is written, if it computes the credit itself.
+    /// How far the relay may send past the written bytes, if it computes the credit itself.
     window: Option<u64>,
     buffer: Buffer,
     turn: Turn,
-    /// How many bytes rate limits allow to be sent; `None` without limits.
+    /// The number of bytes that rate limits allow; `None` without limits.
     permitted: Option<usize>,
     beats: Beats,
     last_heard: Duration,
@@ -168,7 +169,7 @@ impl Sender {
         matches!(self.stage, Stage::Sending) && self.next >= self.range.end
     }
 
-    /// Returns whether nothing but credit holds up the next chunk.
+    /// Returns whether only missing credit blocks the next chunk.
     #[must_use]
     pub const fn is_blocked(&self) -> bool {
         self.buffer.len() > 0 && self.credit <= self.next && self.last_message.is_none()
@@ -182,7 +183,8 @@ impl Sender {
 
     /// Returns whether the store's next piece is wanted now.
     ///
-    /// With credit left, pieces are wanted until there is enough for a chunk. Without, one piece is kept ready.
+    /// With credit left, the sender wants pieces until there is enough for a chunk. Without credit, it keeps one piece
+    /// ready.
     #[must_use]
     pub fn wants_data(&self) -> bool {
         let held = self.held_limit();
@@ -203,12 +205,12 @@ impl Sender {
         self.permitted = Some(0);
     }
 
-    /// Allows `bytes` to be sent that were held back.
+    /// Allows `bytes` of the held-back bytes to be sent.
     pub fn permit(&mut self, bytes: usize) {
         self.permitted = Some(self.permitted.unwrap_or(0).saturating_add(bytes));
     }
 
-    /// Returns how many bytes are held back although credit allows them, as one chunk; 0 while there is a permit left.
+    /// Returns the size of a chunk that only rate limits hold back; 0 while there is a permit left.
     #[must_use]
     pub fn held_back(&self) -> usize {
         if self.permitted != Some(0) || self.is_over() {
@@ -218,12 +220,12 @@ impl Sender {
         usize::try_from(sendable).unwrap_or(usize::MAX).min(self.settings.chunk_max)
     }
 
-    /// Makes a beat due at once, which shows whether anybody listens.
+    /// Makes a beat due at once, to find out whether anybody listens.
     pub const fn request_beat(&mut self) {
         self.beats.request();
     }
 
-    /// Accepts the request: the store has opened the object. If the request can't be served from it, refuses the request.
+    /// Accepts the request after the store has opened the object, or refuses it if the object can't satisfy it.
     pub fn handle_opened(&mut self, mut object: ObjectInfo, now: Duration) {
         if self.is_over() {
             return;
@@ -245,7 +247,7 @@ impl Sender {
         self.last_heard = now;
     }
 
-    /// Takes the store's next piece.
+    /// Adds the store's next piece.
     pub fn handle_data(&mut self, piece: Bytes) {
         if self.is_opening() || self.is_over() || piece.is_empty() {
             return;
@@ -260,7 +262,7 @@ impl Sender {
         self.buffer.push(piece);
     }
 
-    /// Takes the end of the store's bytes.
+    /// Records the end of the store's bytes.
     pub fn handle_data_end(&mut self) {
         let held = self.held_limit();
         if !self.is_over() && held < self.range.end {
@@ -269,7 +271,7 @@ impl Sender {
         }
     }
 
-    /// Takes a turn: one chunk may be cut.
+    /// Gives the transfer a turn: one chunk may be cut.
     pub fn handle_turn(&mut self) {
         if self.wants_turn() {
             self.turn = Turn::Granted;
@@ -281,7 +283,7 @@ impl Sender {
         self.finish(Body::Error(error));
     }
 
-    /// Takes the consumer's state. A state older than a previous one changes nothing.
+    /// Applies the consumer's state. An older state changes nothing.
     pub fn handle_control(&mut self, control: Control, now: Duration) {
         self.last_heard = now;
 
@@ -302,19 +304,19 @@ impl Sender {
         }
     }
 
-    /// Ends the transfer because a message of it reached nobody.
+    /// Ends the transfer because nobody received one of its messages.
     pub fn handle_consumer_gone(&mut self) {
         if self.outcome.is_none() {
             self.abandon(Outcome::ConsumerGone);
         }
     }
 
-    /// Ends the transfer so that the consumer asks another relay.
+    /// Ends the transfer so that the consumer requests the rest from another relay.
     pub fn handle_drain(&mut self) {
         self.finish(Body::Goaway);
     }
 
-    /// Takes the time, when [`Self::poll_timeout`] is reached.
+    /// Handles expired timers. Call it at the time that [`Self::poll_timeout`] returns.
     pub fn handle_timeout(&mut self, now: Duration) {
         if self.is_over() {
             return;
@@ -327,7 +329,7 @@ impl Sender {
         self.beats.handle_timeout(now);
     }
 
-    /// Returns when [`Self::handle_timeout`] is due; `None` when the transfer is over.
+    /// Returns when [`Self::handle_timeout`] is due; `None` once the transfer is over.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
         if self.is_over() {
@@ -393,8 +395,8 @@ impl Sender {
         }
     }
 
-    /// Wants a turn once a chunk is ready. One that credit cuts short waits a little, since more credit may be on its way.
-    /// Returns whether the chunk has just become ready. With a turn at once, it makes a beat needless.
+    /// Requests a turn once a chunk is ready. A chunk that credit cuts short waits a little, since more credit may be
+    /// in flight. Returns whether the chunk has just become ready. If it gets a turn at once, it replaces a beat.
     fn ask_for_turn(&mut self, now: Duration) -> bool {
         let is_ready = self.turn == Turn::Unneeded && self.chunk_max() > 0 && self.buffer.len() > 0;
         if !is_ready || (self.is_cut_short() && !self.short_chunks.may_send(self.allowed(), now)) {
@@ -404,13 +406,13 @@ impl Sender {
         true
     }
 
-    /// Returns whether credit cuts the next chunk short. The first one is short anyway, and must not be late.
+    /// Returns whether credit cuts the next chunk short. The first chunk is small in any case, and must not be delayed.
     fn is_cut_short(&self) -> bool {
         let allowed = self.allowed();
         self.seq > 0 && 0 < allowed && allowed < self.buffer.len() && allowed < to_u64(self.settings.chunk_max)
     }
 
-    /// Cuts the next chunk if it has its turn.
+    /// Cuts the next chunk if the transfer has a turn.
     fn next_chunk(&mut self) -> Option<Chunk> {
         let max = self.chunk_max();
         if self.turn != Turn::Granted || max == 0 {
@@ -428,7 +430,7 @@ impl Sender {
         Some(chunk)
     }
 
-    /// Returns how large the next chunk may be, in bytes.
+    /// Returns the maximum size of the next chunk, in bytes.
     fn chunk_max(&self) -> usize {
         let allowed = usize::try_from(self.allowed()).unwrap_or(usize::MAX);
         let permitted = self.permitted.unwrap_or(usize::MAX);
@@ -436,7 +438,7 @@ impl Sender {
         allowed.min(permitted).min(first_max).min(self.settings.chunk_max)
     }
 
-    /// Returns how many bytes credit allows to be sent.
+    /// Returns the number of bytes that credit allows.
     const fn allowed(&self) -> u64 {
         self.credit.saturating_sub(self.next)
     }
@@ -446,9 +448,9 @@ impl Sender {
         self.next.saturating_add(self.buffer.len())
     }
 
-    /// Returns when a silent consumer is given up; `None` while its silence means nothing. A consumer that did not promise
-    /// to keep alive need not send anything while it has no credit to give. Its time starts when it learns that the
-    /// transfer is blocked.
+    /// Returns when a silent consumer is abandoned; `None` while its silence means nothing. A consumer that did not
+    /// promise keep-alives need not send anything while it has no credit to give. Its timeout starts when it learns
+    /// that the transfer is blocked.
     fn idle_at(&self) -> Option<Duration> {
         if matches!(self.stage, Stage::Opening(_)) {
             return None;

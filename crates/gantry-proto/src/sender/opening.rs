@@ -11,7 +11,7 @@ use super::super::names::TransferId;
 use super::super::object::{ObjectInfo, Span};
 use super::Settings;
 
-/// How a consumer addresses a transfer.
+/// The names of a transfer that a consumer needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The transfer.
@@ -29,12 +29,12 @@ pub(super) struct Opening {
     pub(super) span: Span,
     /// The credit of the request, an absolute offset.
     pub(super) requested_credit: u64,
-    /// The furthest credit of early control messages, an absolute offset.
+    /// The highest credit of early control messages, an absolute offset.
     pub(super) early_credit: u64,
 }
 
 impl Opening {
-    /// Returns the range to send of an object. Leaves out of its description what is not needed and may not be sent.
+    /// Returns the range of an object to send. Removes invalid optional members from its description.
     ///
     /// # Errors
     /// - `store_unavailable`, final, if the description is invalid.
@@ -48,7 +48,7 @@ impl Opening {
         })
     }
 
-    /// Returns the acceptance, with `credit` within the relay's limits, and gives up the identity to it.
+    /// Returns the acceptance, which takes over the identity. `credit` is clamped to the relay's limits.
     pub(super) fn accept(
         &mut self,
         object: ObjectInfo,

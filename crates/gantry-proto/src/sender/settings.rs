@@ -9,16 +9,16 @@ use super::to_u64;
 /// A relay's limits for its transfers.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The largest chunk payload, in bytes. A request may ask for less.
+    /// The largest chunk payload, in bytes. A request may ask for a smaller one.
     pub chunk_max: usize,
-    /// Pieces of the store that are smaller than this are combined, in bytes. Larger ones are sent without copying.
+    /// Pieces of the store that are smaller than this, in bytes, are combined. Larger ones are sent without copying.
     pub gather_min: usize,
-    /// How far credit may reach past what was sent, in bytes.
+    /// How far credit may exceed the sent bytes.
     pub window_max: u64,
     /// The longest silence.
     pub beat_interval: Duration,
-    /// How long to wait for any control message: while the transfer is blocked on credit, or at all times if the consumer
-    /// keeps alive.
+    /// How long to wait for any control message: while the transfer is blocked on credit, or at all times if the
+    /// consumer sends keep-alives.
     pub idle_timeout: Duration,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::limits::{FRAGMENT_MAX_BYTES, FRAGMENTS_BURST, FRAGMENTS_EVERY, MORE_CREDIT_WITHIN};
 use super::super::quota::Quota;
 
-/// Decides when a chunk may be sent that is shorter than it could be with more credit.
+/// Decides when a chunk that credit cuts short may be sent.
 #[derive(Debug)]
 pub(super) struct ShortChunks {
     /// Below this, in bytes, a chunk is a fragment, and the number of fragments is limited.
@@ -28,13 +28,13 @@ impl ShortChunks {
         now >= until && (len >= self.fragment_max || self.fragments.try_take(now))
     }
 
-    /// Returns when [`Self::may_send`] will be true; `None` if it was not asked yet.
+    /// Returns when [`Self::may_send`] will return `true`; `None` if it was not called yet.
     pub(super) fn due_at(&self, len: u64) -> Option<Duration> {
         let until = self.until?;
         Some(if len >= self.fragment_max { until } else { until.max(self.fragments.allowed_at()) })
     }
 
-    /// Records that a chunk was sent. The next one waits anew.
+    /// Records that a chunk was sent. The wait for the next one starts again.
     pub(super) const fn handle_sent(&mut self) {
         self.until = None;
     }

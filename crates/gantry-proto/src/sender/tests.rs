@@ -1,4 +1,4 @@
-//! The relay's side with a consumer that keeps to the rules.
+//! The relay's side with a consumer that follows the rules.
 
 use uuid::Uuid;
 
@@ -12,12 +12,12 @@ const BEAT: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(15);
 const START: Duration = Duration::ZERO;
 
-/// A sender that has accepted a request for `range` of an object that ends there.
+/// Returns a sender that has accepted a request for `range` of an object that ends there.
 fn sender(range: Range<u64>, credit: u64) -> Sender {
     accepted(settings(), &request(range.start, credit), range.end)
 }
 
-/// A sender that has accepted a request for an object of `size` bytes.
+/// Returns a sender that has accepted a request for an object of `size` bytes.
 pub(super) fn accepted(settings: Settings, request: &GetRequest, size: u64) -> Sender {
     let mut sender = Sender::new(settings, request, identity(), START);
     sender.handle_opened(object(size), START);
@@ -58,7 +58,7 @@ const fn beat(seq: u64, offset: u64, wait: Wait) -> Body {
     Body::Beat { seq, offset, wait }
 }
 
-/// Takes all messages, with a turn for each chunk.
+/// Returns all messages, with a turn for each chunk.
 pub(super) fn drain(sender: &mut Sender, now: Duration) -> Vec<Body> {
     let next = || {
         sender.poll_transmit(now).or_else(|| {
@@ -70,7 +70,7 @@ pub(super) fn drain(sender: &mut Sender, now: Duration) -> Vec<Body> {
 }
 
 #[test]
-fn an_opening_store_is_covered_by_beats_of_which_the_first_comes_early() {
+fn beats_are_sent_while_the_store_opens_and_the_first_is_early() {
     let mut sender = Sender::new(settings(), &request(5, 64), identity(), START);
     assert!(sender.is_opening() && !sender.wants_data());
     assert_eq!(drain(&mut sender, START), []);
@@ -95,7 +95,7 @@ fn a_requested_beat_is_sent_at_once() {
 }
 
 #[test]
-fn the_acceptance_precedes_all_bytes_and_states_what_applies() {
+fn the_acceptance_precedes_all_bytes_and_states_the_applied_limits() {
     let request = GetRequest { end: Some(90), chunk_max: Some(u64::MAX), ..request(10, u64::MAX) };
     let mut sender = Sender::new(settings(), &request, identity(), START);
 
@@ -160,7 +160,7 @@ fn a_store_that_fails_after_it_opened_fails_an_accepted_transfer() {
 }
 
 #[test]
-fn an_opening_transfer_hears_cancel_goaway_and_that_nobody_listens() {
+fn an_opening_transfer_handles_cancel_goaway_and_a_missing_consumer() {
     let cancel = |sender: &mut Sender| sender.handle_control(Control::cancel(), START);
     for (event, message, outcome) in [
         (&cancel as &dyn Fn(&mut Sender), None, Outcome::Cancelled),
@@ -209,7 +209,7 @@ fn each_chunk_needs_a_turn() {
 }
 
 #[test]
-fn a_turn_that_is_not_wanted_is_not_kept() {
+fn an_unwanted_turn_is_not_kept() {
     let mut sender = sender(0..10, 10);
 
     sender.handle_turn();
@@ -259,7 +259,7 @@ fn a_beat_that_is_due_when_a_chunk_gets_no_turn_is_sent() {
 }
 
 #[test]
-fn a_fragment_that_waits_for_its_turn_does_not_keep_the_timer_busy() {
+fn a_fragment_that_waits_for_its_turn_sets_no_extra_timer() {
     let mut sender = accepted(Settings { chunk_max: 80, ..settings() }, &request(0, 2), 100);
     sender.handle_data(Bytes::from(vec![7; 50]));
 
@@ -270,7 +270,7 @@ fn a_fragment_that_waits_for_its_turn_does_not_keep_the_timer_busy() {
 }
 
 #[test]
-fn a_transfer_that_waits_for_its_turn_hears_cancel_goaway_and_silence() {
+fn a_transfer_that_waits_for_its_turn_handles_cancel_goaway_and_silence() {
     let cancel = |sender: &mut Sender| sender.handle_control(Control::cancel(), START);
     let silence = |sender: &mut Sender| sender.handle_timeout(IDLE);
     for event in [&cancel as &dyn Fn(&mut Sender), &Sender::handle_drain, &Sender::handle_consumer_gone, &silence] {
@@ -289,7 +289,7 @@ fn a_transfer_that_waits_for_its_turn_hears_cancel_goaway_and_silence() {
 }
 
 #[test]
-fn an_empty_range_has_no_chunk_and_an_end() {
+fn an_empty_range_has_an_end_and_no_chunk() {
     let mut sender = sender(5..5, 5);
     assert_eq!(drain(&mut sender, START), [Body::End(End { chunks: 0, bytes: 0 })]);
     assert_eq!(sender.outcome(), Some(&Outcome::Completed));
@@ -339,7 +339,7 @@ fn never_sends_past_credit_and_beats_once_when_it_is_blocked() {
 }
 
 #[test]
-fn a_chunk_that_credit_cuts_short_waits_a_little_for_more_credit() {
+fn a_chunk_cut_short_by_credit_waits_briefly_for_more() {
     let mut sender = sender(0..30, 5);
     sender.handle_data(Bytes::from_static(b"0123456789abcdef"));
     drain(&mut sender, START);
@@ -369,7 +369,7 @@ fn sent_bytes(sent: &[Body]) -> usize {
 }
 
 #[test]
-fn with_a_window_the_relay_computes_the_credit_from_what_is_written() {
+fn with_a_window_the_relay_computes_the_credit_from_the_written_bytes() {
     let request = GetRequest { start: 10, window: Some(16), ..GetRequest::new("a/b".parse().unwrap()) };
     let mut sender = accepted(settings(), &request, 1000);
     assert_eq!(sender.credit(), 26);
@@ -379,7 +379,7 @@ fn with_a_window_the_relay_computes_the_credit_from_what_is_written() {
     sender.handle_control(Control::written(18), START);
     assert_eq!(sender.credit(), 34);
 
-    // Credit means nothing here, and what was not sent can't be written.
+    // With a window, credit has no effect, and bytes that were not sent can't be written.
     sender.handle_control(Control::credit(900), START);
     assert_eq!(sender.credit(), 34);
     sender.handle_control(Control::written(900), START);

@@ -1,4 +1,4 @@
-//! The stores that are served now: their subscriptions, and their replacement while transfers run.
+//! The stores that are currently served: their subscriptions, and their replacement while transfers run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -27,7 +27,7 @@ pub type Stores = BTreeMap<StoreName, Arc<dyn Store>>;
 /// What replacing the stores changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replaced {
-    /// Stores that are served now and were not before.
+    /// Stores that were added.
     pub added: Vec<StoreName>,
     /// Stores that are still served, through a new store object.
     pub kept: Vec<StoreName>,
@@ -35,7 +35,7 @@ pub struct Replaced {
     pub removed: Vec<StoreName>,
 }
 
-/// The stores that are served now.
+/// The stores that are currently served.
 #[derive(Debug)]
 pub(crate) struct StoreTable {
     stores: RwLock<BTreeMap<StoreName, Served>>,
@@ -44,7 +44,7 @@ pub(crate) struct StoreTable {
     context: Context,
 }
 
-/// What serving a store needs.
+/// The parts of the relay that are needed to serve a store.
 #[derive(Debug)]
 pub(crate) struct Context {
     /// The connection that receives requests.
@@ -59,10 +59,10 @@ pub(crate) struct Context {
 
 #[derive(Debug)]
 struct Served {
-    /// What new requests read from. A running transfer keeps the store it started with.
+    /// The store for new requests. A running transfer keeps the store it started with.
     store: watch::Sender<Arc<dyn Store>>,
     limits: Arc<StoreLimits>,
-    /// By subject. Dropping a guard ends the subscription.
+    /// The subscriptions, by subject. Dropping a guard ends a subscription.
     endpoints: BTreeMap<String, DropGuard>,
 }
 
@@ -79,20 +79,20 @@ impl StoreTable {
         Self { stores: RwLock::default(), replacing: tokio::sync::Mutex::default(), context }
     }
 
-    /// Returns the stores as they are now.
+    /// Returns the current stores.
     pub(crate) fn snapshot(&self) -> Stores {
         self.read().iter().map(|(name, served)| (name.clone(), Arc::clone(&served.store.borrow()))).collect()
     }
 
-    /// Returns the names of the stores that are served now.
+    /// Returns the names of the current stores.
     pub(crate) fn names(&self) -> Vec<StoreName> {
         self.read().keys().cloned().collect()
     }
 
-    /// Serves `stores` and no others from now on. Running transfers keep the stores they started with.
+    /// Serves exactly these `stores` from now on. Running transfers keep the stores they started with.
     ///
     /// # Errors
-    /// [`Error::NoStore`] if there is none, [`Error::Bus`] if the bus refuses a subscription. Then nothing changes.
+    /// [`Error::NoStore`] if there is no store, [`Error::Bus`] if the bus refuses a subscription. Then nothing changes.
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, the stores have not changed, but the relay may have forgotten which
@@ -103,7 +103,7 @@ impl StoreTable {
         }
         let _replacing = self.replacing.lock().await;
 
-        // Everything that can fail happens first, so that nothing changes if the bus refuses a subscription.
+        // Everything that can fail comes first, so that nothing changes if the bus refuses a subscription.
         let subscribed = self.subscribe(stores.keys()).await?;
         let gone: Vec<_> = self.names().into_iter().filter(|name| !stores.contains_key(name)).collect();
 
@@ -132,8 +132,8 @@ impl StoreTable {
         Ok(replaced)
     }
 
-    /// Subscribes to the subjects of these stores that do not reach the relay yet: all subjects of a new store, and those
-    /// that nats-server has denied.
+    /// Subscribes to the subjects of these stores that do not reach the relay yet: all subjects of a new store, and
+    /// those that nats-server has denied.
     async fn subscribe(&self, names: impl Iterator<Item = &StoreName>) -> Result<Vec<Subscribed>, Error> {
         let board = &self.context.board;
         let mut all = Vec::new();
@@ -227,7 +227,7 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    /// Serves until a shutdown, or until the store is removed. Requests that have arrived by then are still answered.
+    /// Serves until a shutdown, or until the store is removed. Requests that have already arrived are still answered.
     async fn serve(self, mut requests: Subscription) {
         loop {
             let request = tokio::select! {

@@ -32,7 +32,7 @@ async fn status(network: &MemoryNetwork, subject: &str) -> Option<u16> {
     answers.next().await.unwrap().status
 }
 
-/// The remaining stores used to be replaced before a new one failed, and new stores before it kept being served.
+/// The remaining stores were once replaced before a new one failed, and new stores before it kept being served.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_can_not_be_added_changes_nothing() {
     let network = MemoryNetwork::new(1);
@@ -56,9 +56,9 @@ async fn a_store_that_can_not_be_added_changes_nothing() {
     }
 }
 
-/// A subject that had been forbidden once used to stay forbidden until the next connection.
+/// A subject that nats-server had once denied used to stay denied until the next connection.
 #[tokio::test(start_paused = true)]
-async fn a_reload_forgets_what_was_forbidden_until_it_is_again() {
+async fn a_reload_forgets_denied_subjects_until_they_are_denied_again() {
     let bus = MemoryNetwork::new(1).connect();
     let relay = relay(&bus, &stores(&["a", "b"])).await;
     let mut readiness = relay.readiness();
@@ -76,7 +76,7 @@ async fn a_reload_forgets_what_was_forbidden_until_it_is_again() {
     deny("gantry.v1.get.a");
     denied(&["gantry.v1.get.a"]).await;
 
-    // If a store can't be subscribed to again, it stays forbidden.
+    // If the relay can't subscribe to a store again, its subject stays denied.
     bus.fail_subscribe("gantry.v1.get.a");
     relay.replace_stores(stores(&["a"])).await.unwrap_err();
     deny("gantry.v1.get.b");
@@ -84,8 +84,8 @@ async fn a_reload_forgets_what_was_forbidden_until_it_is_again() {
     assert!(relay.board.denied().contains("gantry.v1.get.a"));
 }
 
-/// While transfers filled the bus, each request used to wait until the bus had accepted the refusals before it. Consumers
-/// repeated their requests meanwhile: of a thousand concurrent transfers, most were started several times.
+/// While transfers filled the bus, each request once waited until the bus had accepted the refusals before it.
+/// Consumers repeated their requests meanwhile: of a thousand concurrent transfers, most were started several times.
 #[tokio::test(start_paused = true)]
 async fn a_request_does_not_wait_until_the_refusals_before_it_are_sent() {
     let network = MemoryNetwork::new(1);

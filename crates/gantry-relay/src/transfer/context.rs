@@ -1,4 +1,4 @@
-//! What all transfers of a relay share.
+//! The state that all transfers of a relay share.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::outbox::Outbox;
 use crate::subjects::Subjects;
 use crate::throttle::Throttle;
 
-/// What all transfers of a relay share.
+/// The state that all transfers of a relay share.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) options: Arc<Options>,

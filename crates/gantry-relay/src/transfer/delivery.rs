@@ -1,4 +1,4 @@
-//! The way from one transfer to its consumer.
+//! The path from one transfer to its consumer.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use gantry_proto::message::Envelope;
 use gantry_proto::sender::Settings;
 use gantry_proto::{Body, HEADERS_MAX_BYTES, TransferId, WireError};
 
-/// The way from one transfer to its consumer.
+/// The path from one transfer to its consumer.
 pub(super) struct Delivery {
     pub(super) context: Arc<Context>,
     pub(super) requester: Requester,
     envelope: Envelope,
-    /// Where nats-server reports that nobody receives a message.
+    /// The subject where nats-server reports that nobody receives a message.
     gone: String,
 }
 
@@ -46,7 +46,8 @@ impl Delivery {
         }
     }
 
-    /// Returns whether nats-server accepts no message of this size. It did when the transfer began, as far as was known.
+    /// Returns whether the chunk exceeds nats-server's message limit. The known limit may have decreased since the
+    /// transfer started.
     pub(super) fn is_too_large(&self, chunk: &Chunk) -> bool {
         chunk.payload.len().saturating_add(HEADERS_MAX_BYTES) > self.context.outbox.max_payload()
     }

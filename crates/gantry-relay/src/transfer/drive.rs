@@ -20,8 +20,8 @@ use gantry_proto::sender::{Identity, Outcome, Sender};
 use gantry_proto::{Accepted, Body, Code, GetRequest, WireError};
 use gantry_store::Store;
 
-/// How long to wait until the first chunk alone is written to the connection. Written together with its successors, it
-/// would reach nobody before nats-server has read those as well.
+/// How long to wait until the first chunk has been written to the connection alone. If it were written together with
+/// the following chunks, it would reach nobody before nats-server has read those as well.
 const HEAD_START: Duration = Duration::from_millis(5);
 
 /// A transfer in progress.
@@ -34,7 +34,7 @@ pub(super) struct Drive<'a> {
     entry: Entry,
     pacer: Pacer,
     waits: Waits,
-    /// Exists once the request is accepted.
+    /// The report, once the request is accepted.
     report: Option<Report>,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Drive<'a> {
         };
         let mut sender = Sender::new(delivery.settings(), request, identity, clock.now());
 
-        // If there is doubt whether anybody listens, a beat shows it before the store is read.
+        // If it is doubtful whether anybody listens, a beat finds out before the store is read.
         let wait = caution.wait();
         if wait.is_some() {
             sender.request_beat();
@@ -137,8 +137,8 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// Publishes what the sender has ready; a chunk in its turn. Returns `false` if the relay must stop at once or the bus
-    /// is closed.
+    /// Publishes the sender's messages. A chunk is published only in its turn. Returns `false` if the relay must stop
+    /// at once or the bus is closed.
     async fn transmit(&mut self, mut turn: Option<Turn<'a>>) -> bool {
         loop {
             let Some(message) = self.sender.poll_transmit(self.clock.now()) else {
@@ -215,7 +215,7 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// Takes the pieces that the store has ready, so that small ones can be sent together.
+    /// Adds the pieces that the store has ready, so that small ones can be sent together.
     fn take_ready_pieces(&mut self) {
         while self.sender.wants_data() && !self.source.has_ended() {
             let Some(event) = self.source.next().now_or_never() else { return };
@@ -251,7 +251,7 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// Passes on the latest state that the consumer has reported.
+    /// Passes the latest state that the consumer has reported to the sender.
     fn hear(&mut self) {
         let Heard { control, gone } = *self.entry.heard.borrow_and_update();
         if gone {

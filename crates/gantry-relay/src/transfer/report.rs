@@ -1,4 +1,4 @@
-//! What the log and the metrics record about one transfer.
+//! The log lines and metrics of one transfer.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use gantry_bus::trace;
 use gantry_proto::sender::{Outcome, Sender};
 use gantry_proto::{Accepted, ObjectInfo, WireError};
 
-/// What the log and the metrics record about one transfer.
+/// The values for the log lines and metrics of one transfer.
 pub(super) struct Report {
     metrics: TransferMetrics,
-    /// Whether the transfer was last seen without credit, and since when the time has been counted.
+    /// If the transfer is without credit, the time up to which its wait has been counted.
     blocked_since: Option<Instant>,
     /// The object without its key, for the log.
     object: String,

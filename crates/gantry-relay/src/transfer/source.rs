@@ -1,4 +1,4 @@
-//! Where a transfer's bytes come from.
+//! The source of a transfer's bytes.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use gantry_proto::{GetRequest, ObjectInfo};
 use gantry_store::{self as store, Opened, Store};
 
-/// Where a transfer's bytes come from.
+/// The source of a transfer's bytes.
 pub(super) enum Source<'a> {
     Opening(BoxFuture<'a, Result<Opened, store::Error>>),
     Open(store::Body),
@@ -18,7 +18,7 @@ pub(super) enum Source<'a> {
     Ended,
 }
 
-/// What a source has to report.
+/// An event of a source.
 pub(super) enum Event {
     Opened(ObjectInfo),
     Piece(Bytes),

@@ -27,14 +27,14 @@ use gantry_testing::store::MemoryStore;
 
 const TRANSFER: TransferId = TransferId(Uuid::nil());
 
-/// One transfer, and what its consumer receives.
+/// One transfer, and the messages that its consumer receives.
 struct World {
     registry: Arc<Registry>,
     answers: Subscription,
     transfer: JoinHandle<()>,
 }
 
-/// What a relay of one transfer needs.
+/// Returns the parts of a relay that one transfer needs.
 fn context(bus: Arc<dyn Bus>) -> (Arc<Context>, Arc<Answering>) {
     let options = Arc::new(Options::default());
     let subjects = Arc::new(Subjects::new(options.prefix.clone()));
@@ -77,9 +77,9 @@ impl World {
         answer.unwrap().headers.get("Gantry-Type").unwrap().to_owned()
     }
 
-    /// Waits until the transfer ends, which must not take longer than a moment.
+    /// Waits until the transfer ends, which must happen at once.
     async fn ended(self) {
-        timeout(Duration::from_millis(10), self.transfer).await.expect("the transfer waits on").unwrap();
+        timeout(Duration::from_millis(10), self.transfer).await.expect("the transfer does not end").unwrap();
     }
 }
 
@@ -88,7 +88,7 @@ fn all_turns(outbox: &Outbox) -> Vec<Turn<'_>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn beats_until_its_turn_comes() {
+async fn a_transfer_sends_beats_until_its_turn() {
     let network = MemoryNetwork::new(1);
     let (context, answering) = context(network.connect());
     let turns = all_turns(&context.outbox);
@@ -108,7 +108,7 @@ async fn beats_until_its_turn_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancel_ends_it_before_its_turn() {
+async fn a_cancel_ends_a_transfer_before_its_turn() {
     let network = MemoryNetwork::new(1);
     let (context, answering) = context(network.connect());
     let _turns = all_turns(&context.outbox);
@@ -122,7 +122,7 @@ async fn a_cancel_ends_it_before_its_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_ends_it_before_its_turn() {
+async fn a_drain_ends_a_transfer_before_its_turn() {
     let network = MemoryNetwork::new(1);
     let (context, answering) = context(network.connect());
     let _turns = all_turns(&context.outbox);

@@ -6,7 +6,7 @@ use crate::Error;
 
 /// Classifies an error of the file system about `what`, such as a key.
 pub(super) fn failed(what: &str, error: &io::Error) -> Error {
-    // A loop of links and a socket exist, but are not files.
+    // A loop of links and a socket exist, but neither is a file.
     if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) || is_absent(error) {
         return Error::NotFound(format!("{what}: no such file"));
     }

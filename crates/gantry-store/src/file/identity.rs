@@ -7,8 +7,8 @@ use time::format_description::well_known::Rfc3339;
 
 /// Distinguishes versions of a file, as far as the file system does.
 ///
-/// The time of the last write can be set back, as `rsync --inplace --times` does. The time of the last change can't. So
-/// both are compared while the open file is read.
+/// The modification time can be set back, as `rsync --inplace --times` does. The change time can't. Both are therefore
+/// compared while the open file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     inode: u64,
@@ -41,7 +41,7 @@ impl Identity {
     pub(super) fn matches(&self, now: &std::fs::Metadata) -> bool {
         use std::os::unix::fs::MetadataExt as _;
 
-        // Losing its last name, because another file took it, changes the file but not its bytes.
+        // Losing its last name, because another file took the name, changes the file's times but not its bytes.
         let unchanged = nanoseconds(now.ctime(), now.ctime_nsec()) == self.ctime_ns || now.nlink() == 0;
 
         unchanged
@@ -49,8 +49,8 @@ impl Identity {
             && nanoseconds(now.mtime(), now.mtime_nsec()) == self.mtime_ns
     }
 
-    /// Returns the `ETag`: the size and the time of the last write, which copies made by `cp -a` or `rsync -t` keep. With
-    /// the inode and the time of the last change, a relay over a copy could not take over from another.
+    /// Returns the `ETag`: the size and the modification time, which copies made by `cp -a` or `rsync -t` keep. If it
+    /// contained the inode and the change time, a relay over a copy could not take over from another.
     pub(super) fn etag(&self) -> String {
         format!("\"{:x}-{:x}\"", self.mtime_ns, self.size)
     }

@@ -1,8 +1,8 @@
-//! Work on threads that may block.
+//! Runs work on threads that may block.
 //!
-//! A directory on a network may hang, and a thread that waits for it can't be stopped. So each directory has a bounded
-//! number of threads for each kind of work, and nobody waits for one longer than [`DEADLINE`]. The threads of other directories and of name
-//! resolution stay available.
+//! A network directory may hang, and a thread that waits for it can't be stopped. Each directory therefore has a
+//! bounded number of threads for each kind of work, and nobody waits for one longer than [`DEADLINE`]. The threads of
+//! other directories and of name resolution stay available.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,9 +23,9 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(14);
 #[derive(Debug)]
 pub(super) struct Jobs {
     threads: Arc<Semaphore>,
-    /// When work last began or ended.
+    /// When a piece of work last started or ended.
     moved_at: Arc<Mutex<Instant>>,
-    /// Files to close. Closing waits for some file systems, too.
+    /// Files to close. Closing may block, too, on some file systems.
     closing: Arc<Mutex<Vec<File>>>,
 }
 
@@ -57,7 +57,7 @@ impl Drop for Handle {
     }
 }
 
-/// Work on a thread. If this is dropped, the work is abandoned.
+/// Running work. Dropping it abandons the work.
 #[derive(Debug)]
 pub(super) struct Job<T> {
     work: JoinHandle<Result<T, Error>>,
@@ -65,7 +65,7 @@ pub(super) struct Job<T> {
     abandoned: Abandoned,
 }
 
-/// Whether nobody waits for some work any more. Long work checks it from time to time.
+/// Whether some work has been abandoned. Long work checks this from time to time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Abandoned(Arc<AtomicBool>);
 
@@ -76,7 +76,7 @@ impl Abandoned {
 }
 
 impl Jobs {
-    /// Makes `threads`, of which each runs one piece of work at a time.
+    /// Creates `threads` threads, each of which runs one piece of work at a time.
     pub(super) fn new(threads: usize) -> Self {
         Self {
             threads: Arc::new(Semaphore::new(threads)),
@@ -88,8 +88,8 @@ impl Jobs {
     /// Runs `work` on a thread.
     ///
     /// # Errors
-    /// Those of `work`, and [`Error::Unavailable`] if it does not end in time. Then its thread stays occupied until it
-    /// ends.
+    /// Those of `work`, and [`Error::Unavailable`] if it does not end in time. Its thread then stays occupied until the
+    /// work ends.
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, the work is abandoned.
@@ -143,7 +143,7 @@ impl Jobs {
     }
 }
 
-/// Closes all files that wait for it, and frees the thread.
+/// Closes all waiting files, and frees the thread.
 fn close_all(closing: &Mutex<Vec<File>>, threads: &Arc<Semaphore>, thread: OwnedSemaphorePermit) {
     let next = || closing.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let mut thread = Some(thread);
@@ -246,7 +246,7 @@ mod tests {
         let answers = requests.await;
         assert!(answers.iter().all(|answer| matches!(answer, Err(Error::Unavailable { .. }))));
 
-        // Known to hang by now, it is not waited for.
+        // The directory is known to hang by now, so the job fails at once.
         let answer = jobs.run(hang.work()).now_or_never();
         assert!(matches!(answer, Some(Err(Error::Unavailable { .. }))));
         assert!(hang.begun.load(Ordering::Relaxed) <= THREADS);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_of_which_only_one_may_run_waits_for_its_predecessor() {
+    async fn work_on_the_only_thread_waits_for_its_predecessor() {
         let jobs = Jobs::new(1);
         let hang = Hang::new();
         drop(jobs.run(hang.work()).now_or_never());
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_nobody_waits_for_learns_of_it() {
+    async fn abandoned_work_can_detect_it() {
         let jobs = Jobs::new(THREADS);
         let (ended, end) = tokio::sync::oneshot::channel();
         let work = move |abandoned: &Abandoned| {

@@ -14,7 +14,7 @@ use super::window::{Name, Wanted, Window, Windows};
 use crate::{Budget, Error, LIST_LIMIT_MAX};
 use gantry_proto::{Key, ListEntry, ListPage, ListRequest};
 
-/// What listing a page requires.
+/// The requirements for listing a page.
 #[derive(Debug)]
 pub(super) struct Listing<'a> {
     pub(super) root: &'a Dir,
@@ -96,14 +96,14 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// Returns the first name in a directory that may be wanted.
+    /// Returns the first name in a directory that the listing may need.
     fn first_name(&self, path: &str) -> &str {
         let after = self.after.and_then(|after| after.strip_prefix(path)).unwrap_or_default();
         // Below a folder of this name, some keys may follow.
         after.split_inclusive('/').next().unwrap_or_default()
     }
 
-    /// Returns a window with the wanted names. Only later pages of a listing use what earlier ones have read.
+    /// Returns a window with the wanted names. Only later pages of a listing reuse the windows of earlier ones.
     fn window(&self, dir: &Dir, wanted: Wanted<'_>) -> Result<Arc<Window>, Error> {
         let Listing { windows, budget, abandoned, .. } = self.listing;
         if abandoned.is_set() {
@@ -117,7 +117,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes one name. Returns whether the page has room.
+    /// Adds one name. Returns whether the page has room.
     fn take(&mut self, dir: &Dir, path: &str, name: &Name) -> Result<bool, Error> {
         let key = format!("{path}{}", name.text);
         let folder = name.text.strip_suffix('/');
@@ -132,7 +132,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes a directory; `path` is its key with the trailing `/`.
+    /// Adds a directory; `path` is its key with the trailing `/`.
     fn folder(&mut self, parent: &Dir, name: &str, path: String) -> Result<bool, Error> {
         let is_wanted = path.starts_with(self.prefix);
         let is_done = self.after.is_some_and(|after| path.as_str() <= after && !after.starts_with(&path));
@@ -159,7 +159,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Counts a name that can't be shown. The page always has room for it.
+    /// Counts a name that can't be listed. The page always has room for it.
     fn omit(&mut self, path: &str) -> bool {
         let is_done = self.after.is_some_and(|after| path <= after);
         if path.starts_with(self.prefix) && !is_done {
@@ -173,7 +173,7 @@ impl Walk<'_> {
         if is_done || !key.starts_with(self.prefix) {
             return true;
         }
-        // Deleted since, a link that leads out or nowhere, or a FIFO.
+        // Deleted meanwhile, a dangling link, a link that leads out, or a FIFO.
         let Some(identity) = identity(dir, name) else { return true };
 
         self.add(key, |page, key| {

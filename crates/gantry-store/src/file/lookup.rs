@@ -46,7 +46,8 @@ pub(super) fn find(dir: &Dir, key: Key, pin: &Pin) -> Result<(ObjectInfo, (File,
     Ok((object, (file.into_std(), identity)))
 }
 
-/// Returns whether a key is a plain path, which means the same file to every program: without empty parts, `.` and `..`.
+/// Returns whether a key is a plain path, which means the same file to every program. It has no empty parts, `.` or
+/// `..`.
 pub(super) fn is_plain(key: &str) -> bool {
     key.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }

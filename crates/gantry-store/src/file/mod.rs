@@ -41,14 +41,14 @@ const LISTINGS_MAX: usize = 4;
 pub struct Options {
     /// The directory. Keys are relative to it.
     pub root: PathBuf,
-    /// Number of bytes that are read at once. It is the size of every piece but the last. At least 1.
+    /// Number of bytes that are read at once, at least 1. Every piece except the last has this size.
     ///
     /// A piece becomes one chunk if it is not larger than the transfer's chunk size.
     pub block_bytes: usize,
 }
 
 impl Options {
-    /// Makes the options for a directory, with blocks of 512 KiB − 4 KiB, the relay's default size of a chunk.
+    /// Creates the options for a directory, with blocks of 512 KiB − 4 KiB, the relay's default size of a chunk.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), block_bytes: 512 * 1024 - gantry_proto::HEADERS_MAX_BYTES }
@@ -72,7 +72,7 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// Opens the directory. Once its path leads to another directory, that one is served.
+    /// Opens the directory. If its path leads to another directory later, that one is served.
     ///
     /// # Errors
     /// [`Error::Invalid`] if it can't be opened or is not a directory, or if `block_bytes` is 0.

@@ -20,14 +20,14 @@ use gantry_proto::ObjectInfo;
 #[derive(Debug)]
 pub(super) struct Reader {
     source: Arc<Source>,
-    /// The first byte that was not handed out.
+    /// The offset of the next byte to return.
     next: u64,
     /// The exclusive end of the range.
     end: u64,
     block_bytes: u64,
     budget: Budget,
     jobs: Arc<Jobs>,
-    /// The block that begins at `next`.
+    /// The block at `next`, if it has been read ahead.
     ahead: Option<Ahead>,
 }
 
@@ -100,7 +100,7 @@ impl ReadsAhead for Reader {
     }
 
     fn release(&mut self) {
-        // Jobs share the file's cursor, so one that still runs must be waited for.
+        // Jobs share the file's cursor, so a running job must end first.
         self.ahead.take_if(|ahead| ahead.job.has_ended());
     }
 }
@@ -115,7 +115,7 @@ impl Source {
             .and_then(|_| file.take(len).read_to_end(&mut block))
             .map_err(|error| failed(&self.name, &error))?;
 
-        // Checked after the read, when the file's times show all earlier writes.
+        // Checked after the read, when the file's times reflect all earlier writes.
         let now = self.file.file().metadata().map_err(|error| failed(&self.name, &error))?;
         if !self.identity.matches(&now) || block.len() as u64 != len {
             return Err(Error::Changed(format!("{} was written to while it was read", self.name)));

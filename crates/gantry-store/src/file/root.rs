@@ -1,4 +1,4 @@
-//! The served directory, which may be replaced while it is served.
+//! The served directory. It may be replaced while it is served.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use cap_std::fs::Dir;
 
 use crate::Error;
 
-/// The served directory. It is kept open, and opened again once its path leads to another one.
+/// The served directory. It is kept open, and is opened again once its path leads to another directory.
 #[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
@@ -23,7 +23,7 @@ struct Opened {
     identity: Identity,
 }
 
-/// Distinguishes directories. While a directory is open, no other can have its inode number.
+/// Identifies a directory. While a directory is open, no other one can have its inode number.
 type Identity = (u64, u64);
 
 impl Root {

@@ -1,7 +1,7 @@
 //! The names of a directory, in order and in bounded memory.
 //!
-//! A directory yields its names in no order, so finding the first page of a listing takes reading all of it. The names
-//! that follow are kept for a while, so that the next pages need not read it again.
+//! A directory returns its names unordered, so finding the first page of a listing requires reading all of it. The
+//! following names are kept for a while, so that the next pages need not read the directory again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,7 +35,7 @@ const KEPT_FOR: Duration = Duration::from_secs(10);
 pub(super) struct Wanted<'a> {
     /// The directory's path from the root, empty or with a trailing `/`.
     pub(super) path: &'a str,
-    /// What the names begin with.
+    /// The prefix of the names.
     pub(super) prefix: &'a str,
     /// The first name, inclusive. It need not exist.
     pub(super) from: &'a str,
@@ -80,7 +80,7 @@ impl Window {
         let failed = |error: rustix::io::Errno| failed(&format!("prefix {:?}", wanted.path), &error.into());
 
         let mut first = First::new(bytes_max);
-        // `dir` itself may be open without the right to read it.
+        // `dir` itself may have been opened without permission to read it.
         let opened = openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         for entry in rustix::fs::Dir::new(opened.map_err(failed)?).map_err(failed)? {
             if abandoned.is_set() {
@@ -108,20 +108,20 @@ impl Window {
         self.names.get(start..).unwrap_or_default()
     }
 
-    /// Returns where the names continue that this window has no room for, or `None` if there are none.
+    /// Returns the name at which the names beyond this window begin, or `None` if there are none.
     pub(super) fn continues_at(&self) -> Option<String> {
         let last = self.names.last().filter(|_| !self.is_complete)?;
         // No name is between these two.
         Some(format!("{}\0", last.text))
     }
 
-    /// Returns whether the window has the name that follows `from`, or knows that no name follows.
+    /// Returns whether the window contains the name that follows `from`, or shows that no name follows.
     fn covers(&self, from: &str) -> bool {
         *self.from <= *from && (self.is_complete || self.names.last().is_some_and(|last| *from <= *last.text))
     }
 }
 
-/// Reserves memory for names, as much as is available. Returns how much may be used.
+/// Reserves as much memory for names as is available. Returns how much may be used.
 fn reserve(budget: &Budget) -> (Option<Reservation>, u64) {
     let mut bytes = WINDOW_BYTES_MAX;
     while bytes > WINDOW_BYTES_MIN {
@@ -133,24 +133,24 @@ fn reserve(budget: &Budget) -> (Option<Reservation>, u64) {
     (None, WINDOW_BYTES_MIN)
 }
 
-/// Returns whether an entry is a folder. One that was deleted since is not.
+/// Returns whether an entry is a folder. A deleted entry is not.
 fn is_folder(dir: &Dir, entry: &rustix::fs::DirEntry) -> bool {
     let kind = entry.file_type();
     if kind != FileType::Unknown {
         return kind == FileType::Directory;
     }
 
-    // Some file systems don't state it here.
+    // Some file systems don't state the type in the entry.
     let found = statat(dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
     found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory)
 }
 
-/// The first of many names, as many as there is memory for.
+/// The first of many names, as many as fit into memory.
 struct First {
     names: Vec<Name>,
     bytes: u64,
     bytes_max: u64,
-    /// The last name that there was memory for. All names up to it are kept.
+    /// The last name that fits. All names up to it are kept.
     limit: Option<Box<str>>,
 }
 
@@ -159,7 +159,7 @@ impl First {
         Self { names: Vec::new(), bytes: 0, bytes_max, limit: None }
     }
 
-    /// Takes a name if it is wanted and among the first.
+    /// Adds a name if it is wanted and among the first.
     fn take(&mut self, wanted: Wanted<'_>, name: &str, is_text: bool, is_folder: impl FnOnce() -> bool) {
         // A folder's name comes later, because it has a trailing slash.
         if self.is_past_limit(name) {
@@ -223,7 +223,7 @@ impl Windows {
         kept.iter().find(is_wanted).map(|kept| Arc::clone(&kept.window))
     }
 
-    /// Keeps a window for a while.
+    /// Keeps a window for later pages.
     pub(super) fn keep(&self, wanted: Wanted<'_>, window: &Arc<Window>) {
         let mut kept = self.lock();
         kept.retain(|kept| (&*kept.path, &*kept.prefix) != (wanted.path, wanted.prefix));
@@ -240,7 +240,7 @@ impl Windows {
         });
     }
 
-    /// Forgets the windows that are too old to be used.
+    /// Removes the windows that are too old.
     pub(super) fn forget_old(&self) {
         self.lock().retain(|kept| kept.window.read_at.elapsed() < KEPT_FOR);
     }
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_windows_are_bounded_and_serve_what_they_cover() {
+    fn kept_windows_are_bounded_and_reused() {
         let window = |from: &str, names: std::ops::Range<usize>, is_complete, bytes| {
             let names = names.map(numbered).collect();
             let read_at = Instant::now();
@@ -355,7 +355,7 @@ mod tests {
 
         windows.keep(wanted("b/", ""), &window("", 0..1, true, KEPT_BYTES_MAX / 2));
         windows.keep(wanted("c/", ""), &window("", 0..1, true, KEPT_BYTES_MAX / 2));
-        assert!(windows.find(wanted("a/", "000005")).is_none(), "the oldest makes room");
+        assert!(windows.find(wanted("a/", "000005")).is_none(), "the oldest is removed");
         assert!(windows.find(wanted("b/", "9")).is_some());
     }
 }

@@ -24,18 +24,18 @@ pub(crate) enum Retry<C> {
 }
 
 impl<C> Failure<C> {
-    /// Makes a failure that another attempt can't change.
+    /// Creates a failure that another attempt can't change.
     pub(crate) fn is_final(error: Error) -> Self {
         Self { error, retry: Retry::Never }
     }
 
-    /// Makes a failure that is temporary if `error` is retryable.
+    /// Creates a failure that is temporary if `error` is retryable.
     pub(crate) fn by_kind(error: Error) -> Self {
         let retry = if error.is_retryable() { Retry::Later } else { Retry::Never };
         Self { error, retry }
     }
 
-    /// Makes a failure that may be temporary.
+    /// Creates a failure that may be temporary.
     pub(crate) fn passing(message: impl Into<String>) -> Self {
         Self { error: Error::unavailable(message), retry: Retry::Later }
     }

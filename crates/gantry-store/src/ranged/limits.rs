@@ -5,14 +5,14 @@ use std::time::Duration;
 /// Limits on time and concurrency when reading an object.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Size of the ranges that are read concurrently, in bytes. They begin at multiples of it. At least 1.
+    /// Size of the ranges that are read concurrently, in bytes. They start at multiples of this size. At least 1.
     pub range_bytes: u64,
     /// Maximum number of ranges of one object that are read at once. At least 1.
     pub concurrency_max: usize,
     /// Maximum number of attempts of a request, and of requests for the rest of a body without a byte of progress. At
     /// least 1.
     pub attempts_max: u32,
-    /// Maximum time to make a connection.
+    /// Maximum time to establish a connection.
     pub connect_timeout: Duration,
     /// Time from a request to the head of its response after which the request is sent again. The first one stays in
     /// flight, and the first answer counts.

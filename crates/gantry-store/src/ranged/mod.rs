@@ -1,7 +1,7 @@
 //! Reads any store that can read a range: retries, read-ahead, and restraint if there are many readers.
 //!
 //! A store implements [`Ranged`]: one request for one range, and the cures for its own failures. Everything that takes
-//! several requests is here, and is independent of the store.
+//! several requests is in this module, and is independent of the store.
 
 mod failure;
 mod limits;

@@ -1,4 +1,4 @@
-//! Decides how many ranges to read ahead: as many as are needed so that the consumer does not wait.
+//! Decides how many ranges to read ahead: as many as keep the consumer from waiting.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::limits::Limits;
 /// Number of bytes before the first decision. It distinguishes a fast consumer from one that requests little.
 const FIRST_LOOK_BYTES: u64 = 1024 * 1024;
 
-/// Measures for what share of its time a consumer waits for the store, and adjusts the read-ahead to it.
+/// Measures the share of time during which a consumer waits for the store, and adjusts the read-ahead to it.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
     ranges: usize,
@@ -22,7 +22,7 @@ pub(super) struct ReadAhead {
     since: Option<Instant>,
     /// When the consumer began to wait.
     waits_since: Option<Instant>,
-    /// For how long it has waited in this measurement.
+    /// How long the consumer has waited in this measurement.
     waited: Duration,
 }
 
@@ -59,8 +59,8 @@ impl ReadAhead {
         }
 
         let total = self.since.map_or(Duration::ZERO, |since| now - since);
-        // Twice as many requests in flight if the consumer waits for the store, and one less if it hardly waits. The gap
-        // between the two conditions prevents oscillation.
+        // Double the number of requests in flight if the consumer waits for the store, and drop one if it hardly waits.
+        // The gap between the two conditions prevents oscillation.
         if self.waited > total / 4 {
             self.ranges = self.ranges_max.min(2 * self.ranges + 1);
         } else if self.waited < total / 20 {
@@ -77,7 +77,7 @@ impl ReadAhead {
 mod tests {
     use super::*;
 
-    /// Makes `decisions` decisions. The store and the consumer take these times in between.
+    /// Simulates `decisions` decisions. The store and the consumer take these times in between.
     fn run(
         read_ahead: &mut ReadAhead,
         now: &mut Instant,
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reads_ahead_while_the_store_is_waited_for() {
+    async fn reads_ahead_while_the_consumer_waits_for_the_store() {
         let mut now = Instant::now();
         let mut read_ahead = ReadAhead::new(&Limits { concurrency_max: 4, range_bytes: 8 << 20, ..Limits::default() });
         assert_eq!(read_ahead.ranges(), 0);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_request_at_a_time_stays_one() {
+    async fn a_concurrency_of_one_allows_no_read_ahead() {
         let mut now = Instant::now();
         let mut read_ahead = ReadAhead::new(&Limits { concurrency_max: 1, ..Limits::default() });
         assert_eq!(run(&mut read_ahead, &mut now, 2, 10, 0), [0, 0]);

@@ -1,8 +1,8 @@
-//! Reads the bytes of a range, with as many requests as necessary.
+//! Reads the bytes of a range with as many requests as necessary.
 //!
-//! The bytes that the consumer requests now come directly from a response, with TCP's back pressure. Later ranges are
-//! fetched into memory at the same time: as many as are needed so that the consumer does not wait, and as the budget
-//! allows. If the budget is used up, one response is read from beginning to end.
+//! The bytes that the consumer currently requests come directly from a response, with TCP's back pressure. Later ranges
+//! are fetched into memory at the same time: as many as keep the consumer from waiting, and as fit into the budget. If
+//! the budget is used up, one response is read from beginning to end.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -28,31 +28,32 @@ use gantry_proto::ObjectInfo;
 
 /// Reads a range of one version of an object.
 ///
-/// If a body breaks, stalls or ends early, the rest is requested again from the first byte that was not handed out.
+/// If a body breaks, stalls or ends early, the rest is requested again from the next byte to return.
 pub(crate) struct Reader<R: Ranged> {
     source: Arc<R>,
     object: Arc<ObjectInfo>,
     budget: Budget,
-    /// The first byte that was not handed out.
+    /// The offset of the next byte to return.
     next: u64,
     /// The exclusive end of the range.
     end: u64,
     current: Option<Current<R>>,
-    /// Ranges without gaps, from the end of the current source.
+    /// The fetched ranges, which follow the current source without gaps.
     ahead: VecDeque<Ahead<R>>,
-    /// The response before the current range ahead, until this has yielded a byte.
+    /// The response before the current range ahead, until that range has yielded a byte.
     previous: Option<Previous<R::Body>>,
-    /// What was read of the current response and not handed out. Empty unless the reader has returned to that response.
+    /// Bytes of the current response that have been read but not returned. Empty unless the reader has gone back to
+    /// that response.
     surplus: Bytes,
     start: SlowStart,
     read_ahead: ReadAhead,
     client: R::Client,
-    /// The attempts that are left since the last byte, or `None` if there was no failure.
+    /// The remaining attempts since the last byte, or `None` if there was no failure.
     attempts: Option<Attempts<R>>,
     _member: Member,
 }
 
-/// Where the next bytes come from.
+/// The source of the next bytes.
 enum Current<R: Ranged> {
     Direct(Response<R::Body>),
     Ahead(Ahead<R>),
@@ -61,28 +62,29 @@ enum Current<R: Ranged> {
 /// A response that is read when its bytes are requested.
 pub(crate) struct Response<B> {
     pub(crate) body: B,
-    /// Its exclusive end, as an absolute offset. Reading ends earlier if a range ahead begins before.
+    /// Its exclusive end, as an absolute offset. Reading ends earlier if a fetched range starts before.
     pub(crate) end: u64,
 }
 
-/// A response that continues where the current source begins, in case that the store turns out to ignore ranges.
+/// A response that continues at the start of the current source. It is kept in case the store turns out to ignore
+/// ranges.
 struct Previous<B> {
     response: Response<B>,
-    /// What was read of it past the beginning of the current source.
+    /// Bytes of the response past the start of the current source that have been read.
     surplus: Bytes,
 }
 
-/// A range that is fetched by its own task.
+/// A range that a separate task fetches.
 struct Ahead<R: Ranged> {
     range: Range<u64>,
-    /// Not bounded by a number of pieces, but by the range's bytes, which are reserved.
+    /// The number of pieces is unbounded, but their bytes are bounded by the reserved range.
     pieces: mpsc::UnboundedReceiver<Result<Bytes, Failure<R::Cure>>>,
     _task: AbortOnDropHandle<()>,
     _reservation: Reservation,
 }
 
 impl<R: Ranged> Reader<R> {
-    /// Reads `range`. `current` is a response that begins with it.
+    /// Reads `range`. `current` is a response that starts with it.
     pub(crate) fn new(
         source: Arc<R>,
         object: &ObjectInfo,
@@ -113,13 +115,13 @@ impl<R: Ranged> Reader<R> {
         release::body(self)
     }
 
-    /// Accounts for a piece of the current source, and starts to fetch what follows.
+    /// Accounts for a piece of the current source, and starts to fetch later ranges.
     fn hand_out(&mut self, mut piece: Bytes) -> Bytes {
         if !self.source.takes_ranges() {
             self.ahead.clear();
         }
 
-        // What a response yields past its range does not belong to the object, or comes from the next source.
+        // Bytes of a response past its range do not belong to the object, or come from the next source.
         let limit = self.limit();
         let left = usize::try_from(limit - self.next).unwrap_or(usize::MAX);
         let surplus = piece.split_off(left.min(piece.len()));
@@ -140,7 +142,7 @@ impl<R: Ranged> Reader<R> {
         piece
     }
 
-    /// Continues with the range ahead that begins here, if there is one.
+    /// Continues with the fetched range that starts here, if there is one.
     fn switch(&mut self, surplus: Bytes) {
         let next = self.next;
         let ahead = self.ahead.pop_front_if(|ahead| ahead.range.start == next);
@@ -160,7 +162,7 @@ impl<R: Ranged> Reader<R> {
         true
     }
 
-    /// Returns the offset at which reading changes from the current source to the next one.
+    /// Returns the offset at which reading switches from the current source to the next one.
     fn limit(&self) -> u64 {
         let end = match &self.current {
             Some(Current::Ahead(current)) => return current.range.end,
@@ -180,7 +182,7 @@ impl<R: Ranged> Reader<R> {
             return Ok(std::mem::take(&mut self.surplus));
         }
 
-        // Taken, so that a source that fails is not used again.
+        // The source is taken out, so that it is not used again if it fails.
         let (piece, current) = match self.current.take() {
             Some(Current::Ahead(mut ahead)) => {
                 let piece = ahead.pieces.recv().await.unwrap_or_else(|| {
@@ -216,7 +218,7 @@ impl<R: Ranged> Reader<R> {
         while self.ahead.len() < self.read_ahead.ranges() && !self.budget.crowd().is_dense() {
             let start = match (self.ahead.back(), &self.current) {
                 (Some(Ahead { range, .. }), _) | (None, Some(Current::Ahead(Ahead { range, .. }))) => range.end,
-                // If a response is abandoned soon, much of it is in flight.
+                // If a response is abandoned soon, many of its bytes are in flight.
                 (None, _) => (self.next + range_bytes / 4).next_multiple_of(range_bytes),
             };
 
@@ -259,7 +261,7 @@ impl<R: Ranged> ReadsAhead for Reader<R> {
                 Ok(piece) => return Ok(Some(self.hand_out(piece))),
                 Err(failure) => failure,
             };
-            // A store that turned out to ignore ranges is read with the previous response.
+            // If the store turned out to ignore ranges, the previous response is read instead.
             if self.source.takes_ranges() || !self.go_back() {
                 self.recover(failure).await?;
             }
@@ -275,12 +277,12 @@ impl<R: Ranged> ReadsAhead for Reader<R> {
         }
 
         self.ahead.clear();
-        // A consumer that paused has to show again that it waits for the store.
+        // After a pause, the consumer must first show again that it waits for the store.
         self.read_ahead = ReadAhead::new(self.source.limits());
     }
 }
 
-/// Sends the pieces of a range, or the failure that ends them. The reader recovers from it when it gets there.
+/// Sends the pieces of a range, or the failure that ends them. The reader handles the failure when it reaches it.
 async fn fetch<R: Ranged>(
     source: Arc<R>,
     object: Arc<ObjectInfo>,
@@ -423,12 +425,12 @@ mod tests {
         }
     }
 
-    /// Bytes that differ from those at other offsets.
+    /// Returns bytes that differ from those at other offsets.
     fn bytes_at(range: Range<u64>) -> Bytes {
         range.map(|offset| u8::try_from((offset * 31 + offset / 251) % 256).unwrap()).collect()
     }
 
-    /// A body, and what is behind it.
+    /// A body, and the store and budget behind it.
     struct Reading {
         body: Body,
         source: Arc<Steady>,
@@ -456,7 +458,7 @@ mod tests {
             self.source.requests.load(Ordering::Relaxed)
         }
 
-        /// Takes the next piece, which begins at `offset`, and returns its end.
+        /// Reads the next piece, which starts at `offset`, and returns its end.
         async fn take(&mut self, offset: u64) -> u64 {
             let piece = self.body.try_next().await.unwrap().expect("the body ends too early");
             let end = offset + piece.len() as u64;
@@ -466,12 +468,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_nobody_can_have_heard_of_hands_out_less_than_a_mebibyte() {
+    async fn a_reader_returns_less_than_a_mebibyte_before_a_consumer_can_answer() {
         let mut reading = Reading::start(Duration::ZERO, false);
         let mut handed_out = 0;
         while let Some(piece) = reading.body.next().now_or_never() {
             handed_out += piece.unwrap().unwrap().len() as u64;
-            assert!(handed_out < MIB, "all is handed out at once");
+            assert!(handed_out < MIB, "all bytes are returned at once");
         }
         assert!(handed_out >= MIB / 2, "{handed_out}");
         assert_eq!(reading.requests(), 0);
@@ -490,14 +492,14 @@ mod tests {
             offset = reading.take(offset).await;
         }
 
-        // Those that were in flight when the first one was ignored.
+        // Requests that were in flight when the store first ignored a range.
         let requests = reading.requests();
         assert!((1..=3).contains(&requests), "{requests}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_read_ahead_is_released_while_nobody_takes_bytes() {
-        // Within a response, where a range ahead begins, and within such a range.
+    async fn read_ahead_is_released_while_nobody_takes_bytes() {
+        // Pause within a response, at the start of a fetched range, and within such a range.
         for pause_at in [7 * MIB, 8 * MIB, 20 * MIB] {
             let mut reading = Reading::start(Duration::from_millis(1), false);
             let mut offset = 0;
@@ -515,9 +517,9 @@ mod tests {
         }
     }
 
-    /// A store that ignores ranges shows it only after the release.
+    /// A store that ignores ranges does so visibly only after the release.
     #[tokio::test(start_paused = true)]
-    async fn a_pause_does_not_lose_the_response_that_can_be_continued() {
+    async fn a_pause_keeps_the_response_that_can_be_continued() {
         let mut reading = Reading::start(Duration::from_millis(1), true);
         let mut offset = 0;
         while offset < 2 * MIB {

@@ -56,11 +56,11 @@ where
     }
 }
 
-/// Sends a request, and waits for its answer until `limit`. Meanwhile it sends the request again, in case that it was lost.
-/// The earlier ones stay in flight, because a slow store would otherwise never get to answer. The first answer counts.
+/// Sends a request, and waits for its answer until `limit`. Sends the request again meanwhile, in case it was lost.
+/// Earlier requests stay in flight, because a slow store could otherwise never answer. The first answer counts.
 ///
 /// # Errors
-/// The failure of the last request in flight, or that none was answered.
+/// The failure of the last request in flight, or a timeout if none was answered.
 pub(super) async fn answer<R, T, F>(
     limits: &Limits,
     limit: Duration,
@@ -83,7 +83,7 @@ where
 
         while let Ok(Some(answer)) = timeout_at(wait_until, in_flight.next()).await {
             match answer {
-                // A later request may have met another server, or the first one its limits.
+                // A later request may have reached another server, or hit a limit because of the first one.
                 Err(failed) if matches!(failed.retry, Retry::Later) && !in_flight.is_empty() => failure = Some(failed),
                 answer => return answer,
             }
@@ -96,7 +96,7 @@ where
     Err(failure.unwrap_or_else(|| Failure::passing(format!("{about}: {} did not answer in time", R::NAME))))
 }
 
-/// The attempts that are left for one request, or since the last byte of a body.
+/// The remaining attempts for one request, or since the last byte of a body.
 pub(super) struct Attempts<R: Ranged> {
     deadline: Instant,
     pauses: ExponentialBackoff,
@@ -149,7 +149,7 @@ impl<R: Ranged> Attempts<R> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Returns how long to wait before the next attempt; `None` if none is left.
+    /// Returns how long to wait before the next attempt; `None` if no attempt is left.
     fn pause(&mut self, failure: &Failure<R::Cure>) -> Option<Duration> {
         let pause = self.pauses.next()?;
         match (&failure.retry, &failure.error) {

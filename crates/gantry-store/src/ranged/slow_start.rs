@@ -1,17 +1,17 @@
-//! Limits what is read of an object before it can be known whether anyone receives it.
+//! Limits how much of an object is read before the relay can know whether anyone receives it.
 //!
-//! A request may come from a consumer that has left, or that nobody ever listened for. The relay learns this from its
-//! first messages, after a round trip to nats-server. A store nearby can send megabytes in this time.
+//! A request may come from a consumer that has left, or have a reply subject without a listener. The relay learns this
+//! from its first messages, after a round trip to nats-server. A nearby store can send megabytes in this time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Number of bytes that are handed out without a wait. Smaller objects are not delayed.
+/// Number of bytes that are returned without a wait. Smaller objects are not delayed.
 const START_BYTES: u64 = 512 * 1024;
 
-/// When more may be handed out, after the first piece. Several round trips to nats-server in the same network take less,
-/// and a download that lasts a second becomes 0.2 % slower.
+/// The minimum time between the first piece and further bytes. Several round trips to a nats-server in the same network
+/// take less, and a download that lasts a second becomes 0.2 % slower.
 const START_TIME: Duration = Duration::from_millis(2);
 
 /// Counts the first bytes of a read.
@@ -22,13 +22,13 @@ pub(super) struct SlowStart {
 }
 
 impl SlowStart {
-    /// Records that `len` bytes are handed out.
+    /// Records that `len` bytes are returned.
     pub(super) fn note_piece(&mut self, now: Instant, len: u64) {
         self.first_at.get_or_insert(now);
         self.bytes = self.bytes.saturating_add(len);
     }
 
-    /// Returns when the next bytes may be handed out, or `None` if they may be now.
+    /// Returns when the next bytes may be returned, or `None` if that is now.
     pub(super) fn wait_until(&self, now: Instant) -> Option<Instant> {
         if self.bytes < START_BYTES {
             return None;

@@ -1,4 +1,4 @@
-//! What reading by ranges requires of a store.
+//! The requirements for a store that is read by ranges.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -21,7 +21,7 @@ pub(crate) trait Ranged: fmt::Debug + Send + Sync + 'static {
     /// The body of one response.
     type Body: Send;
 
-    /// What makes another attempt worthwhile, beyond a pause.
+    /// An action that makes another attempt worthwhile, beyond a pause.
     type Cure: Send;
 
     /// The cures that have not been tried yet.
@@ -33,7 +33,7 @@ pub(crate) trait Ranged: fmt::Debug + Send + Sync + 'static {
     /// Returns the client for the next request.
     fn client(&self) -> Self::Client;
 
-    /// Returns whether ranges may be requested. It becomes false if the store ignores the range of a request. Then only
+    /// Returns whether ranges may be requested. Becomes false if the store ignores the range of a request. Then only
     /// whole objects can be read.
     fn takes_ranges(&self) -> bool;
 

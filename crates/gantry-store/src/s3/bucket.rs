@@ -40,11 +40,11 @@ pub(crate) struct Bucket {
     accepting: Accepting,
     /// Whether S3 sent a whole object in answer to the latest request for a range.
     ignores_ranges: AtomicBool,
-    /// When a doubt whether S3 answers at this address was last resolved.
+    /// When it was last confirmed that S3 answers at this address.
     vouched: Mutex<Option<Instant>>,
 }
 
-/// How long the resolution of a doubt is valid. A server that never identifies itself is asked this often.
+/// How long a confirmation is valid. A server that never identifies itself is asked this often.
 const VOUCHED_FOR: Duration = Duration::from_secs(60);
 
 impl Bucket {
@@ -87,7 +87,7 @@ impl Bucket {
         &self.accepting
     }
 
-    /// Returns who pays for a request, if it is not the owner of the bucket.
+    /// Returns who pays for a request, if not the owner of the bucket.
     pub(super) fn payer(&self) -> Option<RequestPayer> {
         self.requester_pays.then_some(RequestPayer::Requester)
     }
@@ -154,12 +154,12 @@ impl Bucket {
         !self.name.ends_with("--x-s3")
     }
 
-    /// Makes a request that requires no object, only permission to list or to read, once.
+    /// Sends one request that requires no object, only permission to list or to read.
     pub(super) async fn probe(&self, client: &Client) -> Result<(), Failure> {
         observed(&*self.observer, PROBE, self.sign_of_life(client, &self.what_bucket())).await
     }
 
-    /// Requests a listing, and accepts any, whatever keys it contains: a user who may put an object must not be able to
+    /// Requests a listing, and accepts it whatever keys it contains: a user who may put an object must not be able to
     /// make the store unusable for others.
     async fn sign_of_life(&self, client: &Client, what: &About) -> Result<(), Failure> {
         let request = client
@@ -247,7 +247,7 @@ impl Ranged for Bucket {
                 self.live.move_to(region);
                 Ok(failure)
             }
-            // A bucket that was just created is redirected to for a while.
+            // S3 redirects requests for a newly created bucket for a while.
             Cure::Region(_) if failure.error.is_retryable() => Ok(Failure { retry: Retry::Later, ..failure }),
             Cure::Coding(used) if left.take_coding() => {
                 self.accepting.change_from(*used);

@@ -81,7 +81,7 @@ impl Live {
         Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Signs for `region` from now on. Returns whether this is a change.
+    /// Signs for `region` from now on. Returns whether the region has changed.
     pub(super) fn move_to(&self, region: &str) -> bool {
         let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
         if client.config().region().is_some_and(|now| now.as_ref() == region) {
@@ -97,8 +97,8 @@ impl Live {
         matches!(self.options.credentials, Credentials::Files(_))
     }
 
-    /// Loads the credentials again, unless `used` was already replaced or they were loaded a moment ago. Returns whether
-    /// another attempt makes sense. It does not with the same key from the same files.
+    /// Loads the credentials again, unless `used` was already replaced or they were loaded a moment ago. Returns
+    /// whether another attempt makes sense, which is not the case if the files still contain the same key.
     pub(super) async fn reload(&self, used: &Arc<Client>) -> Result<bool, Error> {
         let mut loaded = self.loaded.lock().await;
         if !Arc::ptr_eq(used, &self.client()) {
@@ -227,13 +227,13 @@ pub(super) fn endpoint_of_environment() -> Option<String> {
     set("AWS_ENDPOINT_URL_S3").or_else(|| set("AWS_ENDPOINT_URL"))
 }
 
-/// Returns the file that the environment names for the certificate authorities of all services of AWS.
+/// Returns the file of certificate authorities for all AWS services that the environment names.
 fn ca_of_environment() -> Option<PathBuf> {
     std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// Returns where to look for the region. The instance metadata service is asked only for AWS itself, since there is none
-/// elsewhere.
+/// Returns where to look for the region. Only for AWS itself does this include the instance metadata service, which
+/// does not exist elsewhere.
 fn region(options: &Options) -> RegionProviderChain {
     let chain = RegionProviderChain::first_try(options.region.clone().map(Region::new));
     let chain = if options.region.is_some() {

@@ -1,8 +1,8 @@
-//! Gets the bytes as they are stored, also from servers that encode or decode them on the way.
+//! Requests the bytes as they are stored, even from servers that encode or decode them.
 //!
-//! An object may be stored compressed, with `Content-Encoding: gzip`. Some servers, such as Google's, decompress it unless
-//! the request accepts gzip. Others compress objects if the request accepts it. The former are not recognised by their
-//! answers, the latter are. So requests accept gzip until a server turns out to compress.
+//! An object may be stored compressed, with `Content-Encoding: gzip`. Some servers, such as Google's, decompress it
+//! unless the request accepts gzip. Others compress objects if the request accepts it. Only the latter can be
+//! recognised by their answers. Requests therefore accept gzip until a server turns out to compress.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,7 +26,7 @@ impl Accepted {
     }
 }
 
-/// What the next request accepts.
+/// The encoding that the next request accepts.
 #[derive(Debug, Default)]
 pub(super) struct Accepting {
     no_gzip: AtomicBool,

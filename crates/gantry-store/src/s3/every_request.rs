@@ -1,4 +1,4 @@
-//! What happens to every request of a client, and to its answer.
+//! Processes every request of a client, and its answer.
 
 use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
@@ -11,7 +11,7 @@ use super::headers::make_legible;
 use super::observe::add_trace;
 use crate::Observer;
 
-/// A single interceptor, because the SDK goes through all of them at each of its twenty hooks, for every request.
+/// A single interceptor, because the SDK calls each interceptor at each of its twenty hooks, for every request.
 #[derive(Debug)]
 pub(super) struct EveryRequest(pub(super) Observer);
 

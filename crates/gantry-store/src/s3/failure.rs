@@ -171,7 +171,8 @@ fn unreachable_s3(error: &(dyn StdError + 'static), what: &About) -> Failure {
     }
 }
 
-/// Returns the failure of a request that can't be signed, or `None` if it has another cause. Only the text tells.
+/// Returns the failure of a request that can't be signed, or `None` for another cause. Only the text distinguishes
+/// them.
 fn without_credentials(error: &(dyn StdError + 'static), what: &About) -> Option<Failure> {
     let texts: Vec<_> = links(error).map(ToString::to_string).collect();
     let failed = |kind, text: &str| {
@@ -187,7 +188,7 @@ fn without_credentials(error: &(dyn StdError + 'static), what: &About) -> Option
             "the AWS profile uses a way to sign in that is not supported",
         );
     }
-    // The SDK has asked every source by now, each with its own retries.
+    // The SDK has tried every source by now, each with its own retries.
     if texts.iter().any(|text| text.contains("credential")) {
         return failed(UnavailableKind::Credentials, "the relay has no credentials for S3");
     }
@@ -260,9 +261,9 @@ impl Answer<'_> {
                 (unavailable(UnavailableKind::Other, "S3 asks to slow down"), Retry::Later)
             }
             (307, _) => (unavailable(UnavailableKind::Other, "S3 redirects requests for a while"), Retry::Later),
-            // A store without HEAD does not learn it.
+            // A retry does not help if the server does not support HEAD.
             (501, _) if self.asked.subject.is_head() => return None,
-            // Nor one without versions.
+            // The same applies to a server without versions.
             (501, "NotImplemented") if self.asked.subject.has_version() => return None,
             (408 | 409 | 425 | 429 | 500..=599, _) => {
                 (unavailable(UnavailableKind::Other, "S3 fails or asks to slow down"), Retry::Later)
@@ -271,7 +272,7 @@ impl Answer<'_> {
         })
     }
 
-    /// Classifies errors that stay.
+    /// Classifies permanent errors.
     fn refusal(&self, status: u16, code: &str) -> (Error, Retry<Cure>) {
         let what = self.asked.about;
         let denied = |text: &str, label: &str| Error::Denied(format!("{what}: {text} ({label})"));
@@ -287,7 +288,7 @@ impl Answer<'_> {
                 (self.missing("no such version"), Retry::Never)
             }
             (404 | 410, _) if self.asked.subject == Subject::Listing => (self.missing("no such bucket"), Retry::Never),
-            // A server without HEAD.
+            // The server does not support HEAD.
             (405, _)
                 if self.asked.subject.is_head() && self.response.headers().get("x-amz-delete-marker").is_none() =>
             {
@@ -299,7 +300,7 @@ impl Answer<'_> {
             (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => {
                 (denied("access denied", &self.label()), Retry::AfterCure(Cure::OtherKey))
             }
-            // Many servers answer a rotated key like a key without permission, and an answer to a HEAD has no code.
+            // Many servers answer a rotated key like a key without permission, and the answer to a HEAD has no code.
             (401 | 403, _) => (denied("access denied", &self.reason()), Retry::AfterCure(Cure::OtherKey)),
             (412, _) => {
                 (Error::Changed(format!("{what}: no longer the pinned version ({})", self.label())), Retry::Never)
@@ -308,7 +309,7 @@ impl Answer<'_> {
                 let error = Error::Protocol(format!("{what}: no such range ({})", self.label()));
                 (error, Retry::AfterCure(Cure::Size))
             }
-            // S3 answers so to a HEAD with expired credentials.
+            // S3's answer to a HEAD with expired credentials.
             (400, "") => (self.refused(), Retry::AfterCure(Cure::Credentials)),
             _ => (self.refused(), Retry::Never),
         }
@@ -326,7 +327,7 @@ impl Answer<'_> {
         Error::Invalid(format!("{}: S3 refuses the request ({})", self.asked.about, self.reason()))
     }
 
-    /// What is missing may have been there a moment ago.
+    /// Returns the error for a missing item. With a pin, the object has been deleted.
     fn missing(&self, text: &str) -> Error {
         let what = self.asked.about;
         match self.asked.subject {
@@ -344,7 +345,7 @@ impl Answer<'_> {
         self.code.map_or_else(|| status.to_string(), |code| format!("{status} {}", excerpt(code)))
     }
 
-    /// Returns the status, the code, and what S3 says, unless it only repeats the code, or the message goes to a consumer
+    /// Returns the status, the code, and S3's message, unless the message only repeats the code, or goes to a consumer
     /// and names a place.
     fn reason(&self) -> String {
         let is_for_consumer = matches!(self.asked.about, About::Consumer(_));
@@ -366,14 +367,14 @@ fn retry_after(text: &str) -> Option<Duration> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // A number that fits no integer is larger than the maximum.
+    // A number that does not fit into an integer exceeds the maximum.
     let seconds = text.parse().unwrap_or(u64::MAX);
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
 /// Returns the region of the bucket, if the request failed because it was signed for another one.
 fn region(response: &HttpResponse, status: u16, code: &str) -> Option<String> {
-    // Other failures may also name a region. Then it is the one that the request was signed for.
+    // Other failures may also name a region, the one that the request was signed for.
     let is_redirect = matches!(
         (status, code),
         (301 | 307 | 308, _) | (400, "" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException")
@@ -393,7 +394,7 @@ fn region_in_body(response: &HttpResponse) -> Option<&str> {
     Some(region)
 }
 
-/// Returns whether a text can be the name of a region, which becomes part of signatures and host names.
+/// Returns whether a text can be the name of a region. It becomes part of signatures and host names.
 fn is_region(text: &str) -> bool {
     (1..=REGION_MAX_BYTES).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
@@ -424,7 +425,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wait_that_s3_asks_for_is_bounded() {
+    fn the_wait_that_s3_requests_is_bounded() {
         for (text, wait) in [
             ("7", Some(Duration::from_secs(7))),
             (" 7 ", Some(Duration::from_secs(7))),

@@ -24,8 +24,8 @@ thread_local! {
     static ANSWERS: RefCell<Option<VecDeque<Canned>>> = const { RefCell::new(None) };
 }
 
-/// Prepares the answers for every store that this thread connects from now on, in order. After the last one, connections
-/// fail.
+/// Prepares the answers, in order, for every store that this thread connects from now on. After the last answer,
+/// connections fail.
 pub fn answer_with(answers: Vec<Canned>) {
     ANSWERS.with_borrow_mut(|all| *all = Some(answers.into()));
 }

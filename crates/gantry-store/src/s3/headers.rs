@@ -1,8 +1,8 @@
-//! Prepares the headers of an answer for the SDK, which fails a whole answer because of one header that it can't parse,
-//! whether or not anyone reads it.
+//! Prepares the headers of an answer for the SDK. The SDK fails the whole answer because of one header that it can't
+//! parse, even if nobody reads that header.
 //!
-//! Of a successful answer, only the headers that this store reads are kept, in a form that the SDK can parse. Those that
-//! have none are left out, so that only they are missing from the description.
+//! Of a successful answer, only the headers that this store reads are kept, in a form that the SDK can parse. A header
+//! without such a form is removed, so that only its value is missing from the description.
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
@@ -22,14 +22,14 @@ const METADATA: &str = "x-amz-meta-";
 /// Frequent headers that the SDK does not parse. Some of them show that S3 answers.
 const UNPARSED: [&str; 5] = ["connection", "date", "server", "x-amz-id-2", "x-amz-request-id"];
 
-/// Removes the headers of a successful answer that nobody reads, and those that can't be read.
+/// Removes the headers of a successful answer that nobody reads, and those that can't be parsed.
 pub(super) fn make_legible(response: &mut HttpResponse) {
     if !response.status().is_success() {
         return;
     }
 
     let headers = response.headers().iter_bytes();
-    // A name that is sent twice is found twice, and changed once.
+    // A repeated name is found each time, but changed only once.
     let names: Vec<String> =
         headers.filter(|(name, value)| !stays(response, name, value)).map(|(name, _)| name.to_owned()).collect();
 
@@ -43,7 +43,7 @@ pub(super) fn make_legible(response: &mut HttpResponse) {
 
         response.headers_mut().remove(&name);
         if let Some(value) = value {
-            // What was a header is a valid header.
+            // The new value consists of a valid header's characters, so the insertion succeeds.
             drop(response.headers_mut().try_insert(name, value));
         }
     }
@@ -55,7 +55,7 @@ fn is_read(name: &str) -> bool {
         || OPTIONAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Returns whether the SDK can parse a header as it is. Those of most answers are of this kind.
+/// Returns whether the SDK can parse a header unchanged, as is the case in most answers.
 fn stays(response: &HttpResponse, name: &str, value: &[u8]) -> bool {
     if UNPARSED.contains(&name) {
         return true;
@@ -73,7 +73,7 @@ fn value(response: &HttpResponse, name: &str) -> Option<String> {
     let first = *texts.first()?;
 
     if name.starts_with(METADATA) {
-        // RFC 9110, section 5.3: a header that is sent twice is one list.
+        // RFC 9110, section 5.3: a repeated header is one list.
         return Some(texts.join(", "));
     }
     if texts.iter().any(|text| *text != first) {
@@ -87,7 +87,7 @@ fn value(response: &HttpResponse, name: &str) -> Option<String> {
     }
 }
 
-/// Returns a date in the form of HTTP, also of a server that sends it in the form of a listing.
+/// Returns a date in HTTP's format, even if the server sends it in the format of a listing.
 fn date(text: &str) -> Option<String> {
     let forms = [DateTimeFormat::HttpDate, DateTimeFormat::DateTimeWithOffset];
     let time = forms.into_iter().find_map(|form| DateTime::from_str(text.trim(), form).ok())?;
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_out() {
+    fn unreadable_headers_are_left_out() {
         let found = legible(&[
             ("etag", b"\"e\""),
             ("last-modified", b"yesterday"),

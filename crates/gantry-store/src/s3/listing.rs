@@ -1,4 +1,4 @@
-//! Reads S3's listings, whatever keys are in the bucket. A key that can't be shown is counted as omitted.
+//! Reads S3's listings, whatever keys are in the bucket. A key that can't be listed is counted as omitted.
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::{EncodingType, Object};
@@ -11,7 +11,7 @@ use crate::ranged::About;
 use gantry_proto::limits::{OFFSET_MAX, TOKEN_MAX_BYTES, VERSION_MAX_BYTES};
 use gantry_proto::{Key, ListEntry, ListPage};
 
-/// What was requested of a page.
+/// The requirements for a page.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     /// The store's prefix, which the names in a page do not have.
@@ -24,7 +24,8 @@ pub(super) struct Wanted<'a> {
 
 /// One line of a listing.
 struct Item {
-    /// Without the store's prefix. Of a name that can't be shown, as much as is known: it only determines the place.
+    /// The name without the store's prefix. Of a name that can't be listed, this is the known part, which only
+    /// determines its position.
     name: String,
     shown: Shown,
 }
@@ -32,21 +33,22 @@ struct Item {
 enum Shown {
     Entry(ListEntry),
     Prefix,
-    /// It can't be a key, is unknown, or has no valid size.
+    /// The name can't be a key or is unknown, or the object has no valid size.
     Omitted,
 }
 
-/// Reads a page of keys, at most as many as requested, also from a server that sends more.
+/// Reads a page of keys, at most as many as requested, even if the server sends more.
 ///
-/// The object whose key is the store's prefix itself has no key, and is left out. Keys that can't be shown are counted.
+/// The object whose key is the store's prefix itself has no key here, and is left out. Keys that can't be listed are
+/// counted.
 ///
 /// # Errors
-/// [`Error::Protocol`] if the page is incomplete, but S3 does not state how to continue.
+/// [`Error::Protocol`] if the page is incomplete and S3 does not state how to continue.
 pub(super) fn page(output: &ListObjectsV2Output, wanted: Wanted<'_>, what: &About) -> Result<ListPage, Error> {
     let mut items = items(output, wanted.store_prefix);
     items.sort_by(|one, other| one.name.cmp(&other.name));
     if let Some(after) = wanted.position.after() {
-        // A server may ignore where the page begins.
+        // A server may ignore the start of the page.
         items.retain(|item| item.name.as_str() > after);
     }
 
@@ -94,9 +96,9 @@ fn entry(name: String, object: &Object) -> Item {
     Item { name, shown: Shown::Entry(entry) }
 }
 
-/// Takes the first items, and returns the last name taken if others follow.
+/// Selects the first items. Returns the last selected name if others follow.
 ///
-/// What is omitted after that name is counted in the page in which it comes again.
+/// Names that are omitted after that name are counted in the page in which they occur again.
 fn take(items: Vec<Item>, limit: usize) -> (ListPage, Option<String>) {
     let mut page = ListPage::default();
     let mut last = None;
@@ -124,7 +126,7 @@ fn take(items: Vec<Item>, limit: usize) -> (ListPage, Option<String>) {
     (page, None)
 }
 
-/// Returns where the page after a complete answer begins, or `None` after the last page.
+/// Returns where the next page begins after a complete answer, or `None` after the last page.
 fn following(
     output: &ListObjectsV2Output,
     position: &Position,
@@ -150,13 +152,13 @@ fn following(
     }
 }
 
-/// What a name in a listing means to the store.
+/// The meaning of a listed name for the store.
 #[derive(Debug, PartialEq, Eq)]
 enum Name {
     Key(String),
     /// The store's prefix itself, or a name that is not below it.
     Own,
-    /// It can't be a key, or it is unknown.
+    /// A name that can't be a key, or that is unknown.
     Unshowable(String),
 }
 
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_decoded_only_where_the_answer_says_so() {
+    fn names_are_decoded_only_if_the_answer_states_the_encoding() {
         let shown = |key: &str| Name::Key(key.to_owned());
         let hidden = |name: &str| Name::Unshowable(name.to_owned());
         for (name, is_encoded, expected) in [

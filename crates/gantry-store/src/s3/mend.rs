@@ -1,10 +1,9 @@
-//! Mends the XML of listings, so that one object does not hide all others.
+//! Repairs the XML of listings, so that one object does not hide all others.
 //!
 //! A key may contain characters that XML can't represent. With `encoding-type=url`, S3 writes them as `%XX`. A server
-//! that ignores this parameter sends XML that no parser accepts. A key that was mended is unknown, and is counted as
-//! omitted.
+//! that ignores this parameter sends XML that no parser accepts. A repaired key is unknown, and is counted as omitted.
 //!
-//! The SDK's parser also fails a whole page because of one date or number in another form than S3's.
+//! The SDK's parser also fails a whole page because of one date or number in another format than S3's.
 
 use std::borrow::Cow;
 
@@ -17,11 +16,11 @@ use hyper::body::Frame;
 
 use super::body_limit::ANSWER_MAX_BYTES;
 
-/// Stands for what XML can't represent. It may also be part of a key. A server that ignores `encoding-type=url` then
-/// does not show that key, because the two can't be distinguished.
+/// Replaces the characters that XML can't represent. A key may contain this character, too. If a server ignores
+/// `encoding-type=url`, such a key is not listed, because the two cases can't be distinguished.
 pub(super) const MENDED: char = char::REPLACEMENT_CHARACTER;
 
-/// Mends the XML of an answer on its way to the parser.
+/// Repairs the XML of an answer before the parser reads it.
 #[derive(Debug)]
 pub(super) struct Mend;
 
@@ -91,7 +90,7 @@ const fn is_xml(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 
-/// Elements that the SDK parses as something else than text, and how.
+/// Elements that the SDK does not parse as text, and their formats.
 const TYPED: [(&str, Form); 7] = [
     ("LastModified", Form::Date),
     ("RestoreExpiryDate", Form::Date),
@@ -111,7 +110,7 @@ enum Form {
 }
 
 impl Form {
-    /// Returns a text as the SDK parses it, or `None` if it has no such meaning.
+    /// Returns a text in the format that the SDK parses, or `None` if it has no such form.
     fn of(self, text: &str) -> Option<Cow<'_, str>> {
         let text = text.trim();
         match self {
@@ -130,8 +129,8 @@ impl Form {
     }
 }
 
-/// Rewrites the elements whose text has another form than the SDK expects, and removes those whose text has no meaning.
-/// Only whether other pages follow is never removed.
+/// Rewrites the elements whose text has another format than the SDK expects, and removes those whose text is invalid.
+/// The element that states whether other pages follow is never removed.
 fn typed(text: Cow<'_, str>) -> Cow<'_, str> {
     let mut out = String::new();
     let mut copied = 0;

@@ -93,7 +93,7 @@ type Opening = (ObjectInfo, Range<u64>, Option<Response<ByteStream>>);
 impl Store for S3Store {
     fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
         async move {
-            // Counted from here on, so that many readers that start at once see one another.
+            // Counted from here on, so that many simultaneous readers take one another into account.
             let member = self.budget.crowd().enter();
             let opening = match (span, self.response_end(span)) {
                 (Span { start: 0, .. }, None) => self.open_whole(key, pin).await?,
@@ -179,7 +179,7 @@ impl S3Store {
         Ok((answer.object, answer.range, Some(response)))
     }
 
-    /// Checks that the object exists, although nothing is read.
+    /// Checks that the object exists, although no bytes are read.
     async fn open_empty(&self, key: &Key, pin: &Pin, span: Span) -> Result<Opening, Error> {
         let object = self.describe(key, pin).await?;
         let range = resolve(span, &object)?;
@@ -215,8 +215,8 @@ impl S3Store {
         }
     }
 
-    /// Makes two requests at once: the range, and a HEAD for the checksum, which a ranged request can't include. Returns
-    /// `None` if their answers were of different versions each time.
+    /// Sends two requests at once: one for the range, and a HEAD for the checksum, which a ranged request can't return.
+    /// Returns `None` if their answers described different versions each time.
     async fn range_and_checksum<F>(
         &self,
         what: &About,
@@ -228,14 +228,14 @@ impl S3Store {
         F: Future<Output = Result<Answer, Failure>>,
     {
         let head = |client: Arc<_>| async move { self.bucket.head(&client, key, pin).await };
-        // The failure of the GET is preferred, because only that has a reason.
+        // The GET's failure is preferred, because only it has a reason.
         let described = async || Ok(self.bucket.retry(what, head).await);
 
         for _ in 0..REPLACED_MAX {
             let (answer, described) = try_join(self.bucket.retry(what, &range), described()).await?;
             match described {
                 Ok(object) if is_same(&answer.object, &object) => return Ok(Some(Answer { object, ..answer })),
-                // Replaced between the two. Without a pin, the newer version is as good.
+                // The object was replaced between the two requests. Without a pin, the newer version is equally valid.
                 Ok(_) => {}
                 // A policy may permit only GET, or a server may not know HEAD. Then only the checksum is missing.
                 Err(Failure { error: Error::Denied(_) | Error::Invalid(_), .. }) => return Ok(Some(answer)),

@@ -140,7 +140,7 @@ fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<Object
     Ok(object)
 }
 
-/// Returns an `ETag` with the quotes that HTTP requires. Some servers leave them out in some of their answers, and a shell
+/// Returns an `ETag` with the quotes that HTTP requires. Some servers omit them in some of their answers, and a shell
 /// removes them from an option.
 pub(super) fn quoted(etag: &str) -> String {
     let is_quoted = etag.len() > 1 && etag.starts_with('"') && etag.ends_with('"');

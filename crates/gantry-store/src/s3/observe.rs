@@ -8,10 +8,10 @@ use tracing::{Instrument, Span, info_span};
 use super::failure::Failure;
 use crate::Observe;
 
-/// The operation that does not belong to a consumer's request.
+/// The operation that is not part of a consumer's request.
 pub(super) const PROBE: &str = "probe";
 
-/// Makes one request, counts it, and records it as a span.
+/// Sends one request, counts it, and records it as a span.
 pub(super) async fn observed<T>(
     observer: &dyn Observe,
     operation: &'static str,

@@ -37,7 +37,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Makes the options for a bucket of AWS, with the default credential chain and limits.
+    /// Creates the options for a bucket of AWS, with the default credential chain and limits.
     #[must_use]
     pub fn new(bucket: impl Into<String>) -> Self {
         Self {

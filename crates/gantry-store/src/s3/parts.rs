@@ -137,7 +137,7 @@ pub(super) async fn learn(parts: &Arc<Parts>, bucket: &Arc<Bucket>, object: &mut
 
     let (parts, bucket, asked) = (Arc::clone(parts), Arc::clone(bucket), object.clone());
     let lookup = parts.lookup(object);
-    // A task of its own: a consumer that leaves at once must not cause the same requests again.
+    // A separate task: a consumer that leaves at once must not cause the same requests again.
     let task = tokio::spawn(
         async move { lookup.get_or_init(|| look_up(&parts, &bucket, &asked)).await.clone() }.in_current_span(),
     );

@@ -1,29 +1,29 @@
-//! Where a page of a listing begins, and how its token says so.
+//! The start of a page of a listing, and its token.
 //!
-//! S3 names the next page by a token of its own. Some servers ignore `max-keys`, some leave the token out, and a message
-//! may hold less than a page. In these cases the next page begins after a name, which S3 calls `start-after`.
+//! S3 identifies the next page by a token of its own. Some servers ignore `max-keys`, some omit the token, and a
+//! message may hold less than a page. In these cases the next page begins after a name, which S3 calls `start-after`.
 
-/// Marks a token that holds a name.
+/// Marks a token that contains a name.
 const AFTER: &str = "gantry-after:";
 
-/// Marks a token of S3 that begins like one of ours.
+/// Marks a token of S3 that starts like one of Gantry's.
 const TOKEN: &str = "gantry-token:";
 
-/// What all tokens of ours begin with.
+/// The start of all of Gantry's tokens.
 const OURS: &str = "gantry-";
 
-/// By how much a mark lengthens a token of S3, in bytes.
+/// The number of bytes by which a mark lengthens a token of S3.
 pub(super) const MARK_BYTES: usize = TOKEN.len();
 
-/// Sorts after every character that a key may go on with.
+/// Sorts after every character that can follow in a key.
 const LAST: char = char::MAX;
 
-/// Where a page begins.
+/// The start of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Position {
     /// At the first name.
     Start,
-    /// Where S3's own token says.
+    /// At S3's own token.
     Token(String),
     /// After this name, without the store's prefix.
     After(String),
@@ -57,7 +57,7 @@ impl Position {
         }
     }
 
-    /// Returns the name after which the page begins, if that is how it is named.
+    /// Returns the name after which the page begins, if the position is a name.
     pub(super) fn after(&self) -> Option<&str> {
         match self {
             Self::After(name) => Some(name),
@@ -67,7 +67,7 @@ impl Position {
 
     /// Returns the value of `start-after` below the store's prefix.
     ///
-    /// `is_folded` says that the name stands for all keys that begin with it. They must not come again.
+    /// `is_folded` means that the name stands for all keys that begin with it. They must not be listed again.
     pub(super) fn start_after(&self, store_prefix: &str, is_folded: bool) -> Option<String> {
         let name = self.after()?;
         let mut start_after = format!("{store_prefix}{name}");
@@ -99,12 +99,12 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_s3_stays_as_it_is_unless_it_looks_like_ours() {
+    fn a_token_of_s3_is_unchanged_unless_it_looks_like_one_of_gantrys() {
         assert_eq!(Position::Token("1ueGcxLPRx1Tr".to_owned()).into_token().as_deref(), Some("1ueGcxLPRx1Tr"));
     }
 
     #[test]
-    fn no_key_below_a_folded_name_comes_again() {
+    fn no_key_below_a_folded_name_is_listed_again() {
         let position = Position::After("a/".to_owned());
 
         let start_after = position.start_after("store/", true).unwrap();

@@ -28,7 +28,7 @@ pub(super) struct Answer {
     pub(super) body: ByteStream,
 }
 
-/// Which bytes of an object are requested.
+/// The requested part of an object.
 #[derive(Clone, Copy, Debug)]
 enum Part {
     /// All, and the checksum that is stored with the object.
@@ -173,7 +173,7 @@ impl Bucket {
         Ok(Answer { object, range, body: output.body })
     }
 
-    /// Checks that the body of an answer is what is stored, and returns the object's description if it had to be
+    /// Checks that the body of an answer is the stored one, and returns the object's description if it had to be
     /// requested. The answer itself is sufficient if it states the object's size and is not compressed.
     async fn confirmed(
         &self,
@@ -239,7 +239,7 @@ impl Bucket {
     ) -> Result<Described, Failure> {
         let (mut output, mut witness) = self.send_head(client, key, pin, version, Accepted::Identity).await?;
 
-        // A server that decompresses the object describes what it would send.
+        // A server that decompresses the object describes the decompressed form.
         let is_changed = witness.is_stored_gzip().is_some_and(|stored| stored != is_gzip(output.content_encoding()));
         if is_changed || output.content_length().is_none() {
             (output, witness) = self.send_head(client, key, pin, version, Accepted::Gzip).await?;
@@ -281,7 +281,7 @@ impl Bucket {
         observed(self.observer(), "head", asked).await
     }
 
-    /// Requests an object's description, once. If S3 refuses, a GET asks for the reason, which an answer to a HEAD can't
+    /// Requests an object's description once. If S3 refuses, a GET requests the reason, which an answer to a HEAD can't
     /// contain: whether the object, its version or the bucket is missing, or what is wrong with the request.
     pub(super) async fn head_or_reason(&self, client: &Client, key: &Key, pin: &Pin) -> Result<ObjectInfo, Failure> {
         let failure = match self.head(client, key, pin).await {

@@ -1,4 +1,4 @@
-//! Whether requests may name a version.
+//! Decides whether requests may name a version.
 //!
 //! Naming one requires a permission of its own (`s3:GetObjectVersion`). Without it, a request is for the current version,
 //! which must be the wanted one.

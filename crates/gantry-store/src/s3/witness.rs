@@ -1,8 +1,9 @@
 //! Detects answers that do not come from S3.
 //!
 //! A console, a captive portal or a web server at S3's address answers every path with 200, and its page must never be
-//! delivered as an object. S3 and nearly all compatible servers send an `x-amz-` header in each answer. An answer without
-//! one is doubtful if it also looks like a web page. Then a listing decides, which no web page can be.
+//! delivered as an object. S3 and nearly all compatible servers send an `x-amz-` header in each answer. An answer
+//! without one is doubtful if it also looks like a web page. The relay then requests a listing, which no web page can
+//! resemble.
 
 use std::sync::{Arc, OnceLock};
 
@@ -23,7 +24,7 @@ const PAGE_TYPES: [&str; 4] = ["text/html", "application/xhtml+xml", "applicatio
 
 /// States what one request accepts, and examines the head of its answer.
 ///
-/// It is one interceptor for both, because the SDK goes through all of them at each of its twenty hooks.
+/// One interceptor has both tasks, because the SDK calls each interceptor at each of its twenty hooks.
 #[derive(Clone, Debug)]
 pub(super) struct Witness {
     doubts: Arc<OnceLock<bool>>,
@@ -38,7 +39,7 @@ impl Witness {
         Self { doubts: Arc::default(), is_stored_gzip: Arc::default(), asks_for_checksum: false, accepted }
     }
 
-    /// Also asks for the stored checksum. It does so with a header instead of the SDK's parameter, which would make the SDK
+    /// Also requests the stored checksum. It uses a header instead of the SDK's parameter, which would make the SDK
     /// verify the body as well.
     pub(super) fn asking_for_checksum(self, asks_for_checksum: bool) -> Self {
         Self { asks_for_checksum, ..self }

@@ -95,7 +95,7 @@ pub enum WhileCut {
     Lose,
 }
 
-/// Counts of what has happened.
+/// Counts of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Messages published, including those lost in a cut.

@@ -61,7 +61,7 @@ impl MemoryNetwork {
         self.lock().clear_faults();
     }
 
-    /// Returns what has happened so far, so that a test can assert that its faults occurred.
+    /// Returns the counts so far, so that a test can assert that its faults occurred.
     #[must_use]
     pub fn tally(&self) -> Tally {
         self.lock().tally

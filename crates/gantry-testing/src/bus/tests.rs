@@ -187,7 +187,7 @@ async fn cut_client_neither_sends_nor_hears_and_returns_in_a_new_epoch() {
 }
 
 #[tokio::test]
-async fn full_subscription_loses_and_tells() {
+async fn full_subscription_loses_messages_and_reports_it() {
     let network = MemoryNetwork::new(1);
     network.set_subscription_messages(2);
     let bus = network.connect();

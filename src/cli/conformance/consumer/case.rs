@@ -1,4 +1,4 @@
-//! What a case does to a consumer, and what the consumer must do then.
+//! The steps of a case, and the expected reaction of the consumer.
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -52,7 +52,7 @@ pub(super) enum Step {
     Rest,
     /// Sends the next chunk after a change.
     Chunk(fn(&mut Draft)),
-    /// Sends the next chunk in the name of another transfer. Its turn is still to come.
+    /// Sends the next chunk under another transfer's id. The chunk itself is still to be sent.
     ForeignChunk,
     /// Skips a chunk, as if it were lost.
     Lose,
@@ -115,22 +115,22 @@ pub(super) enum Check {
     Cancels,
 }
 
-/// One case: a rule, and a transfer that shows whether a consumer keeps to it.
+/// One case: a rule, and a transfer that shows whether a consumer follows it.
 #[derive(Debug)]
 pub(super) struct Case {
     pub(super) id: &'static str,
     /// The heading in `docs/PROTOCOL.md`.
     pub(super) section: &'static str,
     pub(super) rule: &'static str,
-    /// The least level at which the rule applies.
+    /// The lowest level at which the rule applies.
     pub(super) level: Level,
     pub(super) expect: Expect,
     /// The object.
     pub(super) object: Object,
-    /// What answers the first requests. All further requests are answered correctly.
+    /// The scripts that answer the first requests. All further requests are answered correctly.
     pub(super) scripts: &'static [&'static [Step]],
     pub(super) checks: &'static [Check],
-    /// What the case needs that most don't.
+    /// Special conditions of the case.
     pub(super) stage: Stage,
 }
 
@@ -146,18 +146,18 @@ pub(super) struct Object {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stored {
     Correct,
-    /// That of other bytes.
+    /// The checksum of other bytes.
     Wrong,
-    /// Of two parts.
+    /// The composite checksum of two parts.
     Composite,
-    /// Of two parts with other bytes.
+    /// The composite checksum of two parts with other bytes.
     WrongComposite,
-    /// Not a digest.
+    /// A value that is not a digest.
     Invalid,
     Nothing,
 }
 
-/// The surroundings of a case.
+/// The conditions under which a case runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Normal,
@@ -174,10 +174,10 @@ pub(super) const CHUNK: usize = 20_000;
 /// The number of bytes of the first chunk, which differs from the others.
 pub(super) const FIRST_CHUNK: usize = CHUNK / 3;
 
-/// What most cases serve.
+/// The object that most cases serve.
 pub(super) const OBJECT: Object = Object { key: "object.bin", size: SIZE, checksum: Stored::Correct };
 
-/// A case in which everything is correct, from which others differ.
+/// A case without any fault. The others are variations of it.
 pub(super) const CORRECT: Case = Case {
     id: "",
     section: "",

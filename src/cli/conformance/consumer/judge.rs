@@ -1,4 +1,4 @@
-//! Whether a consumer has kept to the rules: how it ended, its file, and what it sent.
+//! Decides whether a consumer has followed the rules, by its exit code, its file and its messages.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::case::{Check, Expect, Level};
 use super::process::Ended;
 use super::scene::{Controlled, ETAG, Heard, IDLE, Scene, VERSION_ID};
 
-/// How much later than it should a message may arrive.
+/// The tolerance for a message that is later than expected.
 const SLACK: Duration = Duration::from_millis(250);
 
 /// Returns every rule that was broken.
@@ -158,7 +158,7 @@ fn spacing(heard: &Heard) -> Option<String> {
     let last = heard.requests.last()?.at;
     let pauses = u32::try_from(heard.requests.len()).unwrap_or(u32::MAX).saturating_sub(2);
 
-    // Even with the shortest jitter, doubling adds up to more than this.
+    // Even with the shortest jitter, the doubled pauses add up to more than this.
     let least = Duration::from_millis(50) * pauses * pauses.max(1) / 2;
     let took = last - first;
     (took < least).then(|| format!("sent {pauses} requests without progress within {} ms", took.as_millis()))

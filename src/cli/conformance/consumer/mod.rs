@@ -55,7 +55,7 @@ pub(super) struct Consumer {
     command: Vec<String>,
 }
 
-/// What all cases share.
+/// The state that all cases share.
 struct Bench {
     bus: Arc<dyn Bus>,
     prefix: Prefix,

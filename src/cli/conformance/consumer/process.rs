@@ -10,18 +10,18 @@ use tokio::time::timeout;
 /// The longest excerpt of what a consumer printed, in characters.
 const EXCERPT_MAX: usize = 300;
 
-/// How a consumer ended.
+/// The end of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// With this exit code, or by a signal.
+    /// It ended with this exit code, or by a signal.
     Exited { code: Option<i32>, printed: String },
-    /// It still ran after the longest time.
+    /// It was still running at the time limit.
     TimedOut,
     /// It could not be started.
     NotStarted(String),
 }
 
-/// What replaces the placeholders of a command.
+/// The values of a command's placeholders.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Names<'a> {
     pub(super) url: &'a str,
@@ -30,7 +30,7 @@ pub(super) struct Names<'a> {
     pub(super) file: &'a Path,
 }
 
-/// Runs a command until it ends, `patience` at most, and kills it then.
+/// Runs a command until it ends. After `patience` it is killed.
 ///
 /// # Cancel safety
 /// The process is killed if the future is dropped.

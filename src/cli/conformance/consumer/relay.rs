@@ -1,4 +1,4 @@
-//! The scripted relay: hears the consumer, and answers each request with the next script.
+//! The scripted relay: receives the consumer's messages, and answers each request with the next script.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) struct Relay {
     controls: Option<Subscription>,
     reports: Subscription,
     trap: Subscription,
-    /// Control messages for instances that are not a token.
+    /// Control messages with instances that are not a token.
     odd_controls: Subscription,
 }
 
@@ -60,7 +60,7 @@ impl Relay {
 
         loop {
             tokio::select! {
-                // Each branch handles what it has received, so that nothing is lost when another one is ready.
+                // Each branch handles what it has received, so nothing is lost when another one is ready.
                 request = next(&mut self.requests) => {
                     let Some(requested) = scene.take_request(&request) else { continue };
                     self.prepare(&requested).await?;
@@ -86,7 +86,7 @@ impl Relay {
         }
     }
 
-    /// Comes back to life if the relay had died, and shows whether the consumer still listens for previous answers.
+    /// Revives the relay if it had died, and finds out whether the consumer still listens for previous answers.
     async fn prepare(&mut self, requested: &Requested) -> Result<(), bus::Error> {
         if self.controls.is_none() {
             self.controls = Some(self.scene.controls().await?);
@@ -112,7 +112,7 @@ async fn answer(scene: Arc<Scene>, requested: Requested, steps: &[Step]) {
 
     let is_over = tokio::select! {
         () = transfer.play(steps) => true,
-        // The scene outlives this future, and with it the sender.
+        // The scene, which holds the sender, outlives this future.
         gone = heard.wait_for(|heard| heard.gone.contains(&id)) => gone.is_err(),
         () = scene.ended.cancelled() => false,
     };

@@ -1,4 +1,4 @@
-//! The relay's place in a case: its subjects, its object, and everything that it has heard from the consumer.
+//! The state of a case: its subjects, its object, and everything that the relay has received from the consumer.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(super) const BEAT: Duration = Duration::from_millis(200);
 /// How long the relay waits for a control message.
 pub(super) const IDLE: Duration = Duration::from_secs(1);
 
-/// How far credit may exceed what is sent: three chunks, so that credit matters to small objects.
+/// How far credit may exceed the sent bytes: three chunks, so that credit matters for small objects.
 pub(super) const WINDOW_MAX: u64 = 60_000;
 
 /// The version of the object.
@@ -36,13 +36,13 @@ pub(super) const VERSION_ID: &str = "version-1";
 #[derive(Clone, Debug)]
 pub(super) struct Requested {
     pub(super) at: Instant,
-    /// The transfer that answers it.
+    /// The transfer that answers the request.
     pub(super) transfer: TransferId,
     pub(super) inbox: String,
     pub(super) request: GetRequest,
-    /// The contiguous bytes that the consumer had received by then.
+    /// The contiguous bytes that the consumer had received by that time.
     pub(super) delivered: u64,
-    /// Whether an acceptance had told it the version.
+    /// Whether an acceptance had stated the version by that time.
     pub(super) is_pinned: bool,
 }
 
@@ -55,21 +55,21 @@ pub(super) struct Controlled {
     pub(super) control: Control,
 }
 
-/// Everything that the relay has heard.
+/// Everything that the relay has received.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
     pub(super) requests: Vec<Requested>,
     pub(super) controls: Vec<Controlled>,
-    /// The inboxes to which nobody listens any more.
+    /// The transfers whose inboxes have no listener any more.
     pub(super) gone: BTreeSet<TransferId>,
-    /// Rules that were broken, as they were noticed.
+    /// Broken rules, in the order in which they were detected.
     pub(super) problems: Vec<String>,
-    /// The contiguous bytes that were sent without a fault.
+    /// The number of contiguous bytes that were sent without a fault.
     pub(super) delivered: u64,
     pub(super) is_pinned: bool,
 }
 
-/// The place of one case.
+/// The state of one case.
 #[derive(Debug)]
 pub(super) struct Scene {
     pub(super) case: &'static Case,
@@ -235,7 +235,7 @@ impl Scene {
         }
     }
 
-    /// Returns the checksum of two parts, of which the last one differs from the object by this number.
+    /// Returns the composite checksum of two parts. `difference` changes the digest of the second part.
     fn composite(&self, difference: u64) -> Value {
         let (first, second) = self.bytes.split_at(self.bytes.len() / 2);
         let digests = [chunk::crc(first), chunk::crc(second) ^ difference].map(u64::to_be_bytes).concat();
@@ -245,7 +245,7 @@ impl Scene {
     }
 }
 
-/// Returns bytes that differ at every offset that a faulty consumer could confuse.
+/// Returns bytes that differ at all offsets that a faulty consumer could confuse.
 fn pattern(len: usize) -> Bytes {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let byte = || {

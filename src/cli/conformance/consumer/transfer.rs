@@ -1,4 +1,4 @@
-//! One scripted transfer: sends what the steps say.
+//! One scripted transfer: carries out the steps of a script.
 
 use std::sync::Arc;
 
@@ -27,9 +27,9 @@ pub(super) struct Transfer {
     is_correct: bool,
     /// The highest credit so far.
     credit: u64,
-    /// How many control messages were handled.
+    /// The number of control messages that were handled.
     handled_controls: usize,
-    /// How many control messages count as lost, from the first one.
+    /// The number of control messages, from the first one, that count as lost.
     lost_controls: usize,
     previous: Option<Draft>,
 }
@@ -123,7 +123,7 @@ impl Transfer {
         }
         let correct = body.clone();
         change(&mut body);
-        // A text is the name of the subject that the consumer must not publish to.
+        // The text stands for the subject that the consumer must not publish to.
         if body["control"] == "trap" {
             body["control"] = self.scene.trap().into();
         }
@@ -152,7 +152,7 @@ impl Transfer {
         }
     }
 
-    /// Notes how far a consumer may have received, unless something before was wrong.
+    /// Records how many bytes a consumer may have received, unless there was a fault before.
     fn note_delivered(&self) {
         if self.is_correct {
             let offset = self.offset;
@@ -171,7 +171,7 @@ impl Transfer {
         let (seq, offset) = (self.seq, self.offset);
         let mut draft = self.next_chunk(self.end);
         (self.seq, self.offset) = (seq, offset);
-        // Other bytes, and correct in every other way.
+        // The bytes are wrong, and everything else is correct.
         draft.payload.iter_mut().for_each(|byte| *byte = !*byte);
         draft.set(message::CRC, format!("{:016x}", chunk::crc(&draft.payload)));
         self.send_as(draft, ANOTHER).await;
@@ -275,7 +275,7 @@ impl Transfer {
         }
     }
 
-    /// Waits until there is credit for a byte. Returns the credit. Beats at once and then once per interval.
+    /// Waits until there is credit for a byte. Returns the credit. Sends a beat at once, and then one per interval.
     async fn await_credit(&mut self) -> u64 {
         let mut heard = self.scene.heard.subscribe();
         let mut beat_at = Instant::now();
@@ -289,7 +289,7 @@ impl Transfer {
                 self.beat("credit", |_| {}).await;
                 beat_at = Instant::now() + BEAT;
             }
-            // A timeout is the time for the next beat.
+            // If this times out, the next beat is due.
             drop(timeout_at(beat_at, heard.changed()).await.map(|changed| changed.is_ok()));
         }
     }
@@ -306,8 +306,8 @@ impl Transfer {
         }
     }
 
-    /// Raises the credit as the consumer's new control messages say. The excess past the window is forgotten, so that the
-    /// consumer must state it again.
+    /// Raises the credit according to the consumer's new control messages. Credit past the window is discarded, so that
+    /// the consumer must give it again.
     fn handle_controls(&mut self, heard: &Heard) {
         let of_this = heard.controls.iter().filter(|control| control.transfer == Some(self.id));
         let skipped = self.handled_controls.max(self.lost_controls);
@@ -332,7 +332,7 @@ impl Transfer {
         (CHUNK as u64).min(self.requested.request.chunk_max.unwrap_or(u64::MAX).max(1024))
     }
 
-    /// Takes the next chunk, which ends at `credit` at the latest.
+    /// Returns the next chunk, which ends at `credit` or earlier.
     fn next_chunk(&mut self, credit: u64) -> Draft {
         let most = if self.seq == 0 { FIRST_CHUNK as u64 } else { self.chunk_max() };
         let end = (self.offset + most.min(self.chunk_max())).min(credit).min(self.end);
@@ -371,7 +371,7 @@ impl Transfer {
 }
 
 impl Step {
-    /// Returns whether chunks that follow no longer continue what the consumer has.
+    /// Returns whether later chunks no longer continue the bytes that the consumer has.
     const fn is_fault(self) -> bool {
         match self {
             Self::AcceptAsAnother

@@ -1,4 +1,4 @@
-//! What all cases of a relay share: the connection, the object, and how a broken rule is reported.
+//! The state that all cases of a relay share: the connection, the object, and how a broken rule is reported.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tokio::time::timeout;
 
 use super::super::super::address::ObjectAddress;
 
-/// How long an answer may take.
+/// The time limit for an answer.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long the scripted consumer waits before it concludes that nothing is sent.
+/// How long the scripted consumer waits before it concludes that the relay sends nothing.
 pub(super) const NOTHING_WITHIN: Duration = Duration::from_millis(700);
 
 /// The smallest object that all cases can work with, in bytes.
@@ -39,7 +39,7 @@ pub(super) enum Broken {
 /// The result of a case.
 pub(super) type Outcome<T = ()> = Result<T, Broken>;
 
-/// One case: a rule, and a conversation that shows whether a relay keeps to it.
+/// One case: a rule, and a conversation that shows whether a relay follows it.
 pub(super) struct Case {
     pub(super) id: &'static str,
     /// The heading in `docs/PROTOCOL.md`.
@@ -48,7 +48,7 @@ pub(super) struct Case {
     pub(super) run: for<'a> fn(&'a Bench) -> LocalBoxFuture<'a, Outcome>,
 }
 
-/// What all cases share.
+/// The state that all cases share.
 pub(super) struct Bench {
     pub(super) bus: Arc<dyn Bus>,
     pub(super) prefix: Prefix,
@@ -57,7 +57,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Asks the relay for the object.
+    /// Requests a description of the object from the relay.
     pub(super) async fn start(bus: Arc<dyn Bus>, prefix: Prefix, address: &ObjectAddress) -> Outcome<Self> {
         let subject = prefix.request(Operation::Stat, &address.store);
         let body = json!({"key": address.key}).to_string();

@@ -41,7 +41,7 @@ impl Relay {
             .await
             .map_err(|broken| Failure::new(Exit::GaveUp, broken.to_string()).about(self.address.to_string()))?;
 
-        // One after the other, so that no case disturbs another one's timing.
+        // Sequentially, so that no case affects another one's timing.
         let mut rows = Vec::new();
         for case in cases {
             rows.push(judge(&bench, case).await);

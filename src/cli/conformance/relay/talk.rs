@@ -1,4 +1,4 @@
-//! A scripted consumer's conversation with a relay: one delivery subject and what arrives there.
+//! A scripted consumer's conversation with a relay: one delivery subject and the messages that arrive there.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(super) struct Talk<'a> {
     bench: &'a Bench,
     pub(super) inbox: String,
     messages: Subscription,
-    /// What the relay must repeat on every message.
+    /// The context that the relay must repeat on every message.
     context: Option<String>,
     pub(super) transfer: Option<TransferId>,
 }

@@ -1,11 +1,11 @@
-//! What others may have put in the place of a target, its part file or its record.
+//! Files that other users may have put in place of a target, its part file or its record.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown, symlink};
 use std::os::unix::net::UnixListener;
 
 use super::*;
 
-/// A user that is not us: `nobody`, on most systems.
+/// Another user's id: `nobody` on most systems.
 const OTHER: u32 = 65_534;
 
 fn is_root() -> bool {
@@ -31,9 +31,9 @@ fn fifo(path: &Path) {
     rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
 }
 
-/// D2: a FIFO in place of the sidecar blocked for ever.
+/// A FIFO in place of the sidecar once blocked forever.
 #[test]
-fn what_is_no_file_in_the_place_of_a_part_file_or_record_is_refused() {
+fn a_special_file_in_place_of_a_part_file_or_record_is_refused() {
     let make: [fn(&Path); 5] = [
         |path| fs::create_dir(path).unwrap(),
         fifo,
@@ -59,7 +59,7 @@ fn what_is_no_file_in_the_place_of_a_part_file_or_record_is_refused() {
 }
 
 #[test]
-fn a_folder_in_the_place_of_the_scratch_file_is_refused_and_anything_else_is_replaced() {
+fn a_folder_in_place_of_the_scratch_file_is_refused_and_anything_else_is_replaced() {
     let scene = Scene::new();
     fs::create_dir(scene.beside(".json.new")).unwrap();
     let error = scene.try_open().unwrap_err();
@@ -71,9 +71,9 @@ fn a_folder_in_the_place_of_the_scratch_file_is_refused_and_anything_else_is_rep
     scene.assert_done();
 }
 
-/// A hard link let `cut` truncate someone else's file.
+/// Truncating a part file with a second hard link once truncated another user's file.
 #[test]
-fn a_part_file_or_record_with_another_name_is_refused() {
+fn a_part_file_or_record_with_a_second_hard_link_is_refused() {
     for suffix in ["", ".json"] {
         let scene = Scene::new();
         scene.interrupt(10, 20);
@@ -88,7 +88,7 @@ fn a_part_file_or_record_with_another_name_is_refused() {
     }
 }
 
-/// Whoever opened it while that was allowed can still write to it.
+/// A process that opened it while that was allowed can still write to it.
 #[test]
 fn a_part_file_that_others_may_write_is_replaced_by_another_file() {
     for mode in [0o666, 0o660, 0o622] {
@@ -109,7 +109,7 @@ fn a_part_file_that_others_may_write_is_replaced_by_another_file() {
 }
 
 #[test]
-fn a_record_that_others_may_write_is_not_believed() {
+fn a_record_that_others_may_write_is_ignored() {
     let scene = Scene::new();
     scene.interrupt(10, 20);
     chmod(&scene.beside(".json"), 0o666);
@@ -128,8 +128,8 @@ fn part_file_and_record_are_private() {
     }
 }
 
-/// D2: another user's part file became the final file, and stayed that user's. Without root, no file can be given to
-/// another user: then the decision alone is tested, in `trust`.
+/// Another user's part file once became the final file and still belonged to that user. Without root, a file can't be
+/// given to another user; the unit tests in `trust` cover the decision alone.
 #[test]
 fn a_part_file_or_record_of_another_user_is_refused() {
     for (suffix, mode) in [("", 0o666), ("", 0o600), (".json", 0o666), (".json", 0o644)] {
@@ -176,7 +176,7 @@ fn another_users_file_does_not_make_its_replacement_writable() {
     }
 }
 
-/// S4: the kernel refuses to follow such a link, if `protected_symlinks` is on; we followed it by hand.
+/// The kernel refuses to follow such a link if `protected_symlinks` is on. The client once followed it by hand.
 #[test]
 fn a_link_of_another_user_in_a_folder_open_to_all_is_not_followed() {
     let scene = Scene::new();
@@ -202,7 +202,7 @@ fn a_link_of_another_user_in_a_folder_open_to_all_is_not_followed() {
             assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 
             chmod(&shared, 0o755);
-            assert!(matches!(destination(&link), Ok(Destination::File(_))), "nobody else can make links there");
+            assert!(matches!(destination(&link), Ok(Destination::File(_))), "only the owner can create links there");
             chmod(&shared, 0o1777);
         }
         fs::remove_file(&link).unwrap();
@@ -210,7 +210,7 @@ fn a_link_of_another_user_in_a_folder_open_to_all_is_not_followed() {
     }
 }
 
-/// The kernel follows a link before a slash itself, so that the link was not looked at.
+/// The kernel itself follows a link before a slash, so the link was once not checked.
 #[test]
 fn a_link_with_a_slash_after_it_is_held_to_the_same_rule() {
     let scene = Scene::new();
@@ -220,7 +220,7 @@ fn a_link_with_a_slash_after_it_is_held_to_the_same_rule() {
     fs::create_dir(&private).unwrap();
     let link = shared.join("link");
     symlink(&private, &link).unwrap();
-    // Also where the slash is in what another link leads to.
+    // The slash may also be in the target of another link.
     let indirect = scene.folder.path().join("indirect");
     symlink("shared/link/", &indirect).unwrap();
     let targets = [link.join(""), shared.join("link//"), indirect];
@@ -239,7 +239,7 @@ fn a_link_with_a_slash_after_it_is_held_to_the_same_rule() {
 }
 
 #[test]
-fn what_has_a_slash_after_it_is_a_folder_or_nothing() {
+fn a_path_with_a_final_slash_is_a_folder_or_missing() {
     let scene = Scene::new();
     let folder = scene.folder.path();
     fs::write(folder.join("file"), "").unwrap();
@@ -278,10 +278,10 @@ fn devices_and_fifos_are_special_and_files_are_not() {
     assert!(matches!(destination(folder), Err(Error::NotAFile(_))));
 }
 
-/// D3: such a path was followed to the open file, which was then replaced.
+/// Such a path was once followed to the open file, which was then replaced.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_path_that_names_a_descriptor_is_no_file() {
+fn a_path_that_names_a_descriptor_is_not_a_file() {
     let scene = Scene::new();
     let link = scene.folder.path().join("link");
     symlink("/dev/stdout", &link).unwrap();
@@ -304,7 +304,7 @@ fn a_path_that_names_a_descriptor_is_no_file() {
         let error = PartFile::open_with(Path::new(&path), scene.wanted(), true, policy(), &RUN_ON).unwrap_err();
         assert!(matches!(error, Error::NotAFile(_)), "{path}: {error:?}");
     }
-    // The kernel knows one spelling of each number.
+    // The kernel accepts only one spelling of each number.
     for path in [
         "/dev/fd/99999",
         "/dev/fd/01",

@@ -18,12 +18,12 @@ use super::*;
 use crate::verify::{Mismatch, Proof};
 use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, PartRun};
 
-/// What nobody sets: reads what is there to its end.
+/// Is never set, so that kept bytes are read to their end.
 static RUN_ON: AtomicBool = AtomicBool::new(false);
 
 const BOOT: &str = "boot one";
 
-/// A folder of its own, and an object to fetch into it.
+/// A temporary folder, and an object to download into it.
 struct Scene {
     folder: TempDir,
     target: PathBuf,
@@ -66,7 +66,7 @@ impl Scene {
         self.open().begin(&self.object, self.range(), 0, &RUN_ON).unwrap()
     }
 
-    /// Leaves `len` bytes behind as a killed process would, the first `durable` of them under a checkpoint.
+    /// Leaves `len` bytes as a killed process would. A checkpoint covers the first `durable` of them.
     fn interrupt(&self, durable: usize, len: usize) {
         let mut part = self.fresh();
         part.write(&self.bytes[..durable]).unwrap();
@@ -77,7 +77,7 @@ impl Scene {
         }
     }
 
-    /// Opens the part file for what a test does to it behind its owner's back.
+    /// Opens the part file without its lock, so that a test can damage it.
     fn part(&self) -> fs::File {
         fs::OpenOptions::new().read(true).write(true).open(self.folder.path().join(".object.bin.gantry-part")).unwrap()
     }
@@ -86,7 +86,7 @@ impl Scene {
         self.folder.path().join(".object.bin.gantry-part.json")
     }
 
-    /// What the last checkpoint covers, if there is a sidecar.
+    /// Returns the length that the last checkpoint covers, if there is a sidecar.
     fn durable(&self) -> Option<u64> {
         let Held { mut claim, ours } = Claim::acquire(&self.target).unwrap();
         claim.keep = true;
@@ -94,7 +94,7 @@ impl Scene {
         Some(found.marks.durable().last().map_or(0, |mark| mark.len))
     }
 
-    /// Goes on from where the download is, or afresh, and proves it.
+    /// Resumes the download, or starts it from the beginning, and commits it.
     fn finish(&self, part: PartFile) -> Result<Proof, Error> {
         let from = part.resume_point().map_or(0, |point| point.proved);
         let mut part = part.begin(&self.object, self.range(), from, &RUN_ON)?;
@@ -117,7 +117,7 @@ impl Scene {
     }
 }
 
-/// No mark but the ones that a test asks for.
+/// A policy that never makes a mark by itself. Tests set the limits that they need.
 fn policy() -> Policy {
     Policy {
         boot: Some(BOOT.to_owned()),
@@ -132,7 +132,7 @@ fn policy() -> Policy {
 const PROVED: Proof = Proof::FullObject { algorithm: ChecksumAlgorithm::Crc64Nvme };
 
 #[test]
-fn a_new_file_appears_when_it_is_proved() {
+fn a_new_file_appears_once_it_is_verified() {
     let scene = Scene::new();
     let mut part = scene.fresh();
     for chunk in scene.bytes.chunks(7_001) {
@@ -147,7 +147,7 @@ fn a_new_file_appears_when_it_is_proved() {
 }
 
 #[test]
-fn an_interrupted_download_goes_on_where_it_was() {
+fn an_interrupted_download_resumes_where_it_stopped() {
     let scene = Scene::new();
     let mut part = scene.fresh();
     part.write(&scene.bytes[..60_000]).unwrap();
@@ -178,7 +178,7 @@ fn an_empty_object_is_an_empty_file() {
 }
 
 #[test]
-fn a_range_is_proved_by_transport_only() {
+fn a_range_is_verified_in_transport_only() {
     let scene = Scene::new();
     let wanted = scene.wanted().range(100..200);
     let open = || PartFile::open_with(&scene.target, wanted.clone(), true, policy(), &RUN_ON).unwrap();
@@ -197,7 +197,7 @@ fn a_range_is_proved_by_transport_only() {
 }
 
 #[test]
-fn nothing_stays_where_nothing_was_written() {
+fn nothing_is_left_if_nothing_was_written() {
     let scene = Scene::new();
     drop(scene.open());
     assert_eq!(scene.files(), [""; 0]);
@@ -232,7 +232,7 @@ fn a_download_that_never_began_leaves_an_earlier_one_resumable() {
 }
 
 #[test]
-fn a_copy_of_the_descriptor_in_a_forked_process_keeps_no_lock() {
+fn a_copy_of_the_descriptor_in_a_forked_process_holds_no_lock() {
     let scene = Scene::new();
     let part = scene.open();
     let copy = part.claim.file.try_clone().unwrap();
@@ -270,7 +270,7 @@ fn bytes_of_anything_else_are_not_resumed() {
 }
 
 #[test]
-fn a_resume_is_pinned_to_a_version_only_if_one_was_asked_for() {
+fn a_resume_is_pinned_to_a_version_only_if_one_was_requested() {
     let mut scene = Scene::new();
     scene.object.version_id = Some("v1".to_owned());
     scene.interrupt(10, 20);
@@ -282,7 +282,7 @@ fn a_resume_is_pinned_to_a_version_only_if_one_was_asked_for() {
 }
 
 #[test]
-fn bytes_of_another_version_or_place_are_not_built_upon() {
+fn bytes_of_another_version_or_offset_are_not_continued() {
     let scene = Scene::new();
     scene.interrupt(10, 20);
     let mut changed = scene.object.clone();
@@ -303,9 +303,9 @@ fn bytes_of_another_version_or_place_are_not_built_upon() {
     assert_eq!(scene.open().resume_point().unwrap().proved, 20);
 }
 
-/// A relay names a composite checksum's parts when it can learn them in time.
+/// A relay states the parts of a composite checksum only if it learns them in time.
 #[test]
-fn parts_that_were_named_to_one_run_only_made_the_part_file_useless_for_good() {
+fn a_checksum_with_new_parts_is_the_same_version_and_one_with_another_value_is_not() {
     let mut scene = Scene::new();
     let checksum = scene.object.checksum.as_mut().unwrap();
     checksum.kind = ChecksumKind::Composite;
@@ -319,9 +319,9 @@ fn parts_that_were_named_to_one_run_only_made_the_part_file_useless_for_good() {
     assert!(!scene.open().resumes(&scene.object, &scene.range(), 20));
 }
 
-/// As a kill between the rename and the removal of the records leaves it.
+/// A kill between the rename and the removal of the records leaves this state.
 #[test]
-fn a_record_without_a_part_file_is_of_no_consequence() {
+fn a_record_without_a_part_file_is_ignored() {
     let scene = Scene::new();
     scene.interrupt(10, 20);
     fs::rename(scene.folder.path().join(".object.bin.gantry-part"), &scene.target).unwrap();
@@ -334,7 +334,7 @@ fn a_record_without_a_part_file_is_of_no_consequence() {
 }
 
 #[test]
-fn reading_what_is_there_could_not_be_stopped() {
+fn reading_kept_bytes_can_be_stopped() {
     let scene = Scene::new();
     scene.interrupt(10, 20);
     let stop = AtomicBool::new(true);
@@ -346,7 +346,7 @@ fn reading_what_is_there_could_not_be_stopped() {
 }
 
 #[test]
-fn a_changed_object_starts_afresh_in_the_same_part_file() {
+fn a_changed_object_starts_from_the_beginning_in_the_same_part_file() {
     let mut scene = Scene::new();
     scene.interrupt(10, 20);
     let part = scene.open();
@@ -368,7 +368,7 @@ fn a_restart_of_the_machine_cuts_back_to_the_checkpoint() {
     let scene = Scene::new();
     for boot in [Some("boot two".to_owned()), None] {
         scene.interrupt(30_000, 60_000);
-        // Bytes past the checkpoint were lost with the power, the length was not.
+        // The power cut lost bytes past the checkpoint, but not the length.
         let mut part = scene.part();
         part.seek(SeekFrom::Start(30_000)).unwrap();
         part.write_all(&[0; 30_000]).unwrap();
@@ -382,8 +382,8 @@ fn a_restart_of_the_machine_cuts_back_to_the_checkpoint() {
     }
 }
 
-/// Had the sidecar kept the old run's identity, bytes of the new run would count as lost; had it taken the new one
-/// without the cut, lost bytes would count as kept.
+/// If the sidecar kept the old boot id, bytes written after the restart would count as lost. If it took the new boot id
+/// without truncating the file, lost bytes would count as kept.
 #[test]
 fn what_is_written_after_a_restart_counts_in_the_new_run() {
     let scene = Scene::new();
@@ -429,7 +429,7 @@ fn checkpoints_follow_the_writing() {
     }
     drop(part);
 
-    // The first is due at 10,000 bytes; how many more there are depends on how long each takes.
+    // The first checkpoint is due at 10,000 bytes. The number of later ones depends on how long each takes.
     let proved = open().resume_point().unwrap().proved;
     assert!((10_000..=50_000).contains(&proved), "{proved}");
     assert_eq!(scene.finish(open()).unwrap(), PROVED);
@@ -448,7 +448,7 @@ fn a_checkpoint_is_due_after_a_while_too() {
 }
 
 #[test]
-fn damage_before_the_checkpoint_is_noticed() {
+fn damage_before_the_checkpoint_is_detected() {
     let scene = Scene::new();
     for at in [0, 29_999] {
         scene.interrupt(30_000, 60_000);
@@ -488,7 +488,7 @@ fn a_part_of_another_length_is_resumed_at_the_last_mark_that_holds() {
 }
 
 #[test]
-fn a_part_without_a_readable_record_is_not_resumed_and_not_left() {
+fn a_part_without_a_readable_record_is_not_resumed_and_is_removed() {
     let scene = Scene::new();
     scene.interrupt(30_000, 60_000);
     let good = fs::read_to_string(scene.sidecar()).unwrap();
@@ -523,7 +523,7 @@ fn a_second_download_to_one_target_is_refused_at_once() {
     scene.assert_done();
 }
 
-/// A lock that is won on a file which was renamed or removed in between protects nothing.
+/// A lock on a file that was renamed or removed before it was locked protects nothing.
 #[test]
 fn a_lock_on_a_file_that_has_moved_does_not_count() {
     let scene = Scene::new();
@@ -579,7 +579,7 @@ fn downloads_that_race_for_one_target_never_mix() {
     scene.assert_done();
 }
 
-/// The records were removed after the rename, when they could already be those of the next download.
+/// The records were once removed after the rename, when they could already belong to the next download.
 #[test]
 fn a_commit_leaves_the_records_of_the_next_download_alone() {
     let scene = Scene::new();
@@ -612,7 +612,7 @@ fn a_commit_leaves_the_records_of_the_next_download_alone() {
 }
 
 #[test]
-fn an_old_file_is_replaced_only_by_a_proved_one() {
+fn an_old_file_is_replaced_only_by_a_verified_one() {
     let scene = Scene::new();
     fs::write(&scene.target, "old").unwrap();
     let mut part = scene.fresh();
@@ -634,9 +634,9 @@ fn an_old_file_is_replaced_only_by_a_proved_one() {
     scene.assert_done();
 }
 
-/// A CRC of the wrong bytes, as if they had been damaged before they were summed.
+/// The recorded CRC is that of the wrong bytes, as if they had been damaged before they were hashed.
 #[test]
-fn damage_that_only_the_stored_checksum_shows_is_not_resumed_twice() {
+fn damage_that_only_the_stored_checksum_detects_is_not_resumed_twice() {
     let scene = Scene::new();
     let mut part = scene.fresh();
     part.write(&[0; 60_000]).unwrap();
@@ -648,7 +648,7 @@ fn damage_that_only_the_stored_checksum_shows_is_not_resumed_twice() {
 }
 
 #[test]
-fn a_part_file_taken_away_is_not_renamed_over_the_target() {
+fn a_removed_part_file_does_not_replace_the_target() {
     let scene = Scene::new();
     let mut part = scene.fresh();
     part.write(&scene.bytes).unwrap();
@@ -675,7 +675,7 @@ fn a_part_file_removed_midway_is_reported_and_leaves_no_record() {
     assert_eq!(scene.files(), [""; 0]);
 }
 
-/// As another download would put it there, if the part file was removed in between.
+/// Another download creates a new part file if the first one was removed meanwhile.
 #[test]
 fn discarding_does_not_remove_the_part_file_of_another_download() {
     let scene = Scene::new();
@@ -706,7 +706,7 @@ fn a_part_file_that_was_changed_meanwhile_is_reported() {
 }
 
 #[test]
-fn a_target_that_can_be_no_file_is_refused() {
+fn a_target_that_can_not_be_a_file_is_refused() {
     let scene = Scene::new();
     let folder = scene.folder.path();
     fs::write(folder.join("file"), "").unwrap();
@@ -725,17 +725,17 @@ fn a_target_that_can_be_no_file_is_refused() {
     assert_eq!(scene.files(), ["file"]);
 }
 
-/// Not even root may make files in sysfs.
+/// Not even root may create files in sysfs.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_folder_that_takes_no_files_is_named() {
+fn an_unwritable_folder_is_named() {
     let scene = Scene::new();
     let error = PartFile::open_with(Path::new("/sys/object"), scene.wanted(), true, policy(), &RUN_ON).unwrap_err();
     assert!(matches!(&error, Error::NotWritable { path, .. } if path.starts_with("/sys")), "{error:?}");
 }
 
 #[test]
-fn what_the_system_says_has_a_meaning() {
+fn system_errors_have_a_variant_each() {
     let of = |kind| Error::io(Path::new("a/b"), io::Error::from(kind));
     assert!(matches!(of(io::ErrorKind::StorageFull), Error::Full { .. }));
     assert!(matches!(of(io::ErrorKind::QuotaExceeded), Error::Full { .. }));
@@ -746,7 +746,7 @@ fn what_the_system_says_has_a_meaning() {
 }
 
 #[test]
-fn a_download_that_another_one_was_in_the_way_of_may_be_repeated() {
+fn a_download_that_another_one_blocked_is_retryable() {
     let scene = Scene::new();
     let running = scene.open();
     let in_use = PartFile::open_with(&scene.target, scene.wanted(), true, policy(), &RUN_ON).unwrap_err();
@@ -756,7 +756,7 @@ fn a_download_that_another_one_was_in_the_way_of_may_be_repeated() {
 }
 
 #[test]
-fn any_name_that_the_file_system_takes_will_do() {
+fn every_name_that_the_file_system_accepts_works() {
     for name in ["n".repeat(255), "n".repeat(234), "n".repeat(233), "\u{1f980}".repeat(63), "a b#?%\u{e9}".to_owned()] {
         let scene = Scene::named(&name);
         scene.interrupt(10, 20);
@@ -767,7 +767,7 @@ fn any_name_that_the_file_system_takes_will_do() {
 }
 
 #[test]
-fn long_names_with_one_beginning_have_part_files_of_their_own() {
+fn long_names_with_a_common_prefix_have_separate_part_files() {
     let scene = Scene::new();
     let target = |end: &str| scene.folder.path().join("n".repeat(250) + end);
     let open = |end: &str| PartFile::open_with(&target(end), scene.wanted(), true, policy(), &RUN_ON);
@@ -802,7 +802,7 @@ mod unix {
         }
     }
 
-    /// It was left with the bits of a new file, readable by all.
+    /// The part file once kept the permission bits of a new file, so that everybody could read it.
     #[test]
     fn a_part_file_that_can_not_be_put_in_place_stays_private() {
         let scene = Scene::new();
@@ -821,7 +821,7 @@ mod unix {
     }
 
     #[test]
-    fn a_new_file_has_the_rights_of_any_new_file() {
+    fn a_new_file_has_the_default_permissions() {
         let scene = Scene::new();
         let plain = scene.folder.path().join("plain");
         fs::write(&plain, "").unwrap();
@@ -830,7 +830,7 @@ mod unix {
     }
 
     #[test]
-    fn a_link_stays_and_what_it_leads_to_is_replaced() {
+    fn a_link_stays_and_its_target_is_replaced() {
         let scene = Scene::new();
         let elsewhere = scene.folder.path().join("elsewhere");
         fs::create_dir(&elsewhere).unwrap();
@@ -855,7 +855,7 @@ mod unix {
     }
 
     #[test]
-    fn a_link_in_the_place_of_a_part_file_is_not_followed() {
+    fn a_link_in_place_of_a_part_file_is_not_followed() {
         let scene = Scene::new();
         let victim = scene.folder.path().join("victim");
         fs::write(&victim, "precious").unwrap();
@@ -873,7 +873,7 @@ mod unix {
     }
 
     #[test]
-    fn a_name_that_is_not_unicode_will_do() {
+    fn a_name_that_is_not_unicode_works() {
         let mut scene = Scene::new();
         scene.target = scene.folder.path().join(OsStr::from_bytes(b"\xff\xfe"));
         scene.interrupt(10, 20);
@@ -883,7 +883,7 @@ mod unix {
     }
 }
 
-/// The folder of the process that [`a_killed_process_loses_no_more_than_a_note_is_late`] kills.
+/// The folder of the process that [`a_killed_process_loses_at_most_the_bytes_since_the_last_note`] kills.
 const VICTIM_FOLDER: &str = "GANTRY_TEST_VICTIM_FOLDER";
 
 const NOTE_BYTES: u64 = 1_000_000;
@@ -891,13 +891,13 @@ const NOTE_BYTES: u64 = 1_000_000;
 fn write_until_killed(folder: &Path) {
     let mut scene = Scene::new();
     scene.target = folder.join("object.bin");
-    // Far more than is written before the kill, and nothing that would have to be kept to compare.
+    // The size is larger than anything that is written before the kill. There is no checksum to compare.
     scene.object.size = u64::MAX >> 1;
     scene.object.checksum = None;
     let policy = Policy { checkpoint_bytes: 3_000_000, note_bytes: NOTE_BYTES, ..policy() };
     let part = PartFile::open_with(&scene.target, scene.wanted(), true, policy, &RUN_ON).unwrap();
     let mut part = part.begin(&scene.object, scene.range(), 0, &RUN_ON).unwrap();
-    // Bounded, should nobody be left to kill it.
+    // The number of rounds is limited in case the parent test dies first.
     for round in 1..=20_000 {
         part.write(&scene.bytes).unwrap();
         if round == 300 {
@@ -906,7 +906,7 @@ fn write_until_killed(folder: &Path) {
     }
 }
 
-/// A process that does not outlive its test.
+/// A child process that is killed when the test ends.
 struct Victim(Child);
 
 impl Drop for Victim {
@@ -917,7 +917,7 @@ impl Drop for Victim {
 }
 
 #[test]
-fn a_killed_process_loses_no_more_than_a_note_is_late() {
+fn a_killed_process_loses_at_most_the_bytes_since_the_last_note() {
     if let Some(folder) = std::env::var_os(VICTIM_FOLDER) {
         return write_until_killed(Path::new(&folder));
     }
@@ -925,7 +925,7 @@ fn a_killed_process_loses_no_more_than_a_note_is_late() {
     scene.object.size = u64::MAX >> 1;
     scene.object.checksum = None;
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", "part::tests::a_killed_process_loses_no_more_than_a_note_is_late"])
+        .args(["--exact", "--nocapture", "part::tests::a_killed_process_loses_at_most_the_bytes_since_the_last_note"])
         .env(VICTIM_FOLDER, scene.folder.path())
         .stdout(Stdio::piped())
         .spawn();
@@ -945,12 +945,12 @@ fn a_killed_process_loses_no_more_than_a_note_is_late() {
     assert!(kept.chunks(scene.bytes.len()).all(|chunk| chunk == &scene.bytes[..chunk.len()]));
 }
 
-/// What happens between two pieces of a download.
+/// What happens between two writes of a download.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Kill,
     Suspend,
-    /// The power fails: what the last checkpoint does not cover is cut off, or zeros at the old length.
+    /// The power fails. The bytes past the last checkpoint are cut off, or become zeros at the old length.
     PowerCut {
         zeros: bool,
     },
@@ -968,7 +968,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Does to the part file what a power cut may do.
+/// Changes the part file as a power cut may do.
 fn cut_power(scene: &Scene, zeros: bool) {
     let Some(durable) = scene.durable() else { return };
     let part = scene.part();
@@ -991,9 +991,9 @@ fn damage(scene: &Scene, at: prop::sample::Index) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Damaged bytes are noticed by the CRCs of the record, so that every run ends proved.
+    /// The CRCs of the record detect damaged bytes, so every run ends with a verified file.
     #[test]
-    fn whatever_happens_the_file_is_whole_or_not_there(
+    fn after_any_fault_the_file_is_complete_or_missing(
         script in prop::collection::vec((1_usize..40_000, event()), 0..8),
         checkpoint_bytes in 1_000_u64..50_000,
     ) {

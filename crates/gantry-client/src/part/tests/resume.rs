@@ -1,9 +1,9 @@
-//! Which of the kept bytes are reused, and what they are held against.
+//! Which of the kept bytes are reused, and which checksum they are verified against.
 
 use super::*;
 use crate::part::trail::Trail;
 
-/// Where the record of such a small description has its heads and its marks.
+/// The positions of the heads and marks in the record of a small description.
 const FIRST_HEAD: Range<usize> = 0..4096;
 const CHECKPOINTS: Range<usize> = FIRST_HEAD.end..3 * 4096;
 const NOTE: Range<usize> = CHECKPOINTS.end..CHECKPOINTS.end + 4096;
@@ -16,7 +16,7 @@ fn with_checksum(scene: &Scene, checksum: Option<Checksum>) -> ObjectInfo {
     object
 }
 
-/// Leaves 60,000 bytes behind that are not the object's, with a record that says they are.
+/// Leaves 60,000 wrong bytes behind, with a record that matches them.
 fn plant(scene: &Scene, recorded: Option<Checksum>) {
     let object = with_checksum(scene, recorded);
     let mut part = scene.open().begin(&object, scene.range(), 0, &RUN_ON).unwrap();
@@ -41,9 +41,9 @@ fn composite(scene: &Scene, parts: Vec<PartRun>) -> Checksum {
     Checksum { algorithm: ChecksumAlgorithm::Sha256, kind: ChecksumKind::Composite, value, parts }
 }
 
-/// D1: the record's checksum was kept, or none, and the stated one ignored.
+/// The stated checksum was once ignored in favour of the recorded one, or of none.
 #[test]
-fn a_checksum_stated_now_is_verified_whatever_the_record_holds() {
+fn a_checksum_stated_now_is_verified_whatever_the_record_contains() {
     let scene = Scene::new();
     let whole = || vec![PartRun { count: 1, size: scene.object.size }];
     let crc = scene.object.checksum.clone().unwrap();
@@ -82,7 +82,7 @@ fn a_checksum_stated_now_is_verified_whatever_the_record_holds() {
 }
 
 #[test]
-fn a_recorded_checksum_still_holds_when_none_that_can_be_checked_is_stated() {
+fn a_recorded_checksum_remains_valid_if_no_usable_one_is_stated() {
     let scene = Scene::new();
     for stated in [None, Some(composite(&scene, Vec::new()))] {
         plant(&scene, scene.object.checksum.clone());
@@ -97,7 +97,7 @@ fn a_recorded_checksum_still_holds_when_none_that_can_be_checked_is_stated() {
 }
 
 #[test]
-fn a_checksum_that_contradicts_the_record_starts_afresh() {
+fn a_checksum_that_contradicts_the_record_restarts_the_download() {
     let scene = Scene::new();
     plant(&scene, Some(sha256(&scene)));
     let other = Checksum { value: STANDARD.encode([7; 32]), ..sha256(&scene) };
@@ -114,7 +114,7 @@ fn reading_again_for_another_checksum_can_be_stopped() {
     assert_eq!(scene.open().resume_point().unwrap().proved, 60_000);
 }
 
-/// D4: what came after the last checkpoint was taken by its length alone.
+/// Bytes past the last checkpoint were once reused by their length alone.
 #[test]
 fn bytes_that_were_never_recorded_are_fetched_again() {
     let mut scene = Scene::new();
@@ -125,7 +125,7 @@ fn bytes_that_were_never_recorded_are_fetched_again() {
     for (noted, proved) in [(0, None), (20_000, Some(20_000))] {
         scene.interrupt(0, noted);
         if noted == 0 {
-            // As a kill before the first note leaves it.
+            // A kill before the first note leaves this state.
             fs::write(scene.folder.path().join(".object.bin.gantry-part"), []).unwrap();
             fs::write(scene.sidecar(), &unmarked).unwrap();
         }
@@ -144,7 +144,7 @@ fn bytes_that_were_never_recorded_are_fetched_again() {
 }
 
 #[test]
-fn damage_past_the_checkpoint_costs_what_came_after_it() {
+fn damage_past_the_checkpoint_costs_the_bytes_after_it() {
     let mut scene = Scene::new();
     scene.object.checksum = None;
     for at in [30_000_u64, 59_999] {
@@ -161,7 +161,7 @@ fn damage_past_the_checkpoint_costs_what_came_after_it() {
     }
 }
 
-/// Each byte of the sidecar in turn is another one.
+/// Changes each byte of the sidecar in turn.
 #[test]
 fn a_damaged_record_never_vouches_for_wrong_bytes() {
     let mut scene = Scene::new();
@@ -179,16 +179,16 @@ fn a_damaged_record_never_vouches_for_wrong_bytes() {
 
         if let Some(point) = part.resume_point() {
             assert!([30_000, 60_000].contains(&point.proved), "{at}: {point:?}");
-            // The relay describes the object as it is; a record of another one is not resumed.
+            // The relay describes the current object. A record of another object is not resumed.
             assert!(part.resumes(&scene.object, &scene.range(), point.proved), "{at}: {point:?}");
         }
         part.claim.keep = true;
     }
 }
 
-/// D6: a record that could not be written cut the part file back to the checkpoint before.
+/// A mark that could not be written once truncated the part file to the previous checkpoint.
 #[test]
-fn a_record_that_can_not_be_written_leaves_the_one_before_in_force() {
+fn a_mark_that_can_not_be_written_leaves_the_previous_one_valid() {
     let scene = Scene::new();
     scene.interrupt(30_000, 30_000);
     let mut part = scene.open().begin(&scene.object, scene.range(), 30_000, &RUN_ON).unwrap();
@@ -205,7 +205,7 @@ fn a_record_that_can_not_be_written_leaves_the_one_before_in_force() {
 }
 
 #[test]
-fn a_download_goes_on_when_its_checkpoints_can_not_be_recorded() {
+fn a_download_continues_if_its_checkpoints_can_not_be_recorded() {
     let scene = Scene::new();
     let policy = Policy { checkpoint_bytes: 1, note_bytes: 1, ..policy() };
     let part = PartFile::open_with(&scene.target, scene.wanted(), true, policy, &RUN_ON).unwrap();
@@ -220,9 +220,9 @@ fn a_download_goes_on_when_its_checkpoints_can_not_be_recorded() {
     scene.assert_done();
 }
 
-/// Marks are written into blocks that the record has had from the start.
+/// Marks are written into blocks that were allocated with the record.
 #[test]
-fn a_record_needs_no_more_room_for_its_marks() {
+fn a_record_needs_no_further_space_for_its_marks() {
     use std::os::unix::fs::MetadataExt as _;
     let scene = Scene::new();
     let mut part = scene.fresh();
@@ -237,7 +237,7 @@ fn a_record_needs_no_more_room_for_its_marks() {
 }
 
 #[test]
-fn of_two_checkpoints_the_one_before_holds_while_the_next_is_written() {
+fn a_checkpoint_remains_valid_while_the_next_one_is_written() {
     let scene = Scene::new();
     scene.interrupt(30_000, 30_000);
     let mut part = scene.open().begin(&scene.object, scene.range(), 30_000, &RUN_ON).unwrap();
@@ -246,7 +246,7 @@ fn of_two_checkpoints_the_one_before_holds_while_the_next_is_written() {
     part.suspend().unwrap();
     let after = fs::read(scene.sidecar()).unwrap();
 
-    // The power fails in the middle of the write.
+    // The power fails during the write.
     let mut torn = after.clone();
     let changed: Vec<usize> = (0..after.len()).filter(|at| before.get(*at) != after.get(*at)).collect();
     let last = changed.iter().filter(|at| CHECKPOINTS.contains(at)).max().unwrap();
@@ -258,7 +258,7 @@ fn of_two_checkpoints_the_one_before_holds_while_the_next_is_written() {
     assert_eq!(part.resume_point().unwrap().proved, 30_000);
 }
 
-/// The distance of the marks in the trail, and the length of the chunks, where a test has a trail.
+/// The distance of the trail's marks, and the length of the chunks, in tests with a trail.
 const SPACING: u64 = 1000;
 
 impl Scene {
@@ -267,7 +267,7 @@ impl Scene {
         PartFile::open_with(&self.target, self.wanted(), true, policy, &RUN_ON).unwrap()
     }
 
-    /// Continues with a trail up to `len` bytes, and leaves them behind as a killed process would.
+    /// Continues with a trail up to `len` bytes, and leaves the files as a killed process would.
     fn interrupt_with_trail(&self, len: usize) {
         let part = self.open_with_trail();
         let from = part.resume_point().map_or(0, |point| point.proved);
@@ -291,7 +291,7 @@ impl Scene {
 }
 
 #[test]
-fn damage_costs_only_what_lies_after_the_last_mark_before_it() {
+fn damage_costs_only_the_bytes_after_the_last_mark_before_it() {
     for (at, proved) in [
         (0, None),
         (999, None),
@@ -318,7 +318,7 @@ fn damage_costs_only_what_lies_after_the_last_mark_before_it() {
     }
 }
 
-/// A resumed download begins a record of its own.
+/// A resumed download writes a new record.
 #[test]
 fn the_trail_of_kept_bytes_outlives_a_resume() {
     let scene = Scene::new();
@@ -333,7 +333,7 @@ fn the_trail_of_kept_bytes_outlives_a_resume() {
     scene.assert_done();
 }
 
-/// Marks past the checkpoint are no proof that the bytes reached the disk.
+/// Marks past the checkpoint do not prove that the bytes reached the disk.
 #[test]
 fn after_a_restart_of_the_machine_the_trail_counts_up_to_the_checkpoint() {
     let scene = Scene::new();
@@ -353,7 +353,7 @@ fn after_a_restart_of_the_machine_the_trail_counts_up_to_the_checkpoint() {
 }
 
 #[test]
-fn damage_to_one_place_of_a_record_costs_a_mark_at_the_most() {
+fn damage_to_one_place_of_a_record_costs_at_most_one_mark() {
     let scene = Scene::new();
     scene.interrupt_with_trail(60_500);
     let good = fs::read(scene.sidecar()).unwrap();
@@ -371,7 +371,7 @@ fn damage_to_one_place_of_a_record_costs_a_mark_at_the_most() {
 }
 
 #[test]
-fn a_record_of_which_a_part_is_missing_or_overwritten_proves_what_its_other_marks_prove() {
+fn the_remaining_marks_of_a_damaged_record_are_used() {
     let scene = Scene::new();
     scene.interrupt_with_trail(60_500);
     let good = fs::read(scene.sidecar()).unwrap();
@@ -403,9 +403,9 @@ fn a_record_of_which_a_part_is_missing_or_overwritten_proves_what_its_other_mark
     }
 }
 
-/// A mark that would be right elsewhere is not moved, and those of another record do not count.
+/// A mark that is copied to another slot is invalid, and so is a mark of another record.
 #[test]
-fn marks_count_only_in_their_place_and_in_their_record() {
+fn marks_are_valid_only_in_their_slot_and_their_record() {
     let scene = Scene::new();
     scene.interrupt_with_trail(60_000);
     let good = fs::read(scene.sidecar()).unwrap();
@@ -428,7 +428,7 @@ fn marks_count_only_in_their_place_and_in_their_record() {
 
 /// Records with valid CRCs that no download writes.
 #[test]
-fn a_record_that_contradicts_itself_is_not_believed() {
+fn a_record_that_contradicts_itself_is_ignored() {
     let scene = Scene::new();
     let beyond = scene.object.size + 1;
     for range in [0..beyond, beyond..beyond, Range { start: 5, end: 4 }] {

@@ -7,14 +7,14 @@ use std::time::Duration;
 use self::window::Window;
 use super::super::OFFSET_MAX;
 
-/// How soon bytes that arrived must be written for the window to grow nevertheless. Half of the first window within this
-/// time is 20 MiB/s.
+/// How soon arrived bytes must be written so that the window grows in spite of a delay in writing. Half of the first
+/// window within this time is 20 MiB/s.
 const WRITTEN_SOON: Duration = Duration::from_millis(50);
 
 /// A credit is worth a message if it exceeds the previous one by this fraction of the window.
 const STEPS_PER_WINDOW: u64 = 8;
 
-/// What the consumer has written, and how far ahead of that the relay may send.
+/// The written bytes, and how far ahead of them the relay may send.
 #[derive(Debug)]
 pub(super) struct Credit {
     /// The absolute offset up to which the driver has written, exclusive.
@@ -24,7 +24,7 @@ pub(super) struct Credit {
     window_max: u64,
     /// The largest window that the connection's budget allows now, in bytes.
     share: u64,
-    /// When the relay reported that it waits for credit, while writing was behind.
+    /// When the relay reported that it waits for credit while the consumer was writing too slowly.
     blocked_at: Option<Duration>,
 }
 
@@ -45,12 +45,12 @@ impl Credit {
         self.written
     }
 
-    /// Returns what the link has been found to carry.
+    /// Returns the window, the chunk size and the timeout for the link.
     pub(super) const fn window(&self) -> &Window {
         &self.window
     }
 
-    /// Returns what the link has been found to carry, to record an event.
+    /// Returns the same values, to record an event.
     pub(super) const fn window_mut(&mut self) -> &mut Window {
         &mut self.window
     }
@@ -93,8 +93,8 @@ impl Credit {
         self.blocked_at = None;
     }
 
-    /// Records that the relay waits for credit. The window grows if writing keeps up, since then the window is too small.
-    /// `relay_max` is the largest window that the relay accepts.
+    /// Records that the relay waits for credit. If writing keeps up, the window is too small and grows. `relay_max` is
+    /// the largest window that the relay accepts.
     pub(super) fn handle_blocked(&mut self, next: u64, relay_max: u64, now: Duration) {
         if self.is_writing_behind(next) {
             self.blocked_at = Some(now);
@@ -103,7 +103,7 @@ impl Credit {
         }
     }
 
-    /// Lets the window grow after all, if writing was behind only because all of a small window arrived at once.
+    /// Grows the window if writing was behind only because a whole small window arrived at once.
     pub(super) fn handle_writer_kept_up(&mut self, next: u64, relay_max: u64, now: Duration) {
         if self.is_writing_behind(next) {
             return;
@@ -114,7 +114,7 @@ impl Credit {
         }
     }
 
-    /// Returns how far credit may run ahead of what is written, in bytes.
+    /// Returns how far credit may exceed the written bytes.
     fn size(&self) -> u64 {
         self.window.size().min(self.share)
     }
@@ -123,7 +123,7 @@ impl Credit {
         self.window_max.min(relay_max).min(self.share)
     }
 
-    /// Returns whether more than half of the window has arrived and is not written.
+    /// Returns whether more than half of the window has arrived but is not yet written.
     fn is_writing_behind(&self, next: u64) -> bool {
         next.saturating_sub(self.written) > self.size() / 2
     }

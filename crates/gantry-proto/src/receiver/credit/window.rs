@@ -1,4 +1,4 @@
-//! How much may be in flight: as much as the link carries in about a second.
+//! The number of bytes in flight: as many as the link carries in about a second.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use super::super::super::limits::SILENCE_MAX;
 /// The window grows while all of it arrives within this time: the link could carry more per round trip.
 const GROW_BELOW: Duration = Duration::from_secs(1);
 
-/// The window shrinks if it takes longer to arrive. nats-server closes a connection that takes more than 10 s to read
-/// pending data, which may consist of several windows.
+/// The window shrinks if it takes longer than this to arrive. nats-server closes a connection that takes more than 10 s
+/// to read pending data, which may consist of several windows.
 const SHRINK_ABOVE: Duration = Duration::from_secs(3);
 
 /// How long a window should take after it was shrunk.
@@ -17,26 +17,26 @@ const SHRINK_TO: Duration = Duration::from_secs(2);
 /// The smallest window, in bytes: 3 s of a link of 10 KiB/s.
 const WINDOW_MIN: u64 = 32 * 1024;
 
-/// The smallest chunk to ask for, in bytes: 2 s of a link of 8 KiB/s.
+/// The smallest chunk to request, in bytes: 2 s of a link of 8 KiB/s.
 const CHUNK_MIN: u64 = 16 * 1024;
 
-/// How many chunks fit into a window when the link seems to be too slow for one.
+/// The number of chunks per window if the link seems to be too slow for one.
 const CHUNKS_PER_WINDOW: u64 = 4;
 
 /// How often the timeout for silence may double.
 const DOUBLINGS_MAX: u32 = 5;
 
-/// A credit that was given, by which the link is measured.
+/// A grant of credit that is used to measure the link.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     /// The absolute offset of the credit, exclusive.
     limit: u64,
-    /// The offset up to which bytes had arrived when it was given.
+    /// The offset up to which bytes had arrived when the credit was given.
     from: u64,
     at: Duration,
 }
 
-/// The window, the chunk size and the timeout for silence that suit the link.
+/// The window, the chunk size and the silence timeout for the link.
 #[derive(Debug)]
 pub(in super::super) struct Window {
     size: u64,
@@ -70,17 +70,17 @@ impl Window {
         self.size
     }
 
-    /// Returns the largest chunk payload to ask for, in bytes.
+    /// Returns the largest chunk payload to request, in bytes.
     pub(in super::super) const fn chunk_max(&self) -> u64 {
         self.chunk_max
     }
 
-    /// Returns when the latest credit was given that has arrived completely.
+    /// Returns the time of the latest credit whose bytes have all arrived.
     pub(in super::super) const fn arrived_until(&self) -> Duration {
         self.arrived_until
     }
 
-    /// Returns the timeout for silence on this link, where it would be `timeout` on a good one.
+    /// Returns the silence timeout on this link. `timeout` is the one on a fast link.
     pub(in super::super) fn silence_timeout(&self, timeout: Duration) -> Duration {
         timeout.saturating_mul(1_u32 << self.doublings).min(SILENCE_MAX.max(timeout))
     }
@@ -129,7 +129,7 @@ impl Window {
         self.mark = None;
     }
 
-    /// Records the end of a transfer that was last heard at `heard`, when bytes had arrived up to `next`.
+    /// Records the end of a transfer. The relay was last heard at `heard`, and bytes had arrived up to `next`.
     pub(in super::super) fn handle_end(&mut self, next: u64, heard: Duration) {
         self.is_prompt = false;
         let Some(mark) = self.mark.take() else { return };
@@ -142,7 +142,7 @@ impl Window {
         }
     }
 
-    /// Records that messages on their way to the consumer were lost. The next transfer starts carefully.
+    /// Records that messages in flight to the consumer were lost. The next transfer starts with a small window.
     pub(in super::super) fn handle_lost(&mut self) {
         self.size = self.size.min(self.size_initial);
     }

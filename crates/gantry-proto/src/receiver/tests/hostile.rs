@@ -1,4 +1,4 @@
-//! A relay that breaks every rule: what the consumer does about it, and what it never does.
+//! A relay that breaks every rule: how the consumer reacts, and what it never does.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use super::super::super::limits::{OFFSET_MAX, SILENCE_MAX};
 use super::super::super::object::{Checksum, ChecksumAlgorithm, ChecksumKind};
 use super::*;
 
-/// Hears `accepted` as the answer to the first request, and returns what comes of it.
+/// Handles `accepted` as the answer to the first request, and returns the outputs.
 fn answered_with(accepted: Accepted) -> (Pair, Vec<Output>) {
     let mut pair = Pair::new();
     pair.outputs();
@@ -23,7 +23,7 @@ fn assert_violation(what: &str, outputs: &[Output]) {
     assert_eq!(requests(outputs).len(), 1, "{what}: another relay is asked at once");
 }
 
-/// A hostile relay made a consumer purge a JetStream stream.
+/// A hostile relay could once make a consumer purge a JetStream stream.
 #[test]
 fn nothing_is_sent_to_a_control_subject_that_is_not_of_the_transfer() {
     let own = control_of(transfer(1));
@@ -129,14 +129,14 @@ fn another_version_or_checksum_of_the_same_etag_is_a_violation() {
 }
 
 #[test]
-fn a_chunk_larger_than_the_relay_said_is_a_violation() {
+fn a_chunk_larger_than_the_stated_maximum_is_a_violation() {
     let (mut pair, _) = answered_with(Accepted { chunk_max: 49, ..accepted(transfer(1), 0) });
     pair.hear(&chunk(0, 0, 50), START);
     assert!(matches!(recovers_from(&pair.outputs())[..], [Cause::Violation(_)]));
 }
 
 #[test]
-fn nonsense_of_another_transfer_is_ignored() {
+fn invalid_messages_of_another_transfer_are_ignored() {
     let mut pair = Pair::streaming();
     for (transfer, is_ignored) in [(transfer(9), true), (transfer(1), false)] {
         let mut headers = Headers::default();
@@ -154,7 +154,7 @@ mod numbers {
         answered_with(Accepted { beat_ms, idle_ms, ..accepted(transfer(1), 0) }).0
     }
 
-    /// 500 control messages per second came of it.
+    /// It once caused 500 control messages per second.
     #[test]
     fn an_idle_time_of_zero_makes_no_flood_of_control_messages() {
         for (beat_ms, idle_ms) in [(0, 0), (1000, 0), (0, 1), (1, u64::MAX)] {
@@ -169,7 +169,7 @@ mod numbers {
         }
     }
 
-    /// A relay that claims to beat once in a million years could never be left.
+    /// A relay with a beat interval of a million years was once never abandoned.
     #[test]
     fn a_huge_beat_does_not_keep_a_silent_relay() {
         for beat_ms in [10_000, 60_000, 1 << 63, u64::MAX] {
@@ -182,7 +182,7 @@ mod numbers {
     }
 
     #[test]
-    fn a_huge_pause_is_cut() {
+    fn a_huge_pause_is_limited() {
         for retry_after_ms in [1 << 32, 1 << 63, u64::MAX] {
             let mut pair = Pair::new();
             pair.outputs();
@@ -196,7 +196,7 @@ mod numbers {
     }
 
     #[test]
-    fn a_patience_without_an_end_does_not_overflow() {
+    fn an_unlimited_patience_does_not_overflow() {
         let base = Pair::new().receiver;
         let settings = Settings { patience: Duration::MAX, stall_timeout: Duration::MAX, ..base.settings };
         let mut receiver = Receiver::new(settings, base.get, SECOND);
@@ -209,7 +209,8 @@ mod numbers {
 mod floods {
     use super::*;
 
-    /// Lets the relay say `body` a thousand times a second until the download ends, and counts what is published.
+    /// Sends `body` from the relay a thousand times a second until the download ends, and counts the published
+    /// messages.
     fn flood(mut pair: Pair, body: impl Fn(u32) -> Body) -> (Pair, Duration, Vec<(Duration, Output)>) {
         let mut now = START;
         let mut published = Vec::new();
@@ -238,7 +239,7 @@ mod floods {
     }
 
     #[test]
-    fn beats_that_ask_for_credit_in_a_loop_are_not_all_answered() {
+    fn not_every_beat_in_a_loop_is_answered_with_credit() {
         let (pair, ended_at, published) = flood(Pair::streaming(), |_| beat(0, 0, Wait::Credit));
         assert!(matches!(pair.failure(), Some(Failure::GaveUp { .. })));
         assert_eq!(ended_at, PATIENCE);
@@ -285,7 +286,7 @@ mod floods {
     }
 
     #[test]
-    fn refusals_in_a_loop_are_asked_for_ever_more_slowly() {
+    fn requests_slow_down_after_repeated_refusals() {
         let errors = [busy(0), WireError::new(Code::Idle, "x"), WireError::new(Code::Draining, "x")];
         for body in errors.into_iter().map(Body::Error).chain([Body::Goaway]) {
             let (pair, _, published) = flood(Pair::streaming(), |_| body.clone());
@@ -295,9 +296,9 @@ mod floods {
         }
     }
 
-    /// One byte and a violation each time would otherwise be a request for each.
+    /// A relay that sends one byte and then a violation must not cause one request per byte.
     #[test]
-    fn a_relay_that_breaks_off_after_each_byte_is_not_asked_in_a_loop() {
+    fn a_relay_that_fails_after_each_byte_causes_no_request_loop() {
         let mut pair = Pair::new();
         let (mut asked, mut next, mut number) = (0, 0, 1);
         for round in 0..10_000 {
@@ -319,7 +320,7 @@ mod floods {
         assert!((50..=10 * 11 + 10).contains(&asked), "{asked} requests in 10 s");
     }
 
-    /// Chunks of one byte, each of them written at once: what is said stays within the quota.
+    /// Each chunk has one byte and is written at once. The control messages stay within the quota.
     #[test]
     fn chunks_of_one_byte_are_not_each_answered() {
         let (mut pair, _) = answered_with(Accepted { window_max: 1, ..accepted(transfer(1), 0) });
@@ -337,7 +338,7 @@ mod floods {
     }
 }
 
-/// Anything that a relay, nats-server or the clock may do to a receiver.
+/// The actions of a hostile relay, nats-server or the clock.
 #[derive(Clone, Debug)]
 enum Act {
     Say { transfer: Option<u128>, body: Body },
@@ -405,14 +406,14 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// A receiver under attack, and what must hold of it.
+/// A receiver under attack, and the values for its invariants.
 struct Siege {
     pair: Pair,
     now: Duration,
     delivered: u64,
-    /// The seq of the next chunk of the transfer that was accepted last.
+    /// The sequence number of the next chunk in the latest accepted transfer.
     seq: u64,
-    /// How many transfers were accepted.
+    /// The number of accepted transfers.
     transfers: u128,
     published: u64,
 }
@@ -497,7 +498,7 @@ impl Siege {
         Ok(())
     }
 
-    /// Lets nothing more come but time and a writer that keeps up: it must end.
+    /// Passes time only, with a writer that keeps up. The download must end.
     fn starve(&mut self) -> Result<(), TestCaseError> {
         let until = self.now + PATIENCE + SECOND;
         for _ in 0..100_000 {
@@ -511,7 +512,7 @@ impl Siege {
             prop_assert!(self.now <= until, "it does not end");
             self.pair.receiver.handle_timeout(self.now);
         }
-        Err(TestCaseError::fail("it neither ends nor waits for anything"))
+        Err(TestCaseError::fail("it neither ends nor has a timer"))
     }
 }
 
@@ -519,7 +520,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn whatever_a_relay_does_the_consumer_keeps_to_its_own_rules(acts in vec(act(), 0..120)) {
+    fn the_invariants_hold_whatever_a_relay_does(acts in vec(act(), 0..120)) {
         let mut siege = Siege::new();
         for act in &acts {
             siege.suffer(act)?;

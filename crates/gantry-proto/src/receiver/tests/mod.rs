@@ -17,14 +17,14 @@ const NO_RELAY_PATIENCE: Duration = Duration::from_millis(2500);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 const SIZE: u64 = 1000;
 
-/// A receiver, and what the relay at the other end says.
+/// A receiver, and a scripted relay at the other end.
 struct Pair {
     receiver: Receiver,
     transfer: TransferId,
 }
 
 impl Pair {
-    /// Starts a download of the whole object; its request is out.
+    /// Starts a download of the whole object, and sends its request.
     fn new() -> Self {
         Self::wanting(Span::default(), Pin::default())
     }
@@ -63,7 +63,7 @@ impl Pair {
         std::iter::from_fn(|| self.receiver.poll_deliver()).flat_map(|chunk| chunk.payload).collect()
     }
 
-    /// Lets the relay say something on its transfer.
+    /// Passes a message of the relay's transfer to the receiver.
     fn hear(&mut self, body: &Body, now: Duration) {
         self.hear_from(Some(self.transfer), body, now);
     }
@@ -90,7 +90,7 @@ impl Pair {
         self.receiver.outcome()?.err().cloned()
     }
 
-    /// Does what the timers say until `until`, and collects what comes out, each with its time.
+    /// Runs the timers until `until`, and collects the outputs with their times.
     fn run(&mut self, until: Duration) -> Vec<(Duration, Output)> {
         let mut collected = Vec::new();
         while let Some(at) = self.receiver.poll_timeout().filter(|at| *at <= until) {
@@ -154,7 +154,7 @@ fn credit(transfer: TransferId, credit: u64) -> Output {
     Output::Control { subject: control_of(transfer), control: Control::credit(credit) }
 }
 
-/// Credit that was given before, and a question whether the relay knows the transfer.
+/// Returns the control message that repeats the given credit and asks whether the relay knows the transfer.
 fn probe(transfer: TransferId, credit: u64) -> Output {
     Output::Control { subject: control_of(transfer), control: Control { probe: true, ..Control::credit(credit) } }
 }
@@ -198,7 +198,7 @@ mod progress {
     use super::*;
 
     #[test]
-    fn asks_at_once_for_what_is_wanted() {
+    fn requests_the_wanted_range_at_once() {
         let pin = Pin { if_match: Some("\"two\"".to_owned()), version_id: None };
         let mut pair = Pair::wanting(Span { start: 10, end: Some(60) }, pin.clone());
         let expected = GetRequest {
@@ -217,7 +217,7 @@ mod progress {
     }
 
     #[test]
-    fn delivers_bytes_in_order_and_is_done_when_they_are_written() {
+    fn delivers_bytes_in_order_and_ends_once_they_are_written() {
         let mut pair = Pair::wanting(Span { start: 10, end: Some(60) }, Pin::default());
         pair.accept_as(Accepted { end: 60, ..accepted(transfer(1), 10) }, START);
         pair.hear(&chunk(0, 10, 30), START);
@@ -231,7 +231,7 @@ mod progress {
     }
 
     #[test]
-    fn an_empty_object_is_done_with_the_end_message() {
+    fn an_empty_object_ends_with_the_end_message() {
         let mut pair = Pair::new();
         let empty = Accepted { object: ObjectInfo { size: 0, ..object() }, end: 0, ..accepted(transfer(1), 0) };
         pair.accept_as(empty, START);
@@ -285,7 +285,7 @@ mod progress {
     }
 
     #[test]
-    fn cancelling_tells_the_relay_and_ends() {
+    fn cancelling_notifies_the_relay_and_ends() {
         let mut pair = Pair::streaming();
         pair.receiver.handle_failure(Failure::Cancelled);
         assert_eq!(pair.outputs(), [cancel(transfer(1), 100)]);
@@ -297,7 +297,7 @@ mod progress {
 mod recovery {
     use super::*;
 
-    /// Hears `body` after the first chunk, and returns why that ended the transfer.
+    /// Passes `body` after the first chunk, and returns why it ended the transfer.
     fn cause_of(body: &Body) -> Cause {
         let mut pair = Pair::streaming();
         pair.hear(&chunk(0, 0, 50), SECOND);
@@ -322,7 +322,7 @@ mod recovery {
     }
 
     #[test]
-    fn a_lost_chunk_ends_the_transfer_and_a_pinned_one_begins() {
+    fn a_lost_chunk_ends_the_transfer_and_starts_a_pinned_one() {
         assert_eq!(cause_of(&chunk(2, 100, 50)), Cause::Gap);
     }
 
@@ -338,14 +338,14 @@ mod recovery {
     }
 
     #[test]
-    fn a_damaged_chunk_is_not_taken() {
+    fn rejects_a_damaged_chunk() {
         let mut damaged = Chunk::new(1, 50, bytes(50, 10).into());
         damaged.crc ^= 1;
         assert_eq!(cause_of(&Body::Chunk(damaged)), Cause::Corrupt);
     }
 
     #[test]
-    fn a_chunk_at_the_wrong_offset_is_not_taken() {
+    fn rejects_a_chunk_at_the_wrong_offset() {
         for offset in [0, 49, 51, u64::MAX] {
             let wrong = Chunk::new(1, offset, vec![1; 10].into());
             assert!(matches!(cause_of(&Body::Chunk(wrong)), Cause::Violation(_)), "{offset}");
@@ -358,12 +358,12 @@ mod recovery {
     }
 
     #[test]
-    fn a_chunk_past_credit_is_not_taken() {
+    fn rejects_a_chunk_past_credit() {
         assert!(matches!(cause_of(&chunk(1, 50, 51)), Cause::Violation(what) if what.contains("credit")));
     }
 
     #[test]
-    fn goaway_and_passing_errors_move_on() {
+    fn goaway_and_temporary_errors_lead_to_another_request() {
         assert_eq!(cause_of(&Body::Goaway), Cause::Goaway);
         for code in [Code::StoreUnavailable, Code::Internal, Code::Idle, Code::Draining] {
             let error = WireError::new(code, "later");
@@ -372,7 +372,7 @@ mod recovery {
     }
 
     #[test]
-    fn a_chunk_past_the_end_is_not_taken() {
+    fn rejects_a_chunk_past_the_end() {
         let mut pair = Pair::wanting(Span { start: 0, end: Some(60) }, Pin::default());
         pair.accept_as(Accepted { end: 60, ..accepted(transfer(1), 0) }, START);
         pair.outputs();
@@ -389,7 +389,7 @@ mod recovery {
     }
 
     #[test]
-    fn what_follows_a_lost_acceptance_is_a_gap() {
+    fn a_message_after_a_lost_acceptance_is_a_gap() {
         let mut pair = Pair::new();
         pair.outputs();
         pair.hear(&chunk(0, 0, 50), START);
@@ -398,7 +398,7 @@ mod recovery {
     }
 
     #[test]
-    fn another_range_than_asked_for_is_a_violation() {
+    fn another_range_than_the_requested_one_is_a_violation() {
         for wrong in [
             accepted(transfer(1), 1),
             Accepted { end: SIZE - 1, ..accepted(transfer(1), 0) },
@@ -422,7 +422,7 @@ mod recovery {
     }
 
     #[test]
-    fn a_relay_that_beats_slowly_is_given_three_beats() {
+    fn a_relay_with_slow_beats_is_lost_after_three_of_them() {
         let mut pair = Pair::new();
         pair.accept_as(Accepted { beat_ms: 2000, ..accepted(transfer(1), 0) }, START);
         pair.outputs();
@@ -432,16 +432,16 @@ mod recovery {
     }
 
     #[test]
-    fn a_request_without_an_answer_is_sent_again_soon_and_then_ever_later() {
+    fn an_unanswered_request_is_repeated_at_growing_intervals() {
         let mut pair = Pair::new();
         pair.outputs();
         let asked = seconds_of_requests(&pair.run(13 * SECOND));
         assert_eq!(asked, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0]);
     }
 
-    /// Over a link that takes longer than the stall timeout to bring an answer, each request was given up too early.
+    /// If a link takes longer than the stall timeout to deliver an answer, each request was once abandoned too early.
     #[test]
-    fn an_answer_may_take_four_stall_timeouts_once_many_requests_met_silence() {
+    fn an_answer_may_take_four_stall_timeouts_after_many_unanswered_requests() {
         let mut pair = Pair::new();
         pair.outputs();
         pair.receiver.recovery.set_unanswered(20);
@@ -449,9 +449,9 @@ mod recovery {
         assert_eq!(asked, [(STALL * 4).as_secs_f64()]);
     }
 
-    /// A frozen relay keeps its place in the queue group, and gets every other request.
+    /// A frozen relay keeps its place in the queue group, and receives every second request.
     #[test]
-    fn a_request_that_meets_a_frozen_relay_is_sent_again_within_the_time_that_relays_use_to_answer() {
+    fn a_request_to_a_frozen_relay_is_repeated_after_the_usual_answer_time() {
         for (answered_in, again) in [(MS, 200 * MS), (100 * MS, 400 * MS), (2 * SECOND, STALL)] {
             let mut pair = Pair::new();
             pair.outputs();
@@ -480,9 +480,9 @@ mod recovery {
         asked.map(|(at, _)| at.as_secs_f64()).collect()
     }
 
-    /// A relay that was killed says nothing, and nobody else does until something is sent to it.
+    /// A killed relay sends nothing, and nats-server reports this only after a message to the relay.
     #[test]
-    fn a_silent_relay_is_asked_once_whether_it_is_there() {
+    fn a_silent_relay_is_probed_once() {
         let mut pair = Pair::streaming();
         pair.hear(&chunk(0, 0, 50), SECOND);
         pair.outputs();
@@ -528,7 +528,7 @@ mod recovery {
     }
 
     #[test]
-    fn a_dead_relay_is_left_when_its_control_subject_has_no_listener() {
+    fn a_silent_relay_without_a_listener_on_its_control_subject_is_abandoned() {
         let mut pair = Pair::streaming();
         let mut now = START;
         let outputs = loop {
@@ -546,9 +546,9 @@ mod recovery {
         assert!(matches!(outputs[..], [(at, Output::Request(_))] if at >= now + 100 * MS));
     }
 
-    /// A relay whose request connection is made anew for each malformed message was taken for dead.
+    /// A relay that replaces its request connection after each malformed message was once considered dead.
     #[test]
-    fn a_relay_that_still_sends_is_kept_although_its_control_subject_has_no_listener() {
+    fn a_relay_that_still_sends_is_kept_without_a_listener_on_its_control_subject() {
         let mut pair = Pair::streaming();
         for second in 1..60 {
             let now = SECOND * second;
@@ -562,7 +562,7 @@ mod recovery {
     }
 
     #[test]
-    fn a_relay_that_leaves_again_and_again_is_asked_after_growing_pauses() {
+    fn a_relay_that_keeps_leaving_is_asked_after_growing_pauses() {
         let mut pair = Pair::streaming();
         let mut times = vec![START];
         for _ in 0..6 {
@@ -594,7 +594,7 @@ mod ending {
     use super::*;
 
     #[test]
-    fn no_relay_at_all_is_given_up_after_its_own_patience() {
+    fn without_any_relay_the_download_ends_after_its_own_patience() {
         let mut pair = Pair::new();
         let mut now = START;
         while pair.failure().is_none() {
@@ -613,7 +613,7 @@ mod ending {
     }
 
     #[test]
-    fn relays_that_disappear_are_waited_for_with_the_full_patience() {
+    fn relays_that_disappear_get_the_full_patience() {
         let mut pair = Pair::streaming();
         let mut now = START;
         while pair.failure().is_none() {
@@ -637,7 +637,7 @@ mod ending {
     }
 
     #[test]
-    fn an_error_that_says_not_to_retry_is_final() {
+    fn an_error_that_is_not_retryable_is_final() {
         let mut pair = Pair::streaming();
         let error = WireError { retryable: false, ..WireError::new(Code::Internal, "broken") };
         pair.hear(&Body::Error(error.clone()), START);
@@ -654,7 +654,7 @@ mod ending {
     }
 
     #[test]
-    fn a_store_that_one_relay_cannot_reach_is_asked_for_at_another() {
+    fn a_store_that_one_relay_cannot_reach_is_requested_from_another() {
         let mut pair = Pair::new();
         pair.outputs();
         pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
@@ -665,9 +665,9 @@ mod ending {
         assert_eq!(pair.failure(), None);
     }
 
-    /// S3's `Retry-After` is the first relay's matter.
+    /// S3's `Retry-After` concerns only the first relay.
     #[test]
-    fn a_pause_that_one_relay_asks_for_does_not_delay_another() {
+    fn a_pause_requested_by_one_relay_does_not_delay_another() {
         let mut pair = Pair::new();
         pair.outputs();
         pair.refuse(WireError::new(Code::StoreUnavailable, "slow down").with_retry_after_ms(5000), START);
@@ -676,16 +676,16 @@ mod ending {
     }
 
     #[test]
-    fn the_reason_of_the_first_relay_is_reported_although_the_second_is_busy() {
+    fn the_first_relays_error_is_reported_if_the_second_is_busy() {
         let mut pair = Pair::new();
         pair.refuse(WireError::new(Code::StoreUnavailable, "down"), START);
         pair.refuse(busy(2000), SECOND / 2);
-        let Some(Failure::GaveUp { cause: Cause::Refused(error), .. }) = pair.failure() else { panic!("goes on") };
+        let Some(Failure::GaveUp { cause: Cause::Refused(error), .. }) = pair.failure() else { panic!("does not end") };
         assert_eq!(error.code, Code::StoreUnavailable);
     }
 
     #[test]
-    fn a_second_relay_is_not_waited_for_as_long_as_its_own_tries_take() {
+    fn the_wait_for_a_second_relay_is_shorter_than_its_own_retries() {
         let mut pair = Pair::new();
         pair.refuse(WireError::new(Code::StoreUnavailable, "down"), 12 * SECOND);
         pair.hear_from(None, &beat(0, 0, Wait::Store), 12 * SECOND + 50 * MS);
@@ -694,7 +694,7 @@ mod ending {
     }
 
     #[test]
-    fn a_store_that_goes_down_later_is_waited_for() {
+    fn a_store_that_fails_later_gets_the_full_patience() {
         let mut pair = Pair::streaming();
         pair.hear(&chunk(0, 0, 50), START);
         pair.hear(&Body::Error(WireError::new(Code::StoreUnavailable, "down")), START);
@@ -729,7 +729,7 @@ mod ending {
     }
 
     #[test]
-    fn a_busy_relay_is_asked_again_when_it_says() {
+    fn a_busy_relay_is_asked_again_after_its_retry_time() {
         let mut pair = Pair::new();
         pair.outputs();
         pair.refuse(busy(500), START);
@@ -762,7 +762,7 @@ mod credit {
     }
 
     #[test]
-    fn nothing_is_due_below_the_offset_that_is_named() {
+    fn written_bytes_have_no_effect_below_the_awaited_offset() {
         let wanted = [Span::default(), Span { start: 0, end: Some(110) }];
         for (span, end) in wanted.into_iter().zip([SIZE, 110]) {
             let mut pair = Pair::wanting(span, Pin::default());
@@ -772,7 +772,7 @@ mod credit {
             let (mut seq, mut next, mut limit) = (0, 0, 100);
             for written in 0..=end {
                 if written == next && next < end {
-                    // All of the window at once, and the relay says that it waits.
+                    // The whole window arrives at once, and the relay reports that it waits.
                     pair.hear(&chunk(seq, next, limit - next), START);
                     (seq, next) = (seq + 1, limit);
                     if next < end {
@@ -852,7 +852,7 @@ mod credit {
     }
 
     #[test]
-    fn a_smaller_share_never_takes_credit_back() {
+    fn a_smaller_share_never_revokes_credit() {
         let mut pair = Pair::streaming();
         pair.receiver.handle_window_limit(10);
         pair.hear(&chunk(0, 0, 100), START);
@@ -878,7 +878,7 @@ mod credit {
     }
 
     #[test]
-    fn credit_that_got_lost_is_said_again_when_the_relay_says_that_it_waits() {
+    fn lost_credit_is_repeated_when_the_relay_reports_that_it_waits() {
         let mut pair = Pair::streaming();
         pair.hear(&chunk(0, 0, 100), START);
         pair.receiver.handle_written(40, START);
@@ -887,9 +887,9 @@ mod credit {
         assert_eq!(pair.outputs(), [probe(transfer(1), 140)]);
     }
 
-    /// A relay that replaces the connection on which it hears consumers loses what was on its way.
+    /// A relay that replaces its request connection loses the messages in flight to it.
     #[test]
-    fn credit_for_a_relay_that_waits_is_sent_again_while_silence_follows() {
+    fn credit_for_a_waiting_relay_is_repeated_while_it_is_silent() {
         let mut pair = Pair::streaming();
         pair.hear(&chunk(0, 0, 100), START);
         pair.hear(&beat(1, 100, Wait::Credit), START + MS);
@@ -903,7 +903,7 @@ mod credit {
     }
 
     #[test]
-    fn the_relay_hears_from_us_well_within_its_idle_timeout() {
+    fn control_messages_are_sent_well_within_the_idle_timeout() {
         let mut pair = Pair::new();
         pair.accept_as(Accepted { idle_ms: 4000, ..accepted(transfer(1), 0) }, START);
         pair.outputs();
@@ -917,7 +917,7 @@ mod credit {
     }
 }
 
-/// Cases that were once handled wrongly.
+/// Cases that were once handled incorrectly.
 mod regressions {
     use super::*;
 
@@ -942,7 +942,7 @@ mod regressions {
     }
 
     #[test]
-    fn beats_of_a_store_that_never_answers_end_with_the_patience() {
+    fn beats_for_a_silent_store_do_not_extend_the_patience() {
         for accepts in [false, true] {
             let mut pair = if accepts { Pair::streaming() } else { Pair::new() };
             let mut now = START;
@@ -956,7 +956,7 @@ mod regressions {
     }
 
     #[test]
-    fn a_relay_that_ignores_credit_is_left_with_the_patience() {
+    fn a_relay_that_ignores_credit_ends_the_download_after_its_patience() {
         let mut pair = Pair::new();
         pair.accept(0, START);
         let mut now = START;
@@ -969,7 +969,7 @@ mod regressions {
     }
 
     #[test]
-    fn a_disk_that_stands_still_after_a_recovery_does_not_end_the_download() {
+    fn a_disk_that_stalls_after_a_recovery_does_not_end_the_download() {
         let mut pair = Pair::streaming();
         pair.hear(&chunk(0, 0, 100), START);
         pair.hear(&Body::Goaway, START);
@@ -984,7 +984,7 @@ mod regressions {
     }
 
     #[test]
-    fn a_pause_of_zero_does_not_make_requests_loop() {
+    fn a_pause_of_zero_causes_no_request_loop() {
         let mut pair = Pair::new();
         for _ in 0..3 {
             pair.outputs();
@@ -1001,7 +1001,7 @@ mod regressions {
     }
 
     #[test]
-    fn a_window_wider_than_its_share_holds_no_credit_back() {
+    fn a_window_larger_than_its_share_does_not_delay_credit() {
         let mut pair = Pair::streaming();
         pair.receiver.handle_window_limit(10);
         pair.hear(&chunk(0, 0, 100), START);
@@ -1013,7 +1013,7 @@ mod regressions {
     }
 
     #[test]
-    fn giving_up_in_the_middle_of_a_recovery_cancels_once() {
+    fn giving_up_during_a_recovery_cancels_once() {
         let mut pair = Pair::streaming();
         pair.hear(&Body::Goaway, START);
         pair.accept(0, START);
@@ -1031,7 +1031,7 @@ mod regressions {
     }
 }
 
-/// What links of all rates carry, without being filled for longer than nats-server bears.
+/// Links of all rates are used fully, and are never filled for longer than nats-server tolerates.
 mod links {
     use super::rig::{KIB, MIB, Rig};
     use super::*;
@@ -1050,7 +1050,7 @@ mod links {
     }
 
     #[test]
-    fn the_window_grows_to_what_a_long_fast_link_holds() {
+    fn the_window_grows_to_the_capacity_of_a_long_fast_link() {
         let mut rig = Rig::new(160 * MIB, 100 * MS, true);
         rig.run(3 * SECOND);
         let arrived = rig.run(SECOND);
@@ -1073,7 +1073,7 @@ mod links {
     }
 
     #[test]
-    fn a_chunk_that_takes_longer_than_the_stall_timeout_is_waited_for() {
+    fn a_chunk_may_take_longer_than_the_stall_timeout() {
         for rate in [20 * KIB, 50 * KIB, 100 * KIB] {
             let mut rig = Rig::new(rate, 100 * MS, true);
             let arrived = rig.run(2 * MINUTE);
@@ -1082,9 +1082,9 @@ mod links {
         }
     }
 
-    /// As behind a proxy that passes whole messages on.
+    /// A proxy that forwards only complete messages behaves like this.
     #[test]
-    fn stalls_in_which_nothing_came_make_chunks_smaller_and_the_patience_longer() {
+    fn stalls_without_bytes_shrink_chunks_and_extend_the_timeout() {
         for rate in [50 * KIB, 100 * KIB] {
             let mut rig = Rig::new(rate, 100 * MS, false);
             rig.run(2 * MINUTE);
@@ -1110,9 +1110,9 @@ mod links {
         );
     }
 
-    /// Bytes of others must not hide for long that the relay is dead.
+    /// Bytes of other transfers must not hide for long that the relay is dead.
     #[test]
-    fn a_dead_relay_is_left_soon_on_a_connection_that_is_busy_with_others() {
+    fn a_dead_relay_is_abandoned_soon_on_a_busy_connection() {
         let busy = |bytes_per_s: u64, caught_up: bool| {
             let mut pair = Pair::streaming();
             let mut now = START;
@@ -1127,13 +1127,13 @@ mod links {
         };
         assert_eq!(busy(0, false), STALL);
         assert_eq!(busy(4000, false), STALL, "others' beats");
-        // No more than a window can have been before the relay's words, and that has passed.
+        // At most one window can have been ahead of the relay's message, and that much has passed.
         assert_eq!(busy(MIB, false), STALL);
         assert_eq!(busy(SIZE, true), STALL);
     }
 
     #[test]
-    fn a_link_that_carries_something_is_not_waited_for_without_an_end() {
+    fn the_timeout_on_a_busy_link_is_limited() {
         let mut silence = Silence::new(START, Arrivals::default());
         let mut now = START;
         loop {

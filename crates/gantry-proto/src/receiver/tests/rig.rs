@@ -9,13 +9,13 @@ pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
 const TICK: Duration = Duration::from_millis(5);
 
-/// What the relay sent, on its way over the link.
+/// A message of the relay in flight on the link.
 struct Packet {
     headers: Headers,
     payload: Bytes,
-    /// Which request's inbox it goes to.
+    /// The number of the request whose inbox it goes to.
     inbox: u64,
-    /// The bytes of it that the link has not taken yet.
+    /// The bytes that the link has not carried yet.
     left: u64,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Rig {
     /// In bytes per second.
     pub(super) rate: u64,
     half_trip: Duration,
-    /// Whether the receiver is told of bytes before their message is complete.
+    /// Whether the receiver learns about bytes before their message is complete.
     counts_bytes: bool,
     pub(super) now: Duration,
     relay: Option<Sender>,
@@ -33,12 +33,12 @@ pub(super) struct Rig {
     queue: VecDeque<Packet>,
     down: VecDeque<(Duration, Packet)>,
     received_bytes: u64,
-    /// The most bytes that waited for the link.
+    /// The maximum number of bytes queued for the link.
     pub(super) queued_max: u64,
 }
 
 impl Rig {
-    /// Starts a download of an object without an end, as the consumer does by default.
+    /// Starts a download of an endless object with the consumer's default settings.
     pub(super) fn new(rate: u64, round_trip: Duration, counts_bytes: bool) -> Self {
         let settings = Settings {
             prefix: Prefix::default(),
@@ -68,7 +68,7 @@ impl Rig {
         }
     }
 
-    /// Lets time pass, and returns how many bytes arrived meanwhile.
+    /// Advances the time, and returns how many bytes arrived meanwhile.
     pub(super) fn run(&mut self, time: Duration) -> u64 {
         let (until, before) = (self.now + time, self.receiver.next_offset());
         while self.now < until {

@@ -68,8 +68,8 @@ fn alternated(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Returns the first connection that is made. The next address is tried when an attempt fails or takes long, while
-/// earlier attempts go on.
+/// Returns the first connection that is established. The next address is tried when an attempt fails or takes long,
+/// while earlier attempts continue.
 ///
 /// # Errors
 /// The last error, if no address answers.
@@ -125,7 +125,7 @@ mod tests {
         });
 
         assert_eq!(found.await.unwrap(), all[2]);
-        // The first address is waited for, the second fails at once.
+        // The first address is slow, the second fails at once.
         assert_eq!(begun.elapsed(), NEXT_AFTER + Duration::from_millis(100));
     }
 

@@ -1,7 +1,7 @@
 //! Connections to S3: one pool for each store, which reports to the store's observer.
 //!
-//! The pool is hyper's, with rustls, instead of one of the SDK's, because those offer HTTP/2, where slow consumers hold
-//! the window of the one connection that all transfers of a store share; and because they try the addresses of a name one
+//! The pool is hyper's, with rustls, instead of one of the SDK's. The SDK's pools offer HTTP/2, where slow consumers
+//! hold the window of the one connection that all transfers of a store share. They also try the addresses of a name one
 //! after the other, so that a name whose first address is dead can't be reached.
 
 mod dial;
@@ -35,11 +35,11 @@ use crate::{Error, Observer};
 /// How long a connection without a request is kept. As in the SDK.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Maximum time to make a connection, if the SDK sets none. As in the SDK.
+/// Maximum time to establish a connection, if the SDK sets none. As in the SDK.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
 
-/// Makes a pool of connections that `observer` counts. `HTTPS_PROXY` and similar variables apply. `ca` is a PEM file of
-/// the certificate authorities to trust instead of the system's.
+/// Creates a pool of connections that `observer` counts. `HTTPS_PROXY` and similar variables apply. `ca` is a PEM file
+/// of the certificate authorities to trust instead of the system's.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the file can't be read, or contains no valid certificate.
@@ -55,7 +55,7 @@ pub(super) fn pool(ca: Option<&Path>, observer: &Observer) -> Result<SharedHttpC
 
 type Pool = legacy::Client<Connector, SdkBody>;
 
-/// Makes connectors for the SDK.
+/// Creates connectors for the SDK.
 struct Connections {
     connector: Connector,
     /// A pool for each timeout. The SDK uses very few.
@@ -98,7 +98,7 @@ impl HttpClient for Connections {
 struct Requests {
     pool: Pool,
     proxies: Arc<Matcher>,
-    /// Maximum time to the head of the answer.
+    /// Maximum time until the head of the answer.
     answer_timeout: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! Makes the connections of a pool: directly or by a proxy, with and without TLS.
+//! Establishes the connections of a pool: directly or through a proxy, with and without TLS.
 
 use std::future::ready;
 use std::io::{self, IoSlice};
@@ -31,7 +31,7 @@ pub(super) struct Connector {
     tls: Arc<ClientConfig>,
     proxies: Arc<Matcher>,
     observer: Observer,
-    /// Maximum time to make a connection, with TLS and by a proxy.
+    /// Maximum time to establish a connection, including TLS and the proxy.
     timeout: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Which certificates are trusted.
+//! Decides which certificates are trusted.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -18,12 +18,12 @@ static OF_SYSTEM: LazyLock<RootCertStore> = LazyLock::new(|| {
     }
 
     let mut roots = RootCertStore::empty();
-    // A system may have some that rustls does not accept.
+    // The system may have certificates that rustls does not accept.
     roots.add_parsable_certificates(found.certs);
     roots
 });
 
-/// Returns the settings for TLS: HTTP/1.1 only, and the authorities in the file, or else the system's.
+/// Returns the settings for TLS: HTTP/1.1 only, and the authorities in the file, or the system's without a file.
 pub(super) fn config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
     let roots = match ca {
         Some(path) => of_file(path)?,

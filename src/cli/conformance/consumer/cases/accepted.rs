@@ -1,4 +1,4 @@
-//! What a consumer must check in `accepted`.
+//! The values in `accepted` that a consumer must check.
 
 use super::super::case::{CORRECT, Case, Check, Expect, FIRST_CHUNK, Level, OBJECT, Object, Step, Stored, as_is};
 

@@ -1,4 +1,4 @@
-//! The end of a transfer, and what is not one.
+//! The end of a transfer, and events that are not its end.
 
 use super::super::case::{CORRECT, Case, Check, Expect, Level, Step, as_is};
 

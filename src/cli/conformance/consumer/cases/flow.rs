@@ -1,4 +1,4 @@
-//! Credit: that it is given, repeated and limited.
+//! Credit: consumers give it, repeat it, and enforce its limit.
 
 use super::super::case::{CHUNK, CORRECT, Case, Check, Expect, Level, OBJECT, Object, Step, as_is};
 
@@ -42,7 +42,8 @@ pub(super) const CASES: &[Case] = &[
         section: "Recovery",
         rule: "a chunk past the credit is a violation",
         expect: Expect::Recovery,
-        // The first chunk is longer than the window. After it, a consumer that reports as it writes could not tell.
+        // The first chunk is longer than the window. After smaller chunks, a consumer that has already reported written
+        // bytes could not detect the violation.
         scripts: &[&[
             Step::Accept(|body| {
                 body["credit"] = 1000.into();

@@ -1,4 +1,4 @@
-//! The rules of `docs/PROTOCOL.md` that a consumer must keep to, each with a transfer that shows whether it does.
+//! The rules of `docs/PROTOCOL.md` for consumers, each with a transfer that shows whether a consumer follows it.
 
 mod accepted;
 mod answers;

@@ -13,7 +13,7 @@ use super::super::bench::{Bench, Case, NOTHING_WITHIN, Outcome, ask, check, pars
 const STAT: &str = "stat";
 const LIST: &str = "list";
 
-/// The most pages that are read.
+/// The maximum number of pages to read.
 const PAGES_MAX: usize = 5;
 
 pub(super) const CASES: &[Case] = &[

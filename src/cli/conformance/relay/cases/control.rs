@@ -1,4 +1,4 @@
-//! Control messages: cancel, probe, and messages that the relay ignores. And what ends a transfer without one.
+//! Control messages: cancel, probe, and messages that the relay ignores. Also the ends of a transfer without one.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::super::talk::{Reading, Talk, describe};
 /// The longest `idle_ms` that the kit waits for.
 const IDLE_MAX_MS: u64 = 20_000;
 
-/// How long a relay may take to notice that a consumer is gone.
+/// The time limit for a relay to notice that a consumer has left.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) const CASES: &[Case] = &[
@@ -164,7 +164,7 @@ async fn consumer_leaves(bench: &Bench) -> Outcome {
 }
 
 async fn idle(bench: &Bench) -> Outcome {
-    // The relay counts from when it has accepted, at the earliest.
+    // The relay starts to count when it has accepted, or later.
     let began = Instant::now();
     let (mut talk, accepted, _) = start(bench).await?;
     if accepted.idle_ms > IDLE_MAX_MS {
@@ -180,7 +180,7 @@ async fn idle(bench: &Bench) -> Outcome {
             Body::Beat { .. } => {}
             Body::Error(error) if error.code == Code::Idle => {
                 let least = Duration::from_millis(accepted.idle_ms).saturating_sub(Duration::from_millis(500));
-                return check(waited >= least, || format!("gave up after {waited:?} already"));
+                return check(waited >= least, || format!("ended the transfer after only {waited:?}"));
             }
             other => return rule(format!("sent {}", describe(&other))),
         }

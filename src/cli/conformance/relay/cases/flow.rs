@@ -76,7 +76,7 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// How much later than it should a message may arrive.
+/// The tolerance for a message that is later than expected.
 const SLACK: Duration = Duration::from_millis(500);
 
 async fn limit(bench: &Bench) -> Outcome {

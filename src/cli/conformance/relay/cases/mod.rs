@@ -1,4 +1,4 @@
-//! The rules of `docs/PROTOCOL.md` that a relay must keep to, each with a conversation that shows whether it does.
+//! The rules of `docs/PROTOCOL.md` for relays, each with a conversation that shows whether a relay follows it.
 
 mod answers;
 mod control;
