@@ -28,6 +28,7 @@ from test_bare_consumers import go, javascript  # noqa: E402
 PLACEHOLDERS = ["{url}", "{store}", "{key}", "{file}"]
 WITHIN_S = 600
 OBJECT = ("conformance/object.bin", 3_000_000)
+TABLE = EXAMPLES.parent / "docs" / "CONFORMANCE.md"
 
 
 def main():
@@ -153,6 +154,11 @@ def report(name, done):
     for row in done["cases"]:
         if row["result"] == "fail":
             print(f"conformance of {name}: FAILED: {row['id']}: {row['details']}", flush=True)
+    listed = TABLE.read_text()
+    for row in done["cases"]:
+        if f"| `{row['id']}` |" not in listed:
+            print(f"conformance of {name}: FAILED: {row['id']} is not in {TABLE.name}: see --table", flush=True)
+            return "failed"
     counts = f"{done['passed']} passed, {done['failed']} failed, {done['not_applicable']} not applicable"
     print(f"conformance of {name}: {counts}", flush=True)
     return "failed" if done["failed"] or not done["passed"] else "passed"
