@@ -24,7 +24,7 @@ test-field: ## test with S3 servers that others run: moto and rclone; part of te
 	@$(PYTHON) deploy/dev/servers.py moto rclone nats-server >/dev/null
 	@cargo test --locked --test field
 
-test-python: ## the Python client (wheel, types, tests), the consumers of PROTOCOL.md, the relay's conformance; ARGS="--chaos --large --conformance" for more
+test-python: ## the Python client (wheel, types, tests), the consumers of PROTOCOL.md, conformance; ARGS="--chaos --large --conformance" for more
 	@$(PYTHON) clients/python/check.py $(ARGS)
 
 SEEDS ?= 100000

@@ -5,7 +5,7 @@ import asyncio, json, re, sys
 import nats
 from awscrt.checksums import crc64nvme
 
-WINDOW = 4 * 520_192  # how much may arrive before it is reported as written: at most 24 MiB for a whole connection
+WINDOW = 4 * 520_192  # how much may arrive before it is reported as written: at most 48 MiB for a whole connection
 SILENCE_S = 10
 
 
@@ -40,7 +40,7 @@ async def download(nc, store, key, file):
                 chunks, written = chunks + 1, written + len(message.data)
                 require(written <= min(reported + window, accepted["end"]), "more than was allowed", message)
                 require(crc64nvme(message.data) == int(headers["Gantry-Crc"], 16), "a chunk is damaged", message)
-                file.write(message.data)
+                await asyncio.to_thread(file.write, message.data)  # meanwhile the connection is read
             waits = waits + 1 if headers.get("Gantry-Wait") == "credit" else 0
             if waits > 1 or written - reported >= (1 if waits else max(1, window // 2)):
                 reported = written

@@ -135,31 +135,14 @@ async def check_at_once(module, url, key, digest):
 
     nc = await nats.connect(url, allow_reconnect=False)
     files = [SlowFile() for _ in range(AT_ONCE)]
-    scopes = globals_of(module)
-    before = [scope.get("WINDOW") for scope in scopes]
     try:
-        # The document's limit for all downloads on one connection.
-        for scope in scopes:
-            scope["WINDOW"] = 24 * MIB // AT_ONCE
         downloads = (start(module, nc, key, file) for file in files)
         await asyncio.wait_for(asyncio.gather(*downloads), WITHIN_S)
     except Exception as error:
         return f"at once: {error!r}"
     finally:
-        for scope, window in zip(scopes, before):
-            scope["WINDOW"] = window
         await nc.close()
     return "" if all(file.digest.hexdigest() == digest for file in files) else "at once: the bytes differ"
-
-
-def globals_of(module):
-    """The global names of a program, and of the program that it builds on."""
-    program = getattr(module, "FullDownload", None) or getattr(module, "Download", None)
-    if program is None:
-        return [vars(module)]
-    functions = [function for part in program.__mro__ for function in vars(part).values()]
-    scopes = [function.__globals__ for function in functions if hasattr(function, "__globals__")]
-    return list({id(scope): scope for scope in [vars(module), *scopes]}.values())
 
 
 def start(module, nc, key, file):
@@ -168,8 +151,6 @@ def start(module, nc, key, file):
         return module.download(nc, "files", key, file)
 
     program = getattr(module, "FullDownload", None) or module.Download
-    # The windows of all downloads share one connection.
-    module.WINDOW_MAX = module.WINDOW
     return program(nc, "files", key, file).run()
 
 
@@ -178,7 +159,7 @@ class SlowFile:
 
     def __init__(self):
         self.digest = hashlib.sha256()
-        self.data = b""
+        self.data = bytearray()
 
     def write(self, data):
         time.sleep(len(data) / (100 * MIB))

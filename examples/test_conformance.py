@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Runs `gantry conformance` against every consumer of this project, against a relay, and against broken consumers.
 
-    test_conformance.py [--broken] [--consumer NAME] [--only CASE]...
+    test_conformance.py [--broken] [--consumer NAME]... [--only CASE]... [--jobs N] [--table FILE]
 
-Without `--broken`, each consumer must pass at its level: the programs in docs/PROTOCOL.md, the bare consumer in
-JavaScript, the Python package, and `gantry get`; and so must a relay. With `--broken`, each case must catch a program of
-the document that breaks its rule. GANTRY_BINARY names the binary.
+Without `--broken`, each consumer must pass at its level: the programs in docs/PROTOCOL.md, the bare consumers in
+JavaScript and Go, the Python package, and `gantry get`; and so must a relay. With `--broken`, each case must catch a program of
+the document that breaks its rule. `--table` writes the results as a table of rules by consumer. GANTRY_BINARY names the
+binary.
 """
 
 import argparse
@@ -22,25 +23,31 @@ sys.path.insert(0, str(PYTHON_TESTS))
 import document  # noqa: E402
 from broken_consumers import BROKEN  # noqa: E402
 from harness import Harness, clean_env, wait_until  # noqa: E402
-from test_bare_consumers import javascript  # noqa: E402
+from test_bare_consumers import go, javascript  # noqa: E402
 
 PLACEHOLDERS = ["{url}", "{store}", "{key}", "{file}"]
 WITHIN_S = 600
 OBJECT = ("conformance/object.bin", 3_000_000)
+TABLE = EXAMPLES.parent / "docs" / "CONFORMANCE.md"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--broken", action="store_true", help="check that each case catches a broken consumer")
-    parser.add_argument("--consumer", metavar="NAME", help="run only the consumers whose names contain this")
+    parser.add_argument("--consumer", action="append", default=[], metavar="NAME",
+                        help="run only the consumers whose names contain this")
     parser.add_argument("--only", action="append", default=[], metavar="CASE", help="run only this case")
+    parser.add_argument("--jobs", type=int, default=8, help="how many cases run at once")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write a table of rules by consumer")
     args = parser.parse_args()
 
     harness = Harness()
     try:
         document.extract(harness.folder / "document")
-        kit = Kit(harness, args.only, args.consumer or "")
+        kit = Kit(harness, args.only, args.consumer, args.jobs)
         results = kit.broken() if args.broken else kit.intact()
+        if args.table:
+            args.table.write_text(table(kit.reports))
     finally:
         harness.close()
     failed = sum(result == "failed" for result in results)
@@ -51,10 +58,12 @@ def main():
 class Kit:
     """Runs the kit on a nats-server of its own."""
 
-    def __init__(self, harness, only, name):
+    def __init__(self, harness, only, names, jobs):
         self.harness = harness
         self.only = only
-        self.name = name
+        self.names = names
+        self.jobs = jobs
+        self.reports = {}
         self.url = harness.nats().url
         self.documents = harness.folder / "document"
 
@@ -65,17 +74,23 @@ class Kit:
             *((f"{level}, docs/PROTOCOL.md", level, [sys.executable, self.documents / program, *PLACEHOLDERS])
               for level, program in document.LEVELS.items()),
             ("bare_consumer.js", "bare", with_placeholders(javascript(self.harness))),
+            ("bare_consumer.go", "bare", with_placeholders(go(self.harness))),
             ("Python package", "full", [sys.executable, PYTHON_TESTS / "consume.py", *PLACEHOLDERS]),
             ("gantry get", "full", gantry),
         ]
-        results = [self.consumer(*consumer) for consumer in consumers if self.name in consumer[0]]
-        return [*results, self.relay()] if self.name in "gantry serve" else results
+        results = [self.consumer(*consumer) for consumer in consumers if self.is_chosen(consumer[0])]
+        return [*results, self.relay()] if self.is_chosen("gantry serve") else results
+
+    def is_chosen(self, name):
+        return not self.names or any(part in name for part in self.names)
 
     def consumer(self, name, level, command):
         if isinstance(command, str):
             print(f"NOT RUN HERE: conformance of {name}: {command}", flush=True)
             return "skipped"
-        return report(name, self.run(["consumer", "--level", level, *self.chosen(), "--json", "--", *command]))
+        options = ["--level", level, "--jobs", self.jobs, *self.chosen(), "--json"]
+        self.reports[name] = self.run(["consumer", *options, "--", *command])
+        return report(name, self.reports[name])
 
     def relay(self):
         """Runs the kit against a relay that serves a directory."""
@@ -84,7 +99,8 @@ class Kit:
         self.harness.relay(self.url)
         arguments = ["relay", *self.chosen(), "--json", f"files/{key}"]
         wait_until(lambda: "cases" in self.run([*arguments, "--case", "stat"]), "the relay")
-        return report("gantry serve", self.run(arguments))
+        self.reports["gantry serve"] = self.run(arguments)
+        return report("gantry serve", self.reports["gantry serve"])
 
     def broken(self):
         """Runs each broken consumer with the case that must catch it. Returns the results."""
@@ -138,9 +154,38 @@ def report(name, done):
     for row in done["cases"]:
         if row["result"] == "fail":
             print(f"conformance of {name}: FAILED: {row['id']}: {row['details']}", flush=True)
+    listed = TABLE.read_text()
+    for row in done["cases"]:
+        if f"| `{row['id']}` |" not in listed:
+            print(f"conformance of {name}: FAILED: {row['id']} is not in {TABLE.name}: see --table", flush=True)
+            return "failed"
     counts = f"{done['passed']} passed, {done['failed']} failed, {done['not_applicable']} not applicable"
     print(f"conformance of {name}: {counts}", flush=True)
     return "failed" if done["failed"] or not done["passed"] else "passed"
+
+
+SIGNS = {"pass": "yes", "fail": "**no**", "not_applicable": "–"}
+
+
+def table(reports):
+    """Returns a table of the consumers' rules, and one of the relay's."""
+    consumers = {name: rows_of(done) for name, done in reports.items() if name != "gantry serve"}
+    relays = {name: rows_of(done) for name, done in reports.items() if name == "gantry serve"}
+    return "\n".join(text for text in (columns(consumers), columns(relays)) if text)
+
+
+def rows_of(done):
+    return {row["id"]: row for row in done.get("cases", [])}
+
+
+def columns(reports):
+    if not reports:
+        return ""
+    lines = [["section", "rule", "case", "level", *reports], ["---"] * (4 + len(reports))]
+    for case, row in next(iter(reports.values())).items():
+        results = [SIGNS[rows[case]["result"]] if case in rows else "not run" for rows in reports.values()]
+        lines.append([row["section"], row["rule"].replace("|", "\\|"), f"`{case}`", row["level"], *results])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

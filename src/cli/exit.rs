@@ -112,6 +112,9 @@ pub(super) struct Failure {
     /// The last transfer, as in the relay's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) transfer: Option<TransferId>,
+    /// The id of the download, which the logs and traces of both sides contain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) correlation: Option<String>,
 }
 
 fn name_of<S: serde::Serializer>(exit: &Exit, serializer: S) -> Result<S::Ok, S::Error> {
@@ -122,7 +125,7 @@ impl Failure {
     /// Makes a failure without a subject.
     #[must_use]
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, subject: None, message: message.into(), is_one_line: false, transfer: None }
+        Self { exit, subject: None, message: message.into(), is_one_line: false, transfer: None, correlation: None }
     }
 
     /// Makes a failure of the command line or the configuration.
@@ -144,10 +147,11 @@ impl Failure {
         self
     }
 
-    /// Adds the last transfer.
+    /// Adds the download's last transfer and its id.
     #[must_use]
-    pub(super) const fn of(mut self, transfer: Option<TransferId>) -> Self {
+    pub(super) fn of(mut self, transfer: Option<TransferId>, correlation: &str) -> Self {
         self.transfer = transfer;
+        self.correlation = Some(correlation.to_owned());
         self
     }
 

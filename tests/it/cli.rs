@@ -55,6 +55,30 @@ async fn a_download_is_found_in_the_relays_log_by_its_transfer() {
 }
 
 #[tokio::test]
+async fn one_id_is_in_the_json_and_in_the_logs_of_both_sides() {
+    let site = Site::start().await;
+    std::fs::write(site.files().join("key"), "content").unwrap();
+    let get = |key| site.get(FILES, key, "file").arg("--json").env("GANTRY_LOG", "info");
+
+    let random = get("key").run().await.expect_code(0);
+    let invalid = get("key").arg("--correlation=order\u{1b}[7").run().await.expect_code(2);
+    let chosen = get("key").arg("--correlation=order 7").run().await.expect_code(0);
+    let refused = get("missing").arg("--correlation=order-8").run().await.expect_code(4);
+
+    for (output, id) in [(&random, random.json()["correlation"].as_str().unwrap()), (&chosen, "order 7")] {
+        assert_eq!(output.json()["correlation"], id);
+        let in_log = format!("correlation={id:?}");
+        assert!(output.stderr.lines().any(|line| line.contains("accepted") && line.contains(&in_log)), "{output:?}");
+        site.relay.logged(&in_log).await;
+    }
+    assert_eq!(refused.json()["error"]["correlation"], "order-8", "{refused:?}");
+    site.relay.logged("correlation=\"order-8\"").await;
+    // The relay rejects control characters, and repeats them nowhere.
+    assert!(invalid.json()["error"]["message"].as_str().unwrap().contains("`context`"), "{invalid:?}");
+    assert!(!site.relay.stderr().contains("order\u{1b}"), "{}", site.relay.stderr());
+}
+
+#[tokio::test]
 async fn quiet_prints_nothing_on_success() {
     let site = Site::start().await;
     std::fs::write(site.files().join("key"), "content").unwrap();

@@ -576,6 +576,10 @@ async fn s3_receives_the_span_of_each_request_and_failures_are_marked() {
     assert_eq!((transfer.len(), transfer[0].attribute("outcome").as_str()), (1, "completed"), "{spans:?}");
     assert_eq!((failed.len(), failed[0].attribute("outcome").as_str()), (1, "denied"), "{spans:?}");
     assert_eq!((of("download", false).len(), of("download", true).len()), (1, 1), "{spans:?}");
+    for (of_relay, of_consumer) in [(&transfer, of("download", false)), (&failed, of("download", true))] {
+        let id = of_relay[0].attribute("correlation");
+        assert!(!id.is_empty() && id == of_consumer[0].attribute("correlation"), "{spans:?}");
+    }
     assert!(!of("s3", true).is_empty());
     // The probe every ten seconds once created a trace of its own.
     let probes: Vec<_> = spans.iter().filter(|span| span.attribute("operation") == "probe").collect();

@@ -129,7 +129,7 @@ class Transfer:
 
     async def error(self, code: str, retryable: bool, **more: Any) -> None:
         """Sends an error."""
-        body = {"code": code, "message": "as scripted", "retryable": retryable, **more}
+        body = {"code": code, "message": f"as scripted: {code}", "retryable": retryable, **more}
         await self.send("error", json.dumps(body).encode())
 
 

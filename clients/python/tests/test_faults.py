@@ -288,9 +288,28 @@ class OtherRules(WithFakeRelay):
             await transfer.error("denied", False)
 
         relay = await self.relay(script)
-        with self.assertRaises(gantry_client.DeniedError):
-            await self.read()
+        with self.assertRaises(gantry_client.DeniedError) as caught:
+            await self.read(correlation="order-7")
         self.assertEqual(len(relay.requests), 1)
+        self.assertEqual((caught.exception.correlation, relay.requests[0]["context"]), ("order-7", "order-7"))
+
+    async def test_all_requests_and_log_lines_of_a_download_have_one_id(self) -> None:
+        async def script(transfer: Transfer) -> None:
+            await transfer.accept()
+            await transfer.chunk()
+            await transfer.error("busy\u001b[2J" + "x" * 10_000, True)
+
+        relay = await self.relay(script, correct)
+        with self.assertLogs("gantry_client", "INFO") as logs:
+            result = await self.read()
+
+        ids = {request["context"] for request in relay.requests} | {record.correlation for record in logs.records}
+        self.assertEqual((ids, len(relay.requests)), ({result.correlation}, 2))
+        accepted, again, accepted_again = logs.output
+        self.assertIn(f"[{result.correlation}]: requesting the rest from offset 1000", again)
+        self.assertIn(str(result.transfer), accepted_again)
+        self.assertNotIn(str(result.transfer), accepted)
+        self.assertTrue(again.isprintable() and len(again) < 1000, again)
 
     async def test_a_relay_that_always_fails_is_abandoned(self) -> None:
         async def script(transfer: Transfer) -> None:

@@ -139,7 +139,7 @@ class Requests(WithRelay):
         with self.assertRaises(gantry_client.InvalidArgumentError):
             await self.client.get("files/1.bin", to=self.folder / "x", start=-1)
         with self.assertRaises(gantry_client.InvalidArgumentError):
-            await self.client.get("files/1.bin", to=self.folder / "x", context="a\0b")
+            await self.client.get("files/1.bin", to=self.folder / "x", correlation="a\0b")
 
     async def test_a_stream_that_is_left_early_ends_its_transfer(self) -> None:
         async with self.client.stream(f"files/{5 * MIB}.bin") as stream:

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gantry_bus::Bus;
 use gantry_proto::{Get, Key, ListPage, ListRequest, ObjectInfo, Pin, StoreName};
+use uuid::Uuid;
 
 use crate::connection::Connection;
 use crate::download::{self, Download};
@@ -31,6 +32,9 @@ impl Client {
     }
 
     /// Starts a download to a stream, and returns it once a relay has accepted the request.
+    ///
+    /// All requests of the download carry [`Get::context`], which the relay logs as `correlation`. If the caller has set
+    /// none, it is a [`new_correlation`].
     ///
     /// # Errors
     /// Retryable:
@@ -62,7 +66,7 @@ impl Client {
     /// # }
     /// ```
     pub async fn get(&self, get: Get) -> Result<Download, Error> {
-        download::start(&self.connection, get).await
+        download::start(&self.connection, correlated(get)).await
     }
 
     /// Downloads to a file, and returns once the file is verified and durable.
@@ -92,7 +96,7 @@ impl Client {
     /// Dropping the future cancels the transfer at the relay, and keeps most of the bytes received so far. The file stays
     /// locked until the current write ends. [`FileOptions::cancel`] waits for that, and keeps all bytes.
     pub async fn download(&self, get: Get, target: &Path, options: FileOptions) -> Result<Report, Error> {
-        file::download(&self.connection, get, target, options).await
+        file::download(&self.connection, correlated(get), target, options).await
     }
 
     /// Describes an object.
@@ -155,4 +159,17 @@ impl Client {
         let request = ListRequest { prefix: prefix.into(), recursive: true, ..ListRequest::default() };
         Listing::new(Arc::clone(&self.connection), store.clone(), request)
     }
+}
+
+/// Returns a random id for [`Get::context`], under which the logs and traces of both sides show a download: 32 hexadecimal
+/// digits.
+#[must_use]
+pub fn new_correlation() -> String {
+    Uuid::new_v4().simple().to_string()
+}
+
+/// Gives a download an id, unless the caller has chosen one.
+fn correlated(mut get: Get) -> Get {
+    get.context.get_or_insert_with(new_correlation);
+    get
 }

@@ -47,6 +47,7 @@ pub(super) struct Running {
 pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Running, Error> {
     let share = Share::take(connection);
     let store = get.store.clone();
+    let correlation = get.context.clone();
     let now = connection.clock.now();
 
     let cancel = CancellationToken::new();
@@ -77,7 +78,14 @@ pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Runn
         paced_until: Instant::now(),
         connection: Arc::clone(connection),
     };
-    let span = info_span!("download", otel.kind = "client", otel.status_code = Empty, outcome = Empty, %store);
+    let span = info_span!(
+        "download",
+        otel.kind = "client",
+        otel.status_code = Empty,
+        outcome = Empty,
+        %store,
+        correlation = correlation.as_deref(),
+    );
     let driver = tokio::spawn(traced(driver).instrument(span));
     let cancel = cancel.drop_guard();
 

@@ -24,7 +24,7 @@ pub mod tree;
 pub mod verify;
 mod written;
 
-pub use client::Client;
+pub use client::{Client, new_correlation};
 pub use download::Download;
 pub use error::Error;
 pub use file::{FileOptions, Report};

@@ -62,7 +62,7 @@ impl Requester {
 
     /// Answers with an error.
     pub(crate) async fn refuse(&self, context: Option<String>, error: &WireError) {
-        self.record_refusal(error);
+        self.record_refusal(context.as_deref(), error);
 
         let (headers, payload) = match self.operation {
             Operation::Get => Envelope { transfer: None, context }.encode(&Body::Error(error.clone())),
@@ -75,14 +75,14 @@ impl Requester {
         self.send(Message { headers, payload, ..Message::default() }).await;
     }
 
-    fn record_refusal(&self, error: &WireError) {
+    fn record_refusal(&self, correlation: Option<&str>, error: &WireError) {
         self.answering.metrics.refuse(error.code.name());
         self.count(Some(error));
 
         if self.answering.throttle.admits(error.code.name(), REFUSALS) {
             let operation = self.operation.name();
             let reason = keyless(&error.message);
-            info!(store = %self.store, operation, code = %error.code, reason, "refusing a request");
+            info!(store = %self.store, operation, correlation, code = %error.code, reason, "refusing a request");
             debug!(%error, "the complete reason");
         }
         trace::record_outcome(error.code.name(), true);

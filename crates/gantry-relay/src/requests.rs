@@ -108,6 +108,7 @@ impl Requests {
             outcome = Empty,
             %transfer,
             store = %requester.store(),
+            correlation = request.context.as_deref(),
         );
         trace::adopt(&span, &message.headers);
 

@@ -75,7 +75,11 @@ pub(super) struct Get {
     no_resume: bool,
     #[arg(long, value_name = "RATE", help = "Maximum bytes per second, such as 500K, 10M or 1.5MiB")]
     limit_rate: Option<Rate>,
-    #[arg(long, value_name = "TEXT", help = "Text to repeat on every message of the transfer, for correlation")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help = "Id of the download in the logs and traces of both sides, instead of a random one; at most 256 bytes"
+    )]
     correlation: Option<String>,
     #[command(flatten)]
     show: Show,
@@ -112,7 +116,10 @@ impl Get {
 
     pub(super) async fn run(self, client: Client, shutdown: &Shutdown) -> Result<(), Failure> {
         match self.mode()? {
-            Mode::One(address) => One { get: &self, address }.run(client, shutdown).await,
+            Mode::One(address) => {
+                let correlation = self.correlation.clone().unwrap_or_else(gantry_client::new_correlation);
+                One { get: &self, address, correlation }.run(client, shutdown).await
+            }
             Mode::Tree(selections) => {
                 let folder = self.output.clone().unwrap_or_else(|| PathBuf::from("."));
                 let download = Download { selections, folder, delete: false, args: self.tree, show: self.show };

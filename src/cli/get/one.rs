@@ -28,6 +28,8 @@ use gantry_relay::shutdown::Shutdown;
 pub(super) struct One<'a> {
     pub(super) get: &'a Get,
     pub(super) address: ObjectAddress,
+    /// The id that the logs and traces of both sides contain.
+    pub(super) correlation: String,
 }
 
 impl One<'_> {
@@ -93,9 +95,7 @@ impl One<'_> {
             }
         };
 
-        let mut get = consumer::Get::new(store, key).range(span).pin(pin);
-        get.context.clone_from(&self.get.correlation);
-        Ok(get)
+        Ok(consumer::Get::new(store, key).range(span).pin(pin).context(&self.correlation))
     }
 
     async fn file(
@@ -112,7 +112,7 @@ impl One<'_> {
         let download = client.download(get, target, options);
         let report = self.meter().follow(self.watched(), seen.clone(), download).await;
         let transfer = seen.borrow().transfer;
-        let report = report.map_err(|error| Failure::from(error).of(transfer))?;
+        let report = report.map_err(|error| Failure::from(error).of(transfer, &self.correlation))?;
 
         Ok(Summary {
             path: report.path,
@@ -142,7 +142,7 @@ impl One<'_> {
         let started = Instant::now();
         let first = get.span.start;
         let mut download = tokio::select! {
-            download = client.get(get) => download?,
+            download = client.get(get) => download.map_err(|error| Failure::from(error).of(None, &self.correlation))?,
             () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
         };
         if first > 0 && download.range().is_empty() {
@@ -172,7 +172,7 @@ impl One<'_> {
         };
         if let Err(failure) = copied {
             download.stop().await;
-            return Err(failure.of(progress.borrow().transfer));
+            return Err(failure.of(progress.borrow().transfer, &self.correlation));
         }
 
         let bytes = download.range().end - download.range().start;
@@ -215,6 +215,7 @@ impl One<'_> {
             version_id: None,
             recoveries: 0,
             transfer: None,
+            correlation: self.correlation.clone(),
         }
     }
 

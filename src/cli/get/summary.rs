@@ -33,6 +33,8 @@ pub(super) struct Summary {
     /// The last transfer, as in the relay's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) transfer: Option<TransferId>,
+    /// The id that the logs and traces of both sides contain.
+    pub(super) correlation: String,
 }
 
 fn milliseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -89,6 +91,7 @@ mod tests {
             version_id: None,
             recoveries: 0,
             transfer: None,
+            correlation: "order-7".to_owned(),
         }
     }
 

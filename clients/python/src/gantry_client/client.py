@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,16 @@ from nats.aio.client import Client as NatsClient
 
 from . import protocol
 from .download import Download, Request
-from .errors import ChangedError, ConnectionFailedError, InvalidArgumentError, MalformedError, NoRelayError
-from .errors import RelayError, StalledError
+from .errors import (
+    ChangedError,
+    ConnectionFailedError,
+    GantryError,
+    InvalidArgumentError,
+    MalformedError,
+    NoRelayError,
+    RelayError,
+    StalledError,
+)
 from .link import Inbox, Link, WindowBudget, open_connection
 from .part import PartFile, Wanted
 from .protocol import Json, ListPage, ObjectInfo
@@ -75,6 +84,12 @@ class Result:
 
     #: The time from the request to the durable file, in seconds.
     elapsed_s: float
+
+    #: The id of the download, which the logs and traces of both sides contain.
+    correlation: str
+
+    #: The last transfer, as in the relay's log.
+    transfer: Optional[str]
 
     #: The file; `None` for a stream.
     path: Optional[Path] = None
@@ -174,7 +189,7 @@ class Client:
         version_id: Optional[str] = None,
         resume: bool = True,
         progress: Optional[ProgressCallback] = None,
-        context: Optional[str] = None,
+        correlation: Optional[str] = None,
     ) -> Result:
         """Downloads an object, or the range from `start` to `end` (exclusive), to a file.
 
@@ -182,11 +197,14 @@ class Client:
         are in a part file beside it. If the download fails or is cancelled, they stay there, and the next call with
         the same arguments resumes at that point if the object's version has not changed.
 
+        `correlation` is an id of at most 256 bytes, which the logs of the relays and of this package and the exceptions
+        contain. Without one, the download gets a random id.
+
         Raises `RelayError` and its subclasses, `NoRelayError`, `StalledError`, `IntegrityError`, `PartFileError`,
         `ConnectionFailedError`, `PermissionDeniedError`, `InvalidArgumentError`.
         """
         began = time.monotonic()
-        request = _request(name, start, end, if_match, version_id, context)
+        request = _request(name, start, end, if_match, version_id, correlation)
         wanted = Wanted(request.store, request.key, start, end, if_match, version_id)
         part = await in_thread(lambda: PartFile(Path(to), wanted, resume), undo=PartFile.close)
         try:
@@ -199,7 +217,8 @@ class Client:
                 await in_thread(part.discard_found)
                 result = await self._get(part, request, progress, began)
             return result
-        except BaseException:
+        except BaseException as error:
+            _correlate(error, request)
             await in_thread(part.suspend)
             raise
         finally:
@@ -214,17 +233,17 @@ class Client:
         if_match: Optional[str] = None,
         version_id: Optional[str] = None,
         progress: Optional[ProgressCallback] = None,
-        context: Optional[str] = None,
+        correlation: Optional[str] = None,
     ) -> Stream:
         """Returns an object's bytes, or those from `start` to `end` (exclusive), as an asynchronous iterator.
 
         Each chunk is checked against its CRC before it is returned. The checksum of the whole object is compared at the
         end: the bytes are verified only if the loop ends without an exception. Memory use is bounded by the client's
-        window, even if the reader is slow.
+        window, even if the reader is slow. `correlation` is described at `get`.
 
         Iterating raises what `get` raises, except `PartFileError`.
         """
-        request = _request(name, start, end, if_match, version_id, context)
+        request = _request(name, start, end, if_match, version_id, correlation)
         return Stream(self._download(request), request, progress)
 
     async def stat(
@@ -300,6 +319,8 @@ class Client:
             resumed_from=offset if found is not None else None,
             recoveries=download.recoveries,
             elapsed_s=time.monotonic() - began,
+            correlation=request.correlation,
+            transfer=download.transfer,
             path=part.target,
         )
 
@@ -422,12 +443,30 @@ class Stream:
                     _report(self._progress, done, end - start)
             await driver
             verification = verifier.finish()
+        except GantryError as error:
+            _correlate(error, self._request)
+            raise
         finally:
             await stop(driver)
 
         self._result = Result(
-            info, start, end, verification, end - start, None, download.recoveries, time.monotonic() - began
+            object=info,
+            start=start,
+            end=end,
+            verification=verification,
+            fetched=end - start,
+            resumed_from=None,
+            recoveries=download.recoveries,
+            elapsed_s=time.monotonic() - began,
+            correlation=self._request.correlation,
+            transfer=download.transfer,
         )
+
+
+def _correlate(error: BaseException, request: Request) -> None:
+    """Adds the id of the download to its error."""
+    if isinstance(error, GantryError):
+        error.correlation = request.correlation
 
 
 def _report(progress: Optional[ProgressCallback], done: int, total: int) -> None:
@@ -441,7 +480,7 @@ def _request(
     end: Optional[int],
     if_match: Optional[str],
     version_id: Optional[str],
-    context: Optional[str],
+    correlation: Optional[str],
 ) -> Request:
     store, key = protocol.split_name(name)
     for label, offset in (("start", start), ("end", end)):
@@ -450,14 +489,16 @@ def _request(
     for label, text, maximum in (
         ("if_match", if_match, 1024),
         ("version_id", version_id, 1024),
-        ("context", context, 256),
+        ("correlation", correlation, 256),
     ):
         if text is None:
             continue
-        protocol.check_text(label, text, minimum=0 if label == "context" else 1, maximum=maximum)
+        protocol.check_text(label, text, minimum=1, maximum=maximum)
         if not text.isprintable() and any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
             raise InvalidArgumentError(f"{label}: control characters are not allowed")
-    return Request(store, key, start, end, if_match, version_id, context)
+    if correlation is not None and correlation.strip() != correlation:
+        raise InvalidArgumentError("correlation: white space is not allowed at either end")
+    return Request(store, key, correlation or uuid.uuid4().hex, start, end, if_match, version_id)
 
 
 def _check_client_arguments(prefix: str, window: int, windows_total: int) -> None:

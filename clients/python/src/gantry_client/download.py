@@ -58,11 +58,11 @@ class Request:
 
     store: str
     key: str
+    correlation: str
     start: int = 0
     end: Optional[int] = None
     if_match: Optional[str] = None
     version_id: Optional[str] = None
-    context: Optional[str] = None
 
 
 class _SetbackError(Exception):
@@ -114,6 +114,9 @@ class Download:
 
         #: How often the rest was requested again.
         self.recoveries = 0
+
+        #: The last transfer.
+        self.transfer: Optional[str] = None
 
     @property
     def info(self) -> ObjectInfo:
@@ -195,7 +198,7 @@ class Download:
             raise cause
 
         self.recoveries += 1
-        _log.info("requesting the rest of %s from offset %d: %s", self._request.store, self._received, cause)
+        self._log("requesting the rest from offset %d: %s", self._received, protocol.printable(str(cause)))
         self._fruitless = 0 if progressed else self._fruitless + 1
         self._internal_errors = self._internal_errors + 1 if isinstance(cause, InternalError) and not progressed else 0
         if setback.is_silence:
@@ -252,6 +255,8 @@ class Download:
         if self._version is None or not self._begun.is_set():
             self._version = info
         self._end = end
+        self.transfer = accepted.transfer
+        self._log("accepted from offset %d, transfer %s", accepted.start, accepted.transfer)
         self._begun.set()
 
     def _take_bytes(self, payload: bytes, payload_crc: int) -> None:
@@ -259,6 +264,11 @@ class Download:
         self._queue.append((payload, payload_crc))
         self._progress_at = time.monotonic()
         self._changed.set()
+
+    def _log(self, message: str, *arguments: object) -> None:
+        """Logs a line with the store and the id of the download, which are also attributes of the record."""
+        names = {"store": self._request.store, "correlation": self._request.correlation}
+        _log.info(f"%s [%s]: {message}", names["store"], names["correlation"], *arguments, extra=names)
 
     def _finish(self) -> None:
         self._finished = True
@@ -299,7 +309,7 @@ class _Transfer:
                 "credit": self._credit,
                 "chunk_max": chunk_max,
                 "keeps_alive": True,
-                "context": request.context,
+                "context": request.correlation,
             }
         )
         await self._inbox.publish(self._subject, body)

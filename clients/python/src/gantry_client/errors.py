@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Optional
 
 
 class GantryError(Exception):
@@ -10,6 +10,9 @@ class GantryError(Exception):
 
     #: Whether the same call can succeed later.
     retryable: bool = False
+
+    #: The id of the download that failed, which the logs and traces of both sides contain. `None` for other calls.
+    correlation: Optional[str] = None
 
 
 class InvalidArgumentError(GantryError, ValueError):

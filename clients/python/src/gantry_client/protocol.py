@@ -22,6 +22,7 @@ IDLE_MS = (1_000, 3_600_000)
 RETRY_AFTER_MAX_MS = 60_000
 
 _PARTS_MAX = 10_000
+_LOGGED_MAX = 512
 _VERSION_MAX_BYTES = 1024
 
 #: The form of a store's name, and of an instance.
@@ -195,6 +196,11 @@ def check_prefix(prefix: str) -> None:
     """Raises `InvalidArgumentError` unless this is a valid subject prefix."""
     if prefix[:1] in ("$", "_") or not all(_TOKEN.fullmatch(token) for token in prefix.split(".")):
         raise InvalidArgumentError(f"invalid subject prefix {prefix!r}")
+
+
+def printable(text: str) -> str:
+    """Returns a relay's text for the log: at most 512 characters, and no control characters."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:_LOGGED_MAX])
 
 
 def encoded(body: Mapping[str, object]) -> bytes:

@@ -131,3 +131,30 @@ async fn skips_a_later_relay_that_contradicts_the_checksum() {
     assert!(matches!(report.unwrap().proof, Proof::FullObject { .. }));
     assert_eq!(std::fs::read(&target).unwrap(), body);
 }
+
+#[tokio::test]
+async fn every_request_of_a_download_has_the_same_context() {
+    for chosen in [None, Some("order-7")] {
+        let network = MemoryNetwork::new(1);
+        let mut relay = Relay::on(&network).await;
+        let client = client(&network.connect(), Options::default());
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("file");
+
+        let get = chosen.map_or_else(wanted, |id| wanted().context(id));
+        let download = client.download(get, &target, FileOptions::default());
+        let serve = async {
+            let first = relay.accept().await.context.unwrap();
+            relay.say(&Body::Goaway).await;
+            relay.transfer = TransferId(uuid::Uuid::from_u128(2));
+            let second = relay.accept().await.context.unwrap();
+            relay.say(&Body::Chunk(Chunk::new(0, 0, body().into()))).await;
+            relay.say(&Body::End(End { chunks: 1, bytes: SIZE })).await;
+            (first, second)
+        };
+        let (report, (first, second)) = tokio::join!(download, serve);
+
+        assert_eq!((report.unwrap().recoveries, &second), (1, &first));
+        assert!(chosen.map_or(first.len() == 32, |chosen| first == chosen), "{first}");
+    }
+}

@@ -30,7 +30,7 @@ pub(crate) async fn run(
     entry: Entry,
 ) {
     let delivery = Delivery::new(context, requester, entry.transfer, request.context.clone());
-    debug!(key = %request.key, start = request.start, context = request.context.as_deref(), "opening");
+    debug!(key = %request.key, start = request.start, "opening");
 
     let mut drive = Drive::new(&delivery, &*store, &request, entry);
     let outcome = drive.run().await;
