@@ -37,7 +37,7 @@ const STORES_MAX: usize = 10;
 pub(crate) enum Found {
     /// No relay with our prefix answers, or nats-server forbids the question.
     None,
-    /// A relay served the store a short time ago.
+    /// A relay served the store a short time ago, or serves it and was unreachable for a moment.
     StoreLeft,
     /// Relays answer. They serve these stores, if nats-server permits that question, too.
     Others(Vec<StoreName>),
@@ -56,6 +56,9 @@ pub(crate) async fn relays(bus: &dyn Bus, clock: &Clock, prefix: &Prefix, store:
 
     let infos = asking.ask(INFO, INFO_PATIENCE).await.unwrap_or_default();
     let stores: BTreeSet<_> = infos.iter().flat_map(Answer::stores).collect();
+    if stores.contains(store) {
+        return Found::StoreLeft;
+    }
     Found::Others(stores.into_iter().take(STORES_MAX).collect())
 }
 

@@ -17,7 +17,8 @@ const QUESTION_MAX_BYTES: usize = 8 * 1024;
 /// The maximum number of stores that a relay names in a question. Source: [`QUESTION_MAX_BYTES`].
 const STORES_MAX: usize = 100;
 
-/// The name of the metadata in which a relay confirms that another relay has served the requested store.
+/// The name of the metadata in which a relay confirms that it serves the requested store, or that another relay did a
+/// short time ago.
 pub const LEFT: &str = "left";
 
 /// A question about relays. Its body is optional.
@@ -97,7 +98,7 @@ impl Answer {
         self.metadata.get("prefix").map_or("", String::as_str)
     }
 
-    /// Returns whether another relay has served this store a short time ago.
+    /// Returns whether the relay serves this store, or another relay did a short time ago.
     #[must_use]
     pub fn has_left(&self, store: &StoreName) -> bool {
         self.metadata.get(LEFT).is_some_and(|left| left == store.as_str())

@@ -188,10 +188,11 @@ impl Service {
         }
     }
 
-    /// Returns the answer to a question. `missing` is the store that the asking consumer can't find.
+    /// Returns the answer to a question. `missing` is the store that the asking consumer can't find. It may be a store of
+    /// this relay, whose connection for requests was just being replaced.
     fn describe(&self, verb: &str, missing: Option<StoreName>) -> Option<bytes::Bytes> {
         let mut identity = self.identity.clone();
-        if let Some(store) = missing.filter(|store| self.neighbours.has_served(store) && !self.serves(store)) {
+        if let Some(store) = missing.filter(|store| self.neighbours.has_served(store) || self.serves(store)) {
             identity.metadata.insert(service::LEFT, store.to_string());
         }
 
@@ -323,6 +324,18 @@ pub(crate) fn safe_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_a_consumer_can_not_find_exists_if_this_relay_serves_it() {
+        let service = Service::new("relay", &Options::default());
+        let own: StoreName = "own".parse().unwrap();
+        service.add(&own);
+
+        for (missing, exists) in [(own, true), ("other".parse().unwrap(), false)] {
+            let answer = service.describe("PING", Some(missing.clone())).unwrap();
+            assert_eq!(service::Answer::parse(&answer).unwrap().has_left(&missing), exists, "{missing}");
+        }
+    }
 
     #[test]
     fn a_safe_name_can_not_forge_a_log_line() {
