@@ -249,7 +249,32 @@ async fn invalid_answers_are_rejected() {
     assert_fails(later(Act::IgnoreRange), is_protocol).await;
     assert_fails(later(Act::Shift(1)), is_protocol).await;
     assert_fails(|_| Act::Anonymous, is_protocol).await;
-    assert_fails(later(Act::Fail(416, "InvalidRange", "")), is_protocol).await;
+}
+
+/// SeaweedFS answers so for a moment after its start.
+#[tokio::test]
+async fn missing_bytes_of_a_described_object_are_requested_again() {
+    let empty = || Act::Raw(200, "etag: \"double\"", String::new());
+    for missing in [empty(), Act::Fail(416, "InvalidRange", "")] {
+        let once = missing.clone();
+        assert_right(move |request| match request.index {
+            0 => Act::Cut(RANGE_BYTES / 2),
+            1 => once.clone(),
+            _ => Act::Serve,
+        })
+        .await;
+
+        let unavailable = |error: &Error| matches!(error, Error::Unavailable { .. });
+        assert_fails(later(missing.clone()), unavailable).await;
+        let server = S3Double::start(object(), move |request| match request.range(object().len()) {
+            Some(_) => missing.clone(),
+            None => Act::Serve,
+        })
+        .await;
+        let store = store(server.endpoint(), limits(), 0).await;
+        let error = read(&store, "key", &Pin::default(), 10, None).await.unwrap_err();
+        assert!(unavailable(&error), "{error:?}");
+    }
 }
 
 #[tokio::test]

@@ -209,7 +209,7 @@ impl S3Store {
             Err(Failure { retry: Retry::AfterCure(Cure::Size), error }) => {
                 let object = self.describe(key, pin).await?;
                 let range = resolve(span, &object)?;
-                if range.is_empty() { Ok((object, range, None)) } else { Err(error) }
+                if range.is_empty() { Ok((object, range, None)) } else { Err(reads::contradicted(&error)) }
             }
             Err(Failure { error, .. }) => Err(error),
         }

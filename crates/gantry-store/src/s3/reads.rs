@@ -63,6 +63,11 @@ struct Described {
     is_gzip: bool,
 }
 
+/// Returns the error for a range that S3 describes, but does not send. Servers answer so while they start.
+pub(super) fn contradicted(error: &Error) -> Error {
+    Error::unavailable(error.to_string())
+}
+
 impl Bucket {
     /// Requests a whole object, and the checksum that is stored with it, once.
     pub(super) async fn get_whole(&self, client: &Client, key: &Key, pin: &Pin) -> Result<Answer, Failure> {
@@ -87,7 +92,12 @@ impl Bucket {
         object: &ObjectInfo,
         Range { start, end }: Range<u64>,
     ) -> Result<Answer, Failure> {
-        let answer = self.get_part(client, &object.key, &object.pin(), Part::Continued { start, end }).await?;
+        let answer = match self.get_part(client, &object.key, &object.pin(), Part::Continued { start, end }).await {
+            Err(Failure { retry: Retry::AfterCure(Cure::Size), error }) => {
+                return Err(Failure::by_kind(contradicted(&error)));
+            }
+            answer => answer?,
+        };
         if answer.object.size != object.size {
             let error = Error::Changed(format!("{}: has another size", self.what(&object.key)));
             return Err(Failure::is_final(error));
