@@ -93,7 +93,7 @@ impl One<'_> {
             }
         };
 
-        let mut get = consumer::Get::new(store, key).range(span).pin(pin);
+        let mut get = consumer::Get::new(store, key).range(span).pin(pin).verify_etag(self.get.verify_etag);
         get.context.clone_from(&self.get.correlation);
         Ok(get)
     }

@@ -63,7 +63,12 @@ impl Summary {
             Proof::InvalidChecksum { algorithm } => {
                 format!(", verified in transport only: the stated {} is invalid", algorithm.name())
             }
-            proof @ (Proof::FullObject { .. } | Proof::Composite { .. }) => format!(", verified by {proof}"),
+            Proof::Unverified { algorithm } => {
+                format!(", verified in transport only: the object has {}, which is not verified", algorithm.name())
+            }
+            proof @ (Proof::FullObject { .. } | Proof::Composite { .. } | Proof::Etag { .. }) => {
+                format!(", verified by {proof}")
+            }
         };
         line
     }

@@ -61,15 +61,16 @@ impl Kept {
     /// [`Error::Stopped`], [`Error::Altered`] if the file has changed meanwhile. Otherwise as the file system answers.
     pub(super) fn take_up(self, object: &ObjectInfo, claim: &Claim, stop: &AtomicBool) -> Result<Base, Error> {
         let Self { point, mut sidecar, tally, marks } = self;
-        let recorded = std::mem::replace(&mut sidecar.object, object.clone()).checksum;
+        let recorded = std::mem::replace(&mut sidecar.object, object.clone());
 
         let mut afresh = Tally::new(object, &point.range);
         if !afresh.is_checked() {
             // What an earlier relay stated of the same version still holds.
-            sidecar.object.checksum = recorded.or_else(|| object.checksum.clone());
+            sidecar.object.checksum = recorded.checksum.or_else(|| object.checksum.clone());
+            sidecar.object.other_checksum = recorded.other_checksum.or_else(|| object.other_checksum.clone());
             return Ok(Base { sidecar, tally, marks });
         }
-        if object.checksum == recorded {
+        if object.stated_checksum() == recorded.stated_checksum() {
             return Ok(Base { sidecar, tally, marks });
         }
 

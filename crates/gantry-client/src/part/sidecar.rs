@@ -60,12 +60,10 @@ impl Sidecar {
     /// Checksums of another algorithm or kind can't be compared: the bytes are held against the one stated now. A
     /// checksum's parts are not compared: a relay names them when it can learn them in time.
     pub(super) fn is_same_version(&self, object: &ObjectInfo) -> bool {
-        let contradicts =
-            matches!((&self.object.checksum, &object.checksum), (Some(ours), Some(theirs)) if ours.contradicts(theirs));
         self.object.key == object.key
             && self.object.size == object.size
             && self.object.etag == object.etag
-            && !contradicts
+            && !self.object.contradicts(object)
     }
 
     /// Reads the sidecar; `None` when it is missing, can be written by others, or is not one that this build wrote.

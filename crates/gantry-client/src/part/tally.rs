@@ -33,7 +33,7 @@ pub(super) enum Outcome {
 
 impl Tally {
     pub(super) fn new(object: &ObjectInfo, range: &Range<u64>) -> Self {
-        Self::of(object.checksum.as_ref(), range, object.size)
+        Self::of(object.stated_checksum(), range, object.size)
     }
 
     /// Makes an empty one for `checksum`, of an object of `size` bytes, if this one is for none and that can be checked.
