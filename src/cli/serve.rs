@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
 use super::key_options::ServeKeys;
-use super::{Cli, check, connect, stores};
+use super::{Cli, check, connect, payload, stores};
 use crate::config::{self, Config, Effective, Sources, StoreAddress, without_credentials};
 use crate::http;
 use crate::telemetry;
@@ -182,6 +182,8 @@ impl Serve {
         let served = async {
             let _stop = stop.clone().drop_guard();
             let Some(buses) = first_connections(&config.nats, shutdown).await? else { return Ok(()) };
+            let data = Arc::clone(&buses.data);
+            payload::find_limit(config, &*data).await;
             let options = config.relay.clone();
             let relay = Relay::start(buses, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
 
@@ -193,7 +195,8 @@ impl Serve {
             };
             // A reload waits for NATS, and must not hold up readiness or the end. A reload in progress at the end is
             // dropped, with the stores that it would have served.
-            let beside = async { tokio::join!(show(relay.readiness(), &readiness), reloads) };
+            let limit = payload::follow_limit(config, &*data);
+            let beside = async { tokio::join!(show(relay.readiness(), &readiness), reloads, limit) };
             tokio::select! {
                 served = relay.wait() => Ok(served?),
                 _ = beside => Ok(relay.wait().await?),
