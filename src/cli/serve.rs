@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
@@ -169,7 +169,12 @@ impl Serve {
         let listener = listen(&config.http).await?;
 
         let readiness = watch::Sender::new(Readiness::default());
-        let pages = http::Pages { registry: Arc::new(registry), readiness: readiness.subscribe() };
+        let transfers = Arc::new(OnceLock::new());
+        let pages = http::Pages {
+            registry: Arc::new(registry),
+            readiness: readiness.subscribe(),
+            transfers: Arc::clone(&transfers),
+        };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let mut pages_served = tokio::spawn(async move {
@@ -187,6 +192,7 @@ impl Serve {
             let options = config.relay.clone();
             let relay = Relay::start(buses, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
 
+            transfers.get_or_init(|| relay.active_transfers());
             let reloads = async {
                 // Signals that arrive during a reload cause one more.
                 while hangups.recv().await.is_some() {

@@ -111,7 +111,7 @@ impl One<'_> {
 
         let download = client.download(get, target, options);
         let report = self.meter().follow(self.watched(), seen.clone(), download).await;
-        let transfer = seen.borrow().transfer;
+        let Progress { transfer, relay, .. } = seen.borrow().clone();
         let report = report.map_err(|error| Failure::from(error).of(transfer))?;
 
         Ok(Summary {
@@ -126,6 +126,7 @@ impl One<'_> {
             version_id: report.version_id,
             recoveries: report.recoveries,
             transfer,
+            relay: relay.as_deref().cloned(),
             ..self.summary()
         })
     }
@@ -162,6 +163,7 @@ impl One<'_> {
                 if is_shown && output::is_binary(&bytes) {
                     return Err(output::binary_failure());
                 }
+                let begun = Instant::now();
                 to.write_all(&bytes).await.map_err(|error| write_failure(path, &error))?;
             }
             to.flush().await.map_err(|error| write_failure(path, &error))
@@ -187,6 +189,7 @@ impl One<'_> {
             version_id: object.version_id.clone(),
             recoveries: progress.borrow().recoveries,
             transfer: progress.borrow().transfer,
+            relay: progress.borrow().relay.as_deref().cloned(),
             ..self.summary()
         })
     }
@@ -215,6 +218,7 @@ impl One<'_> {
             version_id: None,
             recoveries: 0,
             transfer: None,
+            relay: None,
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::super::output;
+use gantry_client::ServedBy;
 use gantry_client::verify::Proof;
 use gantry_proto::TransferId;
 
@@ -33,6 +34,9 @@ pub(super) struct Summary {
     /// The last transfer, as in the relay's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) transfer: Option<TransferId>,
+    /// The relay of the last transfer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) relay: Option<ServedBy>,
 }
 
 fn milliseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -94,6 +98,7 @@ mod tests {
             version_id: None,
             recoveries: 0,
             transfer: None,
+            relay: None,
         }
     }
 
