@@ -121,6 +121,7 @@ impl One<'_> {
             resumed_from: report.resumed_from,
             restarted: report.restarted,
             elapsed: report.elapsed,
+            output: report.output,
             proof: report.proof,
             etag: report.etag,
             version_id: report.version_id,
@@ -157,6 +158,7 @@ impl One<'_> {
         let progress = download.progress();
         let meter = self.meter();
         let is_shown = path == Path::new("-") && io::stdout().is_terminal();
+        let mut output = Duration::ZERO;
         let copy = async {
             while let Some(bytes) = download.next().await {
                 let bytes = bytes?;
@@ -165,6 +167,7 @@ impl One<'_> {
                 }
                 let begun = Instant::now();
                 to.write_all(&bytes).await.map_err(|error| write_failure(path, &error))?;
+                output += begun.elapsed();
             }
             to.flush().await.map_err(|error| write_failure(path, &error))
         };
@@ -184,6 +187,7 @@ impl One<'_> {
             bytes,
             fetched_bytes: bytes,
             elapsed: started.elapsed(),
+            output,
             proof: download.proof().unwrap_or(Proof::Transport),
             etag: object.etag.clone(),
             version_id: object.version_id.clone(),
@@ -213,6 +217,7 @@ impl One<'_> {
             resumed_from: None,
             restarted: None,
             elapsed: Duration::ZERO,
+            output: Duration::ZERO,
             proof: Proof::Transport,
             etag: String::new(),
             version_id: None,
@@ -223,6 +228,9 @@ impl One<'_> {
     }
 
     fn report(&self, summary: &Summary) -> Result<(), Failure> {
+        let Summary { bytes, elapsed, output, .. } = summary;
+        tracing::info!(bytes, ms = elapsed.as_millis(), output_ms = output.as_millis(), "downloaded");
+
         match self.get.form() {
             Form::Json => output::json(summary)?,
             Form::JsonToStderr => telemetry::print(&output::to_json(summary)),

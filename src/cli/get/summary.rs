@@ -26,6 +26,9 @@ pub(super) struct Summary {
     pub(super) restarted: Option<String>,
     #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
     pub(super) elapsed: Duration,
+    /// The part of it in which the download waited for the disk, or for the reader of its output.
+    #[serde(rename = "output_ms", serialize_with = "milliseconds")]
+    pub(super) output: Duration,
     pub(super) proof: Proof,
     pub(super) etag: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,6 +96,7 @@ mod tests {
             resumed_from: None,
             restarted: None,
             elapsed: Duration::from_millis(1200),
+            output: Duration::from_millis(200),
             proof: Proof::FullObject { algorithm: ChecksumAlgorithm::Crc64Nvme },
             etag: "\"x\"".to_owned(),
             version_id: None,
