@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
-use super::claim::Claim;
+use super::claim::{Claim, tolerate_unsynced};
 use super::policy::Policy;
 use super::record::Mark;
 use super::sidecar::{self, Sidecar};
@@ -101,7 +101,7 @@ pub(super) fn examine(
     let same_boot = sidecar.boot.is_some() && sidecar.boot == policy.boot;
     // Bytes past the checkpoint are to be durable before a new one claims them, and a failure to write them back that
     // nobody saw shows here.
-    let is_synced = same_boot && claim.file.sync_data().is_ok();
+    let is_synced = same_boot && tolerate_unsynced(claim.file.sync_data()).is_ok();
     let marks = if is_synced { marks.all() } else { marks.durable() };
     if marks.is_empty() {
         return Ok(Found::Stale(Stale::Unrecorded));

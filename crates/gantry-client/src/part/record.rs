@@ -30,6 +30,7 @@ use std::os::unix::fs::FileExt as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::claim::tolerate_unsynced;
 use gantry_proto::chunk;
 
 /// The format that this build writes, and the only one that it reads.
@@ -194,7 +195,7 @@ impl Record {
     /// checkpoint before still holds.
     pub(super) fn checkpoint(&mut self, mark: Mark) -> io::Result<()> {
         self.put(Slot::Checkpoint(self.turn), mark)?;
-        self.file.sync_data()?;
+        tolerate_unsynced(self.file.sync_data())?;
         self.turn = (self.turn + 1) % CHECKPOINTS;
         Ok(())
     }
