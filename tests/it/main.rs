@@ -31,6 +31,10 @@ mod nats_deploy;
 #[cfg(test)]
 mod nats_field;
 #[cfg(test)]
+mod nats_jwt;
+#[cfg(test)]
+mod nats_links;
+#[cfg(test)]
 mod ops;
 #[cfg(test)]
 mod options;
