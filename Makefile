@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test test-field test-python test-containers sim chaos chaos-more flood resume-proof bench check-deploy \
+.PHONY: help servers demo dev test test-field test-field-long test-python test-containers sim chaos chaos-more flood resume-proof bench check-deploy \
 	observe fuzz fmt lint
 
 help: ## list the targets
@@ -20,9 +20,11 @@ dev: ## start the demo's servers and relay, and leave them running until Ctrl-C
 test: ## check formatting, lints and documentation, and run all tests against real servers
 	@$(PYTHON) deploy/dev/test.py
 
-test-field: ## test with S3 servers that others run: moto and rclone; part of test
-	@$(PYTHON) deploy/dev/servers.py moto rclone nats-server >/dev/null
-	@cargo test --locked --test field
+test-field: ## test with servers and set-ups as in the field, and print a table of them; the tests are part of test
+	@$(PYTHON) tests/field/run.py $(ARGS)
+
+test-field-long: ## the same with OpenStack Swift, from Debian's packages
+	@$(PYTHON) tests/field/run.py --long $(ARGS)
 
 test-python: ## the Python client (wheel, types, tests), the consumers of PROTOCOL.md, conformance; ARGS="--chaos --large --conformance" for more
 	@$(PYTHON) clients/python/check.py $(ARGS)

@@ -1,8 +1,8 @@
-//! The operator's HTTP pages: `/livez`, `/readyz` and `/metrics`.
+//! The operator's HTTP pages: `/livez`, `/readyz`, `/metrics` and `/transfers`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use gantry_relay::Readiness;
+use gantry_relay::{ActiveTransfers, Readiness};
 
 /// The number of connections served at once. Further ones wait.
 const CONNECTIONS_MAX: usize = 256;
@@ -38,6 +38,8 @@ pub struct Pages {
     pub registry: Arc<Registry>,
     /// The relay's readiness.
     pub readiness: watch::Receiver<Readiness>,
+    /// The transfers in progress, once the relay has started.
+    pub transfers: Arc<OnceLock<ActiveTransfers>>,
 }
 
 /// Binds the listener.
@@ -118,10 +120,20 @@ impl Pages {
                 page(status, "text/plain", format!("{readiness}\n"))
             }
             "/metrics" => self.metrics(),
+            "/transfers" => self.transfers(),
             _ => {
-                page(StatusCode::NOT_FOUND, "text/plain", "no such page: try /livez, /readyz or /metrics\n".to_owned())
+                let text = "no such page: try /livez, /readyz, /metrics or /transfers\n";
+                page(StatusCode::NOT_FOUND, "text/plain", text.to_owned())
             }
         }
+    }
+
+    /// Returns one JSON object per line, so that the page suits `jq` and `grep`.
+    fn transfers(&self) -> Response<Full<Bytes>> {
+        let transfers = self.transfers.get().map(ActiveTransfers::list).unwrap_or_default();
+        let lines = transfers.iter().filter_map(|transfer| serde_json::to_string(transfer).ok());
+        let text = lines.fold(String::new(), |text, line| text + &line + "\n");
+        page(StatusCode::OK, "application/x-ndjson", text)
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
@@ -160,7 +172,7 @@ mod tests {
         let mut registry = Registry::default();
         registry.register("things", "Things", Counter::<u64>::default());
         let readiness = watch::Sender::new(Readiness::default());
-        let pages = Pages { registry: Arc::new(registry), readiness: readiness.subscribe() };
+        let pages = Pages { registry: Arc::new(registry), readiness: readiness.subscribe(), transfers: Arc::default() };
         let stop = CancellationToken::new();
         let served = tokio::spawn(serve(listener, pages, stop.clone()));
         Listening { address, readiness, stop, served }

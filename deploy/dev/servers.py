@@ -10,6 +10,9 @@ pinned in servers.txt and checks its hash, and the binary is unpacked into
 are installed into `.dev/moto`. Debian's own, older nats-server is unpacked into
 `.dev/debian/nats-server`; apt checks its signature. Each step is done only once, and
 an interrupted run leaves no incomplete files.
+
+`swift`, for the long part of the field suite, is made available only if it is named:
+OpenStack Swift from Debian, with what it depends on, in `.dev/debian/swift`.
 """
 
 import hashlib
@@ -27,6 +30,8 @@ DEV = ROOT / ".dev"
 PINS = Path(__file__).resolve().parent / "servers.txt"
 MOTO_PINS = Path(__file__).resolve().parent / "moto.txt"
 NAMES = ("nats-server", "weed", "rclone", "moto", "debian-nats-server")
+LONG_NAMES = ("swift",)
+SWIFT = ("swift-proxy", "swift-account", "swift-container", "swift-object")
 
 
 class Problem(Exception):
@@ -47,6 +52,8 @@ def path_of(name):
         return debian_nats_server()
     if name == "moto":
         return moto()
+    if name == "swift":
+        return debian_swift()
     distribution, oldest, version_args = WHEELS[name]
     on_path = shutil.which(name)
     if on_path and version_of(on_path, version_args) >= oldest:
@@ -138,6 +145,31 @@ def debian_nats_server():
     return target
 
 
+def debian_swift():
+    """The folder with Debian's Swift, unpacked but not installed; None on a machine without apt."""
+    target = DEV / "debian" / "swift"
+    if target.exists():
+        return target
+    if not has_apt():
+        return None
+    say("getting Debian's Swift")
+    with scratch() as folder:
+        archives, root = Path(folder) / "archives", Path(folder) / "root"
+        (archives / "partial").mkdir(parents=True)
+        root.mkdir()
+        # What is installed already is left out, and found by Debian's own Python.
+        download = ["apt-get", "--quiet=2", "--yes", "--download-only", "--no-install-recommends",
+                    "-o", f"Dir::Cache::archives={archives}", "-o", "Debug::NoLocking=1", "install", *SWIFT]
+        if quiet(download, folder) != 0:
+            quiet(["apt-get", "--quiet=2", "update"], folder)
+            call(download, "could not get Debian's Swift (run `apt-get update` as root, then again)", folder)
+        for archive in archives.glob("*.deb"):
+            call(["dpkg-deb", "--extract", str(archive), str(root)], f"could not unpack {archive.name}")
+        target.parent.mkdir(exist_ok=True)
+        os.replace(root, target)
+    return target
+
+
 def has_apt():
     return bool(shutil.which("apt-get") and shutil.which("dpkg-deb"))
 
@@ -188,8 +220,8 @@ def main():
     names = sys.argv[1:] or NAMES
     try:
         for name in names:
-            if name not in NAMES:
-                raise Problem(f"unknown server {name}, expected one of {', '.join(NAMES)}")
+            if name not in NAMES + LONG_NAMES:
+                raise Problem(f"unknown server {name}, expected one of {', '.join(NAMES + LONG_NAMES)}")
             print(path_of(name) or f"{name}: not available, this machine has no apt")
     except Problem as problem:
         sys.exit(f"servers.py: {problem}")

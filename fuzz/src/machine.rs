@@ -150,6 +150,7 @@ fn accepted(
     Body::Accepted(Box::new(Accepted {
         transfer,
         instance: "relay".to_owned(),
+        host: None,
         control: control.clone().unwrap_or_else(|| format!("gantry.v1.ctl.relay.{transfer}")),
         object,
         start: if is_plain { at.offset } else { start },

@@ -249,6 +249,10 @@ fn cure(error: &consumer::Error) -> Option<Cow<'static, str>> {
         consumer::Error::NotPermitted { what, subject } => return Some(cure_of_denial(what, subject)),
         consumer::Error::Part(part::Error::InUse(_)) => "wait until it ends, or choose another target with -o",
         consumer::Error::Part(part::Error::Full { path, .. }) => return Some(cure_of_full_disk(path)),
+        consumer::Error::Part(part::Error::MountPoint(_)) => {
+            "choose another target with -o, or write into it: -o - > FILE"
+        }
+        consumer::Error::Part(part::Error::TooLarge { .. }) => "choose a target on another file system with -o",
         consumer::Error::Part(part::Error::NoFolder(_)) => "create it, or choose another target with -o",
         _ => return None,
     };

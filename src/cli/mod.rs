@@ -15,6 +15,7 @@ mod help;
 mod key_options;
 mod ls;
 mod output;
+mod payload;
 mod ping;
 mod progress;
 mod relays;

@@ -14,7 +14,7 @@ use gantry_proto::subject::Prefix;
 
 /// List the relays that answer
 ///
-/// Prints host, version, requests answered and refused, the time until the answer, and the stores. Without permission for
+/// Prints host, version, transfers in progress, requests answered and refused, the time until the answer, and the stores. Without permission for
 /// the NATS services API ($SRV.>) it fails, although downloads may work.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Relays {
@@ -43,11 +43,22 @@ impl Relays {
             return relays.iter().try_for_each(output::json);
         }
 
-        let head = ["HOST", "VERSION", "REQUESTS", "REFUSED", "ANSWERED IN", "ID", "STORES"].map(str::to_owned);
+        let head =
+            ["HOST", "VERSION", "ACTIVE", "REQUESTS", "REFUSED", "ANSWERED IN", "ID", "STORES"].map(str::to_owned);
         let rows = relays.into_iter().map(|relay| {
             let stores = relay.stores.into_iter().collect::<Vec<_>>().join(" ");
             let time = format!("{} ms", relay.round_trip_ms);
-            [relay.host, relay.version, relay.requests.to_string(), relay.errors.to_string(), time, relay.id, stores]
+            let active = relay.active.map_or_else(|| "-".to_owned(), |active| active.to_string());
+            [
+                relay.host,
+                relay.version,
+                active,
+                relay.requests.to_string(),
+                relay.errors.to_string(),
+                time,
+                relay.id,
+                stores,
+            ]
         });
         print(std::iter::once(head).chain(rows).collect())
     }
@@ -141,6 +152,7 @@ mod tests {
             stores: stores.iter().map(|store| (*store).to_owned()).collect(),
             requests: 0,
             errors: 0,
+            active: None,
             transfers_max: None,
             round_trip_ms: 0,
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
 use super::key_options::ServeKeys;
-use super::{Cli, check, connect, stores};
+use super::{Cli, check, connect, payload, stores};
 use crate::config::{self, Config, Effective, Sources, StoreAddress, without_credentials};
 use crate::http;
 use crate::telemetry;
@@ -169,7 +169,12 @@ impl Serve {
         let listener = listen(&config.http).await?;
 
         let readiness = watch::Sender::new(Readiness::default());
-        let pages = http::Pages { registry: Arc::new(registry), readiness: readiness.subscribe() };
+        let transfers = Arc::new(OnceLock::new());
+        let pages = http::Pages {
+            registry: Arc::new(registry),
+            readiness: readiness.subscribe(),
+            transfers: Arc::clone(&transfers),
+        };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let mut pages_served = tokio::spawn(async move {
@@ -182,9 +187,12 @@ impl Serve {
         let served = async {
             let _stop = stop.clone().drop_guard();
             let Some(buses) = first_connections(&config.nats, shutdown).await? else { return Ok(()) };
+            let data = Arc::clone(&buses.data);
+            payload::find_limit(config, &*data).await;
             let options = config.relay.clone();
             let relay = Relay::start(buses, stores, options, Arc::clone(&metrics), shutdown.clone()).await?;
 
+            transfers.get_or_init(|| relay.active_transfers());
             let reloads = async {
                 // Signals that arrive during a reload cause one more.
                 while hangups.recv().await.is_some() {
@@ -193,7 +201,8 @@ impl Serve {
             };
             // A reload waits for NATS, and must delay neither readiness nor the shutdown. A reload in progress at the
             // shutdown is dropped, with the stores that it would have served.
-            let beside = async { tokio::join!(show(relay.readiness(), &readiness), reloads) };
+            let limit = payload::follow_limit(config, &*data);
+            let beside = async { tokio::join!(show(relay.readiness(), &readiness), reloads, limit) };
             tokio::select! {
                 served = relay.wait() => Ok(served?),
                 _ = beside => Ok(relay.wait().await?),

@@ -57,7 +57,7 @@ fn lines(object: &ObjectInfo) -> Vec<String> {
         ("version: ", &object.version_id),
         ("modified:", &object.last_modified),
         ("type:    ", &object.content_type),
-        ("checksum:", &object.checksum.as_ref().map(checksum)),
+        ("checksum:", &object.stated_checksum().filter(|stated| stated.kind != ChecksumKind::Etag).map(checksum)),
     ] {
         if let Some(value) = value {
             lines.push(format!("{name}  {}", printable::text(value)));
@@ -75,6 +75,7 @@ fn checksum(checksum: &Checksum) -> String {
     let kind = match checksum.kind {
         ChecksumKind::FullObject => "full object",
         ChecksumKind::Composite => "composite",
+        ChecksumKind::Etag => "ETag",
     };
     format!("{} {} ({kind})", checksum.algorithm.name(), checksum.value)
 }

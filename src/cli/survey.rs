@@ -34,6 +34,8 @@ pub(super) struct Found {
     pub(super) requests: u64,
     /// The number of requests that the relay has refused.
     pub(super) errors: u64,
+    /// The number of transfers in progress, if the relay states it.
+    pub(super) active: Option<u64>,
     /// The maximum number of concurrent transfers.
     pub(super) transfers_max: Option<u64>,
     /// The time until the relay's answer.
@@ -74,6 +76,12 @@ struct Endpoint {
     num_requests: u64,
     #[serde(default)]
     num_errors: u64,
+    data: Option<EndpointData>,
+}
+
+#[derive(Deserialize)]
+struct EndpointData {
+    active: Option<u64>,
 }
 
 /// Returns the relays with this prefix, in the order of their hosts.
@@ -94,6 +102,10 @@ pub(super) async fn relays(bus: &dyn Bus, prefix: &Prefix) -> Result<Vec<Found>,
                 stores: answer.stores().cloned().collect(),
                 requests: endpoints.iter().fold(0, |sum, endpoint| sum.saturating_add(endpoint.num_requests)),
                 errors: endpoints.iter().fold(0, |sum, endpoint| sum.saturating_add(endpoint.num_errors)),
+                active: endpoints
+                    .iter()
+                    .filter_map(|endpoint| endpoint.data.as_ref()?.active)
+                    .reduce(u64::saturating_add),
                 transfers_max: metadata("transfers_max").and_then(|number| number.parse().ok()),
                 round_trip_ms: u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX),
                 version: answer.version,

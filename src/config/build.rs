@@ -158,7 +158,7 @@ impl Build {
 
         let stores = stores.collect();
         let nats = self.nats(sections.nats);
-        let relay = self.relay(sections.relay, &prefix);
+        let relay = relay::Options { shows_keys: sections.log.keys, ..self.relay(sections.relay, &prefix) };
         let http = self.http(&sections.http);
         let log = log(sections.log);
         let telemetry = self.telemetry(sections.telemetry, otel);

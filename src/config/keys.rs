@@ -189,7 +189,7 @@ keys! {
     /// The HTTP pages for operators.
     Http "http." {
         listen: String =
-            "Address of `/livez`, `/readyz` and `/metrics`, or `off`; anyone who can connect to it can read them",
+            "Address of `/livez`, `/readyz`, `/metrics` and `/transfers`, or `off`; anyone who can connect to it can read them",
             text().default("127.0.0.1:8080")
                 .check(check::listen)
                 .flag(Scope::Serve, "http", "ADDRESS");
@@ -206,6 +206,9 @@ keys! {
             Key::new(Kind::Choice(&["text", "json"]))
                 .default("text")
                 .flag(Scope::Global, "log-format", "FORMAT");
+        keys: bool =
+            "A relay logs keys and the consumers' contexts at INFO, and shows them on `/transfers`",
+            switch().default("false");
     }
 
     /// Traces.

@@ -9,6 +9,8 @@ stalled: 22 consumers of an S3 store take some bytes and then stall. A download 
 what was read ahead for the stalled ones must be released.
 hung: a directory hangs, and hundreds of requests wait for it. Downloads from another directory must be as fast as
 without. Needs root and /dev/fuse.
+silent: the same with an S3 server that stops answering.
+tls: six slow consumers of an S3 server over TLS, which offers HTTP/2, leave a fast one at least 0.9 of its rate.
 end: with requests waiting for the directory that hangs, SIGTERM without a grace period ends the relay at once.
 listing: `gantry ls` of 300,000 files must take at most 3 times as long as `find` with sizes and dates, and 64 requests
 with `limit` 1 must fit into the relay's memory.
@@ -17,6 +19,7 @@ All processes listen on 127.0.0.1 and stop when this process ends. Exits with 1 
 """
 
 import argparse
+import os
 import re
 import signal
 import socket
@@ -37,6 +40,7 @@ import demo
 import s3
 import servers
 from demo import Problem, say
+from front import TlsFront
 from hanging import HangingDirectory
 from wire import Connection, Stalled
 
@@ -44,6 +48,7 @@ MIB = 1 << 20
 CONSUMERS, TAKEN_BYTES = 22, 9 * MIB
 FILES = 300_000
 DOWNLOADS = 50
+SLOW, ROUNDS, FAST_BYTES = 6, 7, 128 * MIB
 
 
 class Place:
@@ -73,15 +78,20 @@ class Place:
         return took, done.stdout
 
 
-def stalled(place, folder):
-    server, process = s3.start(folder / "s3", stdin=place.stage.alive_fd)
+def start_s3(place, folder):
+    """Starts an S3 server, and returns it with the variables that lead a relay to it."""
+    server, process = s3.start(folder, stdin=place.stage.alive_fd)
     place.stage.processes.append(("s3", process))
+    keys = server["users"]["admin"]
+    return server, {"AWS_ACCESS_KEY_ID": keys["access_key_id"], "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"],
+                    "AWS_REGION": server["region"], "AWS_ENDPOINT_URL": server["endpoint"]}
+
+
+def stalled(place, folder):
+    server, env = start_s3(place, folder / "s3")
     s3.put(server, "bucket", "large", bytes(64 * MIB))
     s3.put(server, "bucket", "small", bytes(1000))
-    keys = server["users"]["admin"]
-    _, http = place.serve({"objects": "s3://bucket"}, {
-        "AWS_ACCESS_KEY_ID": keys["access_key_id"], "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"],
-        "AWS_REGION": server["region"], "AWS_ENDPOINT_URL": server["endpoint"]})
+    _, http = place.serve({"objects": "s3://bucket"}, env)
 
     consumers = [Stalled(place.url, "objects", "large", TAKEN_BYTES) for _ in range(CONSUMERS)]
     peak, began = 0, time.monotonic()
@@ -129,6 +139,57 @@ def hung(place, folder):
         return max(after) < max(0.1, 3 * max(before)) and most_threads < 64 and is_reported
     finally:
         directory.close()
+
+
+def silent(place, folder):
+    (folder / "fine").mkdir()
+    (folder / "fine" / "x").write_bytes(bytes(1000))
+    server, env = start_s3(place, folder / "s3-silent")
+    s3.put(server, "bucket", "x", b"hello")
+    process, _ = place.serve({"good": f"file://{folder}/fine", "silent": "s3://bucket"}, env)
+    before, _ = beside_requests_to("silent", place, process)
+    os.kill(server["pid"], signal.SIGSTOP)
+    try:
+        after, _ = beside_requests_to("silent", place, process)
+    finally:
+        os.kill(server["pid"], signal.SIGCONT)
+    say(f"silent: median {ms(statistics.median(before))} before, {ms(statistics.median(after))} while S3 is silent; "
+        f"slowest of {DOWNLOADS} {ms(max(before))} and {ms(max(after))}")
+    return max(after) < max(0.1, 3 * max(before))
+
+
+def tls(place, folder):
+    server, env = start_s3(place, folder / "s3-tls")
+    s3.put(server, "bucket", "large", os.urandom(FAST_BYTES))
+    host, port = re.search(r"//([^/:]+):(\d+)", server["endpoint"]).groups()
+    front = TlsFront((host, int(port)), folder)
+    place.serve({"tls": "s3://bucket"}, {**env, "AWS_ENDPOINT_URL": front.endpoint, "AWS_CA_BUNDLE": str(front.ca)})
+    command = [place.gantry, "get", "tls/large", "--quiet", "-o", "/dev/null"]
+
+    def fast():
+        took, _ = place.run(*command[1:])
+        return FAST_BYTES / MIB / took
+
+    fast()
+    alone, beside = [], []
+    for _ in range(ROUNDS):
+        alone.append(fast())
+        slow = [subprocess.Popen([*command, "--limit-rate", "100K"], env=place.env, stdin=subprocess.DEVNULL)
+                for _ in range(SLOW)]
+        # The first window of each is not limited.
+        time.sleep(1.5)
+        beside.append(fast())
+        for consumer in slow:
+            consumer.terminate()
+        for consumer in slow:
+            consumer.wait()
+    front.close()
+
+    ratio = statistics.median(beside) / statistics.median(alone)
+    say(f"tls: {statistics.median(alone):.0f} MiB/s alone, {statistics.median(beside):.0f} beside {SLOW} slow consumers, "
+        f"ratio {ratio:.2f} (medians of {ROUNDS}; alone {min(alone):.0f} to {max(alone):.0f}, "
+        f"beside {min(beside):.0f} to {max(beside):.0f}); protocols {front.protocols}")
+    return ratio >= 0.9
 
 
 def beside_requests_to(store, place, relay):
@@ -265,7 +326,7 @@ def ms(seconds):
     return f"{1000 * seconds:.1f} ms"
 
 
-CASES = {"stalled": stalled, "hung": hung, "end": end, "listing": listing}
+CASES = {"stalled": stalled, "hung": hung, "silent": silent, "tls": tls, "end": end, "listing": listing}
 
 
 def main():

@@ -1,8 +1,24 @@
 //! moto 5, in Python: keeps checksums of single uploads, knows versions, and reports a bad version by HEAD and GET
 //! differently.
 
-use crate::server::Server;
+use std::time::Duration;
+
 use gantry_proto::Key;
+
+use crate::server::Server;
+use crate::support::data;
+use crate::support::process::{python, server, supervised};
+
+impl Server {
+    /// Starts moto, which is in memory and accepts any key.
+    pub(crate) async fn moto() -> Self {
+        let port = data::free_port();
+        let mut command = supervised(python(), Duration::ZERO);
+        command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
+        command.env("PYTHONPATH", server("moto"));
+        Self::start("gantry-field", "moto", port, command, data::folder()).await
+    }
+}
 
 #[tokio::test]
 async fn moto_conforms() {

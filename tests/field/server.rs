@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
@@ -19,50 +18,41 @@ use tokio::net::TcpStream;
 use crate::stores::conformance::{self, Ways};
 use crate::stores::{key, read};
 use crate::support::gantry::Command;
-use crate::support::process::{Process, python, server, supervised};
+use crate::support::process::Process;
 use crate::support::tls::TlsFront;
 use crate::support::{Nats, Relay, data, gantry, until};
 
-const ID: &str = "gantry-field";
-const SECRET: &str = "gantry-field-secret";
+pub(crate) const SECRET: &str = "gantry-field-secret";
 const REGION: &str = "us-east-1";
 const BUCKET: &str = "field-bucket";
 
 /// A running S3 server with one bucket. It ends when dropped.
 pub(crate) struct Server {
     endpoint: String,
+    id: &'static str,
     _process: Process,
     _folder: TempDir,
 }
 
 impl Server {
-    /// Starts moto, which is in memory and accepts any key.
-    pub(crate) async fn moto() -> Self {
-        let port = data::free_port();
-        let mut command = supervised(python(), Duration::ZERO);
-        command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
-        command.env("PYTHONPATH", server("moto"));
-        Self::start("moto", port, command, data::folder()).await
-    }
-
-    /// Starts rclone, which serves a folder and verifies signatures.
-    pub(crate) async fn rclone() -> Self {
-        let (port, folder) = (data::free_port(), data::folder());
-        let mut command = supervised(server("bin/rclone"), Duration::ZERO);
-        command.args(["serve", "s3", "--config", "/dev/null", "--addr", &format!("127.0.0.1:{port}")]);
-        command.args(["--auth-key", &format!("{ID},{SECRET}")]).arg(folder.path());
-        Self::start("rclone", port, command, folder).await
-    }
-
-    async fn start(name: &str, port: u16, mut command: tokio::process::Command, folder: TempDir) -> Self {
+    /// Starts a server with this access key, and makes the bucket.
+    pub(crate) async fn start(
+        id: &'static str,
+        name: &str,
+        port: u16,
+        mut command: tokio::process::Command,
+        folder: TempDir,
+    ) -> Self {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let process = Process::start(name, &mut command);
 
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         until("the server listens", async || TcpStream::connect(address).await.ok()).await;
 
-        let server = Self { endpoint: format!("http://{address}"), _process: process, _folder: folder };
-        server.client().create_bucket().bucket(BUCKET).send().await.unwrap();
+        let server = Self { endpoint: format!("http://{address}"), id, _process: process, _folder: folder };
+        // A port may be open before the server is ready.
+        let client = server.client();
+        until("the server makes a bucket", async || client.create_bucket().bucket(BUCKET).send().await.ok()).await;
         server
     }
 
@@ -71,7 +61,7 @@ impl Server {
             .behavior_version(BehaviorVersion::latest())
             .endpoint_url(&self.endpoint)
             .region(Region::new(REGION))
-            .credentials_provider(SdkCredentials::new(ID, SECRET, None, None, "field"))
+            .credentials_provider(SdkCredentials::new(self.id, SECRET, None, None, "field"))
             .force_path_style(true)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -89,7 +79,7 @@ impl Server {
             endpoint_url: Some(self.endpoint.clone()),
             region: Some(REGION.to_owned()),
             credentials: Credentials::Static(StaticCredentials {
-                access_key_id: ID.to_owned(),
+                access_key_id: self.id.to_owned(),
                 secret_access_key: SECRET.to_owned(),
                 session_token: None,
             }),
@@ -155,7 +145,7 @@ impl Server {
         [
             ("AWS_ENDPOINT_URL", endpoint.to_owned()),
             ("AWS_REGION", REGION.to_owned()),
-            ("AWS_ACCESS_KEY_ID", ID.to_owned()),
+            ("AWS_ACCESS_KEY_ID", self.id.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
         ]
         .into_iter()

@@ -546,7 +546,7 @@ fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 /// Creates a JWT in the format of NATS (ADR-14 in nats-io/nats-architecture-and-design).
-fn jwt(issuer: &KeyPair, subject: &KeyPair, claims: serde_json::Value) -> String {
+pub(crate) fn jwt(issuer: &KeyPair, subject: &KeyPair, claims: serde_json::Value) -> String {
     use base64::Engine;
     let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
     let header = serde_json::json!({ "typ": "JWT", "alg": "ed25519-nkey" });

@@ -3,6 +3,8 @@
 //! All tests are in one binary, so that the SDK is linked only once and all tests share an S3 server.
 
 #[cfg(test)]
+mod active;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod bus;
@@ -28,6 +30,10 @@ mod malformed;
 mod nats_deploy;
 #[cfg(test)]
 mod nats_field;
+#[cfg(test)]
+mod nats_jwt;
+#[cfg(test)]
+mod nats_links;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::support::s3_double::{Act, S3Double};
 use crate::support::{Nats, NatsOptions, Relay, S3, data, gantry, until};
 
 /// Requests a page of a relay, and returns its status and body.
-async fn page(address: &str, path: &str) -> Option<(u16, String)> {
+pub(crate) async fn page(address: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
@@ -39,7 +39,7 @@ async fn metric(address: &str, series: &str) -> f64 {
     line.map_or(0.0, |value| value.trim().parse().unwrap())
 }
 
-fn address() -> String {
+pub(crate) fn address() -> String {
     format!("127.0.0.1:{}", data::free_port())
 }
 

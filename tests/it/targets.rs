@@ -225,3 +225,20 @@ async fn a_target_that_becomes_a_folder_midway_leaves_a_private_part_file() {
     assert!(resumed.stderr.contains("resumed at 3000000"), "{}", resumed.stderr);
     assert!(site.downloaded("file") == body);
 }
+
+/// A single file that is mounted into a container can't be replaced. The download once failed after its last byte.
+#[tokio::test]
+async fn a_mount_point_is_refused_before_the_first_byte() {
+    let (site, _) = site().await;
+    let target = site.downloads().join("file");
+    std::fs::write(&target, "old").unwrap();
+    let mount = "mount --bind \"$0\" \"$0\" && exec \"$@\"";
+    let path = target.to_str().unwrap();
+    let wrapper = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, path];
+
+    let output = site.get(FILES, "key", "file").through(wrapper).run().await.expect_code(1);
+
+    assert!(output.stderr.contains("is a mount point") && output.stderr.contains("-o - > FILE"), "{}", output.stderr);
+    assert_eq!(site.downloaded("file"), b"old");
+    assert_eq!(site.downloads_listed(), ["file"]);
+}

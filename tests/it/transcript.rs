@@ -150,8 +150,10 @@ fn forget_version(body: &mut Value) {
     if let Some(version) = body.get_mut("version") {
         *version = Value::Null;
     }
-    if let Some(host) = body.pointer_mut("/metadata/host") {
-        *host = Value::Null;
+    for place in ["/metadata/host", "/host"] {
+        if let Some(host) = body.pointer_mut(place) {
+            *host = Value::Null;
+        }
     }
 }
 

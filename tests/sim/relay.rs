@@ -134,7 +134,7 @@ impl Relay {
 
         let control = Prefix::default().control(&self.instance, id);
         let settings = settings(context, &request);
-        let identity = Identity { transfer: id, instance: self.instance.clone(), control: control.clone() };
+        let identity = Identity { transfer: id, instance: self.instance.clone(), control: control.clone(), host: None };
         let task = Task {
             envelope: Envelope { transfer: Some(id), context: request.context.clone() },
             inbox,

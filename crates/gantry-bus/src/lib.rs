@@ -168,6 +168,12 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
     /// account's limit becomes known only when a message exceeds it.
     fn max_payload(&self) -> usize;
 
+    /// Records that the server does not accept messages of `len` bytes, although it announces a larger limit. Afterwards
+    /// [`Bus::max_payload`] is smaller, unless the bus has no such limit.
+    fn note_refused(&self, len: usize) {
+        let _ = len;
+    }
+
     /// Returns the address of the current or last server, without credentials.
     fn server(&self) -> String;
 

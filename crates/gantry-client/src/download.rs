@@ -15,7 +15,7 @@ use tokio_util::sync::DropGuard;
 
 use gantry_proto::chunk::Chunk;
 use gantry_proto::receiver::Stats;
-use gantry_proto::{Accepted, Get, ObjectInfo};
+use gantry_proto::{Accepted, ChecksumKind, Get, ObjectInfo};
 
 use crate::connection::Connection;
 use crate::driver::{self, Running, join};
@@ -49,12 +49,18 @@ pub struct Download {
 
 /// Requests a transfer, and returns once it is accepted.
 pub(crate) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Download, Error> {
-    let Running { accepted, chunks, written, progress, driver, restated, cancel } =
+    let verifies_etag = get.verify_etag;
+    let Running { mut accepted, chunks, written, progress, driver, restated, cancel } =
         driver::start(connection, get).await?;
+
+    if !verifies_etag {
+        let other = &mut accepted.object.other_checksum;
+        *other = other.take().filter(|checksum| checksum.kind != ChecksumKind::Etag);
+    }
 
     // The store's checksum covers the whole object.
     let is_whole = accepted.start == 0 && accepted.end == accepted.object.size;
-    let checksum = accepted.object.checksum.as_ref().filter(|_| is_whole);
+    let checksum = accepted.object.stated_checksum().filter(|_| is_whole);
     let verifier = Verifier::new(checksum, accepted.end - accepted.start);
 
     Ok(Download {

@@ -23,7 +23,7 @@ use gantry_proto::{Accepted, Get, GetRequest, Headers};
 
 use crate::connection::{Connection, Share, denial};
 use crate::error::Error;
-use crate::progress::Progress;
+use crate::progress::{Progress, ServedBy};
 use crate::{stated, written};
 
 /// The capacity of the channel from the driver to the reader. The window bounds the chunks' bytes.
@@ -240,7 +240,8 @@ impl Driver {
 
     /// Reports an accepted transfer to the reader.
     fn accepted(&mut self, accepted: Box<Accepted>) -> Result<(), Error> {
-        info!(transfer = %accepted.transfer, relay = %accepted.instance, start = accepted.start, "accepted");
+        let relay = ServedBy::of(&accepted);
+        info!(transfer = %accepted.transfer, relay = %relay.id, host = relay.host, start = accepted.start, "accepted");
 
         self.progress.send_modify(|progress| {
             let is_first = progress.end == 0;
@@ -250,6 +251,7 @@ impl Driver {
             }
             progress.end = accepted.end;
             progress.transfer = Some(accepted.transfer);
+            progress.relay = Some(Arc::new(relay));
         });
         self.stated.note(&accepted)?;
 

@@ -101,6 +101,8 @@ pub struct Report {
     pub recoveries: u64,
     /// The duration from the call until the file was durable.
     pub elapsed: Duration,
+    /// The part of it that went into writing and syncing. If it is most of it, the disk is slow, not the network.
+    pub output: Duration,
 }
 
 /// Downloads to a file. If the bytes of an earlier download turn out to be wrong, repeats it once from the start.
@@ -176,7 +178,7 @@ async fn attempt(
         drop(parts.cancel);
         std::future::pending::<()>().await;
     };
-    let (proof, stats) = tokio::select! {
+    let (proof, stats, output) = tokio::select! {
         completed = completed => completed?,
         () = cancelling => return Err(Error::Cancelled),
     };
@@ -193,6 +195,7 @@ async fn attempt(
         last_modified: object.last_modified,
         recoveries: stats.recoveries,
         elapsed: started.elapsed(),
+        output,
     })
 }
 
@@ -259,28 +262,32 @@ async fn begin(
     download::start(connection, get.clone()).await
 }
 
-/// Writes chunks until there are no more. Blocks.
+/// Writes chunks until there are no more. Blocks. Returns the time that writing took, or an error.
 fn write(
     mut writer: PartWriter,
     mut chunks: mpsc::Receiver<Chunk>,
     mut written: written::Sender,
-) -> (PartWriter, Result<(), part::Error>) {
+) -> (PartWriter, Result<Duration, part::Error>) {
+    let mut output = Duration::ZERO;
     while let Some(chunk) = chunks.blocking_recv() {
+        let begun = Instant::now();
         if let Err(error) = writer.write_chunk(&chunk) {
             return (writer, Err(error));
         }
+        output += begun.elapsed();
+
         // The memory is free before the relay is allowed to send more.
         drop(chunk);
         written.advance(writer.written());
     }
-    (writer, Ok(()))
+    (writer, Ok(output))
 }
 
 /// Forwards the progress, with the start of the whole file instead of the transfer's.
 async fn forward_progress(mut from: watch::Receiver<Progress>, start: u64, to: Option<watch::Sender<Progress>>) {
     let Some(to) = to else { return };
     while from.changed().await.is_ok() {
-        let progress = *from.borrow_and_update();
+        let progress = from.borrow_and_update().clone();
         to.send_replace(Progress { start, ..progress });
     }
 }
@@ -288,14 +295,15 @@ async fn forward_progress(mut from: watch::Receiver<Progress>, start: u64, to: O
 /// Verifies the file and moves it to its target, or keeps the bytes after a failure.
 async fn finish(
     driven: Result<Stats, Error>,
-    sink: JoinHandle<(PartWriter, Result<(), part::Error>)>,
+    sink: JoinHandle<(PartWriter, Result<Duration, part::Error>)>,
     restated: &stated::Later,
     cancel: &CancellationToken,
-) -> Result<(Proof, Stats), Error> {
+) -> Result<(Proof, Stats, Duration), Error> {
     let Ok((mut writer, written)) = sink.await else { return Err(Error::Cancelled) };
 
     let failure = match (written, driven) {
-        (Ok(()), Ok(stats)) => {
+        (Ok(output), Ok(stats)) => {
+            let begun = Instant::now();
             let restated = restated.checksum().cloned();
             let proof = stoppable(cancel, move |stop| {
                 if let Some(checksum) = restated {
@@ -303,11 +311,11 @@ async fn finish(
                 }
                 writer.commit()
             });
-            return Ok((proof.await?, stats));
+            return Ok((proof.await?, stats, output + begun.elapsed()));
         }
         // The driver's error would only state that its reader is gone.
         (Err(error), _) => error.into(),
-        (Ok(()), Err(error)) => error,
+        (Ok(_), Err(error)) => error,
     };
 
     if let Err(error) = blocking(move || writer.suspend()).await {

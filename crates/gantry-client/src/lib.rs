@@ -30,7 +30,7 @@ pub use error::Error;
 pub use file::{FileOptions, Report};
 pub use listing::{Listed, Listing};
 pub use options::Options;
-pub use progress::Progress;
+pub use progress::{Progress, ServedBy};
 
 pub use gantry_bus::rate::RateLimit;
 pub use gantry_bus::{self as bus, nats};

@@ -1,9 +1,34 @@
 //! The progress of a download.
 
-use gantry_proto::TransferId;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use gantry_proto::{Accepted, TransferId};
+
+/// The longest name of a relay or a host that is reported, in bytes.
+const NAME_MAX_BYTES: usize = 255;
+
+/// A relay, as its log and its metadata name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ServedBy {
+    /// The relay's service id.
+    pub id: String,
+    /// The name of its host, if it states one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+}
+
+impl ServedBy {
+    pub(crate) fn of(accepted: &Accepted) -> Self {
+        let host = accepted.host.clone().filter(|host| host.len() <= NAME_MAX_BYTES);
+        Self { id: accepted.instance.clone(), host }
+    }
+}
 
 /// The progress of a download. All offsets are absolute, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
     /// The start of the range.
@@ -16,4 +41,6 @@ pub struct Progress {
     pub recoveries: u64,
     /// The latest transfer, as in the relay's log. `None` before the first transfer is accepted.
     pub transfer: Option<TransferId>,
+    /// The relay of the latest transfer. `None` before the first transfer is accepted.
+    pub relay: Option<Arc<ServedBy>>,
 }

@@ -30,9 +30,19 @@ pub enum Proof {
         /// The number of parts.
         parts: u64,
     },
+    /// Against the `ETag`, which is the MD5 of the object's bytes.
+    Etag {
+        /// Its algorithm.
+        algorithm: ChecksumAlgorithm,
+    },
     /// Only by the CRC of each chunk and the number of bytes. The store keeps no checksum of exactly these bytes, or none
     /// that can be checked.
     Transport,
+    /// Like [`Self::Transport`], although the store keeps a checksum. Its algorithm is not supported.
+    Unverified {
+        /// Its algorithm.
+        algorithm: ChecksumAlgorithm,
+    },
     /// Like [`Self::Transport`], although a checksum was stated. The checksum is invalid: its value is not a digest of
     /// its algorithm, or its parts do not add up to the object.
     InvalidChecksum {
@@ -47,7 +57,9 @@ impl fmt::Display for Proof {
             Self::FullObject { algorithm } => write!(f, "{} (full object)", algorithm.name()),
             Self::Composite { algorithm, parts: 1 } => write!(f, "{} (composite of 1 part)", algorithm.name()),
             Self::Composite { algorithm, parts } => write!(f, "{} (composite of {parts} parts)", algorithm.name()),
+            Self::Etag { algorithm } => write!(f, "{} (ETag)", algorithm.name()),
             Self::Transport => f.write_str("transport only"),
+            Self::Unverified { algorithm } => write!(f, "transport only: {} is not verified", algorithm.name()),
             Self::InvalidChecksum { algorithm } => {
                 write!(f, "transport only: the stated {} is invalid", algorithm.name())
             }
@@ -89,6 +101,9 @@ impl Mismatch {
 }
 
 /// Computes the checksum of bytes as they arrive, and compares it with the one that the store keeps.
+///
+/// An `ETag` verifies the bytes only if it is their MD5: [`Proof::Etag`]. Otherwise it may be no MD5, and the result is
+/// [`Proof::Transport`].
 ///
 /// A composite checksum is verified if its part sizes are known. Otherwise the result is [`Proof::Transport`]. An
 /// invalid checksum is reported as [`Proof::InvalidChecksum`]. It does not fail a download, since the relay could as
@@ -185,19 +200,21 @@ impl Check {
     /// Returns `None` for a composite checksum of unknown parts.
     ///
     /// # Errors
-    /// [`Proof::InvalidChecksum`].
+    /// [`Proof::InvalidChecksum`], [`Proof::Unverified`].
     fn new(checksum: &Checksum, size: u64) -> Result<Option<Self>, Proof> {
         let algorithm = checksum.algorithm;
         let invalid = Proof::InvalidChecksum { algorithm };
-        let expected = decode(checksum).ok_or(invalid)?;
+        let hasher = Hasher::new(algorithm).ok_or(Proof::Unverified { algorithm })?;
+        let expected = decode(checksum, &hasher).ok_or(invalid)?;
         let (proof, digest) = match checksum.kind {
-            ChecksumKind::FullObject => (Proof::FullObject { algorithm }, Digest::Bytes(Hasher::new(algorithm))),
+            ChecksumKind::FullObject => (Proof::FullObject { algorithm }, Digest::Bytes(hasher)),
+            ChecksumKind::Etag => (Proof::Etag { algorithm }, Digest::Bytes(hasher)),
             ChecksumKind::Composite => {
                 if checksum.parts.is_empty() {
                     return Ok(None);
                 }
                 let sizes = part_sizes(&checksum.parts, size).ok_or(invalid)?;
-                (Proof::Composite { algorithm, parts: sizes.len() as u64 }, Digest::parts(algorithm, sizes))
+                (Proof::Composite { algorithm, parts: sizes.len() as u64 }, Digest::parts(hasher, sizes))
             }
         };
         Ok(Some(Self { proof, algorithm, expected, digest }))
@@ -206,6 +223,9 @@ impl Check {
     fn finish(self) -> Result<Proof, Mismatch> {
         let actual = self.digest.finish();
         if actual != self.expected {
+            if matches!(self.proof, Proof::Etag { .. }) {
+                return Ok(Proof::Transport);
+            }
             return Err(Mismatch::Checksum {
                 algorithm: self.algorithm,
                 expected: STANDARD.encode(self.expected),
@@ -216,8 +236,9 @@ impl Check {
     }
 }
 
-fn decode(checksum: &Checksum) -> Option<Vec<u8>> {
-    STANDARD.decode(&checksum.value).ok().filter(|value| value.len() == digest_len(checksum.algorithm))
+fn decode(checksum: &Checksum, hasher: &Hasher) -> Option<Vec<u8>> {
+    let len = hasher.clone().finish().len();
+    STANDARD.decode(&checksum.value).ok().filter(|value| value.len() == len)
 }
 
 /// Returns the size of each part, or `None` if the parts are unknown, too many, or do not add up to `size` bytes.
@@ -242,7 +263,8 @@ enum Digest {
     /// The digest of the concatenated digests of the parts: S3's `COMPOSITE` checksum. Source: the S3 user guide,
     /// "Checking object integrity", "Full object and composite checksum types".
     Parts {
-        algorithm: ChecksumAlgorithm,
+        /// Of no bytes.
+        empty: Box<Hasher>,
         whole: Hasher,
         part: Hasher,
         /// The remaining bytes of the current part; `None` after the last part.
@@ -252,16 +274,16 @@ enum Digest {
 }
 
 impl Digest {
-    fn parts(algorithm: ChecksumAlgorithm, sizes: Vec<u64>) -> Self {
+    fn parts(empty: Hasher, sizes: Vec<u64>) -> Self {
         let mut later = sizes.into_iter();
         let left = later.next();
-        Self::Parts { algorithm, whole: Hasher::new(algorithm), part: Hasher::new(algorithm), left, later }
+        Self::Parts { whole: empty.clone(), part: empty.clone(), empty: Box::new(empty), left, later }
     }
 
     fn update(&mut self, mut bytes: &[u8]) {
         match self {
             Self::Bytes(hasher) => hasher.update(bytes),
-            Self::Parts { algorithm, whole, part, left, later } => {
+            Self::Parts { empty, whole, part, left, later } => {
                 while let Some(remaining) = *left {
                     let take = usize::try_from(remaining).unwrap_or(usize::MAX).min(bytes.len());
                     let (head, tail) = bytes.split_at(take);
@@ -274,7 +296,7 @@ impl Digest {
                         return;
                     }
 
-                    let done = std::mem::replace(part, Hasher::new(*algorithm));
+                    let done = std::mem::replace(part, (**empty).clone());
                     whole.update(&done.finish());
                     *left = later.next();
                 }
@@ -292,15 +314,6 @@ impl Digest {
     }
 }
 
-const fn digest_len(algorithm: ChecksumAlgorithm) -> usize {
-    match algorithm {
-        ChecksumAlgorithm::Crc64Nvme => 8,
-        ChecksumAlgorithm::Crc32 | ChecksumAlgorithm::Crc32c => 4,
-        ChecksumAlgorithm::Sha1 => 20,
-        ChecksumAlgorithm::Sha256 => 32,
-    }
-}
-
 #[derive(Clone, Debug)]
 enum Hasher {
     /// The CRC of the bytes so far.
@@ -311,18 +324,27 @@ enum Hasher {
     },
     Sha1(sha1::Sha1),
     Sha256(sha2::Sha256),
+    Sha512(Box<sha2::Sha512>),
+    Md5(md5::Md5),
 }
 
 impl Hasher {
-    fn new(algorithm: ChecksumAlgorithm) -> Self {
-        let crc = |variant| Self::Crc { digest: Box::new(crc_fast::Digest::new(variant)), len: digest_len(algorithm) };
-        match algorithm {
+    /// Returns `None` for an algorithm that is not supported.
+    fn new(algorithm: ChecksumAlgorithm) -> Option<Self> {
+        let crc = |variant| Self::Crc { digest: Box::new(crc_fast::Digest::new(variant)), len: 4 };
+        Some(match algorithm {
             ChecksumAlgorithm::Crc64Nvme => Self::Crc64Nvme(chunk::crc(&[])),
             ChecksumAlgorithm::Crc32 => crc(crc_fast::CrcAlgorithm::Crc32IsoHdlc),
             ChecksumAlgorithm::Crc32c => crc(crc_fast::CrcAlgorithm::Crc32Iscsi),
             ChecksumAlgorithm::Sha1 => Self::Sha1(sha1::Sha1::new()),
             ChecksumAlgorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
-        }
+            ChecksumAlgorithm::Sha512 => Self::Sha512(Box::new(sha2::Sha512::new())),
+            ChecksumAlgorithm::Md5 => Self::Md5(md5::Md5::new()),
+            ChecksumAlgorithm::Xxhash64
+            | ChecksumAlgorithm::Xxhash3
+            | ChecksumAlgorithm::Xxhash128
+            | ChecksumAlgorithm::Unknown => return None,
+        })
     }
 
     fn update(&mut self, bytes: &[u8]) {
@@ -331,6 +353,8 @@ impl Hasher {
             Self::Crc { digest, .. } => digest.update(bytes),
             Self::Sha1(digest) => digest.update(bytes),
             Self::Sha256(digest) => digest.update(bytes),
+            Self::Sha512(digest) => digest.update(bytes),
+            Self::Md5(digest) => digest.update(bytes),
         }
     }
 
@@ -344,6 +368,8 @@ impl Hasher {
             }
             Self::Sha1(digest) => digest.finalize().to_vec(),
             Self::Sha256(digest) => digest.finalize().to_vec(),
+            Self::Sha512(digest) => digest.finalize().to_vec(),
+            Self::Md5(digest) => digest.finalize().to_vec(),
         }
     }
 }
@@ -355,12 +381,14 @@ mod tests {
 
     use super::*;
 
-    const ALL: [ChecksumAlgorithm; 5] = [
+    const ALL: [ChecksumAlgorithm; 7] = [
         ChecksumAlgorithm::Crc64Nvme,
         ChecksumAlgorithm::Crc32,
         ChecksumAlgorithm::Crc32c,
         ChecksumAlgorithm::Sha1,
         ChecksumAlgorithm::Sha256,
+        ChecksumAlgorithm::Sha512,
+        ChecksumAlgorithm::Md5,
     ];
 
     fn hex(bytes: &[u8]) -> String {
@@ -368,7 +396,7 @@ mod tests {
     }
 
     fn digest(algorithm: ChecksumAlgorithm, bytes: &[u8]) -> Vec<u8> {
-        let mut hasher = Hasher::new(algorithm);
+        let mut hasher = Hasher::new(algorithm).unwrap();
         hasher.update(bytes);
         hasher.finish()
     }
@@ -401,15 +429,22 @@ mod tests {
         proof
     }
 
-    /// CRCs: the check values in the catalogue of parametrised CRC algorithms (reveng). SHA: FIPS 180's "abc".
+    /// CRCs: the check values in the catalogue of parametrised CRC algorithms (reveng). SHA: FIPS 180's "abc". MD5: RFC
+    /// 1321's.
     #[test]
     fn computes_published_check_values() {
-        use ChecksumAlgorithm::{Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
+        use ChecksumAlgorithm::{Crc32, Crc32c, Crc64Nvme, Md5, Sha1, Sha256, Sha512};
         assert_eq!(hex(&digest(Crc64Nvme, b"123456789")), "ae8b14860a799888");
         assert_eq!(hex(&digest(Crc32, b"123456789")), "cbf43926");
         assert_eq!(hex(&digest(Crc32c, b"123456789")), "e3069283");
         assert_eq!(hex(&digest(Sha1, b"abc")), "a9993e364706816aba3e25717850c26c9cd0d89d");
         assert_eq!(hex(&digest(Sha256, b"abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            hex(&digest(Sha512, b"abc")),
+            "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+             2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f"
+        );
+        assert_eq!(hex(&digest(Md5, b"abc")), "900150983cd24fb0d6963f7d28e17f72");
     }
 
     #[test]
@@ -481,6 +516,25 @@ mod tests {
     }
 
     #[test]
+    fn an_etag_proves_something_only_if_it_matches() {
+        let algorithm = ChecksumAlgorithm::Md5;
+        let etag = |bytes| Checksum { kind: ChecksumKind::Etag, ..full(algorithm, bytes) };
+        assert_eq!(verify(Some(&etag(b"abcd")), 4, &[b"ab", b"cd"]), Ok(Proof::Etag { algorithm }));
+        assert_eq!(verify(Some(&etag(b"abce")), 4, &[b"abcd"]), Ok(Proof::Transport));
+    }
+
+    #[test]
+    fn an_algorithm_that_is_not_supported_is_named() {
+        use ChecksumAlgorithm::{Unknown, Xxhash3, Xxhash64, Xxhash128};
+        for algorithm in [Xxhash64, Xxhash3, Xxhash128, Unknown] {
+            for kind in [ChecksumKind::FullObject, ChecksumKind::Composite, ChecksumKind::Etag] {
+                let checksum = Checksum { algorithm, kind, ..full(ChecksumAlgorithm::Md5, b"abcd") };
+                assert_eq!(verify(Some(&checksum), 4, &[b"abcd"]), Ok(Proof::Unverified { algorithm }));
+            }
+        }
+    }
+
+    #[test]
     fn runs_of_parts_equal_single_parts() {
         let single = composite(ChecksumAlgorithm::Crc32c, &[b"ab", b"cd", b"e"]);
         let runs = vec![PartRun { count: 2, size: 2 }, PartRun { count: 1, size: 1 }];
@@ -500,6 +554,12 @@ mod tests {
                 r#"{"kind":"composite","algorithm":"sha256","parts":12}"#,
             ),
             (Proof::Transport, "transport only", r#"{"kind":"transport"}"#),
+            (Proof::Etag { algorithm: ChecksumAlgorithm::Md5 }, "MD5 (ETag)", r#"{"kind":"etag","algorithm":"md5"}"#),
+            (
+                Proof::Unverified { algorithm: ChecksumAlgorithm::Xxhash3 },
+                "transport only: XXHASH3 is not verified",
+                r#"{"kind":"unverified","algorithm":"xxhash3"}"#,
+            ),
             (
                 Proof::InvalidChecksum { algorithm },
                 "transport only: the stated SHA256 is invalid",

@@ -14,6 +14,9 @@ pub struct Accepted {
     pub instance: String,
     /// The subject for credit and cancel messages.
     pub control: String,
+    /// The name of the relay's host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// The object, in the version that every byte of the transfer comes from.
     #[serde(flatten)]
     pub object: ObjectInfo,

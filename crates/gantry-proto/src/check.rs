@@ -32,8 +32,9 @@ pub fn object(object: &ObjectInfo) -> Result<(), Malformed> {
     if metadata_len(object) > METADATA_MAX_BYTES {
         return Err(Malformed::new("`metadata` is too long"));
     }
-    if object.checksum.as_ref().is_some_and(|checksum| !is_bounded(checksum)) {
-        return Err(Malformed::new("`checksum` is too long"));
+    let checksums = [&object.checksum, &object.other_checksum];
+    if checksums.into_iter().flatten().any(|checksum| !is_bounded(checksum)) {
+        return Err(Malformed::new("`checksum` or `other_checksum` is too long"));
     }
 
     Ok(())
@@ -62,6 +63,7 @@ pub fn trim(object: &mut ObjectInfo) {
         object.metadata.clear();
     }
     object.checksum = object.checksum.take().filter(is_bounded);
+    object.other_checksum = object.other_checksum.take().filter(is_bounded);
 }
 
 /// Checks a page that answers `request`.
@@ -134,6 +136,7 @@ mod tests {
             last_modified: Some("2026-01-02T03:04:05Z".to_owned()),
             content_type: Some("text/plain".to_owned()),
             metadata: [("colour".to_owned(), "blue".to_owned())].into(),
+            other_checksum: None,
             checksum: Some(Checksum {
                 algorithm: ChecksumAlgorithm::Sha1,
                 kind: ChecksumKind::Composite,

@@ -21,6 +21,9 @@ pub struct Get {
     pub pin: Pin,
     /// Text that is repeated on every message of the transfer, for correlation.
     pub context: Option<String>,
+    /// Whether to compare the `ETag` with the MD5 of the bytes if the store keeps no checksum. It costs the time of an MD5,
+    /// and only a match proves something.
+    pub verify_etag: bool,
 }
 
 impl Get {
@@ -33,6 +36,7 @@ impl Get {
             span: Span { start: 0, end: None },
             pin: Pin { if_match: None, version_id: None },
             context: None,
+            verify_etag: false,
         }
     }
 
@@ -81,6 +85,13 @@ impl Get {
     #[must_use]
     pub fn pin(mut self, pin: Pin) -> Self {
         self.pin = pin;
+        self
+    }
+
+    /// Sets whether to compare the `ETag` with the MD5 of the bytes if the store keeps no checksum.
+    #[must_use]
+    pub const fn verify_etag(mut self, verify_etag: bool) -> Self {
+        self.verify_etag = verify_etag;
         self
     }
 

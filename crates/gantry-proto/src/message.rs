@@ -315,6 +315,7 @@ mod tests {
                 content_type,
                 metadata,
                 checksum,
+                other_checksum: None,
             })
     }
 
@@ -326,6 +327,7 @@ mod tests {
                     transfer,
                     instance,
                     control,
+                    host: None,
                     object,
                     start,
                     end,

@@ -71,6 +71,10 @@ pub struct ObjectInfo {
     /// The whole object's checksum, as kept by the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
+    /// A checksum of the whole object that older consumers don't know: of another algorithm, or the `ETag`. Only if there
+    /// is no `checksum`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_checksum: Option<Checksum>,
 }
 
 impl ObjectInfo {
@@ -86,6 +90,7 @@ impl ObjectInfo {
             content_type: None,
             metadata: BTreeMap::new(),
             checksum: None,
+            other_checksum: None,
         }
     }
 
@@ -93,6 +98,20 @@ impl ObjectInfo {
     #[must_use]
     pub fn pin(&self) -> Pin {
         Pin { if_match: Some(self.etag.clone()), version_id: self.version_id.clone() }
+    }
+
+    /// Returns the checksum to verify the object with.
+    #[must_use]
+    pub fn stated_checksum(&self) -> Option<&Checksum> {
+        self.checksum.as_ref().or(self.other_checksum.as_ref())
+    }
+
+    /// Returns whether this description and `other` state checksums that can't belong to the same bytes.
+    #[must_use]
+    pub fn contradicts(&self, other: &Self) -> bool {
+        let is_contradiction = |one: &Option<Checksum>, other: &Option<Checksum>| matches!((one, other), (Some(one), Some(other)) if one.contradicts(other));
+        is_contradiction(&self.checksum, &other.checksum)
+            || is_contradiction(&self.other_checksum, &other.other_checksum)
     }
 }
 
@@ -142,6 +161,19 @@ pub enum ChecksumAlgorithm {
     Sha1,
     /// SHA-256.
     Sha256,
+    /// SHA-512.
+    Sha512,
+    /// MD5.
+    Md5,
+    /// XXH64, which Gantry does not verify.
+    Xxhash64,
+    /// XXH3 of 64 bits, which Gantry does not verify.
+    Xxhash3,
+    /// XXH3 of 128 bits, which Gantry does not verify.
+    Xxhash128,
+    /// An algorithm that this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 impl ChecksumAlgorithm {
@@ -154,6 +186,12 @@ impl ChecksumAlgorithm {
             Self::Crc32c => "CRC32C",
             Self::Sha1 => "SHA1",
             Self::Sha256 => "SHA256",
+            Self::Sha512 => "SHA512",
+            Self::Md5 => "MD5",
+            Self::Xxhash64 => "XXHASH64",
+            Self::Xxhash3 => "XXHASH3",
+            Self::Xxhash128 => "XXHASH128",
+            Self::Unknown => "a checksum of an unknown algorithm",
         }
     }
 }
@@ -166,6 +204,8 @@ pub enum ChecksumKind {
     FullObject,
     /// The concatenated digests of the object's parts.
     Composite,
+    /// Probably the object's bytes: it is the `ETag`, which is their MD5 in most stores, but in some only looks so.
+    Etag,
 }
 
 #[cfg(test)]

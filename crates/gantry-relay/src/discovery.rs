@@ -17,6 +17,7 @@ use crate::lifetime::Lifetime;
 use crate::metrics::RelayMetrics;
 use crate::neighbours::Neighbours;
 use crate::options::Options;
+use crate::registry::Registry;
 use crate::throttle::{REFUSALS, Throttle};
 use gantry_bus::{Bus, Message, Subscription};
 use gantry_proto::message::json;
@@ -32,6 +33,7 @@ const NAME_MAX: usize = 64;
 pub(crate) struct Service {
     identity: Identity,
     started: String,
+    registry: Arc<Registry>,
     endpoints: RwLock<Vec<Endpoint>>,
     prefix: Prefix,
     pub(crate) neighbours: Neighbours,
@@ -82,6 +84,15 @@ struct EndpointStats<'a> {
     /// In nanoseconds, as the API requires.
     processing_time: u64,
     average_processing_time: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<EndpointData>,
+}
+
+/// What the API leaves to the service. Anyone may read it, so it identifies no transfer.
+#[derive(Serialize)]
+struct EndpointData {
+    /// The number of transfers in progress.
+    active: usize,
 }
 
 #[derive(Serialize)]
@@ -109,7 +120,7 @@ struct Stats<'a> {
 }
 
 impl Service {
-    pub(crate) fn new(instance: &str, options: &Options) -> Self {
+    pub(crate) fn new(instance: &str, options: &Options, registry: Arc<Registry>) -> Self {
         let metadata = BTreeMap::from([
             ("protocol", VERSION.to_string()),
             ("prefix", options.prefix.to_string()),
@@ -123,10 +134,16 @@ impl Service {
         Self {
             identity: Identity { name: SERVICE, id: instance.to_owned(), version: env!("CARGO_PKG_VERSION"), metadata },
             started: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+            registry,
             endpoints: RwLock::default(),
             prefix: options.prefix.clone(),
             neighbours: Neighbours::default(),
         }
+    }
+
+    /// Returns this host's name.
+    pub(crate) fn host(&self) -> &str {
+        self.identity.metadata.get("host").map_or("", String::as_str)
     }
 
     /// Adds a store's endpoints.
@@ -209,7 +226,7 @@ impl Service {
                 Some(json(&Response { r#type: "io.nats.micro.v1.info_response", identity, more }))
             }
             "STATS" => {
-                let endpoints = endpoints.iter().map(Endpoint::stats).collect();
+                let endpoints = endpoints.iter().map(|endpoint| endpoint.stats(&self.registry)).collect();
                 let more = Stats { started: &self.started, endpoints };
                 Some(json(&Response { r#type: "io.nats.micro.v1.stats_response", identity, more }))
             }
@@ -235,7 +252,9 @@ impl Endpoint {
         }
     }
 
-    fn stats(&self) -> EndpointStats<'_> {
+    fn stats(&self, registry: &Registry) -> EndpointStats<'_> {
+        let is_get = self.operation == Operation::Get;
+
         let counts = &self.counts;
         let processing_time = u64::try_from(counts.processing.as_nanos()).unwrap_or(u64::MAX);
         EndpointStats {
@@ -247,6 +266,7 @@ impl Endpoint {
             last_error: &counts.last_error,
             processing_time,
             average_processing_time: processing_time.checked_div(counts.requests).unwrap_or(0),
+            data: is_get.then(|| EndpointData { active: registry.active_of(&self.store) }),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`Relay::start`] subscribes. Every request and transfer runs as a task on one tracker. [`Relay::wait`] returns when all
 //! of them have ended after a shutdown.
 
+mod active;
 mod admission;
 mod buses;
 mod caution;
@@ -29,12 +30,14 @@ mod throttle;
 mod transfer;
 mod waits;
 
+pub use self::active::ActiveTransfer;
 pub use self::buses::Buses;
 pub use self::discovery::subjects as service_subjects;
 pub use self::error::Error;
 pub use self::monitor::probe;
 pub use self::options::Options;
 pub use self::readiness::Readiness;
+pub use self::registry::ActiveTransfers;
 pub use self::stores::{Replaced, Stores};
 
 use std::sync::Arc;
@@ -117,6 +120,12 @@ impl Relay {
     #[must_use]
     pub fn transfers_active(&self) -> usize {
         self.registry.len()
+    }
+
+    /// Returns a view of the transfers in progress.
+    #[must_use]
+    pub fn active_transfers(&self) -> ActiveTransfers {
+        self.registry.view()
     }
 
     /// Watches whether the relay can serve.
@@ -236,12 +245,13 @@ impl Parts {
         let subjects = Arc::new(Subjects::new(options.prefix.clone()));
         let lifetime = Arc::new(Lifetime::new(shutdown));
         let throttle = Arc::new(Throttle::default());
+        let registry = Arc::new(Registry::new(metrics.transfers_active.clone()));
         let outbox =
             Outbox::new(Arc::clone(&buses.data), options.idle_timeout, Arc::clone(&lifetime), Arc::clone(&throttle));
 
         Self {
-            service: Arc::new(Service::new(subjects.instance(), &options)),
-            registry: Arc::new(Registry::new(metrics.transfers_active.clone())),
+            service: Arc::new(Service::new(subjects.instance(), &options, Arc::clone(&registry))),
+            registry,
             board: Arc::new(Board::new(Arc::clone(&subjects))),
             outbox: Arc::new(outbox),
             buses,
@@ -262,6 +272,7 @@ impl Parts {
             throttle: Arc::clone(&self.throttle),
         };
         let transfers = transfer::Context {
+            host: self.service.host().to_owned(),
             options: Arc::clone(&self.options),
             subjects: Arc::clone(&self.subjects),
             outbox: Arc::clone(&self.outbox),
@@ -311,7 +322,8 @@ impl Parts {
         self.lifetime.spawn_vital("drain", None, draining);
         self.buses.flush().await?;
 
-        info!(instance = self.subjects.instance(), prefix = %self.options.prefix, stores = served.added.len(), "serving");
+        let host = self.service.host();
+        info!(instance = self.subjects.instance(), host, prefix = %self.options.prefix, stores = served.added.len(), "serving");
         let Self { buses, subjects, registry, board, lifetime, .. } = self;
         Ok(Relay { buses, subjects, registry, stores: table, board, lifetime, probe })
     }
@@ -370,13 +382,23 @@ impl Parts {
 /// Ends the relay's transfers and queries after the grace period of a shutdown, and lets the tracker close.
 async fn drain(lifetime: Arc<Lifetime>, registry: Arc<Registry>, grace: Duration) {
     lifetime.stopping().await;
-    info!(transfers = registry.len(), queries = registry.queries(), ?grace, "draining");
+    info!(
+        transfers = registry.len(),
+        queries = registry.queries(),
+        ?grace,
+        "draining: a second signal ends all transfers"
+    );
     lifetime.tasks.close();
 
     tokio::select! {
         () = lifetime.shutdown.force.cancelled() => {}
         () = tokio::time::sleep(grace) => {}
         () = registry.emptied() => {}
+        never = report_drain(&registry, grace) => match never {},
+    }
+    match registry.len() {
+        0 => info!("all transfers have ended"),
+        transfers => info!(transfers, "sending the consumers to other relays"),
     }
     lifetime.goaway.cancel();
 
@@ -387,5 +409,16 @@ async fn drain(lifetime: Arc<Lifetime>, registry: Arc<Registry>, grace: Duration
             warn!(transfers = registry.len(), "transfers can't notify their consumers: ending them");
             lifetime.shutdown.force.cancel();
         }
+    }
+}
+
+/// Logs what a drain waits for, ten times in its grace but at most once a second.
+async fn report_drain(registry: &Registry, grace: Duration) -> std::convert::Infallible {
+    let interval = (grace / 10).max(Duration::from_secs(1));
+    let mut left = grace;
+    loop {
+        tokio::time::sleep(interval).await;
+        left = left.saturating_sub(interval);
+        info!(transfers = registry.len(), queries = registry.queries(), ?left, "still draining");
     }
 }

@@ -39,6 +39,8 @@ pub struct Options {
     pub transfer_rate_max: Option<NonZeroU64>,
     /// Rate limit of all transfers together.
     pub rate_limit: Option<RateLimit>,
+    /// Whether keys and the consumers' contexts are logged at INFO, and shown with the transfers in progress.
+    pub shows_keys: bool,
 }
 
 impl Default for Options {
@@ -59,6 +61,7 @@ impl Default for Options {
             drain_grace: Duration::from_secs(30),
             transfer_rate_max: None,
             rate_limit: None,
+            shows_keys: false,
         }
     }
 }

@@ -7,6 +7,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, debug, info_span, warn};
 use uuid::Uuid;
 
+use crate::active::Activity;
 use crate::admission::{Limits, StoreLimits};
 use crate::lifetime::Lifetime;
 use crate::options::Options;
@@ -100,7 +101,8 @@ impl Requests {
         };
 
         let transfer = TransferId(Uuid::new_v4());
-        let entry = self.registry.enter(transfer);
+        let shown = self.options.shows_keys.then(|| (request.key.to_string(), request.context.clone()));
+        let entry = self.registry.enter(transfer, Activity::new(requester.store().clone(), shown));
         let span = info_span!(
             "transfer",
             otel.kind = "server",

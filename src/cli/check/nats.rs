@@ -6,10 +6,11 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::super::connect;
+use super::super::payload::Probe;
 use super::{find, named};
 use crate::config::{Config, Effective};
 use gantry_bus::nats::OptionKind;
@@ -24,11 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The time limit for nats-server to answer.
 const ROUND_TRIP: Duration = Duration::from_secs(3);
 
-/// The number of attempts to send a message of one size without an answer.
-const PAYLOAD_TRIES: u32 = 3;
-
-/// How long after the answer to a later message refusals may still arrive. They pass through another queue of the
-/// client library.
+/// The time that refusals may arrive after the answer to a later message. They pass through another queue of the client
+/// library.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// The prefix of the subjects that nats-server creates for requests from other accounts.
@@ -48,9 +46,9 @@ pub(super) async fn check(config: &Config, effective: &[Effective]) -> Result<St
         return Err(format!("{key}: nats-server forbids the relay {}: grant that to its user", vital.join(", ")));
     }
 
-    let wanted = (config.relay.chunk_max_bytes + HEADERS_MAX_BYTES).min(bus.max_payload());
-    let accepted = timeout(PATIENCE, accepted_payload(&*bus, &rights, wanted)).await;
-    if let Ok(Ok(Some(accepted))) = accepted
+    if let Some(probe) = Probe::of(config)
+        && let wanted = probe.wanted_on(&*bus)
+        && let Ok(Ok(Some(accepted))) = timeout(PATIENCE, probe.accepted(&*bus)).await
         && accepted < wanted
     {
         let key = named(effective, "relay.chunk_max_bytes");
@@ -211,35 +209,6 @@ async fn forbidden(bus: &dyn Bus, rights: &Rights) -> Result<BTreeSet<String>, b
         forbidden.insert(format!("something: no answer arrived on {:?}", rights.reports));
     }
     Ok(forbidden)
-}
-
-/// Publishes a message of `wanted` bytes, and smaller ones if nats-server closes the connection. Returns the size that it
-/// accepts, or `None` if it does not answer.
-async fn accepted_payload(bus: &dyn Bus, rights: &Rights, wanted: usize) -> Result<Option<usize>, bus::Error> {
-    let Some(subject) = rights.deliveries.first() else { return Ok(None) };
-    let mut answers = bus.subscribe(&rights.reports, None).await?;
-    let mut len = wanted;
-    let mut unanswered = 0;
-    while len > HEADERS_MAX_BYTES && unanswered < PAYLOAD_TRIES {
-        let reply = Some(rights.answers.clone());
-        let payload = vec![0; len].into();
-        bus.publish(Message { subject: subject.clone(), reply, payload, ..Message::default() }).await?;
-
-        let refused = async {
-            while bus.max_payload() >= len {
-                sleep(SETTLE / 10).await;
-            }
-        };
-        tokio::select! {
-            answer = timeout(ROUND_TRIP, answers.next()) => match answer {
-                Ok(answer) => return Ok(answer.map(|_| len)),
-                // The refusal may have been lost with the connection.
-                Err(_) => unanswered += 1,
-            },
-            () = refused => len = bus.max_payload(),
-        }
-    }
-    Ok(None)
 }
 
 /// Waits for the next refusal.

@@ -71,6 +71,11 @@ pub(super) struct Get {
     if_match: Option<String>,
     #[arg(long, value_name = "ID", help = "Version to download, if the store keeps versions")]
     version_id: Option<String>,
+    #[arg(
+        long,
+        help = "Compare the ETag with the MD5 of the bytes if the store keeps no checksum; only a match proves something"
+    )]
+    verify_etag: bool,
     #[arg(long, help = "Start from the beginning instead of resuming an interrupted download")]
     no_resume: bool,
     #[arg(long, value_name = "RATE", help = "Maximum bytes per second, such as 500K, 10M or 1.5MiB")]

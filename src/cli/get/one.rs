@@ -95,7 +95,8 @@ impl One<'_> {
             }
         };
 
-        Ok(consumer::Get::new(store, key).range(span).pin(pin).context(&self.correlation))
+        let get = consumer::Get::new(store, key).range(span).pin(pin).context(&self.correlation);
+        Ok(get.verify_etag(self.get.verify_etag))
     }
 
     async fn file(
@@ -111,7 +112,7 @@ impl One<'_> {
 
         let download = client.download(get, target, options);
         let report = self.meter().follow(self.watched(), seen.clone(), download).await;
-        let transfer = seen.borrow().transfer;
+        let Progress { transfer, relay, .. } = seen.borrow().clone();
         let report = report.map_err(|error| Failure::from(error).of(transfer, &self.correlation))?;
 
         Ok(Summary {
@@ -121,11 +122,13 @@ impl One<'_> {
             resumed_from: report.resumed_from,
             restarted: report.restarted,
             elapsed: report.elapsed,
+            output: report.output,
             proof: report.proof,
             etag: report.etag,
             version_id: report.version_id,
             recoveries: report.recoveries,
             transfer,
+            relay: relay.as_deref().cloned(),
             ..self.summary()
         })
     }
@@ -156,13 +159,16 @@ impl One<'_> {
         let progress = download.progress();
         let meter = self.meter();
         let is_shown = path == Path::new("-") && io::stdout().is_terminal();
+        let mut output = Duration::ZERO;
         let copy = async {
             while let Some(bytes) = download.next().await {
                 let bytes = bytes?;
                 if is_shown && output::is_binary(&bytes) {
                     return Err(output::binary_failure());
                 }
+                let begun = Instant::now();
                 to.write_all(&bytes).await.map_err(|error| write_failure(path, &error))?;
+                output += begun.elapsed();
             }
             to.flush().await.map_err(|error| write_failure(path, &error))
         };
@@ -182,11 +188,13 @@ impl One<'_> {
             bytes,
             fetched_bytes: bytes,
             elapsed: started.elapsed(),
+            output,
             proof: download.proof().unwrap_or(Proof::Transport),
             etag: object.etag.clone(),
             version_id: object.version_id.clone(),
             recoveries: progress.borrow().recoveries,
             transfer: progress.borrow().transfer,
+            relay: progress.borrow().relay.as_deref().cloned(),
             ..self.summary()
         })
     }
@@ -210,16 +218,21 @@ impl One<'_> {
             resumed_from: None,
             restarted: None,
             elapsed: Duration::ZERO,
+            output: Duration::ZERO,
             proof: Proof::Transport,
             etag: String::new(),
             version_id: None,
             recoveries: 0,
             transfer: None,
             correlation: self.correlation.clone(),
+            relay: None,
         }
     }
 
     fn report(&self, summary: &Summary) -> Result<(), Failure> {
+        let Summary { bytes, elapsed, output, .. } = summary;
+        tracing::info!(bytes, ms = elapsed.as_millis(), output_ms = output.as_millis(), "downloaded");
+
         match self.get.form() {
             Form::Json => output::json(summary)?,
             Form::JsonToStderr => telemetry::print(&output::to_json(summary)),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::super::output;
+use gantry_client::ServedBy;
 use gantry_client::verify::Proof;
 use gantry_proto::TransferId;
 
@@ -25,6 +26,9 @@ pub(super) struct Summary {
     pub(super) restarted: Option<String>,
     #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
     pub(super) elapsed: Duration,
+    /// The part of it in which the download waited for the disk, or for the reader of its output.
+    #[serde(rename = "output_ms", serialize_with = "milliseconds")]
+    pub(super) output: Duration,
     pub(super) proof: Proof,
     pub(super) etag: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,6 +39,9 @@ pub(super) struct Summary {
     pub(super) transfer: Option<TransferId>,
     /// The id that the logs and traces of both sides contain.
     pub(super) correlation: String,
+    /// The relay of the last transfer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) relay: Option<ServedBy>,
 }
 
 fn milliseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -65,7 +72,12 @@ impl Summary {
             Proof::InvalidChecksum { algorithm } => {
                 format!(", verified in transport only: the stated {} is invalid", algorithm.name())
             }
-            proof @ (Proof::FullObject { .. } | Proof::Composite { .. }) => format!(", verified by {proof}"),
+            Proof::Unverified { algorithm } => {
+                format!(", verified in transport only: the object has {}, which is not verified", algorithm.name())
+            }
+            proof @ (Proof::FullObject { .. } | Proof::Composite { .. } | Proof::Etag { .. }) => {
+                format!(", verified by {proof}")
+            }
         };
         line
     }
@@ -86,12 +98,14 @@ mod tests {
             resumed_from: None,
             restarted: None,
             elapsed: Duration::from_millis(1200),
+            output: Duration::from_millis(200),
             proof: Proof::FullObject { algorithm: ChecksumAlgorithm::Crc64Nvme },
             etag: "\"x\"".to_owned(),
             version_id: None,
             recoveries: 0,
             transfer: None,
             correlation: "order-7".to_owned(),
+            relay: None,
         }
     }
 

@@ -107,7 +107,7 @@ impl Watched for OneObject {
     type Progress = Progress;
 
     fn take(&mut self, progress: &Progress) {
-        self.progress = *progress;
+        self.progress = progress.clone();
         if progress.transfer != self.last {
             self.recoveries += u64::from(self.last.is_some());
             self.last = progress.transfer;

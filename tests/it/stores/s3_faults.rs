@@ -251,7 +251,7 @@ async fn invalid_answers_are_rejected() {
     assert_fails(|_| Act::Anonymous, is_protocol).await;
 }
 
-/// SeaweedFS answers so for a moment after its start.
+/// SeaweedFS was seen to answer so while faults were injected.
 #[tokio::test]
 async fn missing_bytes_of_a_described_object_are_requested_again() {
     let empty = || Act::Raw(200, "etag: \"double\"", String::new());

@@ -1,7 +1,7 @@
 //! The S3 store in setups where servers, proxies or permissions differ from AWS's defaults.
 
 use bytes::Bytes;
-use gantry_proto::{ListRequest, Pin, Span};
+use gantry_proto::{ChecksumAlgorithm, ChecksumKind, ListRequest, Pin, Span};
 use gantry_store::s3::{Credentials, Options, S3Store};
 use gantry_store::{Budget, Error, Store};
 
@@ -285,4 +285,35 @@ fn credentials() -> Credentials {
         secret_access_key: "secret".to_owned(),
         session_token: None,
     })
+}
+
+/// S3 also stores checksums of algorithms that older consumers don't know. Each is stated where they don't look.
+#[tokio::test]
+async fn checksums_of_newer_algorithms_are_stated_beside_the_older_ones() {
+    use ChecksumAlgorithm::{Md5, Sha512, Xxhash3, Xxhash64, Xxhash128};
+    use ChecksumKind::{Composite, Etag, FullObject};
+
+    let cases: [(&'static [u8], _); 8] = [
+        (b"x-amz-checksum-sha512: AAAA\r\nx-amz-checksum-type: FULL_OBJECT\r\n", Some((Sha512, FullObject))),
+        (b"x-amz-checksum-sha512: AAAA-2\r\nx-amz-checksum-type: COMPOSITE\r\n", Some((Sha512, Composite))),
+        (b"x-amz-checksum-md5: AAAA\r\nx-amz-checksum-type: FULL_OBJECT\r\n", Some((Md5, FullObject))),
+        (b"x-amz-checksum-xxhash64: AAAA\r\nx-amz-checksum-type: FULL_OBJECT\r\n", Some((Xxhash64, FullObject))),
+        (b"x-amz-checksum-xxhash3: AAAA\r\nx-amz-checksum-type: FULL_OBJECT\r\n", Some((Xxhash3, FullObject))),
+        (b"x-amz-checksum-xxhash128: AAAA\r\nx-amz-checksum-type: FULL_OBJECT\r\n", Some((Xxhash128, FullObject))),
+        (b"x-amz-server-side-encryption: AES256\r\n", Some((Md5, Etag))),
+        (b"x-amz-server-side-encryption: aws:kms\r\n", None),
+    ];
+    for (lines, expected) in cases {
+        let etag = "\"900150983cd24fb0d6963f7d28e17f72\"";
+        let server = S3Double::start(Bytes::from_static(b"abc"), move |_: &Request| Act::Labelled(etag, lines)).await;
+        let store = store(server.endpoint(), limits(), 1 << 20).await;
+
+        let described = store.stat(&key("k"), &Pin::default()).await.unwrap();
+        let opened = store.open(&key("k"), &Pin::default(), Span::default()).await.unwrap();
+
+        for object in [described, opened.object] {
+            let stated = object.other_checksum.map(|checksum| (checksum.algorithm, checksum.kind));
+            assert_eq!((object.checksum, stated), (None, expected), "{}", String::from_utf8_lossy(lines));
+        }
+    }
 }

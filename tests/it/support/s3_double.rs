@@ -70,6 +70,8 @@ pub(crate) enum Act {
     Grow(usize),
     /// With another `ETag`, ignoring `If-Match`.
     Replace(&'static str),
+    /// With this `ETag`, and these header lines as well, each with its line break.
+    Labelled(&'static str, &'static [u8]),
     /// Without an `ETag`.
     Anonymous,
     /// With these header lines as well, each with its line break.
@@ -207,7 +209,7 @@ async fn fail(
 
 async fn serve(stream: &mut TcpStream, request: &Request, act: Act, object: &Bytes) -> std::io::Result<bool> {
     let size = object.len();
-    let etag = if let Act::Replace(etag) = act { etag } else { ETAG };
+    let etag = if let Act::Replace(etag) | Act::Labelled(etag, _) = act { etag } else { ETAG };
 
     if let Some(expected) = request.header("if-match")
         && expected != etag
@@ -243,7 +245,7 @@ async fn serve(stream: &mut TcpStream, request: &Request, act: Act, object: &Byt
     if !matches!(act, Act::Anonymous) {
         write!(head, "etag: {etag}\r\n").unwrap();
     }
-    let more = if let Act::With(lines) = act { lines } else { b"" };
+    let more = if let Act::With(lines) | Act::Labelled(_, lines) = act { lines } else { b"" };
     if !more.starts_with(b"last-modified") {
         head += "last-modified: Wed, 01 Jan 2025 00:00:00 GMT\r\n";
     }

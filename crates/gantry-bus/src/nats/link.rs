@@ -174,10 +174,7 @@ impl Guard {
 
         let text = text.strip_prefix("nats: ").unwrap_or(text);
         if text.to_lowercase().contains("maximum payload") {
-            if let Some(limit) = self.shared.payload.note_exceeded() {
-                tracing::warn!(limit, "nats-server accepts no messages as large as it announced: using smaller ones");
-            }
-            return;
+            return self.shared.payload.note_exceeded();
         }
 
         tracing::warn!(error = text, "nats-server reports an error");

@@ -151,6 +151,10 @@ impl Bus for Nats {
         self.max_payload_on(&self.inner.link())
     }
 
+    fn note_refused(&self, len: usize) {
+        self.inner.shared.payload.note_refused(len);
+    }
+
     fn server(&self) -> String {
         without_credentials(self.inner.link().addr.as_url_str())
     }

@@ -38,14 +38,18 @@ impl PayloadLimit {
         self.largest.store(0, Ordering::Relaxed);
     }
 
-    /// Records that the server closes the connection because a message was too large. Returns the new limit, in bytes,
-    /// or `None` if the limit was already that low.
-    pub(super) fn note_exceeded(&self) -> Option<usize> {
-        let largest = self.largest.load(Ordering::Relaxed);
-        let smaller = largest.saturating_sub(1).checked_ilog2().map_or(0, |exponent| 1 << exponent);
+    /// Records that the server closes the connection because a message was too large.
+    pub(super) fn note_exceeded(&self) {
+        self.note_refused(self.largest.load(Ordering::Relaxed));
+    }
+
+    /// Records that the server closes the connection at messages of `len` bytes.
+    pub(super) fn note_refused(&self, len: usize) {
+        let smaller = len.saturating_sub(1).checked_ilog2().map_or(0, |exponent| 1 << exponent);
         let limit = smaller.max(LIMIT_MIN);
-        let before = self.limit.fetch_min(limit, Ordering::Relaxed);
-        (limit < before).then_some(limit)
+        if limit < self.limit.fetch_min(limit, Ordering::Relaxed) {
+            tracing::warn!(limit, "nats-server accepts no messages as large as it announced: using smaller ones");
+        }
     }
 }
 
@@ -59,17 +63,20 @@ mod tests {
         payload.note_sent(100);
         payload.note_sent(520_192);
 
-        assert_eq!(payload.note_exceeded(), Some(262_144));
+        payload.note_exceeded();
+        assert_eq!(payload.of(1 << 20), 262_144);
         // Another report of the same connection's end.
-        assert_eq!(payload.note_exceeded(), None);
+        payload.note_exceeded();
+        assert_eq!(payload.of(1 << 20), 262_144);
         payload.note_connected();
         payload.note_sent(262_144);
-        assert_eq!(payload.note_exceeded(), Some(131_072));
+        payload.note_exceeded();
 
         assert_eq!(payload.of(1 << 20), 131_072);
         assert_eq!(payload.of(65_536), 65_536);
         payload.note_connected();
         payload.note_sent(10);
-        assert_eq!((payload.note_exceeded(), payload.note_exceeded()), (Some(LIMIT_MIN), None));
+        payload.note_exceeded();
+        assert_eq!(payload.of(1 << 20), LIMIT_MIN);
     }
 }

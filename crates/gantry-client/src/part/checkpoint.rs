@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use super::Error;
-use super::claim::Claim;
+use super::claim::{Claim, tolerate_unsynced};
 use super::record::{Mark, Record};
 
 /// A running checkpoint.
@@ -53,7 +53,7 @@ impl Checkpoint {
 }
 
 fn make(file: &File, mut record: Record, mark: Mark, part: &Path, sidecar: &Path) -> Result<(Record, Mark), Lapse> {
-    file.sync_data().map_err(|source| Lapse::Unsynced(Error::io(part, source)))?;
+    tolerate_unsynced(file.sync_data()).map_err(|source| Lapse::Unsynced(Error::io(part, source)))?;
     record.checkpoint(mark).map_err(|source| Lapse::Unrecorded(Error::io(sidecar, source)))?;
     Ok((record, mark))
 }

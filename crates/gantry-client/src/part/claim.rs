@@ -5,9 +5,15 @@ use std::io::{self, ErrorKind, Seek as _, SeekFrom};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+use rustix::process::{Resource, getrlimit};
+
 use super::error::{Distrust, Error};
 use super::path::{Names, is_at};
 use super::trust::{self, Ours, knows_no_permissions, open_regular};
+
+/// No file system has a lower limit on the size of a file, in bytes. FAT has 4 GiB, and some have 2 GiB.
+const MAX_FILE_MIN: u64 = (1 << 31) - 1;
 
 /// The number of attempts to lock the part file if it is renamed or removed between opening and locking.
 const LOCK_ATTEMPTS: usize = 16;
@@ -39,6 +45,10 @@ impl Claim {
     /// [`Error::NotAFile`] or [`Error::Untrusted`] if the part file does not belong to this user, [`Error::InUse`] if
     /// it is locked.
     pub(super) fn acquire(target: &Path) -> Result<Held, Error> {
+        if is_mount_point(target) {
+            return Err(Error::MountPoint(target.to_owned()));
+        }
+
         for _ in 0..LOCK_ATTEMPTS {
             let mut claim = Self::lock(target.to_owned())?;
             claim.keep = claim.len()? > 0;
@@ -78,6 +88,30 @@ impl Claim {
     pub(super) fn seek(&mut self, to: u64) -> Result<(), Error> {
         let moved = self.file.seek(SeekFrom::Start(to));
         moved.map(drop).map_err(|source| Error::io(&self.names.part, source))
+    }
+
+    /// Checks before the first byte that the file may have `len` bytes, and warns if the disk has less space.
+    pub(super) fn admit_len(&mut self, len: u64) -> Result<(), Error> {
+        let part = &self.names.part;
+        let written = self.len()?;
+        // Past a limit of the process, the kernel would end it.
+        let is_limited = getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < len);
+        if len >= MAX_FILE_MIN && !is_limited {
+            let grown = self.file.set_len(len);
+            self.file.set_len(written).map_err(|source| Error::io(part, source))?;
+            if grown.is_err_and(|error| error.kind() == ErrorKind::FileTooLarge) {
+                return Err(Error::TooLarge { path: self.target.clone(), len });
+            }
+        }
+
+        // A quota, compression or thin provisioning may make the figure wrong.
+        if let Ok(disk) = rustix::fs::fstatvfs(&self.file) {
+            let (free, needed) = (disk.f_bavail.saturating_mul(disk.f_frsize), len.saturating_sub(written));
+            if free < needed && disk.f_blocks > 0 {
+                tracing::warn!(free, needed, target = %self.target.display(), "the disk probably has too little space");
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn cut(&mut self, len: u64) -> Result<(), Error> {
@@ -226,9 +260,59 @@ fn open_part(part: &Path) -> Result<Option<File>, Error> {
 
 /// Makes a rename in the folder durable, if folders can be synced.
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder)?.sync_all() {
-        // Some network file systems can't sync a folder.
-        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+    match File::open(folder) {
+        Ok(folder) => tolerate_unsynced(folder.sync_all()),
+        // A folder that can be written but not read can't be opened. The file has its name already.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns whether something is mounted at a path, such as a single file in a container. Older kernels do not report it.
+fn is_mount_point(path: &Path) -> bool {
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Ignores the error of a file system that can't sync files on demand, such as some network file systems.
+pub(super) fn tolerate_unsynced(synced: io::Result<()>) -> io::Result<()> {
+    match synced {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+            tracing::debug!(%error, "the file system can't sync files on demand");
+            Ok(())
+        }
         synced => synced,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    /// A pipe can't be synced, either.
+    #[test]
+    fn a_file_system_that_can_not_sync_is_tolerated_and_a_faulty_disk_is_not() {
+        let (reader, _writer) = io::pipe().unwrap();
+        let refused = File::from(OwnedFd::from(reader)).sync_all();
+        assert_eq!(refused.as_ref().unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        tolerate_unsynced(refused).unwrap();
+
+        let faulty = tolerate_unsynced(Err(io::Error::from_raw_os_error(libc::EIO)));
+        assert_eq!(faulty.unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+
+    /// FAT, for example, takes no file of 4 GiB. No file system takes one of 2^63 - 1 bytes.
+    #[test]
+    fn a_file_that_can_not_become_so_large_is_refused_and_keeps_its_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let Held { mut claim, .. } = Claim::acquire(&folder.path().join("target")).unwrap();
+
+        let refused = claim.admit_len(i64::MAX.unsigned_abs());
+        assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
+        assert_eq!(claim.len().unwrap(), 0);
+        claim.admit_len(MAX_FILE_MIN).unwrap();
+        assert_eq!(claim.len().unwrap(), 0);
     }
 }

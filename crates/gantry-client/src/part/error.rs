@@ -59,6 +59,17 @@ pub enum Error {
     /// The target names a file that another process has open.
     #[error("{} is a file that another process has open: give the file's own path", .0.display())]
     OpenElsewhere(PathBuf),
+    /// Something is mounted at the target, so no file can take its place.
+    #[error("{} is a mount point, which can't be replaced", .0.display())]
+    MountPoint(PathBuf),
+    /// The file system permits no file of this size. Nothing was downloaded.
+    #[error("{} can't have {len} bytes: its file system permits no file of this size", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The size that it would have, in bytes.
+        len: u64,
+    },
     /// Another download holds the part file's lock.
     #[error("another download to {} is running", .0.display())]
     InUse(PathBuf),
@@ -142,6 +153,8 @@ impl Error {
             | Self::ForeignLink { .. }
             | Self::NoDescriptor(_)
             | Self::OpenElsewhere(_)
+            | Self::MountPoint(_)
+            | Self::TooLarge { .. }
             | Self::NotWritable { .. }
             | Self::Full { .. }
             | Self::Io { .. }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
-use super::claim::Claim;
+use super::claim::{Claim, tolerate_unsynced};
 use super::policy::Policy;
 use super::record::Mark;
 use super::sidecar::{self, Sidecar};
@@ -62,15 +62,16 @@ impl Kept {
     /// system.
     pub(super) fn take_up(self, object: &ObjectInfo, claim: &Claim, stop: &AtomicBool) -> Result<Base, Error> {
         let Self { point, mut sidecar, tally, marks } = self;
-        let recorded = std::mem::replace(&mut sidecar.object, object.clone()).checksum;
+        let recorded = std::mem::replace(&mut sidecar.object, object.clone());
 
         let mut afresh = Tally::new(object, &point.range);
         if !afresh.is_checked() {
-            // The checksum that an earlier relay stated for the same version is still valid.
-            sidecar.object.checksum = recorded.or_else(|| object.checksum.clone());
+            // What an earlier relay stated for the same version still holds.
+            sidecar.object.checksum = recorded.checksum.or_else(|| object.checksum.clone());
+            sidecar.object.other_checksum = recorded.other_checksum.or_else(|| object.other_checksum.clone());
             return Ok(Base { sidecar, tally, marks });
         }
-        if object.checksum == recorded {
+        if object.stated_checksum() == recorded.stated_checksum() {
             return Ok(Base { sidecar, tally, marks });
         }
 
@@ -101,7 +102,7 @@ pub(super) fn examine(
     let same_boot = sidecar.boot.is_some() && sidecar.boot == policy.boot;
     // Bytes past the checkpoint must be durable before a new checkpoint covers them. An unnoticed write-back failure is
     // reported here.
-    let is_synced = same_boot && claim.file.sync_data().is_ok();
+    let is_synced = same_boot && tolerate_unsynced(claim.file.sync_data()).is_ok();
     let marks = if is_synced { marks.all() } else { marks.durable() };
     if marks.is_empty() {
         return Ok(Found::Stale(Stale::Unrecorded));

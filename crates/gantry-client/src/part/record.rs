@@ -29,6 +29,7 @@ use std::os::unix::fs::FileExt as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::claim::tolerate_unsynced;
 use gantry_proto::chunk;
 
 /// The only format that this build writes and reads.
@@ -194,7 +195,7 @@ impl Record {
     /// checkpoint remains valid.
     pub(super) fn checkpoint(&mut self, mark: Mark) -> io::Result<()> {
         self.put(Slot::Checkpoint(self.turn), mark)?;
-        self.file.sync_data()?;
+        tolerate_unsynced(self.file.sync_data())?;
         self.turn = (self.turn + 1) % CHECKPOINTS;
         Ok(())
     }

@@ -61,12 +61,10 @@ impl Sidecar {
     /// Checksums of another algorithm or kind can't be compared; the bytes are verified against the current one. A
     /// checksum's parts are not compared, because a relay states them only if it learns them in time.
     pub(super) fn is_same_version(&self, object: &ObjectInfo) -> bool {
-        let contradicts =
-            matches!((&self.object.checksum, &object.checksum), (Some(ours), Some(theirs)) if ours.contradicts(theirs));
         self.object.key == object.key
             && self.object.size == object.size
             && self.object.etag == object.etag
-            && !contradicts
+            && !self.object.contradicts(object)
     }
 
     /// Reads the sidecar. Returns `None` if it is missing, can be written by others, or has another format.

@@ -33,7 +33,7 @@ pub(super) enum Outcome {
 
 impl Tally {
     pub(super) fn new(object: &ObjectInfo, range: &Range<u64>) -> Self {
-        Self::of(object.checksum.as_ref(), range, object.size)
+        Self::of(object.stated_checksum(), range, object.size)
     }
 
     /// Creates an empty tally that checks `checksum` of an object of `size` bytes. Returns `None` if this tally already

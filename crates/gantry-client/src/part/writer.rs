@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use tokio::time::Instant;
 
 use super::checkpoint::{Checkpoint, Lapse};
-use super::claim::Claim;
+use super::claim::{Claim, tolerate_unsynced};
 use super::kept::{Base, Found};
 use super::policy::Policy;
 use super::record::{Mark, Record};
@@ -82,6 +82,7 @@ impl PartFile {
 
         // Truncate first: the new sidecar must never cover unknown bytes.
         claim.cut(tally.len())?;
+        claim.admit_len(range.end.saturating_sub(range.start))?;
         let mut trail = Trail::over(range.end.saturating_sub(range.start), policy.trail_bytes);
         let record = sidecar.place(&claim.names, &marks, &mut trail)?;
 
@@ -184,7 +185,7 @@ impl PartWriter {
                 return Err(Error::Mismatch { target: self.claim.target.clone(), source });
             }
         };
-        if let Err(source) = self.claim.file.sync_all() {
+        if let Err(source) = tolerate_unsynced(self.claim.file.sync_all()) {
             return Err(self.cut_back(Error::io(&self.claim.names.part, source)));
         }
 

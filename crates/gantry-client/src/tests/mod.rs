@@ -61,6 +61,7 @@ impl Relay {
         self.inbox = message.reply.unwrap();
         let request = GetRequest::parse(&message.payload).unwrap();
         let accepted = Accepted {
+            host: None,
             transfer: self.transfer,
             instance: "relay".to_owned(),
             control: self.control_subject(),

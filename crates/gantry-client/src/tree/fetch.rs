@@ -213,7 +213,7 @@ impl Fetcher {
     async fn follow(&self, mut seen: watch::Receiver<Progress>) {
         let mut last = Progress::default();
         while seen.changed().await.is_ok() {
-            let now = *seen.borrow_and_update();
+            let now = seen.borrow_and_update().clone();
             let bytes = now.written.saturating_sub(last.written);
             let recoveries = now.recoveries.saturating_sub(last.recoveries);
             self.reporter.progress(|progress| {

@@ -61,10 +61,7 @@ pub(super) fn check_terms(
     {
         return Err("it accepted another version than the requested one".to_owned());
     }
-    if let (Some(was), Some(is)) = (&begun.checksum, &accepted.object.checksum)
-        && (was.algorithm, was.kind) == (is.algorithm, is.kind)
-        && was.value != is.value
-    {
+    if begun.contradicts(&accepted.object) {
         return Err("it states another checksum of the same version".to_owned());
     }
     Ok(())

@@ -20,6 +20,8 @@ pub struct Identity {
     pub instance: String,
     /// The subject for credit and cancel.
     pub control: String,
+    /// The name of the relay's host.
+    pub host: Option<String>,
 }
 
 /// A transfer whose object is being opened.
@@ -60,6 +62,7 @@ impl Opening {
             transfer: self.identity.transfer,
             instance: mem::take(&mut self.identity.instance),
             control: mem::take(&mut self.identity.control),
+            host: self.identity.host.take(),
             object,
             start: range.start,
             end: range.end,

@@ -30,7 +30,12 @@ pub(super) fn request(start: u64, credit: u64) -> GetRequest {
 }
 
 pub(super) fn identity() -> Identity {
-    Identity { transfer: TransferId(Uuid::nil()), instance: "relay".to_owned(), control: "control".to_owned() }
+    Identity {
+        transfer: TransferId(Uuid::nil()),
+        instance: "relay".to_owned(),
+        control: "control".to_owned(),
+        host: Some("h".to_owned()),
+    }
 }
 
 pub(super) fn object(size: u64) -> ObjectInfo {
@@ -43,6 +48,7 @@ pub(super) fn object(size: u64) -> ObjectInfo {
         content_type: None,
         metadata: std::collections::BTreeMap::new(),
         checksum: None,
+        other_checksum: None,
     }
 }
 
@@ -102,11 +108,12 @@ fn the_acceptance_precedes_all_bytes_and_states_the_applied_limits() {
     sender.handle_opened(object(80), BEAT);
     sender.handle_data(Bytes::from_static(b"abc"));
 
-    let Identity { transfer, instance, control } = identity();
+    let Identity { transfer, instance, control, host } = identity();
     let expected = Accepted {
         transfer,
         instance,
         control,
+        host,
         object: object(80),
         start: 10,
         end: 80,

@@ -13,6 +13,8 @@ use crate::throttle::Throttle;
 /// The state that all transfers of a relay share.
 #[derive(Debug)]
 pub(crate) struct Context {
+    /// This host's name, for the consumers.
+    pub(crate) host: String,
     pub(crate) options: Arc<Options>,
     pub(crate) subjects: Arc<Subjects>,
     pub(crate) outbox: Arc<Outbox>,

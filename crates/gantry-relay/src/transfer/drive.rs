@@ -47,6 +47,7 @@ impl<'a> Drive<'a> {
             transfer: entry.transfer,
             instance: subjects.instance().to_owned(),
             control: subjects.control(entry.transfer),
+            host: Some(delivery.context.host.clone()),
         };
         let mut sender = Sender::new(delivery.settings(), request, identity, clock.now());
 
@@ -99,6 +100,7 @@ impl<'a> Drive<'a> {
             }
             let wait = self.waits_for(!queued.is_terminated());
             self.waits.note(wait);
+            self.entry.activity.note_wait(wait);
 
             let wakes_at = self.wakes_at();
             if timer.deadline() != wakes_at {
@@ -178,11 +180,13 @@ impl<'a> Drive<'a> {
     async fn accept(&mut self, accepted: Box<Accepted>) -> bool {
         let Delivery { context, requester, .. } = self.delivery;
         let report = Report::new(self.delivery, &accepted);
+        let size = accepted.object.size;
         if !self.delivery.publish(Body::Accepted(accepted)).await {
             return false;
         }
 
         self.report = Some(report);
+        self.entry.activity.note_size(size);
         requester.count(None);
         if self.request.start > 0 && self.request.pin.if_match.is_some() {
             context.metrics.resume(requester.store().as_str());
@@ -197,6 +201,7 @@ impl<'a> Drive<'a> {
             return false;
         }
         drop(turn);
+        self.entry.activity.note_sent(self.sender.sent_bytes());
 
         let is_first = self.sender.sent_chunks() == 1;
         if let Some(report) = &mut self.report {
@@ -210,7 +215,7 @@ impl<'a> Drive<'a> {
 
     fn log_progress(&mut self) {
         if let Some(report) = &mut self.report {
-            report.log_start(self.delivery);
+            report.log_start(self.delivery, &self.entry.activity);
             report.note_blocked(self.sender.is_blocked());
         }
     }
@@ -244,7 +249,7 @@ impl<'a> Drive<'a> {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Opened(object) => self.sender.handle_opened(object, self.clock.now()),
+            Event::Opened(object) => self.sender.handle_opened(*object, self.clock.now()),
             Event::Piece(piece) => self.sender.handle_data(piece),
             Event::End => self.sender.handle_data_end(),
             Event::Failed(error) => self.sender.handle_failure(error.to_wire()),

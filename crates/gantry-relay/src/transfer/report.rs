@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::delivery::Delivery;
+use crate::active::Activity;
 use crate::metrics::{OutcomeLabel, TransferMetrics};
 use crate::requester::keyless;
 use crate::throttle::TRANSFERS;
@@ -43,11 +44,12 @@ impl Report {
     }
 
     /// Logs the start, once.
-    pub(super) fn log_start(&mut self, delivery: &Delivery) {
+    pub(super) fn log_start(&mut self, delivery: &Delivery, activity: &Activity) {
         let Some(Range { start, end }) = self.started.take() else { return };
         if delivery.context.throttle.admits("transfer_started", TRANSFERS) {
             let opened_ms = self.opened_ms;
-            info!(start, end, object = self.object, opened_ms, "transfer started");
+            let (key, context) = activity.shown();
+            info!(key, context, start, end, object = self.object, opened_ms, "transfer started");
         }
     }
 

@@ -20,7 +20,7 @@ pub(super) enum Source<'a> {
 
 /// An event of a source.
 pub(super) enum Event {
-    Opened(ObjectInfo),
+    Opened(Box<ObjectInfo>),
     Piece(Bytes),
     End,
     Failed(store::Error),
@@ -53,7 +53,7 @@ impl<'a> Source<'a> {
             Self::Opening(opening) => match opening.await {
                 Ok(Opened { object, body }) => {
                     *self = Self::Open(body);
-                    return Event::Opened(object);
+                    return Event::Opened(Box::new(object));
                 }
                 Err(error) => Event::Failed(error),
             },

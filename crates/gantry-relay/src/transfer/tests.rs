@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::*;
+use crate::active::Activity;
 use crate::caution::Caution;
 use crate::discovery::Service;
 use crate::lifetime::Lifetime;
@@ -45,11 +46,20 @@ fn context(bus: Arc<dyn Bus>) -> (Arc<Context>, Arc<Answering>) {
 
     let answering = Answering {
         outbox: Arc::clone(&outbox),
-        service: Arc::new(Service::new(subjects.instance(), &options)),
+        service: Arc::new(Service::new(subjects.instance(), &options, Arc::default())),
         metrics: Arc::clone(&metrics),
         throttle: Arc::clone(&throttle),
     };
-    let context = Context { options, subjects, outbox, lifetime, metrics, throttle, caution: Caution::default() };
+    let context = Context {
+        host: "host".to_owned(),
+        options,
+        subjects,
+        outbox,
+        lifetime,
+        metrics,
+        throttle,
+        caution: Caution::default(),
+    };
     (Arc::new(context), Arc::new(answering))
 }
 
@@ -63,7 +73,7 @@ impl World {
         let store = MemoryStore::new(1000);
         store.put("k".parse().unwrap(), "bytes");
         let registry = Arc::new(Registry::default());
-        let entry = registry.enter(TRANSFER);
+        let entry = registry.enter(TRANSFER, Activity::new("s".parse().unwrap(), None));
         let requester = Requester::new(answering, Operation::Get, "s".parse().unwrap(), inbox);
         let request = GetRequest::new("k".parse().unwrap());
 

@@ -6,8 +6,10 @@ use tokio::time::Instant;
 
 use super::limits::Limits;
 
-/// Number of bytes before the first decision. It distinguishes a fast consumer from one that requests little.
-const FIRST_LOOK_BYTES: u64 = 1024 * 1024;
+/// Number of bytes before the first decision. A consumer's first window, usually 2 MiB, says nothing about its speed: the
+/// relay takes that much at once. A range that is read ahead for a slow consumer costs the megabytes of the abandoned
+/// response that S3 has already sent.
+const FIRST_LOOK_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Measures the share of time during which a consumer waits for the store, and adjusts the read-ahead to it.
 #[derive(Debug)]

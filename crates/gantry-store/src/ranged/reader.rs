@@ -483,6 +483,21 @@ mod tests {
         assert_eq!(handed_out + rest.iter().map(|piece| piece.len() as u64).sum::<u64>(), SIZE);
     }
 
+    /// The relay takes the first window at once. Then the consumer takes a piece every 20 ms.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_is_served_by_the_first_response() {
+        let mut reading = Reading::start(Duration::from_millis(1), false);
+        let mut offset = 0;
+        while offset < SIZE {
+            if offset > 2 * MIB {
+                sleep(Duration::from_millis(20)).await;
+            }
+            offset = reading.take(offset).await;
+        }
+
+        assert_eq!(reading.requests(), 0);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_store_that_ignores_ranges_is_read_with_the_first_response() {
         let mut reading = Reading::start(Duration::from_millis(1), true);

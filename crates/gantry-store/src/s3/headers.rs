@@ -11,7 +11,7 @@ use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 const ESSENTIAL: [&str; 4] = ["content-length", "content-range", "etag", "x-amz-version-id"];
 
 /// Headers that are read if they are valid.
-const OPTIONAL: [&str; 4] = ["content-encoding", "content-type", DATE, PARTS];
+const OPTIONAL: [&str; 5] = ["content-encoding", "content-type", "x-amz-server-side-encryption", DATE, PARTS];
 const DATE: &str = "last-modified";
 const PARTS: &str = "x-amz-mp-parts-count";
 

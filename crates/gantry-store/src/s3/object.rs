@@ -6,7 +6,9 @@ use std::ops::Range;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
-use aws_sdk_s3::types::ChecksumType;
+use aws_sdk_s3::types::{ChecksumType, ServerSideEncryption};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use super::excerpt::excerpt;
 use crate::Error;
@@ -23,11 +25,13 @@ struct Head<'a> {
     content_type: Option<&'a str>,
     metadata: Option<&'a HashMap<String, String>>,
     checksum: Option<Checksum>,
+    other_checksum: Option<Checksum>,
+    encryption: Option<&'a ServerSideEncryption>,
 }
 
 /// Copies the fields that both answers have under the same names.
 macro_rules! head {
-    ($output:expr, $size:expr, $checksum:expr) => {
+    ($output:expr, $size:expr, $checksum:expr, $other_checksum:expr) => {
         Head {
             size: $size,
             etag: $output.e_tag(),
@@ -36,6 +40,8 @@ macro_rules! head {
             content_type: $output.content_type(),
             metadata: $output.metadata(),
             checksum: $checksum,
+            other_checksum: $other_checksum,
+            encryption: $output.server_side_encryption(),
         }
     };
 }
@@ -57,16 +63,33 @@ macro_rules! checksum {
     };
 }
 
+/// Returns the checksum of an un-ranged answer that older consumers don't know.
+macro_rules! other_checksum {
+    ($output:expr) => {
+        [
+            (ChecksumAlgorithm::Sha512, $output.checksum_sha512()),
+            (ChecksumAlgorithm::Md5, $output.checksum_md5()),
+            (ChecksumAlgorithm::Xxhash3, $output.checksum_xxhash3()),
+            (ChecksumAlgorithm::Xxhash128, $output.checksum_xxhash128()),
+            (ChecksumAlgorithm::Xxhash64, $output.checksum_xxhash64()),
+        ]
+        .into_iter()
+        .find_map(|(algorithm, value)| {
+            checksum(algorithm, value?, $output.checksum_type(), $output.e_tag().unwrap_or_default())
+        })
+    };
+}
+
 /// Describes an object from a HEAD with checksum mode.
 pub(super) fn of_head(key: &Key, pin: &Pin, output: &HeadObjectOutput, what: &About) -> Result<ObjectInfo, Error> {
     let size = output.content_length().and_then(|len| u64::try_from(len).ok());
-    describe(key, pin, head!(output, size, checksum!(output)), what)
+    describe(key, pin, head!(output, size, checksum!(output), other_checksum!(output)), what)
 }
 
 /// Describes an object from an un-ranged GET with checksum mode.
 pub(super) fn of_whole(key: &Key, pin: &Pin, output: &GetObjectOutput, what: &About) -> Result<ObjectInfo, Error> {
     let size = output.content_length().and_then(|len| u64::try_from(len).ok());
-    describe(key, pin, head!(output, size, checksum!(output)), what)
+    describe(key, pin, head!(output, size, checksum!(output), other_checksum!(output)), what)
 }
 
 /// Describes an object from a ranged GET, which has no checksum, and returns the range of the body.
@@ -102,7 +125,7 @@ pub(super) fn of_range(
         return Err(Error::unavailable(format!("{what}: S3 sends {}, but announces another length", excerpt(text))));
     }
 
-    Ok((describe(key, pin, head!(output, Some(size), None), what)?, range))
+    Ok((describe(key, pin, head!(output, Some(size), None, None), what)?, range))
 }
 
 fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<ObjectInfo, Error> {
@@ -131,11 +154,14 @@ fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<Object
         return Err(if pin.if_match.is_some() { Error::Changed(message) } else { Error::NotFound(message) });
     }
 
+    let other_checksum = head.other_checksum.or_else(|| md5_of_etag(&etag, head.encryption));
+
     let mut object = ObjectInfo::new(key.clone(), size, etag);
     object.version_id = head.version_id.map(str::to_owned);
     object.last_modified = head.last_modified.and_then(rfc3339);
     object.content_type = head.content_type.map(str::to_owned);
     object.metadata = head.metadata.map(|map| map.clone().into_iter().collect()).unwrap_or_default();
+    object.other_checksum = other_checksum.filter(|_| head.checksum.is_none());
     object.checksum = head.checksum;
     Ok(object)
 }
@@ -165,6 +191,20 @@ fn checksum(algorithm: ChecksumAlgorithm, value: &str, kind: Option<&ChecksumTyp
         _ => return None,
     };
     Some(Checksum { algorithm, kind, value: digest.to_owned(), parts: Vec::new() })
+}
+
+/// Returns the MD5 that an `ETag` probably is: that of an object uploaded in one request, and not encrypted with a key of
+/// KMS. Source: the S3 API reference, "Object", `ETag`.
+fn md5_of_etag(etag: &str, encryption: Option<&ServerSideEncryption>) -> Option<Checksum> {
+    let is_plain = matches!(encryption, None | Some(ServerSideEncryption::Aes256));
+    let digits = etag.trim_matches('"');
+    if !is_plain || digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+
+    let digest = u128::from_str_radix(digits, 16).ok()?.to_be_bytes();
+    let (algorithm, kind) = (ChecksumAlgorithm::Md5, ChecksumKind::Etag);
+    Some(Checksum { algorithm, kind, value: STANDARD.encode(digest), parts: Vec::new() })
 }
 
 /// Reads `bytes first-last/size` into the range and the size.
@@ -198,6 +238,23 @@ mod tests {
             ["", "bytes */9", "bytes 2-4/*", "2-4/9", "bytes 4-2/9", "bytes 2-9/9", "bytes 0-18446744073709551615/9"]
         {
             assert_eq!(content_range(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_etag_is_an_md5_only_of_a_single_upload_without_a_key_of_kms() {
+        let etag = "\"900150983cd24fb0d6963f7d28e17f72\"";
+        let value = |etag, encryption: Option<ServerSideEncryption>| {
+            md5_of_etag(etag, encryption.as_ref()).map(|checksum| checksum.value)
+        };
+        let md5 = Some("kAFQmDzST7DWlj99KOF/cg==".to_owned());
+
+        assert_eq!(value(etag, None), md5);
+        assert_eq!(value(etag, Some(ServerSideEncryption::Aes256)), md5);
+        assert_eq!(value(etag, Some(ServerSideEncryption::AwsKms)), None);
+        for other in ["\"900150983cd24fb0d6963f7d28e17f72-2\"", "\"9001\"", "\"+00150983cd24fb0d6963f7d28e17f72\"", ""]
+        {
+            assert_eq!(value(other, None), None, "{other}");
         }
     }
 

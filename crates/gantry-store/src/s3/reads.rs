@@ -63,7 +63,7 @@ struct Described {
     is_gzip: bool,
 }
 
-/// Returns the error for a range that S3 describes, but does not send. Servers answer so while they start.
+/// Returns the error for a range that S3 describes, but does not send. SeaweedFS was seen to answer so for a moment.
 pub(super) fn contradicted(error: &Error) -> Error {
     Error::unavailable(error.to_string())
 }

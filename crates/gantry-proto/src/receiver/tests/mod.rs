@@ -119,6 +119,7 @@ fn object() -> ObjectInfo {
         content_type: None,
         metadata: std::collections::BTreeMap::new(),
         checksum: None,
+        other_checksum: None,
     }
 }
 
@@ -127,6 +128,7 @@ fn accepted(transfer: TransferId, start: u64) -> Accepted {
         transfer,
         instance: "relay".to_owned(),
         control: control_of(transfer),
+        host: None,
         object: object(),
         start,
         end: SIZE,

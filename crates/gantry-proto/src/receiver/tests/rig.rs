@@ -133,7 +133,7 @@ impl Rig {
         };
         let Accepted { transfer, instance, control, .. } = accepted(self.id(), request.start);
 
-        let mut relay = Sender::new(settings, request, Identity { transfer, instance, control }, self.now);
+        let mut relay = Sender::new(settings, request, Identity { transfer, instance, control, host: None }, self.now);
         relay.handle_opened(ObjectInfo { size: OFFSET_MAX, ..object() }, self.now);
         self.relay = Some(relay);
     }
