@@ -27,6 +27,7 @@ mod suggest;
 mod survey;
 mod sync;
 mod tree;
+mod watch;
 
 use std::sync::Arc;
 
@@ -60,6 +61,7 @@ enum Command {
     // The help texts are on the structs: a comment here would replace them.
     Get(get::Get),
     Sync(sync::Sync),
+    Watch(watch::Watch),
     Cat(cat::Cat),
     Ls(ls::Ls),
     Stat(stat::Stat),
@@ -196,6 +198,7 @@ impl Command {
         let done = match self {
             Self::Get(get) => Box::pin(get.run(client, shutdown)).await,
             Self::Sync(sync) => Box::pin(sync.run(&client, shutdown)).await,
+            Self::Watch(watch) => Box::pin(watch.run(client, Arc::clone(&bus), shutdown)).await,
             Self::Cat(cat) => cat.run(&client, shutdown).await,
             Self::Ls(ls) => ls.run(&client, shutdown).await,
             Self::Stat(stat) => stat.run(&client, shutdown).await,
@@ -211,10 +214,12 @@ impl Command {
             | Self::Man(_)
             | Self::Help(_) => Ok(()),
         };
-        match done {
+        let done = match done {
             Ok(()) => Ok(()),
             Err(failure) => Err(suggest::stores(failure, &wanted, &*bus, prefix).await),
-        }
+        };
+        bus::nats::expect_end();
+        done
     }
 
     /// Returns the stores that the command names.
@@ -223,6 +228,7 @@ impl Command {
         match self {
             Self::Get(get) => get.stores(),
             Self::Sync(sync) => vec![sync.store()],
+            Self::Watch(watch) => vec![watch.store()],
             Self::Cat(cat) => cat.stores(),
             Self::Ls(ls) => vec![ls.store()],
             Self::Stat(stat) => vec![stat.store()],
@@ -238,6 +244,7 @@ impl Command {
         match self {
             Self::Get(get) => get.rate_limit(),
             Self::Sync(sync) => sync.rate_limit(),
+            Self::Watch(watch) => watch.rate_limit(),
             _ => None,
         }
     }
@@ -248,6 +255,7 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.settings(sources),
             Self::Get(get) => get.check(),
+            Self::Watch(watch) => watch.check(),
             _ => Ok(()),
         }
     }
@@ -287,6 +295,7 @@ impl Command {
         match self {
             Self::Get(get) => get.form(),
             Self::Sync(sync) => sync.form(),
+            Self::Watch(watch) => watch.form(),
             Self::Stat(stat) => stat.form(),
             Self::Ls(ls) => ls.form(),
             Self::Find(find) => find.form(),

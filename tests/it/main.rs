@@ -44,6 +44,7 @@ mod relay;
 mod s3_check;
 #[cfg(test)]
 mod servers;
+mod shells;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
@@ -62,5 +63,6 @@ mod transcript_of_0_1;
 mod tree_library;
 #[cfg(test)]
 mod trees;
+mod watch;
 #[cfg(test)]
 mod wire;
