@@ -14,6 +14,9 @@ use gantry_proto::{Code, TransferId, printable};
 /// The end of the name of a hidden file with the bytes of an unfinished download.
 const PART_SUFFIX: &str = ".gantry-part";
 
+/// The name of the hidden folder with the files of an unfinished download of a folder.
+const STAGE: &str = ".gantry-tree";
+
 /// The exit codes. The help text and the documents list them, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -273,8 +276,9 @@ fn cure_of_denial(what: &str, subject: &str) -> Cow<'static, str> {
 
 fn cure_of_full_disk(path: &Path) -> Cow<'static, str> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // The disk may have been full when writing the file itself, or the record beside it.
+    // The disk may have been full when writing the file itself, the record beside it, or the files of a folder.
     let hidden = match name.split_once(PART_SUFFIX) {
+        None if name == STAGE => name.into_owned(),
         Some((name, _)) => format!("{name}{PART_SUFFIX}"),
         None => format!(".{name}{PART_SUFFIX}"),
     };

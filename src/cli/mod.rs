@@ -28,6 +28,7 @@ mod suggest;
 mod survey;
 mod sync;
 mod tree;
+mod watch;
 
 use std::sync::Arc;
 
@@ -61,6 +62,7 @@ enum Command {
     // The help texts are on the structs: a comment here would replace them.
     Get(get::Get),
     Sync(sync::Sync),
+    Watch(watch::Watch),
     Cat(cat::Cat),
     Ls(ls::Ls),
     Stat(stat::Stat),
@@ -197,6 +199,7 @@ impl Command {
         let done = match self {
             Self::Get(get) => Box::pin(get.run(client, shutdown)).await,
             Self::Sync(sync) => Box::pin(sync.run(&client, shutdown)).await,
+            Self::Watch(watch) => Box::pin(watch.run(client, Arc::clone(&bus), shutdown)).await,
             Self::Cat(cat) => cat.run(&client, shutdown).await,
             Self::Ls(ls) => ls.run(&client, shutdown).await,
             Self::Stat(stat) => stat.run(&client, shutdown).await,
@@ -212,10 +215,12 @@ impl Command {
             | Self::Man(_)
             | Self::Help(_) => Ok(()),
         };
-        match done {
+        let done = match done {
             Ok(()) => Ok(()),
             Err(failure) => Err(suggest::stores(failure, &wanted, &*bus, prefix).await),
-        }
+        };
+        bus::nats::expect_end();
+        done
     }
 
     /// Returns the stores that the command names.
@@ -224,6 +229,7 @@ impl Command {
         match self {
             Self::Get(get) => get.stores(),
             Self::Sync(sync) => vec![sync.store()],
+            Self::Watch(watch) => vec![watch.store()],
             Self::Cat(cat) => cat.stores(),
             Self::Ls(ls) => vec![ls.store()],
             Self::Stat(stat) => vec![stat.store()],
@@ -239,6 +245,7 @@ impl Command {
         match self {
             Self::Get(get) => get.rate_limit(),
             Self::Sync(sync) => sync.rate_limit(),
+            Self::Watch(watch) => watch.rate_limit(),
             _ => None,
         }
     }
@@ -249,6 +256,7 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.settings(sources),
             Self::Get(get) => get.check(),
+            Self::Watch(watch) => watch.check(),
             _ => Ok(()),
         }
     }
@@ -288,6 +296,7 @@ impl Command {
         match self {
             Self::Get(get) => get.form(),
             Self::Sync(sync) => sync.form(),
+            Self::Watch(watch) => watch.form(),
             Self::Stat(stat) => stat.form(),
             Self::Ls(ls) => ls.form(),
             Self::Find(find) => find.form(),

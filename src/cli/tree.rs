@@ -187,14 +187,14 @@ fn address(store: &StoreName, key: &Key) -> String {
 }
 
 /// Returns an error with its causes.
-fn message(error: &consumer::Error) -> String {
+pub(super) fn message(error: &consumer::Error) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     causes.fold(error.to_string(), |message, cause| format!("{message}: {cause}"))
 }
 
 /// Returns the line about an event on stderr, if the event is worth reporting.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other events have none")]
-fn note(event: &Event) -> Option<String> {
+pub(super) fn note(event: &Event) -> Option<String> {
     Some(match event {
         Event::LeftOut { store, key, why } => format!("gantry: left out {}: {why}", address(store, key)),
         Event::Failed { store, key, error } => {
@@ -222,7 +222,7 @@ fn line(event: &Event) -> Option<String> {
 }
 
 /// Returns an event as a JSON object.
-fn object(event: &Event) -> Value {
+pub(super) fn object(event: &Event) -> Value {
     match event {
         Event::Fetched { store, key, path, bytes, proof, replaced } => {
             let proof = proof.as_ref().map(|proof: &Proof| json!(proof));

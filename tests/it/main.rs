@@ -50,6 +50,7 @@ mod relay;
 mod s3_check;
 #[cfg(test)]
 mod servers;
+mod shells;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
@@ -68,5 +69,6 @@ mod transcript_of_0_1;
 mod tree_library;
 #[cfg(test)]
 mod trees;
+mod watch;
 #[cfg(test)]
 mod wire;

@@ -285,6 +285,35 @@ async fn a_full_disk_ends_a_tree_and_the_next_run_continues() {
     assert_eq!(listed(&out).len(), 20);
 }
 
+/// A disk of 4 MiB, which becomes larger for the second run.
+#[tokio::test]
+async fn a_full_disk_is_one_error_and_nothing_is_left_after_the_next_run() {
+    let site = Site::start().await;
+    for number in 0..30 {
+        fs::write(site.files().join(format!("{number:02}")), data::random_bytes(number, 400_000)).unwrap();
+    }
+    fs::write(site.files().join("large"), data::random_bytes(100, 6_000_000)).unwrap();
+    let out = site.downloads().join("out");
+    fs::create_dir(&out).unwrap();
+
+    let script = r#"mount -t tmpfs -o size=4m none "$0" && {
+        "$@"; echo "first: $?"; head -c 400000 /dev/urandom > "$FILES/05"
+        mount -o remount,size=64m "$0" && "$@"; echo "second: $?"
+        diff -r "$FILES" "$0" && ls -A "$0" | wc -l
+    }"#;
+    let disk = ["unshare", "--mount", "sh", "-c", script, out.to_str().unwrap()];
+    let get = site.command(["get", FILES, "-r", "-o"]).arg(&out);
+    let sync = site.command(["sync", FILES]).arg(&out).arg("--delete");
+    for command in [get, sync] {
+        let done = command.env("FILES", site.files()).through(disk).run().await.expect_code(0);
+        assert_eq!(done.stdout_text(), "first: 1\nsecond: 0\n31\n", "{}", done.stderr);
+        let lines: Vec<_> = done.stderr.lines().collect();
+        assert!(lines.len() == 2 && lines[1].starts_with("wrote "), "{}", done.stderr);
+        assert!(lines[0].contains("no space left"), "{}", done.stderr);
+        assert!(lines[0].contains("; .gantry-tree holds what has arrived"), "{}", done.stderr);
+    }
+}
+
 #[tokio::test]
 async fn cat_du_find_and_ls_describe_a_store() {
     let site = Site::start().await;

@@ -129,6 +129,17 @@ impl Selection {
         matches!(self, Self::Keys { .. })
     }
 
+    /// Returns the length of a key's beginning that is not part of its path, or `None` if the key is not selected.
+    pub(super) fn cut_of(&self, key: &str) -> Option<usize> {
+        match self {
+            Self::Object(address) => (address.key.as_str() == key).then(|| cut(key)),
+            Self::Keys { prefix, pattern, .. } => {
+                (key.starts_with(prefix) && is_match(pattern.as_ref(), key)).then(|| cut(prefix))
+            }
+            Self::Lines(_) => None,
+        }
+    }
+
     /// Returns the objects. `omitted` counts the names that the relay can't list.
     fn items(self, client: &Client, omitted: &Arc<AtomicU64>) -> BoxStream<'static, Result<Item, Error>> {
         match self {
@@ -200,11 +211,7 @@ impl Reading {
     async fn next(&mut self) -> Result<Option<Item>, Error> {
         while let Some(name) = self.listing.try_next().await? {
             let Listed::Object(entry) = name else { continue };
-            let is_match = self
-                .pattern
-                .as_ref()
-                .is_none_or(|(_, matchers)| matchers.iter().any(|matcher| matcher.is_match(&entry.key)));
-            if !is_match {
+            if !is_match(self.pattern.as_ref(), &entry.key) {
                 continue;
             }
 
@@ -228,6 +235,11 @@ impl Reading {
         };
         Err(Error::Refused(WireError::new(Code::NotFound, message)))
     }
+}
+
+/// Returns whether a key matches the pattern, if there is one.
+fn is_match(pattern: Option<&(String, Vec<GlobMatcher>)>, key: &str) -> bool {
+    pattern.is_none_or(|(_, matchers)| matchers.iter().any(|matcher| matcher.is_match(key)))
 }
 
 /// Compiles a pattern. With `is_recursive` it also matches the keys below those that it matches.

@@ -17,7 +17,7 @@ use super::process::{Process, peak_rss_bytes, supervised};
 use super::s3::Keys;
 use super::{DEADLINE, Nats, POLL, S3, data, until};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_gantry");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_gantry");
 
 /// The name of the relay's service in the NATS services API.
 const SERVICE: &str = "gantry";

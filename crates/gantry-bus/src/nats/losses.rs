@@ -2,6 +2,7 @@
 //! of times per second.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,14 @@ use tracing::{debug, info, warn};
 
 /// Minimum time between two warnings about lost connections. Losses in between are counted.
 const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Whether the process is ending.
+static IS_ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Stops the log of lost connections: the process is ending, and closes them itself.
+pub fn expect_end() {
+    IS_ENDING.store(true, Ordering::Relaxed);
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Losses(Mutex<State>);
@@ -28,6 +37,9 @@ struct State {
 impl Losses {
     /// Logs that the connection is lost: at most once per interval at WARN.
     pub(super) fn lost(&self) {
+        if IS_ENDING.load(Ordering::Relaxed) {
+            return;
+        }
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.logged_at.is_some_and(|at| at.elapsed() < INTERVAL) {
             state.unlogged += 1;

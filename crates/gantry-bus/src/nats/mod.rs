@@ -38,6 +38,7 @@ use self::shared::Shared;
 use crate::{Bus, Error, Event, Message, Status, Subscription};
 use gantry_proto::subject::is_literal;
 
+pub use self::losses::expect_end;
 pub use self::options::{Auth, OptionKind, Options};
 pub use self::panics::quieten_panics;
 
