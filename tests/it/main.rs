@@ -50,6 +50,7 @@ mod relay;
 mod s3_check;
 #[cfg(test)]
 mod servers;
+#[cfg(test)]
 mod shells;
 #[cfg(test)]
 mod stores;
@@ -69,6 +70,7 @@ mod transcript_of_0_1;
 mod tree_library;
 #[cfg(test)]
 mod trees;
+#[cfg(test)]
 mod watch;
 #[cfg(test)]
 mod wire;

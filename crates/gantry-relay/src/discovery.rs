@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_store_that_a_consumer_can_not_find_exists_if_this_relay_serves_it() {
-        let service = Service::new("relay", &Options::default());
+        let service = Service::new("relay", &Options::default(), Arc::default());
         let own: StoreName = "own".parse().unwrap();
         service.add(&own);
 

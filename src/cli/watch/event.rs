@@ -7,8 +7,8 @@
 //! | `{"detail-type": "Object Created", "detail": {"bucket", "object"}}` | AWS `EventBridge` | plain |
 //! | `{"key": "/buckets/BUCKET/KEY", "event_type", "message"}` | `SeaweedFS` webhooks | plain |
 //!
-//! Sources: the pages "Event message structure" and "EventBridge event message structure" of S3's user guide, `MinIO`'s
-//! `cmd/event-notification.go`, `SeaweedFS`'s `weed/notification/webhook/http.go`.
+//! Sources: the pages "Event message structure" and "`EventBridge` event message structure" of S3's user guide,
+//! `MinIO`'s `cmd/event-notification.go`, `SeaweedFS`'s `weed/notification/webhook/http.go`.
 
 use percent_encoding::percent_decode;
 use serde::Deserialize;

@@ -150,8 +150,12 @@ impl Reporter {
 fn wrote(path: &Path, bytes: u64, proof: Option<&Proof>) -> String {
     let how = match proof {
         None => "before an interruption".to_owned(),
-        Some(Proof::Transport | Proof::InvalidChecksum { .. }) => "in transport only".to_owned(),
-        Some(proof @ (Proof::FullObject { .. } | Proof::Composite { .. })) => format!("by {proof}"),
+        Some(Proof::Transport | Proof::Unverified { .. } | Proof::InvalidChecksum { .. }) => {
+            "in transport only".to_owned()
+        }
+        Some(proof @ (Proof::FullObject { .. } | Proof::Composite { .. } | Proof::Etag { .. })) => {
+            format!("by {proof}")
+        }
     };
     format!("wrote {}: {bytes} bytes, verified {how}", path.display())
 }
