@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use super::delivery::Object;
+use super::object::Object;
 
 /// The argument that is replaced by the object's address.
 const PLACEHOLDER: &str = "{}";

@@ -184,7 +184,7 @@ impl Intake<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::delivery::Object;
+    use super::super::object::Object;
     use super::*;
 
     fn delivery(keys: &[&str]) -> Delivery {

@@ -7,6 +7,7 @@ mod event;
 mod fetch;
 mod jetstream;
 mod notes;
+mod object;
 mod report;
 mod wanted;
 mod work;

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::super::exit::Failure;
 use super::super::{output, tree};
-use super::delivery::{Delivery, Object};
+use super::delivery::Delivery;
+use super::object::Object;
 
 /// Prints and counts events.
 #[derive(Debug, Default)]

@@ -3,8 +3,8 @@
 use gantry_proto::{Key, StoreName};
 
 use super::super::select::Selection;
-use super::delivery::Object;
 use super::event::Announced;
+use super::object::Object;
 
 /// The part of a store that is watched.
 #[derive(Debug)]

@@ -283,7 +283,7 @@ fn pause_after(attempt: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::delivery::Object;
+    use super::super::object::Object;
     use super::*;
 
     #[test]
