@@ -146,7 +146,10 @@ impl Cli {
             .map_err(|error| Failure::new(Exit::Failed, format!("can't listen for signals: {error}")))?;
         let done = tokio::select! {
             done = self.command.clone().run(&config, &effective, &self, &shutdown) => done,
-            () = signals.drive(&shutdown) => Err(Failure::interrupted()),
+            () = signals.drive(&shutdown) => {
+                bus::nats::expect_end();
+                Err(Failure::interrupted())
+            }
         };
         if !shutdown.force.is_cancelled() {
             telemetry.end().await;

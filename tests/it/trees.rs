@@ -310,7 +310,7 @@ async fn a_full_disk_is_one_error_and_nothing_is_left_after_the_next_run() {
         let lines: Vec<_> = done.stderr.lines().collect();
         assert!(lines.len() == 2 && lines[1].starts_with("wrote "), "{}", done.stderr);
         assert!(lines[0].contains("no space left"), "{}", done.stderr);
-        assert!(lines[0].contains("; .gantry-tree holds what has arrived"), "{}", done.stderr);
+        assert!(lines[0].contains("; .gantry-tree contains the bytes received so far"), "{}", done.stderr);
     }
 }
 

@@ -56,9 +56,6 @@ pub(crate) async fn relays(bus: &dyn Bus, clock: &Clock, prefix: &Prefix, store:
 
     let infos = asking.ask(INFO, INFO_PATIENCE).await.unwrap_or_default();
     let stores: BTreeSet<_> = infos.iter().flat_map(Answer::stores).collect();
-    if stores.contains(store) {
-        return Found::StoreLeft;
-    }
     Found::Others(stores.into_iter().take(STORES_MAX).collect())
 }
 

@@ -17,8 +17,7 @@ const QUESTION_MAX_BYTES: usize = 8 * 1024;
 /// The maximum number of stores that a relay names in a question. Source: [`QUESTION_MAX_BYTES`].
 const STORES_MAX: usize = 100;
 
-/// The name of the metadata in which a relay confirms that it serves the requested store, or that another relay did a
-/// short time ago.
+/// The name of the metadata in which a relay confirms that the requested store exists: see [`Answer::has_left`].
 pub const LEFT: &str = "left";
 
 /// A question about relays. Its body is optional.
@@ -98,7 +97,8 @@ impl Answer {
         self.metadata.get("prefix").map_or("", String::as_str)
     }
 
-    /// Returns whether the relay serves this store, or another relay did a short time ago.
+    /// Returns whether this store was served a short time ago: by another relay, or by this one before a gap in its
+    /// connection.
     #[must_use]
     pub fn has_left(&self, store: &StoreName) -> bool {
         self.metadata.get(LEFT).is_some_and(|left| left == store.as_str())

@@ -4,13 +4,14 @@
 //! sends errors without a body and would tie the relay to one bus.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::lifetime::Lifetime;
@@ -28,6 +29,9 @@ use gantry_proto::{StoreName, VERSION, WireError, limits};
 /// The longest name of a relay or host that is published or logged.
 const NAME_MAX: usize = 64;
 
+/// How long a gap in the connection for requests is remembered. Consumers look for a relay for 1.5 s before they ask.
+const GAP_REMEMBERED: Duration = Duration::from_secs(10);
+
 /// The description and statistics that a relay publishes about itself.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -37,6 +41,8 @@ pub(crate) struct Service {
     endpoints: RwLock<Vec<Endpoint>>,
     prefix: Prefix,
     pub(crate) neighbours: Neighbours,
+    /// When the connection for requests was interrupted or replaced last.
+    gap_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -138,6 +144,7 @@ impl Service {
             endpoints: RwLock::default(),
             prefix: options.prefix.clone(),
             neighbours: Neighbours::default(),
+            gap_at: Mutex::default(),
         }
     }
 
@@ -197,6 +204,17 @@ impl Service {
         endpoints.iter().any(|endpoint| endpoint.store == *store)
     }
 
+    /// Records that the connection for requests is interrupted or has been replaced.
+    pub(crate) fn note_gap(&self) {
+        *self.gap_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Returns whether a consumer may have found nobody because of a gap.
+    fn had_gap(&self) -> bool {
+        let gap_at = *self.gap_at.lock().unwrap_or_else(PoisonError::into_inner);
+        gap_at.is_some_and(|at| at.elapsed() < GAP_REMEMBERED)
+    }
+
     /// Records which stores the asking relay serves.
     fn note(&self, verb: &str, question: Question) {
         // Consumers may send the other questions, too. The relay also receives its own.
@@ -205,11 +223,15 @@ impl Service {
         }
     }
 
-    /// Returns the answer to a question. `missing` is the store that the asking consumer can't find. It may be a store of
-    /// this relay, whose connection for requests was just being replaced.
+    /// Returns the answer to a question. `missing` is the store that the asking consumer can't find. It is one of this
+    /// relay's if the request met a gap in the connection.
     fn describe(&self, verb: &str, missing: Option<StoreName>) -> Option<bytes::Bytes> {
         let mut identity = self.identity.clone();
-        if let Some(store) = missing.filter(|store| self.neighbours.has_served(store) || self.serves(store)) {
+        let exists = |store: &StoreName| match self.serves(store) {
+            true => self.had_gap(),
+            false => self.neighbours.has_served(store),
+        };
+        if let Some(store) = missing.filter(exists) {
             identity.metadata.insert(service::LEFT, store.to_string());
         }
 
@@ -343,18 +365,27 @@ pub(crate) fn safe_name(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
 
-    #[test]
-    fn a_store_that_a_consumer_can_not_find_exists_if_this_relay_serves_it() {
+    #[tokio::test(start_paused = true)]
+    async fn a_store_of_this_relay_was_only_unreachable_if_there_was_a_gap() {
         let service = Service::new("relay", &Options::default(), Arc::default());
         let own: StoreName = "own".parse().unwrap();
         service.add(&own);
-
-        for (missing, exists) in [(own, true), ("other".parse().unwrap(), false)] {
+        let exists = |missing: &StoreName| {
             let answer = service.describe("PING", Some(missing.clone())).unwrap();
-            assert_eq!(service::Answer::parse(&answer).unwrap().has_left(&missing), exists, "{missing}");
-        }
+            service::Answer::parse(&answer).unwrap().has_left(missing)
+        };
+        // The relay or the consumer has no permission.
+        assert!(!exists(&own));
+
+        service.note_gap();
+        assert!(exists(&own) && !exists(&"other".parse().unwrap()));
+
+        advance(GAP_REMEMBERED).await;
+        assert!(!exists(&own));
     }
 
     #[test]

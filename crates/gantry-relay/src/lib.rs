@@ -355,6 +355,7 @@ impl Parts {
         let monitor = Monitor {
             buses: self.buses.clone(),
             stores: Arc::clone(table),
+            service: Arc::clone(&self.service),
             board: Arc::clone(&self.board),
             subjects: Arc::clone(&self.subjects),
             lifetime: Arc::clone(&self.lifetime),

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 use crate::buses::{Buses, Connection};
+use crate::discovery::Service;
 use crate::lifetime::Lifetime;
 use crate::metrics::{ConnectionLabel, RelayMetrics, StoreLabel};
 use crate::peers;
@@ -36,6 +37,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Monitor {
     pub(crate) buses: Buses,
     pub(crate) stores: Arc<StoreTable>,
+    pub(crate) service: Arc<Service>,
     pub(crate) board: Arc<Board>,
     pub(crate) subjects: Arc<Subjects>,
     pub(crate) lifetime: Arc<Lifetime>,
@@ -93,6 +95,10 @@ impl Monitor {
     }
 
     fn show_connection(&self, connection: Connection, connected: bool, is_renewed: bool) {
+        if connection == Connection::Requests && (is_renewed || !connected) {
+            self.service.note_gap();
+        }
+
         self.board.update(|readiness| {
             let shown = match connection {
                 Connection::Requests => &mut readiness.connected,
