@@ -41,7 +41,12 @@ enum Event {
 pub(crate) fn run(data: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
     let request = request(&input);
-    let identity = sender::Identity { transfer: TRANSFER, instance: "relay".to_owned(), control: "control".to_owned(), host: None };
+    let identity = sender::Identity {
+        transfer: TRANSFER,
+        instance: "relay".to_owned(),
+        control: "control".to_owned(),
+        host: None,
+    };
     let mut now = Duration::ZERO;
     let mut model = Model { next: request.start, fed: request.start, seq: 0, limit: None, is_over: false };
     let mut sender = Sender::new(settings(&input), &request, identity, now);
