@@ -193,7 +193,7 @@ impl Surroundings<'_> {
     }
 }
 
-/// Splits a value into its scheme in lower case, empty if there is none, and the rest.
+/// Splits a value into its lower-case scheme and the rest. The scheme is empty if the value has none.
 fn scheme_of(value: &str) -> (String, &str) {
     if let Some(data) = value.strip_prefix("data:") {
         return ("data".to_owned(), data);

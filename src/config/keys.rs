@@ -189,7 +189,7 @@ keys! {
     /// The HTTP pages for operators.
     Http "http." {
         listen: String =
-            "Address of `/livez`, `/readyz`, `/metrics` and `/transfers`, or `off`; anyone who can connect to it can read them",
+            "Address of `/livez`, `/readyz`, `/metrics` and `/transfers`, or `off`; the pages require no authentication",
             text().default("127.0.0.1:8080")
                 .check(check::listen)
                 .flag(Scope::Serve, "http", "ADDRESS");
