@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::{StreamExt as _, stream};
 use gantry_bus::Bus;
-use gantry_client::tree::{Compare, Event, Item, Names, TreeOptions, TreeReport};
+use gantry_client::tree::{Compare, Event, Item, Names, TreeOptions, TreeProgress, TreeReport};
 use gantry_client::{Client, Error, Listed};
 use gantry_relay::metrics::RelayMetrics;
 use gantry_relay::shutdown::Shutdown;
@@ -17,6 +17,7 @@ use gantry_store::Store;
 use gantry_testing::bus::MemoryNetwork;
 use gantry_testing::store::MemoryStore;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use crate::support::data::{folder, random_bytes};
 
@@ -431,6 +432,24 @@ async fn one_failed_object_does_not_stop_the_others() {
     let report = report.unwrap();
     assert_eq!((report.fetched, report.failed), (3, 1), "{events:#?}");
     assert_eq!(walk(&world.target()), paths(["a", "b", "c"]));
+}
+
+#[tokio::test]
+async fn the_end_of_a_short_listing_is_known_before_its_objects_are_fetched() {
+    const OBJECTS: u64 = 200;
+    let world = World::start().await;
+    for number in 0..OBJECTS {
+        world.put(&format!("{number:03}"), "body");
+    }
+    let (progress, mut seen) = watch::channel(TreeProgress::default());
+    let options = TreeOptions::default().jobs(1).progress(Some(progress));
+    let listed = async { *seen.wait_for(|progress| progress.is_listed).await.unwrap() };
+
+    let ((report, _), listed) = tokio::join!(world.download(options), listed);
+
+    assert_eq!(report.unwrap().fetched, OBJECTS);
+    assert_eq!(listed.found, OBJECTS);
+    assert!(listed.done < OBJECTS / 2, "{listed:?}");
 }
 
 #[tokio::test]

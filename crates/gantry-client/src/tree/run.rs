@@ -24,7 +24,8 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::part;
 
-/// The number of objects that are planned at once. A page of a listing has at most as many.
+/// The number of objects that are planned at once, at most as many as a page of a listing has. The next page is planned
+/// while fewer are waiting, so that the listing keeps ahead of the fetches and its end is known early.
 const PLANNED_MAX: usize = 1000;
 
 /// The name of the file in the stage that lists the files to delete.
@@ -229,7 +230,7 @@ impl Tree {
             tokio::select! {
                 () = cancel.cancelled() => return Err(Error::Cancelled),
                 Some(done) = self.jobs.join_next() => done.unwrap_or(Err(Error::Cancelled))?,
-                page = pages.next(), if !is_listed && self.ready.is_empty() => listed = match page {
+                page = pages.next(), if !is_listed && self.ready.len() < PLANNED_MAX => listed = match page {
                     None => {
                         self.fetcher.reporter.progress(|progress| progress.is_listed = true);
                         Ok(true)
