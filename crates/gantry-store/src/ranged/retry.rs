@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::select_all;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::{About, Failure, Retry};
@@ -72,16 +71,18 @@ where
     F: Future<Output = Result<T, Failure<R::Cure>>>,
 {
     let until = Instant::now() + limit;
-    let mut in_flight = FuturesUnordered::new();
+    let mut in_flight = Vec::new();
     let mut failure = None;
 
     for number in 0..limits.attempts_max.max(1) {
-        in_flight.push(request());
+        // Requests to S3 are large futures. In a box, they are not moved again.
+        in_flight.push(Box::pin(request()));
         let is_last = number + 1 >= limits.attempts_max;
         let wait = limits.answer_timeout.saturating_mul(2_u32.saturating_pow(number)).min(limit);
         let wait_until = if is_last { until } else { until.min(Instant::now() + wait) };
 
-        while let Ok(Some(answer)) = timeout_at(wait_until, in_flight.next()).await {
+        while let Ok((answer, index, _)) = timeout_at(wait_until, select_all(in_flight.iter_mut())).await {
+            drop(in_flight.swap_remove(index));
             match answer {
                 // A later request may have reached another server, or hit a limit because of the first one.
                 Err(failed) if matches!(failed.retry, Retry::Later) && !in_flight.is_empty() => failure = Some(failed),

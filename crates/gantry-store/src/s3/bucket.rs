@@ -191,7 +191,7 @@ impl Bucket {
             return Ok(());
         }
 
-        self.sign_of_life(client, what).await?;
+        Box::pin(self.sign_of_life(client, what)).await?;
         *self.vouched.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(())
     }

@@ -10,8 +10,9 @@ use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 /// Headers that identify a version, or the bytes of a body. If they are ambiguous, the answer is unusable.
 const ESSENTIAL: [&str; 4] = ["content-length", "content-range", "etag", "x-amz-version-id"];
 
-/// Headers that are read if they are valid.
-const OPTIONAL: [&str; 5] = ["content-encoding", "content-type", "x-amz-server-side-encryption", DATE, PARTS];
+/// Headers that are kept if they are valid: those that are read, and one that most servers send.
+const OPTIONAL: [&str; 6] =
+    ["accept-ranges", "content-encoding", "content-type", "x-amz-server-side-encryption", DATE, PARTS];
 const DATE: &str = "last-modified";
 const PARTS: &str = "x-amz-mp-parts-count";
 
@@ -61,9 +62,13 @@ fn stays(response: &HttpResponse, name: &str, value: &[u8]) -> bool {
         return true;
     }
 
+    let has_form = || match (name, std::str::from_utf8(value)) {
+        (_, Err(_)) | (PARTS, _) => false,
+        (DATE, Ok(text)) => DateTime::from_str(text, DateTimeFormat::HttpDate).is_ok(),
+        (_, Ok(_)) => true,
+    };
     let is_single = || response.headers().get_all_bytes(name).count() == 1;
-    let has_form = name != DATE && name != PARTS && std::str::from_utf8(value).is_ok();
-    is_read(name) && has_form && is_single()
+    is_read(name) && has_form() && is_single()
 }
 
 /// Returns the value of a header in a form that the SDK parses. Returns `None` if the header is missing.

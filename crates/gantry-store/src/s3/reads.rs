@@ -109,7 +109,7 @@ impl Bucket {
         let named = self.versions().named(pin);
         match self.get_once(client, key, pin, named, part).await {
             Err(refusal) if named.is_some() && is_refusal(&refusal) => {
-                let unnamed = self.get_once(client, key, pin, None, part).await;
+                let unnamed = Box::pin(self.get_once(client, key, pin, None, part)).await;
                 self.versions().decide(pin, refusal, unnamed)
             }
             answer => answer,
@@ -207,7 +207,8 @@ impl Bucket {
             Some(_) | None => {}
         }
 
-        let described = match self.describe_once(client, key, pin).await {
+        // In a box, as is every rare request: otherwise the future of each GET would contain it, and be moved with it.
+        let described = match Box::pin(self.describe_once(client, key, pin)).await {
             // A policy may permit only GET.
             Err(Failure { error: Error::Denied(_) | Error::Invalid(_), .. }) if has_size => return Ok(None),
             described => described?,
