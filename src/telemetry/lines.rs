@@ -1,6 +1,7 @@
 //! Writes lines to stderr. A relay's lines go through a bounded queue, so that a slow reader of stderr delays nothing.
 
 use std::io::{self, Write};
+use std::iter;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, OnceLock};
@@ -21,6 +22,10 @@ const LINE_OVERHEAD_BYTES: usize = 64;
 
 /// The time limit for writing the last lines when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long lines are gathered after a write. The thread sleeps meanwhile: waking it for each line took a sixth of the
+/// relay's CPU time for small objects.
+const GATHER_TIME: Duration = Duration::from_millis(10);
 
 /// The minimum interval of reports about dropped lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -167,23 +172,25 @@ impl Queue {
 /// Writes the queued lines until the queue is dropped.
 fn write_all(queued: &Receiver<Entry>, state: &State, mut to: impl Write) {
     let mut reported = (0, None::<Instant>);
-    for entry in queued {
-        let line = match entry {
-            Entry::Line(line) => line,
-            Entry::Flush(done) => {
+    while let Ok(first) = queued.recv() {
+        for entry in iter::once(first).chain(queued.try_iter()) {
+            match entry {
+                Entry::Line(line) => write_line(&line, state, &mut to, &mut reported),
                 // An error means that the receiver has timed out.
-                done.send(()).ok();
-                continue;
+                Entry::Flush(done) => drop(done.send(())),
             }
-        };
-
-        state.waiting.fetch_sub(line.len() + LINE_OVERHEAD_BYTES, Ordering::Relaxed);
-        if to.write_all(line.as_bytes()).is_err() {
-            state.dropped.fetch_add(1, Ordering::Relaxed);
-            continue;
         }
-        report(state, &mut reported);
+        thread::sleep(GATHER_TIME);
     }
+}
+
+fn write_line(line: &str, state: &State, to: &mut impl Write, reported: &mut (u64, Option<Instant>)) {
+    state.waiting.fetch_sub(line.len() + LINE_OVERHEAD_BYTES, Ordering::Relaxed);
+    if to.write_all(line.as_bytes()).is_err() {
+        state.dropped.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    report(state, reported);
 }
 
 /// Reports dropped lines once a line could be written again.
