@@ -23,8 +23,8 @@ const LINE_OVERHEAD_BYTES: usize = 64;
 /// The time limit for writing the last lines when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long lines are gathered after a write. The thread sleeps meanwhile: waking it for each line took a sixth of the
-/// relay's CPU time for small objects.
+/// How long lines are gathered after a write. The thread sleeps meanwhile, because waking it for each line costs a busy
+/// relay two system calls per line.
 const GATHER_TIME: Duration = Duration::from_millis(10);
 
 /// The minimum interval of reports about dropped lines.
