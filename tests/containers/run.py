@@ -27,6 +27,8 @@ from image import check_image
 
 IMAGE = "gantry:local"
 BUILD_STAGE = "gantry-proof/build:latest"
+# Build arguments with which the build takes less time.
+QUICK = ("CARGO_PROFILE_RELEASE_LTO=off", "CARGO_PROFILE_RELEASE_OPT_LEVEL=1")
 # Most of it is for a cold build of the dependencies.
 LIMIT_S = 40 * 60
 ONE_NATS_URL = "nats://nats:4222"
@@ -45,8 +47,9 @@ class Sample:
 class Proof:
     """Runs the checks in order and counts those that passed."""
 
-    def __init__(self):
+    def __init__(self, profile):
         self.run_id = f"gantry-proof-{os.getpid()}"
+        self.profile = profile
         self.bases = Bases()
         self.projects = []
         self.passed = []
@@ -68,7 +71,7 @@ class Proof:
 
     def run(self):
         self.check("base images", self.bases.make)
-        self.check("docker build", build)
+        self.check("docker build", lambda: build(self.profile))
         self.check("the image: user, size, contents", lambda: check_image(IMAGE, self.run_id))
         compose.provide()
         composes = engine.compose_commands()
@@ -140,13 +143,14 @@ class Proof:
             say(f"{row.broken:<{width}}  {row.at_mib:>6}  {row.pause_s:>13.2f}  {row.took_s:>10.1f}  {row.note}")
 
 
-def build():
+def build(profile):
     revision = engine.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=False).stdout.strip() or "unknown"
     # The first stage has its own name because it contains the compiled dependencies.
     # The image that it replaces is found by its label and removed.
     for arguments in (["--target", "build", "--label", f"{BASE_LABEL}=build", "--tag", BUILD_STAGE], ["--tag", IMAGE]):
         # Passed to both builds; otherwise the second would repeat the work of the first.
-        arguments += ["--build-arg", f"REVISION={revision}"]
+        for argument in (f"REVISION={revision}", *profile):
+            arguments += ["--build-arg", argument]
         done = subprocess.run(["docker", "build", *arguments, str(ROOT)], stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S)
         if done.returncode != 0:
@@ -214,6 +218,7 @@ def health_follows_nats(project):
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--if-engine", action="store_true", help="succeed with a message if no engine answers")
+    options.add_argument("--quick-build", action="store_true", help="build the image with little optimisation")
     arguments = options.parse_args()
 
     version, reason = engine.engine_version()
@@ -227,14 +232,14 @@ def main():
     with open(lock_file, "w", encoding="utf-8") as lock:
         # The public image names are shared by the whole engine, so only one test may run at a time.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return prove()
+        return prove(QUICK if arguments.quick_build else ())
 
 
-def prove():
+def prove(profile):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, engine.stop_on_signal)
     signal.alarm(LIMIT_S)
-    proof = Proof()
+    proof = Proof(profile)
     failed = 0
     try:
         proof.run()
