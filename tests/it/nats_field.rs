@@ -163,6 +163,45 @@ async fn members_of_a_cluster_may_have_certificates_with_host_names_only() {
     assert!(nats::connect(options).await.is_err());
 }
 
+/// As when a cluster moves to other machines: in the end, nobody listens at the addresses that clients were given.
+#[tokio::test]
+async fn clients_follow_a_cluster_whose_nodes_are_replaced_one_by_one() {
+    let [a, b, c, d] = data::free_ports();
+    let node = async |own: u16, other: u16| {
+        let routes = format!("routes: [nats-route://127.0.0.1:{other}]");
+        let config = format!("server_name: n{own}\ncluster {{ name: it, listen: \"127.0.0.1:{own}\", {routes} }}");
+        Nats::start(NatsOptions { config, ..NatsOptions::default() }).await
+    };
+    let are_known = async |server: &Nats, count: usize| {
+        let known = async || (members(server.port()).await.len() == count).then_some(());
+        until("the members in the greeting", known).await;
+    };
+
+    let (first, mut second) = (node(a, b).await, node(b, a).await);
+    are_known(&first, 2).await;
+    let mut field = Field::on(first);
+    let _relay = field.relay_at(field.nats.url()).probe(second.client().await).start().await;
+    let bus = nats::connect(of(&field.nats)).await.unwrap();
+    let mut status = bus.status();
+
+    let third = node(c, b).await;
+    are_known(&third, 3).await;
+    field.nats.stop().await;
+    timeout(DEADLINE, status.wait_for(|status| status.connected && status.epoch == 2)).await.unwrap().unwrap();
+
+    let fourth = node(d, c).await;
+    are_known(&fourth, 3).await;
+    let left = second.port().to_string();
+    second.stop().await;
+    let has_moved = async || (status.borrow().connected && !bus.server().ends_with(&left)).then_some(());
+    until("a connection to a new node", has_moved).await;
+
+    round_trip(&bus).await;
+    gantry(["get", "files/large", "-o", &arg(&field.target())]).nats(&fourth).run().await.expect_code(0);
+    field.assert_downloaded();
+    drop(third);
+}
+
 /// Returns the members of the cluster that nats-server names in its greeting.
 async fn members(port: u16) -> Vec<Value> {
     let mut line = String::new();
