@@ -42,7 +42,8 @@ def full(case, what, *changes):
 
 #: Lines that several consumers change.
 LOOP = "        while True:\n            message = await messages.next_msg(timeout=SILENCE_S)\n"
-IS_OWN = 'accepted["transfer"] == transfer and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", accepted["instance"])'
+FORMS = 're.fullmatch(r"[0-9a-f-]{36}", transfer) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", accepted["instance"])'
+IS_OWN = 'is_own = has_forms and accepted["transfer"] == transfer'
 IS_WHOLE = 'accepted["start"] == 0 and accepted["end"] == accepted["size"] and accepted["credit"] <= WINDOW'
 IS_MINE = 'return is_own and is_whole and accepted["control"] == control and accepted["key"] == key'
 WRITE = "await asyncio.to_thread(file.write, message.data)"
@@ -88,10 +89,10 @@ BROKEN = [
          'return is_own and is_whole and accepted["key"] == key'),
     bare("accepted-other-instance", "does not derive the control subject", IS_MINE,
          'return is_own and is_whole and accepted["control"].endswith(transfer) and accepted["key"] == key'),
-    bare("accepted-odd-instance", "does not check the form of the instance", IS_OWN, 'accepted["transfer"] == transfer'),
+    bare("accepted-odd-instance", "does not check the form of the instance", FORMS, FORMS.split(" and ")[0]),
+    bare("accepted-odd-transfer", "does not check the form of the transfer", FORMS, FORMS.split(" and ")[1]),
     bare("accepted-other-transfer", "does not compare the transfer", IS_OWN,
-         IS_OWN.replace('accepted["transfer"] == transfer and ', "") + '\n    control = accepted["control"]\n'
-         '    accepted["transfer"] = accepted["control"].rsplit(".")[-1]'),
+         'is_own, control = has_forms, accepted["control"]\n    accepted["transfer"] = control.rsplit(".")[-1]'),
     bare("accepted-other-key", "does not compare the key", IS_MINE, IS_MINE.replace(' and accepted["key"] == key', "")),
     bare("accepted-other-start", "does not compare the start", IS_WHOLE, "True"),
     bare("accepted-other-end", "does not compare the end", IS_WHOLE, 'accepted["start"] == 0'),

@@ -46,6 +46,8 @@ pub(super) enum Step {
     Accept(fn(&mut Value)),
     /// Sends `accepted` with another transfer in its header.
     AcceptAsAnother,
+    /// Sends `accepted` with a transfer of two subject tokens. Later messages have it, too.
+    AcceptOdd,
     /// Sends this many chunks, as credit permits.
     Chunks(usize),
     /// Sends all chunks that are left, as credit permits.
