@@ -77,6 +77,8 @@ impl Transfer {
             Step::Rest => self.chunks(usize::MAX).await,
             Step::Chunk(change) => self.changed_chunk(change).await,
             Step::ForeignChunk => self.foreign_chunk().await,
+            Step::NamelessChunk => self.nameless_chunk().await,
+            Step::LongChunk => self.long_chunk().await,
             Step::Lose => drop(self.next_chunk(self.end)),
             Step::Swap => self.swap().await,
             Step::Repeat => self.repeat().await,
@@ -184,14 +186,30 @@ impl Transfer {
         self.send(draft).await;
     }
 
-    async fn foreign_chunk(&mut self) {
+    /// Returns what would be the next chunk if it had other bytes.
+    fn false_chunk(&mut self) -> Draft {
         let (seq, offset) = (self.seq, self.offset);
         let mut draft = self.next_chunk(self.end);
         (self.seq, self.offset) = (seq, offset);
-        // The bytes are wrong, and everything else is correct.
+
         draft.payload.iter_mut().for_each(|byte| *byte = !*byte);
         draft.set(message::CRC, format!("{:016x}", chunk::crc(&draft.payload)));
+        draft
+    }
+
+    async fn foreign_chunk(&mut self) {
+        let draft = self.false_chunk();
         self.send_as(draft, ANOTHER.to_string()).await;
+    }
+
+    async fn nameless_chunk(&mut self) {
+        let draft = self.false_chunk();
+        self.publish(draft).await;
+    }
+
+    async fn long_chunk(&mut self) {
+        let draft = self.chunk_until(self.end);
+        self.send(draft).await;
     }
 
     async fn swap(&mut self) {
@@ -352,7 +370,11 @@ impl Transfer {
     /// Returns the next chunk, which ends at `credit` or earlier.
     fn next_chunk(&mut self, credit: u64) -> Draft {
         let most = if self.seq == 0 { FIRST_CHUNK as u64 } else { self.chunk_max() };
-        let end = (self.offset + most.min(self.chunk_max())).min(credit).min(self.end);
+        self.chunk_until((self.offset + most.min(self.chunk_max())).min(credit).min(self.end))
+    }
+
+    /// Returns the next chunk, which ends at `end`.
+    fn chunk_until(&mut self, end: u64) -> Draft {
         let payload = self.scene.bytes.slice(index(self.offset)..index(end));
 
         let mut draft = Draft { payload: payload.to_vec(), ..Draft::default() };
@@ -394,6 +416,7 @@ impl Step {
             Self::AcceptAsAnother
             | Self::AcceptOdd
             | Self::Chunk(_)
+            | Self::LongChunk
             | Self::Lose
             | Self::Swap
             | Self::Flood
@@ -403,6 +426,7 @@ impl Step {
             | Self::Chunks(_)
             | Self::Rest
             | Self::ForeignChunk
+            | Self::NamelessChunk
             | Self::Repeat
             | Self::Beat(_)
             | Self::Beats(_)
