@@ -8,12 +8,14 @@ import (
 	"hash/crc64"
 	"log"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 )
 
 const window = 4 * 520_192 // how many bytes may arrive before they are reported as written: four of the largest chunks
 var nvme = crc64.MakeTable(0x9a6c9329ac4bc9b5)
+var forms = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}\.[0-9a-f-]{36}$`) // an instance and a transfer
 
 func download(nc *nats.Conn, store, key string, file *os.File) {
 	inbox := nc.NewInbox()
@@ -35,7 +37,7 @@ func download(nc *nats.Conn, store, key string, file *os.File) {
 		case kind == "accepted" && !begun:
 			check(json.Unmarshal(m.Data, &accepted))
 			if accepted.Control != "gantry.v1.ctl."+accepted.Instance+"."+transfer || accepted.Transfer != transfer ||
-				strings.ContainsAny(accepted.Instance, ".*> ") || accepted.Key != key || accepted.Start != 0 ||
+				!forms.MatchString(accepted.Instance+"."+transfer) || accepted.Key != key || accepted.Start != 0 ||
 				accepted.End != accepted.Size || accepted.Credit > window {
 				log.Fatalf("not what was requested: %s", m.Data)
 			}

@@ -38,9 +38,10 @@ async function download(nc, store, key, file) {
       if (kind === "accepted" && !accepted) {
         accepted = message.json();
         const { instance, start, end, size, credit } = accepted;
-        const isOwn = accepted.control === `gantry.v1.ctl.${instance}.${accepted.transfer}`;
+        const isOwn = accepted.control === `gantry.v1.ctl.${instance}.${transfer}` && accepted.transfer === transfer;
+        const hasForms = /^[0-9a-f-]{36}$/.test(transfer) && /^[\w-]{1,64}$/.test(instance);
         const isWhole = accepted.key === key && start === 0 && end === size && credit <= WINDOW;
-        if (!isOwn || !isWhole || transfer !== accepted.transfer || !/^[\w-]{1,64}$/.test(instance)) {
+        if (!isOwn || !hasForms || !isWhole) {
           throw new Error(`not what was requested: ${message.string()}`);
         }
       } else if (!["chunk", "beat", "end"].includes(kind) || !accepted || transfer !== accepted.transfer) {

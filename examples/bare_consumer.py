@@ -51,7 +51,8 @@ async def download(nc, store, key, file):
 
 def is_requested(accepted, transfer, key):
     control = f"gantry.v1.ctl.{accepted['instance']}.{transfer}"
-    is_own = accepted["transfer"] == transfer and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", accepted["instance"])
+    has_forms = re.fullmatch(r"[0-9a-f-]{36}", transfer) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", accepted["instance"])
+    is_own = has_forms and accepted["transfer"] == transfer
     is_whole = accepted["start"] == 0 and accepted["end"] == accepted["size"] and accepted["credit"] <= WINDOW
     return is_own and is_whole and accepted["control"] == control and accepted["key"] == key
 

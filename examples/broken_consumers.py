@@ -42,7 +42,8 @@ def full(case, what, *changes):
 
 #: Lines that several consumers change.
 LOOP = "        while True:\n            message = await messages.next_msg(timeout=SILENCE_S)\n"
-IS_OWN = 'accepted["transfer"] == transfer and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", accepted["instance"])'
+FORMS = 're.fullmatch(r"[0-9a-f-]{36}", transfer) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", accepted["instance"])'
+IS_OWN = 'is_own = has_forms and accepted["transfer"] == transfer'
 IS_WHOLE = 'accepted["start"] == 0 and accepted["end"] == accepted["size"] and accepted["credit"] <= WINDOW'
 IS_MINE = 'return is_own and is_whole and accepted["control"] == control and accepted["key"] == key'
 WRITE = "await asyncio.to_thread(file.write, message.data)"
@@ -69,6 +70,8 @@ BROKEN = [
          "end = json.loads(message.data)\n                assert len(end) == 2\n"),
     bare("null-members", "takes `null` for a text", "require(is_requested(",
          'accepted.get("content_type", "").lower()\n                require(is_requested('),
+    bare("missing-members", "needs `metadata`", "require(is_requested(",
+         'accepted["metadata"].keys()\n                require(is_requested('),
     bare("beats-before-accepted", "takes a beat for a failure", 'if kind == "beat" and not accepted:',
          'if kind == "beat" and not accepted and chunks:'),
     bare("error-not-found", "takes an error for the end", "    finally:\n", "    except RuntimeError:\n        return\n    finally:\n"),
@@ -79,6 +82,8 @@ BROKEN = [
              'error["code"] not in ("not_found", "denied", "changed", "range", "bad_request")'),
     resuming("error-without-body", "fails for good on an unreadable error", '"internal: an unreadable error", True, 0.0',
              '"internal: an unreadable error", False, 0.0'),
+    resuming("error-without-retryable", "takes a missing `retryable` for false", 'error["retryable"] is True',
+             'error.get("retryable") is True'),
     resuming("error-midway", "fails for good on any error", RETRY, "return Failure(reason)"),
     resuming("error-changed", "requests again after any error", RETRY, "return Setback(reason, pause_s)"),
     bare("no-relay", "succeeds without a relay", DOWNLOADED, CARELESS),
@@ -88,10 +93,10 @@ BROKEN = [
          'return is_own and is_whole and accepted["key"] == key'),
     bare("accepted-other-instance", "does not derive the control subject", IS_MINE,
          'return is_own and is_whole and accepted["control"].endswith(transfer) and accepted["key"] == key'),
-    bare("accepted-odd-instance", "does not check the form of the instance", IS_OWN, 'accepted["transfer"] == transfer'),
+    bare("accepted-odd-instance", "does not check the form of the instance", FORMS, FORMS.split(" and ")[0]),
+    bare("accepted-odd-transfer", "does not check the form of the transfer", FORMS, FORMS.split(" and ")[1]),
     bare("accepted-other-transfer", "does not compare the transfer", IS_OWN,
-         IS_OWN.replace('accepted["transfer"] == transfer and ', "") + '\n    control = accepted["control"]\n'
-         '    accepted["transfer"] = accepted["control"].rsplit(".")[-1]'),
+         'is_own, control = has_forms, accepted["control"]\n    accepted["transfer"] = control.rsplit(".")[-1]'),
     bare("accepted-other-key", "does not compare the key", IS_MINE, IS_MINE.replace(' and accepted["key"] == key', "")),
     bare("accepted-other-start", "does not compare the start", IS_WHOLE, "True"),
     bare("accepted-other-end", "does not compare the end", IS_WHOLE, 'accepted["start"] == 0'),
@@ -134,10 +139,14 @@ BROKEN = [
          LIMIT, "pass", END, "is_complete = True"),
     resuming("other-transfer", "takes messages of other transfers", 'if accepted and transfer != accepted["transfer"]:',
              "if False:"),
+    resuming("chunk-without-transfer", "takes a chunk without a transfer", 'if accepted and transfer != accepted["transfer"]:',
+             'if accepted and transfer not in (None, accepted["transfer"]):'),
     resuming("error-without-transfer", "takes an error without a transfer", 'if accepted and transfer != accepted["transfer"]:',
              'if accepted and transfer not in (None, accepted["transfer"]):'),
     bare("unknown-type", "ignores unknown types", EXPECTED,
          EXPECTED.replace('("chunk", "beat", "end")', '("chunk", "beat", "end", "banana")')),
+    resuming("beat-other-wait", "fails for good on another `Gantry-Wait`", 'if kind == "beat":\n',
+             'if kind == "beat":\n            headers["Gantry-Wait"] in ("credit", "store") or sys.exit("wait")\n'),
     bare("beat-other-offset", "does not compare the offset of a beat", POSITION,
          'require(position == (chunks, written) or kind == "beat", "a chunk was lost", message)'),
     bare("credit-beat", "never reports", REPORT, "if False:"),
@@ -145,6 +154,7 @@ BROKEN = [
     bare("credit-lost-often", "reports each offset twice", REPORT,
          "if waits == 2 or written - reported >= (1 if waits else max(1, window // 2)):"),
     bare("credit-exceeded", "takes what was not allowed", LIMIT, "pass"),
+    bare("credit-exceeded-later", "takes the requested window for the credit", 'window = accepted["credit"]', "window = WINDOW"),
     bare("beat-store", "fails on a beat", 'kind in ("chunk", "beat", "end")', 'kind in ("chunk", "end")'),
     full("beat-flood", "answers every beat", "elif is_blocked and now - self.sent_at >= self.beat_s / 2:", "elif is_blocked:"),
     bare("end-chunks", "does not count chunks", '(end["chunks"], end["bytes"]) == (chunks, written)', 'end["bytes"] == written'),
@@ -165,6 +175,9 @@ BROKEN = [
              '"start": self.written + (self.version is not None), "window"'),
     resuming("resume-other-etag", "does not compare the etag", "(etag, size) != (first", "(first[\"etag\"], size) != (first"),
     resuming("resume-other-size", "does not compare the size", "(etag, size) != (first", "(etag, first[\"size\"]) != (first"),
+    resuming("resume-other-checksum", "does not compare the checksum", '(is_same_kind and ours.get("value") != theirs.get("value"))',
+             "False"),
+    resuming("resume-later-checksum", "takes a new checksum for another one", "is_same_kind and ours", "ours"),
     resuming("resume-other-start", "does not compare the start", '(accepted["key"], start, accepted["end"]) == (self.key, self.written, size)',
              '(accepted["key"], accepted["end"]) == (self.key, size)\n        self.written = start'),
     resuming("resume-replaced", "drops the pin", RETRY, "self.version = None\n        return Setback(reason, pause_s)"),

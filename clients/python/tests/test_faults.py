@@ -272,6 +272,21 @@ class OtherRules(WithFakeRelay):
         with self.assertRaises(gantry_client.ChangedError):
             await self.read()
 
+    async def test_another_checksum_of_the_same_version_is_not_accepted(self) -> None:
+        async def script(transfer: Transfer) -> None:
+            await transfer.accept()
+            await transfer.chunk()
+            await transfer.send("goaway")
+
+        async def other(transfer: Transfer) -> None:
+            await transfer.accept(checksum={"algorithm": "crc64nvme", "kind": "full_object", "value": "AAAAAAAAAAA="})
+            await transfer.rest()
+            await transfer.finish()
+
+        relay = await self.relay(script, other, correct)
+        self.assertEqual((await self.read()).recoveries, 2)
+        self.assertEqual([request["start"] for request in relay.requests], [0, 1000, 1000])
+
     async def test_a_wrong_checksum_fails_and_leaves_no_file(self) -> None:
         relay = await self.relay(correct)
         relay.checksum = {"algorithm": "crc64nvme", "kind": "full_object", "value": "AAAAAAAAAAA="}

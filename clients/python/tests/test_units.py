@@ -172,15 +172,22 @@ class Messages(unittest.TestCase):
             {"size": -1}, {"size": 1.5}, {"size": True}, {"size": 2**63}, {"size": None}, {"size": 5}, {"start": 11},
             {"chunk_max": 0}, {"key": 1}, {"instance": "a.b"}, {"instance": ""}, {"transfer": "other"},
             {"metadata": {"a": 1}}, {"checksum": []}, {"checksum": {"algorithm": "crc32"}}, {"control": "a.b"},
+            {"etag": ""}, {"etag": "a\x9b"}, {"etag": "\ud800"}, {"etag": "e" * 1025}, {"version_id": "\r"},
         ):
             with self.subTest(changes), self.assertRaises(MalformedError):
                 self.accepted(**changes)
+
+    def test_a_version_may_contain_anything_but_control_characters(self) -> None:
+        accepted = self.accepted(etag="\u00a0\u200b", version_id="\U0010ffff")
+        assert isinstance(accepted, protocol.Accepted)
+        self.assertEqual((accepted.object.etag, accepted.object.version_id), ("\u00a0\u200b", "\U0010ffff"))
 
     def test_unknown_members_are_ignored(self) -> None:
         self.assertIsInstance(self.accepted(news=1, version_id=None), protocol.Accepted)
 
     def test_an_error_that_cannot_be_read_is_internal(self) -> None:
-        for payload in (b"", b"{", b"[]", b"[" * 100_000, b'{"code": 1}', b"\xff"):
+        without_retryable = b'{"code": "not_found", "message": "m"}'
+        for payload in (b"", b"{", b"[]", b"[" * 100_000, b'{"code": 1}', b"\xff", without_retryable):
             error = protocol.read_error(payload)
             self.assertEqual((error.code, error.retryable), ("internal", True))
 

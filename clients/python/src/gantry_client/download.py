@@ -248,6 +248,9 @@ class Download:
         if (info.etag, info.size) != (version.etag, version.size) or not same_id:
             raise _SetbackError(ChangedError(f"{request.store}/{request.key} is another version now"), cancels=True)
 
+        if version.checksum and info.checksum and version.checksum.contradicts(info.checksum):
+            _set_back("accepted with another checksum")
+
         end = info.size if request.end is None else min(request.end, info.size)
         if (accepted.start, accepted.end) != (self._received, end):
             _set_back(f"accepted the range {accepted.start}..{accepted.end}, not {self._received}..{end}")

@@ -32,6 +32,9 @@ _TRANSFER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DECIMAL = re.compile(r"[0-9]{1,19}")
 _CRC = re.compile(r"[0-9a-f]{16}")
 
+#: A valid `etag` or `version_id`, without control characters and surrogates.
+_VERSION = re.compile(r"[^\0-\x1f\x7f-\x9f\ud800-\udfff]+")
+
 Json = Mapping[str, Any]
 
 
@@ -50,6 +53,10 @@ class Checksum:
 
     #: Only for `composite`: runs of parts of equal size, as (count, size). Empty if unknown.
     parts: tuple[tuple[int, int], ...] = ()
+
+    def contradicts(self, other: Checksum) -> bool:
+        """Returns whether this checksum and `other` can't belong to the same bytes."""
+        return (self.algorithm, self.kind) == (other.algorithm, other.kind) and self.value != other.value
 
 
 @dataclass(frozen=True)
@@ -256,7 +263,7 @@ def read_error(payload: bytes) -> RelayError:
         body = _json(payload)
         retry_after_ms = min(_optional_count(body, "retry_after_ms") or 0, RETRY_AFTER_MAX_MS)
         return relay_error(
-            _text(body, "code"), _text(body, "message"), body.get("retryable") is True, retry_after_ms / 1000
+            _text(body, "code"), _text(body, "message"), _flag(body, "retryable"), retry_after_ms / 1000
         )
     except MalformedError:
         return relay_error("internal", "the relay sent an error that can't be read", True, 0.0)
@@ -331,7 +338,7 @@ def _read_accepted(prefix: str, transfer: str, body: Json) -> Accepted:
         raise MalformedError("accepted with an impossible range, chunk size or window")
     for name, value in (("etag", accepted.object.etag), ("version_id", accepted.object.version_id)):
         # Requests repeat both.
-        if value is not None and not (1 <= len(value.encode()) <= _VERSION_MAX_BYTES and value.isprintable()):
+        if value is not None and not (_VERSION.fullmatch(value) and len(value.encode()) <= _VERSION_MAX_BYTES):
             raise MalformedError(f"accepted with an impossible {name}")
     return accepted
 
@@ -376,6 +383,13 @@ def _text(body: Json, name: str) -> str:
 
 def _optional_text(body: Json, name: str) -> Optional[str]:
     return None if body.get(name) is None else _text(body, name)
+
+
+def _flag(body: Json, name: str) -> bool:
+    value = body.get(name)
+    if not isinstance(value, bool):
+        raise MalformedError(f"{name}: expected true or false")
+    return value
 
 
 def _count(body: Json, name: str) -> int:

@@ -46,6 +46,8 @@ pub(super) enum Step {
     Accept(fn(&mut Value)),
     /// Sends `accepted` with another transfer in its header.
     AcceptAsAnother,
+    /// Sends `accepted` with a transfer of two subject tokens. Later messages have it, too.
+    AcceptOdd,
     /// Sends this many chunks, as credit permits.
     Chunks(usize),
     /// Sends all chunks that are left, as credit permits.
@@ -54,6 +56,10 @@ pub(super) enum Step {
     Chunk(fn(&mut Draft)),
     /// Sends the next chunk under another transfer's id. The chunk itself is still to be sent.
     ForeignChunk,
+    /// Sends other bytes as the next chunk, without a transfer. The chunk itself is still to be sent.
+    NamelessChunk,
+    /// Sends all bytes that are left as one chunk, without waiting for credit.
+    LongChunk,
     /// Skips a chunk, as if it were lost.
     Lose,
     /// Sends the next two chunks in the wrong order.

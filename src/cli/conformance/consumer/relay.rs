@@ -28,7 +28,9 @@ pub(super) struct Relay {
     reports: Subscription,
     trap: Subscription,
     /// Control messages with instances that are not a token.
-    odd_controls: Subscription,
+    odd_instances: Subscription,
+    /// Control messages with transfers that are not a token.
+    odd_transfers: Subscription,
 }
 
 impl Relay {
@@ -40,7 +42,8 @@ impl Relay {
             controls: Some(scene.controls().await?),
             reports: scene.subscribe(&scene.reports()).await?,
             trap: scene.subscribe(&scene.trap()).await?,
-            odd_controls: scene.subscribe(&scene.prefix.controls(&format!("*.*.{}", scene.instance))).await?,
+            odd_instances: scene.subscribe(&scene.prefix.controls(&format!("*.*.{}", scene.instance))).await?,
+            odd_transfers: scene.subscribe(&scene.prefix.controls(&format!("{}.*", scene.instance))).await?,
             scene: Arc::clone(&scene),
         };
 
@@ -70,7 +73,8 @@ impl Relay {
                 }
                 control = next(&mut self.controls) => scene.take_control(control),
                 Some(report) = self.reports.next() => scene.take_report(&report),
-                Some(stray) = self.odd_controls.next() => scene.complain(format!("published to {:?}", stray.subject)),
+                Some(stray) = self.odd_instances.next() => scene.complain(format!("published to {:?}", stray.subject)),
+                Some(stray) = self.odd_transfers.next() => scene.complain(format!("published to {:?}", stray.subject)),
                 Some(stray) = self.trap.next() => scene.complain(format!("published to {:?}", stray.subject)),
                 () = scene.dies.notified() => self.controls = None,
                 Some(()) = transfers.next() => {}

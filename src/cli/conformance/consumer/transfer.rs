@@ -19,6 +19,8 @@ pub(super) struct Transfer {
     scene: Arc<Scene>,
     requested: Requested,
     pub(super) id: TransferId,
+    /// The transfer in the headers.
+    name: String,
     start: u64,
     end: u64,
     seq: u64,
@@ -44,6 +46,7 @@ impl Transfer {
 
         Self {
             id: requested.transfer,
+            name: requested.transfer.to_string(),
             start: span.start,
             end: span.end,
             seq: 0,
@@ -67,12 +70,15 @@ impl Transfer {
 
     async fn step(&mut self, step: Step) {
         match step {
-            Step::Accept(change) => self.accept(change, self.id).await,
-            Step::AcceptAsAnother => self.accept(|_| {}, ANOTHER).await,
+            Step::Accept(change) => self.accept(change, self.id.to_string()).await,
+            Step::AcceptAsAnother => self.accept(|_| {}, ANOTHER.to_string()).await,
+            Step::AcceptOdd => self.accept_odd().await,
             Step::Chunks(count) => self.chunks(count).await,
             Step::Rest => self.chunks(usize::MAX).await,
             Step::Chunk(change) => self.changed_chunk(change).await,
             Step::ForeignChunk => self.foreign_chunk().await,
+            Step::NamelessChunk => self.nameless_chunk().await,
+            Step::LongChunk => self.long_chunk().await,
             Step::Lose => drop(self.next_chunk(self.end)),
             Step::Swap => self.swap().await,
             Step::Repeat => self.repeat().await,
@@ -99,7 +105,7 @@ impl Transfer {
         self.is_correct &= !step.is_fault();
     }
 
-    async fn accept(&mut self, change: impl Fn(&mut Value), header: TransferId) {
+    async fn accept(&mut self, change: impl Fn(&mut Value), header: String) {
         let request = &self.requested.request;
         let mut body = json!({
             "transfer": self.id,
@@ -128,14 +134,27 @@ impl Transfer {
             body["control"] = self.scene.trap().into();
         }
 
-        if body == correct && header == self.id {
+        let has_own_header = header == self.id.to_string();
+        if body == correct && has_own_header {
             self.scene.heard.send_modify(|heard| heard.is_pinned = true);
         }
         let is_same = |name: &&str| body[*name] == correct[*name];
-        self.is_correct = header == self.id && ["instance", "control", "key", "start"].iter().all(is_same);
+        self.is_correct = has_own_header && ["instance", "control", "key", "start"].iter().all(is_same);
         let mut draft = Draft { payload: body.to_string().into_bytes(), ..Draft::default() };
         draft.set(message::TYPE, "accepted");
         self.send_as(draft, header).await;
+    }
+
+    async fn accept_odd(&mut self) {
+        let odd = format!("a.{}", self.id);
+        self.name.clone_from(&odd);
+        let control = self.scene.control_subject(self.id).replace(&self.id.to_string(), &odd);
+        let transfer = odd.clone();
+        let change = move |body: &mut Value| {
+            body["transfer"] = transfer.as_str().into();
+            body["control"] = control.as_str().into();
+        };
+        self.accept(change, odd).await;
     }
 
     /// Sends up to `count` chunks, and waits for credit before each.
@@ -167,14 +186,30 @@ impl Transfer {
         self.send(draft).await;
     }
 
-    async fn foreign_chunk(&mut self) {
+    /// Returns what would be the next chunk if it had other bytes.
+    fn false_chunk(&mut self) -> Draft {
         let (seq, offset) = (self.seq, self.offset);
         let mut draft = self.next_chunk(self.end);
         (self.seq, self.offset) = (seq, offset);
-        // The bytes are wrong, and everything else is correct.
+
         draft.payload.iter_mut().for_each(|byte| *byte = !*byte);
         draft.set(message::CRC, format!("{:016x}", chunk::crc(&draft.payload)));
-        self.send_as(draft, ANOTHER).await;
+        draft
+    }
+
+    async fn foreign_chunk(&mut self) {
+        let draft = self.false_chunk();
+        self.send_as(draft, ANOTHER.to_string()).await;
+    }
+
+    async fn nameless_chunk(&mut self) {
+        let draft = self.false_chunk();
+        self.publish(draft).await;
+    }
+
+    async fn long_chunk(&mut self) {
+        let draft = self.chunk_until(self.end);
+        self.send(draft).await;
     }
 
     async fn swap(&mut self) {
@@ -335,7 +370,11 @@ impl Transfer {
     /// Returns the next chunk, which ends at `credit` or earlier.
     fn next_chunk(&mut self, credit: u64) -> Draft {
         let most = if self.seq == 0 { FIRST_CHUNK as u64 } else { self.chunk_max() };
-        let end = (self.offset + most.min(self.chunk_max())).min(credit).min(self.end);
+        self.chunk_until((self.offset + most.min(self.chunk_max())).min(credit).min(self.end))
+    }
+
+    /// Returns the next chunk, which ends at `end`.
+    fn chunk_until(&mut self, end: u64) -> Draft {
         let payload = self.scene.bytes.slice(index(self.offset)..index(end));
 
         let mut draft = Draft { payload: payload.to_vec(), ..Draft::default() };
@@ -349,10 +388,10 @@ impl Transfer {
     }
 
     async fn send(&mut self, draft: Draft) {
-        self.send_as(draft, self.id).await;
+        self.send_as(draft, self.name.clone()).await;
     }
 
-    async fn send_as(&mut self, mut draft: Draft, transfer: TransferId) {
+    async fn send_as(&mut self, mut draft: Draft, transfer: String) {
         self.previous = Some(draft.clone());
         draft.set(message::TRANSFER, transfer);
         self.publish(draft).await;
@@ -375,7 +414,9 @@ impl Step {
     const fn is_fault(self) -> bool {
         match self {
             Self::AcceptAsAnother
+            | Self::AcceptOdd
             | Self::Chunk(_)
+            | Self::LongChunk
             | Self::Lose
             | Self::Swap
             | Self::Flood
@@ -385,6 +426,7 @@ impl Step {
             | Self::Chunks(_)
             | Self::Rest
             | Self::ForeignChunk
+            | Self::NamelessChunk
             | Self::Repeat
             | Self::Beat(_)
             | Self::Beats(_)

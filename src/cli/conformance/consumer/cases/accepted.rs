@@ -41,6 +41,14 @@ pub(super) const CASES: &[Case] = &[
         ..CORRECT
     },
     Case {
+        id: "accepted-odd-transfer",
+        section: GET,
+        rule: "a transfer id is a UUID in lower case with hyphens",
+        expect: Expect::Recovery,
+        scripts: &[&[Step::AcceptOdd, Step::Rest, Step::End(as_is)]],
+        ..CORRECT
+    },
+    Case {
         id: "accepted-other-transfer",
         section: GET,
         rule: "`transfer` equals the header `Gantry-Transfer`",

@@ -64,6 +64,21 @@ pub(super) const CASES: &[Case] = &[
         ..CORRECT
     },
     Case {
+        id: "missing-members",
+        section: GET,
+        rule: "`accepted` need not have `metadata`, and the members that are absent when unknown",
+        scripts: &[&[
+            Step::Accept(|body| {
+                if let Some(members) = body.as_object_mut() {
+                    members.retain(|name, _| !["metadata", "version_id", "checksum"].contains(&name.as_str()));
+                }
+            }),
+            Step::Rest,
+            Step::End(as_is),
+        ]],
+        ..CORRECT
+    },
+    Case {
         id: "beats-before-accepted",
         section: "Order",
         rule: "beats may precede `accepted`, while the relay opens the store",
@@ -116,6 +131,19 @@ pub(super) const CASES: &[Case] = &[
             draft.set(message::SERVICE_ERROR, "from a proxy");
             draft.set(message::SERVICE_ERROR_CODE, 500);
             draft.payload = b"<html>".to_vec();
+        })]],
+        ..CORRECT
+    },
+    Case {
+        id: "error-without-retryable",
+        section: ERRORS,
+        rule: "an error without `retryable` is unreadable, whatever its `code`",
+        expect: Expect::Recovery,
+        scripts: &[&[Step::Raw(|draft| {
+            draft.set(message::TYPE, "error");
+            draft.set(message::SERVICE_ERROR, "not found");
+            draft.set(message::SERVICE_ERROR_CODE, 404);
+            draft.payload = br#"{"code": "not_found", "message": "not found"}"#.to_vec();
         })]],
         ..CORRECT
     },

@@ -148,6 +148,14 @@ pub(super) const CASES: &[Case] = &[
         ..CORRECT
     },
     Case {
+        id: "chunk-without-transfer",
+        section: ORDER,
+        rule: "after `accepted`, a consumer must not act on a chunk without `Gantry-Transfer`",
+        expect: Expect::Tolerance,
+        scripts: &[&[Step::Accept(as_is), Step::Chunks(2), Step::NamelessChunk, Step::Rest, Step::End(as_is)]],
+        ..CORRECT
+    },
+    Case {
         id: "error-without-transfer",
         section: ORDER,
         rule: "after `accepted`, a consumer ignores an `error` without `Gantry-Transfer`",
@@ -170,6 +178,20 @@ pub(super) const CASES: &[Case] = &[
             Step::Accept(as_is),
             Step::Chunks(2),
             Step::Raw(|draft| draft.set(message::TYPE, "banana")),
+            Step::Rest,
+            Step::End(as_is),
+        ]],
+        ..CORRECT
+    },
+    Case {
+        id: "beat-other-wait",
+        section: ORDER,
+        rule: "a beat with another `Gantry-Wait` is a violation, or counts as `store`",
+        expect: Expect::Tolerance,
+        scripts: &[&[
+            Step::Accept(as_is),
+            Step::Chunks(2),
+            Step::Beat(|beat| beat.set(message::WAIT, "lunch")),
             Step::Rest,
             Step::End(as_is),
         ]],

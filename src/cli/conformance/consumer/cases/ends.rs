@@ -69,7 +69,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "end-lost-with-beats",
-        section: "Liveness",
+        section: "Order",
         rule: "beats after the last byte of the range count as silence",
         level: Level::Resuming,
         scripts: &[&[Step::Accept(as_is), Step::Rest, Step::Beats(100)]],

@@ -1,6 +1,6 @@
 //! Credit: consumers give it, repeat it, and enforce its limit.
 
-use super::super::case::{CHUNK, CORRECT, Case, Check, Expect, Level, OBJECT, Object, Step, as_is};
+use super::super::case::{CHUNK, CORRECT, Case, Check, Expect, Level, OBJECT, Object, SIZE, Step, as_is};
 
 const CREDIT: &str = "Credit";
 
@@ -52,6 +52,21 @@ pub(super) const CASES: &[Case] = &[
             Step::Flood,
             Step::End(as_is),
         ]],
+        ..CORRECT
+    },
+    Case {
+        id: "credit-exceeded-later",
+        section: CREDIT,
+        rule: "only control messages raise the credit of `accepted`",
+        expect: Expect::Recovery,
+        // Whatever the consumer has reported by then, its credit ends before the long chunk does.
+        scripts: &[&[
+            Step::Accept(|body| body["chunk_max"] = SIZE.into()),
+            Step::Chunks(2),
+            Step::LongChunk,
+            Step::End(as_is),
+        ]],
+        checks: &[Check::ResumesExactly],
         ..CORRECT
     },
     Case {

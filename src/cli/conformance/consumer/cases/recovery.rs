@@ -60,6 +60,35 @@ pub(super) const CASES: &[Case] = &[
         ..CORRECT
     },
     Case {
+        id: "resume-other-checksum",
+        section: "get",
+        rule: "in a recovery, a consumer must not continue with an `accepted` that states another checksum",
+        level: Level::Resuming,
+        scripts: &[
+            INTERRUPTED,
+            &[Step::Accept(|body| body["checksum"]["value"] = "AAAAAAAAAAA=".into()), Step::Rest, Step::End(as_is)],
+        ],
+        checks: &[Check::Requests(3)],
+        ..CORRECT
+    },
+    Case {
+        id: "resume-later-checksum",
+        section: "get",
+        rule: "in a recovery, a checksum that the first `accepted` did not state contradicts nothing",
+        level: Level::Resuming,
+        scripts: &[&[
+            Step::Accept(|body| {
+                if let Some(members) = body.as_object_mut() {
+                    members.remove("checksum");
+                }
+            }),
+            Step::Chunks(3),
+            Step::Error("store_unavailable", true, None),
+        ]],
+        checks: &[Check::Requests(2)],
+        ..CORRECT
+    },
+    Case {
         id: "resume-other-start",
         section: "get",
         rule: "in a recovery, `start` is the requested one",
