@@ -170,6 +170,7 @@ impl Queue {
 }
 
 /// Writes the queued lines until the queue is dropped.
+#[expect(clippy::disallowed_methods, reason = "it has a thread of its own, which has nothing else to do")]
 fn write_all(queued: &Receiver<Entry>, state: &State, mut to: impl Write) {
     let mut reported = (0, None::<Instant>);
     while let Ok(first) = queued.recv() {
