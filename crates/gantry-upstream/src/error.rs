@@ -10,7 +10,7 @@ use gantry_store::UnavailableKind;
 pub(crate) fn of_client(error: &Error) -> store::Error {
     match error {
         Error::Refused(refusal) | Error::GaveUp { cause: Cause::Refused(refusal), .. } => of_relay(refusal),
-        Error::NoStore { .. } => store::Error::NotFound(error.to_string()),
+        Error::NoStore { .. } => store::Error::NoBucket(error.to_string()),
         Error::Changed(message) => store::Error::Changed(message.clone()),
         Error::NotPermitted { .. } => store::Error::Denied(error.to_string()),
         Error::Address(_) => store::Error::Invalid(error.to_string()),
@@ -73,12 +73,12 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_store_is_not_found_and_a_missing_relay_may_return() {
+    fn a_missing_store_is_no_bucket_and_a_missing_relay_may_return() {
         let store: gantry_client::StoreName = "s".parse().unwrap();
         let no_store = Error::NoStore { store: store.clone(), stores: Vec::new() };
         let no_relay = Error::NoRelay { prefix: String::new(), server: String::new() };
 
-        assert!(matches!(of_client(&no_store), store::Error::NotFound(_)));
+        assert!(matches!(of_client(&no_store), store::Error::NoBucket(_)));
         assert!(of_client(&no_relay).is_retryable() && of_client(&Error::StoreLeft(store)).is_retryable());
     }
 

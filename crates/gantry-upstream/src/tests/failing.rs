@@ -80,7 +80,7 @@ async fn missing_keys_and_stores_are_not_found() {
     let (missing, stat) = (world.open(&Pin::default(), 0..1).await, stat(&world).await);
     assert!(matches!(missing, Err(Error::NotFound(_))) && matches!(stat, Err(Error::NotFound(_))), "{missing:?}");
     let opened = other.open(&key(), &Pin::default(), Span::default()).await;
-    assert!(matches!(opened, Err(Error::NotFound(_))), "{opened:?}");
+    assert!(matches!(opened, Err(Error::NoBucket(_))), "{opened:?}");
 }
 
 #[tokio::test(start_paused = true)]
