@@ -113,10 +113,6 @@ class Rig:
         self.current = version
         self.place.put(KEY, self.versions[version])
 
-    def forget(self, process):
-        """Removes a process that was ended on purpose from those that must not end."""
-        self.place.stage.processes = [entry for entry in self.place.stage.processes if entry[1] is not process]
-
     def close(self):
         self.place.close()
         if getattr(self, "s3_process", None):
@@ -137,14 +133,14 @@ def kill_relay(rig, chance):
     process = rig.relays[number]
     process.kill()
     process.wait()
-    rig.forget(process)
+    rig.place.forget(process)
     return lambda: rig.relays.__setitem__(number, rig.start_relay(number))
 
 
 def restart_nats(rig, _):
     rig.nats.kill()
     rig.nats.wait()
-    rig.forget(rig.nats)
+    rig.place.forget(rig.nats)
     time.sleep(0.2)
     rig.start_nats()
     return lambda: None

@@ -60,9 +60,17 @@ class Place:
 
     def start_gateway(self, nats=None, env=None):
         env = {**demo.clean_env(), "NATS_URL": nats or self.url, "GANTRY_HTTP__LISTEN": self.pages, **(env or {})}
-        process = self.stage.start("gateway", [self.gantry, "gateway", "--listen", self.address], env)
+        self.gateway = self.stage.start("gateway", [self.gantry, "gateway", "--listen", self.address], env)
         self.stage.wait_for("the gateway is not ready", lambda: page(f"http://{self.pages}/readyz").startswith("ready"))
-        return process
+
+    def stop_gateway(self):
+        self.forget(self.gateway)
+        self.gateway.terminate()
+        self.gateway.wait()
+
+    def forget(self, process):
+        """Removes a process that is ended on purpose from those that must not end."""
+        self.stage.processes = [entry for entry in self.stage.processes if entry[1] is not process]
 
     @property
     def http(self):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Downloads through `gantry gateway` with real clients, each byte compared.
+"""Downloads through `gantry gateway` with real clients, each byte compared, and starts it in each way.
 
     run.py                              all clients
     run.py curl aws                     some of them
@@ -16,21 +16,24 @@ import time
 
 import cases
 import clients
+import fronts
 from place import Place, binary
 
 import servers
 
+ALL = {**cases.ALL, **fronts.ALL}
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="CLIENT", help=", ".join(cases.ALL))
+    parser.add_argument("names", nargs="*", metavar="CLIENT", help=", ".join(ALL))
     parser.add_argument("--gantry", help="binary to test; default: GANTRY_BINARY, or target/debug/gantry")
     parser.add_argument("--strict", action="store_true", help="fail if a client can't be had")
     parser.add_argument("--screenshot", help="where to keep the screenshot of the index page")
     args = parser.parse_args()
-    unknown = [name for name in args.names if name not in cases.ALL]
+    unknown = [name for name in args.names if name not in ALL]
     if unknown:
-        parser.error(f"unknown client {unknown[0]}: expected one of {', '.join(cases.ALL)}")
+        parser.error(f"unknown client {unknown[0]}: expected one of {', '.join(ALL)}")
 
     place = Place(binary(args.gantry))
     place.screenshot = args.screenshot
@@ -38,7 +41,7 @@ def main():
     try:
         place.start()
         cases.fill(place)
-        for name in args.names or cases.ALL:
+        for name in args.names or ALL:
             rows.append((name, *run(place, name)))
             print(*rows[-1], sep="  ", flush=True)
     except servers.Problem as problem:
@@ -55,7 +58,7 @@ def run(place, name):
     """Runs a case. Returns its result, and what was seen."""
     began = time.monotonic()
     try:
-        seen = cases.ALL[name](place)
+        seen = ALL[name](place)
         return "passed", f"{seen} ({time.monotonic() - began:.1f} s)"
     except clients.NotHere as problem:
         return "not run", str(problem)
