@@ -67,6 +67,14 @@ impl Trails {
         Self { idle, places: Arc::new(Semaphore::new(places)), counting, state: Mutex::default() }
     }
 
+    /// Returns whether a range of some version ended at this offset, or a transfer waits there.
+    pub(crate) fn expects(&self, subject: &Subject, offset: u64) -> bool {
+        let state = self.state();
+        let is_there = |spot: &Spot| spot.offset == offset && spot.version.subject == *subject;
+
+        state.waiting.iter().any(|waiting| is_there(&waiting.spot)) || state.ends.iter().any(|(end, _)| is_there(end))
+    }
+
     /// Returns the transfer that waits at a spot.
     pub(crate) fn take(&self, spot: &Spot) -> Option<Flow> {
         let mut state = self.state();

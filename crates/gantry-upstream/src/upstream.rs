@@ -196,7 +196,7 @@ impl Upstream {
         let is_assumed = pin.if_match.is_none();
         let etag = match &pin.if_match {
             Some(etag) => etag.clone(),
-            None => self.shared.descriptions.known(subject)?.etag.clone(),
+            None => self.current_etag(subject, span.start).await?,
         };
         let version = Arc::new(Version { subject: subject.clone(), etag });
         let spot = Spot { offset: span.start, version };
@@ -223,6 +223,17 @@ impl Upstream {
             }
             Err(error) => Err(self.failed(subject, span, &error).await),
         })
+    }
+
+    /// Returns the `ETag` of an object if it is known, or worth asking for because a range ended at this offset.
+    async fn current_etag(&self, subject: &Subject, offset: u64) -> Option<String> {
+        if let Some(known) = self.shared.descriptions.known(subject) {
+            return Some(known.etag.clone());
+        }
+        if !self.shared.trails.expects(subject, offset) {
+            return None;
+        }
+        self.describe(subject).await.ok().map(|object| object.etag.clone())
     }
 
     /// Returns a range whose transfer a relay has just accepted.

@@ -111,6 +111,24 @@ async fn sequential_ranges_are_twenty_times_faster_than_a_round_trip_each() {
     assert_eq!((counts.transfers, counts.ranges_continued), (2, size / STEP - 2));
 }
 
+/// Between two ranges the client takes half a second, so that the description expires now and then.
+#[tokio::test(start_paused = true)]
+async fn ranges_without_a_version_continue_a_transfer_for_longer_than_a_description_is_kept() {
+    let world = World::new().await;
+    let bytes = content(2 * MIB, 0);
+    world.objects.put(key(), bytes.clone());
+
+    for start in (0..bytes.len() as u64).step_by(usize::try_from(STEP).unwrap()) {
+        let opened = world.open(&Pin::default(), start..start + STEP).await.unwrap();
+        assert_eq!(read(opened).await.unwrap(), part(&bytes, start..start + STEP));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+
+    let counts = world.counts();
+    assert_eq!((counts.transfers, counts.ranges_continued), (2, 30));
+    assert!((5..=8).contains(&counts.descriptions_asked), "{counts:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn ranges_of_any_length_continue_a_transfer() {
     let world = World::new().await;
