@@ -8,13 +8,33 @@
 
 #![forbid(unsafe_code)]
 
+mod attributes;
+mod bucket;
+mod condition;
+mod content;
+mod cors;
+mod date;
+mod describe;
+mod etag;
+mod fault;
 mod front;
+mod index;
+mod list;
 mod listener;
+mod multipart;
+mod object;
 mod observe;
 mod options;
+mod proof;
+mod range;
+mod reply;
 mod server;
+mod sign;
 mod stores;
+mod target;
 mod timed;
+mod tracked;
+mod xml;
 
 pub use listener::{Established, Listener, Peer};
 pub use observe::{Aborted, Finished, Observe, Rejected, Unobserved};

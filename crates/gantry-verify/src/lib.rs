@@ -177,6 +177,13 @@ impl Verifier {
         self.check.is_some()
     }
 
+    /// Returns how the bytes will have been verified if [`Self::finish`] succeeds. Instead of [`Proof::Etag`], that may
+    /// return [`Proof::Transport`].
+    #[must_use]
+    pub fn expected(&self) -> Proof {
+        self.check.as_ref().map_or(self.otherwise, |check| check.proof)
+    }
+
     /// Compares the number and the checksum of the bytes, and returns how they were verified.
     ///
     /// # Errors
