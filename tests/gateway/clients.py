@@ -6,6 +6,7 @@ s5cmd are those of the benchmarks, boto3 is moto's, and rclone is one of the ser
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,10 +24,8 @@ PACKAGES = {
     "casync": ("casync", "usr/bin/casync"),
     "zck": ("zchunk", "usr/bin/zck"),
     "zckdl": ("zchunk", "usr/bin/zckdl"),
-    "qemu-img": ("qemu-utils", "usr/bin/qemu-img"),
     "dpkg-scanpackages": ("dpkg-dev", "usr/bin/dpkg-scanpackages"),
     "chromium-headless-shell": ("chromium-headless-shell", "usr/lib/chromium/chromium-headless-shell"),
-    "nginx": ("nginx-light", "usr/sbin/nginx"),
 }
 
 
@@ -55,6 +54,30 @@ def path_of(name):
     if not (tree / member).exists():
         raise NotHere(f"{name}: Debian's {package} has no {member}")
     return tree / member
+
+
+def qemu():
+    """Returns qemu-img, and the folder with its driver for HTTP, which is a package of its own but of the same build."""
+    on_path = shutil.which("qemu-img")
+    driver = next(Path("/usr/lib").glob("*-linux-gnu/qemu/block-curl.so"), None)
+    if on_path and driver:
+        return Path(on_path), driver.parent
+    if not servers.has_apt():
+        raise NotHere("qemu-img has no driver for HTTP, and this machine has no apt")
+
+    said = subprocess.run(["apt-cache", "policy", "qemu-block-extra"], capture_output=True, text=True).stdout
+    version = next((line.split()[1] for line in said.splitlines() if "Candidate:" in line), "(none)")
+    if version == "(none)":
+        raise NotHere("qemu-img has no driver for HTTP, and apt knows none (run `apt-get update`)")
+    packages = [f"{name}={version}" for name in ("qemu-utils", "qemu-block-extra")]
+    try:
+        tree = servers.debian_tree("qemu", ["--allow-downgrades", *packages])
+    except servers.Problem as problem:
+        raise NotHere(f"qemu-img: {problem}") from None
+    driver = next(tree.glob("usr/lib/*-linux-gnu/qemu/block-curl.so"), None)
+    if not driver:
+        raise NotHere("qemu-block-extra has no driver for HTTP")
+    return tree / "usr/bin/qemu-img", driver.parent
 
 
 def environment():

@@ -86,6 +86,7 @@ impl Fault {
         match error {
             Error::NotFound(_) if has_version => Self::new(StatusCode::NOT_FOUND, "NoSuchVersion", message),
             Error::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "NoSuchKey", message),
+            Error::NoBucket(_) => Self::new(StatusCode::NOT_FOUND, "NoSuchBucket", message),
             Error::Changed(_) => {
                 let message = "the object is being replaced: try again";
                 let busy = Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message);
@@ -107,7 +108,7 @@ impl Fault {
     /// Converts an error of a store itself, rather than of an object in it.
     pub(crate) fn of_bucket(error: &Error, name: &str) -> Self {
         match error {
-            Error::NotFound(_) => Self::no_such_store(name),
+            Error::NotFound(_) | Error::NoBucket(_) => Self::no_such_store(name),
             _ => Self::of_store(error, false),
         }
     }
