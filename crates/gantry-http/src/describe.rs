@@ -179,9 +179,11 @@ mod tests {
         assert_eq!(described(&of("a.json")), "application/json");
         assert_eq!(described(&of("a/model")), "application/octet-stream");
 
-        let stored = ObjectInfo { content_type: Some("text/x-own".to_owned()), ..of("a.json") };
+        let mut stored = of("a.json");
+        stored.content_type = Some("text/x-own".to_owned());
         assert_eq!(described(&stored), "text/x-own");
-        let invalid = ObjectInfo { content_type: Some("a\r\nb: c".to_owned()), ..of("a.json") };
+        let mut invalid = of("a.json");
+        invalid.content_type = Some("a\r\nb: c".to_owned());
         assert_eq!(described(&invalid), "application/json");
     }
 
@@ -205,10 +207,12 @@ mod tests {
             value: "AA==".to_owned(),
             parts: vec![PartRun { count: 3, size: 1 }, PartRun { count: 1, size: 1 }],
         };
-        let known = ObjectInfo { checksum: Some(checksum.clone()), ..of("a") };
+        let mut known = of("a");
+        known.checksum = Some(checksum.clone());
         assert_eq!(stored_checksum(&known), Some(("SHA256", "AA==-4".to_owned(), "COMPOSITE")));
 
-        let unknown = ObjectInfo { checksum: Some(Checksum { parts: Vec::new(), ..checksum }), ..of("a") };
+        let mut unknown = of("a");
+        unknown.checksum = Some(Checksum { parts: Vec::new(), ..checksum });
         assert_eq!(stored_checksum(&unknown), Some(("SHA256", "AA==-2".to_owned(), "COMPOSITE")));
     }
 

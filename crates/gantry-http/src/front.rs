@@ -101,7 +101,7 @@ impl Front {
     ) -> Response<Tracked> {
         let (head, body) = request.into_parts();
         let has_body = !body.is_end_stream() || has_body(&head.headers);
-        let host = host(&head.uri, &head.headers);
+        let host = host(&head.uri, &head.headers, head.version);
         let target = host.clone().and_then(|host| {
             self.check_host(host.as_deref())?;
             Target::parse(&head.uri, host.as_deref(), self.options.s3_domain.as_deref())
@@ -202,6 +202,9 @@ impl Front {
         // A body on a request that has none is most likely an attempt to hide another request in it.
         if has_body {
             return Err(Fault::invalid_request("a GET, HEAD or OPTIONS request must have no body"));
+        }
+        if head.target.path == "*" && *head.method != Method::OPTIONS {
+            return Err(Fault::invalid_uri("only OPTIONS can have the target `*`"));
         }
         if head.version < Version::HTTP_10 || head.version > Version::HTTP_2 {
             return Err(Fault::not_implemented("the server does not know this version of HTTP"));
@@ -330,11 +333,15 @@ fn signed_path<'a>(head: &Head<'a>) -> &'a str {
 ///
 /// # Errors
 /// 400 if a request of HTTP/1.1 does not have exactly one `Host`. Source: RFC 9112, section 3.2.
-fn host(uri: &hyper::Uri, headers: &HeaderMap) -> Result<Option<String>, Fault> {
+fn host(uri: &hyper::Uri, headers: &HeaderMap, version: Version) -> Result<Option<String>, Fault> {
     let mut values = headers.get_all(HOST).iter();
     let value = values.next();
     if values.next().is_some() {
         return Err(Fault::invalid_request("the request has more than one Host header"));
+    }
+
+    if value.is_none() && version == Version::HTTP_11 {
+        return Err(Fault::invalid_request("the request has no Host header"));
     }
 
     // A target in absolute form takes precedence.

@@ -32,6 +32,8 @@ mod server;
 mod sign;
 mod stores;
 mod target;
+#[cfg(test)]
+mod tests;
 mod timed;
 mod tracked;
 mod xml;

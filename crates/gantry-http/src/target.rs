@@ -52,6 +52,11 @@ impl Target {
     /// store can have.
     pub(crate) fn parse(uri: &Uri, host: Option<&str>, domain: Option<&str>) -> Result<Self, Fault> {
         let raw = uri.path();
+        if raw == "*" {
+            let (query, path, base) = (Query::default(), raw.to_owned(), "/".to_owned());
+            return Ok(Self { place: Place::Service, query, path, base });
+        }
+
         let path = decode(raw).ok_or_else(|| Fault::invalid_uri("the path has an invalid percent escape"))?;
         let query = Query::parse(uri.query().unwrap_or_default())?;
 
