@@ -13,7 +13,7 @@ import servers
 from place import ANY_KEY, FILES, OBJECTS, random_bytes
 
 MIB = 1 << 20
-LIMIT_S = 120
+LIMIT_S = 300
 # A part of S3's multipart uploads and downloads, several of which make an object large.
 LARGE = 40 * MIB + 12_345
 SMALL = {"tree/a.txt": b"a\n", "tree/b/c.bin": bytes(range(256)) * 40, "tree/b/d e+f.bin": b"with a blank",

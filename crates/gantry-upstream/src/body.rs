@@ -12,8 +12,8 @@ use gantry_store as store;
 
 use crate::error;
 use crate::flow::Flow;
+use crate::shared::Shared;
 use crate::trails::{Spot, Version};
-use crate::upstream::Shared;
 
 /// The bytes of a range, from a transfer that may reach further. Dropping it cancels the transfer.
 pub(crate) struct Range {

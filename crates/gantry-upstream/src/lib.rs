@@ -10,6 +10,7 @@
 //! | module | contents |
 //! |---|---|
 //! | `upstream` | the store |
+//! | `shared` | what all stores of one connection share |
 //! | `descriptions` | the descriptions of objects |
 //! | `trails` | where ranges ended, and the transfers that continue there |
 //! | `flow` | a transfer from which several ranges are read |
@@ -22,6 +23,7 @@ mod descriptions;
 mod error;
 mod flow;
 mod options;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod trails;

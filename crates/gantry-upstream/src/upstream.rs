@@ -17,6 +17,7 @@ use crate::descriptions::{Descriptions, Subject};
 use crate::error;
 use crate::flow::Flow;
 use crate::options::Options;
+use crate::shared::Shared;
 use crate::trails::{Spot, Trails, Version};
 
 /// The relays that one connection reaches, as the source of [`Upstream`] stores. Clones share the connection, the kept
@@ -24,17 +25,6 @@ use crate::trails::{Spot, Trails, Version};
 #[derive(Clone)]
 pub struct Relays {
     shared: Arc<Shared>,
-}
-
-/// What all stores of one connection share.
-pub(crate) struct Shared {
-    client: Client,
-    /// For transfers that read ahead. It has windows of its own, so that waiting transfers take nothing from the others.
-    ahead: Client,
-    options: Options,
-    counting: Arc<Counting>,
-    pub(crate) descriptions: Arc<Descriptions>,
-    pub(crate) trails: Arc<Trails>,
 }
 
 impl Relays {
