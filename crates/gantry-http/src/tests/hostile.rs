@@ -68,8 +68,8 @@ async fn hostile_requests_have_their_status_and_reach_no_store() {
     site.put("b", 10);
 
     for (name, request, status) in TABLE {
-        let request = request.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
-        let bytes = site.raw(request.as_bytes()).await;
+        let closing = request.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
+        let bytes = site.raw(if *status == 0 { request.as_bytes() } else { closing.as_bytes() }).await;
         if *status == 0 {
             assert!(bytes.is_empty(), "{name}: {}", String::from_utf8_lossy(&bytes));
             continue;
@@ -154,8 +154,7 @@ async fn absolute_targets_and_http_1_0_are_served() {
 
 #[tokio::test]
 async fn only_listed_hosts_are_served() {
-    let mut options = Options::default();
-    options.hosts = vec!["gateway".to_owned()];
+    let options = Options { hosts: vec!["gateway".to_owned()], ..Options::default() };
     let site = Site::with(options);
     site.put("a", 10);
 
