@@ -105,8 +105,12 @@ impl Fault {
     }
 
     /// Converts an error of a store itself, rather than of an object in it.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others mean the same as for an object")]
     pub(crate) fn of_bucket(error: &Error, name: &str) -> Self {
-        if matches!(error, Error::NotFound(_)) { Self::no_such_store(name) } else { Self::of_store(error, false) }
+        match error {
+            Error::NotFound(_) => Self::no_such_store(name),
+            _ => Self::of_store(error, false),
+        }
     }
 
     /// Returns S3's code.
