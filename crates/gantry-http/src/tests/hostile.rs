@@ -101,6 +101,16 @@ async fn keys_are_limited_to_1024_bytes() {
 }
 
 #[tokio::test]
+async fn a_query_has_at_most_100_parameters() {
+    let site = Site::new();
+    site.put("a", 10);
+    let query = |count| vec!["x=1"; count].join("&");
+
+    assert_eq!(site.get(&format!("/models/a?{}", query(100)), &[]).await.status, 200);
+    assert_eq!(site.get(&format!("/models/a?{}", query(101)), &[]).await.status, 400);
+}
+
+#[tokio::test]
 async fn large_heads_are_refused() {
     let mut site = Site::new();
     let large = site.get("/models/a", &[("X-Large", &"a".repeat(64 << 10))]).await;
