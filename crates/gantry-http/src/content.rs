@@ -93,10 +93,8 @@ impl Content {
 
     /// Returns the same content without its bytes.
     pub(crate) fn into_head(self) -> Self {
-        match self {
-            Self::Head { len } => Self::Head { len },
-            other => Self::Head { len: other.left() },
-        }
+        let len = self.head_len().unwrap_or_else(|| self.left());
+        Self::Head { len }
     }
 
     /// Returns the number of bytes that an answer to HEAD lacks.
@@ -198,10 +196,10 @@ impl Stream for Piecewise {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // Bytes that were read while the response's head was prepared, or the last ones after the body's end.
-        if self.expected > 0 || self.body.is_none() {
-            if let Some(held) = self.held.take() {
-                return Poll::Ready(Some(Ok(self.hand_out(held))));
-            }
+        if (self.expected > 0 || self.body.is_none())
+            && let Some(held) = self.held.take()
+        {
+            return Poll::Ready(Some(Ok(self.hand_out(held))));
         }
 
         while let Some(body) = &mut self.body {

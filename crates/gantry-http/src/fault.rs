@@ -81,6 +81,7 @@ impl Fault {
     }
 
     /// Converts a store's error. `has_version` is whether the request names a version.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "an error that a store gains is not the client's fault")]
     pub(crate) fn of_store(error: &Error, has_version: bool) -> Self {
         let message = error.to_string();
         match error {
@@ -100,12 +101,12 @@ impl Fault {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
                     .with(RETRY_AFTER, HeaderValue::from(seconds))
             }
-            // A store may gain errors. They are not the client's fault.
             _ => Self::new(StatusCode::BAD_GATEWAY, "InternalError", message),
         }
     }
 
     /// Converts an error of a store itself, rather than of an object in it.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others mean the same as for an object")]
     pub(crate) fn of_bucket(error: &Error, name: &str) -> Self {
         match error {
             Error::NotFound(_) | Error::NoBucket(_) => Self::no_such_store(name),

@@ -1,18 +1,14 @@
 //! Answers requests: checks them, finds their store, and calls what answers them.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use hyper::body::Body;
-use hyper::header::{
-    ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, SERVER, TE, TRANSFER_ENCODING,
-};
+use hyper::header::{ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SERVER};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::{Instrument as _, Span, field, info_span};
 
-use gantry_proto::{Headers, Key, StoreName};
+use gantry_proto::{Key, StoreName};
 use gantry_store::Store;
 
 use crate::content::Content;
@@ -20,7 +16,7 @@ use crate::fault::{Fault, METHODS};
 use crate::list::{Listing, Places};
 use crate::listener::Peer;
 use crate::object::Read;
-use crate::observe::{Finished, Observe};
+use crate::observe::Observe;
 use crate::options::Options;
 use crate::reply::Reply;
 use crate::sign::{self, Signed};
@@ -28,7 +24,7 @@ use crate::stores::Stores;
 use crate::target::{Place, Target};
 use crate::timed::Phase;
 use crate::tracked::{Report, Tracked};
-use crate::{attributes, bucket, cors, index};
+use crate::{attributes, bucket, cors, head, index};
 
 /// S3's requests that read an object's other properties, by the parameter that selects them.
 const OBJECT_REQUESTS: [&str; 8] =
@@ -64,9 +60,6 @@ const BUCKET_REQUESTS: [&str; 26] = [
     "versions",
 ];
 
-/// The longest value of a trace header that is passed on. Source: W3C Trace Context, section 3.3.
-const TRACE_MAX_BYTES: usize = 512;
-
 /// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Front {
@@ -100,8 +93,8 @@ impl Front {
         phase: Arc<Phase>,
     ) -> Response<Tracked> {
         let (head, body) = request.into_parts();
-        let has_body = !body.is_end_stream() || has_body(&head.headers);
-        let host = host(&head.uri, &head.headers, head.version);
+        let has_body = !body.is_end_stream() || head::has_body(&head.headers);
+        let host = head::host(&head.uri, &head.headers, head.version);
         let target = host.clone().and_then(|host| {
             self.check_host(host.as_deref())?;
             Target::parse(&head.uri, host.as_deref(), self.options.s3_domain.as_deref())
@@ -109,17 +102,17 @@ impl Front {
 
         let store = target.as_ref().ok().and_then(|target| target.place.store());
         let span = self.span(&head.method, store, target.as_ref().ok());
-        self.observe.started(&span, &trace(&head.headers));
+        self.observe.started(&span, &head::trace(&head.headers));
         let mut report = Report::new(
             Arc::clone(&self.observe),
             phase,
             span.clone(),
-            finished(&head.method, &head.uri, head.version, &head.headers, peer, store),
+            head::finished(&head.method, &head.uri, head.version, &head.headers, peer, store),
         );
 
         let request_id = format!("{:016X}", self.requests.fetch_add(1, Ordering::Relaxed));
         let resource = target.as_ref().map_or_else(|_| head.uri.path().to_owned(), |target| target.path.clone());
-        let has_trailer = head.version >= Version::HTTP_11 && accepts_trailers(&head.headers);
+        let has_trailer = head.version >= Version::HTTP_11 && head::accepts_trailers(&head.headers);
 
         let answered = async {
             let target = target?;
@@ -327,102 +320,6 @@ fn is_s3_listing(target: &Target) -> bool {
 /// Returns the path that was signed. Without a path, clients sign `/`.
 fn signed_path<'a>(head: &Head<'a>) -> &'a str {
     if head.target.path.is_empty() { "/" } else { &head.target.path }
-}
-
-/// Returns the host's name, without a port. `None` for HTTP/1.0 without one.
-///
-/// # Errors
-/// 400 if a request of HTTP/1.1 does not have exactly one `Host`. Source: RFC 9112, section 3.2.
-fn host(uri: &hyper::Uri, headers: &HeaderMap, version: Version) -> Result<Option<String>, Fault> {
-    let mut values = headers.get_all(HOST).iter();
-    let value = values.next();
-    if values.next().is_some() {
-        return Err(Fault::invalid_request("the request has more than one Host header"));
-    }
-
-    if value.is_none() && version == Version::HTTP_11 {
-        return Err(Fault::invalid_request("the request has no Host header"));
-    }
-
-    // A target in absolute form takes precedence.
-    if let Some(host) = uri.host() {
-        return Ok(Some(host.to_owned()));
-    }
-    let Some(value) = value else { return Ok(None) };
-
-    let authority = value.to_str().ok().and_then(|text| text.parse::<hyper::http::uri::Authority>().ok());
-    match authority {
-        Some(authority) if !authority.as_str().contains('@') => Ok(Some(authority.host().to_owned())),
-        _ if value.is_empty() => Ok(None),
-        Some(_) | None => Err(Fault::invalid_request("the Host header is invalid")),
-    }
-}
-
-/// Returns whether the headers announce a body. hyper removes `Content-Length` where both are given.
-fn has_body(headers: &HeaderMap) -> bool {
-    let is_empty = |value: &HeaderValue| value.as_bytes() == b"0";
-    headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|value| !is_empty(value))
-}
-
-/// Source: RFC 9110, section 10.1.4.
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|list| list.split(',')).any(|item| item.trim().eq_ignore_ascii_case("trailers"))
-}
-
-/// Returns the headers of a trace.
-fn trace(headers: &HeaderMap) -> Headers {
-    let mut trace = Headers::default();
-    for name in ["traceparent", "tracestate"] {
-        let value = headers.get(name).and_then(|value| value.to_str().ok());
-        if let Some(value) = value.filter(|value| value.len() <= TRACE_MAX_BYTES) {
-            trace.push(name, value);
-        }
-    }
-    trace
-}
-
-fn finished(
-    method: &Method,
-    uri: &hyper::Uri,
-    version: Version,
-    headers: &HeaderMap,
-    peer: Peer,
-    store: Option<&StoreName>,
-) -> Finished {
-    let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    Finished {
-        peer,
-        method: method.to_string(),
-        target: without_signature(uri).into_owned(),
-        version: match version {
-            Version::HTTP_10 => "HTTP/1.0",
-            Version::HTTP_2 => "HTTP/2.0",
-            _ => "HTTP/1.1",
-        },
-        store: store.map(|store| store.as_str().to_owned()),
-        access_key: None,
-        user_agent: text(hyper::header::USER_AGENT),
-        referer: text(hyper::header::REFERER),
-        status: 0,
-        bytes: 0,
-        first_byte: Duration::ZERO,
-        duration: Duration::ZERO,
-        proof: None,
-        aborted: None,
-    }
-}
-
-/// Returns a target without what would let others repeat a presigned request.
-fn without_signature(uri: &hyper::Uri) -> Cow<'static, str> {
-    let Some(query) = uri.query() else { return Cow::Owned(uri.path().to_owned()) };
-    let is_secret = |parameter: &&str| {
-        let name = parameter.split('=').next().unwrap_or_default();
-        ["X-Amz-Signature", "X-Amz-Security-Token", "Signature"].iter().any(|secret| name.eq_ignore_ascii_case(secret))
-    };
-
-    let kept: Vec<_> = query.split('&').filter(|parameter| !is_secret(parameter)).collect();
-    Cow::Owned(format!("{}?{}", uri.path(), kept.join("&")))
 }
 
 /// Returns the seconds since 1970.

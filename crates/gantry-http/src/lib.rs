@@ -18,6 +18,7 @@ mod describe;
 mod etag;
 mod fault;
 mod front;
+mod head;
 mod index;
 mod list;
 mod listener;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE};
 use hyper::{StatusCode, header};
+use tracing::warn;
 use uuid::Uuid;
 
 use gantry_proto::{ChecksumKind, Key, ObjectInfo, Pin, Span};
@@ -263,7 +264,10 @@ impl Read<'_> {
 async fn begin(piecewise: Piecewise) -> Result<Content, Fault> {
     piecewise.begin().await.map_err(|failure| match failure.store_error() {
         Some(error) => Fault::of_store(error, false),
-        None => Fault::mismatch(failure.to_string()),
+        None => {
+            warn!(error = %failure, "an object's bytes are wrong");
+            Fault::mismatch(failure.to_string())
+        }
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod page;
 mod places;
+mod wanted;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use crate::reply::Reply;
 use crate::target::Query;
 use crate::xml::Xml;
 
-pub(crate) use self::page::{Page, Start, Wanted, read as read_page};
+pub(crate) use self::page::{Page, read as read_page};
 pub(crate) use self::places::Places;
+pub(crate) use self::wanted::{Start, Wanted};
 
 /// The characters without an escape with `encoding-type=url`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');

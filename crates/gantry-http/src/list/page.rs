@@ -1,56 +1,14 @@
 //! One page of a listing, which may begin after any name.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
-use gantry_proto::limits::TOKEN_MAX_BYTES;
 use gantry_proto::{ListEntry, ListRequest, StoreName};
 use gantry_store::{Error, LIST_LIMIT_MAX, Store};
 
 use super::places::Places;
+use super::wanted::{Start, Wanted};
 
 /// The maximum number of a store's pages that are read to find the names after a start that the store can't begin at.
 /// If there are more, the answer is an empty page that continues there.
 const PAGES_MAX: usize = 8;
-
-/// What a client wants to see.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) prefix: String,
-    /// Whether keys are not folded at `/`.
-    pub(crate) is_recursive: bool,
-    /// The maximum number of names, 1 to 1000.
-    pub(crate) limit: u32,
-    pub(crate) start: Start,
-}
-
-/// Where a page begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Start {
-    /// The page begins after this name. Empty for the first page.
-    pub(crate) after: String,
-    /// The store's token of the page in which the name after `after` is, if it is known.
-    pub(crate) token: Option<String>,
-}
-
-impl Start {
-    pub(crate) fn after(name: &str) -> Self {
-        Self { after: name.to_owned(), token: None }
-    }
-
-    /// Parses a continuation token of this server.
-    pub(crate) fn of_token(text: &str) -> Option<Self> {
-        let (token, after) = text.split_once('.')?;
-        let decode = |text: &str| String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok();
-        let (token, after) = (decode(token)?, decode(after)?);
-        (token.len() <= TOKEN_MAX_BYTES).then(|| Self { after, token: (!token.is_empty()).then_some(token) })
-    }
-
-    pub(crate) fn token(&self) -> String {
-        let token = URL_SAFE_NO_PAD.encode(self.token.as_deref().unwrap_or_default());
-        format!("{token}.{}", URL_SAFE_NO_PAD.encode(&self.after))
-    }
-}
 
 /// A page.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +17,12 @@ pub(crate) struct Page {
     pub(crate) prefixes: Vec<String>,
     /// Where the next page begins. `None` on the last page.
     pub(crate) next: Option<Start>,
+}
+
+impl Page {
+    const fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.prefixes.is_empty()
+    }
 }
 
 /// Reads a page.
@@ -70,36 +34,63 @@ pub(crate) async fn read(store: &dyn Store, name: &StoreName, wanted: &Wanted, p
         None => store.token_after(after).or_else(|| places.find(name, wanted, after)),
     };
 
+    let mut limit = wanted.limit.clamp(1, LIST_LIMIT_MAX);
     for _ in 0..PAGES_MAX {
         let request = ListRequest {
             prefix: wanted.prefix.clone(),
             recursive: wanted.is_recursive,
-            limit: Some(wanted.limit.clamp(1, LIST_LIMIT_MAX)),
+            limit: Some(limit),
             token: token.clone(),
             ..ListRequest::default()
         };
         let listed = store.list(&request).await?;
-
-        let last = last_name(&listed.entries, &listed.prefixes).map(str::to_owned);
-        let entries: Vec<_> = listed.entries.into_iter().filter(|entry| entry.key > *after).collect();
-        let prefixes: Vec<_> = listed.prefixes.into_iter().filter(|prefix| is_after(prefix, after)).collect();
-
-        let Some(next) = listed.next else { return Ok(Page { entries, prefixes, next: None }) };
-        if token.as_ref() == Some(&next) {
+        if listed.next.is_some() && listed.next == token {
             return Err(Error::Protocol("a page of a listing is its own successor".to_owned()));
         }
 
-        let after = last.unwrap_or_default().max(after.clone());
-        places.note(name, wanted, &after, &next);
-        let start = Start { after, token: Some(next.clone()) };
-        if !entries.is_empty() || !prefixes.is_empty() {
-            return Ok(Page { entries, prefixes, next: Some(start) });
+        let last = last_name(&listed.entries, &listed.prefixes).map(str::to_owned);
+        let mut page = Page {
+            entries: listed.entries.into_iter().filter(|entry| entry.key > *after).collect(),
+            prefixes: listed.prefixes.into_iter().filter(|prefix| is_after(prefix, after)).collect(),
+            next: None,
+        };
+        page.next = match cut(&mut page, wanted.limit) {
+            // The rest of this page is read again.
+            Some(after) => Some(Start { after, token: token.clone() }),
+            None => listed
+                .next
+                .clone()
+                .map(|token| Start { after: last.unwrap_or_default().max(after.clone()), token: Some(token) }),
+        };
+
+        if let Some(Start { after, token: Some(token) }) = &page.next {
+            places.note(name, wanted, after, token);
         }
-        token = Some(next);
+        if !page.is_empty() || page.next.is_none() {
+            return Ok(page);
+        }
+        token = listed.next;
+        limit = LIST_LIMIT_MAX;
     }
 
     let start = Start { after: after.clone(), token };
     Ok(Page { next: Some(start), ..Page::default() })
+}
+
+/// Removes what exceeds `limit` names. Returns the last name that is left, if any was removed.
+fn cut(page: &mut Page, limit: u32) -> Option<String> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut names: Vec<_> = page.entries.iter().map(|entry| entry.key.clone()).collect();
+    names.extend(page.prefixes.iter().cloned());
+    if names.len() <= limit {
+        return None;
+    }
+
+    names.sort_unstable();
+    let last = names.swap_remove(limit.checked_sub(1)?);
+    page.entries.retain(|entry| entry.key <= last);
+    page.prefixes.retain(|prefix| *prefix <= last);
+    Some(last)
 }
 
 /// Returns whether a folded prefix is listed after a start. One that contains the start is, since keys in it may follow.
@@ -111,22 +102,4 @@ fn is_after(prefix: &str, after: &str) -> bool {
 fn last_name<'a>(entries: &'a [ListEntry], prefixes: &'a [String]) -> Option<&'a str> {
     let entry = entries.last().map(|entry| entry.key.as_str());
     entry.max(prefixes.last().map(String::as_str))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_read_back() {
-        for start in [
-            Start { after: "a/é".to_owned(), token: Some("t.o/k".to_owned()) },
-            Start { after: "b".to_owned(), token: None },
-        ] {
-            assert_eq!(Start::of_token(&start.token()), Some(start));
-        }
-        for invalid in ["", "abc", "!.!", "_w.", "a.b.c"] {
-            assert_eq!(Start::of_token(invalid), None, "{invalid}");
-        }
-    }
 }

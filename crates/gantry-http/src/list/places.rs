@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use gantry_proto::StoreName;
 
-use super::page::Wanted;
+use super::wanted::Wanted;
 
 /// The number of places that are kept, each of at most about 11 KiB.
 const PLACES_MAX: usize = 256;

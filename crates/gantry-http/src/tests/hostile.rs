@@ -68,8 +68,8 @@ async fn hostile_requests_have_their_status_and_reach_no_store() {
     site.put("b", 10);
 
     for (name, request, status) in TABLE {
-        let request = request.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
-        let bytes = site.raw(request.as_bytes()).await;
+        let closing = request.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
+        let bytes = site.raw(if *status == 0 { request.as_bytes() } else { closing.as_bytes() }).await;
         if *status == 0 {
             assert!(bytes.is_empty(), "{name}: {}", String::from_utf8_lossy(&bytes));
             continue;
@@ -98,6 +98,16 @@ async fn keys_are_limited_to_1024_bytes() {
     assert_eq!((refused.status, refused.code()), (400, "KeyTooLongError"));
     assert!(refused.body.len() < 3000);
     assert_eq!(site.stores.lookups.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_query_has_at_most_100_parameters() {
+    let site = Site::new();
+    site.put("a", 10);
+    let query = |count| vec!["x=1"; count].join("&");
+
+    assert_eq!(site.get(&format!("/models/a?{}", query(100)), &[]).await.status, 200);
+    assert_eq!(site.get(&format!("/models/a?{}", query(101)), &[]).await.status, 400);
 }
 
 #[tokio::test]
@@ -154,8 +164,7 @@ async fn absolute_targets_and_http_1_0_are_served() {
 
 #[tokio::test]
 async fn only_listed_hosts_are_served() {
-    let mut options = Options::default();
-    options.hosts = vec!["gateway".to_owned()];
+    let options = Options { hosts: vec!["gateway".to_owned()], ..Options::default() };
     let site = Site::with(options);
     site.put("a", 10);
 

@@ -47,6 +47,23 @@ async fn v2_lists_pages_of_keys_and_prefixes() {
 }
 
 #[tokio::test]
+async fn a_start_far_behind_the_first_page_is_found() {
+    let site = Site::new();
+    for i in 0..2500 {
+        site.put(&format!("{i:04}"), 1);
+    }
+
+    // The store in memory can't begin after a name.
+    let page = site.get("/models?list-type=2&max-keys=2&start-after=1998", &[]).await;
+    assert_eq!(page.elements("Key"), ["1999", "2000"]);
+    assert_eq!(page.element("IsTruncated"), "true");
+    assert_eq!(all_v2(&site, "max-keys=100&start-after=1998").await.len(), 501);
+
+    let page = site.get("/models?max-keys=2&marker=2497", &[]).await;
+    assert_eq!((page.elements("Key"), page.element("IsTruncated")), (vec!["2498", "2499"], "false"));
+}
+
+#[tokio::test]
 async fn v2_states_what_clients_read() {
     let site = site();
     let page = site.get("/models?list-type=2&prefix=b/&delimiter=/&max-keys=1", &[]).await;

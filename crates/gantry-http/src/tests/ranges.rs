@@ -116,8 +116,7 @@ async fn several_ranges_are_parts_of_one_response() {
 
 #[tokio::test]
 async fn at_most_1024_ranges_are_parts() {
-    let mut options = Options::default();
-    options.header_bytes_max = 256 << 10;
+    let options = Options { header_bytes_max: 256 << 10, ..Options::default() };
     let site = Site::with(options);
     let bytes = site.put("a", 200_000);
     let list = |count: usize, step: usize, len: usize| {

@@ -108,8 +108,7 @@ async fn buckets_are_listed_and_described() {
 
 #[tokio::test]
 async fn a_store_may_have_a_host_of_its_own() {
-    let mut options = Options::default();
-    options.s3_domain = Some("s3.test".to_owned());
+    let options = Options { s3_domain: Some("s3.test".to_owned()), ..Options::default() };
     let site = Site::with(options);
     let bytes = site.put("a/b", 100);
 
@@ -180,8 +179,8 @@ async fn a_query_may_override_headers() {
 
 #[tokio::test]
 async fn only_configured_origins_may_read() {
-    let mut options = Options::default();
-    options.cors_origins = CorsOrigins::These(vec!["https://a.example".to_owned()]);
+    let options =
+        Options { cors_origins: CorsOrigins::These(vec!["https://a.example".to_owned()]), ..Options::default() };
     let site = Site::with(options);
     site.put("a", 10);
 
