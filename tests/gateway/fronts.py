@@ -12,8 +12,8 @@ import time
 
 import clients
 import demo
-from cases import SMALL, call, expect, same
-from place import FILES, OBJECTS, free_port, page
+from cases import SMALL, aws_command, call, expect, peers_env, same
+from place import ANY_KEY, FILES, OBJECTS, free_port, page
 
 LIMIT_S = 30
 KEY = "tree/b/c.bin"
@@ -81,6 +81,24 @@ def tls(place):
     return "HTTPS with a certificate of its own"
 
 
+def signed(place):
+    """With an access key, each request must be signed with it."""
+    for name, text in (("id", "gateway\n"), ("secret", "of the gateway\n")):
+        (place.folder / name).write_text(text)
+    env = {"GANTRY_GATEWAY__ACCESS_KEY_ID_FILE": str(place.folder / "id"),
+           "GANTRY_GATEWAY__SECRET_ACCESS_KEY_FILE": str(place.folder / "secret")}
+    address = f"127.0.0.1:{free_port()}"
+    with started(place, "gateway", "--listen", address, env=env):
+        command = [*aws_command(), "--endpoint-url", f"http://{address}", "s3", "cp", f"s3://{OBJECTS}/{KEY}", "-"]
+        for secret, code in (("of the gateway", 0), ("of another", 1)):
+            keys = {**ANY_KEY, **peers_env(), "AWS_ACCESS_KEY_ID": "gateway", "AWS_SECRET_ACCESS_KEY": secret}
+            same(call(*command, env=keys, code=code), b"" if code else SMALL[KEY], "a signed request")
+        status = call(clients.path_of("curl"), "-s", "-o", "/dev/null", "-w", "%{http_code}",
+                      f"http://{address}/{OBJECTS}/{KEY}")
+        same(status, b"403", "a request without a signature")
+    return "an access key: right, wrong and missing signatures"
+
+
 def serve(place):
     address = f"127.0.0.1:{free_port()}"
     with started(place, "serve", f"--store=own={place.files}", "--gateway", address):
@@ -108,4 +126,4 @@ def access_log(place):
     return "a line for each response, in both forms"
 
 
-ALL = {front.__name__: front for front in (unix, systemd, tls, serve, access_log)}
+ALL = {front.__name__: front for front in (unix, systemd, tls, signed, serve, access_log)}

@@ -15,7 +15,15 @@ pub(crate) fn of_client(error: &Error) -> store::Error {
         Error::NotPermitted { .. } => store::Error::Denied(error.to_string()),
         Error::Address(_) => store::Error::Invalid(error.to_string()),
         Error::Mismatch(_) | Error::Malformed(_) => store::Error::Protocol(error.to_string()),
-        _ => store::Error::unavailable(error.to_string()),
+        Error::NoRelay { .. }
+        | Error::StoreLeft(_)
+        | Error::Unanswered { .. }
+        | Error::GaveUp { .. }
+        | Error::Bus(_)
+        | Error::Cancelled
+        // A store writes no files. The client may gain errors.
+        | Error::Part(_)
+        | _ => store::Error::unavailable(error.to_string()),
     }
 }
 
@@ -56,7 +64,7 @@ mod tests {
             let expected = match code {
                 Code::Range => Code::BadRequest,
                 Code::Idle | Code::Ended | Code::Busy | Code::Draining | Code::Internal => Code::StoreUnavailable,
-                other => other,
+                Code::BadRequest | Code::Denied | Code::NotFound | Code::Changed | Code::StoreUnavailable => code,
             };
             assert_eq!((converted.code(), converted.is_retryable()), (expected, code.is_retryable()), "{code}");
         }

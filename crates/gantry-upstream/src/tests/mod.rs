@@ -88,7 +88,7 @@ fn key() -> Key {
 
 /// Returns bytes that differ at every offset within 64 KiB, and from block to block.
 fn content(len: usize, version: u8) -> Vec<u8> {
-    (0..len).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8 ^ version).collect()
+    (0..len).map(|at| (at ^ (at >> 8) ^ (at >> 16)).to_le_bytes()[0] ^ version).collect()
 }
 
 async fn read(opened: Opened) -> Result<Vec<u8>, Error> {
