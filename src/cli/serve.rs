@@ -176,10 +176,7 @@ impl Serve {
         }
         let listener = pages::listen(&config.http).await?;
 
-        let front = match &config.gateway.listen {
-            Some(address) => Some(Front::open(&config.gateway, Some(address), &mut registry).await?),
-            None => None,
-        };
+        let front = Front::if_configured(&config.gateway, &mut registry).await?;
         let of_front = Served::new(stores.clone());
 
         let readiness = watch::Sender::new(Readiness::default());
@@ -190,7 +187,7 @@ impl Serve {
             transfers: Some(Arc::clone(&transfers)),
         };
 
-        let served = async {
+        let served = Box::pin(async {
             let Some(buses) = first_connections(&config.nats, shutdown).await? else { return Ok(()) };
             let data = Arc::clone(&buses.data);
             payload::find_limit(config, &*data).await;
@@ -212,14 +209,14 @@ impl Serve {
                 served = relay.wait() => Ok(served?),
                 _ = beside => Ok(relay.wait().await?),
             }
-        };
+        });
         // The front serves the stores also while there is no connection to NATS. It ends with the relay.
         let ends = Shutdown { drain: shutdown.drain.child_token(), force: shutdown.force.child_token() };
-        let fronted = async {
+        let fronted = Box::pin(async {
             if let Some(front) = front {
                 front.serve(Arc::new(of_front.clone()), &ends).await;
             }
-        };
+        });
         let served = async {
             let served = served.await;
             ends.drain.cancel();

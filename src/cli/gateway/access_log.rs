@@ -50,6 +50,7 @@ impl AccessLog {
         Ok(Self { lines: Lines::to_stdout()?, format })
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a log states the time of day")]
     pub(super) fn write(&self, finished: &Finished) {
         let now = OffsetDateTime::from(SystemTime::now());
         let line = match self.format {

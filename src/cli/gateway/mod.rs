@@ -65,7 +65,7 @@ impl Gateway {
         let mut registry = Registry::default();
         register_process(&mut registry);
         let address = config.gateway.listen.clone().unwrap_or(ListenAddress::Tcp(DEFAULT_LISTEN));
-        let front = Front::open(&config.gateway, Some(&address), &mut registry).await?;
+        let front = Front::open(&config.gateway, &address, &mut registry).await?;
 
         let options = NatsOptions { refused_limit: REFUSED_LIMIT, ..config.nats.clone() };
         let connected = watch::Sender::new(false);
@@ -111,7 +111,7 @@ impl Front {
     /// If the socket, the certificate or a key can't be used.
     pub(super) async fn open(
         config: &config::Gateway,
-        address: Option<&ListenAddress>,
+        address: &ListenAddress,
         registry: &mut Registry,
     ) -> Result<Self, Failure> {
         let mut options = config.front.clone();
@@ -144,6 +144,20 @@ impl Front {
         Ok(Self { connections: Connections::new(socket, tls), options, observer })
     }
 
+    /// Opens the front's socket if an address is configured.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub(super) async fn if_configured(
+        config: &config::Gateway,
+        registry: &mut Registry,
+    ) -> Result<Option<Self>, Failure> {
+        match &config.listen {
+            Some(address) => Ok(Some(Self::open(config, address, registry).await?)),
+            None => Ok(None),
+        }
+    }
+
     /// Serves until the shutdown, and then until the last response has ended.
     pub(super) async fn serve(self, stores: Arc<dyn Stores>, shutdown: &Shutdown) {
         let server = Server::observed(stores, self.options, Arc::new(self.observer));
@@ -155,18 +169,17 @@ impl Front {
 }
 
 /// Takes over systemd's socket, or opens one.
-async fn socket(address: Option<&ListenAddress>) -> Result<Socket, Failure> {
+async fn socket(address: &ListenAddress) -> Result<Socket, Failure> {
     let inherited = Socket::inherited()
         .map_err(|error| Failure::new(Exit::Failed, format!("the socket from systemd (LISTEN_FDS): {error}")))?;
-
-    match (inherited, address) {
-        (Some(inherited), _) => Ok(inherited),
-        (None, Some(address)) => Socket::bind(address).await.map_err(|error| {
-            let address = address.to_string();
-            Failure::usage(format!("`gateway.listen` = {address:?} can't be bound: {error}: use another address"))
-        }),
-        (None, None) => Err(Failure::usage("`gateway.listen` is unset")),
+    if let Some(inherited) = inherited {
+        return Ok(inherited);
     }
+
+    Socket::bind(address).await.map_err(|error| {
+        let address = address.to_string();
+        Failure::usage(format!("`gateway.listen` = {address:?} can't be bound: {error}: use another address"))
+    })
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
