@@ -22,6 +22,9 @@ COPY crates/gantry-client/Cargo.toml crates/gantry-client/
 COPY crates/gantry-store/Cargo.toml crates/gantry-store/
 COPY crates/gantry-relay/Cargo.toml crates/gantry-relay/
 COPY crates/gantry-testing/Cargo.toml crates/gantry-testing/
+COPY crates/gantry-upstream/Cargo.toml crates/gantry-upstream/
+COPY crates/gantry-verify/Cargo.toml crates/gantry-verify/
+COPY crates/gantry-http/Cargo.toml crates/gantry-http/
 # The allocator must be built for the largest page size that it may run with, given
 # as a power of two: 64 KiB on arm64, where the kernel decides; 4 KiB elsewhere.
 RUN mkdir .cargo src \

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test test-field test-field-long test-python test-containers sim chaos chaos-more flood resume-proof bench check-deploy \
+.PHONY: help servers demo dev test test-field test-field-long test-gateway test-python test-containers sim chaos chaos-more flood resume-proof bench check-deploy \
 	observe fuzz fmt lint
 
 help: ## list the targets
@@ -25,6 +25,10 @@ test-field: ## test with servers and set-ups as in the field, and print a table 
 
 test-field-long: ## the same with OpenStack Swift, from Debian's packages
 	@$(PYTHON) tests/field/run.py --long $(ARGS)
+
+test-gateway: ## download with real clients through the gateway, and inject 108 faults meanwhile
+	@$(PYTHON) tests/gateway/run.py $(ARGS)
+	@$(PYTHON) tests/gateway/faults.py $(ARGS)
 
 test-python: ## the Python client (wheel, types, tests), the consumers of PROTOCOL.md, conformance; ARGS="--chaos --large --conformance" for more
 	@$(PYTHON) clients/python/check.py $(ARGS)

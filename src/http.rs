@@ -1,4 +1,4 @@
-//! The operator's HTTP pages: `/livez`, `/readyz`, `/metrics` and `/transfers`.
+//! The operator's HTTP pages: `/livez`, `/readyz`, `/metrics`, and for a relay `/transfers`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -36,10 +36,33 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub struct Pages {
     /// The metrics.
     pub registry: Arc<Registry>,
-    /// The relay's readiness.
-    pub readiness: watch::Receiver<Readiness>,
-    /// The transfers in progress, once the relay has started.
-    pub transfers: Arc<OnceLock<ActiveTransfers>>,
+    /// Whether the process can serve.
+    pub readiness: Ready,
+    /// The transfers in progress, once the relay has started. A process without a relay has no such page.
+    pub transfers: Option<Arc<OnceLock<ActiveTransfers>>>,
+}
+
+/// Whether the process can serve.
+#[derive(Clone, Debug)]
+pub enum Ready {
+    /// The readiness of a relay.
+    Relay(watch::Receiver<Readiness>),
+    /// The connection of a gateway, once there is one.
+    Gateway(watch::Receiver<bool>),
+}
+
+impl Ready {
+    /// Returns whether the process can serve, and the text of the page.
+    fn now(&self) -> (bool, String) {
+        match self {
+            Self::Relay(readiness) => {
+                let readiness = readiness.borrow();
+                (readiness.is_ready(), format!("{}\n", *readiness))
+            }
+            Self::Gateway(connected) if *connected.borrow() => (true, "ready\nnats: connected\n".to_owned()),
+            Self::Gateway(_) => (false, "not ready\nnats: not connected\n".to_owned()),
+        }
+    }
 }
 
 /// Binds the listener.
@@ -115,25 +138,17 @@ impl Pages {
         match path {
             "/livez" => page(StatusCode::OK, "text/plain", "alive\n".to_owned()),
             "/readyz" => {
-                let readiness = self.readiness.borrow().clone();
-                let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                page(status, "text/plain", format!("{readiness}\n"))
+                let (is_ready, text) = self.readiness.now();
+                let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                page(status, "text/plain", text)
             }
             "/metrics" => self.metrics(),
-            "/transfers" => self.transfers(),
-            _ => {
-                let text = "no such page: try /livez, /readyz, /metrics or /transfers\n";
-                page(StatusCode::NOT_FOUND, "text/plain", text.to_owned())
-            }
+            _ => match (&self.transfers, path) {
+                (Some(transfers), "/transfers") => active(transfers),
+                (Some(_), _) => missing("no such page: try /livez, /readyz, /metrics or /transfers\n"),
+                (None, _) => missing("no such page: try /livez, /readyz or /metrics\n"),
+            },
         }
-    }
-
-    /// Returns one JSON object per line, so that the page suits `jq` and `grep`.
-    fn transfers(&self) -> Response<Full<Bytes>> {
-        let transfers = self.transfers.get().map(ActiveTransfers::list).unwrap_or_default();
-        let lines = transfers.iter().filter_map(|transfer| serde_json::to_string(transfer).ok());
-        let text = lines.fold(String::new(), |text, line| text + &line + "\n");
-        page(StatusCode::OK, "application/x-ndjson", text)
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
@@ -143,6 +158,18 @@ impl Pages {
             Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
         }
     }
+}
+
+/// Returns one JSON object per line, so that the page suits `jq` and `grep`.
+fn active(transfers: &OnceLock<ActiveTransfers>) -> Response<Full<Bytes>> {
+    let transfers = transfers.get().map(ActiveTransfers::list).unwrap_or_default();
+    let lines = transfers.iter().filter_map(|transfer| serde_json::to_string(transfer).ok());
+    let text = lines.fold(String::new(), |text, line| text + &line + "\n");
+    page(StatusCode::OK, "application/x-ndjson", text)
+}
+
+fn missing(text: &str) -> Response<Full<Bytes>> {
+    page(StatusCode::NOT_FOUND, "text/plain", text.to_owned())
 }
 
 fn page(status: StatusCode, content_type: &'static str, text: String) -> Response<Full<Bytes>> {
@@ -172,7 +199,11 @@ mod tests {
         let mut registry = Registry::default();
         registry.register("things", "Things", Counter::<u64>::default());
         let readiness = watch::Sender::new(Readiness::default());
-        let pages = Pages { registry: Arc::new(registry), readiness: readiness.subscribe(), transfers: Arc::default() };
+        let pages = Pages {
+            registry: Arc::new(registry),
+            readiness: Ready::Relay(readiness.subscribe()),
+            transfers: Some(Arc::default()),
+        };
         let stop = CancellationToken::new();
         let served = tokio::spawn(serve(listener, pages, stop.clone()));
         Listening { address, readiness, stop, served }

@@ -198,31 +198,39 @@ def check_overlay(kubectl, yaml):
 
 
 def systemd():
-    """Verifies the unit and its sandbox with systemd-analyze."""
+    """Verifies the units and their sandboxes with systemd-analyze."""
     analyze = shutil.which("systemd-analyze")
     if not analyze:
         raise NotHere("systemd-analyze")
-    unit = DEPLOY / "systemd" / "gantry.service"
-    text = unit.read_text()
+    units = {unit.name: unit.read_text() for unit in sorted((DEPLOY / "systemd").iterdir())}
+    services = [name for name in units if name.endswith(".service")]
+    exposures = []
     with servers.scratch() as folder:
-        # `verify` requires the program to exist.
-        installed = Path(folder) / unit.name
-        installed.write_text(text.replace("ExecStart=/usr/local/bin/gantry", f"ExecStart={shutil.which('true')}"))
-        said = run([analyze, "verify", "--man=no", "--recursive-errors=no", installed], "systemd rejects the unit")
-        expect(not said.strip(), f"systemd warns:\n{said}")
-        security = run([analyze, "security", "--offline=yes", f"--threshold={EXPOSURE_MAX * 10:.0f}", "--no-pager",
-                        installed], f"the unit is more exposed than {EXPOSURE_MAX}")
-    exposure = re.search(r"Overall exposure level.*: ([\d.]+)", security).group(1)
-    stop_s = int(re.search(r"^TimeoutStopSec=(\d+)s$", text, re.MULTILINE).group(1))
-    expect(stop_s * 1000 > default("drain_grace_ms"), "systemd kills the relay before the drain grace of its transfers is over")
-    memory_gib = int(re.search(r"^MemoryMax=(\d+)G$", text, re.MULTILINE).group(1))
-    expect(memory_gib << 30 >= 2 * default("memory_budget_bytes"), "MemoryMax is not twice the memory budget")
-    return f"systemd accepts the unit; exposure {exposure} of 10"
+        # `verify` requires the program to exist. A unit finds the units that it names in its own folder.
+        for name, text in units.items():
+            installed = text.replace("ExecStart=/usr/local/bin/gantry", f"ExecStart={shutil.which('true')}")
+            (Path(folder) / name).write_text(installed)
+        for name in units:
+            unit = Path(folder) / name
+            said = run([analyze, "verify", "--man=no", "--recursive-errors=no", unit], f"systemd rejects {name}")
+            expect(not said.strip(), f"systemd warns:\n{said}")
+        for name in services:
+            security = run([analyze, "security", "--offline=yes", f"--threshold={EXPOSURE_MAX * 10:.0f}", "--no-pager",
+                            Path(folder) / name], f"{name} is more exposed than {EXPOSURE_MAX}")
+            exposures.append(re.search(r"Overall exposure level.*: ([\d.]+)", security).group(1))
+
+    for name, section in (("gantry.service", "relay"), ("gantry-gateway.service", "gateway")):
+        stop_s = int(re.search(r"^TimeoutStopSec=(\d+)s$", units[name], re.MULTILINE).group(1))
+        expect(stop_s * 1000 > default("drain_grace_ms", section), f"systemd kills {name} before its grace is over")
+    memory_gib = int(re.search(r"^MemoryMax=(\d+)G$", units["gantry.service"], re.MULTILINE).group(1))
+    expect(memory_gib << 30 >= 2 * default("memory_budget_bytes", "relay"), "MemoryMax is not twice the memory budget")
+    return f"systemd accepts {len(units)} units; exposure {' and '.join(exposures)} of 10"
 
 
-def default(key):
+def default(key, section):
     """The default of a numeric key, from deploy/gantry.example.toml."""
-    return int(re.search(rf"^#{key} = (\d+)$", (DEPLOY / "gantry.example.toml").read_text(), re.MULTILINE).group(1))
+    text = (DEPLOY / "gantry.example.toml").read_text().split(f"\n[{section}]\n", 1)[1]
+    return int(re.search(rf"^#{key} = (\d+)$", text, re.MULTILINE).group(1))
 
 
 def promtool(*args, problem):

@@ -147,22 +147,27 @@ def debian_nats_server():
 
 def debian_swift():
     """The folder with Debian's Swift, unpacked but not installed; None on a machine without apt."""
-    target = DEV / "debian" / "swift"
+    return debian_tree("swift", SWIFT)
+
+
+def debian_tree(name, packages):
+    """The folder with Debian's packages and what they depend on, unpacked but not installed; None without apt."""
+    target = DEV / "debian" / name
     if target.exists():
         return target
     if not has_apt():
         return None
-    say("getting Debian's Swift")
+    say(f"getting Debian's {name}")
     with scratch() as folder:
         archives, root = Path(folder) / "archives", Path(folder) / "root"
         (archives / "partial").mkdir(parents=True)
         root.mkdir()
         # What is installed already is left out, and found by Debian's own Python.
         download = ["apt-get", "--quiet=2", "--yes", "--download-only", "--no-install-recommends",
-                    "-o", f"Dir::Cache::archives={archives}", "-o", "Debug::NoLocking=1", "install", *SWIFT]
+                    "-o", f"Dir::Cache::archives={archives}", "-o", "Debug::NoLocking=1", "install", *packages]
         if quiet(download, folder) != 0:
             quiet(["apt-get", "--quiet=2", "update"], folder)
-            call(download, "could not get Debian's Swift (run `apt-get update` as root, then again)", folder)
+            call(download, f"could not get Debian's {name} (run `apt-get update` as root, then again)", folder)
         for archive in archives.glob("*.deb"):
             call(["dpkg-deb", "--extract", str(archive), str(root)], f"could not unpack {archive.name}")
         target.parent.mkdir(exist_ok=True)

@@ -2,7 +2,8 @@
 """Runs all checks of the project and prints how many tests passed and failed.
 
     test.py           formatting, lints, documentation, deployment files, all tests, downloads that are slow on purpose, a
-                      minute of chaos, a few interrupted downloads, a minute of fuzzing
+                      minute of chaos, a few interrupted downloads, HTTP and S3 clients with
+                      and without faults, a minute of fuzzing
 
 Each check runs even if an earlier one failed, so that one run shows all failures.
 """
@@ -52,6 +53,11 @@ def main():
         failed.append("chaos")
     if not passes("resume", [sys.executable, "tests/chaos/resume.py", "--times", "4", "--gantry", tested_binary()], {}):
         failed.append("resume")
+    if not passes("gateway", [sys.executable, "tests/gateway/run.py", "--gantry", tested_binary()], {}):
+        failed.append("gateway")
+    faults = [sys.executable, "tests/gateway/faults.py", "--rounds", "1", "--gantry", tested_binary()]
+    if not passes("faults of the gateway", faults, {}):
+        failed.append("faults of the gateway")
     if not passes("Python client", [sys.executable, "clients/python/check.py"], {"GANTRY_BINARY": tested_binary()}):
         failed.append("Python client")
 

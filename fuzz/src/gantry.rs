@@ -8,6 +8,7 @@ pub(crate) use gantry_bus::{Bus, Message, Subscription};
 pub(crate) use gantry_client::part::PartFile;
 pub(crate) use gantry_client::verify::Verifier;
 pub(crate) use gantry_client::{self as consumer, Client};
+pub(crate) use gantry_http as http;
 pub(crate) use gantry_proto::chunk::{self, Chunk};
 pub(crate) use gantry_proto::message::{self, Envelope, Wait};
 pub(crate) use gantry_proto::receiver::{self, Arrivals, Output, Receiver};

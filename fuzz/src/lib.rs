@@ -24,6 +24,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "client", run: targets::client::run },
     Target { name: "config", run: targets::config::run },
     Target { name: "context", run: targets::context::run },
+    Target { name: "http", run: targets::http::run },
     Target { name: "identity", run: targets::identity::run },
     Target { name: "list", run: targets::list::run },
     Target { name: "messages", run: targets::messages::run },

@@ -19,9 +19,9 @@ pub(super) async fn try_nats(options: &Options) -> Result<Arc<dyn Bus>, bus::Err
     Ok(bus)
 }
 
-/// How long a relay retries while nats-server refuses its credentials. A relay serves for months, and a server that
+/// How long a server retries while nats-server refuses its credentials. A relay or gateway serves for months, and a server that
 /// restarts may refuse everybody until it has loaded its accounts.
-const REFUSED_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const REFUSED_LIMIT: Duration = Duration::from_secs(60);
 
 /// Makes the two connections of a relay, named so that `nats server report connections` shows which is which.
 pub(super) async fn try_buses(options: &Options) -> Result<Buses, bus::Error> {

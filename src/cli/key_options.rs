@@ -13,6 +13,10 @@ pub(super) struct GlobalKeys(Given);
 #[derive(Clone, Debug, Default)]
 pub(super) struct ServeKeys(Given);
 
+/// The options of `gantry gateway` that set keys.
+#[derive(Clone, Debug, Default)]
+pub(super) struct GatewayKeys(Given);
+
 /// The keys that were set on the command line, each with its value as text.
 #[derive(Clone, Debug, Default)]
 struct Given(Vec<(&'static Key, Flag, String)>);
@@ -25,6 +29,13 @@ impl GlobalKeys {
 }
 
 impl ServeKeys {
+    /// Adds the options that were given to `flags`.
+    pub(super) fn apply(&self, flags: &mut Flags) {
+        self.0.apply(flags);
+    }
+}
+
+impl GatewayKeys {
     /// Adds the options that were given to `flags`.
     pub(super) fn apply(&self, flags: &mut Flags) {
         self.0.apply(flags);
@@ -72,7 +83,7 @@ fn arg(key: &'static Key, flag: Flag) -> Arg {
     match flag.scope {
         Scope::Nats => arg.global(true).help_heading("NATS options"),
         Scope::Global => arg.global(true).help_heading("Global options"),
-        Scope::Serve => arg,
+        Scope::Serve | Scope::Gateway | Scope::Pages => arg,
     }
 }
 
@@ -126,4 +137,5 @@ macro_rules! impl_args {
 }
 
 impl_args!(GlobalKeys, &[Scope::Nats, Scope::Global]);
-impl_args!(ServeKeys, &[Scope::Serve]);
+impl_args!(ServeKeys, &[Scope::Serve, Scope::Pages]);
+impl_args!(GatewayKeys, &[Scope::Gateway, Scope::Pages]);

@@ -8,6 +8,7 @@ mod connect;
 mod du;
 mod exit;
 mod find;
+mod gateway;
 mod get;
 mod global;
 mod health;
@@ -15,6 +16,7 @@ mod help;
 mod key_options;
 mod ls;
 mod output;
+mod pages;
 mod payload;
 mod ping;
 mod progress;
@@ -72,6 +74,7 @@ enum Command {
     Relays(relays::Relays),
     Ping(ping::Ping),
     Serve(serve::Serve),
+    Gateway(gateway::Gateway),
     Health(health::Health),
     Conformance(conformance::Conformance),
     Completions(help::Completions),
@@ -131,12 +134,12 @@ impl Cli {
             traces_url: config.telemetry.traces_url.as_deref().filter(|_| self.command.is_traced()),
             traces_optional: config.telemetry.is_inherited,
             service: self.command.service(),
-            is_queued: self.command.is_relay(),
+            is_queued: self.command.is_server(),
         };
         let telemetry = telemetry::init(options).map_err(|error| Failure::usage(error.to_string()))?;
         // Installed after the log's own panic hook, so that it runs before that one.
         bus::nats::quieten_panics();
-        *is_logged = self.command.is_relay() && format == telemetry::Format::Json;
+        *is_logged = self.command.is_server() && format == telemetry::Format::Json;
         if let Some(ignored) = config.telemetry.ignored.as_deref().filter(|_| self.command.is_traced()) {
             tracing::warn!("{ignored}");
         }
@@ -180,6 +183,7 @@ impl Command {
     ) -> Result<(), Failure> {
         match self {
             Self::Serve(serve) => serve.run(config, effective, cli, shutdown).await,
+            Self::Gateway(gateway) => gateway.run(config, shutdown).await,
             Self::Health(health) => health.run(config).await,
             Self::Conformance(kit) => kit.run(connect::nats(&config.nats).await?, config, shutdown).await,
             command => command.consume(config, shutdown).await,
@@ -212,6 +216,7 @@ impl Command {
             Self::Relays(relays) => unless_interrupted(relays.run(&*bus, prefix), shutdown).await,
             Self::Ping(ping) => unless_interrupted(ping.run(config, &*bus, &client, connected_in), shutdown).await,
             Self::Serve(_)
+            | Self::Gateway(_)
             | Self::Health(_)
             | Self::Conformance(_)
             | Self::Completions(_)
@@ -258,6 +263,10 @@ impl Command {
     fn settings(&self, sources: &mut Sources) -> Result<(), Failure> {
         match self {
             Self::Serve(serve) => serve.settings(sources),
+            Self::Gateway(gateway) => {
+                gateway.settings(sources);
+                Ok(())
+            }
             Self::Get(get) => get.check(),
             Self::Watch(watch) => watch.check(),
             _ => Ok(()),
@@ -268,8 +277,9 @@ impl Command {
         matches!(self, Self::Serve(serve) if serve.is_check())
     }
 
-    const fn is_relay(&self) -> bool {
-        matches!(self, Self::Serve(serve) if !serve.is_check())
+    /// Returns whether the command serves others until it is stopped.
+    const fn is_server(&self) -> bool {
+        matches!(self, Self::Serve(serve) if !serve.is_check()) || matches!(self, Self::Gateway(_))
     }
 
     /// Returns whether the command is traced. A container's health check, which runs every few seconds, is not.
@@ -281,6 +291,7 @@ impl Command {
     const fn service(&self) -> &'static str {
         match self {
             Self::Serve(_) => "gantry-relay",
+            Self::Gateway(_) => "gantry-gateway",
             _ => "gantry-consumer",
         }
     }
@@ -289,6 +300,7 @@ impl Command {
     const fn log_level(&self) -> &'static str {
         match self {
             Self::Serve(serve) if !serve.is_check() => "info",
+            Self::Gateway(_) => "info",
             // The line that reports a failure already includes the libraries' errors.
             _ => "gantry=warn",
         }

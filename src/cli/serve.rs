@@ -10,15 +10,14 @@ use clap::Args;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::exit::{Exit, Failure};
+use super::gateway::{Front, Served};
 use super::key_options::ServeKeys;
-use super::{Cli, check, connect, payload, stores};
-use crate::config::{self, Config, Effective, Sources, StoreAddress, without_credentials};
+use super::{Cli, check, connect, pages, payload, stores};
+use crate::config::{Config, Effective, Sources, StoreAddress, without_credentials};
 use crate::http;
 use crate::telemetry;
 use gantry_bus as bus;
@@ -52,6 +51,12 @@ pub(super) struct Serve {
     folders: Vec<PathBuf>,
     #[command(flatten)]
     keys: ServeKeys,
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        help = "Also serve the stores to HTTP and S3 clients at this address, or at unix:PATH [env: GANTRY_GATEWAY__LISTEN]"
+    )]
+    gateway: Option<String>,
     #[arg(long, help = "Print the effective configuration, test the connection and every store, and exit with 0 or 2")]
     check: bool,
 }
@@ -128,6 +133,9 @@ impl Serve {
             sources.flags.set_store(&name, &url);
         }
 
+        if let Some(address) = &self.gateway {
+            sources.flags.set("gateway.listen", address, "--gateway");
+        }
         self.keys.apply(&mut sources.flags);
         Ok(())
     }
@@ -166,26 +174,20 @@ impl Serve {
             let place = effective.iter().find(|line| line.key == key).map_or("", |line| line.value.trim_matches('"'));
             info!(store = %name, place, "serving a store: try gantry ls {name}");
         }
-        let listener = listen(&config.http).await?;
+        let listener = pages::listen(&config.http).await?;
+
+        let front = Front::if_configured(&config.gateway, &mut registry).await?;
+        let of_front = Served::new(stores.clone());
 
         let readiness = watch::Sender::new(Readiness::default());
         let transfers = Arc::new(OnceLock::new());
         let pages = http::Pages {
             registry: Arc::new(registry),
-            readiness: readiness.subscribe(),
-            transfers: Arc::clone(&transfers),
+            readiness: http::Ready::Relay(readiness.subscribe()),
+            transfers: Some(Arc::clone(&transfers)),
         };
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        let mut pages_served = tokio::spawn(async move {
-            match listener {
-                Some(listener) => http::serve(listener, pages, stopped).await,
-                None => stopped.cancelled().await,
-            }
-        });
 
-        let served = async {
-            let _stop = stop.clone().drop_guard();
+        let served = Box::pin(async {
             let Some(buses) = first_connections(&config.nats, shutdown).await? else { return Ok(()) };
             let data = Arc::clone(&buses.data);
             payload::find_limit(config, &*data).await;
@@ -196,7 +198,7 @@ impl Serve {
             let reloads = async {
                 // Signals that arrive during a reload cause one more.
                 while hangups.recv().await.is_some() {
-                    reload(&relay, config, cli, &budget, &metrics).await;
+                    reload(&relay, &of_front, config, cli, &budget, &metrics).await;
                 }
             };
             // A reload waits for NATS, and must delay neither readiness nor the shutdown. A reload in progress at the
@@ -207,16 +209,24 @@ impl Serve {
                 served = relay.wait() => Ok(served?),
                 _ = beside => Ok(relay.wait().await?),
             }
-        };
-
-        tokio::select! {
-            served = served => {
-                // The relay has ended. The result of the pages does not matter.
-                drop(pages_served.await);
-                served
+        });
+        // The front serves the stores also while there is no connection to NATS. It ends with the relay.
+        let ends = Shutdown { drain: shutdown.drain.child_token(), force: shutdown.force.child_token() };
+        let fronted = Box::pin(async {
+            if let Some(front) = front {
+                front.serve(Arc::new(of_front.clone()), &ends).await;
             }
-            _ = &mut pages_served => Err(Failure::new(Exit::Failed, "the task that serves /livez, /readyz and /metrics ended: see the log, and please report this")),
-        }
+        });
+        let served = async {
+            let served = served.await;
+            ends.drain.cancel();
+            if served.is_err() {
+                ends.force.cancel();
+            }
+            served
+        };
+        let both = async { tokio::join!(served, fronted).0 };
+        pages::beside(both, listener, pages).await
     }
 }
 
@@ -289,34 +299,21 @@ fn facts(budget: &Budget) -> Facts {
     }
 }
 
-/// Binds the address of the HTTP pages. Failing to bind an address that was set is an error. The default may be in use
-/// by another relay.
-async fn listen(config: &config::Http) -> Result<Option<TcpListener>, Failure> {
-    let Some(address) = config.listen else { return Ok(None) };
-    match http::bind(address).await {
-        Ok(listener) => {
-            let address = listener.local_addr().unwrap_or(address);
-            info!(%address, "answering /livez, /readyz and /metrics");
-            Ok(Some(listener))
-        }
-        Err(error) if config.is_chosen => Err(Failure::usage(format!(
-            "`http.listen` = {:?} can't be bound: {error}: use another address, or off",
-            address.to_string()
-        ))),
-        Err(error) => {
-            warn!(%address, %error, "/livez, /readyz and /metrics are not available: set `http.listen` to another address");
-            Ok(None)
-        }
-    }
-}
-
 /// Reloads the configuration and serves its stores. If the configuration is invalid, logs the problem and changes
 /// nothing.
-async fn reload(relay: &Relay, running: &Config, cli: &Cli, budget: &Budget, metrics: &RelayMetrics) {
+async fn reload(
+    relay: &Relay,
+    of_front: &Served,
+    running: &Config,
+    cli: &Cli,
+    budget: &Budget,
+    metrics: &RelayMetrics,
+) {
     let reloaded = async {
         let config = cli.sources()?.load()?;
         let stores = stores::open(&config, budget, &metrics.s3).await?;
-        let replaced = relay.replace_stores(stores).await?;
+        let replaced = relay.replace_stores(stores.clone()).await?;
+        of_front.replace(stores);
         Ok::<_, Failure>((config, replaced))
     };
     let result = match reloaded.await {

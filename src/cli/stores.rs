@@ -44,7 +44,7 @@ pub(super) async fn open_one(
 fn failure(name: &StoreName, error: &store::Error) -> Failure {
     let exit = match error {
         store::Error::Unavailable { .. } | store::Error::Protocol(_) => Exit::GaveUp,
-        store::Error::NotFound(_) => Exit::NotFound,
+        store::Error::NotFound(_) | store::Error::NoBucket(_) => Exit::NotFound,
         store::Error::Denied(_) => Exit::Denied,
         store::Error::Changed(_) | store::Error::Range { .. } | store::Error::Invalid(_) => Exit::Usage,
         _ => Exit::Failed,

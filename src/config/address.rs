@@ -1,6 +1,9 @@
 //! The addresses in a configuration: of stores, S3 servers, collectors and nats-servers.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
@@ -24,6 +27,39 @@ pub enum StoreAddress {
         /// Its absolute path.
         dir: PathBuf,
     },
+}
+
+/// Where a server accepts connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    /// Parses `127.0.0.1:9000`, `[::1]:9000` or `unix:/run/gantry.sock`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("must name the socket, as in unix:/run/gantry/gateway.sock".to_owned()),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp).map_err(|_| {
+                "must be an address and a port, as in 127.0.0.1:9000 or [::1]:9000, or unix:PATH".to_owned()
+            }),
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl StoreAddress {

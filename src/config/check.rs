@@ -8,7 +8,7 @@ use gantry_proto::subject::{DeliveryAllow, Prefix, is_literal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::address::{self, StoreAddress};
+use super::address::{self, ListenAddress, StoreAddress};
 use super::similar;
 
 type Checked = Result<(), String>;
@@ -63,6 +63,10 @@ pub(super) fn listen(text: &str) -> Checked {
     } else {
         Err("must be an address and a port, as in 127.0.0.1:8080 or [::]:8080, or off".to_owned())
     }
+}
+
+pub(super) fn front(text: &str) -> Checked {
+    text.parse::<ListenAddress>().map(drop)
 }
 
 pub(super) fn collector(text: &str) -> Checked {

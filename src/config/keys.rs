@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 use gantry_bus::nats;
+use gantry_http as front;
 use gantry_proto::limits;
 use gantry_relay as relay;
 use gantry_store::s3;
+use gantry_upstream as upstream;
 use serde::Deserialize;
 
 use super::check;
@@ -186,19 +188,69 @@ keys! {
                 .default_of(|| s3::Limits::default().answer_timeout.as_millis().to_string());
     }
 
+    /// The HTTP front: `gantry gateway`, or `gantry serve --gateway`.
+    Gateway "gateway." {
+        listen: Option<String> =
+            "Address of the HTTP front, or `unix:PATH`; unset: `127.0.0.1:9000` for gateway, no front for serve",
+            text().check(check::front).flag(Scope::Gateway, "listen", "ADDRESS");
+        tls_cert_file: Option<String> = "Certificate for HTTPS, PEM; requires `gateway.tls_key_file`",
+            path();
+        tls_key_file: Option<String> = "Key for HTTPS, PEM; requires `gateway.tls_cert_file`",
+            path();
+        access_key_id_file: Option<String> =
+            "File with the id of the access key with which S3 clients must sign; unset: clients on this machine need not sign",
+            path();
+        secret_access_key_file: Option<String> = "File with the secret of that access key",
+            path();
+        anonymous: bool = "Serve requests without a signature although an access key is set",
+            switch().default("false");
+        hosts: Option<Vec<String>> =
+            "Names by which clients may call the front, besides `localhost` and IP addresses; empty: any",
+            Key::new(Kind::List);
+        s3_domain: Option<String> = "Domain below which each store has a host of its own, as in `STORE.s3.example.com`",
+            text();
+        s3_region: String = "Region that S3 clients see",
+            text().default_of(|| front::Options::default().s3_region).check(check::region);
+        cors_origins: Option<Vec<String>> =
+            "Origins whose scripts may read responses in a browser, or `*` for all",
+            Key::new(Kind::List);
+        connections_max: usize = "Concurrent connections; further ones wait",
+            integer(1, 100_000).default_of(|| front::Options::default().connections_max.to_string());
+        header_bytes_max: usize = "Largest head of a request",
+            bytes(8 << 10, MIB).default_of(|| front::Options::default().header_bytes_max.to_string());
+        header_timeout_ms: u64 = "Time limit for the head of a request",
+            millis(100, 600_000)
+                .default_of(|| front::Options::default().header_read_timeout.as_millis().to_string());
+        idle_timeout_ms: u64 = "Time that a connection may be without a request",
+            millis(100, 3_600_000).default_of(|| front::Options::default().idle_timeout.as_millis().to_string());
+        send_timeout_ms: u64 = "Time that a client may take no bytes of a response",
+            millis(1000, 3_600_000).default_of(|| front::Options::default().send_timeout.as_millis().to_string());
+        drain_grace_ms: u64 = "Time that responses have to finish after the first SIGTERM",
+            millis(0, 86_400_000)
+                .default_of(|| front::Options::default().drain_timeout.as_millis().to_string());
+        description_age_ms: u64 =
+            "How long the description of an object from NATS is used again; a replaced object may be described as it was for as long",
+            millis(0, 60_000)
+                .default_of(|| upstream::Options::default().description_age.as_millis().to_string());
+        read_ahead_bytes: u64 = "Memory for reading ahead of clients that request one small range after the other",
+            bytes(MIB, GIB).default_of(|| upstream::Options::default().ahead_total_bytes().to_string());
+        access_log: String = "Access log on stdout: one line per response, in the common format or as JSON",
+            Key::new(Kind::Choice(&["off", "common", "json"])).default("off");
+    }
+
     /// The HTTP pages for operators.
     Http "http." {
         listen: String =
             "Address of `/livez`, `/readyz`, `/metrics` and `/transfers`, or `off`; the pages require no authentication",
             text().default("127.0.0.1:8080")
                 .check(check::listen)
-                .flag(Scope::Serve, "http", "ADDRESS");
+                .flag(Scope::Pages, "http", "ADDRESS");
     }
 
     /// Logging.
     Log "log." {
         level: Option<String> =
-            "`error`, `warn`, `info`, `debug`, `trace` or `off`, or levels by module as in `info,gantry_relay=debug`; unset: `info` for serve, `gantry=warn` otherwise",
+            "`error`, `warn`, `info`, `debug`, `trace` or `off`, or levels by module as in `info,gantry_relay=debug`; unset: `info` for serve and gateway, `gantry=warn` otherwise",
             text().check(check::log_level)
                 .alias("GANTRY_LOG")
                 .flag(Scope::Global, "log-level", "LEVEL");

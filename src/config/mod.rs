@@ -34,15 +34,18 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use gantry_bus::nats;
+use gantry_http as front;
 use gantry_proto::StoreName;
 use gantry_proto::subject::Prefix;
 use gantry_relay as relay;
 use gantry_store::{file as file_store, s3};
+use gantry_upstream as upstream;
 use serde::Deserialize;
 
-pub use self::address::{StoreAddress, http_authority};
+pub use self::address::{ListenAddress, StoreAddress, http_authority};
 pub use self::context::Choice as ContextChoice;
 pub use self::duration::parse_ms as parse_duration_ms;
 pub use self::effective::Effective;
@@ -66,6 +69,8 @@ pub struct Config {
     pub relay: relay::Options,
     /// The stores that the relay serves.
     pub stores: BTreeMap<StoreName, Store>,
+    /// The HTTP front.
+    pub gateway: Gateway,
     /// The HTTP pages for operators.
     pub http: Http,
     /// Logging.
@@ -82,6 +87,32 @@ pub enum Store {
     File(file_store::Options),
     /// A bucket.
     S3(Box<s3::Options>),
+}
+
+/// The HTTP front.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// The address to listen on; `None` for the command's own.
+    pub listen: Option<ListenAddress>,
+    /// The files of the certificate and the key for HTTPS.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// The files of the access key's id and secret.
+    pub access_key: Option<(PathBuf, PathBuf)>,
+    /// The limits, without access keys.
+    pub front: front::Options,
+    /// The limits of the stores that are read over NATS.
+    pub upstream: upstream::Options,
+    /// The access log; `None` if there is none.
+    pub access_log: Option<AccessLog>,
+}
+
+/// The form of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// The common log format of web servers.
+    Common,
+    /// One JSON object per line.
+    Json,
 }
 
 /// The HTTP pages for operators.
@@ -134,6 +165,7 @@ struct Sections {
     relay: keys::Relay,
     #[serde(default)]
     stores: BTreeMap<StoreName, keys::Store>,
+    gateway: keys::Gateway,
     http: keys::Http,
     log: keys::Log,
     #[serde(default)]
@@ -150,6 +182,7 @@ impl Config {
             ("prefix", self.settings.root != other.settings.root),
             ("nats", ours.nats != theirs.nats),
             ("relay", ours.relay != theirs.relay),
+            ("gateway", ours.gateway != theirs.gateway),
             ("http", ours.http != theirs.http),
             ("log", ours.log != theirs.log),
             ("telemetry", self.telemetry != other.telemetry),

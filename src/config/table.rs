@@ -71,6 +71,10 @@ pub enum Scope {
     Global,
     /// `gantry serve`.
     Serve,
+    /// `gantry gateway`.
+    Gateway,
+    /// `gantry serve` and `gantry gateway`.
+    Pages,
 }
 
 /// The command-line option that sets a key.

@@ -620,6 +620,7 @@ fn every_key_of_the_table_is_accepted() {
                 "stores.NAME.endpoint_url" => "http://host".to_owned(),
                 "relay.delivery_allow" => "_X.".to_owned(),
                 "http.listen" => "off".to_owned(),
+                "gateway.listen" => "unix:/run/gantry.sock".to_owned(),
                 "telemetry.otlp_endpoint" => "http://host:4318".to_owned(),
                 "log.level" => "debug".to_owned(),
                 _ => "x".to_owned(),
@@ -668,6 +669,35 @@ fn the_http_pages_are_on_loopback_by_default() {
     assert_eq!(http(Setup::new("[http]\nlisten = \"off\"\n")).listen, None);
     let error = Setup::new("[http]\nlisten = \"8080\"\n").error();
     assert!(error.starts_with("`http.listen` = \"8080\" in /") && error.contains("127.0.0.1:8080"), "{error}");
+}
+
+#[test]
+fn the_front_listens_on_an_address_or_a_unix_socket() {
+    let gateway = |setup: Setup| setup.ok().gateway;
+    assert_eq!(gateway(Setup::new("")).listen, None);
+    for (text, listen) in [
+        ("[::1]:9000", ListenAddress::Tcp("[::1]:9000".parse().unwrap())),
+        ("unix:/run/g.sock", ListenAddress::Unix("/run/g.sock".into())),
+    ] {
+        assert_eq!(gateway(Setup::new("").flag("gateway.listen", text, "--listen")).listen, Some(listen));
+    }
+
+    for invalid in ["9000", "localhost:9000", "unix:"] {
+        let error = Setup::new(&format!("[gateway]\nlisten = \"{invalid}\"\n")).error();
+        assert!(error.contains("`gateway.listen`") && error.contains(invalid), "{error}");
+    }
+}
+
+#[test]
+fn the_front_takes_limits_and_origins_from_its_section() {
+    let text = "[gateway]\nconnections_max = 7\ncors_origins = [\"https://a.example\"]\nread_ahead_bytes = 8388608\naccess_log = \"json\"\n";
+    let gateway = Setup::new(text).ok().gateway;
+    assert_eq!((gateway.front.connections_max, gateway.upstream.ahead_total_bytes()), (7, 8 << 20));
+    assert_eq!(gateway.front.cors_origins, gantry_http::CorsOrigins::These(vec!["https://a.example".to_owned()]));
+    assert_eq!(gateway.access_log, Some(AccessLog::Json));
+
+    let any = Setup::new("[gateway]\ncors_origins = [\"*\"]\n").ok().gateway;
+    assert_eq!((any.front.cors_origins, any.access_log), (gantry_http::CorsOrigins::Any, None));
 }
 
 /// A platform sets such a variable in every container. It once made every command fail.

@@ -1,4 +1,5 @@
-//! Writes lines to stderr. A relay's lines go through a bounded queue, so that a slow reader of stderr delays nothing.
+//! Writes lines to stderr. A relay's lines go through a bounded queue, so that a slow reader of stderr delays nothing. So
+//! do the lines of an access log on stdout.
 
 use std::io::{self, Write};
 use std::iter;
@@ -35,7 +36,7 @@ static QUEUE: OnceLock<Queue> = OnceLock::new();
 
 /// Queues the lines of this process from now on. If no thread can be started, lines are still written directly.
 pub(super) fn start_queue() {
-    match Queue::start(io::stderr()) {
+    match Queue::start(io::stderr(), "stderr") {
         Ok(queue) => drop(QUEUE.set(queue)),
         Err(error) => write_directly(&format!("gantry: logging may block: can't start a thread for it: {error}\n")),
     }
@@ -69,6 +70,25 @@ fn put(line: String) {
 fn write_directly(text: &str) {
     // There is nowhere to report it.
     drop(io::stderr().write_all(text.as_bytes()));
+}
+
+/// Lines for stdout. They are queued, and dropped while nothing reads stdout.
+#[derive(Debug)]
+pub struct Lines(Queue);
+
+impl Lines {
+    /// Starts a queue.
+    ///
+    /// # Errors
+    /// If its thread can't be started.
+    pub fn to_stdout() -> io::Result<Self> {
+        Queue::start(io::stdout(), "stdout").map(Self)
+    }
+
+    /// Adds a line, without its end.
+    pub fn push(&self, line: String) {
+        self.0.push(line + "\n");
+    }
 }
 
 /// The destination of the log. Each call of `write` is one event.
@@ -141,11 +161,11 @@ enum Entry {
 }
 
 impl Queue {
-    fn start(to: impl Write + Send + 'static) -> io::Result<Self> {
+    fn start(to: impl Write + Send + 'static, name: &'static str) -> io::Result<Self> {
         let (entries, queued) = mpsc::channel();
         let state = Arc::<State>::default();
         let writing = Arc::clone(&state);
-        thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&queued, &writing, to))?;
+        thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&queued, &writing, to, name))?;
         Ok(Self { entries, state })
     }
 
@@ -171,34 +191,40 @@ impl Queue {
 
 /// Writes the queued lines until the queue is dropped.
 #[expect(clippy::disallowed_methods, reason = "it has a thread of its own, which has nothing else to do")]
-fn write_all(queued: &Receiver<Entry>, state: &State, mut to: impl Write) {
+fn write_all(queued: &Receiver<Entry>, state: &State, mut to: impl Write, name: &str) {
     let mut reported = (0, None::<Instant>);
     while let Ok(first) = queued.recv() {
+        let mut is_writable = false;
         for entry in iter::once(first).chain(queued.try_iter()) {
             match entry {
-                Entry::Line(line) => write_line(&line, state, &mut to, &mut reported),
+                Entry::Line(line) => is_writable = write_line(&line, state, &mut to),
                 // An error means that the receiver has timed out.
                 Entry::Flush(done) => drop(done.send(())),
             }
+        }
+
+        if is_writable {
+            report(state, &mut reported, name);
         }
         thread::sleep(GATHER_TIME);
     }
 }
 
-fn write_line(line: &str, state: &State, to: &mut impl Write, reported: &mut (u64, Option<Instant>)) {
+/// Writes one line. Returns whether it was written.
+fn write_line(line: &str, state: &State, to: &mut impl Write) -> bool {
     state.waiting.fetch_sub(line.len() + LINE_OVERHEAD_BYTES, Ordering::Relaxed);
-    if to.write_all(line.as_bytes()).is_err() {
+    let is_written = to.write_all(line.as_bytes()).is_ok();
+    if !is_written {
         state.dropped.fetch_add(1, Ordering::Relaxed);
-        return;
     }
-    report(state, reported);
+    is_written
 }
 
 /// Reports dropped lines once a line could be written again.
-fn report(state: &State, (count, at): &mut (u64, Option<Instant>)) {
+fn report(state: &State, (count, at): &mut (u64, Option<Instant>), name: &str) {
     let dropped = state.dropped.load(Ordering::Relaxed);
     if dropped > *count && at.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
-        tracing::warn!(lines = dropped - *count, "log lines were dropped: nothing reads stderr, or not fast enough");
+        tracing::warn!(lines = dropped - *count, "log lines were dropped: nothing reads {name}, or not fast enough");
         *count = dropped;
         *at = Some(Instant::now());
     }
@@ -248,7 +274,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn drops_lines_without_blocking_while_nothing_reads() {
         let pipe = Pipe::default();
-        let queue = Queue::start(pipe.clone()).unwrap();
+        let queue = Queue::start(pipe.clone(), "stderr").unwrap();
         let line = format!("{:01000}\n", 7);
         for _ in 0..5000 {
             queue.push(line.clone());
@@ -268,7 +294,7 @@ mod tests {
     async fn flush_writes_all_queued_lines() {
         let pipe = Pipe::default();
         pipe.open();
-        let queue = Queue::start(pipe.clone()).unwrap();
+        let queue = Queue::start(pipe.clone(), "stderr").unwrap();
         for n in 0..100 {
             queue.push(format!("{n}\n"));
         }
@@ -289,7 +315,7 @@ mod tests {
                 Ok(())
             }
         }
-        let queue = Queue::start(Full).unwrap();
+        let queue = Queue::start(Full, "stderr").unwrap();
         queue.push("a\n".to_owned());
         queue.push("b\n".to_owned());
         queue.flush().await;

@@ -20,7 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use self::lines::Stderr;
-pub use self::lines::{dropped_lines, flush, print};
+pub use self::lines::{Lines, dropped_lines, flush, print};
 
 /// The time limit for the last traces to reach the collector when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -81,6 +81,7 @@ class Proof:
             self.compose_file(name, command, number)
         if not any(command[0] == "docker" for _, command in composes):
             say("\nNOT RUN: Compose v2 is not installed; only docker-compose was tested")
+        self.gateway_file(*composes[0])
         self.cluster_file(*composes[0])
         for name, command in composes[1:]:
             self.cluster_comes_up(name, command)
@@ -97,6 +98,13 @@ class Proof:
             self.check("the only nats-server restarts in mid-transfer", faults.restart_only_nats)
             self.rows += faults.rows
             self.check("the relay is unhealthy without NATS", lambda: health_follows_nats(project))
+        project.down()
+
+    def gateway_file(self, name, command):
+        project = self.project(command, "deploy/compose/gateway.yml", "gateway", SAMPLES=ONE_SAMPLES)
+        self.check(f"{name}: a gateway: up", lambda: bring_up(project, ["relay", "gateway"]))
+        samples = sample_digests(project)
+        self.check(f"{name}: a program that speaks only S3", lambda: run_app(project, samples))
         project.down()
 
     def cluster_file(self, name, command):
@@ -198,6 +206,18 @@ def run_consumer(project, samples):
         raise Failed(f"exit {done.returncode}, {len(done.stdout)} bytes, SHA-256 {digest}, "
                      f"not {samples['hello.bin'].sha256}\n{done.stderr.decode(errors='replace')[-2000:]}")
     say(f"   {len(done.stdout)} bytes equal; " + done.stderr.decode(errors="replace").strip().splitlines()[-1])
+
+
+def run_app(project, samples):
+    for key, sample in samples.items():
+        command = [*project.base(), "run", "--rm", "-T", "app", f"http://127.0.0.1:9000/demo/{key}"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              env=project.environment, timeout=180)
+        digest = hashlib.sha256(done.stdout).hexdigest()
+        if done.returncode != 0 or digest != sample.sha256:
+            raise Failed(f"{key}: exit {done.returncode}, {len(done.stdout)} bytes, SHA-256 {digest}, "
+                         f"not {sample.sha256}\n{done.stderr.decode(errors='replace')[-2000:]}")
+    say(f"   {len(samples)} objects equal")
 
 
 def run_missing(project):

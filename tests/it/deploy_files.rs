@@ -50,23 +50,25 @@ fn kubernetes_configuration_in_comments_is_valid_too() {
 
 #[test]
 fn systemd_units_variables_are_settings() {
-    let folder = TempDir::new().unwrap();
-    let environment: Vec<_> = read("systemd/gantry.service")
-        .lines()
-        .filter_map(|line| line.trim_start_matches('#').strip_prefix("Environment="))
-        .filter_map(|variable| variable.split_once('='))
-        .map(|(name, value)| {
-            let text = value.replace("%d", &folder.path().display().to_string());
-            if text != value {
-                std::fs::write(&text, "x").unwrap();
-            }
-            (name.to_owned(), text)
-        })
-        .chain([("GANTRY_STORES__FIRMWARE__URL".to_owned(), "s3://firmware-bucket".to_owned())])
-        .collect();
-    assert_eq!(environment.len(), 5);
+    for (unit, count) in [("systemd/gantry.service", 5), ("systemd/gantry-gateway.service", 3)] {
+        let folder = TempDir::new().unwrap();
+        let environment: Vec<_> = read(unit)
+            .lines()
+            .filter_map(|line| line.trim_start_matches('#').strip_prefix("Environment="))
+            .filter_map(|variable| variable.split_once('='))
+            .map(|(name, value)| {
+                let text = value.replace("%d", &folder.path().display().to_string());
+                if text != value {
+                    std::fs::write(&text, "x").unwrap();
+                }
+                (name.to_owned(), text)
+            })
+            .chain([("GANTRY_STORES__FIRMWARE__URL".to_owned(), "s3://firmware-bucket".to_owned())])
+            .collect();
+        assert_eq!(environment.len(), count, "{unit}");
 
-    let config = Sources::of_environment(environment).load().unwrap();
+        let config = Sources::of_environment(environment).load().unwrap();
 
-    assert_eq!(config.stores.len(), 1);
+        assert_eq!(config.stores.len(), 1);
+    }
 }

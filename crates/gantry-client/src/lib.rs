@@ -21,7 +21,6 @@ mod stated;
 #[cfg(test)]
 mod tests;
 pub mod tree;
-pub mod verify;
 mod written;
 
 pub use client::{Client, new_correlation};
@@ -40,6 +39,7 @@ pub use gantry_proto::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Code, Get, Key, ListEntry, ListPage, ListRequest, Malformed, ObjectInfo,
     Pin, Span, StoreName, TransferId, WireError,
 };
+pub use gantry_verify as verify;
 
 // The types of other crates in this crate's signatures.
 pub use bytes::Bytes;

@@ -54,7 +54,7 @@ impl fmt::Debug for Opened {
 /// A place to read objects from.
 ///
 /// All methods fail with an [`Error`]. Unless a method says otherwise:
-/// - [`Error::NotFound`] if there is no such object, version or bucket.
+/// - [`Error::NotFound`] or [`Error::NoBucket`] if there is no such object, version or bucket.
 /// - [`Error::Denied`] if the store refuses access.
 /// - [`Error::Invalid`] if the store can't serve the request at any time.
 /// - [`Error::Unavailable`] if the store does not answer, fails, or asks to slow down, after the store's own retries.
@@ -133,6 +133,10 @@ pub enum Error {
     /// There is no such object, bucket or version. Not retryable.
     #[error("{0}")]
     NotFound(String),
+    /// There is no such bucket or store. Not retryable. A store that can't tell it from a missing object uses
+    /// [`Error::NotFound`].
+    #[error("{0}")]
+    NoBucket(String),
     /// The object is not, or is no longer, the pinned version. Not retryable.
     #[error("{0}")]
     Changed(String),
@@ -202,6 +206,7 @@ impl Error {
         match self {
             Self::Unavailable { .. } => true,
             Self::NotFound(_)
+            | Self::NoBucket(_)
             | Self::Changed(_)
             | Self::Denied(_)
             | Self::Range { .. }
@@ -214,7 +219,7 @@ impl Error {
     #[must_use]
     pub const fn code(&self) -> Code {
         match self {
-            Self::NotFound(_) => Code::NotFound,
+            Self::NotFound(_) | Self::NoBucket(_) => Code::NotFound,
             Self::Changed(_) => Code::Changed,
             Self::Denied(_) => Code::Denied,
             Self::Range { .. } => Code::Range,
@@ -234,6 +239,7 @@ impl Error {
             }
             Self::Unavailable { .. }
             | Self::NotFound(_)
+            | Self::NoBucket(_)
             | Self::Changed(_)
             | Self::Denied(_)
             | Self::Range { .. }

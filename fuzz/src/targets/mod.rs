@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod context;
+pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod list;
 pub(crate) mod messages;

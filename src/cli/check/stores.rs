@@ -97,7 +97,9 @@ fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> Str
             "check these credentials and their permissions (deploy/iam/policy.json), and set `requester_pays` if the \
              bucket demands it",
         ),
-        Error::NotFound(_) => (url(), "create the bucket, or correct its name or the server's address"),
+        Error::NotFound(_) | Error::NoBucket(_) => {
+            (url(), "create the bucket, or correct its name or the server's address")
+        }
         _ => (url(), "correct the address, the region or the endpoint"),
     };
     format!("{key}: {error}: {cure}")

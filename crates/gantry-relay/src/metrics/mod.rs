@@ -14,6 +14,8 @@ mod s3;
 mod spec;
 mod values;
 
+use prometheus_client::registry::Registry;
+
 pub use self::facts::Facts;
 pub use self::labels::{
     ActionLabel, ConnectionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel,
@@ -29,11 +31,16 @@ pub fn all() -> impl Iterator<Item = &'static Spec> {
     [facts::SPECS, RelayMetrics::SPECS, S3Metrics::SPECS, process::SPECS].into_iter().flatten()
 }
 
-/// Returns the table in `docs/METRICS.md`.
+/// Returns the table of the relay's metrics in `docs/METRICS.md`.
 #[must_use]
 pub fn table() -> String {
+    table_of(all())
+}
+
+/// Returns a table of metrics as in `docs/METRICS.md`.
+pub fn table_of<'a>(specs: impl Iterator<Item = &'a Spec>) -> String {
     let header = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
-    all().fold(header, |text, spec| {
+    specs.fold(header, |text, spec| {
         let kind = match spec.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -43,6 +50,11 @@ pub fn table() -> String {
         let labels: Vec<_> = spec.labels.iter().map(|label| format!("`{label}`")).collect();
         text + &format!("| `{}` | {kind} | {} | {} |\n", spec.full_name(), labels.join(", "), spec.help)
     })
+}
+
+/// Adds the metrics of this process to a registry, for processes that run no relay.
+pub fn register_process(registry: &mut Registry) {
+    registry.register_collector(Box::new(process::Process));
 }
 
 #[cfg(test)]

@@ -30,18 +30,29 @@ pub struct Spec {
 }
 
 impl Spec {
-    pub(super) const fn new(
-        name: &'static str,
-        kind: Kind,
-        labels: &'static [&'static str],
-        help: &'static str,
-    ) -> Self {
+    /// Defines a metric: its name without the prefix, the unit and the suffix of the text format.
+    #[must_use]
+    pub const fn new(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Self {
         Self { name, kind, unit: None, labels, help }
     }
 
-    pub(super) const fn unit(mut self, unit: &'static str) -> Self {
+    /// Sets the unit of the values.
+    #[must_use]
+    pub const fn unit(mut self, unit: &'static str) -> Self {
         self.unit = Some(unit);
         self
+    }
+
+    /// Returns the name without the prefix, the unit and the suffix of the text format.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Returns the help text.
+    #[must_use]
+    pub const fn help(&self) -> &'static str {
+        self.help
     }
 
     /// Returns the full name, without the suffixes of a histogram's series.
@@ -61,7 +72,8 @@ impl Spec {
         }
     }
 
-    pub(super) fn register(&self, registry: &mut Registry, metric: impl Metric) {
+    /// Adds a metric with this definition to a registry.
+    pub fn register(&self, registry: &mut Registry, metric: impl Metric) {
         match self.unit {
             Some(unit) => registry.register_with_unit(self.name, self.help, Unit::Other(unit.to_owned()), metric),
             None => registry.register(self.name, self.help, metric),

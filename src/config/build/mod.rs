@@ -1,5 +1,7 @@
 //! Builds a [`Config`] from layers of settings: the options of each component, and the checks between keys.
 
+mod gateway;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -159,10 +161,11 @@ impl Build {
         let stores = stores.collect();
         let nats = self.nats(sections.nats);
         let relay = relay::Options { shows_keys: sections.log.keys, ..self.relay(sections.relay, &prefix) };
+        let gateway = self.gateway(sections.gateway, sections.log.keys);
         let http = self.http(&sections.http);
         let log = log(sections.log);
         let telemetry = self.telemetry(sections.telemetry, otel);
-        Config { prefix, nats, relay, stores, http, log, telemetry, settings }
+        Config { prefix, nats, relay, stores, gateway, http, log, telemetry, settings }
     }
 
     fn nats(&mut self, keys: keys::Nats) -> nats::Options {

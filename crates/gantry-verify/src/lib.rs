@@ -146,7 +146,7 @@ impl Verifier {
     }
 
     /// Adds the next bytes, with their CRC-64/NVME.
-    pub(crate) fn update_summed(&mut self, bytes: &[u8], crc: u64) {
+    pub fn update_summed(&mut self, bytes: &[u8], crc: u64) {
         match &mut self.check {
             Some(Check { digest: Digest::Bytes(Hasher::Crc64Nvme(so_far)), .. }) => {
                 *so_far = join_crcs(*so_far, crc, bytes.len() as u64);
@@ -157,7 +157,8 @@ impl Verifier {
     }
 
     /// Returns the CRC-64/NVME of the bytes so far, if it is computed for the stored checksum.
-    pub(super) const fn crc64nvme(&self) -> Option<u64> {
+    #[must_use]
+    pub const fn crc64nvme(&self) -> Option<u64> {
         match &self.check {
             Some(Check { digest: Digest::Bytes(Hasher::Crc64Nvme(so_far)), .. }) => Some(*so_far),
             _ => None,
@@ -171,8 +172,16 @@ impl Verifier {
     }
 
     /// Returns whether there is a stored checksum that can be checked.
-    pub(crate) const fn is_checked(&self) -> bool {
+    #[must_use]
+    pub const fn is_checked(&self) -> bool {
         self.check.is_some()
+    }
+
+    /// Returns how the bytes will have been verified if [`Self::finish`] succeeds. Instead of [`Proof::Etag`], that may
+    /// return [`Proof::Transport`].
+    #[must_use]
+    pub fn expected(&self) -> Proof {
+        self.check.as_ref().map_or(self.otherwise, |check| check.proof)
     }
 
     /// Compares the number and the checksum of the bytes, and returns how they were verified.

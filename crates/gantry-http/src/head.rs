@@ -1,0 +1,112 @@
+//! What the head of a request says, apart from its target.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
+use hyper::{Method, Version};
+
+use gantry_proto::{Headers, StoreName};
+
+use crate::fault::Fault;
+use crate::listener::Peer;
+use crate::observe::Finished;
+
+/// The longest value of a trace header that is passed on. Source: W3C Trace Context, section 3.3.
+const TRACE_MAX_BYTES: usize = 512;
+
+/// Returns the host's name, without a port. `None` for HTTP/1.0 without one.
+///
+/// # Errors
+/// 400 if a request of HTTP/1.1 does not have exactly one `Host`. Source: RFC 9112, section 3.2.
+pub(crate) fn host(uri: &hyper::Uri, headers: &HeaderMap, version: Version) -> Result<Option<String>, Fault> {
+    let mut values = headers.get_all(HOST).iter();
+    let value = values.next();
+    if values.next().is_some() {
+        return Err(Fault::invalid_request("the request has more than one Host header"));
+    }
+
+    if value.is_none() && version == Version::HTTP_11 {
+        return Err(Fault::invalid_request("the request has no Host header"));
+    }
+
+    // A target in absolute form takes precedence.
+    if let Some(host) = uri.host() {
+        return Ok(Some(host.to_owned()));
+    }
+    let Some(value) = value else { return Ok(None) };
+
+    let authority = value.to_str().ok().and_then(|text| text.parse::<hyper::http::uri::Authority>().ok());
+    match authority {
+        Some(authority) if !authority.as_str().contains('@') => Ok(Some(authority.host().to_owned())),
+        _ if value.is_empty() => Ok(None),
+        Some(_) | None => Err(Fault::invalid_request("the Host header is invalid")),
+    }
+}
+
+/// Returns whether the headers announce a body. hyper removes `Content-Length` where both are given.
+pub(crate) fn has_body(headers: &HeaderMap) -> bool {
+    let is_empty = |value: &HeaderValue| value.as_bytes() == b"0";
+    headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().any(|value| !is_empty(value))
+}
+
+/// Source: RFC 9110, section 10.1.4.
+pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|list| list.split(',')).any(|item| item.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// Returns the headers of a trace.
+pub(crate) fn trace(headers: &HeaderMap) -> Headers {
+    let mut trace = Headers::default();
+    for name in ["traceparent", "tracestate"] {
+        let value = headers.get(name).and_then(|value| value.to_str().ok());
+        if let Some(value) = value.filter(|value| value.len() <= TRACE_MAX_BYTES) {
+            trace.push(name, value);
+        }
+    }
+    trace
+}
+
+pub(crate) fn finished(
+    method: &Method,
+    uri: &hyper::Uri,
+    version: Version,
+    headers: &HeaderMap,
+    peer: Peer,
+    store: Option<&StoreName>,
+) -> Finished {
+    let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    Finished {
+        peer,
+        method: method.to_string(),
+        target: without_signature(uri).into_owned(),
+        version: match version {
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2.0",
+            _ => "HTTP/1.1",
+        },
+        store: store.map(|store| store.as_str().to_owned()),
+        access_key: None,
+        user_agent: text(hyper::header::USER_AGENT),
+        referer: text(hyper::header::REFERER),
+        status: 0,
+        bytes: 0,
+        first_byte: Duration::ZERO,
+        duration: Duration::ZERO,
+        proof: None,
+        aborted: None,
+    }
+}
+
+/// Returns a target without what would let others repeat a presigned request.
+fn without_signature(uri: &hyper::Uri) -> Cow<'static, str> {
+    let Some(query) = uri.query() else { return Cow::Owned(uri.path().to_owned()) };
+    let is_secret = |parameter: &&str| {
+        let name = parameter.split('=').next().unwrap_or_default();
+        ["X-Amz-Signature", "X-Amz-Security-Token", "Signature"].iter().any(|secret| name.eq_ignore_ascii_case(secret))
+    };
+
+    let kept: Vec<_> = query.split('&').filter(|parameter| !is_secret(parameter)).collect();
+    Cow::Owned(format!("{}?{}", uri.path(), kept.join("&")))
+}

@@ -1,0 +1,97 @@
+//! Where connections come from.
+
+use std::fmt;
+use std::future::{Ready, ready};
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+#[cfg(unix)]
+use tokio::net::{UnixListener, UnixStream};
+use tracing::debug;
+
+/// A source of connections.
+pub trait Listener: Send {
+    /// A connection.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Prepares a connection, for instance by a TLS handshake. It runs in the connection's own task, within the timeout
+    /// of a request's head.
+    type Handshake: Future<Output = io::Result<Established<Self::Io>>> + Send + 'static;
+
+    /// Waits for the next connection.
+    ///
+    /// # Errors
+    /// If none can be accepted now. The server tries again after a pause.
+    ///
+    /// # Cancel safety
+    /// No connection is lost if the future is dropped before it is ready.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Handshake, Peer)>> + Send;
+}
+
+/// A connection that is ready for requests.
+#[derive(Debug)]
+pub struct Established<Io> {
+    /// The connection.
+    pub io: Io,
+}
+
+/// The client's end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The client's address. `None` if it has none, as on a Unix socket.
+    pub address: Option<SocketAddr>,
+}
+
+impl Peer {
+    /// A client on a Unix socket.
+    pub const UNIX: Self = Self { address: None };
+
+    /// Returns whether the client is on this host: it uses a loopback address or a Unix socket.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.address.is_none_or(|address| address.ip().to_canonical().is_loopback())
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self { address: Some(address) }
+    }
+}
+
+impl fmt::Display for Peer {
+    /// Writes the IP address without the port, or `unix`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => address.ip().to_canonical().fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
+impl Listener for TcpListener {
+    type Io = TcpStream;
+    type Handshake = Ready<io::Result<Established<TcpStream>>>;
+
+    async fn accept(&mut self) -> io::Result<(Self::Handshake, Peer)> {
+        let (io, address) = Self::accept(self).await?;
+        // The end of a response must not wait for the acknowledgement of its start.
+        if let Err(error) = io.set_nodelay(true) {
+            debug!(%error, "can't set TCP_NODELAY");
+        }
+        Ok((ready(Ok(Established { io })), address.into()))
+    }
+}
+
+#[cfg(unix)]
+impl Listener for UnixListener {
+    type Io = UnixStream;
+    type Handshake = Ready<io::Result<Established<UnixStream>>>;
+
+    async fn accept(&mut self) -> io::Result<(Self::Handshake, Peer)> {
+        let (io, _) = Self::accept(self).await?;
+        Ok((ready(Ok(Established { io })), Peer::UNIX))
+    }
+}

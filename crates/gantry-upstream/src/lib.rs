@@ -1,0 +1,34 @@
+//! The upstream store: a [`gantry_store::Store`] whose objects come from relays over NATS.
+//!
+//! A front that serves an upstream store gives its clients everything that a consumer has: retries, resume, failover and
+//! verified chunks. Two things make it fit for clients that read an object range by range:
+//! - **Descriptions are kept** for a short time, and identical questions that arrive together are asked once. A client
+//!   with several connections costs one description, and not one for each range.
+//! - **Sequential ranges are read ahead.** If a range starts where another one ended, the transfer continues past its
+//!   end, and the next range takes over the rest. A client that reads 64 KiB at a time is then not limited by round trips.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `upstream` | the store |
+//! | `shared` | what all stores of one connection share |
+//! | `descriptions` | the descriptions of objects |
+//! | `trails` | where ranges ended, and the transfers that continue there |
+//! | `flow` | a transfer from which several ranges are read |
+//! | `body` | the bytes of one range |
+//! | `error` | from the client's errors to those of a store |
+
+mod body;
+mod counts;
+mod descriptions;
+mod error;
+mod flow;
+mod options;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod trails;
+mod upstream;
+
+pub use counts::Counts;
+pub use options::Options;
+pub use upstream::{Relays, Upstream};

@@ -1,0 +1,51 @@
+//! The limits of an upstream store.
+
+use std::time::Duration;
+
+/// The limits of all stores of one [`Relays`](crate::Relays) together.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// How long a description is used without asking again. A replaced object may be described as it was for as long.
+    pub description_age: Duration,
+    /// The memory for descriptions, in bytes. The oldest ones are dropped first.
+    pub descriptions_bytes: usize,
+    /// The number of transfers that read ahead at the same time. More sequential readers are served without read-ahead.
+    pub ahead_max: usize,
+    /// How far each of them reads ahead, in bytes. With [`Self::ahead_max`], it bounds the memory for read-ahead.
+    pub ahead_bytes: u64,
+    /// How long a transfer waits for the next range before it is cancelled.
+    pub ahead_idle: Duration,
+    /// Whether to compare the `ETag` of whole objects with their MD5 if the store keeps no checksum.
+    pub verify_etag: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            description_age: Duration::from_secs(2),
+            descriptions_bytes: 4 << 20,
+            // 24 MiB together. nats-server closes a connection with more than 64 MiB pending, and the windows of other
+            // transfers take 24 MiB.
+            ahead_max: 8,
+            ahead_bytes: 3 << 20,
+            ahead_idle: Duration::from_secs(1),
+            verify_etag: false,
+        }
+    }
+}
+
+impl Options {
+    /// Returns the memory for read-ahead, in bytes.
+    #[must_use]
+    pub fn ahead_total_bytes(&self) -> u64 {
+        self.ahead_bytes.saturating_mul(u64::try_from(self.ahead_max).unwrap_or(u64::MAX))
+    }
+
+    /// Divides this many bytes of memory among the transfers that read ahead.
+    #[must_use]
+    pub fn ahead_total(mut self, bytes: u64) -> Self {
+        self.ahead_bytes = bytes / u64::try_from(self.ahead_max.max(1)).unwrap_or(u64::MAX);
+        self
+    }
+}

@@ -1,0 +1,131 @@
+//! Objects that change, and requests that fail.
+
+use super::*;
+
+use gantry_testing::store::Fault as StoreFault;
+
+#[tokio::test(start_paused = true)]
+async fn a_replaced_object_is_reported_and_described_anew() {
+    let world = World::new().await;
+    world.objects.put(key(), content(1 << 20, 0));
+    let old = stat(&world).await.unwrap();
+    let new = world.objects.put(key(), content(2 << 20, 1));
+
+    // For a short time, the description may be the old one. A request for that version then fails.
+    assert_eq!(stat(&world).await.unwrap(), old);
+    let opened = world.open(&old.pin(), 0..100).await;
+    assert!(matches!(opened, Err(Error::Changed(_))), "{opened:?}");
+
+    assert_eq!(stat(&world).await.unwrap(), new);
+    assert_eq!(world.read(100..200).await.unwrap(), &content(2 << 20, 1)[100..200]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_differs_from_the_known_one_is_asked_for() {
+    let world = World::new().await;
+    world.objects.put(key(), content(1, 0));
+    stat(&world).await.unwrap();
+    let new = world.objects.put(key(), content(2, 1));
+
+    assert_eq!(world.store.stat(&key(), &new.pin()).await.unwrap(), new);
+    let other = Pin { if_match: Some("\"other\"".to_owned()), version_id: None };
+    assert!(matches!(world.store.stat(&key(), &other).await, Err(Error::Changed(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sequential_reader_never_gets_two_versions_under_one_etag() {
+    let world = World::new().await;
+    let versions = [content(4 << 20, 0), content(4 << 20, 1)];
+    world.objects.put(key(), versions[0].clone());
+
+    let mut seen = [0, 0];
+    for (number, start) in (0..4_u64 << 20).step_by(64 << 10).enumerate() {
+        if number == 30 {
+            world.objects.put(key(), versions[1].clone());
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+        }
+        let object = stat(&world).await.unwrap();
+        let opened = world.open(&object.pin(), start..start + (64 << 10)).await.unwrap();
+        assert_eq!(opened.object.etag, object.etag);
+
+        let version = usize::from(object.etag == "\"2\"");
+        let at = usize::try_from(start).unwrap();
+        assert_eq!(read(opened).await.unwrap(), &versions[version][at..at + (64 << 10)]);
+        seen[version] += 1;
+    }
+    assert_eq!(seen, [30, 34]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replaced_object_without_a_pin_is_read_in_its_new_version() {
+    let world = World::new().await;
+    world.objects.put(key(), content(1 << 20, 0));
+    for start in [0, 1000] {
+        read(world.open(&Pin::default(), start..start + 1000).await.unwrap()).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let new = world.objects.put(key(), content(1 << 20, 1));
+
+    let opened = world.open(&Pin::default(), 2000..3000).await.unwrap();
+
+    assert_eq!(opened.object.etag, new.etag);
+    assert_eq!(read(opened).await.unwrap(), &content(1 << 20, 1)[2000..3000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_keys_and_stores_are_not_found() {
+    let world = World::new().await;
+    let other = world.relays.store("other".parse().unwrap());
+
+    let (missing, stat) = (world.open(&Pin::default(), 0..1).await, stat(&world).await);
+    assert!(matches!(missing, Err(Error::NotFound(_))) && matches!(stat, Err(Error::NotFound(_))), "{missing:?}");
+    let opened = other.open(&key(), &Pin::default(), Span::default()).await;
+    assert!(matches!(opened, Err(Error::NoBucket(_))), "{opened:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_range_past_the_end_is_reported_with_the_size() {
+    let world = World::new().await;
+    world.objects.put(key(), content(1000, 0));
+
+    let past = world.open(&Pin::default(), 2000..3000).await;
+    assert!(matches!(past, Err(Error::Range { start: 2000, size: 1000 })), "{past:?}");
+    let at_the_end = world.open(&Pin::default(), 1000..2000).await.unwrap();
+    assert_eq!(read(at_the_end).await.unwrap(), b"");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_relay_the_store_is_unavailable() {
+    let bus = MemoryNetwork::new(1).connect();
+    let store = Relays::new(bus, gantry_client::Options::default(), Options::default()).store("s".parse().unwrap());
+
+    let opened = store.open(&key(), &Pin::default(), Span::default()).await;
+    assert!(opened.is_err_and(|error| error.is_retryable()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_breaks_is_continued_and_a_wrong_byte_is_an_error() {
+    let world = World::new().await;
+    let bytes = content(1 << 20, 0);
+    world.objects.put(key(), bytes.clone());
+
+    world.objects.plan([StoreFault::Break(500_000)]);
+    let broken = world.store.open(&key(), &Pin::default(), Span::default()).await.unwrap();
+    assert_eq!(read(broken).await.unwrap(), bytes);
+
+    world.objects.plan([StoreFault::Flip(500_000)]);
+    let wrong = world.store.open(&key(), &Pin::default(), Span::default()).await.unwrap();
+    let wrong = read(wrong).await;
+    assert!(matches!(wrong, Err(Error::Protocol(_))), "{:?}", wrong.map(|bytes| bytes.len()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_changes_while_it_is_read_is_an_error() {
+    let world = World::new().await;
+    world.objects.put(key(), content(8 << 20, 0));
+    world.objects.plan([StoreFault::Change(4 << 20)]);
+
+    let changed = world.store.open(&key(), &Pin::default(), Span::default()).await.unwrap();
+    let changed = read(changed).await;
+    assert!(matches!(changed, Err(Error::Changed(_))), "{:?}", changed.map(|bytes| bytes.len()));
+}
