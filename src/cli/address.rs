@@ -36,6 +36,7 @@ impl FromStr for ObjectAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        reject_path(text)?;
         let Get { store, key, .. } = Get::at(text).map_err(|error| error.to_string())?;
         Ok(Self { store, key })
     }
@@ -78,6 +79,14 @@ fn is_folder(path: &Path) -> bool {
     path.as_os_str().to_string_lossy().ends_with('/') || path.is_dir()
 }
 
+/// Rejects what is meant as a path of this machine or as a URL.
+pub(super) fn reject_path(text: &str) -> Result<(), String> {
+    if text.starts_with(['/', '.', '~']) || text.contains("://") {
+        return Err("must be STORE/KEY, such as files/a.bin, not a path or URL".to_owned());
+    }
+    Ok(())
+}
+
 /// `STORE[/PREFIX]`: the keys to list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ListAddress {
@@ -91,6 +100,7 @@ impl FromStr for ListAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        reject_path(text)?;
         let (store, prefix) = text.split_once('/').unwrap_or((text, ""));
         let store = store.parse().map_err(|error| format!("{error}"))?;
         if prefix.len() > Key::MAX_BYTES || prefix.contains(['\0', '\r', '\n']) {
@@ -156,6 +166,15 @@ mod tests {
         }
         for text in ["", "0", "-1", "fast", "10Mbit", "1e3"] {
             assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_or_url_is_not_an_address() {
+        for text in ["/files/a", "./files/a", "../a", "~/a", "s3://bucket/a", "file:///a"] {
+            let object = text.parse::<ObjectAddress>().unwrap_err();
+            let list = text.parse::<ListAddress>().unwrap_err();
+            assert!(object.contains("STORE/KEY") && list == object, "{text}: {object}, {list}");
         }
     }
 

@@ -356,4 +356,19 @@ mod tests {
             assert!(unwrapped.contains(text), "{name}: {help}");
         }
     }
+
+    #[test]
+    fn the_help_of_get_groups_its_options_by_what_they_apply_to() {
+        let mut cli = Cli::command();
+        cli.build();
+        let get = cli.find_subcommand("get").unwrap();
+        let heading = |name: &str| {
+            let option = get.get_arguments().find(|option| option.get_long() == Some(name));
+            option.unwrap().get_help_heading()
+        };
+
+        assert_eq!(heading("jobs"), Some("Options for several objects"));
+        assert_eq!(heading("range"), Some("Options for one object"));
+        assert_eq!((heading("limit-rate"), heading("json")), (None, None));
+    }
 }

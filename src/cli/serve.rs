@@ -87,6 +87,10 @@ impl FromStr for StoreArg {
 impl StoreArg {
     /// Returns the store of a directory, named after its last part.
     fn of_folder(folder: &Path) -> Result<Self, String> {
+        if folder.to_str().is_some_and(|text| text.contains("://") && !folder.exists()) {
+            return Err("it must be a directory: use --store NAME=URL for a store at an address".to_owned());
+        }
+
         let url = file_url(folder)?;
         let name = std::path::absolute(folder).ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');

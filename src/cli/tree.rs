@@ -23,21 +23,23 @@ use gantry_client::{self as consumer, Client, StoreName};
 use gantry_proto::{Key, printable};
 use gantry_relay::shutdown::Shutdown;
 
+const HEADING: &str = "Options for several objects";
+
 /// The options of downloads of many objects.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Options for several objects")]
 pub(super) struct TreeArgs {
-    #[arg(long, value_name = "COUNT", help = "Number of objects to download at the same time [default: 32]",
+    #[arg(long, help_heading = HEADING, help_heading = HEADING, value_name = "COUNT", help = "Number of objects to download at the same time [default: 32]",
         value_parser = clap::value_parser!(u16).range(1..=1000))]
     jobs: Option<u16>,
-    #[arg(long, help = "Print what would be done, and do nothing")]
+    #[arg(long, help_heading = HEADING, help = "Print what would be done, and do nothing")]
     dry_run: bool,
-    #[arg(long, help = "Skip files that match the checksum in the store, instead of those of the same size and time")]
+    #[arg(long, help_heading = HEADING, help = "Skip files that match the checksum in the store, instead of those of the same size and time")]
     checksum: bool,
-    #[arg(long, help = "Do not give files the times of their objects; skip newer files of the same size")]
+    #[arg(long, help_heading = HEADING, help = "Do not give files the times of their objects; skip newer files of the same size")]
     no_times: bool,
     #[arg(
         long,
+        help_heading = HEADING,
         help = "Keep names that only other systems can't hold, such as a:b, instead of spelling them differently"
     )]
     native_names: bool,

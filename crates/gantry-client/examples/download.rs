@@ -1,4 +1,4 @@
-//! Downloads an object to a file: `cargo run --example download -- nats://127.0.0.1:4222 files/key out`.
+//! Downloads an object to a file: `cargo run -p gantry-client --example download -- nats://127.0.0.1:4222 files/key out`.
 #![allow(clippy::print_stdout, reason = "an example prints what it does")]
 
 use gantry_client::{Client, FileOptions, Get};

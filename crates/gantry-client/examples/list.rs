@@ -1,4 +1,4 @@
-//! Lists the keys of a store: `cargo run --example list -- nats://127.0.0.1:4222 files videos/`.
+//! Lists the keys of a store: `cargo run -p gantry-client --example list -- nats://127.0.0.1:4222 files videos/`.
 #![allow(clippy::print_stdout, reason = "an example prints what it does")]
 
 use gantry_client::Client;

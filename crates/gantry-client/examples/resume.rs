@@ -1,5 +1,5 @@
 //! Downloads a file, and resumes it after an error that a retry may cure:
-//! `cargo run --example resume -- nats://127.0.0.1:4222 files/key out`.
+//! `cargo run -p gantry-client --example resume -- nats://127.0.0.1:4222 files/key out`.
 #![allow(clippy::print_stdout, reason = "an example prints what it does")]
 
 use std::time::Duration;

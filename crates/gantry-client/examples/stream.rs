@@ -1,4 +1,4 @@
-//! Counts the bytes of an object as they arrive: `cargo run --example stream -- nats://127.0.0.1:4222 files/key`.
+//! Counts the bytes of an object as they arrive: `cargo run -p gantry-client --example stream -- nats://127.0.0.1:4222 files/key`.
 #![allow(clippy::print_stdout, reason = "an example prints what it does")]
 
 use gantry_client::{Client, Get};

@@ -11,10 +11,10 @@ use crate::verify::Mismatch;
 ///
 /// | variant | retryable |
 /// |---|---|
-/// | [`NoRelay`](Self::NoRelay), [`StoreLeft`](Self::StoreLeft), [`GaveUp`](Self::GaveUp) | yes |
+/// | [`NoRelay`](Self::NoRelay), [`StoreLeft`](Self::StoreLeft), [`GaveUp`](Self::GaveUp), [`Unanswered`](Self::Unanswered) | yes |
 /// | [`Refused`](Self::Refused) | if the relay says so |
 /// | [`Bus`](Self::Bus) | if no nats-server was reachable |
-/// | [`Part`](Self::Part) | if another download to the same target is running |
+/// | [`Part`](Self::Part) | as in [`part::Error::is_retryable`] |
 /// | all others | no |
 ///
 /// [`Self::is_retryable`] answers this for a value.

@@ -34,6 +34,8 @@ is 1.
 
 Devices, FIFOs and open files such as /dev/stdout receive the bytes of one object as they arrive, before they are verified.";
 
+const ONE: &str = "Options for one object";
+
 /// Download objects and verify them
 #[derive(Args, Clone, Debug)]
 #[command(about = "Download objects and verify them", long_about = ABOUT)]
@@ -62,26 +64,28 @@ pub(super) struct Get {
     tree: TreeArgs,
     #[arg(
         long,
+        help_heading = ONE,
         value_name = "RANGE",
         allow_hyphen_values = true,
         help = "Bytes to download, as in curl: FIRST-LAST (inclusive), FIRST-, or -COUNT for the last COUNT bytes; requires -o with a file name or -"
     )]
     range: Option<ByteRange>,
-    #[arg(long, value_name = "ETAG", help = "Fail unless the object has this ETag, as gantry stat prints it")]
+    #[arg(long, help_heading = ONE, value_name = "ETAG", help = "Fail unless the object has this ETag, as gantry stat prints it")]
     if_match: Option<String>,
-    #[arg(long, value_name = "ID", help = "Version to download, if the store keeps versions")]
+    #[arg(long, help_heading = ONE, value_name = "ID", help = "Version to download, if the store keeps versions")]
     version_id: Option<String>,
     #[arg(
         long,
         help = "Compare the ETag with the MD5 of the bytes if the store keeps no checksum; only a match proves something"
     )]
     verify_etag: bool,
-    #[arg(long, help = "Start from the beginning instead of resuming an interrupted download")]
+    #[arg(long, help_heading = ONE, help = "Start from the beginning instead of resuming an interrupted download")]
     no_resume: bool,
     #[arg(long, value_name = "RATE", help = "Maximum bytes per second, such as 500K, 10M or 1.5MiB")]
     limit_rate: Option<Rate>,
     #[arg(
         long,
+        help_heading = ONE,
         value_name = "TEXT",
         help = "Id of the download in the logs and traces of both sides, instead of a random one; at most 256 bytes"
     )]

@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use globset::{GlobBuilder, GlobMatcher};
 
 use self::lines::lines;
-use super::address::ObjectAddress;
+use super::address::{ObjectAddress, reject_path};
 use super::exit::Failure;
 use gantry_client::tree::Item;
 use gantry_client::{Client, Code, Error, Get, Listed, Listing, WireError};
@@ -33,6 +33,7 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        reject_path(text)?;
         let (store, rest) = match text.split_once('/') {
             Some((store, rest)) => (store, Some(rest.to_owned())),
             None => (text, None),

@@ -13,7 +13,7 @@ use gantry_proto::{Checksum, ObjectInfo, Pin};
 use super::commit::Staged;
 use super::folder::{Folder, Found};
 use super::item::Item;
-use super::name::RelativePath;
+use super::name::{RelativePath, STAGE};
 use super::options::{Compare, TreeOptions};
 use super::plan::{Plan, is_unchanged};
 use super::report::{Event, Reporter};
@@ -193,7 +193,8 @@ impl Fetcher {
         let path = stage.file(&unfinished);
         let download = self.client.download(plan.item.get(), &path, options);
         let (report, ()) = tokio::join!(Box::pin(download), self.follow(seen));
-        let report = report.map_err(|error| shown(error, &path, &plan.path))?;
+        let shown = |error| shown(error, self.folder.as_deref(), &path, &plan.path);
+        let report = report.map_err(shown)?;
         if let Some(reason) = report.restarted {
             self.report_changed(&plan.item, reason);
         }
@@ -348,15 +349,16 @@ fn is_fatal(error: &Error) -> bool {
     }
 }
 
-/// Replaces the staged file by the object's own place in an error for the user.
+/// Replaces the staged file in an error for the user: by the object's own place, or by the stage if the disk is full.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other errors name no file")]
-fn shown(error: Error, staged: &std::path::Path, path: &RelativePath) -> Error {
+fn shown(error: Error, folder: Option<&Folder>, staged: &std::path::Path, path: &RelativePath) -> Error {
     match error {
         Error::Part(part::Error::Mismatch { source, .. }) => {
             Error::Part(part::Error::Mismatch { target: path.as_path().to_owned(), source })
         }
-        Error::Part(part::Error::Full { source, .. }) => {
-            Error::Part(part::Error::Full { path: path.as_path().to_owned(), source })
+        Error::Part(part::Error::Full { source, path }) => {
+            let path = folder.map_or(path, |folder| folder.path().join(STAGE));
+            Error::Part(part::Error::Full { path, source })
         }
         Error::Part(part::Error::InUse(_)) => Error::Part(part::Error::InUse(path.as_path().to_owned())),
         error => {
