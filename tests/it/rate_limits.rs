@@ -1,4 +1,4 @@
-//! A relay's rate limits, over the in-memory bus and with paused time.
+//! The rate limits of relays and consumers, over the in-memory bus and with paused time.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -22,21 +22,25 @@ use gantry_testing::store::MemoryStore;
 
 const MIB_PER_S: u64 = 1 << 20;
 
-/// A relay with an in-memory store `s` and a limit of 1 MiB/s.
+/// A relay with an in-memory store `s`.
 struct World {
     network: MemoryNetwork,
     _relay: Relay,
 }
 
 impl World {
+    /// Starts a relay with a limit of 1 MiB/s.
     async fn of_objects(objects: impl IntoIterator<Item = (String, usize)>) -> Self {
+        Self::start(objects, Some(limit())).await
+    }
+
+    async fn start(objects: impl IntoIterator<Item = (String, usize)>, rate_limit: Option<RateLimit>) -> Self {
         let store = MemoryStore::new(64 << 10);
         for (key, len) in objects {
             store.put(key.parse().unwrap(), vec![7; len]);
         }
         let network = MemoryNetwork::new(1);
         let stores: Stores = BTreeMap::from([("s".parse().unwrap(), Arc::new(store) as Arc<dyn Store>)]);
-        let rate_limit = Some(RateLimit::new(NonZeroU64::new(MIB_PER_S).unwrap()));
         let options = Options { rate_limit, ..Options::default() };
         let metrics = Arc::new(RelayMetrics::default());
         let relay = Relay::start(network.connect(), stores, options, metrics, Shutdown::default()).await.unwrap();
@@ -48,6 +52,10 @@ impl World {
     fn client(&self) -> Client {
         Client::new(self.network.connect(), consumer::Options::default())
     }
+}
+
+fn limit() -> RateLimit {
+    RateLimit::new(NonZeroU64::new(MIB_PER_S).unwrap())
 }
 
 /// Downloads an object. Returns its length, and the longest time without a byte.
@@ -83,6 +91,29 @@ async fn a_hundred_small_objects_keep_to_the_limit() {
         let took = began.elapsed().as_secs_f64();
         let expected = (100 * len) as f64 / MIB_PER_S as f64;
         println!("100 objects of {len} bytes: {took:.3} s, {:.3} of the limit", expected / took);
+        assert!((0.9..1.1).contains(&(took / expected)), "{took} s, not {expected} s");
+    }
+}
+
+/// Each object fits into the first chunk, which a limit between chunks would not delay.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_small_objects_keep_to_the_limit_of_their_consumer() {
+    for is_concurrent in [true, false] {
+        let world = World::start((0..100).map(|n| (n.to_string(), 20_000)), None).await;
+        let options = consumer::Options::default().rate_limit(Some(limit()));
+        let client = Client::new(world.network.connect(), options);
+        let began = Instant::now();
+
+        if is_concurrent {
+            join_all((0..100).map(|n| download(&client, n.to_string()))).await;
+        } else {
+            for n in 0..100 {
+                download(&client, n.to_string()).await;
+            }
+        }
+
+        let took = began.elapsed().as_secs_f64();
+        let expected = 2_000_000.0 / MIB_PER_S as f64;
         assert!((0.9..1.1).contains(&(took / expected)), "{took} s, not {expected} s");
     }
 }

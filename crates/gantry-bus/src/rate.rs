@@ -69,6 +69,12 @@ impl RateLimit {
         self.0.bytes_per_s
     }
 
+    /// Returns when the next bytes may move. That time may be in the past.
+    #[must_use]
+    pub fn due(&self) -> Instant {
+        *self.0.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits for a turn, and returns how many bytes may move now: at least 1 and at most `wanted`. With more waiting
     /// callers, each gets fewer bytes, so that each gets a turn about every second.
     ///
@@ -78,8 +84,7 @@ impl RateLimit {
         let _waiting = Waiting::enter(&self.0.waiting);
         let _turn = self.0.turn.lock().await;
 
-        let due = *self.0.due.lock().unwrap_or_else(PoisonError::into_inner);
-        sleep_until(due).await;
+        sleep_until(self.due()).await;
 
         let len = wanted.min(self.share()).max(1);
         self.take(len);

@@ -75,7 +75,6 @@ pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Runn
         heard_at: now,
         received_bytes: 0,
         _share: share,
-        paced_until: Instant::now(),
         connection: Arc::clone(connection),
     };
     let span = info_span!(
@@ -152,8 +151,6 @@ struct Driver {
     /// The time at which anything last arrived on the connection, or at which the driver last reconnected.
     heard_at: Duration,
     _share: Share,
-    /// Until this time the reader gets no bytes, because of the rate limit.
-    paced_until: Instant,
 }
 
 impl Driver {
@@ -288,7 +285,7 @@ impl Driver {
         // Without a timer, the driver still keeps the clock running.
         let timeout = self.receiver.poll_timeout().unwrap_or(Duration::MAX);
         let awaited_written = self.receiver.awaited_written();
-        let paced = self.is_paced();
+        let paced_until = self.paced_until();
         let next_message: OptionFuture<_> = self.inbox.as_mut().map(StreamExt::next).into();
 
         let happened = tokio::select! {
@@ -297,8 +294,8 @@ impl Driver {
             // A reader that failed acknowledges nothing any more, so its credit would never return.
             () = self.chunks.closed() => Happened::Cancelled,
             Ok(()) = self.status.changed() => Happened::Status,
-            () = sleep_until(self.paced_until), if paced => Happened::Pause,
-            _ = self.chunks.reserve(), if !paced && self.receiver.has_deliverable() => Happened::Room,
+            Some(()) = OptionFuture::from(paced_until.map(sleep_until)) => Happened::Pause,
+            _ = self.chunks.reserve(), if paced_until.is_none() && self.receiver.has_deliverable() => Happened::Room,
             () = self.written.reached(awaited_written) => Happened::Written,
             Some(message) = next_message => Happened::Message(message),
             event = self.events.recv() => Happened::Event(event),
@@ -371,12 +368,12 @@ impl Driver {
 
     /// Passes chunks to the reader while it has room.
     fn deliver(&mut self) {
-        while self.receiver.has_deliverable() && !self.is_paced() {
+        while self.receiver.has_deliverable() && self.paced_until().is_none() {
             match self.chunks.try_reserve() {
                 Ok(room) => {
                     if let Some(chunk) = self.receiver.poll_deliver() {
                         if let Some(limit) = &self.connection.options.rate_limit {
-                            self.paced_until = limit.take(chunk.payload.len());
+                            limit.take(chunk.payload.len());
                         }
                         room.send(chunk);
                     }
@@ -387,8 +384,11 @@ impl Driver {
         }
     }
 
-    fn is_paced(&self) -> bool {
-        self.connection.options.rate_limit.is_some() && Instant::now() < self.paced_until
+    /// Returns when the rate limit permits the next chunk, if it does not yet. All downloads of a client share the limit,
+    /// so it also applies to the only chunk of a small object.
+    fn paced_until(&self) -> Option<Instant> {
+        let due = self.connection.options.rate_limit.as_ref()?.due();
+        (self.receiver.has_deliverable() && Instant::now() < due).then_some(due)
     }
 
     fn handle_status(&mut self, now: Duration) {
