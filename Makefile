@@ -26,8 +26,9 @@ test-field: ## test with servers and set-ups as in the field, and print a table 
 test-field-long: ## the same with OpenStack Swift, from Debian's packages
 	@$(PYTHON) tests/field/run.py --long $(ARGS)
 
-test-gateway: ## download with real clients through the gateway, and inject 108 faults meanwhile
+test-gateway: ## download with real clients through the gateway, compare it with nginx, and inject 108 faults
 	@$(PYTHON) tests/gateway/run.py $(ARGS)
+	@$(PYTHON) tests/gateway/nginx.py $(ARGS)
 	@$(PYTHON) tests/gateway/faults.py $(ARGS)
 
 test-python: ## the Python client (wheel, types, tests), the consumers of PROTOCOL.md, conformance; ARGS="--chaos --large --conformance" for more

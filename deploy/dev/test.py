@@ -55,6 +55,8 @@ def main():
         failed.append("resume")
     if not passes("gateway", [sys.executable, "tests/gateway/run.py", "--gantry", tested_binary()], {}):
         failed.append("gateway")
+    if not passes("gateway and nginx", [sys.executable, "tests/gateway/nginx.py", "--gantry", tested_binary()], {}):
+        failed.append("gateway and nginx")
     faults = [sys.executable, "tests/gateway/faults.py", "--rounds", "1", "--gantry", tested_binary()]
     if not passes("faults of the gateway", faults, {}):
         failed.append("faults of the gateway")

@@ -24,6 +24,7 @@ PACKAGES = {
     "casync": ("casync", "usr/bin/casync"),
     "zck": ("zchunk", "usr/bin/zck"),
     "zckdl": ("zchunk", "usr/bin/zckdl"),
+    "nginx": ("nginx", "usr/sbin/nginx"),
     "dpkg-scanpackages": ("dpkg-dev", "usr/bin/dpkg-scanpackages"),
     "chromium-headless-shell": ("chromium-headless-shell", "usr/lib/chromium/chromium-headless-shell"),
 }

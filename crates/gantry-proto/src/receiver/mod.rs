@@ -34,6 +34,7 @@ use self::transfer::Transfer;
 use super::OFFSET_MAX;
 use super::answer::Accepted;
 use super::chunk::Chunk;
+use super::error::{Code, WireError};
 use super::get::Get;
 use super::limits::{CONTROLS_BURST, CONTROLS_EVERY, REPEATS_BURST, REPEATS_EVERY};
 use super::message::{self, Body, Headers};
@@ -157,7 +158,8 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Starts a download. The first request is ready at once.
+    /// Starts a download. The first request is ready at once. A range that starts where no object has bytes has failed
+    /// already, because its request would be malformed.
     #[must_use]
     pub fn new(settings: Settings, get: Get, now: Duration) -> Self {
         let start = get.span.start;
@@ -177,6 +179,11 @@ impl Receiver {
             outputs: VecDeque::new(),
             stats: Stats::default(),
         };
+
+        if start > OFFSET_MAX {
+            let refusal = WireError::new(Code::Range, format!("the range starts at {start}, past every object's end"));
+            receiver.state = State::Failed(Failure::Refused(refusal));
+        }
         receiver.handle_timeout(now);
         receiver
     }

@@ -638,6 +638,17 @@ mod ending {
         }
     }
 
+    /// A download that starts at 2^64 - 1 kept its driver busy, because that offset also stands for "never".
+    #[test]
+    fn a_start_past_every_object_fails_without_a_request() {
+        for start in [OFFSET_MAX + 1, u64::MAX] {
+            let mut pair = Pair::wanting(Span { start, end: None }, Pin::default());
+            assert!(matches!(pair.failure(), Some(Failure::Refused(error)) if error.code == Code::Range));
+            assert_eq!((pair.outputs(), pair.receiver.poll_timeout()), (vec![], None));
+        }
+        assert_eq!(Pair::wanting(Span { start: OFFSET_MAX, end: None }, Pin::default()).outputs().len(), 1);
+    }
+
     #[test]
     fn an_error_that_is_not_retryable_is_final() {
         let mut pair = Pair::streaming();
