@@ -102,7 +102,7 @@ pub struct Gateway {
     pub front: front::Options,
     /// The limits of the stores that are read over NATS.
     pub upstream: upstream::Options,
-    /// The access log; `None` if there is none.
+    /// The access log, if one is written.
     pub access_log: Option<AccessLog>,
 }
 

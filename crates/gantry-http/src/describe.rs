@@ -81,7 +81,7 @@ pub(crate) fn checksum(object: &ObjectInfo, headers: &mut HeaderMap) {
 }
 
 /// Returns the name of the algorithm, the value and the kind of the stored checksum as S3 writes them. Returns `None` if
-/// there is none that S3's clients know.
+/// there is no checksum, or if S3's clients do not know its algorithm.
 pub(crate) fn stored_checksum(object: &ObjectInfo) -> Option<(&'static str, String, &'static str)> {
     let checksum = object.stated_checksum()?;
     if checksum.algorithm == ChecksumAlgorithm::Unknown {

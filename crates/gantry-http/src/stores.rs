@@ -20,7 +20,7 @@ pub trait Stores: fmt::Debug + Send + Sync + 'static {
     /// Nothing is lost if the future is dropped before it is ready.
     fn names(&self) -> BoxFuture<'_, Result<Vec<StoreName>, Error>>;
 
-    /// Returns a store, or `None` if there is none of this name, which clients see as `NoSuchBucket`.
+    /// Returns the store with this name. Returns `None` if it does not exist; clients then receive `NoSuchBucket`.
     ///
     /// # Errors
     /// Those of [`Store`], without [`Error::NotFound`].

@@ -159,7 +159,7 @@ async fn read_to_end(connection: &mut (impl tokio::io::AsyncRead + Unpin)) -> Ve
     bytes
 }
 
-/// A response as a client reads it. The default is none: the connection was closed before a response.
+/// A response as a client reads it. The default stands for a connection that was closed before a response.
 #[derive(Clone, Debug, Default)]
 struct Answer {
     status: u16,
