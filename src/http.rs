@@ -14,11 +14,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use gantry_http::{Established, Listener, accept_until};
 use gantry_relay::{ActiveTransfers, Readiness};
 
 /// The number of connections served at once. Further ones wait.
@@ -74,38 +75,19 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Answers requests until `stop` is cancelled.
-pub async fn serve(listener: TcpListener, pages: Pages, stop: CancellationToken) {
+pub async fn serve(mut listener: TcpListener, pages: Pages, stop: CancellationToken) {
     let connections = TaskTracker::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let accepted = async {
-            let permit = Arc::clone(&room).acquire_owned().await;
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
-            accepted = accepted => accepted,
-            () = stop.cancelled() => break,
-        };
-
-        match accepted {
-            Ok((stream, _)) => {
-                let pages = pages.clone();
-                let stop = stop.clone();
-                connections.spawn(async move {
-                    tokio::select! {
-                        () = serve_connection(stream, pages) => {}
-                        () = stop.cancelled() => {}
-                    }
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                debug!(%error, "can't accept a connection");
-                // Most likely there are no file descriptors left. An immediate retry would fail, too.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+    let serve = |handshake: <TcpListener as Listener>::Handshake, _| {
+        let (pages, stop) = (pages.clone(), stop.clone());
+        async move {
+            let Ok(Established { io }) = handshake.await else { return };
+            tokio::select! {
+                () = serve_connection(io, pages) => {}
+                () = stop.cancelled() => {}
             }
         }
-    }
+    };
+    accept_until(&stop, &mut listener, CONNECTIONS_MAX, &connections, serve).await;
 
     connections.close();
     connections.wait().await;

@@ -39,7 +39,7 @@ mod timed;
 mod tracked;
 mod xml;
 
-pub use listener::{Established, Listener, Peer};
+pub use listener::{Established, Listener, Peer, accept_until};
 pub use observe::{Aborted, Finished, Observe, Rejected, Unobserved};
 pub use options::{CorsOrigins, Options, Secret};
 pub use server::Server;

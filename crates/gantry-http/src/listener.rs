@@ -1,15 +1,25 @@
-//! Where connections come from.
+//! Where connections come from, and how they are accepted.
 
 use std::fmt;
 use std::future::{Ready, ready};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
+
+/// The pause after a connection can't be accepted. Most likely there are no file descriptors left, and an immediate
+/// retry would fail, too.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A source of connections.
 pub trait Listener: Send {
@@ -28,6 +38,45 @@ pub trait Listener: Send {
     /// # Cancel safety
     /// No connection is lost if the future is dropped before it is ready.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Handshake, Peer)>> + Send;
+}
+
+/// Accepts connections until `stop` is cancelled, and serves each in a task of `tasks`. At most `connections_max` exist at
+/// once, and at least one; further ones wait.
+///
+/// # Cancel safety
+/// No connection is lost if the future is dropped. The tasks go on.
+pub async fn accept_until<L: Listener, F: Future<Output = ()> + Send + 'static>(
+    stop: &CancellationToken,
+    listener: &mut L,
+    connections_max: usize,
+    tasks: &TaskTracker,
+    serve: impl Fn(L::Handshake, Peer) -> F + Send,
+) {
+    let room = Arc::new(Semaphore::new(connections_max.max(1)));
+    loop {
+        let accepted = async {
+            let permit = Arc::clone(&room).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            () = stop.cancelled() => return,
+        };
+
+        match accepted {
+            Ok((handshake, peer)) => {
+                let serving = serve(handshake, peer);
+                tasks.spawn(async move {
+                    serving.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                debug!(%error, "can't accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 /// A connection that is ready for requests.

@@ -3,28 +3,22 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::front::Front;
-use crate::listener::{Listener, Peer};
+use crate::listener::{Listener, Peer, accept_until};
 use crate::observe::{Observe, Rejected, Unobserved};
 use crate::options::Options;
 use crate::stores::Stores;
 use crate::timed::{Phase, Timed};
-
-/// The pause after a connection can't be accepted. Most likely there are no file descriptors left, and an immediate
-/// retry would fail, too.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// hyper's smallest buffer, in bytes.
 const HEADER_BYTES_MIN: usize = 8192;
@@ -65,36 +59,19 @@ impl Server {
         // Cancelled if this future is dropped.
         let abort = CancellationToken::new();
         let abort_on_drop = abort.clone().drop_guard();
-        let room = Arc::new(Semaphore::new(self.front.options.connections_max.max(1)));
 
-        loop {
-            let accepted = async {
-                let permit = Arc::clone(&room).acquire_owned().await;
-                (permit, listener.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
-                accepted = accepted => accepted,
-                () = stop.cancelled() => break,
-            };
-
-            match accepted {
-                Ok((handshake, peer)) => {
-                    let server = self.clone();
-                    let (stop, abort) = (stop.clone(), abort.clone());
-                    connections.spawn(async move {
-                        tokio::select! {
-                            () = server.establish::<L>(handshake, peer, stop) => {}
-                            () = abort.cancelled() => {}
-                        }
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    debug!(%error, "can't accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
+        let serve = |handshake, peer| {
+            let server = self.clone();
+            let (stop, abort) = (stop.clone(), abort.clone());
+            async move {
+                tokio::select! {
+                    () = server.establish::<L>(handshake, peer, stop) => {}
+                    () = abort.cancelled() => {}
                 }
             }
-        }
+        };
+        let connections_max = self.front.options.connections_max;
+        accept_until(&stop, &mut listener, connections_max, &connections, serve).await;
 
         drop(listener);
         connections.close();
