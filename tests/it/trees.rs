@@ -285,6 +285,20 @@ async fn a_full_disk_ends_a_tree_and_the_next_run_continues() {
     assert_eq!(listed(&out).len(), 20);
 }
 
+/// A large object is downloaded to a file of its own in the stage, through an open descriptor of the folder.
+#[tokio::test]
+async fn a_failure_to_write_a_large_object_names_the_stage() {
+    let site = Site::start().await;
+    fs::write(site.files().join("large"), data::random_bytes(1, 9_000_000)).unwrap();
+    let out = site.downloads().join("out");
+
+    let limited = ["sh", "-c", "trap '' XFSZ; ulimit -f 3000; exec \"$@\"", "sh"];
+    let failed = site.command(["get", FILES, "-r", "-o"]).arg(&out).through(limited).run().await.expect_code(1);
+
+    let stage = out.join(".gantry-tree").display().to_string();
+    assert!(failed.stderr.contains(&stage) && !failed.stderr.contains("/proc/"), "{}", failed.stderr);
+}
+
 /// A disk of 4 MiB, which becomes larger for the second run.
 #[tokio::test]
 async fn a_full_disk_is_one_error_and_nothing_is_left_after_the_next_run() {

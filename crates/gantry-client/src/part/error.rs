@@ -164,6 +164,30 @@ impl Error {
         }
     }
 
+    /// Returns the paths that the message contains.
+    pub(crate) fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Self::NoFolder(path)
+            | Self::NotAFile(path)
+            | Self::Untrusted { path, .. }
+            | Self::ForeignLink { path, .. }
+            | Self::NoDescriptor(path)
+            | Self::OpenElsewhere(path)
+            | Self::MountPoint(path)
+            | Self::TooLarge { path, .. }
+            | Self::InUse(path)
+            | Self::NotWritable { path, .. }
+            | Self::Full { path, .. }
+            | Self::Io { path, .. }
+            | Self::Unresumable { path, .. }
+            | Self::Broken(path)
+            | Self::Altered(path)
+            | Self::Stopped(path)
+            | Self::Mismatch { target: path, .. } => vec![path],
+            Self::Removed { target, part } => vec![target, part],
+        }
+    }
+
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         #[expect(clippy::wildcard_enum_match_arm, reason = "`io::ErrorKind` is non-exhaustive")]

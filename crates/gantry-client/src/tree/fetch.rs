@@ -349,23 +349,22 @@ fn is_fatal(error: &Error) -> bool {
     }
 }
 
-/// Replaces the staged file in an error for the user: by the object's own place, or by the stage if the disk is full.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the other errors name no file")]
-fn shown(error: Error, folder: Option<&Folder>, staged: &std::path::Path, path: &RelativePath) -> Error {
-    match error {
-        Error::Part(part::Error::Mismatch { source, .. }) => {
-            Error::Part(part::Error::Mismatch { target: path.as_path().to_owned(), source })
-        }
-        Error::Part(part::Error::Full { source, path }) => {
-            let path = folder.map_or(path, |folder| folder.path().join(STAGE));
-            Error::Part(part::Error::Full { path, source })
-        }
-        Error::Part(part::Error::InUse(_)) => Error::Part(part::Error::InUse(path.as_path().to_owned())),
-        error => {
-            tracing::debug!(staged = %staged.display(), "the download to this file failed");
-            error
-        }
+/// Replaces the staged file in an error, whose name means nothing to the user: by the object's own place if the error
+/// concerns that, and otherwise by the stage.
+fn shown(mut error: Error, folder: Option<&Folder>, staged: &std::path::Path, path: &RelativePath) -> Error {
+    let Error::Part(part) = &mut error else { return error };
+    tracing::debug!(staged = %staged.display(), error = %part, "a download to this file failed");
+
+    let concerns_place =
+        matches!(part, part::Error::Mismatch { .. } | part::Error::InUse(_) | part::Error::TooLarge { .. });
+    let place = match folder {
+        Some(folder) if !concerns_place => folder.path().join(STAGE),
+        _ => path.as_path().to_owned(),
+    };
+    for named in part.paths_mut().into_iter().filter(|named| named.parent() == staged.parent()) {
+        named.clone_from(&place);
     }
+    error
 }
 
 async fn unless_cancelled<T>(
