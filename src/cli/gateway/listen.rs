@@ -122,8 +122,9 @@ impl Listener for Connections {
         let (stream, peer): (Self::Io, Peer) = match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // The end of a response must not wait for the acknowledgement of its start.
-                stream.set_nodelay(true)?;
+                // The end of a response must not wait for the acknowledgement of its start. A failure must not delay
+                // other clients, as a failed `accept` does.
+                stream.set_nodelay(true).ok();
                 (Box::new(stream), address.into())
             }
             Socket::Unix { listener, .. } => (Box::new(listener.accept().await?.0), Peer::UNIX),
