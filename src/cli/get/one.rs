@@ -231,7 +231,8 @@ impl One<'_> {
 
     fn report(&self, summary: &Summary) -> Result<(), Failure> {
         let Summary { bytes, elapsed, output, .. } = summary;
-        tracing::info!(bytes, ms = elapsed.as_millis(), output_ms = output.as_millis(), "downloaded");
+        let correlation = &summary.correlation;
+        tracing::info!(correlation, bytes, ms = elapsed.as_millis(), output_ms = output.as_millis(), "downloaded");
 
         match self.get.form() {
             Form::Json => output::json(summary)?,
