@@ -14,6 +14,7 @@ use super::exit::Failure;
 use super::output::Form;
 use super::select::{Address, Selection};
 use super::show::Show;
+use super::suggest;
 use super::tree::{Download, TreeArgs};
 use gantry_bus::rate::RateLimit;
 use gantry_client::Client;
@@ -127,7 +128,11 @@ impl Get {
             Mode::One(address) => {
                 let correlation =
                     self.correlation.clone().map_or_else(gantry_client::new_correlation, |Correlation(id)| id);
-                One { get: &self, address, correlation }.run(client, shutdown).await
+                let one = One { get: &self, address, correlation };
+                match one.run(&client, shutdown).await {
+                    Ok(()) => Ok(()),
+                    Err(failure) => Err(suggest::folder(failure, &one.address, &client).await),
+                }
             }
             Mode::Tree(selections) => {
                 let folder = self.output.clone().unwrap_or_else(|| PathBuf::from("."));

@@ -33,9 +33,9 @@ pub(super) struct One<'a> {
 }
 
 impl One<'_> {
-    pub(super) async fn run(&self, client: Client, shutdown: &Shutdown) -> Result<(), Failure> {
+    pub(super) async fn run(&self, client: &Client, shutdown: &Shutdown) -> Result<(), Failure> {
         let subject = self.address.to_string();
-        let reported = match self.download(&client, shutdown).await {
+        let reported = match self.download(client, shutdown).await {
             Ok(summary) => self.report(&summary),
             Err(failure) => Err(failure),
         };
