@@ -359,6 +359,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_limit_on_open_files_is_raised_as_far_as_the_system_allows() {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let lower = maximum.unwrap_or(1 << 20) / 2;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(lower), maximum }).unwrap();
+
+        raise_open_files_limit(1000);
+        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
+    }
+
+    #[test]
     fn a_directory_is_a_store_of_its_name() {
         for (folder, name) in [("/srv/files", "files"), ("/srv/my files.d/", "my-files-d")] {
             assert_eq!(StoreArg::of_folder(Path::new(folder)).unwrap().name.as_str(), name);
