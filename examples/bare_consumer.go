@@ -23,7 +23,7 @@ func download(nc *nats.Conn, store, key string, file *os.File) {
 		Transfer, Instance, Control, Key        string
 		Start, End, Size, Credit, Chunks, Bytes int64 // chunks and bytes are those of the end
 	}{Start: -1, End: -1, Credit: -1, Chunks: -1, Bytes: -1} // wrong if they are missing
-	var chunks, written, reported int64
+	var chunks, written, reported, waits int64
 	request := map[string]any{"key": key, "window": window, "chunk_max": nc.MaxPayload() - 4096}
 	check(nc.PublishRequest("gantry.v1.get."+store, inbox, must(json.Marshal(request))))
 	for {
@@ -50,14 +50,16 @@ func download(nc *nats.Conn, store, key string, file *os.File) {
 		case m.Header.Get("Gantry-Seq") != fmt.Sprint(chunks) || m.Header.Get("Gantry-Offset") != fmt.Sprint(written):
 			log.Fatalf("chunk %d was lost", chunks)
 		case kind == "chunk":
-			chunks, written = chunks+1, written+int64(len(m.Data))
+			chunks, written, waits = chunks+1, written+int64(len(m.Data)), 0
 			isAllowed := len(m.Data) > 0 && written <= reported+accepted.Credit && written <= accepted.End
 			if !isAllowed || m.Header.Get("Gantry-Crc") != fmt.Sprintf("%016x", crc64.Checksum(m.Data, nvme)) {
 				log.Fatalf("chunk %d is damaged, empty or too long", chunks-1)
 			}
 			must(file.Write(m.Data))
+		case m.Header.Get("Gantry-Wait") == "credit":
+			waits++
 		}
-		if m.Header.Get("Gantry-Wait") == "credit" || written > reported && written-reported >= accepted.Credit/2 {
+		if waits > 1 || written > reported && (waits == 1 || written-reported >= accepted.Credit/2) {
 			reported = written
 			check(nc.PublishRequest(accepted.Control, inbox, fmt.Appendf(nil, `{"written": %d}`, written)))
 		}
@@ -69,11 +71,9 @@ func main() {
 	check(file.Close())
 }
 func must[T any](value T, err error) T {
-	check(err)
-	return value
-}
-func check(err error) {
 	if err != nil {
 		log.Fatal(err)
 	}
+	return value
 }
+func check(err error) { must(0, err) }

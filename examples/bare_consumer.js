@@ -25,7 +25,7 @@ function crc64nvme(bytes) {
 async function download(nc, store, key, file) {
   const inbox = createInbox();
   const messages = nc.subscribe(inbox);
-  let accepted, chunks = 0, written = 0, reported = 0;
+  let accepted, chunks = 0, written = 0, reported = 0, waits = 0;
   const timer = setTimeout(() => messages.unsubscribe(), 10_000);
   const request = { key, window: WINDOW, chunk_max: nc.info.max_payload - 4096 };
   nc.publish(`gantry.v1.get.${store}`, JSON.stringify(request), { reply: inbox });
@@ -41,9 +41,8 @@ async function download(nc, store, key, file) {
         const isOwn = accepted.control === `gantry.v1.ctl.${instance}.${transfer}` && accepted.transfer === transfer;
         const hasForms = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(transfer) && /^[\w-]{1,64}$/.test(instance);
         const isWhole = [end, credit].every(Number.isSafeInteger) && start === 0 && end === size && credit <= WINDOW;
-        if (!isOwn || !hasForms || !isWhole || accepted.key !== key) {
-          throw new Error(`not what was requested: ${message.string()}`);
-        }
+        const isRequested = isOwn && hasForms && isWhole && accepted.key === key;
+        if (!isRequested) throw new Error(`not what was requested: ${message.string()}`);
       } else if (!["chunk", "beat", "end"].includes(kind) || !accepted || transfer !== accepted.transfer) {
         throw new Error(`the transfer failed: ${message.headers} ${message.string().slice(0, 200)}`);
       } else if (kind === "end") {
@@ -59,7 +58,8 @@ async function download(nc, store, key, file) {
         if (!isAllowed || !isIntact) throw new Error(`chunk ${chunks - 1} is damaged, empty or too long`);
         for (let done = 0; done < message.data.length;) done += writeSync(file, message.data, done);
       }
-      if (header("Wait") === "credit" || written - reported >= Math.max(1, accepted.credit / 2)) {
+      waits = header("Wait") === "credit" ? waits + 1 : 0;
+      if (waits > 1 || written - reported >= (waits ? 1 : Math.max(1, accepted.credit / 2))) {
         reported = written;
         nc.publish(accepted.control, JSON.stringify({ written }), { reply: inbox });
       }

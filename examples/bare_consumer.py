@@ -15,7 +15,7 @@ async def download(nc, store, key, file):
     messages = await nc.subscribe(inbox)
     request = {"key": key, "window": WINDOW, "chunk_max": nc.max_payload - 4096}
     await nc.publish(f"gantry.v1.get.{store}", json.dumps(request).encode(), reply=inbox)
-    accepted, chunks, written, reported = None, 0, 0, 0
+    accepted, chunks, written, reported, waits = None, 0, 0, 0, 0
     try:
         while True:
             message = await messages.next_msg(timeout=10)  # a relay is never silent for so many seconds
@@ -38,7 +38,8 @@ async def download(nc, store, key, file):
                 is_intact = crc == f"{crc64nvme(message.data):016x}"
                 require(is_allowed and is_intact, "a chunk is damaged, empty or too long", message)
                 await asyncio.to_thread(file.write, message.data)  # meanwhile the connection is read
-            if wait == "credit" or written - reported >= max(1, accepted["credit"] // 2):
+            waits = waits + 1 if wait == "credit" else 0
+            if waits > 1 or written - reported >= (1 if waits else max(1, accepted["credit"] // 2)):
                 reported = written
                 await nc.publish(accepted["control"], json.dumps({"written": written}).encode(), reply=inbox)
     finally:
