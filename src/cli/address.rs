@@ -1,4 +1,4 @@
-//! Arguments of the commands: `STORE/KEY`, byte ranges and rates.
+//! Arguments of the commands: `STORE/KEY`, byte ranges, rates and ids of downloads.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -29,6 +29,21 @@ impl FromStr for Rate {
         let form = "must be bytes per second, such as 500K, 10M or 1.5MiB";
         let bytes: ByteSize = text.parse().map_err(|_| form.to_owned())?;
         NonZeroU64::new(bytes.as_u64()).map(Self).ok_or_else(|| form.to_owned())
+    }
+}
+
+/// The id of a download, for logs and traces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Correlation(pub(super) String);
+
+impl FromStr for Correlation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if gantry_proto::is_valid_context(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err("must be at most 256 bytes, without control characters or white space at its ends".to_owned())
     }
 }
 

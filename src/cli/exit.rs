@@ -193,8 +193,8 @@ impl From<bus::Error> for Failure {
         let exit = match &error {
             bus::Error::Unreachable { .. } | bus::Error::Closed => Exit::GaveUp,
             bus::Error::Unauthorized { .. } => Exit::Denied,
-            bus::Error::Options { .. } => Exit::Usage,
-            bus::Error::TooLarge { .. } | bus::Error::Subject(_) | bus::Error::Header(_) => Exit::Failed,
+            bus::Error::Options { .. } | bus::Error::Subject(_) => Exit::Usage,
+            bus::Error::TooLarge { .. } | bus::Error::Header(_) => Exit::Failed,
             _ => Exit::Failed,
         };
         Self::new(exit, with_cure(error.to_string(), cure_of_bus(&error))).on_one_line()

@@ -89,7 +89,8 @@ async fn ask(url: &Uri) -> Result<Answer, String> {
     let host = url.host().ok_or("names no host")?;
     let port = url.port_u16().unwrap_or(80);
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((bare, port)).await.map_err(|error| error.to_string())?;
+    let stream = TcpStream::connect((bare, port)).await;
+    let stream = stream.map_err(|error| format!("{error}: start the relay, or correct the address"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
 
     let path = url.path_and_query().map_or("/", |path| path.as_str());

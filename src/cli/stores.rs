@@ -12,13 +12,16 @@ use gantry_store::file::FileStore;
 use gantry_store::s3::{self, S3Store};
 use gantry_store::{self as store, Store};
 
+/// What the user can do about a directory that can't be served.
+pub(super) const DIRECTORY_CURE: &str = "create the directory, let the relay's user read it, or correct the path";
+
 /// Opens every store of the configuration. Each has its share of `budget`, and all share `metrics` for their requests.
 /// Opening sends no request to S3.
 pub(super) async fn open(config: &Config, budget: &Budget, metrics: &S3Metrics) -> Result<Stores, Failure> {
     let mut stores = Stores::new();
     for (name, store) in &config.stores {
         let opened = open_one(name, store, &budget.of_store(name.as_str()), metrics).await;
-        let opened = opened.map_err(|error| failure(name, &error))?;
+        let opened = opened.map_err(|error| failure(name, store, &error))?;
         stores.insert(name.clone(), opened);
     }
     Ok(stores)
@@ -41,7 +44,7 @@ pub(super) async fn open_one(
     }
 }
 
-fn failure(name: &StoreName, error: &store::Error) -> Failure {
+fn failure(name: &StoreName, config: &config::Store, error: &store::Error) -> Failure {
     let exit = match error {
         store::Error::Unavailable { .. } | store::Error::Protocol(_) => Exit::GaveUp,
         store::Error::NotFound(_) | store::Error::NoBucket(_) => Exit::NotFound,
@@ -49,5 +52,9 @@ fn failure(name: &StoreName, error: &store::Error) -> Failure {
         store::Error::Changed(_) | store::Error::Range { .. } | store::Error::Invalid(_) => Exit::Usage,
         _ => Exit::Failed,
     };
-    Failure::new(exit, format!("`stores.{name}`: {error}"))
+    let message = format!("`stores.{name}`: {error}");
+    match config {
+        config::Store::File(_) => Failure::new(exit, format!("{message}: {DIRECTORY_CURE}")),
+        config::Store::S3(_) => Failure::new(exit, message),
+    }
 }

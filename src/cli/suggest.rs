@@ -1,13 +1,36 @@
-//! Suggests another store if the requested one does not exist.
+//! Suggests what to do if the requested store or object does not exist.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use tokio::time::timeout;
+
+use super::address::ObjectAddress;
 use super::exit::{Exit, Failure};
 use super::survey;
 use crate::config::nearest_of;
 use gantry_bus::Bus;
+use gantry_client::Client;
 use gantry_proto::subject::Prefix;
 use gantry_proto::{StoreName, printable};
+
+/// The longest time to look for a suggestion.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Adds that the address is that of a folder to a failure that may be due to that.
+pub(super) async fn folder(mut failure: Failure, address: &ObjectAddress, client: &Client) -> Failure {
+    if failure.exit != Exit::NotFound {
+        return failure;
+    }
+
+    let ObjectAddress { store, key } = address;
+    let mut listing = client.list(store, format!("{}/", key.as_str().trim_end_matches('/')));
+    // A user who may download need not be permitted to list.
+    if let Ok(Ok(Some(_))) = timeout(PATIENCE, listing.try_next()).await {
+        failure.message += ": it is a folder: add -r to download what it contains";
+    }
+    failure
+}
 
 /// Adds the most similar store to a failure that may be due to a misspelled one.
 pub(super) async fn stores(mut failure: Failure, wanted: &[StoreName], bus: &dyn Bus, prefix: &Prefix) -> Failure {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::address::Rate;
+use super::address::{Correlation, Rate};
 use super::exit::Failure;
 use super::output::Form;
 use super::select::{Address, Selection};
@@ -38,6 +38,12 @@ pub(super) struct Sync {
     tree: TreeArgs,
     #[arg(long, value_name = "RATE", help = "Maximum bytes per second, such as 500K, 10M or 1.5MiB")]
     limit_rate: Option<Rate>,
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help = "Id of the download in the logs and traces of both sides, instead of a random one; at most 256 bytes"
+    )]
+    correlation: Option<Correlation>,
     #[command(flatten)]
     show: Show,
 }
@@ -57,7 +63,7 @@ impl Sync {
 
     pub(super) async fn run(self, client: &Client, shutdown: &Shutdown) -> Result<(), Failure> {
         let selections = vec![Selection::of(&self.address, true, true)?];
-        let Self { folder, delete, tree, show, .. } = self;
-        Download { selections, folder, delete, args: tree, show }.run(client, shutdown).await
+        let Self { folder, delete, tree: args, correlation, show, .. } = self;
+        Download { selections, folder, delete, args, correlation, show }.run(client, shutdown).await
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::address::Correlation;
 use super::exit::{Exit, Failure};
 use super::output;
 use super::progress::{Meter, Tree};
@@ -79,6 +80,8 @@ pub(super) struct Download {
     /// Whether files without an object are deleted.
     pub(super) delete: bool,
     pub(super) args: TreeArgs,
+    /// The correlation of all objects; random by default.
+    pub(super) correlation: Option<Correlation>,
     pub(super) show: Show,
 }
 
@@ -96,13 +99,22 @@ impl Download {
         let started = Instant::now();
         let cancel = shutdown.drain.child_token();
         let meter = self.show.meter(self.show.quiet);
-        let printer = Printer::new(&self.show, self.args.dry_run, meter.clone(), cancel.clone());
+        let correlation = self.correlation.map_or_else(consumer::new_correlation, |Correlation(id)| id);
+        let printer = Printer {
+            is_json: self.show.json,
+            is_quiet: self.show.quiet,
+            is_dry: self.args.dry_run,
+            correlation: correlation.clone(),
+            meter: meter.clone(),
+            cancel: cancel.clone(),
+            failed: Arc::default(),
+        };
 
         let omitted = Arc::new(AtomicU64::new(0));
         let (progress, seen) = watch::channel(TreeProgress::default());
         let is_listing = matches!(self.selections.as_slice(), [one] if one.is_listing());
-        let options =
-            self.args.options().ordered(is_listing).delete(self.delete).progress(Some(progress)).cancel(cancel);
+        let options = self.args.options().ordered(is_listing).delete(self.delete);
+        let options = options.correlation(Some(correlation.clone())).progress(Some(progress)).cancel(cancel);
 
         let items = items(self.selections, client, &omitted);
         let items = if self.delete { refusing_omitted(items, &omitted).boxed() } else { items };
@@ -116,11 +128,13 @@ impl Download {
         if let Some(failure) = printer.failed() {
             return Err(failure);
         }
-        let report = done.map_err(|error| Failure::from(error).about(subject.clone()))?;
+        let fail = |failure: Failure| failure.about(subject.clone()).of(None, &correlation);
+        let report = done.map_err(|error| fail(error.into()))?;
         let omitted = omitted.load(Ordering::Relaxed);
-        let end = End { report, omitted, folder: &self.folder, elapsed: started.elapsed(), is_dry: self.args.dry_run };
+        let (folder, is_dry) = (self.folder.as_path(), self.args.dry_run);
+        let end = End { report, omitted, folder, elapsed: started.elapsed(), is_dry, correlation: &correlation };
         end.print(&self.show)?;
-        end.check().map_err(|failure| failure.about(subject))
+        end.check().map_err(fail)
     }
 }
 
@@ -147,6 +161,7 @@ struct Printer {
     is_json: bool,
     is_quiet: bool,
     is_dry: bool,
+    correlation: String,
     meter: Meter,
     cancel: CancellationToken,
     /// The first failure to print.
@@ -154,10 +169,6 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(show: &Show, is_dry: bool, meter: Meter, cancel: CancellationToken) -> Self {
-        Self { is_json: show.json, is_quiet: show.quiet, is_dry, meter, cancel, failed: Arc::default() }
-    }
-
     fn failed(&self) -> Option<Failure> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -171,7 +182,9 @@ impl Printer {
         }
 
         let printed = if self.is_json {
-            self.meter.suspend(|| output::json(&object(event)))
+            let mut object = object(event);
+            object["correlation"] = self.correlation.as_str().into();
+            self.meter.suspend(|| output::json(&object))
         } else if let Some(line) = line(event).filter(|_| self.is_dry) {
             self.meter.suspend(|| output::line(&line))
         } else {
@@ -262,6 +275,7 @@ struct End<'a> {
     folder: &'a std::path::Path,
     elapsed: std::time::Duration,
     is_dry: bool,
+    correlation: &'a str,
 }
 
 impl End<'_> {
@@ -273,6 +287,7 @@ impl End<'_> {
             {
                 object.extend(report);
                 object.insert("omitted".to_owned(), json!(self.omitted));
+                object.insert("correlation".to_owned(), json!(self.correlation));
             }
             return output::json(&object);
         }
@@ -360,7 +375,14 @@ mod tests {
     }
 
     fn end(report: TreeReport, omitted: u64, is_dry: bool) -> End<'static> {
-        End { report, omitted, folder: Path::new("out"), elapsed: Duration::from_secs(2), is_dry }
+        End {
+            report,
+            omitted,
+            folder: Path::new("out"),
+            elapsed: Duration::from_secs(2),
+            is_dry,
+            correlation: "order-7",
+        }
     }
 
     #[test]

@@ -259,7 +259,7 @@ keys! {
                 .default("text")
                 .flag(Scope::Global, "log-format", "FORMAT");
         keys: bool =
-            "A relay logs keys and the consumers' contexts at INFO, and shows them on `/transfers`",
+            "A relay logs keys at INFO, and shows them and the consumers' correlations on `/transfers`",
             switch().default("false");
     }
 

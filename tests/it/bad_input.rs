@@ -81,7 +81,7 @@ async fn a_bad_request_is_answered_and_names_its_field() {
         ("stat", raw("{\"key\":\"none\"}"), "not_found", "none"),
         ("list", raw("nonsense"), bad, "body"),
         ("list", raw("{\"limit\":0}"), bad, "`limit`"),
-        ("list", raw("{\"limit\":4294967296}"), bad, "`limit`"),
+        ("list", raw("{\"limit\":9223372036854775808}"), bad, "`limit`"),
         ("list", json!({"prefix": "p".repeat(1025)}).to_string(), bad, "`prefix`"),
     ];
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::Value;
 
 use crate::support::site::{FILES, OBJECTS, listed};
 use crate::support::{Site, data, until};
@@ -101,6 +102,41 @@ async fn a_selection_without_objects_is_not_found() {
 }
 
 #[tokio::test]
+async fn the_address_of_a_folder_is_recognised() {
+    let site = Site::start().await;
+    put(&site, [("app/one", "1")]);
+    for (address, is_folder) in [("files/app", true), ("files/apple", false)] {
+        let said = site.command(["get", address, "-o"]).arg(site.downloads()).run().await.expect_code(4).stderr;
+        assert_eq!(said.contains("add -r"), is_folder, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn all_downloads_of_a_command_have_one_correlation() {
+    let site = Site::start().await;
+    put(&site, [("a/one", "1"), ("a/two", "22")]);
+    let out = site.downloads().join("out");
+    let json = |stdout: Vec<u8>| -> Vec<Value> {
+        let text = String::from_utf8(stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+
+    let get = site.command(["get", "files/a/", "-r", "--json", "--correlation", "job 7", "-o"]).arg(&out);
+    let lines = json(get.run().await.expect_code(0).stdout);
+    assert_eq!(lines.len(), 3);
+    assert!(lines.iter().all(|line| line["correlation"] == "job 7"), "{lines:?}");
+
+    let sync = site.command(["sync", "files/a/", "--json"]).arg(&out);
+    let lines = json(sync.run().await.expect_code(0).stdout);
+    assert_eq!(lines.len(), 3);
+    assert!(lines.iter().all(|line| line["correlation"] == lines[0]["correlation"]), "{lines:?}");
+    assert_ne!(lines[0]["correlation"], "job 7");
+
+    let invalid = site.command(["get", "files/a/", "-r", "--correlation", "a\nb"]).run().await.expect_code(2);
+    assert!(invalid.stderr.contains("--correlation"), "{}", invalid.stderr);
+}
+
+#[tokio::test]
 async fn options_that_do_not_fit_together_are_named() {
     for (args, named) in [
         (&["get", "files/a/"][..], "file name"),
@@ -140,8 +176,7 @@ async fn left_out_objects_lead_to_exit_code_1_with_a_count() {
     assert_eq!(site.downloads_listed(), ["good"]);
 
     let json = site.command(["get", OBJECTS, "-r", "--json", "-o"]).arg(site.downloads()).run().await.expect_code(1);
-    let lines: Vec<serde_json::Value> =
-        json.stdout_text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> = json.stdout_text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let events: Vec<_> = lines.iter().filter_map(|line| line["event"].as_str()).collect();
     assert_eq!(events.iter().filter(|event| **event == "left_out").count(), 2, "{events:?}");
     assert!(events.contains(&"done") && events.contains(&"unchanged"), "{events:?}");

@@ -185,7 +185,10 @@ async fn a_durable_watch_continues_where_it_stopped() {
     assert_eq!(watching.keys("fetched"), ["between"]);
     watching.interrupt().await;
     announcing.until_unfinished(0).await;
-    assert_eq!(listed(&out), ["before", "between", "during"]);
+
+    // The stage is left if the signal arrived before the end of the last download.
+    let files: Vec<_> = listed(&out).into_iter().filter(|name| name != ".gantry-tree").collect();
+    assert_eq!(files, ["before", "between", "during"]);
 }
 
 #[tokio::test]

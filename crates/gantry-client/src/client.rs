@@ -39,6 +39,7 @@ impl Client {
     /// # Errors
     /// Retryable:
     /// - [`Error::NoRelay`] or [`Error::StoreLeft`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::Unanswered`] if a relay receives the requests, but none of its answers arrives.
     /// - [`Error::GaveUp`] if no relay accepts the request within [`Options::patience`].
     ///
     /// Not retryable:
@@ -77,6 +78,7 @@ impl Client {
     /// # Errors
     /// The target stays unchanged, and the bytes received so far are kept for the next download. Retryable:
     /// - [`Error::NoRelay`] or [`Error::StoreLeft`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::Unanswered`] if a relay receives the requests, but none of its answers arrives.
     /// - [`Error::GaveUp`] if no new bytes arrive within [`Options::patience`].
     /// - [`Error::Part`] with [`part::Error::InUse`](crate::part::Error::InUse) if another download to the same target is
     ///   running.
@@ -104,6 +106,7 @@ impl Client {
     /// # Errors
     /// Retryable:
     /// - [`Error::NoRelay`] or [`Error::StoreLeft`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::Unanswered`] if a relay receives the requests, but none of its answers arrives.
     /// - [`Error::GaveUp`] if there is no answer within [`Options::query_timeout`], or if the relay reports a failure that
     ///   may pass.
     ///
@@ -126,6 +129,7 @@ impl Client {
     /// # Errors
     /// Retryable:
     /// - [`Error::NoRelay`] or [`Error::StoreLeft`] if no relay answers within [`Options::no_relay_patience`].
+    /// - [`Error::Unanswered`] if a relay receives the requests, but none of its answers arrives.
     /// - [`Error::GaveUp`] if there is no answer within [`Options::query_timeout`], or if the relay reports a failure that
     ///   may pass.
     ///

@@ -51,6 +51,7 @@ pub struct End {
 #[non_exhaustive]
 pub struct ListPage {
     /// The objects, in ascending order of their keys' UTF-8 bytes.
+    #[serde(deserialize_with = "super::json::array")]
     pub entries: Vec<ListEntry>,
     /// The folded prefixes, each ending in `/`, in ascending order.
     pub prefixes: Vec<String>,

@@ -9,6 +9,7 @@ pub mod check;
 pub mod chunk;
 pub mod error;
 mod get;
+mod json;
 pub mod limits;
 pub mod message;
 mod names;
@@ -28,7 +29,7 @@ pub use limits::OFFSET_MAX;
 pub use message::{Body, Headers};
 pub use names::{Key, StoreName, TransferId};
 pub use object::{Checksum, ChecksumAlgorithm, ChecksumKind, ObjectInfo, PartRun, Pin, Span};
-pub use request::{Control, GetRequest, ListRequest, StatRequest};
+pub use request::{Control, GetRequest, ListRequest, StatRequest, is_valid_context};
 
 /// The protocol's major version: the `v1` in every subject.
 pub const VERSION: u32 = 1;

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::answer::{Accepted, End};
 use super::chunk::{Chunk, crc_from_text, crc_to_text};
 use super::error::{Code, Malformed, WireError};
+use super::json::object;
 use super::limits::{self, MESSAGE_MAX_BYTES, OFFSET_MAX};
 use super::names::TransferId;
 
@@ -201,7 +202,7 @@ pub fn json<T: Serialize>(value: &T) -> Bytes {
 /// # Errors
 /// If the body is not a `T`. The message quotes the beginning of the reason.
 pub fn from_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Malformed> {
-    serde_json::from_slice(payload).map_err(|error| Malformed::new(format!("body: {}", excerpt(&error.to_string()))))
+    object(payload).map_err(|error| Malformed::new(format!("body: {}", excerpt(&error.to_string()))))
 }
 
 fn error_from_json(payload: &[u8]) -> Result<WireError, Malformed> {

@@ -69,11 +69,11 @@ pub struct ObjectInfo {
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
     /// The whole object's checksum, as kept by the store.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::json::optional", skip_serializing_if = "Option::is_none")]
     pub checksum: Option<Checksum>,
     /// A checksum of the whole object that older consumers don't know: of another algorithm, or the `ETag`. Only if there
     /// is no `checksum`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "super::json::optional", skip_serializing_if = "Option::is_none")]
     pub other_checksum: Option<Checksum>,
 }
 
@@ -125,7 +125,7 @@ pub struct Checksum {
     /// Base64 of the big-endian digest, as in S3, without a `-N` suffix.
     pub value: String,
     /// The part sizes of a composite checksum in order, run-length encoded; empty if unknown.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "super::json::array", skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<PartRun>,
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::error::WireError;
+use super::json::object;
 use super::limits::{TOKEN_MAX_BYTES, VERSION_MAX_BYTES};
 use super::names::Key;
 use super::object::{Pin, Span};
@@ -81,11 +82,10 @@ impl GetRequest {
             return Err(WireError::new(super::Code::Range, message));
         }
 
-        if request.chunk_max == Some(0) {
-            return Err(WireError::bad_request("`chunk_max` is 0"));
-        }
-        if request.window == Some(0) {
-            return Err(WireError::bad_request("`window` is 0"));
+        for (name, value) in [("chunk_max", request.chunk_max), ("window", request.window)] {
+            if value == Some(0) {
+                return Err(WireError::bad_request(format!("`{name}` {}", Kind::Positive.rule())));
+            }
         }
         if request.window.is_some() && request.credit.is_some() {
             return Err(WireError::bad_request("`window` and `credit` exclude each other"));
@@ -102,7 +102,7 @@ impl GetRequest {
     pub fn context_of(body: &[u8]) -> Option<String> {
         let body: Value = serde_json::from_slice(body).ok()?;
         let context = body.get("context")?.as_str()?;
-        check_context(context).is_ok().then(|| context.to_owned())
+        is_valid_context(context).then(|| context.to_owned())
     }
 
     /// Returns the requested byte range.
@@ -151,7 +151,7 @@ pub struct ListRequest {
     #[serde(default)]
     pub recursive: bool,
     /// The maximum number of entries in a page; the relay may send fewer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "saturated", skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// `next` of the previous page; absent for the first page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -177,7 +177,7 @@ impl ListRequest {
         }
 
         if request.limit == Some(0) {
-            return Err(WireError::bad_request("`limit` is 0"));
+            return Err(WireError::bad_request(format!("`limit` {}", Kind::Positive.rule())));
         }
         if request.token.as_ref().is_some_and(|token| token.len() > TOKEN_MAX_BYTES) {
             return Err(WireError::bad_request(format!("`token` is over {TOKEN_MAX_BYTES} bytes")));
@@ -247,6 +247,8 @@ enum Kind {
     Flag,
     /// An offset, size or count.
     Number,
+    /// A number that must not be 0.
+    Positive,
     /// A number that fits into 32 bits.
     Small,
 }
@@ -260,8 +262,8 @@ const GET: &[(&str, Kind)] = &[
     ("if_match", Kind::Text),
     ("version_id", Kind::Text),
     ("credit", Kind::Number),
-    ("window", Kind::Number),
-    ("chunk_max", Kind::Number),
+    ("window", Kind::Positive),
+    ("chunk_max", Kind::Positive),
     ("context", Kind::Text),
     ("keeps_alive", Kind::Flag),
 ];
@@ -271,7 +273,7 @@ const LIST: &[(&str, Kind)] = &[
     ("v", Kind::Small),
     ("prefix", Kind::Text),
     ("recursive", Kind::Flag),
-    ("limit", Kind::Small),
+    ("limit", Kind::Positive),
     ("token", Kind::Text),
 ];
 const CONTROL: &[(&str, Kind)] =
@@ -288,6 +290,7 @@ impl Kind {
             Self::Text => value.is_string(),
             Self::Flag => value.is_boolean(),
             Self::Number => value.as_u64().is_some_and(|number| number <= OFFSET_MAX),
+            Self::Positive => value.as_u64().is_some_and(|number| (1..=OFFSET_MAX).contains(&number)),
             Self::Small => value.as_u64().is_some_and(|number| u32::try_from(number).is_ok()),
         }
     }
@@ -298,6 +301,7 @@ impl Kind {
             Self::Text => "must be text",
             Self::Flag => "must be true or false",
             Self::Number => "must be an integer from 0 to 2^63 - 1",
+            Self::Positive => "must be an integer from 1 to 2^63 - 1",
             Self::Small => "must be an integer from 0 to 2^32 - 1",
         }
     }
@@ -308,15 +312,18 @@ fn parse<T: DeserializeOwned>(body: &[u8], members: &[(&str, Kind)]) -> Result<T
         let message = format!("the body has {} bytes, more than {REQUEST_MAX_BYTES}", body.len());
         return Err(WireError::bad_request(message));
     }
-    serde_json::from_slice(body).map_err(|error| WireError::bad_request(rule_broken(body, members, &error)))
+    object(body).map_err(|_| WireError::bad_request(rule_broken(body, members)))
 }
 
 /// Returns the member that makes a body invalid, and the rule that it violates.
-fn rule_broken(body: &[u8], members: &[(&str, Kind)], error: &serde_json::Error) -> String {
+fn rule_broken(body: &[u8], members: &[(&str, Kind)]) -> String {
     let object = match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => object,
         Ok(_) => return "the body must be a JSON object".to_owned(),
-        Err(error) => return format!("the body is not JSON: {error}"),
+        Err(error) => {
+            let (line, column) = (error.line(), error.column());
+            return format!("the body is not JSON, or is nested too deeply: see line {line}, column {column}");
+        }
     };
 
     for (name, kind) in members {
@@ -327,7 +334,8 @@ fn rule_broken(body: &[u8], members: &[(&str, Kind)], error: &serde_json::Error)
             None | Some(_) => {}
         }
     }
-    format!("the body is invalid: {error}")
+    // All members are valid, and an unknown one can't be invalid.
+    "the body has a member twice".to_owned()
 }
 
 fn check_version(v: Option<u32>) -> Result<(), WireError> {
@@ -350,6 +358,12 @@ fn check_pin(pin: &Pin) -> Result<(), WireError> {
     Ok(())
 }
 
+/// Returns whether `context` is valid as the context of a request.
+#[must_use]
+pub fn is_valid_context(context: &str) -> bool {
+    check_context(context).is_ok()
+}
+
 fn check_context(context: &str) -> Result<(), WireError> {
     if context.len() > CONTEXT_MAX_BYTES {
         let message = format!("`context` of {} bytes is over {CONTEXT_MAX_BYTES}", context.len());
@@ -367,6 +381,12 @@ fn offset<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         return Err(D::Error::custom(format!("{offset} is beyond 2^63 - 1")));
     }
     Ok(offset)
+}
+
+/// Reads a number that has a smaller maximum anyway.
+fn saturated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = optional_offset(deserializer)?;
+    Ok(number.map(|number| u32::try_from(number).unwrap_or(u32::MAX)))
 }
 
 fn optional_offset<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
@@ -446,6 +466,27 @@ mod tests {
             for word in ["u64", "struct", "line", "column", "expected", "invalid type"] {
                 assert!(!message.contains(word), "{message:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_body_that_json_parsers_disagree_about_is_rejected() {
+        for body in ["[]", "[1]", "[\"a\"]", "[4,false,0,false]"] {
+            ListRequest::parse(body.as_bytes()).unwrap_err();
+            Control::parse(body.as_bytes()).unwrap_err();
+        }
+
+        assert_eq!(refused(r#"{"key":"a","key":"b"}"#).1, "the body has a member twice");
+        let nested = format!(r#"{{"key":"a","x":{}{}}}"#, "[".repeat(200), "]".repeat(200));
+        assert!(refused(&nested).1.contains("nested too deeply"));
+    }
+
+    #[test]
+    fn a_limit_above_that_of_the_relay_is_valid() {
+        let limit = |limit: &str| ListRequest::parse(format!(r#"{{"limit":{limit}}}"#).as_bytes());
+        assert_eq!(limit("1099511627776").unwrap().limit, Some(u32::MAX));
+        for invalid in ["0", "-1", "1.5", "9223372036854775808"] {
+            assert!(limit(invalid).unwrap_err().message.contains("`limit` must be an integer from 1"), "{invalid}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::json::object;
 use super::limits::SERVICE_MAX_BYTES;
 use super::message::json;
 use super::names::StoreName;
@@ -59,7 +60,7 @@ impl Question {
         if body.is_empty() || body.len() > QUESTION_MAX_BYTES {
             return Self::default();
         }
-        let mut question: Self = serde_json::from_slice(body).unwrap_or_default();
+        let mut question: Self = object(body).unwrap_or_default();
         question.stores.truncate(STORES_MAX);
         question
     }
@@ -70,7 +71,7 @@ impl Question {
 pub struct Answer {
     name: String,
     metadata: BTreeMap<String, String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::json::array")]
     endpoints: Vec<Endpoint>,
 }
 
@@ -87,7 +88,7 @@ impl Answer {
         if body.len() > SERVICE_MAX_BYTES {
             return None;
         }
-        let answer: Self = serde_json::from_slice(body).ok()?;
+        let answer: Self = object(body).ok()?;
         (answer.name == SERVICE && answer.metadata.contains_key("prefix")).then_some(answer)
     }
 

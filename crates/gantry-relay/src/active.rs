@@ -26,9 +26,9 @@ pub struct ActiveTransfer {
     /// The object's key, if keys are shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// The consumer's context, if keys are shown.
+    /// The consumer's correlation, if keys are shown.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub context: Option<String>,
+    pub correlation: Option<String>,
     /// The object's size in bytes, once it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
@@ -46,7 +46,7 @@ pub struct ActiveTransfer {
 pub(crate) struct Activity {
     pub(crate) store: StoreName,
     key: Option<String>,
-    context: Option<String>,
+    correlation: Option<String>,
     since: Instant,
     size: AtomicU64,
     sent_bytes: AtomicU64,
@@ -54,13 +54,13 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    /// Describes a transfer that begins now. `shown` is its key and its context, unless they are hidden.
+    /// Describes a transfer that begins now. `shown` is its key and its correlation, unless they are hidden.
     pub(crate) fn new(store: StoreName, shown: Option<(String, Option<String>)>) -> Self {
-        let (key, context) = shown.map_or((None, None), |(key, context)| (Some(key), context));
+        let (key, correlation) = shown.map_or((None, None), |(key, correlation)| (Some(key), correlation));
         Self {
             store,
             key,
-            context,
+            correlation,
             since: Instant::now(),
             size: AtomicU64::new(UNKNOWN),
             sent_bytes: AtomicU64::new(0),
@@ -68,9 +68,9 @@ impl Activity {
         }
     }
 
-    /// Returns the key and the context for the log, unless they are hidden.
-    pub(crate) fn shown(&self) -> (Option<&str>, Option<&str>) {
-        (self.key.as_deref(), self.context.as_deref())
+    /// Returns the key for the log, unless it is hidden.
+    pub(crate) fn shown_key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     pub(crate) fn note_size(&self, size: u64) {
@@ -91,7 +91,7 @@ impl Activity {
             transfer,
             store: self.store.clone(),
             key: self.key.clone(),
-            context: self.context.clone(),
+            correlation: self.correlation.clone(),
             size: (size != UNKNOWN).then_some(size),
             sent_bytes: self.sent_bytes.load(Ordering::Relaxed),
             ms: as_millis(self.since.elapsed()),

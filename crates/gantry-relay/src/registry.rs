@@ -220,7 +220,7 @@ mod tests {
         first.activity.note_wait(Some(Wait::Credit));
 
         let expected = json!({ "transfer": TransferId(Uuid::from_u128(1)).to_string(), "store": "s",
-            "key": "a/b", "context": "job 7", "size": 100, "sent_bytes": 30, "ms": 5, "waits_for": "credit" });
+            "key": "a/b", "correlation": "job 7", "size": 100, "sent_bytes": 30, "ms": 5, "waits_for": "credit" });
         assert_eq!(json(0), expected);
         let expected = json!({ "transfer": TransferId(Uuid::from_u128(2)).to_string(), "store": "s",
             "sent_bytes": 0, "ms": 0 });

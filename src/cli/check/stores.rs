@@ -30,7 +30,7 @@ pub(super) async fn check(config: &Config, name: &StoreName, effective: &[Effect
     tested.await.map_err(|error| match store {
         StoreConfig::S3(_) => blamed_in_s3(&error, name, effective),
         StoreConfig::File(_) => {
-            let cure = "create the directory, let the relay's user read it, or correct the path";
+            let cure = stores::DIRECTORY_CURE;
             format!("{}: {error}: {cure}", named(effective, &format!("stores.{name}.url")))
         }
     })

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use clap::Args;
 
 use self::one::One;
-use super::address::{ByteRange, ObjectAddress, Rate};
+use super::address::{ByteRange, Correlation, ObjectAddress, Rate};
 use super::exit::Failure;
 use super::output::Form;
 use super::select::{Address, Selection};
 use super::show::Show;
+use super::suggest;
 use super::tree::{Download, TreeArgs};
 use gantry_bus::rate::RateLimit;
 use gantry_client::Client;
@@ -85,11 +86,10 @@ pub(super) struct Get {
     limit_rate: Option<Rate>,
     #[arg(
         long,
-        help_heading = ONE,
         value_name = "TEXT",
         help = "Id of the download in the logs and traces of both sides, instead of a random one; at most 256 bytes"
     )]
-    correlation: Option<String>,
+    correlation: Option<Correlation>,
     #[command(flatten)]
     show: Show,
 }
@@ -126,13 +126,18 @@ impl Get {
     pub(super) async fn run(self, client: Client, shutdown: &Shutdown) -> Result<(), Failure> {
         match self.mode()? {
             Mode::One(address) => {
-                let correlation = self.correlation.clone().unwrap_or_else(gantry_client::new_correlation);
-                One { get: &self, address, correlation }.run(client, shutdown).await
+                let correlation =
+                    self.correlation.clone().map_or_else(gantry_client::new_correlation, |Correlation(id)| id);
+                let one = One { get: &self, address, correlation };
+                match one.run(&client, shutdown).await {
+                    Ok(()) => Ok(()),
+                    Err(failure) => Err(suggest::folder(failure, &one.address, &client).await),
+                }
             }
             Mode::Tree(selections) => {
                 let folder = self.output.clone().unwrap_or_else(|| PathBuf::from("."));
-                let download = Download { selections, folder, delete: false, args: self.tree, show: self.show };
-                download.run(&client, shutdown).await
+                let Self { tree: args, correlation, show, .. } = self;
+                Download { selections, folder, delete: false, args, correlation, show }.run(&client, shutdown).await
             }
         }
     }
@@ -173,7 +178,6 @@ impl Get {
             (self.if_match.is_some(), "--if-match"),
             (self.version_id.is_some(), "--version-id"),
             (self.no_resume, "--no-resume"),
-            (self.correlation.is_some(), "--correlation"),
         ];
         options.into_iter().filter_map(|(is_given, name)| is_given.then_some(name)).collect()
     }

@@ -33,9 +33,9 @@ pub(super) struct One<'a> {
 }
 
 impl One<'_> {
-    pub(super) async fn run(&self, client: Client, shutdown: &Shutdown) -> Result<(), Failure> {
+    pub(super) async fn run(&self, client: &Client, shutdown: &Shutdown) -> Result<(), Failure> {
         let subject = self.address.to_string();
-        let reported = match self.download(&client, shutdown).await {
+        let reported = match self.download(client, shutdown).await {
             Ok(summary) => self.report(&summary),
             Err(failure) => Err(failure),
         };
@@ -231,7 +231,8 @@ impl One<'_> {
 
     fn report(&self, summary: &Summary) -> Result<(), Failure> {
         let Summary { bytes, elapsed, output, .. } = summary;
-        tracing::info!(bytes, ms = elapsed.as_millis(), output_ms = output.as_millis(), "downloaded");
+        let correlation = &summary.correlation;
+        tracing::info!(correlation, bytes, ms = elapsed.as_millis(), output_ms = output.as_millis(), "downloaded");
 
         match self.get.form() {
             Form::Json => output::json(summary)?,

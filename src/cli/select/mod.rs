@@ -121,6 +121,7 @@ impl Selection {
             Self::Object(address) => address.to_string(),
             Self::Keys { store, pattern: Some((pattern, _)), .. } => format!("{store}/{pattern}"),
             Self::Keys { store, prefix, .. } => format!("{store}/{prefix}"),
+            Self::Lines(path) if path.as_os_str() == "-" => "standard input".to_owned(),
             Self::Lines(path) => path.display().to_string(),
         }
     }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use gantry_proto::{Checksum, ObjectInfo, Pin};
+use gantry_proto::{Checksum, Get, ObjectInfo, Pin};
 
 use super::commit::Staged;
 use super::folder::{Folder, Found};
@@ -158,9 +158,15 @@ impl Fetcher {
         self.to_file(plan, stage).await
     }
 
+    fn get(&self, plan: &Plan) -> Get {
+        let mut get = plan.item.get();
+        get.context.clone_from(&self.options.correlation);
+        get
+    }
+
     /// Fetches an object into memory, and then writes it. Returns `None` if it is too large for that.
     async fn in_memory(&self, plan: &Plan, stage: &Arc<Stage>) -> Result<Option<Arrived>, Error> {
-        let mut download = unless_cancelled(&self.cancel, self.client.get(plan.item.get())).await?;
+        let mut download = unless_cancelled(&self.cancel, self.client.get(self.get(plan))).await?;
         let object = download.object().clone();
         if object.size > IN_MEMORY_MAX_BYTES {
             download.stop().await;
@@ -191,7 +197,7 @@ impl Fetcher {
         let options = FileOptions::default().progress(progress).cancel(self.cancel.clone());
 
         let path = stage.file(&unfinished);
-        let download = self.client.download(plan.item.get(), &path, options);
+        let download = self.client.download(self.get(plan), &path, options);
         let (report, ()) = tokio::join!(Box::pin(download), self.follow(seen));
         let shown = |error| shown(error, self.folder.as_deref(), &path, &plan.path);
         let report = report.map_err(shown)?;

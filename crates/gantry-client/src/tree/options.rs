@@ -48,6 +48,8 @@ pub struct TreeOptions {
     /// Nothing is deleted if the keys are not in ascending order, if there are no objects, or if a download fails for a
     /// reason that does not concern its key only. Links, special files and mounted file systems in the folder are kept.
     pub delete: bool,
+    /// Sets [`Get::context`](crate::Get::context) of all downloads. Without it, each of them has a random one.
+    pub correlation: Option<String>,
     /// Receives the progress.
     pub progress: Option<watch::Sender<TreeProgress>>,
     /// Stops the download. Fetched bytes are kept.
@@ -64,6 +66,7 @@ impl Default for TreeOptions {
             names: Names::default(),
             ordered: false,
             delete: false,
+            correlation: None,
             progress: None,
             cancel: CancellationToken::new(),
         }
@@ -94,6 +97,7 @@ setters! {
     names: Names,
     ordered: bool,
     delete: bool,
+    correlation: Option<String>,
     progress: Option<watch::Sender<TreeProgress>>,
     cancel: CancellationToken,
 }

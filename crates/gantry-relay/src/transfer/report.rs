@@ -48,8 +48,8 @@ impl Report {
         let Some(Range { start, end }) = self.started.take() else { return };
         if delivery.context.throttle.admits("transfer_started", TRANSFERS) {
             let opened_ms = self.opened_ms;
-            let (key, context) = activity.shown();
-            info!(key, context, start, end, object = self.object, opened_ms, "transfer started");
+            let key = activity.shown_key();
+            info!(key, start, end, object = self.object, opened_ms, "transfer started");
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::case::{Check, Expect, Level};
+use super::case::{Check, Expect, Level, Stage};
 use super::process::Ended;
 use super::scene::{Controlled, ETAG, Heard, IDLE, Scene, VERSION_ID};
 
@@ -52,6 +52,14 @@ fn end(scene: &Scene, level: Level, ended: &Ended, file: &Path) -> Option<String
     };
     if must_fail && !is_failure {
         return Some("exited with 0 instead of a failure".to_owned());
+    }
+
+    let requests = scene.heard.borrow().requests.len();
+    if requests == 0 && scene.case.stage != Stage::Empty {
+        return Some(format!("sent no request: {printed}"));
+    }
+    if scene.case.expect == Expect::Recovery && !must_fail && !is_failure && requests < 2 {
+        return Some("ended with the file, but did not notice what was wrong with the first transfer".to_owned());
     }
     if must_fail && level >= Level::Full && content.is_some() {
         return Some("gave the file its final name, although the download failed".to_owned());

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::Command;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 /// The longest excerpt of what a consumer printed, in characters.
@@ -39,16 +40,37 @@ pub(super) async fn run(command: &[String], names: Names<'_>, patience: Duration
     let Some(program) = words.next() else { return Ended::NotStarted("no command".to_owned()) };
 
     let mut command = Command::new(program);
-    command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    let child = match command.spawn() {
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = match command.process_group(0).spawn() {
         Ok(child) => child,
         Err(error) => return Ended::NotStarted(error.to_string()),
     };
+    // A script does not pass a signal on to the programs that it has started.
+    let _group = Group::of(&child);
 
     match timeout(patience, child.wait_with_output()).await {
         Ok(Ok(output)) => Ended::Exited { code: output.status.code(), printed: tail(&output.stderr) },
         Ok(Err(error)) => Ended::NotStarted(error.to_string()),
         Err(_) => Ended::TimedOut,
+    }
+}
+
+/// Kills a process and those that it has started, when dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    /// `child` leads a process group.
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // All of them have ended in most cases.
+            kill_process_group(leader, Signal::KILL).ok();
+        }
     }
 }
 
@@ -96,6 +118,21 @@ mod tests {
     async fn a_process_that_hangs_is_killed() {
         let ended = run(&words(&["sleep", "60"]), names(), Duration::from_millis(10)).await;
         assert_eq!(ended, Ended::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn what_a_script_has_started_is_killed_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let script = format!("sleep 60 & echo $! > {0}.new && mv {0}.new {0}; wait", pid.display());
+        let ended = run(&words(&["sh", "-c", &script]), names(), Duration::from_secs(1)).await;
+        assert_eq!(ended, Ended::TimedOut);
+
+        let pid = std::fs::read_to_string(pid).unwrap();
+        let status = format!("/proc/{}/stat", pid.trim());
+        while std::fs::read_to_string(&status).is_ok_and(|status| !status.contains(") Z ")) {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

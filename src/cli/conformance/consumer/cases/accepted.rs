@@ -94,6 +94,7 @@ pub(super) const CASES: &[Case] = &[
         section: BOUNDS,
         rule: "a size is an integer from 0 to 2^63 - 1",
         level: Level::Resuming,
+        expect: Expect::Recovery,
         scripts: &[&[Step::Accept(|body| body["size"] = (-1).into())]],
         ..CORRECT
     },
@@ -113,6 +114,7 @@ pub(super) const CASES: &[Case] = &[
         section: BOUNDS,
         rule: "`chunk_max` of `accepted` is at least 1",
         level: Level::Resuming,
+        expect: Expect::Recovery,
         scripts: &[&[Step::Accept(|body| body["chunk_max"] = 0.into())]],
         ..CORRECT
     },
@@ -121,6 +123,7 @@ pub(super) const CASES: &[Case] = &[
         section: BOUNDS,
         rule: "`window_max` is at least 1",
         level: Level::Resuming,
+        expect: Expect::Recovery,
         scripts: &[&[Step::Accept(|body| body["window_max"] = 0.into())]],
         ..CORRECT
     },
@@ -129,6 +132,7 @@ pub(super) const CASES: &[Case] = &[
         section: BOUNDS,
         rule: "an `etag` has at most 1,024 bytes, because requests repeat it",
         level: Level::Resuming,
+        expect: Expect::Recovery,
         scripts: &[&[Step::Accept(|body| body["etag"] = "e".repeat(20_000).into())]],
         ..CORRECT
     },

@@ -39,9 +39,9 @@ mod tests {
     }
 
     #[test]
-    fn only_bare_consumers_are_judged_by_what_bare_consumers_do() {
+    fn only_bare_consumers_are_allowed_to_give_up() {
         for case in all().filter(|case| case.level > Level::Bare) {
-            assert!(!matches!(case.expect, Expect::Recovery | Expect::Tolerance), "{}", case.id);
+            assert!(case.expect != Expect::Tolerance, "{}", case.id);
         }
     }
 }
