@@ -176,6 +176,22 @@ class Recovers(WithFakeRelay):
 
         await self.check(script, from_offset=0)
 
+    async def test_an_acceptance_with_larger_chunks_than_requested(self) -> None:
+        async def script(transfer: Transfer) -> None:
+            await transfer.accept(chunk_max=2**40)
+            await transfer.rest()
+            await transfer.finish()
+
+        await self.check(script, from_offset=0)
+
+    async def test_an_empty_chunk(self) -> None:
+        async def script(transfer: Transfer) -> None:
+            await transfer.accept()
+            await transfer.chunk()
+            await transfer.send("chunk", b"", seq=1, offset=1000, crc="0" * 16)
+
+        await self.check(script, from_offset=1000)
+
     async def test_silence(self) -> None:
         async def script(transfer: Transfer) -> None:
             await transfer.accept()

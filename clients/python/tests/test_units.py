@@ -199,7 +199,17 @@ class Messages(unittest.TestCase):
         self.assertEqual((accepted.object.etag, accepted.object.version_id), ("\u00a0\u200b", "\U0010ffff"))
 
     def test_unknown_members_are_ignored(self) -> None:
-        self.assertIsInstance(self.accepted(news=1, version_id=None), protocol.Accepted)
+        self.assertIsInstance(self.accepted(news=1), protocol.Accepted)
+
+    def test_an_optional_member_that_is_null_is_absent(self) -> None:
+        names = ("version_id", "last_modified", "content_type", "metadata", "checksum")
+        accepted = self.accepted(**dict.fromkeys(names))
+        assert isinstance(accepted, protocol.Accepted)
+        self.assertEqual((accepted.object.metadata, accepted.object.checksum), ({}, None))
+        checksum = {"algorithm": "crc32", "kind": "full_object", "value": "AAAAAA==", "parts": None}
+        accepted = self.accepted(checksum=checksum)
+        assert isinstance(accepted, protocol.Accepted) and accepted.object.checksum is not None
+        self.assertEqual(accepted.object.checksum.parts, ())
 
     def test_an_error_that_cannot_be_read_is_internal(self) -> None:
         without_retryable = b'{"code": "not_found", "message": "m"}'

@@ -288,6 +288,7 @@ class _Transfer:
         self._subject = f"{download._prefix}.v1.get.{download._request.store}"
         self._accepted: Optional[Accepted] = None
         self._transfer: Optional[str] = None
+        self._chunk_max = 0
         self._sequence = 0
         self._credit = 0
         self._heard_at = time.monotonic()
@@ -297,7 +298,7 @@ class _Transfer:
         """Publishes the request for the missing bytes."""
         download, request = self._download, self._download._request
         chunk_max = max(1, nc.max_payload - protocol.HEADERS_MAX_BYTES)
-        chunk_max = min(chunk_max, download._chunk_limit or chunk_max)
+        chunk_max = self._chunk_max = min(chunk_max, download._chunk_limit or chunk_max)
         window = _whole_chunks(download._budget.share, min(chunk_max, _CHUNK_DEFAULT))
         self._credit = min(protocol.OFFSET_MAX, max(download._received, download._written + window))
         version = download._version
@@ -386,6 +387,8 @@ class _Transfer:
         if self._accepted is not None:
             return
         self._accepted = accepted
+        if accepted.chunk_max > max(self._chunk_max, protocol.CHUNK_MIN_BYTES):
+            _set_back(f"accepted with chunks of {accepted.chunk_max} bytes, {self._chunk_max} were requested")
         self._credit = min(self._credit, accepted.credit)
         self._download._take_version(accepted)
         self._download._answer_s = _ANSWER_S

@@ -20,6 +20,9 @@ PAGE_MAX = 1000
 #: Control characters: Unicode's category Cc.
 CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f]")
 
+#: A smaller `chunk_max` of a request counts as this.
+CHUNK_MIN_BYTES = 1024
+
 #: The part of `max_payload` that is reserved for a message's headers.
 HEADERS_MAX_BYTES = 4096
 
@@ -294,7 +297,7 @@ def read_answer(headers: Optional[Mapping[str, str]], payload: bytes) -> Json:
 
 def read_object(body: Json) -> ObjectInfo:
     """Decodes an object's description. Raises `MalformedError`."""
-    metadata = body.get("metadata", {})
+    metadata = {} if body.get("metadata") is None else body["metadata"]
     if not isinstance(metadata, dict) or not all(map(_is_text, [*metadata, *metadata.values()])):
         raise MalformedError("metadata: expected an object of texts")
     return ObjectInfo(
@@ -366,7 +369,7 @@ def _read_checksum(value: object) -> Optional[Checksum]:
     if value is None:
         return None
     body = _object(value)
-    runs = [_object(run) for run in _array(body, "parts")] if "parts" in body else []
+    runs = [_object(run) for run in _array(body, "parts")] if body.get("parts") is not None else []
     if len(runs) > _PARTS_MAX:
         raise MalformedError(f"checksum of more than {_PARTS_MAX} runs of parts")
     parts = tuple((_count(run, "count"), _count(run, "size")) for run in runs)
