@@ -45,6 +45,11 @@ _CHUNK_DEFAULT = 520_192
 # Credit is sent when it has grown by this fraction of the window, which is two chunks for the default window.
 _CREDIT_STEPS = 4
 
+# How long after a `503` a control message is sent again, and how many `beat_s` of silence, at least how many seconds,
+# mean together with one that the relay is gone.
+_RESEND_S = 0.05
+_ABSENCE_BEATS, _ABSENCE_MIN_S = 1.25, 0.25
+
 # If a wait exceeds its timeout by this much, this process was suspended.
 _OWN_PAUSE_S = 0.5
 
@@ -293,6 +298,7 @@ class _Transfer:
         self._credit = 0
         self._heard_at = time.monotonic()
         self._sent_at = self._heard_at
+        self._resend_at: Optional[float] = None
 
     async def request(self, nc: NatsClient) -> None:
         """Publishes the request for the missing bytes."""
@@ -323,7 +329,7 @@ class _Transfer:
         """Handles messages until the end. Raises `_SetbackError`."""
         while not self._download._finished:
             waited_from = time.monotonic()
-            message = await self._inbox.next(_TICK_S)
+            message = await self._inbox.next(_TICK_S if self._resend_at is None else _RESEND_S)
             waited_s = time.monotonic() - waited_from
             if waited_s > _TICK_S + _OWN_PAUSE_S:
                 # Messages that have arrived meanwhile are still unread.
@@ -350,7 +356,8 @@ class _Transfer:
             raise _SetbackError(error, cancels=True) from error
 
         if isinstance(message, protocol.NoResponders):
-            raise _SetbackError(NoRelayError(f"no relay listens on {self._subject!r}"))
+            self._handle_absence()
+            return
         if self._accepted is not None and message.transfer != self._accepted.transfer:
             return
 
@@ -371,6 +378,16 @@ class _Transfer:
             self._handle_chunk(message, self._accepted)
         else:
             self._handle_end(message, self._accepted)
+
+    def _handle_absence(self) -> None:
+        """Nobody has received the request or the last control message."""
+        if self._accepted is None:
+            raise _SetbackError(NoRelayError(f"no relay listens on {self._subject!r}"))
+        now = time.monotonic()
+        if now - self._heard_at > max(_ABSENCE_MIN_S, _ABSENCE_BEATS * self._accepted.beat_s):
+            raise _SetbackError(NoRelayError("the relay is gone"))
+        # It may only be replacing the connection on which it receives control messages.
+        self._resend_at = now + _RESEND_S
 
     def _is_news(self, message: protocol.Message) -> bool:
         """Returns whether a message shows that the relay is alive. Repeats and beats after the last byte don't."""
@@ -455,13 +472,14 @@ class _Transfer:
         since_sent_s = now - self._sent_at
         probes = silence_s >= accepted.beat_s / 2 and since_sent_s >= accepted.beat_s / 2
         is_due = grown >= window // _CREDIT_STEPS or (grown > 0 and target == accepted.end)
-        if is_due or probes or since_sent_s >= accepted.idle_s / 4:
+        resends = self._resend_at is not None and now >= self._resend_at
+        if is_due or probes or resends or since_sent_s >= accepted.idle_s / 4:
             self._credit = max(self._credit, target)
             await self._send({"credit": self._credit, **({"probe": True} if probes and not is_due else {})})
 
     async def _send(self, state: dict[str, object]) -> None:
         assert self._accepted is not None, "there is no control subject before the acceptance"
-        self._sent_at = time.monotonic()
+        self._sent_at, self._resend_at = time.monotonic(), None
         await self._inbox.publish(self._accepted.control, protocol.encoded(state))
 
 
