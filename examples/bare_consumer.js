@@ -39,24 +39,23 @@ async function download(nc, store, key, file) {
         accepted = message.json();
         const { instance, start, end, size, credit } = accepted;
         const isOwn = accepted.control === `gantry.v1.ctl.${instance}.${transfer}` && accepted.transfer === transfer;
-        const hasForms = /^[0-9a-f-]{36}$/.test(transfer) && /^[\w-]{1,64}$/.test(instance);
-        const isWhole = accepted.key === key && start === 0 && end === size && credit <= WINDOW;
-        if (!isOwn || !hasForms || !isWhole) {
-          throw new Error(`not what was requested: ${message.string()}`);
-        }
+        const hasForms = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(transfer) && /^[\w-]{1,64}$/.test(instance);
+        const isWhole = [end, credit].every(Number.isSafeInteger) && start === 0 && end === size && credit <= WINDOW;
+        const isRequested = isOwn && hasForms && isWhole && accepted.key === key;
+        if (!isRequested) throw new Error(`not what was requested: ${message.string()}`);
       } else if (!["chunk", "beat", "end"].includes(kind) || !accepted || transfer !== accepted.transfer) {
         throw new Error(`the transfer failed: ${message.headers} ${message.string().slice(0, 200)}`);
       } else if (kind === "end") {
         const end = message.json();
         if (end.chunks === chunks && end.bytes === written && written === accepted.end) return;
         throw new Error(`the end counts ${message.string()}, got ${chunks} chunks and ${written} bytes`);
-      } else if (Number(header("Seq")) !== chunks || Number(header("Offset")) !== written) {
+      } else if (header("Seq") !== String(chunks) || header("Offset") !== String(written)) {
         throw new Error(`chunk ${chunks} was lost`);
       } else if (kind === "chunk") {
         [chunks, written] = [chunks + 1, written + message.data.length];
-        if (crc64nvme(message.data) !== header("Crc") || written > Math.min(reported + accepted.credit, accepted.end)) {
-          throw new Error(`chunk ${chunks - 1} is not what the relay sent`);
-        }
+        const isAllowed = message.data.length > 0 && written <= Math.min(reported + accepted.credit, accepted.end);
+        const isIntact = crc64nvme(message.data) === header("Crc");
+        if (!isAllowed || !isIntact) throw new Error(`chunk ${chunks - 1} is damaged, empty or too long`);
         for (let done = 0; done < message.data.length;) done += writeSync(file, message.data, done);
       }
       waits = header("Wait") === "credit" ? waits + 1 : 0;

@@ -6,7 +6,8 @@ import nats
 from awscrt.checksums import crc64nvme
 
 WINDOW = 4 * 520_192  # how much may arrive before it is reported as written: at most 48 MiB for a whole connection
-SILENCE_S = 10
+HEADERS = ["Gantry-Type", "Gantry-Transfer", "Gantry-Seq", "Gantry-Offset", "Gantry-Crc", "Gantry-Wait"]
+CONTROL = re.compile(r"gantry\.v1\.ctl\.([A-Za-z0-9_-]{1,64})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
 async def download(nc, store, key, file):
@@ -17,32 +18,28 @@ async def download(nc, store, key, file):
     accepted, chunks, written, reported, waits = None, 0, 0, 0, 0
     try:
         while True:
-            message = await messages.next_msg(timeout=SILENCE_S)
-            headers = message.headers or {}
-            kind, transfer = headers.get("Gantry-Type"), headers.get("Gantry-Transfer")
+            message = await messages.next_msg(timeout=10)  # a relay is never silent for so many seconds
+            kind, transfer, sequence, offset, crc, wait = map((message.headers or {}).get, HEADERS)
             if kind == "beat" and not accepted:
                 continue  # the relay is opening the object
             if kind == "accepted" and not accepted:
                 accepted = json.loads(message.data)
                 require(is_requested(accepted, transfer, key), "not what was requested", message)
-                window = accepted["credit"]  # less than was requested if the relay limits it
-            else:
-                is_expected = accepted and transfer == accepted["transfer"] and kind in ("chunk", "beat", "end")
-                require(is_expected, "the transfer failed", message)
+                continue
+            is_ours = accepted and transfer == accepted["transfer"] and kind in ("chunk", "beat", "end")
+            require(is_ours, "the transfer failed", message)
             if kind == "end":
-                end = json.loads(message.data)
-                is_complete = (end["chunks"], end["bytes"]) == (chunks, written) and written == accepted["end"]
-                return require(is_complete, "the end counts something else", message)
-            if kind in ("chunk", "beat"):
-                position = int(headers["Gantry-Seq"]), int(headers["Gantry-Offset"])
-                require(position == (chunks, written), "a chunk was lost", message)
+                is_complete = integers(json.loads(message.data), "chunks", "bytes") == [chunks, written]
+                return require(is_complete and written == accepted["end"], "the end counts something else", message)
+            require((sequence, offset) == (str(chunks), str(written)), "a chunk was lost", message)
             if kind == "chunk":
                 chunks, written = chunks + 1, written + len(message.data)
-                require(written <= min(reported + window, accepted["end"]), "more than was allowed", message)
-                require(crc64nvme(message.data) == int(headers["Gantry-Crc"], 16), "a chunk is damaged", message)
+                is_allowed = message.data and written <= min(reported + accepted["credit"], accepted["end"])
+                is_intact = crc == f"{crc64nvme(message.data):016x}"
+                require(is_allowed and is_intact, "a chunk is damaged, empty or too long", message)
                 await asyncio.to_thread(file.write, message.data)  # meanwhile the connection is read
-            waits = waits + 1 if headers.get("Gantry-Wait") == "credit" else 0
-            if waits > 1 or written - reported >= (1 if waits else max(1, window // 2)):
+            waits = waits + 1 if wait == "credit" else 0
+            if waits > 1 or written - reported >= (1 if waits else max(1, accepted["credit"] // 2)):
                 reported = written
                 await nc.publish(accepted["control"], json.dumps({"written": written}).encode(), reply=inbox)
     finally:
@@ -50,11 +47,15 @@ async def download(nc, store, key, file):
 
 
 def is_requested(accepted, transfer, key):
-    control = f"gantry.v1.ctl.{accepted['instance']}.{transfer}"
-    has_forms = re.fullmatch(r"[0-9a-f-]{36}", transfer) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", accepted["instance"])
-    is_own = has_forms and accepted["transfer"] == transfer
-    is_whole = accepted["start"] == 0 and accepted["end"] == accepted["size"] and accepted["credit"] <= WINDOW
-    return is_own and is_whole and accepted["control"] == control and accepted["key"] == key
+    start, end, size, credit = integers(accepted, "start", "end", "size", "credit")
+    names = accepted["instance"], accepted["transfer"]
+    is_own = names[1] == transfer and names == CONTROL.fullmatch(accepted["control"]).groups()
+    return is_own and accepted["key"] == key and (start, end) == (0, size) and credit <= WINDOW
+
+
+def integers(body, *names):
+    values = [body[name] for name in names]
+    return values if all(type(value) is int for value in values) else None  # a bool is an int, too
 
 
 def require(holds, problem, message):
@@ -63,10 +64,9 @@ def require(holds, problem, message):
 
 
 async def main(url, store, key, path):
-    nc = await nats.connect(url, allow_reconnect=False)
-    with open(path, "wb") as file:
-        await download(nc, store, key, file)
-    await nc.close()
+    async with await nats.connect(url, allow_reconnect=False) as nc:
+        with open(path, "wb") as file:
+            await download(nc, store, key, file)
 
 
 if __name__ == "__main__":

@@ -36,13 +36,14 @@ LARGE = 300 * MIB
 COUNTED = 100 * MIB
 CHUNKS_MAX, CONTROLS_MAX = 230, 120
 AT_ONCE = 20
+LINES_MAX = 80
 WITHIN_S = 120
 DEBIAN_GOPATH = "/usr/share/gocode"
 
 
 def main():
     harness = Harness()
-    results = [check_document()]
+    results = [check_document(), check_lengths()]
     try:
         document.extract(harness.folder / "document")
         sys.path.insert(0, str(harness.folder / "document"))
@@ -62,6 +63,21 @@ def check_document():
     """Compares the example with the document."""
     is_same = (EXAMPLES / "bare_consumer.py").read_text() == document.programs()["bare_consumer.py"]
     return report("bare_consumer.py", "" if is_same else "it differs from the one in docs/PROTOCOL.md")
+
+
+def check_lengths():
+    """Compares the lengths that the documents state, and those of the examples with their maximum."""
+    table, readme = (document.ROOT / "docs" / "PROTOCOL.md").read_text(), (document.ROOT / "README.md").read_text()
+    lengths = {level: sum(line.strip() != "" for line in document.programs()[program].splitlines())
+               for level, program in document.LEVELS.items()}
+    problems = [f"{level} has {length} lines, and not what the table states" for level, length in lengths.items()
+                if not re.search(rf"^\| \[{level}\].*\| {length}( more)? \|", table, re.MULTILINE)]
+    if f"{lengths['bare']} lines of Python" not in " ".join(readme.split()):
+        problems.append("README.md states another length")
+    for program in sorted(EXAMPLES.glob("bare_consumer.*")):
+        if len(program.read_text().splitlines()) >= LINES_MAX:
+            problems.append(f"{program.name} has {LINES_MAX} lines or more")
+    return report("lengths", "; ".join(problems))
 
 
 def check_crc():

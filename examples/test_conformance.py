@@ -106,7 +106,7 @@ class Kit:
         """Runs each broken consumer with the case that must catch it. Returns the results."""
         chosen = [broken for broken in BROKEN if not self.only or broken.case in self.only]
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            results = list(pool.map(self.catches, chosen))
+            results = list(pool.map(self.catches, chosen, range(len(chosen))))
 
         known = {row["id"] for row in self.run(["consumer", "--level", "full", "--json", "--", "false"])["cases"]}
         for case in sorted(known - {broken.case for broken in BROKEN}):
@@ -114,18 +114,19 @@ class Kit:
             results.append("failed")
         return results
 
-    def catches(self, broken):
-        folder = self.harness.folder / "broken" / f"{broken.case}"
+    def catches(self, broken, number):
+        folder = self.harness.folder / "broken" / str(number)
         document.extract(folder)
-        program = folder / document.LEVELS[broken.level]
-        program.write_text(broken.apply(program.read_text()))
-        command = [sys.executable, program, *PLACEHOLDERS]
-        arguments = ["consumer", "--level", broken.level, "--case", broken.case, "--patience", "15", "--json", "--"]
+        changed = folder / document.LEVELS[broken.level]
+        changed.write_text(broken.apply(changed.read_text()))
+        command = [sys.executable, folder / document.LEVELS[broken.runs], *PLACEHOLDERS]
+        arguments = ["consumer", "--level", broken.runs, "--case", broken.case, "--patience", "15", "--json", "--"]
         done = self.run([*arguments, *command])
         if done.get("failed") == 1:
-            print(f"caught: {broken.case}: {done['cases'][0]['details'][0][:160]}", flush=True)
+            print(f"caught: {broken.case} at level {broken.runs}: {broken.what}: {done['cases'][0]['details'][0][:160]}", flush=True)
             return "passed"
-        print(f"FAILED: {broken.case} does not catch a consumer that {broken.what}: {done}", flush=True)
+        named = f"a consumer of level {broken.runs} that {broken.what}"
+        print(f"FAILED: {broken.case} does not catch {named}: {done}", flush=True)
         return "failed"
 
     def chosen(self):

@@ -176,6 +176,22 @@ class Recovers(WithFakeRelay):
 
         await self.check(script, from_offset=0)
 
+    async def test_an_acceptance_with_larger_chunks_than_requested(self) -> None:
+        async def script(transfer: Transfer) -> None:
+            await transfer.accept(chunk_max=2**40)
+            await transfer.rest()
+            await transfer.finish()
+
+        await self.check(script, from_offset=0)
+
+    async def test_an_empty_chunk(self) -> None:
+        async def script(transfer: Transfer) -> None:
+            await transfer.accept()
+            await transfer.chunk()
+            await transfer.send("chunk", b"", seq=1, offset=1000, crc="0" * 16)
+
+        await self.check(script, from_offset=1000)
+
     async def test_silence(self) -> None:
         async def script(transfer: Transfer) -> None:
             await transfer.accept()
@@ -228,6 +244,20 @@ class OtherRules(WithFakeRelay):
         await self.read()
         self.assertLess(time.monotonic() - began, 1.5)
         self.assertEqual(relay.requests[1]["start"], 1000)
+
+    async def test_a_relay_that_sends_is_not_dead_although_nobody_receives_control_messages(self) -> None:
+        async def script(transfer: Transfer) -> None:
+            transfer.control = transfer.control.replace("fake", "deaf")
+            await transfer.accept(instance="deaf", idle_ms=1000)
+            for _ in range(4):
+                await transfer.chunk()
+                await asyncio.sleep(0.3)
+            await transfer.rest()
+            await transfer.finish()
+
+        relay = await self.relay(script)
+        self.assertEqual((await self.read()).recoveries, 0)
+        self.assertEqual(len(relay.requests), 1)
 
     async def test_a_beat_for_credit_is_answered(self) -> None:
         answered = asyncio.Event()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import hashlib
 import os
 import tempfile
@@ -10,6 +12,7 @@ import time
 import tracemalloc
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import gantry_client
 from harness import Harness, kill, serving, sha256
@@ -114,6 +117,13 @@ class Requests(WithRelay):
             keys += [entry.key for entry in page.entries]
         self.assertEqual(keys, sorted(f"{size}.bin" for size in SIZES))
 
+    async def test_a_limit_past_the_maximum_means_the_maximum(self) -> None:
+        for limit in (1001, 2**40, 2**80):
+            page = await anext(self.client.list("files", recursive=True, limit=limit))
+            self.assertEqual(len(page.entries), len(SIZES))
+        with self.assertRaises(gantry_client.InvalidArgumentError):
+            await anext(self.client.list("files", limit=0))
+
     async def test_errors_are_exceptions_of_their_code(self) -> None:
         target = self.folder / "none"
         with self.assertRaises(gantry_client.NotFoundError) as caught:
@@ -138,8 +148,17 @@ class Requests(WithRelay):
                 await self.client.get(name, to=self.folder / "x")
         with self.assertRaises(gantry_client.InvalidArgumentError):
             await self.client.get("files/1.bin", to=self.folder / "x", start=-1)
-        with self.assertRaises(gantry_client.InvalidArgumentError):
-            await self.client.get("files/1.bin", to=self.folder / "x", correlation="a\0b")
+        for text in ("a\0b", "a\x7fb", "a\x85b", "a\u009fb"):
+            for name in ("correlation", "if_match", "version_id"):
+                with self.subTest(name, text=text), self.assertRaises(gantry_client.InvalidArgumentError):
+                    await self.client.get("files/1.bin", to=self.folder / "x", **{name: text})
+        for prefix in ("a\n", "\ud800", "a" * 1025):
+            with self.subTest(prefix=prefix), self.assertRaises(gantry_client.InvalidArgumentError):
+                await anext(self.client.list("files", prefix=prefix))
+
+    async def test_a_correlation_may_have_any_other_character(self) -> None:
+        result = await self.client.get("files/1.bin", to=self.folder / "x", correlation="a\u00a0\u200b\U0010ffff")
+        self.assertEqual(result.correlation, "a\u00a0\u200b\U0010ffff")
 
     async def test_a_stream_that_is_left_early_ends_its_transfer(self) -> None:
         async with self.client.stream(f"files/{5 * MIB}.bin") as stream:
@@ -148,6 +167,65 @@ class Requests(WithRelay):
         self.assertEqual(self.client._budget._active, 0)
         with self.assertRaises(RuntimeError):
             _ = stream.result
+
+    async def test_a_loop_that_is_left_ends_its_transfer_without_a_garbage_collection(self) -> None:
+        gc.disable()
+        self.addCleanup(gc.enable)
+        name = f"files/{5 * MIB}.bin"
+
+        async def leave(stream: gantry_client.Stream) -> None:
+            async for _ in stream:
+                break
+
+        async def fail(stream: gantry_client.Stream) -> None:
+            async for _ in stream:
+                raise ZeroDivisionError
+
+        await leave(self.client.stream(name))
+        await self.has_no_download()
+        with self.assertRaises(ZeroDivisionError):
+            await fail(self.client.stream(name))
+        await self.has_no_download()
+        kept = self.client.stream(name)
+        await leave(kept)
+        await self.has_no_download()
+
+    async def has_no_download(self) -> None:
+        """Waits for tasks that are ready to run, and at most 1 s for messages to nats-server."""
+        for _ in range(100):
+            if self.client._budget._active == 0:
+                return
+            await asyncio.sleep(0.01)
+        self.fail("the transfer was not ended")
+
+    async def test_closing_a_stream_waits_until_its_transfer_has_ended(self) -> None:
+        async with contextlib.aclosing(self.client.stream(f"files/{5 * MIB}.bin")) as stream:
+            async for _ in stream:
+                break
+        self.assertEqual(self.client._budget._active, 0)
+
+        stream = self.client.stream(f"files/{5 * MIB}.bin")
+        chunks = aiter(stream)
+        await anext(chunks)
+        await stream.aclose()
+        self.assertEqual(self.client._budget._active, 0)
+        with self.assertRaises(StopAsyncIteration):
+            await anext(chunks)
+        await stream.aclose()
+
+    async def test_errors_of_the_file_have_the_correlation(self) -> None:
+        (self.folder / "folder").mkdir()
+        for target in (self.folder / "folder", self.folder / "none" / "x"):
+            with self.assertRaises(gantry_client.PartFileError) as caught:
+                await self.client.get("files/1.bin", to=target, correlation="order-7")
+            self.assertEqual(caught.exception.correlation, "order-7")
+
+    async def test_a_failure_to_keep_the_part_file_does_not_hide_the_first_error(self) -> None:
+        failure = gantry_client.PartFileError("can't make it durable")
+        with mock.patch("gantry_client.part.PartFile.suspend", side_effect=failure):
+            with self.assertRaises(gantry_client.NotFoundError) as caught:
+                await self.client.get("files/none", to=self.folder / "x", correlation="order-7")
+        self.assertEqual(caught.exception.correlation, "order-7")
 
     async def test_a_failing_progress_callback_ends_the_download(self) -> None:
         def fail(_: gantry_client.Progress) -> None:
@@ -265,8 +343,9 @@ class Faults(WithRelay):
             self.client.get("files/large.bin", to=target, progress=lambda seen: progress.append(seen.done))
         )
         await past(progress, MIB)
-        with self.assertRaises(gantry_client.FileInUseError):
-            await self.client.get("files/1.bin", to=target)
+        with self.assertRaises(gantry_client.FileInUseError) as caught:
+            await self.client.get("files/1.bin", to=target, correlation="order-7")
+        self.assertEqual(caught.exception.correlation, "order-7")
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
 

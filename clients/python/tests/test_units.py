@@ -138,15 +138,29 @@ class Verification(unittest.TestCase):
     def test_a_checksum_that_cannot_be_checked_verifies_the_transport_only(self) -> None:
         for checksum in (
             Checksum("md5", "full_object", "AAAA"),
-            Checksum("sha256", "full_object", "AAAA"),
-            Checksum("sha256", "full_object", "*"),
             Checksum("crc32", "composite", "AAAAAA=="),
-            Checksum("crc32", "composite", "AAAAAA==", ((1, 9_999),)),
-            Checksum("crc32", "composite", "AAAAAA==", ((2**62, 0), (1, 10_000))),
             Checksum("crc32", "other", "AAAAAA=="),
         ):
             with self.subTest(checksum):
                 self.assertEqual(self.verify(checksum, self.data), "transport only")
+
+    def test_an_invalid_checksum_is_reported_as_invalid_and_not_as_a_mismatch(self) -> None:
+        for checksum in (
+            Checksum("sha256", "full_object", "AAAA"),
+            Checksum("sha256", "full_object", "*"),
+            Checksum("crc32", "full_object", ""),
+            Checksum("crc32", "full_object", "AAAAAA"),
+            Checksum("crc32", "full_object", "AAAAAB=="),
+            Checksum("crc32", "full_object", "AAAAAA==\n"),
+            Checksum("crc32", "full_object", "\u00e4AAAAA=="),
+            Checksum("crc32", "composite", "AAAA"),
+            Checksum("crc32", "composite", "AAAA", ((1, 10_000),)),
+            Checksum("crc32", "composite", "AAAAAA==", ((1, 9_999),)),
+            Checksum("crc32", "composite", "AAAAAA==", ((2**62, 0), (1, 10_000))),
+        ):
+            with self.subTest(checksum):
+                text = self.verify(checksum, self.data)
+                self.assertEqual(text, f"transport only: the stated {checksum.algorithm} is invalid")
 
 
 class Messages(unittest.TestCase):
@@ -172,6 +186,8 @@ class Messages(unittest.TestCase):
             {"size": -1}, {"size": 1.5}, {"size": True}, {"size": 2**63}, {"size": None}, {"size": 5}, {"start": 11},
             {"chunk_max": 0}, {"key": 1}, {"instance": "a.b"}, {"instance": ""}, {"transfer": "other"},
             {"metadata": {"a": 1}}, {"checksum": []}, {"checksum": {"algorithm": "crc32"}}, {"control": "a.b"},
+            {"checksum": {"algorithm": "crc32", "kind": "full_object", "value": "A" * 177}}, {"beat_ms": 1e3},
+            {"key": "\ud800"}, {"metadata": {"\udfff": ""}}, {"content_type": "\ud800"},
             {"etag": ""}, {"etag": "a\x9b"}, {"etag": "\ud800"}, {"etag": "e" * 1025}, {"version_id": "\r"},
         ):
             with self.subTest(changes), self.assertRaises(MalformedError):
@@ -183,13 +199,52 @@ class Messages(unittest.TestCase):
         self.assertEqual((accepted.object.etag, accepted.object.version_id), ("\u00a0\u200b", "\U0010ffff"))
 
     def test_unknown_members_are_ignored(self) -> None:
-        self.assertIsInstance(self.accepted(news=1, version_id=None), protocol.Accepted)
+        self.assertIsInstance(self.accepted(news=1), protocol.Accepted)
+
+    def test_an_optional_member_that_is_null_is_absent(self) -> None:
+        names = ("version_id", "last_modified", "content_type", "metadata", "checksum")
+        accepted = self.accepted(**dict.fromkeys(names))
+        assert isinstance(accepted, protocol.Accepted)
+        self.assertEqual((accepted.object.metadata, accepted.object.checksum), ({}, None))
+        checksum = {"algorithm": "crc32", "kind": "full_object", "value": "AAAAAA==", "parts": None}
+        accepted = self.accepted(checksum=checksum)
+        assert isinstance(accepted, protocol.Accepted) and accepted.object.checksum is not None
+        self.assertEqual(accepted.object.checksum.parts, ())
 
     def test_an_error_that_cannot_be_read_is_internal(self) -> None:
         without_retryable = b'{"code": "not_found", "message": "m"}'
-        for payload in (b"", b"{", b"[]", b"[" * 100_000, b'{"code": 1}', b"\xff", without_retryable):
+        error = {"code": "denied", "message": "m", "retryable": False}
+        changes: list[dict[str, object]] = [
+            {"message": 5}, {"message": None}, {"message": "\ud800"}, {"code": ["denied"]}, {"retryable": 0},
+            {"retryable": "false"}, {"retry_after_ms": -1}, {"retry_after_ms": 1.5}, {"retry_after_ms": True},
+        ]
+        changed = [json.dumps({**error, **change}).encode() for change in changes]
+        changed += [json.dumps(error).encode().replace(b'"m"', b'"\xff"'), json.dumps(error).encode("utf-16")]
+        for payload in (b"", b"{", b"[]", b"[" * 100_000, b'{"code": 1}', b"\xff", without_retryable, *changed):
             error = protocol.read_error(payload)
             self.assertEqual((error.code, error.retryable), ("internal", True))
+
+    def test_numbers_in_headers_are_plain_digits(self) -> None:
+        good = {"Gantry-Type": "chunk", "Gantry-Transfer": TRANSFER, "Gantry-Seq": "0", "Gantry-Offset": "10",
+                "Gantry-Crc": "0123456789abcdef"}
+        self.assertIsInstance(protocol.read_message("gantry", good, b"x"), protocol.Chunk)
+        odd = ("", "+1", "-1", "1_0", " 1", "1 ", "1\n", "01", "\u0661", "1.0", "0x1", str(2**63))
+        for name, values in (
+            ("Gantry-Seq", odd),
+            ("Gantry-Offset", odd),
+            ("Gantry-Crc", ("", "0" * 15, "0" * 17, "0123456789ABCDEF", "0x" + "0" * 14, "+" + "0" * 15, "0" * 15 + "\n")),
+        ):
+            for value in values:
+                with self.subTest(name, value=value), self.assertRaises(MalformedError):
+                    protocol.read_message("gantry", {**good, name: value}, b"x")
+
+    def test_a_page_keeps_to_its_bounds(self) -> None:
+        entry = {"key": "k", "size": 1}
+        good = {"entries": [entry], "prefixes": ["p/"], "next": "t" * 8192}
+        self.assertEqual(len(protocol.read_page(good, 2).entries), 1)
+        for changes in ({"entries": [entry, entry]}, {"next": "t" * 8193}, {"prefixes": ["\ud800"]}, {"prefixes": [1]}):
+            with self.subTest(changes), self.assertRaises(MalformedError):
+                protocol.read_page({**good, **changes}, 2)
 
     def test_an_error_of_a_known_code_has_its_class(self) -> None:
         error = protocol.read_error(b'{"code": "changed", "message": "m", "retryable": false}')

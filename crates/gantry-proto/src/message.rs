@@ -236,9 +236,10 @@ fn required<'a>(headers: &'a Headers, name: &str) -> Result<&'a str, Malformed> 
 
 fn number(headers: &Headers, name: &str) -> Result<u64, Malformed> {
     let text = required(headers, name)?;
-    let number = text.parse().ok().filter(|number| *number <= OFFSET_MAX);
+    let number = text.parse::<u64>().ok().filter(|number| *number <= OFFSET_MAX);
     number
-        .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+        // Without a sign or leading zeros.
+        .filter(|number| number.to_string() == text)
         .ok_or_else(|| Malformed::new(format!("{name} {} is not a number from 0 to 2^63 - 1", excerpt(text))))
 }
 
@@ -361,6 +362,20 @@ mod tests {
             }),
             Just(Body::Goaway),
         ]
+    }
+
+    #[test]
+    fn numbers_in_headers_are_digits_without_a_sign_or_leading_zeros() {
+        let read = |text: &str| {
+            let mut headers = Headers::default();
+            headers.push(SEQ, text);
+            number(&headers, SEQ).ok()
+        };
+        assert_eq!(read("0"), Some(0));
+        assert_eq!(read("9223372036854775807"), Some(OFFSET_MAX));
+        for text in ["", "+1", "-1", "00", "01", " 1", "1 ", "1_0", "1.0", "0x1", "\u{661}", "9223372036854775808"] {
+            assert_eq!(read(text), None, "{text:?}");
+        }
     }
 
     proptest! {

@@ -8,6 +8,7 @@
 
 from .client import Client, Progress, Result, Stream, connect
 from .errors import (
+    AuthenticationError,
     BadRequestError,
     BusyError,
     ChangedError,
@@ -37,6 +38,7 @@ from .verify import Verification
 __version__ = "0.2.0"
 
 __all__ = [
+    "AuthenticationError",
     "BadRequestError",
     "BusyError",
     "ChangedError",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 import uuid
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +18,19 @@ import nats.errors
 from nats.aio.client import Client as NatsClient
 
 from . import protocol
+from .connection import open_connection
 from .download import Download, Request
 from .errors import (
     ChangedError,
-    ConnectionFailedError,
     GantryError,
     InvalidArgumentError,
     MalformedError,
     NoRelayError,
+    PartFileError,
     RelayError,
     StalledError,
 )
-from .link import Inbox, Link, WindowBudget, open_connection
+from .link import Inbox, Link, WindowBudget
 from .part import PartFile, Wanted
 from .protocol import Json, ListPage, ObjectInfo
 from .tasks import in_thread, stop, together
@@ -114,9 +117,10 @@ async def connect(
     `WINDOW_BYTES`, `WINDOWS_TOTAL_BYTES` and `PATIENCE_S`. All other options go to `nats.aio.client.Client.connect`,
     for example for credentials and TLS. By default, a lost connection is retried forever.
 
-    Raises `ConnectionFailedError`, `InvalidArgumentError`.
+    Raises `ConnectionFailedError`, `AuthenticationError`, `InvalidArgumentError`. No message contains what precedes the
+    `@` of a URL.
     """
-    urls = servers if isinstance(servers, str) else list(servers)
+    urls = [servers] if isinstance(servers, str) else list(servers)
     link: Optional[Link] = None
     report = options.pop("error_cb", None)
 
@@ -139,11 +143,7 @@ async def connect(
         return await open_connection(urls, connect_timeout_s, settings)
 
     _check_client_arguments(prefix, window, windows_total)
-    try:
-        nc = await reopen()
-    except (nats.errors.Error, asyncio.TimeoutError, OSError, ValueError) as error:
-        raise ConnectionFailedError(f"can't connect to {servers}: {str(error) or type(error).__name__}") from error
-    link = Link(nc, reopen)
+    link = Link(await reopen(), reopen)
     return Client(link, prefix=prefix, window=window, windows_total=windows_total, patience_s=patience_s)
 
 
@@ -206,23 +206,20 @@ class Client:
         began = time.monotonic()
         request = _request(name, start, end, if_match, version_id, correlation)
         wanted = Wanted(request.store, request.key, start, end, if_match, version_id)
-        part = await in_thread(lambda: PartFile(Path(to), wanted, resume), undo=PartFile.close)
         try:
+            part = await in_thread(lambda: PartFile(Path(to), wanted, resume), undo=PartFile.close)
             try:
-                result = await self._get(part, request, progress, began)
-            except ChangedError:
-                if part.found is None:
-                    raise
-                # The part file belongs to an older version.
-                await in_thread(part.discard_found)
-                result = await self._get(part, request, progress, began)
-            return result
-        except BaseException as error:
-            _correlate(error, request)
-            await in_thread(part.suspend)
+                return await self._get_or_start_over(part, request, progress, began)
+            except BaseException:
+                # Bytes that can't be made durable cost the next download their transfer. The first error counts.
+                with contextlib.suppress(PartFileError, OSError):
+                    await in_thread(part.suspend)
+                raise
+            finally:
+                await in_thread(part.close)
+        except GantryError as error:
+            error.correlation = request.correlation
             raise
-        finally:
-            await in_thread(part.close)
 
     def stream(
         self,
@@ -267,19 +264,21 @@ class Client:
         """Lists the keys of a store that start with `prefix`, page by page.
 
         Unless `recursive`, keys with a `/` after the prefix are folded into `ListPage.prefixes`. A page has at most
-        `limit` entries and prefixes, and can be empty without being the last one.
+        `limit` entries and prefixes, 1000 at most, and can be empty without being the last one.
 
         Iterating raises what `stat` raises.
         """
         protocol.check_store(store)
         protocol.check_text("prefix", prefix)
-        if not 1 <= limit <= protocol.OFFSET_MAX:
+        protocol.check_line("prefix", prefix)
+        if limit < 1:
             raise InvalidArgumentError(f"limit: {limit}, expected at least 1")
+        limit = min(limit, protocol.PAGE_MAX)
 
         token: Optional[str] = None
         while True:
             body = {"prefix": prefix, "recursive": recursive, "limit": limit, "token": token}
-            page = protocol.read_page(await self._ask("list", store, body))
+            page = protocol.read_page(await self._ask("list", store, body), limit)
             yield page
             if page.next is None:
                 return
@@ -289,6 +288,18 @@ class Client:
 
     def _download(self, request: Request, known: Optional[ObjectInfo] = None) -> Download:
         return Download(self._link, self._budget, self._prefix, request, self._patience_s, known)
+
+    async def _get_or_start_over(
+        self, part: PartFile, request: Request, progress: Optional[ProgressCallback], began: float
+    ) -> Result:
+        try:
+            return await self._get(part, request, progress, began)
+        except ChangedError:
+            if part.found is None:
+                raise
+            # The part file belongs to an older version.
+            await in_thread(part.discard_found)
+            return await self._get(part, request, progress, began)
 
     async def _get(
         self, part: PartFile, request: Request, progress: Optional[ProgressCallback], began: float
@@ -384,14 +395,18 @@ class Client:
 class Stream:
     """The bytes of one object, as an asynchronous iterator that can be used once.
 
-    Use it as a context manager if the loop may end early: the transfer then ends with the block.
+    A loop that ends early ends the transfer soon afterwards. To wait until it has ended, use the stream as a context
+    manager, or `contextlib.aclosing`.
     """
 
     def __init__(self, download: Download, request: Request, progress: Optional[ProgressCallback]) -> None:
         self._download = download
         self._request = request
         self._progress = progress
-        self._chunks: Optional[AsyncGenerator[bytes, None]] = None
+        # The generator refers to this object. A reference back would keep it, and its transfer, until the next garbage
+        # collection after the loop has been left.
+        self._chunks: Optional[weakref.ref[AsyncGenerator[bytes, None]]] = None
+        self._driver: Optional[asyncio.Future[None]] = None
         self._result: Optional[Result] = None
 
     @property
@@ -410,20 +425,24 @@ class Stream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stops the transfer."""
-        if self._chunks is not None:
-            await self._chunks.aclose()
+        """Stops the transfer, and waits until it has ended."""
+        chunks = None if self._chunks is None else self._chunks()
+        if chunks is not None:
+            await chunks.aclose()
+        if self._driver is not None:
+            await stop(self._driver)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         if self._chunks is not None:
             raise RuntimeError("a stream can be read only once")
-        self._chunks = self._run()
-        return self._chunks
+        chunks = self._run()
+        self._chunks = weakref.ref(chunks)
+        return chunks
 
     async def _run(self) -> AsyncGenerator[bytes, None]:
         began = time.monotonic()
         download, start = self._download, self._request.start
-        driver = asyncio.ensure_future(download.run())
+        driver = self._driver = asyncio.ensure_future(download.run())
         driver.add_done_callback(lambda _: download.stop())
         try:
             await download.begun()
@@ -444,7 +463,7 @@ class Stream:
             await driver
             verification = verifier.finish()
         except GantryError as error:
-            _correlate(error, self._request)
+            error.correlation = self._request.correlation
             raise
         finally:
             await stop(driver)
@@ -461,12 +480,6 @@ class Stream:
             correlation=self._request.correlation,
             transfer=download.transfer,
         )
-
-
-def _correlate(error: BaseException, request: Request) -> None:
-    """Adds the id of the download to its error."""
-    if isinstance(error, GantryError):
-        error.correlation = request.correlation
 
 
 def _report(progress: Optional[ProgressCallback], done: int, total: int) -> None:
@@ -494,7 +507,7 @@ def _request(
         if text is None:
             continue
         protocol.check_text(label, text, minimum=1, maximum=maximum)
-        if not text.isprintable() and any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
+        if protocol.CONTROL.search(text):
             raise InvalidArgumentError(f"{label}: control characters are not allowed")
     if correlation is not None and correlation.strip() != correlation:
         raise InvalidArgumentError("correlation: white space is not allowed at either end")

@@ -45,6 +45,11 @@ _CHUNK_DEFAULT = 520_192
 # Credit is sent when it has grown by this fraction of the window, which is two chunks for the default window.
 _CREDIT_STEPS = 4
 
+# How long after a `503` a control message is sent again, and how many `beat_s` of silence, at least how many seconds,
+# mean together with one that the relay is gone.
+_RESEND_S = 0.05
+_ABSENCE_BEATS, _ABSENCE_MIN_S = 1.25, 0.25
+
 # If a wait exceeds its timeout by this much, this process was suspended.
 _OWN_PAUSE_S = 0.5
 
@@ -288,16 +293,18 @@ class _Transfer:
         self._subject = f"{download._prefix}.v1.get.{download._request.store}"
         self._accepted: Optional[Accepted] = None
         self._transfer: Optional[str] = None
+        self._chunk_max = 0
         self._sequence = 0
         self._credit = 0
         self._heard_at = time.monotonic()
         self._sent_at = self._heard_at
+        self._resend_at: Optional[float] = None
 
     async def request(self, nc: NatsClient) -> None:
         """Publishes the request for the missing bytes."""
         download, request = self._download, self._download._request
         chunk_max = max(1, nc.max_payload - protocol.HEADERS_MAX_BYTES)
-        chunk_max = min(chunk_max, download._chunk_limit or chunk_max)
+        chunk_max = self._chunk_max = min(chunk_max, download._chunk_limit or chunk_max)
         window = _whole_chunks(download._budget.share, min(chunk_max, _CHUNK_DEFAULT))
         self._credit = min(protocol.OFFSET_MAX, max(download._received, download._written + window))
         version = download._version
@@ -322,7 +329,7 @@ class _Transfer:
         """Handles messages until the end. Raises `_SetbackError`."""
         while not self._download._finished:
             waited_from = time.monotonic()
-            message = await self._inbox.next(_TICK_S)
+            message = await self._inbox.next(_TICK_S if self._resend_at is None else _RESEND_S)
             waited_s = time.monotonic() - waited_from
             if waited_s > _TICK_S + _OWN_PAUSE_S:
                 # Messages that have arrived meanwhile are still unread.
@@ -349,7 +356,8 @@ class _Transfer:
             raise _SetbackError(error, cancels=True) from error
 
         if isinstance(message, protocol.NoResponders):
-            raise _SetbackError(NoRelayError(f"no relay listens on {self._subject!r}"))
+            self._handle_absence()
+            return
         if self._accepted is not None and message.transfer != self._accepted.transfer:
             return
 
@@ -371,6 +379,16 @@ class _Transfer:
         else:
             self._handle_end(message, self._accepted)
 
+    def _handle_absence(self) -> None:
+        """Nobody has received the request or the last control message."""
+        if self._accepted is None:
+            raise _SetbackError(NoRelayError(f"no relay listens on {self._subject!r}"))
+        now = time.monotonic()
+        if now - self._heard_at > max(_ABSENCE_MIN_S, _ABSENCE_BEATS * self._accepted.beat_s):
+            raise _SetbackError(NoRelayError("the relay is gone"))
+        # It may only be replacing the connection on which it receives control messages.
+        self._resend_at = now + _RESEND_S
+
     def _is_news(self, message: protocol.Message) -> bool:
         """Returns whether a message shows that the relay is alive. Repeats and beats after the last byte don't."""
         accepted = self._accepted
@@ -386,6 +404,8 @@ class _Transfer:
         if self._accepted is not None:
             return
         self._accepted = accepted
+        if accepted.chunk_max > max(self._chunk_max, protocol.CHUNK_MIN_BYTES):
+            _set_back(f"accepted with chunks of {accepted.chunk_max} bytes, {self._chunk_max} were requested")
         self._credit = min(self._credit, accepted.credit)
         self._download._take_version(accepted)
         self._download._answer_s = _ANSWER_S
@@ -452,13 +472,14 @@ class _Transfer:
         since_sent_s = now - self._sent_at
         probes = silence_s >= accepted.beat_s / 2 and since_sent_s >= accepted.beat_s / 2
         is_due = grown >= window // _CREDIT_STEPS or (grown > 0 and target == accepted.end)
-        if is_due or probes or since_sent_s >= accepted.idle_s / 4:
+        resends = self._resend_at is not None and now >= self._resend_at
+        if is_due or probes or resends or since_sent_s >= accepted.idle_s / 4:
             self._credit = max(self._credit, target)
             await self._send({"credit": self._credit, **({"probe": True} if probes and not is_due else {})})
 
     async def _send(self, state: dict[str, object]) -> None:
         assert self._accepted is not None, "there is no control subject before the acceptance"
-        self._sent_at = time.monotonic()
+        self._sent_at, self._resend_at = time.monotonic(), None
         await self._inbox.publish(self._accepted.control, protocol.encoded(state))
 
 

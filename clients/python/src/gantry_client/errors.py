@@ -25,6 +25,12 @@ class ConnectionFailedError(GantryError):
     retryable = True
 
 
+class AuthenticationError(ConnectionFailedError):
+    """nats-server refuses the credentials, or they can't be used."""
+
+    retryable = False
+
+
 class NoRelayError(GantryError):
     """No relay listens for requests to this store."""
 

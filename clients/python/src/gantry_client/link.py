@@ -6,19 +6,24 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Optional
+from typing import Optional
 
 import nats.errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from .errors import ConnectionFailedError, PermissionDeniedError
+from .connection import is_refusal, reason_of
+from .errors import AuthenticationError, ConnectionFailedError, PermissionDeniedError
 
 # Maximum number of messages in an inbox. Credit bounds a transfer's chunks; this bounds all other messages.
 _INBOX_MESSAGES_MAX = 65_536
 
 _VIOLATIONS_KEPT = 64
+
+# How often in succession nats-server refuses the credentials before that is reported. It may do so once as it starts.
+_REFUSALS_MAX = 2
+
 _POLL_S = 0.05
 _HEALTH_TIMEOUT_S = 2
 
@@ -34,6 +39,10 @@ class Link:
         self._closed = False
         self._violations: deque[str] = deque(maxlen=_VIOLATIONS_KEPT)
 
+        # Why there is no connection, and how often in succession the reason was that the credentials were refused.
+        self._reason = ""
+        self._refusals = 0
+
     @property
     def epoch(self) -> object:
         """Identifies the current connection: changes with each reconnect, and is `None` while disconnected."""
@@ -41,20 +50,24 @@ class Link:
         return (id(nc), nc.stats["reconnects"]) if nc.is_connected else None
 
     async def ready(self, within_s: float) -> NatsClient:
-        """Waits for a connection. Raises `ConnectionFailedError`."""
+        """Waits for a connection. Raises `ConnectionFailedError` and `AuthenticationError`."""
         deadline = time.monotonic() + within_s
         while True:
             if self._closed:
                 raise ConnectionFailedError("the client is closed")
             nc = self._nc
             if nc.is_connected:
+                self._reason, self._refusals = "", 0
                 return nc
+            if self._refusals >= _REFUSALS_MAX:
+                raise AuthenticationError(f"nats-server refuses the credentials: {self._reason}")
             if nc.is_closed:
                 await self._replace(nc)
                 if self._nc is not nc:
                     continue
             if time.monotonic() >= deadline:
-                raise ConnectionFailedError(f"no connection to nats-server within {within_s:.0f} s")
+                reason = f": {self._reason}" if self._reason else ""
+                raise ConnectionFailedError(f"no connection to nats-server within {within_s:.0f} s{reason}")
             await asyncio.sleep(_POLL_S)
 
     async def check(self) -> None:
@@ -72,6 +85,8 @@ class Link:
     async def record_error(self, error: Exception) -> None:
         """Records an error that nats-server reports. `nats-py` calls this."""
         self._violations.append(str(error).lower())
+        self._reason = reason_of(error)
+        self._refusals = self._refusals + 1 if is_refusal(error) else 0
 
     def check_permission(self, *subjects: str) -> None:
         """Raises `PermissionDeniedError` if nats-server has just denied one of the subjects."""
@@ -95,8 +110,11 @@ class Link:
                 return
             try:
                 self._nc = await self._reopen()
-            except (nats.errors.Error, asyncio.TimeoutError, OSError):
-                pass
+            except AuthenticationError:
+                raise
+            except ConnectionFailedError as error:
+                # `ready` tries again until its time is up.
+                self._reason = str(error)
 
 
 class Inbox:
@@ -192,14 +210,3 @@ class WindowBudget:
     def leave(self) -> None:
         """Removes a download."""
         self._active -= 1
-
-
-async def open_connection(servers: str | list[str], timeout_s: float, options: dict[str, Any]) -> NatsClient:
-    """Connects within the time limit, or raises the exception of `nats-py`."""
-    nc = NatsClient()
-    try:
-        await asyncio.wait_for(nc.connect(servers, **options), timeout_s)
-    except BaseException:
-        await nc.close()
-        raise
-    return nc

@@ -14,6 +14,15 @@ OFFSET_MAX = 2**63 - 1
 REQUEST_MAX_BYTES = 16_384
 KEY_MAX_BYTES = 1024
 
+#: The largest number of entries and prefixes in a page of a listing.
+PAGE_MAX = 1000
+
+#: Control characters: Unicode's category Cc.
+CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f]")
+
+#: A smaller `chunk_max` of a request counts as this.
+CHUNK_MIN_BYTES = 1024
+
 #: The part of `max_payload` that is reserved for a message's headers.
 HEADERS_MAX_BYTES = 4096
 
@@ -24,12 +33,14 @@ RETRY_AFTER_MAX_MS = 60_000
 _PARTS_MAX = 10_000
 _LOGGED_MAX = 512
 _VERSION_MAX_BYTES = 1024
+_TOKEN_MAX_BYTES = 8192
+_CHECKSUM_MAX_BYTES = 176
 
 #: The form of a store's name, and of an instance.
 _STORE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOKEN = re.compile(r"[^\s.*>]+")
 _TRANSFER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_DECIMAL = re.compile(r"[0-9]{1,19}")
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _CRC = re.compile(r"[0-9a-f]{16}")
 
 #: A valid `etag` or `version_id`, without control characters and surrogates.
@@ -178,8 +189,7 @@ def split_name(name: str) -> tuple[str, str]:
         raise InvalidArgumentError(f"no key in {name!r}: expected store/key")
     check_store(store)
     check_text("key", key, minimum=1)
-    if any(character in key for character in "\0\r\n"):
-        raise InvalidArgumentError("key: NUL, CR and LF are not allowed")
+    check_line("key", key)
     return store, key
 
 
@@ -197,6 +207,12 @@ def check_text(name: str, value: str, minimum: int = 0, maximum: int = KEY_MAX_B
         raise InvalidArgumentError(f"{name}: not Unicode text") from None
     if not minimum <= length <= maximum:
         raise InvalidArgumentError(f"{name}: {length} bytes, expected {minimum} to {maximum}")
+
+
+def check_line(name: str, value: str) -> None:
+    """Raises `InvalidArgumentError` if the text contains what no key may contain."""
+    if any(character in value for character in "\0\r\n"):
+        raise InvalidArgumentError(f"{name}: NUL, CR and LF are not allowed")
 
 
 def check_prefix(prefix: str) -> None:
@@ -281,8 +297,8 @@ def read_answer(headers: Optional[Mapping[str, str]], payload: bytes) -> Json:
 
 def read_object(body: Json) -> ObjectInfo:
     """Decodes an object's description. Raises `MalformedError`."""
-    metadata = body.get("metadata", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    metadata = {} if body.get("metadata") is None else body["metadata"]
+    if not isinstance(metadata, dict) or not all(map(_is_text, [*metadata, *metadata.values()])):
         raise MalformedError("metadata: expected an object of texts")
     return ObjectInfo(
         key=_text(body, "key"),
@@ -296,8 +312,8 @@ def read_object(body: Json) -> ObjectInfo:
     )
 
 
-def read_page(body: Json) -> ListPage:
-    """Decodes a page of a listing. Raises `MalformedError`."""
+def read_page(body: Json, limit: int) -> ListPage:
+    """Decodes a page of a listing, of at most `limit` entries and prefixes. Raises `MalformedError`."""
     entries = tuple(
         ListEntry(
             _text(entry, "key"),
@@ -308,9 +324,15 @@ def read_page(body: Json) -> ListPage:
         for entry in map(_object, _array(body, "entries"))
     )
     prefixes = _array(body, "prefixes")
-    if not all(isinstance(prefix, str) for prefix in prefixes):
+    if not all(map(_is_text, prefixes)):
         raise MalformedError("prefixes: expected texts")
-    return ListPage(entries, tuple(prefixes), _optional_text(body, "next"))
+    if len(entries) + len(prefixes) > limit:
+        raise MalformedError(f"page of {len(entries) + len(prefixes)} entries and prefixes, at most {limit} expected")
+
+    token = _optional_text(body, "next")
+    if token is not None and len(token.encode()) > _TOKEN_MAX_BYTES:
+        raise MalformedError(f"next: {len(token.encode())} bytes, at most {_TOKEN_MAX_BYTES} are allowed")
+    return ListPage(entries, tuple(prefixes), token)
 
 
 def _read_accepted(prefix: str, transfer: str, body: Json) -> Accepted:
@@ -347,16 +369,20 @@ def _read_checksum(value: object) -> Optional[Checksum]:
     if value is None:
         return None
     body = _object(value)
-    runs = [_object(run) for run in _array(body, "parts")] if "parts" in body else []
+    runs = [_object(run) for run in _array(body, "parts")] if body.get("parts") is not None else []
     if len(runs) > _PARTS_MAX:
         raise MalformedError(f"checksum of more than {_PARTS_MAX} runs of parts")
     parts = tuple((_count(run, "count"), _count(run, "size")) for run in runs)
-    return Checksum(_text(body, "algorithm"), _text(body, "kind"), _text(body, "value"), parts)
+    checksum = Checksum(_text(body, "algorithm"), _text(body, "kind"), _text(body, "value"), parts)
+    if len(checksum.value.encode()) > _CHECKSUM_MAX_BYTES:
+        raise MalformedError(f"checksum of {len(checksum.value.encode())} bytes")
+    return checksum
 
 
 def _json(payload: bytes) -> Json:
     try:
-        return _object(json.loads(payload))
+        # `json.loads` guesses the encoding of bytes.
+        return _object(json.loads(payload.decode()))
     except (ValueError, RecursionError):
         raise MalformedError("expected a JSON object") from None
 
@@ -376,9 +402,14 @@ def _array(body: Json, name: str) -> list[Any]:
 
 def _text(body: Json, name: str) -> str:
     value = body.get(name)
-    if not isinstance(value, str):
+    if not _is_text(value):
         raise MalformedError(f"{name}: expected a text")
-    return value
+    return cast(str, value)
+
+
+def _is_text(value: object) -> bool:
+    """Returns whether a value is a text that UTF-8 can represent: JSON can escape half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _optional_text(body: Json, name: str) -> Optional[str]:

@@ -21,8 +21,9 @@ class Verification:
     """How the bytes were verified."""
 
     #: `full_object` and `composite`: against the store's checksum. `transport`: by the CRC of each chunk and the
-    #: counts only, since the store keeps no checksum that covers what was fetched.
-    kind: Literal["full_object", "composite", "transport"]
+    #: counts only, since the store keeps no checksum that covers what was fetched. `invalid_checksum`: the same, although
+    #: a checksum was stated, because it is not a digest of its algorithm, or its parts do not add up to the object.
+    kind: Literal["full_object", "composite", "transport", "invalid_checksum"]
 
     #: The algorithm of the store's checksum; `None` for `transport`.
     algorithm: Optional[str] = None
@@ -33,6 +34,8 @@ class Verification:
     def __str__(self) -> str:
         if self.kind == "transport":
             return "transport only"
+        if self.kind == "invalid_checksum":
+            return f"transport only: the stated {self.algorithm} is invalid"
         parts = "" if self.parts is None else f" of {self.parts} parts"
         return f"{self.algorithm} ({self.kind}{parts})"
 
@@ -70,8 +73,8 @@ _HASHES: dict[str, Callable[[], _Hash]] = {
 class Verifier:
     """Computes a checksum of bytes as they arrive, and compares it with the store's.
 
-    A checksum that can't be compared is ignored, and the result is `transport`: an unknown algorithm or kind, unknown
-    part sizes, or a value that is not a digest of its algorithm.
+    A checksum that can't be compared is ignored, and the result is `transport`: an unknown algorithm or kind, or unknown
+    part sizes. An invalid one is reported as `invalid_checksum`.
     """
 
     def __init__(self, checksum: Optional[Checksum], size: int) -> None:
@@ -79,7 +82,13 @@ class Verifier:
         self._size = size
         self._count = 0
         self._crc64nvme = 0
-        self._check = _check_for(checksum, size)
+        self._unverified = Verification("transport")
+        self._check: _FullObject | _Composite | None = None
+        try:
+            self._check = _check_for(checksum, size)
+        except _InvalidError:
+            assert checksum is not None, "only a checksum can be invalid"
+            self._unverified = Verification("invalid_checksum", checksum.algorithm)
 
     @property
     def crc64nvme(self) -> int:
@@ -98,7 +107,7 @@ class Verifier:
         if self._count != self._size:
             raise IntegrityError(f"got {self._count} bytes, expected {self._size}")
         if self._check is None:
-            return Verification("transport")
+            return self._unverified
 
         actual = self._check.digest(self._crc64nvme)
         if actual != self._check.expected:
@@ -158,21 +167,34 @@ class _Composite:
         self._left = self._sizes.pop()
 
 
-def _check_for(checksum: Optional[Checksum], size: int) -> _FullObject | _Composite | None:
-    if checksum is None or checksum.algorithm not in _HASHES:
-        return None
-    try:
-        expected = base64.b64decode(checksum.value, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    if len(expected) != len(_HASHES[checksum.algorithm]().digest()):
-        return None
+class _InvalidError(Exception):
+    """A checksum is invalid."""
 
+
+def _check_for(checksum: Optional[Checksum], size: int) -> _FullObject | _Composite | None:
+    """Returns how a checksum is compared, or `None` if that is not possible. Raises `_InvalidError`."""
+    if checksum is None or checksum.algorithm not in _HASHES or checksum.kind not in ("full_object", "composite"):
+        return None
+    expected = _digest_of(checksum)
     if checksum.kind == "full_object":
         return _FullObject(checksum, expected)
+    if not checksum.parts:
+        return None
 
     count = sum(count for count, _ in checksum.parts)
     total = sum(count * part_size for count, part_size in checksum.parts)
-    if checksum.kind == "composite" and 0 < count <= _PARTS_MAX and total == size:
-        return _Composite(checksum, expected)
-    return None
+    if not 0 < count <= _PARTS_MAX or total != size:
+        raise _InvalidError
+    return _Composite(checksum, expected)
+
+
+def _digest_of(checksum: Checksum) -> bytes:
+    try:
+        digest = base64.b64decode(checksum.value, validate=True)
+    except (binascii.Error, ValueError):
+        raise _InvalidError from None
+    # The decoder also accepts other spellings of the same digest.
+    is_exact = base64.b64encode(digest).decode() == checksum.value
+    if not is_exact or len(digest) != len(_HASHES[checksum.algorithm]().digest()):
+        raise _InvalidError
+    return digest

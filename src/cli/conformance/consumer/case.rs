@@ -60,6 +60,8 @@ pub(super) enum Step {
     NamelessChunk,
     /// Sends all bytes that are left as one chunk, without waiting for credit.
     LongChunk,
+    /// Sends a chunk without bytes.
+    EmptyChunk,
     /// Skips a chunk, as if it were lost.
     Lose,
     /// Sends the next two chunks in the wrong order.
@@ -96,6 +98,8 @@ pub(super) enum Step {
     Leave,
     /// Receives no more control messages, as if the relay had died.
     Die,
+    /// Receives control messages again.
+    Revive,
 }
 
 /// What is compared after the consumer has ended.
@@ -154,12 +158,16 @@ pub(super) enum Stored {
     Correct,
     /// The checksum of other bytes.
     Wrong,
-    /// The composite checksum of two parts.
+    /// The composite checksum of three parts, of which the first two have the same size.
     Composite,
-    /// The composite checksum of two parts with other bytes.
+    /// The composite checksum of three parts with other bytes.
     WrongComposite,
-    /// A value that is not a digest.
+    /// A value that is not Base64.
     Invalid,
+    /// A value that is Base64, but shorter than a digest.
+    Short,
+    /// The SHA-256 of other bytes.
+    WrongSha256,
     Nothing,
 }
 

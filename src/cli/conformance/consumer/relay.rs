@@ -77,6 +77,7 @@ impl Relay {
                 Some(stray) = self.odd_transfers.next() => scene.complain(format!("published to {:?}", stray.subject)),
                 Some(stray) = self.trap.next() => scene.complain(format!("published to {:?}", stray.subject)),
                 () = scene.dies.notified() => self.controls = None,
+                () = scene.revives.notified() => self.controls = Some(scene.controls().await?),
                 Some(()) = transfers.next() => {}
                 () = scene.leaves.notified() => {
                     self.requests = None;

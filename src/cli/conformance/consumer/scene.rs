@@ -84,6 +84,8 @@ pub(super) struct Scene {
     pub(super) leaves: Notify,
     /// Makes the relay stop receiving control messages.
     pub(super) dies: Notify,
+    /// Makes the relay receive control messages again.
+    pub(super) revives: Notify,
     /// Cancelled when the consumer has ended. No message is sent then.
     pub(super) ended: CancellationToken,
 }
@@ -101,6 +103,7 @@ impl Scene {
             heard: watch::Sender::new(Heard::default()),
             leaves: Notify::new(),
             dies: Notify::new(),
+            revives: Notify::new(),
             ended: CancellationToken::new(),
             case,
             bus,
@@ -145,8 +148,12 @@ impl Scene {
 
     /// Records a report of nats-server that nobody listens to an inbox.
     pub(super) fn take_report(&self, message: &Message) {
+        if message.status != Some(NO_RESPONDERS) {
+            self.complain("published to the reply subject of a message".to_owned());
+            return;
+        }
         let transfer = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
-        if let Some(transfer) = transfer.filter(|_| message.status == Some(NO_RESPONDERS)) {
+        if let Some(transfer) = transfer {
             self.heard.send_modify(|heard| {
                 heard.gone.insert(transfer);
             });
@@ -223,24 +230,30 @@ impl Scene {
     pub(super) fn checksum(&self) -> Option<Value> {
         let correct = chunk::crc(&self.bytes);
         let text = |crc: u64| STANDARD.encode(crc.to_be_bytes());
-        let stated = |value: String| Some(json!({"algorithm": "crc64nvme", "kind": "full_object", "value": value}));
+        let full =
+            |algorithm: &str, value: String| json!({"algorithm": algorithm, "kind": "full_object", "value": value});
+        let stated = |value: String| Some(full("crc64nvme", value));
 
         match self.case.object.checksum {
             Stored::Correct => stated(text(correct)),
             Stored::Wrong => stated(text(!correct)),
             Stored::Invalid => stated("not a digest".to_owned()),
+            Stored::Short => stated("AAAA".to_owned()),
+            Stored::WrongSha256 => Some(full("sha256", STANDARD.encode([0; 32]))),
             Stored::Composite => Some(self.composite(0)),
             Stored::WrongComposite => Some(self.composite(1)),
             Stored::Nothing => None,
         }
     }
 
-    /// Returns the composite checksum of two parts. `difference` changes the digest of the second part.
+    /// Returns the composite checksum of three parts. `difference` changes the digest of the last one.
     fn composite(&self, difference: u64) -> Value {
-        let (first, second) = self.bytes.split_at(self.bytes.len() / 2);
-        let digests = [chunk::crc(first), chunk::crc(second) ^ difference].map(u64::to_be_bytes).concat();
-        let value = STANDARD.encode(chunk::crc(&digests).to_be_bytes());
-        let parts = json!([{"count": 1, "size": first.len()}, {"count": 1, "size": second.len()}]);
+        let size = self.bytes.len() / 3;
+        let (first, rest) = self.bytes.split_at(size);
+        let (second, third) = rest.split_at(size);
+        let digests = [chunk::crc(first), chunk::crc(second), chunk::crc(third) ^ difference];
+        let value = STANDARD.encode(chunk::crc(&digests.map(u64::to_be_bytes).concat()).to_be_bytes());
+        let parts = json!([{"count": 2, "size": size}, {"count": 1, "size": third.len()}]);
         json!({"algorithm": "crc64nvme", "kind": "composite", "value": value, "parts": parts})
     }
 }

@@ -79,6 +79,7 @@ impl Transfer {
             Step::ForeignChunk => self.foreign_chunk().await,
             Step::NamelessChunk => self.nameless_chunk().await,
             Step::LongChunk => self.long_chunk().await,
+            Step::EmptyChunk => self.empty_chunk().await,
             Step::Lose => drop(self.next_chunk(self.end)),
             Step::Swap => self.swap().await,
             Step::Repeat => self.repeat().await,
@@ -101,6 +102,7 @@ impl Transfer {
                 sleep(BEAT).await;
             }
             Step::Die => self.scene.dies.notify_one(),
+            Step::Revive => self.scene.revives.notify_one(),
         }
         self.is_correct &= !step.is_fault();
     }
@@ -209,6 +211,11 @@ impl Transfer {
 
     async fn long_chunk(&mut self) {
         let draft = self.chunk_until(self.end);
+        self.send(draft).await;
+    }
+
+    async fn empty_chunk(&mut self) {
+        let draft = self.chunk_until(self.offset);
         self.send(draft).await;
     }
 
@@ -417,6 +424,7 @@ impl Step {
             | Self::AcceptOdd
             | Self::Chunk(_)
             | Self::LongChunk
+            | Self::EmptyChunk
             | Self::Lose
             | Self::Swap
             | Self::Flood
@@ -439,7 +447,8 @@ impl Step {
             | Self::AwaitControls(_)
             | Self::Pause(_)
             | Self::Leave
-            | Self::Die => false,
+            | Self::Die
+            | Self::Revive => false,
         }
     }
 }

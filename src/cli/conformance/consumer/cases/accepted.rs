@@ -119,6 +119,15 @@ pub(super) const CASES: &[Case] = &[
         ..CORRECT
     },
     Case {
+        id: "bounds-chunk-max-too-large",
+        section: BOUNDS,
+        rule: "`chunk_max` of `accepted` is at most the requested one",
+        level: Level::Resuming,
+        expect: Expect::Recovery,
+        scripts: &[&[Step::Accept(|body| body["chunk_max"] = i64::MAX.into()), Step::Rest, Step::End(as_is)]],
+        ..CORRECT
+    },
+    Case {
         id: "bounds-window-max",
         section: BOUNDS,
         rule: "`window_max` is at least 1",
@@ -134,6 +143,15 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Resuming,
         expect: Expect::Recovery,
         scripts: &[&[Step::Accept(|body| body["etag"] = "e".repeat(20_000).into())]],
+        ..CORRECT
+    },
+    Case {
+        id: "bounds-odd-version",
+        section: BOUNDS,
+        rule: "a `version_id` has no control characters, because requests repeat it",
+        level: Level::Resuming,
+        expect: Expect::Recovery,
+        scripts: &[&[Step::Accept(|body| body["version_id"] = "version\u{85}1".into()), Step::Rest, Step::End(as_is)]],
         ..CORRECT
     },
     Case {
@@ -177,6 +195,23 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Full,
         expect: Expect::Failure,
         object: Object { checksum: Stored::WrongComposite, ..OBJECT },
+        ..CORRECT
+    },
+    Case {
+        id: "integrity-sha256-wrong",
+        section: INTEGRITY,
+        rule: "bytes that do not match a SHA-256 are not a complete file",
+        level: Level::Full,
+        expect: Expect::Failure,
+        object: Object { checksum: Stored::WrongSha256, ..OBJECT },
+        ..CORRECT
+    },
+    Case {
+        id: "integrity-short",
+        section: INTEGRITY,
+        rule: "a checksum that is shorter than a digest is invalid, and not another one",
+        level: Level::Resuming,
+        object: Object { checksum: Stored::Short, ..OBJECT },
         ..CORRECT
     },
     Case {

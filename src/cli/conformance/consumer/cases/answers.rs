@@ -148,6 +148,32 @@ pub(super) const CASES: &[Case] = &[
         ..CORRECT
     },
     Case {
+        id: "error-odd-members",
+        section: ERRORS,
+        rule: "an error with a member of another type is unreadable",
+        expect: Expect::Recovery,
+        scripts: &[&[Step::Raw(|draft| {
+            draft.set(message::TYPE, "error");
+            draft.set(message::SERVICE_ERROR, "not found");
+            draft.set(message::SERVICE_ERROR_CODE, 404);
+            draft.payload = br#"{"code": "not_found", "message": "not found", "retryable": "false"}"#.to_vec();
+        })]],
+        ..CORRECT
+    },
+    Case {
+        id: "error-odd-text",
+        section: ERRORS,
+        rule: "an error whose body is not UTF-8 is unreadable",
+        expect: Expect::Recovery,
+        scripts: &[&[Step::Raw(|draft| {
+            draft.set(message::TYPE, "error");
+            draft.set(message::SERVICE_ERROR, "not found");
+            draft.set(message::SERVICE_ERROR_CODE, 404);
+            draft.payload = b"{\"code\": \"not_found\", \"message\": \"\xff\", \"retryable\": false}".to_vec();
+        })]],
+        ..CORRECT
+    },
+    Case {
         id: "error-midway",
         section: ERRORS,
         rule: "an `error` during a transfer ends it; after a retryable one, the consumer requests the rest",
@@ -171,6 +197,14 @@ pub(super) const CASES: &[Case] = &[
         rule: "a consumer fails soon if no relay serves the store",
         expect: Expect::Failure,
         stage: Stage::Empty,
+        ..CORRECT
+    },
+    Case {
+        id: "no-relay-for-a-moment",
+        section: ERRORS,
+        rule: "a `503` to the first requests means that no relay listens at this moment",
+        expect: Expect::Recovery,
+        scripts: &[&[Step::Leave, Step::Refusal("draining", true, None)]],
         ..CORRECT
     },
     Case {

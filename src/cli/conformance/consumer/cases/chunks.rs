@@ -106,6 +106,48 @@ pub(super) const CASES: &[Case] = &[
         ..CORRECT
     },
     Case {
+        id: "chunk-signed-numbers",
+        section: "Types and limits",
+        rule: "numbers in headers have no sign, space or leading zero",
+        expect: Expect::Recovery,
+        scripts: &[&[
+            Step::Accept(as_is),
+            Step::Chunks(2),
+            Step::Chunk(|chunk| chunk.set(message::SEQ, format!("+{}", chunk.number(message::SEQ)))),
+            Step::Rest,
+            Step::End(as_is),
+        ]],
+        checks: &[Check::ResumesExactly],
+        ..CORRECT
+    },
+    Case {
+        id: "chunk-odd-crc",
+        section: "Types and limits",
+        rule: "a CRC has 16 lower-case hexadecimal digits",
+        expect: Expect::Recovery,
+        scripts: &[&[
+            Step::Accept(as_is),
+            Step::Chunks(2),
+            Step::Chunk(|chunk| {
+                let crc = gantry_proto::chunk::crc(&chunk.payload);
+                chunk.set(message::CRC, format!("{crc:016X}"));
+            }),
+            Step::Rest,
+            Step::End(as_is),
+        ]],
+        checks: &[Check::ResumesExactly],
+        ..CORRECT
+    },
+    Case {
+        id: "chunk-empty",
+        section: "Bounds",
+        rule: "a chunk has at least one byte",
+        expect: Expect::Recovery,
+        scripts: &[&[Step::Accept(as_is), Step::Chunks(2), Step::EmptyChunk, Step::Rest, Step::End(as_is)]],
+        checks: &[Check::ResumesExactly],
+        ..CORRECT
+    },
+    Case {
         id: "chunk-too-long",
         section: "Bounds",
         rule: "a chunk has at most `chunk_max` bytes",

@@ -30,6 +30,18 @@ pub(super) const CASES: &[Case] = &[
         ..CORRECT
     },
     Case {
+        id: "end-odd-numbers",
+        section: "Types and limits",
+        rule: "a count is an integer, and a fraction is another type",
+        expect: Expect::Recovery,
+        scripts: &[&[
+            Step::Accept(as_is),
+            Step::Rest,
+            Step::End(|end| end["chunks"] = end["chunks"].as_f64().unwrap_or_default().into()),
+        ]],
+        ..CORRECT
+    },
+    Case {
         id: "end-early",
         section: INTEGRITY,
         rule: "a download is done only when the bytes are contiguous up to `end`",

@@ -31,6 +31,39 @@ pub(super) const CASES: &[Case] = &[
         ..CORRECT
     },
     Case {
+        id: "silence-between-beats",
+        section: LIVENESS,
+        rule: "a relay with a longer `beat_ms` may be silent for three times as long",
+        level: Level::Resuming,
+        scripts: &[&[
+            Step::Accept(|body| body["beat_ms"] = 3000.into()),
+            Step::Chunks(2),
+            Step::Pause(4500),
+            Step::Rest,
+            Step::End(as_is),
+        ]],
+        checks: &[Check::Requests(1)],
+        ..CORRECT
+    },
+    Case {
+        id: "controls-unheard",
+        section: LIVENESS,
+        rule: "a relay that is not silent lives, although nobody receives the control messages for a moment",
+        level: Level::Resuming,
+        // Three chunks are more than half of the window, so that every consumer sends a control message meanwhile.
+        scripts: &[&[
+            Step::Accept(|body| body["beat_ms"] = 3000.into()),
+            Step::Die,
+            Step::Chunks(3),
+            Step::Beats(4),
+            Step::Revive,
+            Step::Rest,
+            Step::End(as_is),
+        ]],
+        checks: &[Check::Requests(1)],
+        ..CORRECT
+    },
+    Case {
         id: "repeats-are-silence",
         section: "Order",
         rule: "repeats must not restart the stall timer",

@@ -1,6 +1,8 @@
 //! How a consumer continues after a failure: on the same version, from the first missing byte.
 
-use super::super::case::{CORRECT, Case, Check, Expect, Level, Step, as_is};
+use gantry_proto::message;
+
+use super::super::case::{CORRECT, Case, Check, Expect, Level, OBJECT, Object, Step, Stored, as_is};
 
 const RECOVERY: &str = "Recovery";
 
@@ -57,6 +59,28 @@ pub(super) const CASES: &[Case] = &[
             ],
         ],
         checks: &[Check::Requests(2)],
+        ..CORRECT
+    },
+    Case {
+        id: "resume-other-version",
+        section: "get",
+        rule: "in a recovery, a consumer must not continue with an `accepted` that states another `version_id`",
+        level: Level::Resuming,
+        // Only the bytes show that a consumer has mixed two versions. It may also end the download.
+        expect: Expect::NoWrongFile,
+        object: Object { checksum: Stored::Nothing, ..OBJECT },
+        scripts: &[
+            INTERRUPTED,
+            &[
+                Step::Accept(|body| body["version_id"] = "version-2".into()),
+                Step::Chunk(|chunk| {
+                    chunk.payload[0] ^= 1;
+                    chunk.set(message::CRC, format!("{:016x}", gantry_proto::chunk::crc(&chunk.payload)));
+                }),
+                Step::Rest,
+                Step::End(as_is),
+            ],
+        ],
         ..CORRECT
     },
     Case {
