@@ -12,7 +12,7 @@ use gantry_store::budget::Budget;
 use gantry_store::file::FileStore;
 use gantry_store::gcs::{self, GcsStore};
 use gantry_store::s3::{self, S3Store};
-use gantry_store::{self as store, Store};
+use gantry_store::{self as store, Observer, Store};
 
 /// Opens every store of the configuration. Each has its share of `budget`, and all share `metrics` for their requests.
 /// Opening sends no request to a store.
@@ -33,19 +33,19 @@ pub(super) async fn open_one(
     budget: &Budget,
     metrics: &S3Metrics,
 ) -> Result<Arc<dyn Store>, store::Error> {
-    let observer = Arc::new(metrics.of_store(name.as_str()));
+    let observer = || Arc::new(metrics.of_store(name.as_str())) as Observer;
     match config {
         config::Store::File(options) => Ok(Arc::new(FileStore::connect(options.clone(), budget.clone()).await?)),
         config::Store::S3(options) => {
-            let options = s3::Options { observer, ..s3::Options::clone(options) };
+            let options = s3::Options { observer: observer(), ..s3::Options::clone(options) };
             Ok(Arc::new(S3Store::connect(options, budget.clone()).await?))
         }
         config::Store::Gcs(options) => {
-            let options = gcs::Options { observer, ..gcs::Options::clone(options) };
+            let options = gcs::Options { observer: observer(), ..gcs::Options::clone(options) };
             Ok(Arc::new(GcsStore::connect(options, budget.clone())?))
         }
         config::Store::Azure(options) => {
-            let options = azure::Options { observer, ..azure::Options::clone(options) };
+            let options = azure::Options { observer: observer(), ..azure::Options::clone(options) };
             Ok(Arc::new(AzureStore::connect(options, budget.clone())?))
         }
     }
