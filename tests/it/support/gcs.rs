@@ -103,7 +103,6 @@ impl Gcs {
 }
 
 fn spawn(port: u16, folder: Option<&TempDir>) -> Process {
-    let host = format!("127.0.0.1:{port}");
     let mut command = supervised(process::server("bin/fake-gcs-server"), Duration::from_secs(1));
     command.args(["-scheme", "http", "-host", "127.0.0.1", "-log-level", "error"]).args([
         "-port",
