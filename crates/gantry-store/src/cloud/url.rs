@@ -1,7 +1,5 @@
 //! Writes URLs.
 
-use std::fmt::Write as _;
-
 use hyper::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -56,10 +54,8 @@ impl Query {
     }
 
     /// Appends the query to a URL without one.
-    pub(crate) fn append_to(self, mut url: String) -> String {
-        // Writing to a string can't fail.
-        let _ = url.write_str(&self.0);
-        url
+    pub(crate) fn append_to(self, url: String) -> String {
+        url + &self.0
     }
 }
 

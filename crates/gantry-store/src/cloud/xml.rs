@@ -15,7 +15,7 @@ pub(crate) struct Element {
     pub(crate) text: String,
     /// Whether an attribute states that the text is encoded as in a URL.
     pub(crate) is_encoded: bool,
-    pub(crate) children: Vec<Element>,
+    pub(crate) children: Vec<Self>,
 }
 
 impl Element {
@@ -53,21 +53,25 @@ pub(crate) fn parse(body: &[u8]) -> Result<Element, String> {
 
     loop {
         let event = reader.read_event().map_err(|error| error.to_string())?;
+        if let (Some(text), Some(element)) = (text_of(&event)?, open.last_mut()) {
+            element.text.push_str(&text);
+        }
         let closed = match event {
-            Event::Start(start) if open.len() < DEPTH_MAX => {
+            Event::Start(_) if open.len() == DEPTH_MAX => return Err("it is nested too deeply".to_owned()),
+            Event::Start(start) => {
                 open.push(Element::of(&start));
                 None
             }
-            Event::Start(_) => return Err("it is nested too deeply".to_owned()),
             Event::Empty(start) => Some(Element::of(&start)),
             Event::End(_) => open.pop(),
             Event::Eof => return Err("it ends early".to_owned()),
-            other => {
-                if let (Some(text), Some(element)) = (text_of(&other)?, open.last_mut()) {
-                    element.text.push_str(&text);
-                }
-                None
-            }
+            Event::Text(_)
+            | Event::CData(_)
+            | Event::GeneralRef(_)
+            | Event::Comment(_)
+            | Event::Decl(_)
+            | Event::PI(_)
+            | Event::DocType(_) => None,
         };
 
         match (closed, open.last_mut()) {
