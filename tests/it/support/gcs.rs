@@ -108,7 +108,7 @@ fn spawn(port: u16, folder: Option<&TempDir>) -> Process {
         "-port",
         &port.to_string(),
         "-public-host",
-        &host,
+        "127.0.0.1",
     ]);
     match folder {
         Some(folder) => command.args(["-backend", "filesystem", "-filesystem-root"]).arg(folder.path()),

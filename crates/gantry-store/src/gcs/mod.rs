@@ -218,6 +218,3 @@ impl Cloud for Gcs {
 
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod tests;
