@@ -47,7 +47,7 @@ async fn a_download_from_google_cloud_is_verified_and_resumes_by_its_generation(
 
     assert!(std::fs::read(&target).unwrap() == bytes);
     let report = output.json();
-    assert_eq!(report["proof"]["algorithm"].as_str(), Some("CRC32C"), "{report}");
+    assert_eq!(report["proof"]["algorithm"].as_str(), Some("crc32c"), "{report}");
     let generation = gantry(["stat", "m/a", "--json"]).nats(&nats).run().await.expect_code(0).json();
     let generation = generation["version_id"].as_str().unwrap().to_owned();
     let again = gantry(["get", "m/a", "--version-id", &generation, "-o", "-"]).nats(&nats).run().await.expect_code(0);
@@ -72,7 +72,7 @@ async fn a_download_from_azure_is_verified_by_its_md5() {
     let target = folder.path().join("a");
     let output = gantry(["get", "m/a", "--json", "-o"]).arg(&target).nats(&nats).run().await.expect_code(0);
     assert!(std::fs::read(&target).unwrap() == bytes);
-    assert_eq!(output.json()["proof"]["algorithm"].as_str(), Some("MD5"), "{}", output.json());
+    assert_eq!(output.json()["proof"]["algorithm"].as_str(), Some("md5"), "{}", output.json());
 
     let target = folder.path().join("b");
     let output = gantry(["get", "m/b", "-o"]).arg(&target).nats(&nats).run().await.expect_code(0);
@@ -104,7 +104,7 @@ async fn the_check_names_the_wrong_account_container_or_server() {
 
     let absent = check("az://absent", &azure_lines(&azure, &key)).await.expect_code(2);
     assert!(absent.stderr.contains("`stores.s.url` = \"az://absent\""), "{}", absent.stderr);
-    assert!(absent.stderr.contains("no such container (404 Not Found ContainerNotFound)"), "{}", absent.stderr);
+    assert!(absent.stderr.contains("no such container (404 ContainerNotFound)"), "{}", absent.stderr);
 
     // Such an account has no address.
     let account = check("az://container", &format!("account = \"nosuchaccount\"\n{key}")).await.expect_code(2);
@@ -122,9 +122,9 @@ async fn the_check_names_credentials_that_are_refused_or_not_credentials() {
     let azure = AzureDouble::start().await;
     let folder = data::folder();
     for (key, text, expected) in [
-        ("account_key_file", "d3Jvbmc=", "rejects the relay's credentials (403 Forbidden AuthenticationFailed"),
+        ("account_key_file", "d3Jvbmc=", "rejects the relay's credentials (403 AuthenticationFailed"),
         ("account_key_file", "AccountName=a;AccountKey=hush==", "is a connection string"),
-        ("sas_token_file", &SAS.replace("2999", "2020"), "it expired at 2020-01-01T00:00:00Z: create a new one"),
+        ("sas_token_file", &SAS.replace("2999", "2020"), "it expired at 2020-01-01T00:00:00Z"),
         ("sas_token_file", "hush", "must be a shared access signature"),
         ("sas_token_file", "https://account.blob.core.windows.net/c?sig=hush", "is an address"),
     ] {

@@ -75,7 +75,7 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
         }
         Error::Denied(_) if find(effective, &key("anonymous")).is_some_and(|line| line.value == "true") => (
             named(effective, &key("anonymous")),
-            format!("give the relay credentials, the {} is not public", cloud.place),
+            format!("give the relay credentials, or make the {} public", cloud.place),
         ),
         Error::Denied(_) => (credentials(cloud, name, effective), cloud.permission.to_owned()),
         Error::NotFound(_) | Error::NoBucket(_) => (

@@ -96,7 +96,7 @@ async fn names_that_xml_excludes_are_listed() {
         azure.put(name, "x");
     }
     let (keys, _) = list_all(&public(&azure), "odd/", true, 2).await;
-    assert_eq!(keys, ["odd/a%20b+c", "odd/a\u{1}b", "odd/a\u{fffd}b", "odd/tab\there"]);
+    assert_eq!(keys, ["odd/a\u{1}b", "odd/a%20b+c", "odd/a\u{fffd}b", "odd/tab\there"]);
 
     let forged = ListRequest { token: Some("gantry-after:a".to_owned()), ..ListRequest::default() };
     assert!(matches!(public(&azure).list(&forged).await, Err(Error::Invalid(_))));

@@ -374,8 +374,12 @@ fn failure(status: u16, code: &str, header: (&str, &str), detail: &str) -> Respo
     if !header.0.is_empty() {
         response = response.header(header.0, header.1);
     }
+    let message = match code {
+        "AuthenticationFailed" => "Server failed to authenticate the request.",
+        _ => "As asked.",
+    };
     let text = format!(
-        "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>{code}</Code><Message>As asked.\nTime:now</Message>\
+        "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>{code}</Code><Message>{message}\nTime:now</Message>\
          <AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail></Error>"
     );
     response.body(full(text)).unwrap()

@@ -66,8 +66,8 @@ impl<'a> Answer<'a> {
     /// Returns the status and the code.
     pub(crate) fn label(&self) -> String {
         match self.code() {
-            "" => self.status.to_string(),
-            code => format!("{} {}", self.status, excerpt(code)),
+            "" => self.status.as_u16().to_string(),
+            code => format!("{} {}", self.status.as_u16(), excerpt(code)),
         }
     }
 
