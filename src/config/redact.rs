@@ -43,8 +43,9 @@ pub fn without_credentials(text: &str) -> String {
 }
 
 fn cleaned(address: &str) -> String {
-    // The options of a web address may contain a signature or a token.
-    if let Some((before, _)) = address.split_once('?').filter(|(before, _)| before.starts_with("http")) {
+    // The options of such an address may contain a signature or a token.
+    let has_options = ["http", "gs://", "az://"].iter().any(|start| address.starts_with(start));
+    if let Some((before, _)) = address.split_once('?').filter(|_| has_options) {
         return format!("{}?[redacted]", cleaned(before));
     }
     let Some((before, host)) = address.rsplit_once('@') else { return address.to_owned() };
@@ -84,6 +85,7 @@ mod tests {
             ("https://a.blob.core.windows.net/c?sv=1&sig=hu,sh", "https://a.blob.core.windows.net/c?[redacted]"),
             ("https://me:hush@h/c?sig=hush", "https://[redacted]@h/c?[redacted]"),
             ("az://me:hu,sh@c", "az://[redacted]@c"),
+            ("az://c/a?sv=1&sig=hush", "az://c/a?[redacted]"),
         ] {
             assert_eq!(without_credentials(text), clean);
         }

@@ -56,7 +56,13 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
     let key = |key: &str| format!("stores.{name}.{key}");
     let endpoint = || server(name, effective);
 
+    let is_anonymous = find(effective, &key("anonymous")).is_some_and(|line| line.value == "true");
+
     let (key, cure) = match error {
+        Error::Unavailable { kind: UnavailableKind::Credentials, .. } | Error::Denied(_) if is_anonymous => (
+            named(effective, &key("anonymous")),
+            format!("give the relay credentials, or make the {} public", cloud.place),
+        ),
         Error::Unavailable { kind: UnavailableKind::Credentials, .. } => {
             (credentials(cloud, name, effective), cloud.unknown.to_owned())
         }
@@ -73,10 +79,6 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
         Error::Unavailable { .. } | Error::Protocol(_) => {
             (endpoint(), format!("correct the address, or let the relay reach {}", cloud.name))
         }
-        Error::Denied(_) if find(effective, &key("anonymous")).is_some_and(|line| line.value == "true") => (
-            named(effective, &key("anonymous")),
-            format!("give the relay credentials, or make the {} public", cloud.place),
-        ),
         Error::Denied(_) => (credentials(cloud, name, effective), cloud.permission.to_owned()),
         Error::NotFound(_) | Error::NoBucket(_) => (
             named(effective, &key("url")),

@@ -187,6 +187,15 @@ impl Cloud for Azure {
             (409, "BlobArchived" | "BlobBeingRehydrated") => {
                 (denied("archived, it must be rehydrated first"), Retry::Never)
             }
+            // The account permits no anonymous request, so nothing can be read.
+            (409, "PublicAccessNotPermitted") if answer.subject == Subject::Listing => {
+                let message = format!("{about}: the account permits no anonymous access ({})", answer.label());
+                (cloud::without_credentials(message), Retry::Never)
+            }
+            // A container whose blobs are public, but not their listing, also answers so.
+            (404, "ResourceNotFound") if self.credentials.is_none() && answer.subject == Subject::Listing => {
+                (denied("the container or its listing is not public"), Retry::Never)
+            }
             (401 | 409, _) if self.credentials.is_none() && answer.code() != "" => {
                 (denied("the container is not public"), Retry::Never)
             }
