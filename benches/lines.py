@@ -3,8 +3,8 @@
 from collections import namedtuple
 
 import peers
-from measure import (FROZEN, LONG_LINK_MS, ask, frozen, gantry, long_link, nats, object_get, object_put_get, s3, s3_file,
-                     tool, tree)
+from measure import (FROZEN, LONG_LINK_MS, ask, frozen, gantry, long_link, nats, object_get, object_put_get, object_store,
+                     s3, s3_file, tool, tree)
 from rig import BUCKET
 
 # The pause before each download whose first byte is timed.
@@ -17,7 +17,7 @@ Group = namedtuple("Group", "name lines relays rarer", defaults=(1, 1))
 
 
 def groups(large, with_peers):
-    found = [bulk(), files(with_peers), *(trees(name, with_peers) for name in ("tree-4k", "tree-1m"))]
+    found = [bulk(), cloud(), files(with_peers), *(trees(name, with_peers) for name in ("tree-4k", "tree-1m"))]
     for name, downloads in (("4k", {1: 1000, 16: 3000, 64: 5000}), ("256k", {1: 500, 16: 1000, 64: 1000})):
         found += [small(name, count, in_flight) for in_flight, count in downloads.items()]
     return [*found, first_byte(), at_once(), two_relays(), far(), memory(large)]
@@ -31,6 +31,15 @@ def bulk():
         Line("gantry-file", "Gantry, file store, to nowhere", "MiB/s", gantry("files")),
         Line("object-get", "Object Store get, to nowhere", "MiB/s", object_get()),
         Line("object-put-get", "S3 to Object Store put, then get", "MiB/s", object_put_get()),
+    ])
+
+
+def cloud():
+    """Returns the lines for a store in Google Cloud, whose bound needs a line of its own with NATS."""
+    return Group("cloud", [
+        Line("object-store", "object_store GET from fake-gcs-server, to nowhere", "MiB/s", object_store()),
+        Line("nats-cloud", "NATS publish and subscribe", "MiB/s", nats()),
+        Line("gantry-gcs", "Gantry, store in Google Cloud, to nowhere", "MiB/s", gantry("gcs")),
     ])
 
 

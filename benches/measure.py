@@ -28,6 +28,17 @@ def s3(name="big", downloads=1, in_flight=1, unit="MiB/s", warm_up=0, pause_ms=0
     return run
 
 
+def object_store():
+    """Downloads directly from fake-gcs-server with the crate `object_store`."""
+    def run(rig):
+        rig.fill_gcs("big")
+        with rig.watch() as sample:
+            said = rig.call("gcs", "--bucket", BUCKET, "--object-bytes", rig.sets["big"][1],
+                            "--endpoint", f"http://127.0.0.1:{rig.gcs_port}", *load(rig, "big", 1, 1, 0, 0))
+        return finished(rig, sample, said, "big")
+    return run
+
+
 def gantry(store="s3", name="big", downloads=1, in_flight=1, connections=1, unit="MiB/s", warm_up=0, pause_ms=0):
     """Downloads through the relay with Gantry's consumer."""
     def run(rig, env=None):

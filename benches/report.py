@@ -39,6 +39,8 @@ class Medians:
 # The compared quantities, with a minimum or maximum target, and the unit if the value is not a ratio.
 TARGETS = [
     ("S3 store, to nowhere ÷ composed bound", "≥", 0.90, "", lambda m: m.of("gantry-s3") / m.bound()),
+    ("Google Cloud store, to nowhere ÷ composed bound", "≥", 0.90, "",
+     lambda m: m.of("gantry-gcs") * (1 / m.of("object-store") + 1 / m.of("nats-cloud"))),
     ("file store, to nowhere ÷ NATS alone", "≥", 0.90, "", lambda m: m.of("gantry-file") / m.of("nats")),
     ("file store ÷ Object Store get", "≥", 1.1, "", lambda m: m.of("gantry-file") / m.of("object-get")),
     ("S3 store ÷ Object Store put, then get", "≥", 4, "", lambda m: m.of("gantry-s3") / m.of("object-put-get")),

@@ -7,11 +7,13 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
 import demo
+import gcs
 import s3
 from demo import say
 from servers import DEV, Problem
@@ -35,6 +37,7 @@ class Rig:
         self.sets = {**SETS, **(QUICK if quick else {})}
         self.crcs = {}
         self.in_object_store = False
+        self.in_gcs = set()
         self.relays, self.relays_started = [], 0
         stage.folder = Path(tempfile.mkdtemp(dir=DEV, prefix="bench-"))
         self.objects = stage.folder / "objects"
@@ -42,11 +45,38 @@ class Rig:
         self.store, process = s3.start(stage.folder / "s3", stdin=stage.alive_fd, remove=[stage.folder])
         stage.processes.append(("s3/weed", process))
         self.pids = {"nats-server": stage.processes[0][1].pid, "s3": process.pid}
+        self.start_gcs()
         keys = self.store["users"]["admin"]
         self.env = {**demo.clean_env(), "NATS_URL": self.nats}
         self.s3_env = {"AWS_ACCESS_KEY_ID": keys["access_key_id"], "AWS_REGION": self.store["region"],
                        "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"], "AWS_ENDPOINT_URL": self.store["endpoint"],
-                       "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+                       "STORAGE_EMULATOR_HOST": f"127.0.0.1:{self.gcs_port}", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+
+    def start_gcs(self):
+        """Starts fake-gcs-server, which keeps its objects on disk, like SeaweedFS."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.gcs_port = probe.getsockname()[1]
+        folder = self.stage.folder / "gcs"
+        folder.mkdir()
+        process = self.stage.start("gcs", gcs.command(folder, self.gcs_port))
+        self.pids["gcs"] = process.pid
+
+        def answers():
+            with contextlib.suppress(OSError):
+                return socket.create_connection(("127.0.0.1", self.gcs_port), timeout=1).close() is None
+
+        self.stage.wait_for("fake-gcs-server did not answer", answers)
+        gcs.create_bucket(self.gcs_port, BUCKET)
+
+    def fill_gcs(self, name):
+        """Puts the objects of a set into fake-gcs-server, unless they are there."""
+        if name in self.in_gcs:
+            return
+        for file in (self.objects / name).iterdir():
+            with open(file, "rb") as body:
+                gcs.put(self.gcs_port, BUCKET, f"{name}/{file.name}", body, file.stat().st_size)
+        self.in_gcs.add(name)
 
     def fill(self, name):
         """Puts random objects into S3, and the same objects into a directory, unless they exist."""
@@ -70,8 +100,8 @@ class Rig:
     @contextlib.contextmanager
     def relay(self, count=1):
         """Runs new relays, so that memory from earlier measurements does not count."""
-        serve = [self.gantry, "serve", "--store", f"s3=s3://{BUCKET}", "--store", f"files=file://{self.objects}",
-                 "--http", "off"]
+        serve = [self.gantry, "serve", "--store", f"s3=s3://{BUCKET}", "--store", f"gcs=gs://{BUCKET}",
+                 "--store", f"files=file://{self.objects}", "--http", "off"]
         names = [f"relay-{self.relays_started + number}" for number in range(count)]
         self.relays_started += count
         started = [self.stage.start(name, serve, {**self.env, **self.s3_env}) for name in names]

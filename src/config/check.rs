@@ -49,6 +49,17 @@ pub(super) fn endpoint(text: &str) -> Checked {
     address::check_endpoint(text)
 }
 
+/// Source: Azure, "Storage account overview", "Storage account name".
+pub(super) fn account(text: &str) -> Checked {
+    if text.contains("AccountKey=") {
+        return Err(
+            "must be the account's name alone; the key belongs to a file that `account_key_file` names".to_owned()
+        );
+    }
+    let is_name = (3..=24).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if is_name { Ok(()) } else { Err("must be an account's name: 3 to 24 lower-case letters and digits".to_owned()) }
+}
+
 pub(super) fn region(text: &str) -> Checked {
     if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
         Ok(())

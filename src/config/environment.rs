@@ -1,4 +1,4 @@
-//! The variables of the environment: Gantry's own, those of the `nats` command line, of OpenTelemetry and of AWS.
+//! The variables of the environment: Gantry's own, those of the `nats` command line, of OpenTelemetry and of the clouds.
 
 use std::ffi::OsString;
 
@@ -18,6 +18,12 @@ const S3_ENDPOINTS: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
 
 /// Names a file of the certificate authorities that AWS's tools trust instead of the system's.
 const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
+
+/// Names an emulator of Google Cloud Storage.
+const GCS_EMULATOR: &str = "STORAGE_EMULATOR_HOST";
+
+/// Names the storage account for Azure's tools.
+const AZURE_ACCOUNT: &str = "AZURE_STORAGE_ACCOUNT";
 
 /// Makes the AWS SDK ignore [`S3_ENDPOINTS`].
 const IGNORE_S3_ENDPOINTS: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
@@ -105,6 +111,19 @@ impl Environment {
         layer
     }
 
+    /// Returns the variable that names an emulator of Google Cloud Storage, and its value as a URL. Google's own
+    /// libraries accept it without a scheme, and send no credentials.
+    pub(super) fn gcs_emulator(&self) -> Option<(&'static str, String)> {
+        let host = self.get(GCS_EMULATOR)?;
+        let url = if host.contains("://") { host.to_owned() } else { format!("http://{host}") };
+        Some((GCS_EMULATOR, url))
+    }
+
+    /// Returns the variable that names the Azure account for stores without `account`, and its value.
+    pub(super) fn azure_account(&self) -> Option<(&'static str, &str)> {
+        Some((AZURE_ACCOUNT, self.get(AZURE_ACCOUNT)?))
+    }
+
     /// Returns the variable that names the S3 server for stores without `endpoint_url`, and its value.
     pub(super) fn s3_endpoint(&self) -> Option<(&'static str, &str)> {
         if self.get(IGNORE_S3_ENDPOINTS).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
@@ -124,8 +143,8 @@ impl Environment {
         let is_own = |name: &str| name.starts_with(ENV_PREFIX) && !lookup::OTHER_VARIABLES.contains(&name);
         let is_foreign = |name: &str| {
             let sets_a_key = KEYS.iter().any(|key| key.variable == Some(name));
-            let is_of_aws = S3_ENDPOINTS.contains(&name) || name == CA_BUNDLE;
-            (sets_a_key && !otel::ENDPOINTS.contains(&name)) || is_of_aws || name == "NATS_CONTEXT"
+            let is_of_cloud = S3_ENDPOINTS.contains(&name) || [CA_BUNDLE, GCS_EMULATOR, AZURE_ACCOUNT].contains(&name);
+            (sets_a_key && !otel::ENDPOINTS.contains(&name)) || is_of_cloud || name == "NATS_CONTEXT"
         };
         let concerning = self.not_text.iter().filter(|name| is_own(name) || is_foreign(name));
         problems.extend(concerning.map(|name| Problem::NotText { name: name.clone() }));

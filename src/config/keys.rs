@@ -154,9 +154,11 @@ keys! {
 
     /// One store.
     Store "stores.NAME." {
-        url: Option<String> = "Location of the objects: `s3://bucket/prefix` or `file:///dir`; required",
+        url: Option<String> =
+            "Location of the objects: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or `file:///dir`; required",
             text().check(check::store_url);
-        endpoint_url: Option<String> = "S3 server; unset: `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, AWS",
+        endpoint_url: Option<String> =
+            "Server of the objects; unset: for S3 `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, AWS; for Google `STORAGE_EMULATOR_HOST`, Google; for Azure the account's public address",
             text().check(check::endpoint);
         region: Option<String> = "S3 region; unset: `AWS_REGION`, the profile's, else us-east-1",
             text().check(check::region);
@@ -164,7 +166,7 @@ keys! {
             "Put the bucket into the path of the URL; unset: true if an S3 server is set, false for AWS",
             switch();
         tls_ca_file: Option<String> =
-            "Certificate authorities of the S3 server to trust instead of the system's, PEM; unset: `AWS_CA_BUNDLE`",
+            "Certificate authorities of the server to trust instead of the system's, PEM; unset: for S3 `AWS_CA_BUNDLE`",
             path();
         profile: Option<String> = "Profile of the AWS configuration files; unset: `AWS_PROFILE`",
             text();
@@ -175,15 +177,38 @@ keys! {
             path();
         session_token_file: Option<String> = "File with the S3 session token of temporary keys",
             path();
-        anonymous: bool = "Send requests to S3 without a signature, for public buckets",
+        anonymous: bool = "Send requests without credentials, for public buckets and containers",
             switch().default("false");
-        requester_pays: bool = "Accept the costs of requests, which buckets with requester pays demand",
+        requester_pays: bool = "Accept the costs of requests, which S3 buckets with requester pays demand",
+            switch().default("false");
+        credentials_file: Option<String> =
+            "File with the key of a Google service account; unset: Google's application default credentials",
+            path();
+        billing_project: Option<String> =
+            "Google project that pays for requests, which buckets with requester pays demand",
+            text();
+        account: Option<String> = "Azure storage account; unset: `AZURE_STORAGE_ACCOUNT`",
+            text().check(check::account);
+        account_key_file: Option<String> = "File with a key of the Azure account; unset: credentials of the environment",
+            path();
+        sas_token_file: Option<String> = "File with an Azure shared access signature",
+            path();
+        tenant_id: Option<String> = "Azure tenant of `client_id`; unset: `AZURE_TENANT_ID`",
+            text();
+        client_id: Option<String> = "Azure application or managed identity; unset: `AZURE_CLIENT_ID`",
+            text();
+        client_secret_file: Option<String> = "File with the secret of the Azure application",
+            path();
+        federated_token_file: Option<String> =
+            "File with the token of an Azure workload identity; unset: `AZURE_FEDERATED_TOKEN_FILE`",
+            path();
+        azure_cli: bool = "Use the account of the command `az`, for a developer's machine",
             switch().default("false");
         range_bytes: u64 = "Size of one ranged read; several run concurrently",
             bytes(64 << 10, GIB).default_of(|| s3::Limits::default().range_bytes.to_string());
         concurrency_max: usize = "Concurrent ranged reads for one transfer",
             integer(1, 64).default_of(|| s3::Limits::default().concurrency_max.to_string());
-        answer_timeout_ms: u64 = "Time after which an unanswered request to S3 is sent again; the first answer counts",
+        answer_timeout_ms: u64 = "Time after which an unanswered request to the server is sent again; the first answer counts",
             millis(1000, 600_000)
                 .default_of(|| s3::Limits::default().answer_timeout.as_millis().to_string());
     }

@@ -41,7 +41,7 @@ use gantry_http as front;
 use gantry_proto::StoreName;
 use gantry_proto::subject::Prefix;
 use gantry_relay as relay;
-use gantry_store::{file as file_store, s3};
+use gantry_store::{azure, file as file_store, gcs, s3};
 use gantry_upstream as upstream;
 use serde::Deserialize;
 
@@ -85,8 +85,12 @@ pub struct Config {
 pub enum Store {
     /// A directory.
     File(file_store::Options),
-    /// A bucket.
+    /// A bucket of S3.
     S3(Box<s3::Options>),
+    /// A bucket of Google Cloud Storage.
+    Gcs(Box<gcs::Options>),
+    /// A container of Azure Blob Storage.
+    Azure(Box<azure::Options>),
 }
 
 /// The HTTP front.

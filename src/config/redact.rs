@@ -25,6 +25,9 @@ impl fmt::Debug for Secret {
 
 /// Returns the printable text of a key. Text that is not an address keeps its `@`.
 pub(super) fn shown(key: &str, text: &str) -> String {
+    if text.contains("AccountKey=") || text.contains("SharedAccessSignature=") {
+        return "[redacted]".to_owned();
+    }
     let is_address = ["url", "otlp_endpoint"].iter().any(|name| key.ends_with(name));
     if is_address || text.contains("://") { without_credentials(text) } else { text.to_owned() }
 }
@@ -35,11 +38,16 @@ pub(super) fn shown(key: &str, text: &str) -> String {
 /// missing.
 #[must_use]
 pub fn without_credentials(text: &str) -> String {
-    let is_single = ["s3://", "http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
+    let is_single = ["s3://", "gs://", "az://", "http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
     if is_single { cleaned(text) } else { text.split(',').map(cleaned).collect::<Vec<_>>().join(",") }
 }
 
 fn cleaned(address: &str) -> String {
+    // The options of such an address may contain a signature or a token.
+    let has_options = ["http", "gs://", "az://"].iter().any(|start| address.starts_with(start));
+    if let Some((before, _)) = address.split_once('?').filter(|_| has_options) {
+        return format!("{}?[redacted]", cleaned(before));
+    }
     let Some((before, host)) = address.rsplit_once('@') else { return address.to_owned() };
     // The address of a directory has no user, but the directory's name may contain an @. With a colon before the @, it
     // may be the address of a server with a user and a password, pasted behind something else.
@@ -74,6 +82,10 @@ mod tests {
             ("file:///srv/files://u:hush@h", "file://[redacted]@h"),
             ("nats://a@h,file:///u:hush@h", "nats://[redacted]@h,file://[redacted]@h"),
             ("s3://bucket/prefix", "s3://bucket/prefix"),
+            ("https://a.blob.core.windows.net/c?sv=1&sig=hu,sh", "https://a.blob.core.windows.net/c?[redacted]"),
+            ("https://me:hush@h/c?sig=hush", "https://[redacted]@h/c?[redacted]"),
+            ("az://me:hu,sh@c", "az://[redacted]@c"),
+            ("az://c/a?sv=1&sig=hush", "az://c/a?[redacted]"),
         ] {
             assert_eq!(without_credentials(text), clean);
         }

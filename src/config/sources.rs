@@ -116,27 +116,50 @@ impl Sources {
         };
         let set = [selected, file, named, foreign, own, flags];
         let stores = layer::stores_of(&set);
-        let aws = aws_layer(&self.environment, &set);
+        let clouds = cloud_layer(&self.environment, &set);
 
-        let layers = [Layer::defaults(&stores), aws].into_iter().chain(set);
+        let layers = [Layer::defaults(&stores), clouds].into_iter().chain(set);
         let layers = layers.map(|layer| layer.check(&mut problems)).collect();
         (layers, problems)
     }
 }
 
-/// Returns the settings from AWS's variables for every store in S3: the server, and the certificate authorities.
-fn aws_layer(environment: &Environment, layers: &[Layer]) -> Layer {
+/// Returns the settings from the clouds' variables for every store: the server, the certificate authorities, the
+/// account.
+fn cloud_layer(environment: &Environment, layers: &[Layer]) -> Layer {
     let mut layer = Layer::default();
-    let set = [("endpoint_url", environment.s3_endpoint()), ("tls_ca_file", environment.ca_bundle())];
-
     for store in layer::stores_of(layers) {
-        let key = format!("stores.{store}.url");
-        let address = layers.iter().rev().find_map(|layer| layer.get(&key));
-        if address.and_then(|setting| text_of(&setting.value)).is_some_and(|text| text.starts_with("s3://")) {
-            for (name, variable) in &set {
-                let Some((variable, value)) = variable else { continue };
-                layer.push(&format!("stores.{store}.{name}"), *value, *variable);
+        let setting = |name: &str| {
+            let key = format!("stores.{store}.{name}");
+            layers.iter().rev().find_map(|layer| layer.get(&key)).and_then(|setting| text_of(&setting.value))
+        };
+        let url = setting("url").unwrap_or_default();
+        let mut push = |name: &str, variable: &str, value: &str| {
+            layer.push(&format!("stores.{store}.{name}"), value, variable);
+        };
+
+        if url.starts_with("s3://") {
+            for (name, variable) in
+                [("endpoint_url", environment.s3_endpoint()), ("tls_ca_file", environment.ca_bundle())]
+            {
+                if let Some((variable, value)) = variable {
+                    push(name, variable, value);
+                }
             }
+        }
+        if url.starts_with("gs://")
+            && setting("endpoint_url").is_none()
+            && let Some((variable, value)) = environment.gcs_emulator()
+        {
+            push("endpoint_url", variable, &value);
+            if setting("credentials_file").is_none() {
+                push("anonymous", variable, "true");
+            }
+        }
+        if url.starts_with("az://")
+            && let Some((variable, value)) = environment.azure_account()
+        {
+            push("account", variable, value);
         }
     }
     layer

@@ -276,6 +276,41 @@ fn s3_store<'a>(config: &'a Config, name: &str) -> &'a s3::Options {
     options
 }
 
+#[test]
+fn stores_in_google_cloud_and_azure_have_their_options() {
+    let toml = "[stores.g]\nurl = \"gs://models/a\"\nbilling_project = \"p\"\nrange_bytes = 1048576\n\
+                [stores.z]\nurl = \"az://models/a\"\nanonymous = true\n\
+                [stores.s]\nurl = \"s3://models\"\n";
+    let setup = Setup::new(toml).env("STORAGE_EMULATOR_HOST", "127.0.0.1:4443").env("AZURE_STORAGE_ACCOUNT", "acct");
+    let config = setup.env("AWS_ENDPOINT_URL", "http://aws:1").ok();
+
+    let Store::Gcs(gcs) = &config.stores[&"g".parse().unwrap()] else { panic!("not in Google Cloud") };
+    assert_eq!((gcs.bucket.as_str(), gcs.prefix.as_str(), gcs.limits.range_bytes), ("models", "a/", 1 << 20));
+    assert_eq!(gcs.endpoint_url.as_deref(), Some("http://127.0.0.1:4443"));
+    assert!(matches!(gcs.credentials, gcs::Credentials::Anonymous) && gcs.billing_project.as_deref() == Some("p"));
+
+    let Store::Azure(azure) = &config.stores[&"z".parse().unwrap()] else { panic!("not in Azure") };
+    let place = (azure.account.as_str(), azure.container.as_str(), azure.prefix.as_str());
+    assert_eq!((place, &azure.endpoint_url), (("acct", "models", "a/"), &None));
+    assert!(matches!(azure.credentials, azure::Credentials::Anonymous));
+}
+
+#[test]
+fn own_settings_precede_those_of_an_emulator_and_the_environment() {
+    let setup = Setup::new(
+        "[stores.g]\nurl = \"gs://b\"\nanonymous = false\nendpoint_url = \"http://own:1\"\n\
+         [stores.z]\nurl = \"az://models\"\naccount = \"own\"\nclient_id = \"c\"\n",
+    );
+    let config = setup.env("STORAGE_EMULATOR_HOST", "emulator:1").env("AZURE_STORAGE_ACCOUNT", "acct").ok();
+
+    let Store::Gcs(gcs) = &config.stores[&"g".parse().unwrap()] else { panic!("not in Google Cloud") };
+    assert_eq!(gcs.endpoint_url.as_deref(), Some("http://own:1"));
+    assert!(matches!(gcs.credentials, gcs::Credentials::Default));
+    let Store::Azure(azure) = &config.stores[&"z".parse().unwrap()] else { panic!("not in Azure") };
+    assert_eq!(azure.account, "own");
+    assert!(matches!(azure.credentials, azure::Credentials::ManagedIdentity { client: Some(_) }));
+}
+
 /// Consumers tolerate at most 10 s per beat, and would consider the relay lost after three of them.
 #[test]
 fn a_beat_that_is_too_slow_for_failover_is_rejected() {
@@ -418,12 +453,12 @@ fn problems_of_stores_name_key_value_line_and_cure() {
     assert_problems(&[
         (
             "[stores.a]",
-            "`stores.a.url` is missing: set it to `s3://bucket/prefix` or `file:///dir` for the store in {file}:1",
+            "`stores.a.url` is missing: set it to `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or `file:///dir` for the store in {file}:1",
         ),
         ("[stores.a]\nregion = \"x\"", "for the store in {file}:2"),
         (
-            "[stores.a]\nurl = \"gs://x\"",
-            "`stores.a.url` = \"gs://x\" in {file}:2: must be s3://bucket/prefix or file:///dir, not gs://",
+            "[stores.a]\nurl = \"ftp://x\"",
+            "`stores.a.url` = \"ftp://x\" in {file}:2: must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///dir, not ftp://",
         ),
         ("[stores.a]\nurl = \"file://dir\"", "must be an absolute path after three slashes, as in file:///dir"),
         ("[stores.a]\nurl = \"s3://b?region=x\"", "takes no options after \"?\""),
@@ -452,7 +487,7 @@ const WRONG: &[&str] = &[
     "relay.idle_timeout_ms = 1500",
     "prefix =",
     "stores.files.region = \"eu-west-1\"",
-    "stores.files.url = \"gs://bucket\"",
+    "stores.files.url = \"ftp://bucket\"",
     "stores.files = { url = \"s3://bucket\", endpoint_url = \"minio:9000\" }",
     "stores.files = { url = \"s3://bucket\", access_key_id_file = \"/run/s3/id\" }",
     "nats = { creds_file = \"/run/nats/relay.creds\", token_file = \"/run/nats/token\" }",
@@ -465,6 +500,15 @@ const WRONG: &[&str] = &[
     "stores.files.url = \"s3://me:secret@bucket\"",
     "stores.files = { url = \"s3://bucket\", region = \"EU WEST\" }",
     "stores.files = { url = \"s3://bucket\", endpoint_url = \"http://me:secret@minio:9000\" }",
+    "stores.files.url = \"https://acct.blob.core.windows.net/models?sv=1&sig=secret\"",
+    "stores.files.url = \"https://storage.googleapis.com/models/a\"",
+    "stores.files.url = \"gs://models?generation=1\"",
+    "stores.files.url = \"az://Models\"",
+    "stores.files.url = \"az://models\"",
+    "stores.files = { url = \"az://models\", account = \"AccountName=acct;AccountKey=secret==\" }",
+    "stores.files = { url = \"az://models\", account = \"acct\", azure_cli = true, anonymous = true }",
+    "stores.files = { url = \"gs://models\", account = \"acct\" }",
+    "stores.files = { url = \"gs://models\", credentials_file = \"/run/google.json\" }",
 ];
 
 /// Returns the message for a configuration whose file is in `/etc/gantry`.

@@ -45,7 +45,8 @@ def play(acted, args):
     name = Path(sys.argv[0]).stem
     stage = demo.Stage()
     try:
-        for server in ("nats-server", "weed"):
+        store = "fake-gcs-server" if getattr(args, "store", "s3") == "gcs" else "weed"
+        for server in ("nats-server", store):
             servers.path_of(server)
         servers.DEV.mkdir(exist_ok=True)
         gantry = args.gantry or demo.build(stage)

@@ -1,4 +1,4 @@
-"""A setup for faults: nats-servers, an S3 server and two relays, with a proxy on every link."""
+"""A setup for faults: nats-servers, an S3 server or fake-gcs-server, and two relays, with a proxy on every link."""
 
 import asyncio
 import hashlib
@@ -16,6 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import demo
+import gcs
 import s3
 import servers
 from demo import Problem
@@ -80,10 +81,7 @@ class Relay:
             self.instance = found.group(1).decode()
 
     async def start(self):
-        keys = self.rig.s3["users"]["admin"]
-        env = {**demo.clean_env(), "NATS_URL": urls(self.nats_proxies), "AWS_REGION": self.rig.s3["region"],
-               "AWS_ACCESS_KEY_ID": keys["access_key_id"], "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"],
-               "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.s3_proxy.port}",
+        env = {**demo.clean_env(), "NATS_URL": urls(self.nats_proxies), **self.rig.store_env(self.s3_proxy.port),
                "GANTRY_RELAY__DRAIN_GRACE_MS": str(DRAIN_GRACE_MS)}
         self.process = self.rig.spawn(f"relay-{self.number}", [
             self.rig.gantry, "serve", *self.rig.stores, "--http", self.http], env)
@@ -117,12 +115,15 @@ class Rig:
     """The whole setup. `pace_bytes_per_s` limits S3's rate for each relay: the only bottleneck without faults."""
 
     def __init__(self, name, folder, gantry, alive_fd, nodes=1, pace_bytes_per_s=None,
-                 stores=None, direct=False):
+                 stores=None, direct=False, cloud="s3"):
         self.name, self.folder, self.gantry, self.alive_fd = name, folder, gantry, alive_fd
         self.pace_bytes_per_s = pace_bytes_per_s
         # No proxies where speed is measured.
         self.direct = direct
-        self.stores = [f"--store={store}" for store in stores or [f"{STORE}=s3://{BUCKET}"]]
+        # `gcs` for fake-gcs-server in place of the S3 server.
+        self.cloud = cloud
+        address = {"s3": "s3://", "gcs": "gs://"}[cloud] + BUCKET
+        self.stores = [f"--store={store}" for store in stores or [f"{STORE}={address}"]]
         self.processes, self.proxies, self.objects = [], [], {}
         self.s3 = self.s3_process = None
         self.relays = []
@@ -142,11 +143,30 @@ class Rig:
             self.relays.append(relay)
         await asyncio.gather(*(relay.start() for relay in self.relays))
 
+    def store_env(self, port):
+        """The environment of a relay that reads from the store through a proxy."""
+        if self.cloud == "gcs":
+            return {"STORAGE_EMULATOR_HOST": f"127.0.0.1:{port}"}
+        keys = self.s3["users"]["admin"]
+        return {"AWS_REGION": self.s3["region"], "AWS_ACCESS_KEY_ID": keys["access_key_id"],
+                "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"], "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+
     async def start_s3(self):
+        if self.cloud == "gcs":
+            return await self.start_gcs()
         # The folder outlives the server, which restarts with its data.
         self.s3, self.s3_process = await asyncio.to_thread(
             s3.start, self.folder / "s3", stdin=self.alive_fd, remove=[])
         self.processes.append(self.s3_process)
+
+    async def start_gcs(self):
+        port = int(self.s3["endpoint"].rsplit(":", 1)[1]) if self.s3 else free_port()
+        folder = self.folder / "gcs"
+        folder.mkdir(exist_ok=True)
+        self.s3 = {"endpoint": f"http://127.0.0.1:{port}"}
+        self.s3_process = self.spawn("gcs", gcs.command(folder, port))
+        await until("fake-gcs-server answers", lambda: answers(port), READY_WITHIN_S)
+        await asyncio.to_thread(gcs.create_bucket, port, BUCKET)
 
     async def put(self, key, size, seed):
         """Puts an object of random bytes that depend on the seed only."""
@@ -158,7 +178,10 @@ class Rig:
                     digest.update(block)
                     file.write(block)
                 file.seek(0)
-                s3.put(self.s3, BUCKET, key, file, sha256=digest.digest())
+                if self.cloud == "gcs":
+                    gcs.put(int(self.s3["endpoint"].rsplit(":", 1)[1]), BUCKET, key, file, size)
+                else:
+                    s3.put(self.s3, BUCKET, key, file, sha256=digest.digest())
             return digest.hexdigest()
 
         self.objects[key] = (size, await asyncio.to_thread(make))

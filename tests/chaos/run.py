@@ -3,6 +3,7 @@
 
     run.py                    212 faults of all kinds, in four setups at once: six to seven minutes
     run.py --short            every important kind once: one to two minutes, part of `make test`
+    run.py --store gcs        the same with fake-gcs-server, a store in Google Cloud, in place of the S3 server
     run.py --seed 7 --plan    print the faults for this seed without injecting them
 
 Each setup has nats-server (one, or a cluster of three), an S3 server, two relays, and consumers that download one
@@ -43,27 +44,27 @@ NEXT_WITHIN_S = 180
 
 async def run(stage, gantry, args):
     report = Report(say)
-    await strike_all(stage, gantry, places(args), report, args.seed)
+    await strike_all(stage, gantry, places(args), report, args.seed, args.store)
     report.print()
     if report.problems:
         raise Problem("some checks failed")
 
 
-async def strike_all(stage, gantry, places, report, seed):
+async def strike_all(stage, gantry, places, report, seed, cloud="s3"):
     """Injects the faults of all setups in parallel."""
     began = time.monotonic()
     say(f"chaos: seed {seed}, {sum(len(orders) for *_, orders in places)} faults")
-    ended = await asyncio.gather(*(strike_one(name, stage, gantry, nodes, orders, report, seed)
+    ended = await asyncio.gather(*(strike_one(name, stage, gantry, nodes, orders, report, seed, cloud)
                                    for name, nodes, orders in places), return_exceptions=True)
     for error in filter(None, ended):
         raise error
     report.notes.append(f"seed {seed}, {time.monotonic() - began:.0f} s")
 
 
-async def strike_one(name, stage, gantry, nodes, orders, report, seed):
+async def strike_one(name, stage, gantry, nodes, orders, report, seed, cloud):
     """Injects the faults of one setup one after the other."""
     rig, crowd = await place(name, stage, gantry, report, seed, SIZES, nodes, CONSUMERS,
-                             pace_bytes_per_s=PACE_BYTES_PER_S)
+                             pace_bytes_per_s=PACE_BYTES_PER_S, cloud=cloud)
     try:
         for consumer in crowd:
             consumer.start()
@@ -118,6 +119,7 @@ def main():
     parser.add_argument("--kinds", type=lambda text: text.split(";"), help="only these kinds, separated by semicolons")
     parser.add_argument("--short", action="store_true", help="every important kind once, in one setup")
     parser.add_argument("--plan", action="store_true", help="only print the planned faults")
+    parser.add_argument("--store", choices=("s3", "gcs"), default="s3", help="the kind of store")
     options(parser)
     parser.set_defaults(within_s=None)
     args = parser.parse_args()

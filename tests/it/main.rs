@@ -13,6 +13,8 @@ mod causes;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod clouds;
+#[cfg(test)]
 mod consumer;
 #[cfg(test)]
 mod deploy_files;

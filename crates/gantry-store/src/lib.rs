@@ -3,11 +3,25 @@
 //! A store reads one immutable version of an object: every byte of a [`Body`] belongs to the version that its
 //! [`ObjectInfo`] describes. Otherwise the body fails with [`Error::Changed`].
 
+#[cfg(feature = "azure")]
+pub mod azure;
 pub mod budget;
+#[cfg(feature = "cloud")]
+mod cloud;
+#[cfg(feature = "http")]
+mod connections;
 pub mod crowd;
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(feature = "gcs")]
+pub mod gcs;
+#[cfg(feature = "http")]
+mod headers;
+#[cfg(feature = "http")]
+mod listing;
 mod observe;
+#[cfg(feature = "http")]
+mod position;
 #[cfg(feature = "ranged")]
 mod ranged;
 #[cfg(any(feature = "file", feature = "ranged"))]

@@ -1,5 +1,6 @@
 //! `gantry serve --check`: tests everything that a relay needs, and reports what fails.
 
+mod clouds;
 mod nats;
 mod stores;
 

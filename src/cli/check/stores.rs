@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::super::stores;
-use super::{find, named};
+use super::{clouds, find, named};
 use crate::config::{Config, Effective, Store as StoreConfig};
 use gantry_proto::{Key, ListRequest, ObjectInfo, Pin, StoreName};
 use gantry_relay::metrics::S3Metrics;
@@ -22,13 +22,15 @@ pub(super) async fn check(config: &Config, name: &StoreName, effective: &[Effect
         probed.unwrap_or_else(|_| Err(Error::unavailable("no answer")))?;
 
         match store {
-            StoreConfig::S3(_) => rights(&*opened).await,
+            StoreConfig::S3(_) | StoreConfig::Gcs(_) | StoreConfig::Azure(_) => rights(&*opened).await,
             StoreConfig::File(_) => Ok("answers".to_owned()),
         }
     };
 
     tested.await.map_err(|error| match store {
         StoreConfig::S3(_) => blamed_in_s3(&error, name, effective),
+        StoreConfig::Gcs(_) => clouds::blamed(&clouds::GCS, &error, name, effective),
+        StoreConfig::Azure(_) => clouds::blamed(&clouds::AZURE, &error, name, effective),
         StoreConfig::File(_) => {
             let cure = stores::DIRECTORY_CURE;
             format!("{}: {error}: {cure}", named(effective, &format!("stores.{name}.url")))

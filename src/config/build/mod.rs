@@ -1,6 +1,7 @@
 //! Builds a [`Config`] from layers of settings: the options of each component, and the checks between keys.
 
 mod gateway;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -14,9 +15,8 @@ use gantry_proto::StoreName;
 use gantry_proto::subject::{DeliveryAllow, Prefix};
 use gantry_relay as relay;
 use gantry_store::budget::Budget;
-use gantry_store::{file, s3};
 
-use super::address::{self, StoreAddress};
+use super::address;
 use super::check;
 use super::error::{Error, Problem};
 use super::keys;
@@ -24,7 +24,7 @@ use super::layer::{DEFAULTS, Layer};
 use super::lookup;
 use super::otel::{self, Otel};
 use super::redact::{self, Secret};
-use super::{Config, Http, Log, Settings, Store, Telemetry};
+use super::{Config, Http, Log, Settings, Telemetry};
 use crate::telemetry::Format;
 
 /// A way to authenticate: the keys that choose it, and those that belong to it.
@@ -273,71 +273,6 @@ impl Build {
         }
     }
 
-    fn store(&mut self, name: &StoreName, keys: keys::Store) -> Option<Store> {
-        let Some(url) = &keys.url else {
-            let url_key = format!("stores.{name}.url");
-            if !self.problems.iter().any(|problem| problem.is_about(&url_key)) {
-                let place = self.origin_of_store(name);
-                self.problems.push(Problem::store_url_missing(name.as_str(), &place));
-            }
-            return None;
-        };
-
-        // The value has passed the check of the table.
-        match StoreAddress::parse(url).ok()? {
-            StoreAddress::File { dir } => Some(Store::File(file::Options::new(dir))),
-            StoreAddress::S3 { bucket, prefix } => Some(Store::S3(Box::new(self.s3(name, bucket, prefix, keys)))),
-        }
-    }
-
-    fn s3(&mut self, name: &StoreName, bucket: String, prefix: String, keys: keys::Store) -> s3::Options {
-        let section = format!("stores.{name}");
-        let limits = limits(&keys);
-        let tls_ca_file = keys.tls_ca_file.as_deref().map(PathBuf::from);
-        if let Some(path) = &tls_ca_file {
-            self.file(&format!("{section}.tls_ca_file"), path, check::file);
-        }
-
-        // The SDK reads its variables itself, with rules of its own for the region.
-        let is_of_sdk = self.origin(&format!("{section}.endpoint_url")).starts_with("AWS_");
-        s3::Options {
-            prefix,
-            credentials: self.s3_credentials(&section, &keys),
-            endpoint_url: keys.endpoint_url.filter(|_| !is_of_sdk),
-            region: keys.region,
-            path_style: keys.path_style,
-            tls_ca_file,
-            profile: keys.profile,
-            requester_pays: keys.requester_pays,
-            limits,
-            ..s3::Options::new(bucket)
-        }
-    }
-
-    fn s3_credentials(&mut self, section: &str, keys: &keys::Store) -> s3::Credentials {
-        let id = ("access_key_id_file", keys.access_key_id_file.clone());
-        let secret = ("secret_access_key_file", keys.secret_access_key_file.clone());
-        let files = self.pair(section, id, secret);
-
-        if keys.anonymous && files.is_some() {
-            let place = |key: &str| format!("`{section}.{key}` ({})", self.origin(&format!("{section}.{key}")));
-            let keys = format!("{} and {}", place("anonymous"), place("access_key_id_file"));
-            self.problems.push(Problem::Conflict { keys, cure: "keep one of them".to_owned() });
-        }
-
-        let session_token = keys.session_token_file.as_deref().map(PathBuf::from);
-        match files {
-            _ if keys.anonymous => s3::Credentials::Anonymous,
-            Some((access_key_id, secret_access_key)) => {
-                if let Some(path) = &session_token {
-                    self.file(&format!("{section}.session_token_file"), path, check::secret_file);
-                }
-                s3::Credentials::Files(s3::KeyFiles { access_key_id, secret_access_key, session_token })
-            }
-            None => s3::Credentials::Chain,
-        }
-    }
-
     fn http(&self, keys: &keys::Http) -> Http {
         // The value has passed the check of the table, so text that does not parse is `off`.
         Http { listen: keys.listen.parse().ok(), is_chosen: self.origin("http.listen") != DEFAULTS }
@@ -403,10 +338,8 @@ impl Build {
 
     fn value(&mut self, key: &str, value: &impl std::fmt::Debug, cure: String) {
         let value = format!("{value:?}");
-        let value = match value.strip_prefix('"') {
-            Some(text) => format!("\"{}", redact::shown(key, text)),
-            None => value,
-        };
+        let text = value.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+        let value = text.map_or_else(|| value.clone(), |text| format!("\"{}\"", redact::shown(key, text)));
         self.problems.push(Problem::Value { key: key.to_owned(), value, origin: self.origin(key), cure });
     }
 
@@ -419,19 +352,6 @@ impl Build {
 enum SecretSource {
     Text(String),
     File(PathBuf),
-}
-
-fn limits(keys: &keys::Store) -> s3::Limits {
-    let default = s3::Limits::default();
-    let answer_timeout = Duration::from_millis(keys.answer_timeout_ms);
-    s3::Limits {
-        range_bytes: keys.range_bytes,
-        concurrency_max: keys.concurrency_max,
-        answer_timeout,
-        // The second request must have as much time as the first.
-        retry_budget: default.retry_budget.max(2 * answer_timeout),
-        ..default
-    }
 }
 
 fn log(keys: keys::Log) -> Log {

@@ -1,7 +1,9 @@
 //! Stores: one set of tests for all of them, and tests of what only some can do.
 
+mod azure;
 mod conformance;
 mod file;
+mod gcs;
 mod memory;
 mod reading;
 mod s3;

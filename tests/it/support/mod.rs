@@ -4,10 +4,12 @@
 //! Deadlines are in real time: tests that use this module must not pause tokio's clock.
 #![allow(dead_code, unused_imports, reason = "a harness offers what its tests may need")]
 
+pub(crate) mod azure_double;
 pub(crate) mod cluster;
 pub(crate) mod data;
 pub(crate) mod doc;
 pub(crate) mod gantry;
+pub(crate) mod gcs;
 pub(crate) mod nats;
 pub(crate) mod process;
 pub(crate) mod s3;

@@ -25,21 +25,21 @@ const STORE_CODES: &[Code] =
     &[Code::BadRequest, Code::Denied, Code::NotFound, Code::Changed, Code::Range, Code::StoreUnavailable];
 
 metrics! {
-    /// The metrics of all S3 stores.
+    /// The metrics of all stores in S3 or another cloud.
     pub struct S3Metrics {
         requests: Family<S3ResultLabel, Counter>,
             Counter, "s3_requests", ["store", "operation", "result"],
-            "Requests to S3, counting each attempt: ok, a wire code, or abandoned if the relay stopped waiting for the answer";
+            "Requests to S3, Google Cloud Storage or Azure, counting each attempt: ok, a wire code, or abandoned if the relay stopped waiting for the answer";
         latency: DurationFamily<S3Label>
             = Family::new_with_constructor(Durations(ANSWER_BUCKETS)),
             Histogram, "s3_request_duration" in "seconds", ["store", "operation"],
             "Time until the headers of S3's response arrive";
         connections: Family<StoreLabel, Gauge<i64, AtomicI64>>,
             Gauge, "s3_connections", ["store"],
-            "Open connections to S3, in use or idle";
+            "Open connections to S3 or another cloud, in use or idle";
         connections_opened: Family<StoreLabel, Counter>,
             Counter, "s3_connections_opened", ["store"],
-            "Connections opened to S3; requests that reuse an idle connection do not count";
+            "Connections opened to S3 or another cloud; requests that reuse an idle connection do not count";
     }
 }
 
@@ -59,7 +59,7 @@ impl S3Metrics {
     }
 }
 
-/// Counts the requests and connections of one S3 store.
+/// Counts the requests and connections of one store in S3 or another cloud.
 #[derive(Clone, Debug, Default)]
 pub struct S3Observer {
     metrics: S3Metrics,

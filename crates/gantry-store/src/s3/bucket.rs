@@ -16,13 +16,13 @@ use tokio::time::Instant;
 use super::client::Live;
 use super::coding::Accepting;
 use super::failure::{Asked, Cure, Failure, Subject};
-use super::listing::{self, Wanted};
+use super::listing;
 use super::mend::Mend;
 use super::observe::{PROBE, observed};
 use super::options::{Limits, Options};
-use super::position::Position;
 use super::versions::Versions;
 use super::witness::{Witness, is_listing};
+use crate::position::Position;
 use crate::ranged::{self, About, Ranged, Retry};
 use crate::{Error, LIST_LIMIT_MAX, Observe, Observer};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo};
@@ -143,7 +143,7 @@ impl Bucket {
             let asked = self.asked_listing(&what);
             let output = Box::pin(call).await.map_err(|error| Failure::of(&error, asked))?;
 
-            let wanted = Wanted { store_prefix: &self.prefix, position: &position, limit: limit as usize };
+            let wanted = listing::wanted(&self.prefix, &position, limit as usize);
             listing::page(&output, wanted, &what).map_err(Failure::is_final)
         };
         observed(&*self.observer, "list", asked).await

@@ -1,27 +1,19 @@
 //! Classifies failed requests: the error to report, and whether another attempt makes sense.
 
 use std::error::Error as StdError;
-use std::io;
-use std::time::Duration;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use rustls::{CertificateError, InvalidMessage};
 
 use super::coding::Accepted;
-use super::excerpt::excerpt;
 use super::witness;
-use crate::ranged::{self, About, Retry};
+use crate::connections::{innermost, links, unreachable};
+use crate::headers::retry_after;
+use crate::ranged::{self, About, Retry, excerpt};
 use crate::{Error, UnavailableKind};
-
-/// Maximum wait that S3 can request. It is far longer than any retry budget.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// Maximum length of a region's name, in bytes. AWS's have less than 20.
 const REGION_MAX_BYTES: usize = 64;
-
-/// Maximum number of lines of a cause in a message. The SDK looks for credentials in fewer places.
-const CAUSE_MAX_LINES: usize = 10;
 
 /// Codes of requests to slow down that come with statuses of final errors. Source: the AWS SDKs' standard retry mode.
 const THROTTLED: [&str; 11] = [
@@ -133,7 +125,7 @@ impl Failure {
             }
             SdkError::TimeoutError(_) => Self::passing(format!("{what}: S3 did not answer in time")),
             SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
-                unreachable_s3(error, what)
+                unreachable(error, what, "S3")
             }
             SdkError::DispatchFailure(failure) => {
                 if let Some(failure) = without_credentials(error, what) {
@@ -147,27 +139,6 @@ impl Failure {
             SdkError::ConstructionFailure(_) => is_final("the request can't be made", &innermost(error)),
             _ => passing("the request failed", &innermost(error)),
         }
-    }
-}
-
-/// Classifies a failed connection.
-fn unreachable_s3(error: &(dyn StdError + 'static), what: &About) -> Failure {
-    let cause = innermost(error);
-    let failed = |kind, text: &str| Error::unavailable_because(kind, what.with_cause(text, &cause));
-
-    match links(error).find_map(|link| link.downcast_ref::<rustls::Error>()) {
-        // The signature is bad if another authority of the same name is trusted.
-        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
-            let text = "the relay does not trust the authority that issued the certificate of S3";
-            Failure::is_final(failed(UnavailableKind::UnknownAuthority, text))
-        }
-        Some(rustls::Error::InvalidCertificate(_)) => {
-            Failure::is_final(failed(UnavailableKind::InvalidCertificate, "the certificate of S3 is not valid"))
-        }
-        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
-            Failure { error: failed(UnavailableKind::TlsNotOffered, "can't reach S3"), retry: Retry::Later }
-        }
-        Some(_) | None => Failure { error: failed(UnavailableKind::Other, "can't reach S3"), retry: Retry::Later },
     }
 }
 
@@ -361,17 +332,6 @@ impl Answer<'_> {
     }
 }
 
-/// Parses the number of seconds that S3 asks to wait, up to a maximum. A date is ignored.
-fn retry_after(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    // A number that does not fit into an integer exceeds the maximum.
-    let seconds = text.parse().unwrap_or(u64::MAX);
-    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
-}
-
 /// Returns the region of the bucket, if the request failed because it was signed for another one.
 fn region(response: &HttpResponse, status: u16, code: &str) -> Option<String> {
     // Other failures may also name a region, the one that the request was signed for.
@@ -400,56 +360,9 @@ fn is_region(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-/// Returns the first cause in a chain of errors, on one line. The outer errors only state that something failed.
-fn innermost(error: &(dyn StdError + 'static)) -> String {
-    one_line(&links(error).last().map_or_else(String::new, ToString::to_string))
-}
-
-/// Joins the first lines of a text, which may be an answer of S3. The SDK writes one line for each place where it looked
-/// for credentials.
-fn one_line(text: &str) -> String {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.take(CAUSE_MAX_LINES).map(excerpt).collect::<Vec<_>>().join("; ")
-}
-
-/// Iterates over an error and its causes. An [`io::Error`] returns the source of the error in it, and not that error.
-fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |&link| match link.downcast_ref::<io::Error>() {
-        Some(outer) => outer.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
-        None => link.source(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_wait_that_s3_requests_is_bounded() {
-        for (text, wait) in [
-            ("7", Some(Duration::from_secs(7))),
-            (" 7 ", Some(Duration::from_secs(7))),
-            ("18446744073709551615", Some(RETRY_AFTER_MAX)),
-            ("99999999999999999999999", Some(RETRY_AFTER_MAX)),
-            ("-1", None),
-            ("+1", None),
-            ("", None),
-            ("Wed, 21 Oct 2026 07:28:00 GMT", None),
-        ] {
-            assert_eq!(retry_after(text), wait, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_cause_of_several_lines_becomes_one_bounded_line() {
-        assert_eq!(
-            one_line("no provider:\n  environment: unset\n\n  profile: none\n"),
-            "no provider:; environment: unset; profile: none"
-        );
-        assert_eq!(one_line("connection refused"), "connection refused");
-        assert!(one_line(&"a long line\n".repeat(1000)).len() < 200);
-        assert!(one_line(&"x".repeat(1_000_000)).len() < 200);
-    }
 
     #[test]
     fn only_plausible_regions_are_followed() {

@@ -15,10 +15,7 @@ use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::Frame;
 
 use super::body_limit::ANSWER_MAX_BYTES;
-
-/// Replaces the characters that XML can't represent. A key may contain this character, too. If a server ignores
-/// `encoding-type=url`, such a key is not listed, because the two cases can't be distinguished.
-pub(super) const MENDED: char = char::REPLACEMENT_CHARACTER;
+use crate::listing::MENDED;
 
 /// Repairs the XML of an answer before the parser reads it.
 #[derive(Debug)]

@@ -9,7 +9,6 @@ mod client;
 mod coding;
 mod connections;
 mod every_request;
-mod excerpt;
 mod failure;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -21,7 +20,6 @@ mod object;
 mod observe;
 mod options;
 mod parts;
-mod position;
 mod reads;
 mod versions;
 mod witness;
@@ -40,9 +38,9 @@ use self::bucket::Bucket;
 use self::failure::{Cure, Failure};
 pub use self::options::{Credentials, KeyFiles, Limits, Options, StaticCredentials};
 use self::parts::Parts;
-use self::position::Position;
 use self::reads::Answer;
 use super::crowd::Member;
+use super::position::Position;
 use super::ranged::{About, Ranged as _, Reader, Response, Retry, retry_within};
 use super::{Budget, Error, Opened, Store};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};

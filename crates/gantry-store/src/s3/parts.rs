@@ -18,8 +18,8 @@ use tracing::Instrument as _;
 
 use super::bucket::Bucket;
 use super::failure::Failure;
-use super::object;
 use super::observe::observed;
+use crate::headers::quoted;
 use crate::ranged::Ranged as _;
 use gantry_proto::{Checksum, ChecksumKind, ObjectInfo, PartRun};
 
@@ -191,7 +191,7 @@ async fn attributes(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Op
         let sent = async { Box::pin(request).await.map_err(|error| Failure::of(&error, asked)) };
         let output = observed(bucket.observer(), "attributes", sent).await.ok()?;
         // This answer contains the ETag without its quotes.
-        if object::quoted(output.e_tag()?) != object.etag {
+        if quoted(output.e_tag()?) != object.etag {
             return None;
         }
 
@@ -226,7 +226,7 @@ async fn one_by_one(bucket: &Bucket, client: &Client, object: &ObjectInfo) -> Op
         let sent = async { Box::pin(request).await.map_err(|error| Failure::of(&error, asked)) };
         let output = observed(bucket.observer(), "part", sent).await.ok()?;
         let size = u64::try_from(output.content_length()?).ok()?;
-        (object::quoted(output.e_tag()?) == object.etag).then_some((size, output.parts_count()))
+        (quoted(output.e_tag()?) == object.etag).then_some((size, output.parts_count()))
     };
 
     let (first, count) = part(1).await?;

@@ -16,6 +16,7 @@ use super::observe::observed;
 use super::versions::is_refusal;
 use super::witness::Witness;
 use crate::Error;
+use crate::headers::quoted;
 use crate::ranged::{About, Retry};
 use gantry_proto::{Key, ObjectInfo, Pin};
 
@@ -133,7 +134,7 @@ impl Bucket {
                 .get_object()
                 .bucket(self.name())
                 .key(self.full(key))
-                .set_if_match(pin.if_match.as_deref().map(object::quoted))
+                .set_if_match(pin.if_match.as_deref().map(quoted))
                 .set_version_id(version.map(str::to_owned))
                 .set_request_payer(self.payer())
                 .set_range(part.header())
@@ -217,7 +218,7 @@ impl Bucket {
         if described.is_gzip != is_sent_gzip {
             return changed();
         }
-        if output.e_tag().map(object::quoted).as_ref() != Some(&described.object.etag) {
+        if output.e_tag().map(quoted).as_ref() != Some(&described.object.etag) {
             return Err(Failure::passing(format!("{}: was replaced while it was requested", self.what(key))));
         }
         Ok(Some(described.object))

@@ -1,4 +1,4 @@
-//! Text from S3 in messages: printable, and of bounded length.
+//! Text from stores in messages: printable, and of bounded length.
 
 use gantry_proto::printable;
 
@@ -6,8 +6,8 @@ use gantry_proto::printable;
 /// messages less than 150.
 const EXCERPT_MAX_CHARS: usize = 160;
 
-/// Returns the beginning of a text from S3, printable on one line. An ellipsis shows that more follows.
-pub(super) fn excerpt(text: &str) -> String {
+/// Returns the beginning of a text from a store, printable on one line. An ellipsis shows that more follows.
+pub(crate) fn excerpt(text: &str) -> String {
     match text.char_indices().nth(EXCERPT_MAX_CHARS) {
         None => printable::text(text).into_owned(),
         Some((at, _)) => format!("{}…", printable::text(&text[..at])),

@@ -13,14 +13,14 @@ const TOKEN: &str = "gantry-token:";
 const OURS: &str = "gantry-";
 
 /// The number of bytes by which a mark lengthens a token of S3.
-pub(super) const MARK_BYTES: usize = TOKEN.len();
+pub(crate) const MARK_BYTES: usize = TOKEN.len();
 
 /// Sorts after every character that can follow in a key.
 const LAST: char = char::MAX;
 
 /// The start of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Position {
+pub(crate) enum Position {
     /// At the first name.
     Start,
     /// At S3's own token.
@@ -31,7 +31,7 @@ pub(super) enum Position {
 
 impl Position {
     /// Reads the token of a request.
-    pub(super) fn of(token: Option<&str>) -> Self {
+    pub(crate) fn of(token: Option<&str>) -> Self {
         let Some(token) = token else { return Self::Start };
         if let Some(name) = token.strip_prefix(AFTER) {
             return Self::After(name.to_owned());
@@ -40,7 +40,7 @@ impl Position {
     }
 
     /// Returns the token of the page, or `None` for the first page.
-    pub(super) fn into_token(self) -> Option<String> {
+    pub(crate) fn into_token(self) -> Option<String> {
         match self {
             Self::Start => None,
             Self::Token(token) if token.starts_with(OURS) => Some(format!("{TOKEN}{token}")),
@@ -50,7 +50,7 @@ impl Position {
     }
 
     /// Returns S3's own token, if the page begins there.
-    pub(super) fn token(&self) -> Option<&str> {
+    pub(crate) fn token(&self) -> Option<&str> {
         match self {
             Self::Token(token) => Some(token),
             Self::Start | Self::After(_) => None,
@@ -58,7 +58,7 @@ impl Position {
     }
 
     /// Returns the name after which the page begins, if the position is a name.
-    pub(super) fn after(&self) -> Option<&str> {
+    pub(crate) fn after(&self) -> Option<&str> {
         match self {
             Self::After(name) => Some(name),
             Self::Start | Self::Token(_) => None,
@@ -68,7 +68,7 @@ impl Position {
     /// Returns the value of `start-after` below the store's prefix.
     ///
     /// `is_folded` means that the name stands for all keys that begin with it. They must not be listed again.
-    pub(super) fn start_after(&self, store_prefix: &str, is_folded: bool) -> Option<String> {
+    pub(crate) fn start_after(&self, store_prefix: &str, is_folded: bool) -> Option<String> {
         let name = self.after()?;
         let mut start_after = format!("{store_prefix}{name}");
         if is_folded {

@@ -1,0 +1,281 @@
+//! Objects from Azure Blob Storage.
+//!
+//! Snapshots and deleted blobs are never requested. A folder of a hierarchical namespace is not an object.
+
+mod cli;
+mod credentials;
+mod options;
+mod sas;
+
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+use hyper::HeaderMap;
+use hyper::header::{ACCEPT_ENCODING, HeaderValue};
+use object_store::azure::{AzureAuthorizer, AzureCredential};
+use object_store::client::HttpRequest;
+
+use self::credentials::credentials;
+pub use self::options::{Credentials, Limits, Options};
+use crate::cloud::{
+    self, Answer, Bucket, Checksums, Cloud, CloudStore, Cure, Element, Failure, PageRequest, Query, Refusal, Subject,
+    check_endpoint, encoded, header,
+};
+use crate::connections::Connections;
+use crate::headers::quoted;
+use crate::listing::{self, Line};
+use crate::ranged::{About, Retry};
+use crate::{Budget, Error, Opened, Store, UnavailableKind};
+use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
+
+/// The version of Azure's protocol. Listings of this version encode names that XML can't represent.
+const PROTOCOL: HeaderValue = HeaderValue::from_static("2023-11-03");
+
+/// A container, or the blobs below a prefix in it.
+pub struct AzureStore(CloudStore<Azure>);
+
+impl fmt::Debug for AzureStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AzureStore").field(&self.0).finish()
+    }
+}
+
+impl AzureStore {
+    /// Reads the credentials. No request is sent.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if an option is invalid, or if a file can't be read.
+    pub fn connect(options: Options, budget: Budget) -> Result<Self, Error> {
+        let of_account = || format!("https://{}.blob.core.windows.net", options.account);
+        let endpoint = check_endpoint(&options.endpoint_url.clone().unwrap_or_else(of_account))?;
+        let connections = Connections::new(options.tls_ca_file.as_deref(), &options.observer)?;
+
+        let fingerprint = crate::fingerprint("azure", &[&endpoint, &options.container, &options.prefix]);
+        let azure = Azure {
+            url: format!("{endpoint}/{}", options.container),
+            container: options.container,
+            account: options.account,
+            credentials: credentials(options.credentials)?,
+        };
+        let bucket = Bucket::new(azure, options.prefix, options.limits, options.observer, &connections)?;
+        Ok(Self(CloudStore::new(bucket, budget, fingerprint)))
+    }
+}
+
+impl Store for AzureStore {
+    fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
+        self.0.open(key, pin, span)
+    }
+
+    fn stat<'a>(&'a self, key: &'a Key, pin: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
+        self.0.stat(key, pin)
+    }
+
+    fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
+        self.0.list(request)
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.0.probe()
+    }
+
+    fn token_after(&self, name: &str) -> Option<String> {
+        self.0.token_after(name)
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        self.0.fingerprint()
+    }
+}
+
+/// A container of Azure Blob Storage.
+#[derive(Debug)]
+struct Azure {
+    url: String,
+    container: String,
+    account: String,
+    /// `None` for anonymous requests.
+    credentials: Option<cloud::Credentials<AzureCredential>>,
+}
+
+impl Cloud for Azure {
+    const NAME: &'static str = "Azure Blob Storage";
+    const PLACE: &'static str = "container";
+    const VERSION: &'static str = "x-ms-version-id";
+    const METADATA: &'static str = "x-ms-meta-";
+    const OWN: &'static str = "x-ms-blob-type";
+    const STARTS_AFTER_NAMES: bool = false;
+
+    fn place(&self) -> &str {
+        &self.container
+    }
+
+    fn object_url(&self, name: &str, version: Option<&str>) -> Option<String> {
+        let url = format!("{}/{}", self.url, encoded(name)?);
+        Some(Query::default().with_some("versionid", version).append_to(url))
+    }
+
+    fn listing_url(&self, page: PageRequest<'_>) -> String {
+        Query::default()
+            .with("restype", "container")
+            .with("comp", "list")
+            .with("maxresults", &page.limit.to_string())
+            .with_some("prefix", Some(page.prefix).filter(|prefix| !prefix.is_empty()))
+            .with_some("delimiter", page.is_folded.then_some("/"))
+            .with_some("marker", page.token)
+            .append_to(self.url.clone())
+    }
+
+    fn prepare(&self, headers: &mut HeaderMap) {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert("x-ms-version", PROTOCOL);
+    }
+
+    async fn authorize(&self, request: &mut HttpRequest, about: &About) -> Result<(), Failure> {
+        let Some(credentials) = &self.credentials else { return Ok(()) };
+        let credential = credentials.get(Self::NAME, about).await?;
+        if let AzureCredential::SASToken(pairs) = &*credential {
+            sas::check_time(pairs).map_err(|problem| Failure {
+                error: cloud::without_credentials(about.with_cause("the relay's SAS can't be used now", &problem)),
+                retry: Retry::AfterCure(Cure::OtherKey),
+            })?;
+        }
+
+        let authorizer = AzureAuthorizer::new(&credential, &self.account);
+        authorizer.try_authorize(request).map_err(|error| {
+            let text = about.with_cause("the request can't be signed", &error.to_string());
+            Failure::is_final(cloud::without_credentials(text))
+        })
+    }
+
+    fn credentials(&self) -> u64 {
+        self.credentials.as_ref().map_or(0, cloud::Credentials::number)
+    }
+
+    fn reload(&self, used: u64, only_other: bool) -> Result<bool, Error> {
+        self.credentials.as_ref().map_or(Ok(false), |credentials| credentials.reload(used, only_other))
+    }
+
+    /// A version is named by its time, as in `2026-11-28T21:30:12.7969990Z`.
+    fn is_version(text: &str) -> bool {
+        text.ends_with('Z') && text.bytes().all(|byte| byte.is_ascii_digit() || b"-:.TZ".contains(&byte))
+    }
+
+    fn checksums(headers: &HeaderMap, is_part: bool) -> Checksums {
+        // In an answer to a request for a range, Content-MD5 covers the range.
+        let value = header(headers, if is_part { "x-ms-blob-content-md5" } else { "content-md5" });
+        let (algorithm, kind) = (ChecksumAlgorithm::Md5, ChecksumKind::FullObject);
+        let md5 = value.map(|value| Checksum { algorithm, kind, value: value.to_owned(), parts: Vec::new() });
+        Checksums { checksum: None, other_checksum: md5 }
+    }
+
+    fn check_head(headers: &HeaderMap) -> Result<(), Refusal> {
+        let is_folder = header(headers, "x-ms-resource-type") == Some("directory")
+            || header(headers, "x-ms-meta-hdi_isfolder").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        if is_folder { Err(Refusal::Folder) } else { Ok(()) }
+    }
+
+    /// Source: "Blob Storage error codes" and "Common REST API error codes" in Azure's reference.
+    fn refusal(&self, answer: &Answer<'_>) -> Option<(Error, Retry<Cure>)> {
+        let about = answer.about;
+        let denied = |text: &str| Error::Denied(format!("{about}: {text} ({})", answer.label()));
+
+        Some(match (answer.status.as_u16(), answer.code()) {
+            (404, "ContainerNotFound" | "ContainerBeingDeleted") | (409, "ContainerBeingDeleted") => {
+                (cloud::no_place::<Self>(answer), Retry::Never)
+            }
+            (409, "BlobArchived" | "BlobBeingRehydrated") => {
+                (denied("archived, it must be rehydrated first"), Retry::Never)
+            }
+            // The account permits no anonymous request, so nothing can be read.
+            (409, "PublicAccessNotPermitted") if answer.subject == Subject::Listing => {
+                let message = format!("{about}: the account permits no anonymous access ({})", answer.label());
+                (cloud::without_credentials(message), Retry::Never)
+            }
+            // A container whose blobs are public, but not their listing, also answers so.
+            (404, "ResourceNotFound") if self.credentials.is_none() && answer.subject == Subject::Listing => {
+                (denied("the container or its listing is not public"), Retry::Never)
+            }
+            (401 | 409, _) if self.credentials.is_none() && answer.code() != "" => {
+                (denied("the container is not public"), Retry::Never)
+            }
+            (403, "AuthenticationFailed" | "InvalidAuthenticationInfo") => {
+                (unknown(answer), Retry::AfterCure(Cure::OtherKey))
+            }
+            (401, "InvalidAuthenticationInfo" | "AuthenticationFailed") => {
+                (unknown(answer), Retry::AfterCure(Cure::Credentials))
+            }
+            // The relay may be in another network than its peers.
+            (403, "AuthorizationFailure" | "AuthorizationSourceIPMismatch" | "IpAuthorizationError") => {
+                let message = format!("{about}: the account's network rules exclude the relay ({})", answer.label());
+                (Error::unavailable_because(UnavailableKind::Other, message), Retry::Never)
+            }
+            (403, "AccountIsDisabled") => (denied("the account is disabled"), Retry::Never),
+            (400, "InvalidQueryParameterValue")
+                if matches!(answer.subject, Subject::Object { has_version: true, .. }) =>
+            {
+                (cloud::missing(answer), Retry::Never)
+            }
+            (400, "OutOfRangeInput" | "InvalidMarker") if answer.subject == Subject::Listing => {
+                let message =
+                    format!("{about}: `token` or the name of the container is not valid ({})", answer.label());
+                (Error::Invalid(message), Retry::Never)
+            }
+            _ => return None,
+        })
+    }
+
+    fn page(body: &[u8]) -> Result<listing::Answer, String> {
+        let root = cloud::parse(body)?;
+        if root.name != "EnumerationResults" {
+            return Err(format!("its root element is {}", root.name));
+        }
+
+        let mut answer = listing::Answer { is_encoded: true, ..listing::Answer::default() };
+        for element in root.child("Blobs").into_iter().flat_map(|blobs| &blobs.children) {
+            match element.name.as_str() {
+                "Blob" => answer.lines.extend(line(element)),
+                "BlobPrefix" => answer.prefixes.extend(element.child("Name").map(name)),
+                _ => {}
+            }
+        }
+
+        answer.token = root.text_of("NextMarker").filter(|marker| !marker.is_empty()).map(str::to_owned);
+        answer.is_truncated = answer.token.is_some();
+        Ok(answer)
+    }
+}
+
+/// Returns the error for credentials that Azure does not accept.
+fn unknown(answer: &Answer<'_>) -> Error {
+    let detail = answer.text("AuthenticationErrorDetail").unwrap_or_default();
+    // The other details repeat what was signed.
+    if detail.starts_with("Signature not valid in the specified time frame") {
+        let text = "the SAS is expired, or not valid yet";
+        return cloud::without_credentials(format!("{}: {text} ({})", answer.about, answer.label()));
+    }
+    cloud::expired::<Azure>(answer)
+}
+
+/// Reads a blob of a listing. Folders of a hierarchical namespace are left out.
+fn line(blob: &Element) -> Option<Line> {
+    let properties = blob.child("Properties")?;
+    if properties.text_of("ResourceType") == Some("directory") {
+        return None;
+    }
+
+    Some(Line {
+        name: name(blob.child("Name")?),
+        size: properties.text_of("Content-Length").and_then(|size| size.parse().ok()),
+        etag: properties.text_of("Etag").map(quoted),
+        last_modified: properties.text_of("Last-Modified").and_then(cloud::rfc3339),
+    })
+}
+
+/// Returns a name, encoded as in a URL. Azure encodes only those that XML can't represent.
+fn name(element: &Element) -> String {
+    if element.is_encoded { element.text.replace('+', "%2B") } else { cloud::encoded_text(&element.text) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! The store in Azure reads documented answers. Source: the reference of the Blob service.
+
+use hyper::header::HeaderName;
+
+use super::*;
+use crate::ranged::about_key;
+
+fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+}
+
+fn azure() -> Azure {
+    Azure {
+        url: "https://account.blob.core.windows.net/container".to_owned(),
+        container: "container".to_owned(),
+        account: "account".to_owned(),
+        credentials: None,
+    }
+}
+
+fn signed() -> Azure {
+    let load = || {
+        let credential = AzureCredential::BearerToken("hush".to_owned());
+        Ok(cloud::Loaded::new(std::sync::Arc::new(object_store::StaticCredentialProvider::new(credential)) as _))
+    };
+    Azure { credentials: Some(cloud::Credentials::new(load).unwrap()), ..azure() }
+}
+
+#[test]
+fn the_md5_of_a_range_is_not_that_of_the_blob() {
+    let found = headers(&[("content-md5", "whole or range"), ("x-ms-blob-content-md5", "whole")]);
+    assert_eq!(Azure::checksums(&found, true).other_checksum.unwrap().value, "whole");
+    assert_eq!(Azure::checksums(&found, false).other_checksum.unwrap().value, "whole or range");
+    assert!(Azure::checksums(&headers(&[("content-md5", "range")]), true).other_checksum.is_none());
+}
+
+#[test]
+fn a_folder_is_not_an_object() {
+    for pair in [("x-ms-resource-type", "directory"), ("x-ms-meta-hdi_isfolder", "true")] {
+        assert!(matches!(Azure::check_head(&headers(&[pair])), Err(Refusal::Folder)));
+    }
+    assert!(Azure::check_head(&headers(&[("x-ms-resource-type", "file")])).is_ok());
+}
+
+#[test]
+fn urls_name_versions_and_encode_keys() {
+    let url = azure().object_url("a b", Some("2026-11-28T21:30:12.7969990Z"));
+    let expected = "https://account.blob.core.windows.net/container/a%20b?versionid=2026-11-28T21%3A30%3A12.7969990Z";
+    assert_eq!(url.as_deref(), Some(expected));
+    assert!(Azure::is_version("2026-11-28T21:30:12.7969990Z") && !Azure::is_version("0123456789abcdef"));
+
+    let page = PageRequest { prefix: "", is_folded: true, token: Some("2!92!x="), start_after: None, limit: 7 };
+    assert_eq!(
+        azure().listing_url(page),
+        "https://account.blob.core.windows.net/container?restype=container&comp=list&maxresults=7&delimiter=%2F\
+         &marker=2%2192%21x%3D"
+    );
+}
+
+#[test]
+fn errors_are_classified() {
+    let about = about_key(&"k".parse().unwrap());
+    let error = |azure: &Azure, status, code: &'static str, detail: &str| {
+        let body = format!(
+            "\u{feff}<?xml version=\"1.0\"?><Error><Code>x</Code><Message>No.\nRequestId:1</Message>\
+             <AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail></Error>"
+        );
+        let subject = Subject::Object { is_pinned: false, has_version: false };
+        let answer = Answer::of_parts(status, headers(&[("x-ms-error-code", code)]), &body, &about, subject);
+        cloud::of_answer(azure, &answer)
+    };
+    let of = |status, code| error(&signed(), status, code, "").error;
+
+    assert!(matches!(of(404, "BlobNotFound"), Error::NotFound(_)));
+    assert!(matches!(of(404, "ContainerNotFound"), Error::NoBucket(_)));
+    assert!(matches!(of(412, "ConditionNotMet"), Error::Changed(_)));
+    assert!(matches!(of(403, "AuthorizationPermissionMismatch"), Error::Denied(_)));
+    assert!(of(409, "BlobArchived").to_string().contains("archived, it must be rehydrated first"));
+    assert!(matches!(of(409, "BlobArchived"), Error::Denied(_)));
+    assert!(matches!(error(&azure(), 409, "PublicAccessNotPermitted", "").error, Error::Denied(_)));
+    for (status, code) in [(503, "ServerBusy"), (500, "OperationTimedOut"), (409, "LeaseIdMissing")] {
+        assert!(matches!(of(status, code), Error::Unavailable { kind: UnavailableKind::Other, .. }), "{code}");
+    }
+
+    let failure = error(&signed(), 403, "AuthenticationFailed", "Signature not valid in the specified time frame: ...");
+    assert!(failure.error.to_string().contains("the SAS is expired"), "{failure:?}");
+    assert_eq!(failure.retry, Retry::AfterCure(Cure::OtherKey));
+    let failure = error(&signed(), 403, "AuthenticationFailed", "The MAC signature 'hush' is not the same");
+    assert!(matches!(failure.error, Error::Unavailable { kind: UnavailableKind::Credentials, .. }));
+    assert!(!failure.error.to_string().contains("hush"));
+}
+
+#[test]
+fn pages_are_read() {
+    let body = "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults ServiceEndpoint=\"https://a/\">\
+                <Blobs><Blob><Name>a b+c%20</Name><Properties><Last-Modified>Sat, 28 Nov 2026 21:30:12 GMT</Last-Modified>\
+                <Etag>0x8D1</Etag><Content-Length>5</Content-Length></Properties></Blob>\
+                <Blob><Name Encoded=\"true\">a%01+</Name><Properties><Content-Length>1</Content-Length></Properties></Blob>\
+                <Blob><Name>folder</Name><Properties><ResourceType>directory</ResourceType></Properties></Blob>\
+                <BlobPrefix><Name>d/</Name></BlobPrefix></Blobs><NextMarker>m</NextMarker></EnumerationResults>";
+    let answer = Azure::page(body.as_bytes()).unwrap();
+
+    let names: Vec<_> = answer.lines.iter().map(|line| line.name.as_str()).collect();
+    assert_eq!(names, ["a%20b%2Bc%2520", "a%01%2B"]);
+    let line = &answer.lines[0];
+    assert_eq!((line.size, line.etag.as_deref()), (Some(5), Some("\"0x8D1\"")));
+    assert_eq!(line.last_modified.as_deref(), Some("2026-11-28T21:30:12Z"));
+    assert_eq!(answer.prefixes, ["d%2F"]);
+    assert!(answer.is_truncated && answer.token.as_deref() == Some("m"));
+
+    let last = Azure::page(b"<EnumerationResults><Blobs /><NextMarker /></EnumerationResults>").unwrap();
+    assert!(!last.is_truncated && last.token.is_none());
+}

@@ -1,0 +1,57 @@
+//! Sends the requests that obtain tokens, over connections of their own.
+//!
+//! A store's own certificate authorities need not have issued the certificates of these services.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http_body_util::{BodyExt as _, Limited};
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
+    HttpService,
+};
+use tokio::time::timeout;
+
+use crate::connections::{CONNECT_TIMEOUT, Connections, Pool};
+use crate::{Error, Unobserved};
+
+/// Maximum time until the head of an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Maximum length of an answer, in bytes. Tokens have a few kilobytes.
+const ANSWER_MAX_BYTES: usize = 256 * 1024;
+
+/// Connections to the services that issue tokens.
+#[derive(Clone, Debug)]
+pub(crate) struct Tokens(Pool<HttpRequestBody>);
+
+impl Tokens {
+    /// # Errors
+    /// [`Error::Invalid`] if there are no settings for TLS.
+    pub(crate) fn new() -> Result<Self, Error> {
+        let connections = Connections::new(None, &(Arc::new(Unobserved) as _))?;
+        Ok(Self(connections.pool(CONNECT_TIMEOUT)))
+    }
+}
+
+impl HttpConnector for Tokens {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl HttpService for Tokens {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let late = |error| HttpError::new(HttpErrorKind::Timeout, error);
+        let answer = timeout(ANSWER_TIMEOUT, self.0.send(request)).await.map_err(late)?;
+        let answer = answer.map_err(|error| HttpError::new(HttpErrorKind::Connect, error))?;
+
+        Ok(answer.map(|body| {
+            let body = Limited::new(body, ANSWER_MAX_BYTES);
+            HttpResponseBody::new(body.map_err(|error| HttpError::new_boxed(HttpErrorKind::Interrupted, error)))
+        }))
+    }
+}

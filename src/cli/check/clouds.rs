@@ -1,0 +1,122 @@
+//! Names the key that explains an error of a store in Google Cloud or Azure, and what to do.
+
+use super::{find, named};
+use crate::config::Effective;
+use gantry_proto::StoreName;
+use gantry_store::{Error, UnavailableKind};
+
+/// What the messages about a cloud name.
+pub(super) struct Cloud {
+    name: &'static str,
+    place: &'static str,
+    /// The keys that choose credentials, in their order. The first is named if none is set.
+    credentials: &'static [&'static str],
+    /// Variables with credentials, in their order.
+    variables: &'static [&'static str],
+    /// Where credentials come from if nothing is set.
+    otherwise: &'static str,
+    /// What to do if the cloud knows the credentials, but refuses access.
+    permission: &'static str,
+    /// What to do if there are no credentials, or the cloud does not know them.
+    unknown: &'static str,
+}
+
+pub(super) const GCS: Cloud = Cloud {
+    name: "Google Cloud Storage",
+    place: "bucket",
+    credentials: &["credentials_file"],
+    variables: &["GOOGLE_APPLICATION_CREDENTIALS"],
+    otherwise: "Google's application default credentials",
+    permission: "grant this identity the role of deploy/iam/gcs-role.yaml on the bucket, and set `billing_project` if the \
+                 bucket bills the requester",
+    unknown: "give the relay the key of a service account or a workload identity, or set `anonymous` if the bucket is public",
+};
+
+pub(super) const AZURE: Cloud = Cloud {
+    name: "Azure Blob Storage",
+    place: "container",
+    credentials: &[
+        "account_key_file",
+        "sas_token_file",
+        "client_secret_file",
+        "federated_token_file",
+        "azure_cli",
+        "client_id",
+    ],
+    variables: &["AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_SECRET"],
+    otherwise: "the machine's managed identity",
+    permission: "grant this identity the role of deploy/iam/azure-role.json on the container, or a SAS with the \
+                 permissions rl",
+    unknown: "give the relay a valid key, SAS or identity of this account, or set `anonymous` if the container is public",
+};
+
+/// Names the key that explains an error, and what to do.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other errors have the same cure")]
+pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: &[Effective]) -> String {
+    let key = |key: &str| format!("stores.{name}.{key}");
+    let endpoint = || server(name, effective);
+
+    let is_anonymous = find(effective, &key("anonymous")).is_some_and(|line| line.value == "true");
+
+    let (key, cure) = match error {
+        Error::Unavailable { kind: UnavailableKind::Credentials, .. } | Error::Denied(_) if is_anonymous => (
+            named(effective, &key("anonymous")),
+            format!("give the relay credentials, or make the {} public", cloud.place),
+        ),
+        Error::Unavailable { kind: UnavailableKind::Credentials, .. } => {
+            (credentials(cloud, name, effective), cloud.unknown.to_owned())
+        }
+        Error::Unavailable { kind: UnavailableKind::TlsNotOffered, .. } => {
+            (endpoint(), "use http://, the server does not use TLS".to_owned())
+        }
+        Error::Unavailable { kind: UnavailableKind::UnknownAuthority, .. } => (
+            named(effective, &key("tls_ca_file")),
+            "name a PEM file of the authority that issued the server's certificate".to_owned(),
+        ),
+        Error::Unavailable { kind: UnavailableKind::InvalidCertificate, .. } => {
+            (endpoint(), "use the host name of the server's certificate, or renew the certificate".to_owned())
+        }
+        Error::Unavailable { .. } | Error::Protocol(_) => {
+            (endpoint(), format!("correct the address, or let the relay reach {}", cloud.name))
+        }
+        Error::Denied(_) => (credentials(cloud, name, effective), cloud.permission.to_owned()),
+        Error::NotFound(_) | Error::NoBucket(_) => (
+            named(effective, &key("url")),
+            format!("create the {}, or correct its name or the server's address", cloud.place),
+        ),
+        // A file with credentials that are not valid.
+        Error::Invalid(_) if is_set(cloud, name, effective) => {
+            (credentials(cloud, name, effective), "correct the file, or name another".to_owned())
+        }
+        _ => (named(effective, &key("url")), "correct the address or the credentials".to_owned()),
+    };
+    format!("{key}: {error}: {cure}")
+}
+
+/// Names the key that determines the server: the endpoint, or the Azure account.
+fn server(name: &StoreName, effective: &[Effective]) -> String {
+    let endpoint = format!("stores.{name}.endpoint_url");
+    let account = format!("stores.{name}.account");
+    let has_account_only = find(effective, &endpoint).is_none() && find(effective, &account).is_some();
+    named(effective, if has_account_only { &account } else { &endpoint })
+}
+
+fn chosen(cloud: &Cloud, name: &StoreName, effective: &[Effective]) -> Option<String> {
+    let keys = cloud.credentials.iter().map(|key| format!("stores.{name}.{key}"));
+    keys.into_iter().find(|key| find(effective, key).is_some_and(|line| line.value != "false"))
+}
+
+fn is_set(cloud: &Cloud, name: &StoreName, effective: &[Effective]) -> bool {
+    chosen(cloud, name, effective).is_some()
+}
+
+/// Names the key or the variable with the credentials.
+fn credentials(cloud: &Cloud, name: &StoreName, effective: &[Effective]) -> String {
+    if let Some(key) = chosen(cloud, name, effective) {
+        return named(effective, &key);
+    }
+    let mut variables = cloud.variables.iter();
+    let variable = variables.find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let source = variable.unwrap_or(&cloud.otherwise);
+    format!("`stores.{name}.{}` is not set, the credentials come from {source}", cloud.credentials[0])
+}

@@ -1,0 +1,258 @@
+//! Builds the options of the stores.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gantry_proto::StoreName;
+use gantry_store::{azure, file, gcs, s3};
+
+use super::Build;
+use crate::config::address::StoreAddress;
+use crate::config::error::Problem;
+use crate::config::layer::DEFAULTS;
+use crate::config::{Store, check, keys};
+
+/// The keys that only one kind of store has, and the beginning of its address.
+const OF_KINDS: [(&str, &[&str]); 3] = [
+    (
+        "s3://",
+        &[
+            "region",
+            "path_style",
+            "profile",
+            "access_key_id_file",
+            "secret_access_key_file",
+            "session_token_file",
+            "requester_pays",
+        ],
+    ),
+    ("gs://", &["credentials_file", "billing_project"]),
+    (
+        "az://",
+        &[
+            "account",
+            "account_key_file",
+            "sas_token_file",
+            "tenant_id",
+            "client_id",
+            "client_secret_file",
+            "federated_token_file",
+            "azure_cli",
+        ],
+    ),
+];
+
+impl Build {
+    pub(super) fn store(&mut self, name: &StoreName, keys: keys::Store) -> Option<Store> {
+        let Some(url) = &keys.url else {
+            let url_key = format!("stores.{name}.url");
+            if !self.problems.iter().any(|problem| problem.is_about(&url_key)) {
+                let place = self.origin_of_store(name);
+                self.problems.push(Problem::store_url_missing(name.as_str(), &place));
+            }
+            return None;
+        };
+
+        // The value has passed the check of the table.
+        let address = StoreAddress::parse(url).ok()?;
+        self.report_keys_of_other_kinds(name, url);
+        match address {
+            StoreAddress::File { dir } => Some(Store::File(file::Options::new(dir))),
+            StoreAddress::S3 { bucket, prefix } => Some(Store::S3(Box::new(self.s3(name, bucket, prefix, keys)))),
+            StoreAddress::Gcs { bucket, prefix } => Some(Store::Gcs(Box::new(self.gcs(name, bucket, prefix, keys)))),
+            StoreAddress::Azure { container, prefix } => {
+                self.azure(name, container, prefix, keys).map(|options| Store::Azure(Box::new(options)))
+            }
+        }
+    }
+
+    /// Reports keys that have no effect on a store in Google Cloud or Azure, and keys of these on others.
+    fn report_keys_of_other_kinds(&mut self, name: &StoreName, url: &str) {
+        for (scheme, of_kind) in OF_KINDS {
+            // Keys of S3 have always been ignored for directories.
+            let is_ignored = scheme == "s3://" && url.starts_with("file:");
+            if url.starts_with(scheme) || is_ignored {
+                continue;
+            }
+
+            let keys = of_kind.iter().map(|key| format!("stores.{name}.{key}"));
+            let set: Vec<_> = keys.filter(|key| self.origin(key) != DEFAULTS).collect();
+            for key in set {
+                let place = self.origin(&key);
+                let keys = format!(
+                    "`{key}` ({place}) and `stores.{name}.url` ({})",
+                    self.origin(&format!("stores.{name}.url"))
+                );
+                let cure = format!("`{key}` applies only to stores in {scheme}, remove it");
+                self.problems.push(Problem::Conflict { keys, cure });
+            }
+        }
+    }
+
+    fn s3(&mut self, name: &StoreName, bucket: String, prefix: String, keys: keys::Store) -> s3::Options {
+        let section = format!("stores.{name}");
+        let limits = limits(&keys);
+        let tls_ca_file = self.ca_file(&section, &keys);
+
+        // The SDK reads its variables itself, with rules of its own for the region.
+        let is_of_sdk = self.origin(&format!("{section}.endpoint_url")).starts_with("AWS_");
+        s3::Options {
+            prefix,
+            credentials: self.s3_credentials(&section, &keys),
+            endpoint_url: keys.endpoint_url.filter(|_| !is_of_sdk),
+            region: keys.region,
+            path_style: keys.path_style,
+            tls_ca_file,
+            profile: keys.profile,
+            requester_pays: keys.requester_pays,
+            limits,
+            ..s3::Options::new(bucket)
+        }
+    }
+
+    fn s3_credentials(&mut self, section: &str, keys: &keys::Store) -> s3::Credentials {
+        let id = ("access_key_id_file", keys.access_key_id_file.clone());
+        let secret = ("secret_access_key_file", keys.secret_access_key_file.clone());
+        let files = self.pair(section, id, secret);
+
+        if keys.anonymous && files.is_some() {
+            let place = |key: &str| format!("`{section}.{key}` ({})", self.origin(&format!("{section}.{key}")));
+            let keys = format!("{} and {}", place("anonymous"), place("access_key_id_file"));
+            self.problems.push(Problem::Conflict { keys, cure: "keep one of them".to_owned() });
+        }
+
+        let session_token = keys.session_token_file.as_deref().map(PathBuf::from);
+        match files {
+            _ if keys.anonymous => s3::Credentials::Anonymous,
+            Some((access_key_id, secret_access_key)) => {
+                if let Some(path) = &session_token {
+                    self.file(&format!("{section}.session_token_file"), path, check::secret_file);
+                }
+                s3::Credentials::Files(s3::KeyFiles { access_key_id, secret_access_key, session_token })
+            }
+            None => s3::Credentials::Chain,
+        }
+    }
+
+    fn gcs(&mut self, name: &StoreName, bucket: String, prefix: String, keys: keys::Store) -> gcs::Options {
+        let section = format!("stores.{name}");
+        let limits = limits(&keys);
+        let tls_ca_file = self.ca_file(&section, &keys);
+        let ways = [("credentials_file", keys.credentials_file.is_some()), ("anonymous", keys.anonymous)];
+        self.at_most_one(&section, &ways);
+
+        let credentials = match keys.credentials_file.map(PathBuf::from) {
+            _ if keys.anonymous => gcs::Credentials::Anonymous,
+            Some(path) => {
+                self.file(&format!("{section}.credentials_file"), &path, check::secret_file);
+                gcs::Credentials::File(path)
+            }
+            None => gcs::Credentials::Default,
+        };
+
+        gcs::Options {
+            prefix,
+            endpoint_url: keys.endpoint_url,
+            tls_ca_file,
+            credentials,
+            billing_project: keys.billing_project,
+            limits,
+            ..gcs::Options::new(bucket)
+        }
+    }
+
+    fn azure(
+        &mut self,
+        name: &StoreName,
+        container: String,
+        prefix: String,
+        keys: keys::Store,
+    ) -> Option<azure::Options> {
+        let section = format!("stores.{name}");
+        let limits = limits(&keys);
+        let tls_ca_file = self.ca_file(&section, &keys);
+        let credentials = self.azure_credentials(&section, &keys);
+
+        let Some(account) = keys.account else {
+            let account = format!("{section}.account");
+            if !self.problems.iter().any(|problem| problem.is_about(&account)) {
+                let place = self.origin(&format!("{section}.url"));
+                self.missing(&account, format!("`{section}.url` ({place}) requires it, or AZURE_STORAGE_ACCOUNT"));
+            }
+            return None;
+        };
+        Some(azure::Options {
+            prefix,
+            endpoint_url: keys.endpoint_url,
+            tls_ca_file,
+            credentials,
+            limits,
+            ..azure::Options::new(account, container)
+        })
+    }
+
+    fn azure_credentials(&mut self, section: &str, keys: &keys::Store) -> azure::Credentials {
+        let ways = [
+            ("account_key_file", keys.account_key_file.is_some()),
+            ("sas_token_file", keys.sas_token_file.is_some()),
+            ("client_secret_file", keys.client_secret_file.is_some()),
+            ("federated_token_file", keys.federated_token_file.is_some()),
+            ("azure_cli", keys.azure_cli),
+            ("anonymous", keys.anonymous),
+        ];
+        self.at_most_one(section, &ways);
+
+        let mut file = |key: &str, path: &Option<String>| {
+            let path = path.as_deref().map(PathBuf::from)?;
+            self.file(&format!("{section}.{key}"), &path, check::secret_file);
+            Some(path)
+        };
+        let (tenant, client) = (keys.tenant_id.clone(), keys.client_id.clone());
+
+        if let Some(path) = file("account_key_file", &keys.account_key_file) {
+            azure::Credentials::AccountKey(path)
+        } else if let Some(path) = file("sas_token_file", &keys.sas_token_file) {
+            azure::Credentials::Sas(path)
+        } else if let Some(secret) = file("client_secret_file", &keys.client_secret_file) {
+            azure::Credentials::ClientSecret { tenant, client, secret }
+        } else if let Some(token) = file("federated_token_file", &keys.federated_token_file) {
+            azure::Credentials::WorkloadIdentity { tenant, client, token }
+        } else if keys.azure_cli {
+            azure::Credentials::Cli
+        } else if keys.anonymous {
+            azure::Credentials::Anonymous
+        } else if client.is_some() {
+            azure::Credentials::ManagedIdentity { client }
+        } else {
+            azure::Credentials::Environment
+        }
+    }
+
+    fn ca_file(&mut self, section: &str, keys: &keys::Store) -> Option<PathBuf> {
+        let path = keys.tls_ca_file.as_deref().map(Path::new)?;
+        self.file(&format!("{section}.tls_ca_file"), path, check::file);
+        Some(path.to_owned())
+    }
+
+    /// Reports keys that exclude one another, of which more than one is set.
+    fn at_most_one(&mut self, section: &str, keys: &[(&str, bool)]) {
+        let set = keys.iter().filter(|(_, is_set)| *is_set).map(|(key, _)| format!("{section}.{key}"));
+        let set: Vec<_> = set.map(|key| format!("`{key}` ({})", self.origin(&key))).collect();
+        if set.len() > 1 {
+            self.problems.push(Problem::Conflict { keys: set.join(" and "), cure: "keep one of them".to_owned() });
+        }
+    }
+}
+
+fn limits(keys: &keys::Store) -> s3::Limits {
+    let default = s3::Limits::default();
+    let answer_timeout = Duration::from_millis(keys.answer_timeout_ms);
+    s3::Limits {
+        range_bytes: keys.range_bytes,
+        concurrency_max: keys.concurrency_max,
+        answer_timeout,
+        // The second request must have as much time as the first.
+        retry_budget: default.retry_budget.max(2 * answer_timeout),
+        ..default
+    }
+}

@@ -1,0 +1,182 @@
+//! Stores in Google Cloud and Azure with the built binary: a download, and what `gantry serve --check` reports.
+
+use crate::support::azure_double::{ACCOUNT, Act, Asked, AzureDouble, KEY, SAS};
+use crate::support::gantry::Output;
+use crate::support::gcs::Gcs;
+use crate::support::{Nats, Relay, data, doc, gantry};
+
+/// Checks one store `s` at `url` with these lines of configuration.
+async fn check(url: &str, lines: &str) -> Output {
+    let nats = Nats::plain().await;
+    let folder = data::folder();
+    let file = folder.path().join("gantry.toml");
+    std::fs::write(&file, format!("[stores.s]\nurl = {url:?}\n{lines}")).unwrap();
+    gantry(["serve", "--check", "--http", "off", "--config"]).arg(&file).nats(&nats).run().await
+}
+
+fn azure_lines(azure: &AzureDouble, lines: &str) -> String {
+    format!("account = {ACCOUNT:?}\nendpoint_url = {:?}\n{lines}", azure.endpoint())
+}
+
+/// Writes a secret to a file in a folder, and returns its path.
+fn secret(folder: &tempfile::TempDir, text: &str) -> String {
+    let path = folder.path().join("secret");
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// Asserts that the check fails with this line, after replacing volatile parts, and that docs/CONFIGURATION.md has it.
+fn assert_reported(checked: &Output, volatile: &[(&str, &str)]) {
+    let line = checked.stderr.lines().find(|line| line.contains("`stores.s.")).unwrap_or(&checked.stderr);
+    assert!(!checked.stderr.contains("hush") && !checked.stderr.contains(KEY), "{}", checked.stderr);
+    doc::assert_documented(line, volatile);
+}
+
+#[tokio::test]
+async fn a_download_from_google_cloud_is_verified_and_resumes_by_its_generation() {
+    let nats = Nats::plain().await;
+    let gcs = Gcs::start().await;
+    let bytes = data::random_bytes(1, 20_000_000);
+    gcs.put("models/a", bytes.clone()).await;
+    let address = gcs.endpoint();
+    let _relay = Relay::on(&nats).store("m", "gs://bucket/models").env("STORAGE_EMULATOR_HOST", &address).start().await;
+
+    let folder = data::folder();
+    let target = folder.path().join("a");
+    let output = gantry(["get", "m/a", "--json", "-o"]).arg(&target).nats(&nats).run().await.expect_code(0);
+
+    assert!(std::fs::read(&target).unwrap() == bytes);
+    let report = output.json();
+    assert_eq!(report["proof"]["algorithm"].as_str(), Some("crc32c"), "{report}");
+    let generation = gantry(["stat", "m/a", "--json"]).nats(&nats).run().await.expect_code(0).json();
+    let generation = generation["version_id"].as_str().unwrap().to_owned();
+    let again = gantry(["get", "m/a", "--version-id", &generation, "-o", "-"]).nats(&nats).run().await.expect_code(0);
+    assert_eq!(again.stdout.len(), bytes.len());
+}
+
+#[tokio::test]
+async fn a_download_from_azure_is_verified_by_its_md5() {
+    let nats = Nats::plain().await;
+    let azure = AzureDouble::start().await;
+    let bytes = data::random_bytes(1, 20_000_000);
+    azure.put("models/a", bytes.clone());
+    azure.put_without_md5("models/b", "blocks");
+    let folder = data::folder();
+    let relay = Relay::on(&nats)
+        .store("m", "az://container/models")
+        .env("AZURE_STORAGE_ACCOUNT", ACCOUNT)
+        .env("AZURE_STORAGE_KEY", KEY)
+        .env("GANTRY_STORES__M__ENDPOINT_URL", azure.endpoint());
+    let _relay = relay.start().await;
+
+    let target = folder.path().join("a");
+    let output = gantry(["get", "m/a", "--json", "-o"]).arg(&target).nats(&nats).run().await.expect_code(0);
+    assert!(std::fs::read(&target).unwrap() == bytes);
+    assert_eq!(output.json()["proof"]["algorithm"].as_str(), Some("md5"), "{}", output.json());
+
+    let target = folder.path().join("b");
+    let output = gantry(["get", "m/b", "-o"]).arg(&target).nats(&nats).run().await.expect_code(0);
+    assert!(output.stderr.contains("verified in transport only"), "{}", output.stderr);
+}
+
+#[tokio::test]
+async fn the_check_reports_that_both_clouds_can_be_listed_and_read() {
+    let gcs = Gcs::start().await;
+    gcs.put("a", "x").await;
+    let azure = AzureDouble::start().await;
+    azure.put("a", "x");
+    let folder = data::folder();
+    let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));
+
+    let google = check("gs://bucket", &format!("anonymous = true\nendpoint_url = {:?}\n", gcs.endpoint())).await;
+    let microsoft = check("az://container", &azure_lines(&azure, &key)).await;
+    for checked in [google, microsoft] {
+        let said = checked.expect_code(0).stdout;
+        assert!(String::from_utf8_lossy(&said).contains("the relay may list and read"), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_check_names_the_wrong_account_container_or_server() {
+    let azure = AzureDouble::start().await;
+    let folder = data::folder();
+    let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));
+
+    let absent = check("az://absent", &azure_lines(&azure, &key)).await.expect_code(2);
+    assert!(absent.stderr.contains("`stores.s.url` = \"az://absent\""), "{}", absent.stderr);
+    assert!(absent.stderr.contains("no such container (404 ContainerNotFound)"), "{}", absent.stderr);
+
+    // Such an account has no address.
+    let account = check("az://container", &format!("account = \"nosuchaccount\"\n{key}")).await.expect_code(2);
+    assert!(account.stderr.contains("`stores.s.account` = \"nosuchaccount\""), "{}", account.stderr);
+    assert!(account.stderr.contains("can't reach Azure Blob Storage"), "{}", account.stderr);
+
+    let gcs = Gcs::start().await;
+    let lines = format!("anonymous = true\nendpoint_url = {:?}\n", gcs.endpoint());
+    let absent = check("gs://absent", &lines).await.expect_code(2);
+    assert!(absent.stderr.contains("`stores.s."), "{}", absent.stderr);
+}
+
+#[tokio::test]
+async fn the_check_names_credentials_that_are_refused_or_not_credentials() {
+    let azure = AzureDouble::start().await;
+    let folder = data::folder();
+    for (key, text, expected) in [
+        ("account_key_file", "d3Jvbmc=", "rejects the relay's credentials (403 AuthenticationFailed"),
+        ("account_key_file", "AccountName=a;AccountKey=hush==", "is a connection string"),
+        ("sas_token_file", &SAS.replace("2999", "2020"), "it expired at 2020-01-01T00:00:00Z"),
+        ("sas_token_file", "hush", "must be a shared access signature"),
+        ("sas_token_file", "https://account.blob.core.windows.net/c?sig=hush", "is an address"),
+    ] {
+        let lines = azure_lines(&azure, &format!("{key} = {:?}\n", secret(&folder, text)));
+        let checked = check("az://container", &lines).await.expect_code(2);
+        let said = &checked.stderr;
+        assert!(said.contains(&format!("`stores.s.{key}` = ")) && said.contains(expected), "{text}: {said}");
+        assert!(!said.contains("hush") && !said.contains(text), "{said}");
+    }
+
+    let key = secret(&folder, "AIzaSyNotAFile");
+    let checked = check("gs://bucket", &format!("credentials_file = {key:?}\n")).await.expect_code(2);
+    assert!(checked.stderr.contains("`stores.s.credentials_file` = "), "{}", checked.stderr);
+    assert!(checked.stderr.contains("is not JSON"), "{}", checked.stderr);
+}
+
+#[tokio::test]
+async fn the_check_names_a_wrong_clock() {
+    let azure = AzureDouble::scripted(false, |_: &Asked| {
+        Act::Fail(403, "AuthenticationFailed", ("date", "Sat, 01 Jan 2000 00:00:00 GMT"))
+    });
+    let azure = azure.await;
+    let folder = data::folder();
+    let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));
+
+    let checked = check("az://container", &azure_lines(&azure, &key)).await.expect_code(2);
+    assert!(checked.stderr.contains("minutes ahead: correct the clock"), "{}", checked.stderr);
+}
+
+#[tokio::test]
+async fn the_documentation_has_the_messages_of_the_check() {
+    let azure = AzureDouble::start().await;
+    let folder = data::folder();
+    let key = secret(&folder, "d3Jvbmc=");
+    let config = |checked: &Output| {
+        let at = checked.stderr.find("/gantry.toml:").unwrap_or_default();
+        let start = checked.stderr[..at].rfind(" in ").map_or(at, |start| start + 4);
+        checked.stderr[start..at].to_owned()
+    };
+
+    let lines = azure_lines(&azure, &format!("account_key_file = {key:?}\n"));
+    let refused = check("az://container", &lines).await.expect_code(2);
+    let place = config(&refused);
+    assert_reported(&refused, &[(&key, "/run/azure/key"), (&place, "/etc/gantry")]);
+
+    let expired = secret(&folder, &SAS.replace("2999", "2020"));
+    let lines = azure_lines(&azure, &format!("sas_token_file = {expired:?}\n"));
+    let late = check("az://container", &lines).await.expect_code(2);
+    let place = config(&late);
+    assert_reported(&late, &[(&expired, "/run/azure/sas"), (&place, "/etc/gantry")]);
+
+    let private = check("az://container", &azure_lines(&azure, "anonymous = true\n")).await.expect_code(2);
+    let place = config(&private);
+    assert_reported(&private, &[(&place, "/etc/gantry")]);
+}
