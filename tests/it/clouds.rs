@@ -3,15 +3,22 @@
 use crate::support::azure_double::{ACCOUNT, Act, Asked, AzureDouble, KEY, SAS};
 use crate::support::gantry::Output;
 use crate::support::gcs::Gcs;
+use crate::support::token_double::TokenDouble;
 use crate::support::{Nats, Relay, data, doc, gantry};
 
 /// Checks one store `s` at `url` with these lines of configuration.
 async fn check(url: &str, lines: &str) -> Output {
+    check_with(url, lines, &[]).await
+}
+
+/// Checks one store `s` at `url` with these lines of configuration, and these variables.
+async fn check_with(url: &str, lines: &str, variables: &[(&str, &str)]) -> Output {
     let nats = Nats::plain().await;
     let folder = data::folder();
     let file = folder.path().join("gantry.toml");
     std::fs::write(&file, format!("[stores.s]\nurl = {url:?}\n{lines}")).unwrap();
-    gantry(["serve", "--check", "--http", "off", "--config"]).arg(&file).nats(&nats).run().await
+    let check = gantry(["serve", "--check", "--http", "off", "--config"]).arg(&file).nats(&nats);
+    variables.iter().fold(check, |check, (name, value)| check.env(name, value)).run().await
 }
 
 fn azure_lines(azure: &AzureDouble, lines: &str) -> String {
@@ -179,4 +186,89 @@ async fn the_documentation_has_the_messages_of_the_check() {
     let private = check("az://container", &azure_lines(&azure, "anonymous = true\n")).await.expect_code(2);
     let place = config(&private);
     assert_reported(&private, &[(&place, "/etc/gantry")]);
+}
+
+#[tokio::test]
+async fn tokens_of_azure_come_from_a_workload_identity_an_application_or_a_managed_identity() {
+    let azure = AzureDouble::start().await;
+    azure.put("a", "x");
+    let tokens = TokenDouble::start().await;
+    let folder = data::folder();
+    let file = secret(&folder, "federated");
+    let (url, msi) = (tokens.url(), format!("{}/msi/token", tokens.url()));
+    let of_tenant = [("AZURE_TENANT_ID", "tenant"), ("AZURE_CLIENT_ID", "app"), ("AZURE_AUTHORITY_HOST", &*url)];
+
+    let workload = [&of_tenant[..], &[("AZURE_FEDERATED_TOKEN_FILE", &*file)]].concat();
+    let managed = [("IDENTITY_ENDPOINT", &*msi), ("IDENTITY_HEADER", "header")];
+    let application = format!("client_secret_file = {file:?}\n");
+    for (lines, variables, expected) in [
+        ("", &workload[..], "client_assertion=federated"),
+        (&*application, &of_tenant[..], "client_secret=federated"),
+        ("client_id = \"mine\"\n", &managed[..], "client_id=mine"),
+    ] {
+        let checked = check_with("az://container", &azure_lines(&azure, lines), variables).await.expect_code(0);
+        let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(said.contains("the relay may list and read") && !said.contains("federated"), "{said}");
+        let asked = tokens.asked();
+        assert!(asked.last().is_some_and(|asked| asked.contains(expected)), "{expected}: {asked:?}");
+    }
+    assert_eq!(tokens.asked().len(), 3, "a token is requested once for each store");
+}
+
+#[tokio::test]
+async fn a_token_of_azure_comes_from_the_command_az() {
+    let azure = AzureDouble::start().await;
+    azure.put("a", "x");
+    let folder = data::folder();
+    let script = folder.path().join("az");
+    std::fs::write(&script, "#!/bin/sh\necho '{\"accessToken\": \"token\", \"expires_on\": 4102444800}'\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", folder.path().display());
+
+    let lines = azure_lines(&azure, "azure_cli = true\n");
+    let checked = check_with("az://container", &lines, &[("PATH", &path)]).await;
+    checked.expect_code(0);
+
+    let absent = data::folder().path().join("none").display().to_string();
+    let checked = check_with("az://container", &lines, &[("PATH", &absent)]).await.expect_code(2);
+    assert!(checked.stderr.contains("`stores.s.azure_cli` = true"), "{}", checked.stderr);
+    assert!(checked.stderr.contains("the command az can't be run"), "{}", checked.stderr);
+}
+
+#[tokio::test]
+async fn tokens_of_google_come_from_the_metadata_server_or_a_service_account() {
+    let gcs = Gcs::start().await;
+    gcs.put("a", "x").await;
+    let tokens = TokenDouble::start().await;
+    let lines = format!("endpoint_url = {:?}\n", gcs.endpoint());
+
+    let host = tokens.host();
+    check_with("gs://bucket", &lines, &[("GCE_METADATA_HOST", &host)]).await.expect_code(0);
+    let asked = tokens.asked();
+    assert!(asked.len() == 1 && asked[0].contains("service-accounts/default/token"), "{asked:?}");
+
+    // The key signs the token itself, so nothing is requested.
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap().serialize_pem();
+    let account = serde_json::json!({
+        "type": "service_account", "client_email": "relay@p.iam.gserviceaccount.com", "private_key_id": "1",
+        "private_key": key,
+    });
+    let folder = data::folder();
+    let file = secret(&folder, &account.to_string());
+    check_with("gs://bucket", &lines, &[("GOOGLE_APPLICATION_CREDENTIALS", &file)]).await.expect_code(0);
+    assert_eq!(tokens.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_machine_without_an_identity_is_reported() {
+    let gcs = Gcs::start().await;
+    let port = data::free_port();
+    let host = format!("127.0.0.1:{port}");
+    let lines = format!("endpoint_url = {:?}\n", gcs.endpoint());
+    let variables = [("GCE_METADATA_HOST", &*host), ("GCE_METADATA_IP", &*host)];
+
+    let checked = check_with("gs://bucket", &lines, &variables).await.expect_code(2);
+    let expected = "`stores.s.credentials_file` is not set, the credentials come from Google's application default";
+    assert!(checked.stderr.contains(expected), "{}", checked.stderr);
+    assert!(checked.stderr.contains("can't obtain credentials for Google Cloud Storage"), "{}", checked.stderr);
 }

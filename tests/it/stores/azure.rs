@@ -149,7 +149,7 @@ async fn failures_that_pass_are_retried_and_others_are_reported() {
     });
     let busy = busy.await;
     busy.put("key", "hello");
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     assert_eq!(read(&public(&busy), "key", &Pin::default(), 0, None).await.unwrap(), "hello");
     assert!(begun.elapsed() >= Duration::from_secs(1) && busy.requests().len() == 3);
 

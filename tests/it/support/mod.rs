@@ -16,6 +16,7 @@ pub(crate) mod s3;
 pub(crate) mod s3_double;
 pub(crate) mod site;
 pub(crate) mod tls;
+pub(crate) mod token_double;
 
 use std::time::Duration;
 
