@@ -331,7 +331,7 @@ fn signed_path<'a>(head: &Head<'a>) -> &'a str {
 
 /// Returns the seconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "signatures contain wall-clock time")]
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
     now.ok().and_then(|now| i64::try_from(now.as_secs()).ok()).unwrap_or_default()
 }
