@@ -79,14 +79,13 @@ where
     let connection = builder(streams.clone(), header_bytes_max).serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
 
-    let served = tokio::select! {
-        served = connection.as_mut() => Some(served),
-        () = stop.cancelled() => None,
-        () = streams.unused(options.header_read_timeout, options.idle_timeout) => None,
-    };
-    if served.is_some() {
-        streams.ended().await;
-        return served;
+    tokio::select! {
+        served = connection.as_mut() => {
+            streams.ended().await;
+            return Some(served);
+        }
+        () = stop.cancelled() => {}
+        () = streams.unused(options.header_read_timeout, options.idle_timeout) => {}
     }
 
     if !streams.has_begun() && !stop.is_cancelled() {
