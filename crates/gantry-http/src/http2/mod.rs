@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{HOST, HeaderValue};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -135,10 +135,7 @@ async fn answer(front: &Front, mut request: Request<Incoming>, peer: Peer) -> Re
         request.headers_mut().insert(HOST, host);
     }
 
-    let mut response = front.answer(request, peer, None).await;
-
-    // RFC 9113, section 8.2.2.
-    response.headers_mut().remove(CONNECTION);
-    response.headers_mut().remove(TRANSFER_ENCODING);
+    // hyper removes headers that only HTTP/1 has, such as `Connection`.
+    let response = front.answer(request, peer, None).await;
     response.map(|content| Paced::new(content, streams::current_flow()))
 }

@@ -1,5 +1,6 @@
 //! HTTP/2: streams beside each other, their ends, and their limits.
 
+use gantry_proto::ObjectInfo;
 use gantry_testing::store::Fault;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -323,21 +324,23 @@ async fn a_large_head_is_refused_over_http2() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_takes_nothing_is_reset_while_another_goes_on() {
-    // One object fits into the stream's buffer in the server, so that the store is read to its end.
-    for (len, window) in [(LARGE, WINDOW), (30_000, 1000)] {
-        let mut site = Site::new();
-        site.put("stalled", len);
+    // The second object is one piece of its store, and leaves it although the client takes only a part.
+    for (target, window) in [("/models/stalled", WINDOW), ("/shelf/stalled", 2000)] {
+        let mut shelf = shelf::Shelf::default();
+        shelf.put(ObjectInfo::new("stalled".parse().unwrap(), 10_000, "\"1\"".to_owned()), &[7; 10_000]);
+        let mut site = Site::serving(Options::default(), Arc::new(shelf));
+        site.put("stalled", LARGE);
         let bytes = site.put("slow", 1000);
         let mut requests = site.connect_http2(window).await;
 
         let begin = Instant::now();
-        let stalled = send(&mut requests, get("/models/stalled")).await;
+        let stalled = send(&mut requests, get(target)).await;
         // Ten pieces of the store take longer than the timeout.
         site.store.plan([Fault::Slow(Duration::from_secs(10))]);
         let slow = send(&mut requests, get("/models/slow")).await;
 
         let report = timeout(Duration::from_secs(1000), site.reports.recv()).await.unwrap().unwrap();
-        assert_eq!((report.target.as_str(), report.aborted), ("/models/stalled", Some(Aborted::Client)), "{len}");
+        assert_eq!((report.target.as_str(), report.aborted), (target, Some(Aborted::Client)));
         assert_eq!(report.proof, None);
         let send_timeout = Options::default().send_timeout;
         let took = begin.elapsed();
@@ -350,6 +353,28 @@ async fn a_stream_that_takes_nothing_is_reset_while_another_goes_on() {
         assert!(begin.elapsed() > send_timeout);
         assert_eq!(read(stalled).await, None, "the stream was reset");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_http2_that_reads_nothing_is_disconnected_and_costs_bounded_memory() {
+    let mut site = Site::new();
+    site.put("a", LARGE);
+    let (mut ours, served) = site.serve_http2(CancellationToken::new());
+
+    // The windows of the stream (setting 4) and of the connection are larger than the object.
+    let window = u32::try_from(2 * LARGE).unwrap().to_be_bytes();
+    let settings = raw_frame(4, 0, 0, &[&[0, 4], &window[..]].concat());
+    let update = raw_frame(8, 0, 0, &window);
+    ours.write_all(&[PREFACE, &settings, &update, &raw_request(1, "/models/a")].concat()).await.unwrap();
+
+    let begin = Instant::now();
+    served.await.unwrap();
+    let send_timeout = Options::default().send_timeout;
+    assert!((send_timeout..send_timeout + Duration::from_secs(1)).contains(&begin.elapsed()));
+    let report = site.report().await;
+    assert_eq!(report.aborted, Some(Aborted::Client));
+    // The pipe and the stream's buffer hold 64 KiB each, and the connection's buffer less.
+    assert!(report.bytes < 160_000, "{} bytes left the store", report.bytes);
 }
 
 #[tokio::test(start_paused = true)]
