@@ -80,7 +80,7 @@ pub async fn serve(mut listener: TcpListener, pages: Pages, stop: CancellationTo
     let serve = |handshake: <TcpListener as Listener>::Handshake, _| {
         let (pages, stop) = (pages.clone(), stop.clone());
         async move {
-            let Ok(Established { io }) = handshake.await else { return };
+            let Ok(Established { io, .. }) = handshake.await else { return };
             tokio::select! {
                 () = serve_connection(io, pages) => {}
                 () = stop.cancelled() => {}

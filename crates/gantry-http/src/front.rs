@@ -19,6 +19,7 @@ use crate::object::Read;
 use crate::observe::Observe;
 use crate::options::Options;
 use crate::reply::Reply;
+use crate::server::HEADERS_MAX;
 use crate::sign::{self, Signed};
 use crate::stores::Stores;
 use crate::target::{Place, Target};
@@ -85,12 +86,13 @@ impl Front {
         Self { stores, options, observe, places: Places::default(), requests: AtomicU64::new(0) }
     }
 
-    /// Answers a request. The body of the request is never read.
+    /// Answers a request, which is the only one of its connection at the time if there is a `phase`. The body of the
+    /// request is never read.
     pub(crate) async fn answer<B: Body>(
         &self,
         request: Request<B>,
         peer: Peer,
-        phase: Arc<Phase>,
+        phase: Option<Arc<Phase>>,
     ) -> Response<Tracked> {
         let (head, body) = request.into_parts();
         let has_body = !body.is_end_stream() || head::has_body(&head.headers);
@@ -179,6 +181,11 @@ impl Front {
     }
 
     fn check(&self, head: &Head<'_>, has_body: bool) -> Result<(), Fault> {
+        // hyper limits the number of headers only for HTTP/1.
+        if head.headers.len() > HEADERS_MAX {
+            let message = "the request has too many headers";
+            return Err(Fault::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "InvalidRequest", message));
+        }
         if !matches!(*head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
             let is_known = matches!(
                 *head.method,
@@ -324,7 +331,7 @@ fn signed_path<'a>(head: &Head<'a>) -> &'a str {
 
 /// Returns the seconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "signatures contain wall-clock time")]
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
     now.ok().and_then(|now| i64::try_from(now.as_secs()).ok()).unwrap_or_default()
 }

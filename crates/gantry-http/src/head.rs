@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use hyper::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
+use hyper::http::uri::Authority;
 use hyper::{Method, Version};
 
 use gantry_proto::{Headers, StoreName};
@@ -15,10 +16,14 @@ use crate::observe::Finished;
 /// The longest value of a trace header that is passed on. Source: W3C Trace Context, section 3.3.
 const TRACE_MAX_BYTES: usize = 512;
 
+/// The port of a host that is named without one.
+const HTTPS_PORT: u16 = 443;
+
 /// Returns the host's name, without a port. `None` for HTTP/1.0 without one.
 ///
 /// # Errors
-/// 400 if a request of HTTP/1.1 does not have exactly one `Host`. Source: RFC 9112, section 3.2.
+/// 400 if a request of HTTP/1.1 does not have exactly one `Host`, and if one of HTTP/2 has neither `:authority` nor
+/// `Host`, or both of different hosts. Source: RFC 9112, section 3.2, and RFC 9113, section 8.3.1.
 pub(crate) fn host(uri: &hyper::Uri, headers: &HeaderMap, version: Version) -> Result<Option<String>, Fault> {
     let mut values = headers.get_all(HOST).iter();
     let value = values.next();
@@ -26,8 +31,14 @@ pub(crate) fn host(uri: &hyper::Uri, headers: &HeaderMap, version: Version) -> R
         return Err(Fault::invalid_request("the request has more than one Host header"));
     }
 
-    if value.is_none() && version == Version::HTTP_11 {
+    if value.is_none() && version >= Version::HTTP_11 {
         return Err(Fault::invalid_request("the request has no Host header"));
+    }
+    if version == Version::HTTP_2
+        && let (Some(authority), Some(value)) = (uri.authority(), value)
+        && !is_same_host(authority, value)
+    {
+        return Err(Fault::invalid_request("the request's :authority and Host differ, or are invalid"));
     }
 
     // A target in absolute form takes precedence.
@@ -36,12 +47,21 @@ pub(crate) fn host(uri: &hyper::Uri, headers: &HeaderMap, version: Version) -> R
     }
     let Some(value) = value else { return Ok(None) };
 
-    let authority = value.to_str().ok().and_then(|text| text.parse::<hyper::http::uri::Authority>().ok());
+    let authority = value.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
     match authority {
         Some(authority) if !authority.as_str().contains('@') => Ok(Some(authority.host().to_owned())),
         _ if value.is_empty() => Ok(None),
         Some(_) | None => Err(Fault::invalid_request("the Host header is invalid")),
     }
+}
+
+/// Returns whether a `Host` header means the same as the authority of a request over TLS.
+fn is_same_host(authority: &Authority, host: &HeaderValue) -> bool {
+    let Some(host) = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()) else { return false };
+    let port = |authority: &Authority| authority.port_u16().unwrap_or(HTTPS_PORT);
+
+    let has_user = authority.as_str().contains('@') || host.as_str().contains('@');
+    !has_user && host.host().eq_ignore_ascii_case(authority.host()) && port(&host) == port(authority)
 }
 
 /// Returns whether the headers announce a body. hyper removes `Content-Length` where both are given.

@@ -1,8 +1,8 @@
-//! Serves stores over HTTP/1.1: to plain HTTP clients, and to S3 clients that only read.
+//! Serves stores over HTTP/1.1 and HTTP/2: to plain HTTP clients, and to S3 clients that only read.
 //!
 //! `/{store}/{key}` is an object, which is also S3's path style with the store as the bucket. A complete `200` response
-//! is a proved one: the last bytes are held back until the stored checksum matches, and otherwise the connection is
-//! aborted.
+//! is a proved one: the last bytes are held back until the stored checksum matches, and otherwise the connection,
+//! or the stream of HTTP/2, is aborted.
 //!
 //! A [`Server`] finds stores through [`Stores`] and reports requests to an [`Observe`].
 
@@ -19,6 +19,7 @@ mod etag;
 mod fault;
 mod front;
 mod head;
+mod http2;
 mod index;
 mod list;
 mod listener;
@@ -39,7 +40,7 @@ mod timed;
 mod tracked;
 mod xml;
 
-pub use listener::{Established, Listener, Peer, accept_until};
+pub use listener::{Established, Listener, Peer, Protocol, accept_until};
 pub use observe::{Aborted, Finished, Observe, Rejected, Unobserved};
 pub use options::{CorsOrigins, Options, Secret};
 pub use server::Server;

@@ -84,6 +84,24 @@ pub async fn accept_until<L: Listener, F: Future<Output = ()> + Send + 'static>(
 pub struct Established<Io> {
     /// The connection.
     pub io: Io,
+    /// The protocol that the client expects.
+    pub protocol: Protocol,
+}
+
+impl<Io> Established<Io> {
+    /// Creates a connection for HTTP/1.
+    pub const fn http1(io: Io) -> Self {
+        Self { io, protocol: Protocol::Http1 }
+    }
+}
+
+/// The protocol of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 or HTTP/1.0.
+    Http1,
+    /// HTTP/2, which the client has chosen by ALPN.
+    Http2,
 }
 
 /// The client's end of a connection.
@@ -130,7 +148,7 @@ impl Listener for TcpListener {
         if let Err(error) = io.set_nodelay(true) {
             debug!(%error, "can't set TCP_NODELAY");
         }
-        Ok((ready(Ok(Established { io })), address.into()))
+        Ok((ready(Ok(Established::http1(io))), address.into()))
     }
 }
 
@@ -141,6 +159,6 @@ impl Listener for UnixListener {
 
     async fn accept(&mut self) -> io::Result<(Self::Handshake, Peer)> {
         let (io, _) = Self::accept(self).await?;
-        Ok((ready(Ok(Established { io })), Peer::UNIX))
+        Ok((ready(Ok(Established::http1(io))), Peer::UNIX))
     }
 }

@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::front::Front;
-use crate::listener::{Listener, Peer, accept_until};
+use crate::http2;
+use crate::listener::{Established, Listener, Peer, Protocol, accept_until};
 use crate::observe::{Observe, Rejected, Unobserved};
 use crate::options::Options;
 use crate::stores::Stores;
@@ -28,7 +29,7 @@ const HEADER_BYTES_MIN: usize = 8192;
 const BUFFER_BYTES: usize = 128 << 10;
 
 /// The maximum number of headers of a request. More are answered with 431.
-const HEADERS_MAX: usize = 100;
+pub(crate) const HEADERS_MAX: usize = 100;
 
 /// An HTTP server of stores. Clones share everything.
 #[derive(Clone, Debug)]
@@ -82,24 +83,28 @@ impl Server {
     async fn establish<L: Listener>(&self, handshake: L::Handshake, peer: Peer, stop: CancellationToken) {
         let within = self.front.options.header_read_timeout;
         match timeout(within, handshake).await {
-            Ok(Ok(established)) => self.serve_connection(established.io, peer, stop).await,
+            Ok(Ok(established)) => self.serve_connection(established, peer, stop).await,
             Ok(Err(error)) => debug!(%peer, %error, "can't establish a connection"),
             Err(_) => debug!(%peer, "a connection was not established in time"),
         }
     }
 
-    /// Serves one connection until it ends. After `stop` is cancelled, it ends with the response in progress, or after
-    /// `drain_timeout`.
+    /// Serves one connection until it ends. After `stop` is cancelled, it ends with the responses in progress, or
+    /// after `drain_timeout`.
     ///
     /// # Cancel safety
     /// If the future is dropped, the connection is aborted.
-    pub async fn serve_connection<Io>(&self, io: Io, peer: Peer, stop: CancellationToken)
+    pub async fn serve_connection<Io>(&self, established: Established<Io>, peer: Peer, stop: CancellationToken)
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let Established { io, protocol } = established;
         let connected = Connected::new(&self.front, peer);
         let phase = Arc::new(Phase::default());
-        let served = self.serve_requests(io, peer, &phase, stop).await;
+        let served = match protocol {
+            Protocol::Http1 => self.serve_http1(io, peer, &phase, stop).await,
+            Protocol::Http2 => http2::serve(&self.front, io, peer, &phase, stop).await,
+        };
         drop(connected);
 
         if phase.was_slow() {
@@ -117,7 +122,7 @@ impl Server {
     }
 
     /// Returns `None` if responses were abandoned at the end of the drain timeout.
-    async fn serve_requests<Io>(
+    async fn serve_http1<Io>(
         &self,
         io: Io,
         peer: Peer,
@@ -135,7 +140,7 @@ impl Server {
             phase.begin_request();
             let front = Arc::clone(&self.front);
             let phase = Arc::clone(phase);
-            async move { Ok::<_, Infallible>(front.answer(request, peer, phase).await) }
+            async move { Ok::<_, Infallible>(front.answer(request, peer, Some(phase)).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -32,6 +32,11 @@ impl Phase {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The connection ends because a head takes too long.
+    pub(crate) fn end_slow(&self) {
+        self.was_slow.store(true, Ordering::Relaxed);
+    }
+
     /// Returns whether the connection was ended because a head took too long.
     pub(crate) fn was_slow(&self) -> bool {
         self.was_slow.load(Ordering::Relaxed)
@@ -78,7 +83,7 @@ impl<Io> Timed<Io> {
             return Poll::Pending;
         }
 
-        self.phase.was_slow.store(true, Ordering::Relaxed);
+        self.phase.end_slow();
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the request's head was not complete in time")))
     }
 

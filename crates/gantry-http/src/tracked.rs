@@ -23,7 +23,8 @@ const CLIENT_GONE: u16 = 499;
 #[derive(Debug)]
 pub(crate) struct Report {
     observe: Arc<dyn Observe>,
-    phase: Arc<Phase>,
+    /// `None` for a stream, which is one of several of its connection.
+    phase: Option<Arc<Phase>>,
     span: Span,
     started: Instant,
     /// Whether the first byte was sent.
@@ -33,7 +34,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// Begins a report. Until [`Self::respond`] is called, the client counts as gone.
-    pub(crate) fn new(observe: Arc<dyn Observe>, phase: Arc<Phase>, span: Span, finished: Finished) -> Self {
+    pub(crate) fn new(observe: Arc<dyn Observe>, phase: Option<Arc<Phase>>, span: Span, finished: Finished) -> Self {
         let finished = Finished { status: CLIENT_GONE, aborted: Some(Aborted::Client), ..finished };
         Self { observe, phase, span, started: Instant::now(), has_begun: false, finished }
     }
@@ -66,7 +67,9 @@ impl Report {
 impl Drop for Report {
     fn drop(&mut self) {
         self.finished.duration = self.started.elapsed();
-        self.phase.end_request();
+        if let Some(phase) = &self.phase {
+            phase.end_request();
+        }
 
         let finished = &self.finished;
         let outcome = finished.aborted.map_or("complete", Aborted::name);
@@ -113,6 +116,12 @@ impl Tracked {
             self.report.finished.aborted = None;
             self.report.finished.proof = self.content.proof();
         }
+    }
+
+    /// Records that bytes of a response will never be sent.
+    pub(crate) fn abandon(&mut self) {
+        self.report.finished.proof = None;
+        self.report.finished.aborted.get_or_insert(Aborted::Client);
     }
 
     fn trailer(&self) -> Option<HeaderMap> {

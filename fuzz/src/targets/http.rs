@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
-use crate::gantry::http::{CancellationToken, Options, Peer, Server, StoreMap};
+use crate::gantry::http::{CancellationToken, Established, Options, Peer, Server, StoreMap};
 use crate::gantry::{Key, ListPage, ListRequest, MemoryStore, ObjectInfo, Opened, Pin, Span, Store, StoreError};
 use crate::runtime;
 
@@ -30,7 +30,7 @@ async fn serve(data: &[u8]) {
     let mut answers = Vec::new();
     // The connection ends at the latest when it was idle for too long, which takes no time here.
     let (_, read) = tokio::join!(
-        server.serve_connection(theirs, Peer::UNIX, CancellationToken::new()),
+        server.serve_connection(Established::http1(theirs), Peer::UNIX, CancellationToken::new()),
         ours.read_to_end(&mut answers)
     );
     drop(read);

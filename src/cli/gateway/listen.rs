@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use gantry_http::{Established, Listener, Peer};
+use gantry_http::{Established, Listener, Peer, Protocol};
 use listenfd::ListenFd;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -16,6 +16,9 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::ListenAddress;
+
+/// The name of HTTP/2 in ALPN. Source: RFC 9113, section 3.1.
+const HTTP2: &[u8] = b"h2";
 
 /// A connection of any kind.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -132,11 +135,13 @@ impl Listener for Connections {
 
         let tls = self.tls.clone();
         let handshake = async move {
-            let io: Self::Io = match tls {
-                Some(tls) => Box::new(tls.accept(stream).await?),
-                None => stream,
-            };
-            Ok(Established { io })
+            let Some(tls) = tls else { return Ok(Established::http1(stream)) };
+
+            let stream = tls.accept(stream).await?;
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+            let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+            let io: Self::Io = Box::new(stream);
+            Ok(Established { io, protocol })
         };
         Ok((handshake.boxed(), peer))
     }
@@ -156,6 +161,6 @@ pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, St
 
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, secret);
     let mut config = config.map_err(|error| unusable(certificate, &error))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -43,6 +43,27 @@ impl Example {
     }
 }
 
+/// Returns a target that is signed now for a GET from this host.
+pub(crate) fn presigned(path: &str, host: &str, key: &str, secret: &str) -> String {
+    let date = scope::format_date(crate::front::now()).unwrap();
+    let credential = Credential::parse(&format!("{key}/{}/us-east-1/s3/aws4_request", &date[..8]), &date).unwrap();
+    let uri = format!(
+        "{path}?X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={key}%2F{}&X-Amz-Date={date}&X-Amz-Expires=600&X-Amz-\
+         SignedHeaders=host",
+        credential.scope().replace('/', "%2F"),
+    );
+
+    let mut example = Example::new(&uri, &[]);
+    example.headers.insert("host", HeaderValue::from_str(host).unwrap());
+    let Example { method, target, headers } = &example;
+    let request = Signed { method, path: &target.path, query: &target.query, headers };
+    let canonical = Canonical { request: &request, signed_headers: &["host".to_owned()], is_query: true }.hash();
+
+    let text = format!("{ALGORITHM}\n{date}\n{}\n{canonical}", credential.scope());
+    let signature = hex(&hmac(&signing_key(&Secret::new(secret), &credential), text.as_bytes()));
+    format!("{uri}&X-Amz-Signature={signature}")
+}
+
 fn in_header(signed: &str, signature: &str) -> String {
     format!(
         "AWS4-HMAC-SHA256 Credential={KEY}/20130524/us-east-1/s3/aws4_request,SignedHeaders={signed},Signature={signature}"

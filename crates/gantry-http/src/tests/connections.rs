@@ -143,7 +143,7 @@ async fn stopping_abandons_a_response_after_the_drain_timeout() {
 
     let start = tokio::time::Instant::now();
     stop.cancel();
-    let serve = site.server.serve_connection(theirs, Peer::UNIX, stop);
+    let serve = site.server.serve_connection(Established::http1(theirs), Peer::UNIX, stop);
     tokio::join!(serve, async { drop(read_to_end_slowly(&mut ours).await) });
     assert!(start.elapsed() <= Options::default().drain_timeout);
     drop(site.reports.try_recv());

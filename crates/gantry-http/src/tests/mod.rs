@@ -3,6 +3,7 @@
 mod conditional;
 mod connections;
 mod hostile;
+mod http2;
 mod listings;
 mod proved;
 mod ranges;
@@ -23,7 +24,7 @@ use gantry_proto::StoreName;
 use gantry_store::{Error, Store};
 use gantry_testing::store::MemoryStore;
 
-use crate::{Finished, Observe, Options, Peer, Rejected, Server, StoreMap, Stores};
+use crate::{Established, Finished, Observe, Options, Peer, Protocol, Rejected, Server, StoreMap, Stores};
 
 /// The size of the pieces of the store in memory, in bytes.
 const PIECE: u64 = 100;
@@ -109,7 +110,9 @@ impl Site {
     fn connect_from(&self, peer: Peer) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let server = self.server.clone();
-        tokio::spawn(async move { server.serve_connection(theirs, peer, CancellationToken::new()).await });
+        tokio::spawn(async move {
+            server.serve_connection(Established::http1(theirs), peer, CancellationToken::new()).await
+        });
         ours
     }
 
