@@ -67,12 +67,18 @@ def systemd(place):
     return "a socket as systemd passes it"
 
 
-def tls(place):
+def certificate(place):
+    """Creates a certificate for localhost. Returns its file, and that of its key."""
     if not shutil.which("openssl"):
         raise clients.NotHere("openssl")
     cert, key = place.folder / "front.pem", place.folder / "front-key.pem"
     call("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
          "-keyout", key, "-out", cert, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    return cert, key
+
+
+def tls(place):
+    cert, key = certificate(place)
     address = f"127.0.0.1:{free_port()}"
     env = {"GANTRY_GATEWAY__TLS_CERT_FILE": str(cert), "GANTRY_GATEWAY__TLS_KEY_FILE": str(key)}
     with started(place, "gateway", "--listen", address, env=env):

@@ -17,11 +17,12 @@ import time
 import cases
 import clients
 import fronts
+import http2
 from place import Place, binary
 
 import servers
 
-ALL = {**cases.ALL, **fronts.ALL}
+ALL = {**cases.ALL, **fronts.ALL, **http2.ALL}
 
 
 def main():
