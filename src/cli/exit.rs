@@ -118,6 +118,9 @@ pub(super) struct Failure {
     /// The id of the download, which the logs and traces of both sides contain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) correlation: Option<String>,
+    /// Whether the store answers that it has no such object.
+    #[serde(skip)]
+    pub(super) is_missing_object: bool,
 }
 
 fn name_of<S: serde::Serializer>(exit: &Exit, serializer: S) -> Result<S::Ok, S::Error> {
@@ -128,7 +131,15 @@ impl Failure {
     /// Makes a failure without a subject.
     #[must_use]
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, subject: None, message: message.into(), is_one_line: false, transfer: None, correlation: None }
+        Self {
+            exit,
+            subject: None,
+            message: message.into(),
+            is_one_line: false,
+            transfer: None,
+            correlation: None,
+            is_missing_object: false,
+        }
     }
 
     /// Makes a failure of the command line or the configuration.
@@ -204,6 +215,7 @@ impl From<bus::Error> for Failure {
 impl From<consumer::Error> for Failure {
     fn from(error: consumer::Error) -> Self {
         let cure = cure(&error);
+        let is_missing_object = matches!(&error, consumer::Error::Refused(error) if error.code == Code::NotFound);
         let exit = match error {
             consumer::Error::Bus(error) => return error.into(),
             consumer::Error::NoRelay { .. }
@@ -224,7 +236,8 @@ impl From<consumer::Error> for Failure {
             // All present variants are above. The enum is non-exhaustive.
             _ => Exit::Failed,
         };
-        Self::new(exit, with_cure(format!("{:#}", anyhow::Error::from(error)), cure)).on_one_line()
+        let message = with_cure(format!("{:#}", anyhow::Error::from(error)), cure);
+        Self { is_missing_object, ..Self::new(exit, message).on_one_line() }
     }
 }
 

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Adds that the address is that of a folder to a failure that may be due to that.
 pub(super) async fn folder(mut failure: Failure, address: &ObjectAddress, client: &Client) -> Failure {
-    if failure.exit != Exit::NotFound {
+    if !failure.is_missing_object {
         return failure;
     }
 

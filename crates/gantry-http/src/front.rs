@@ -19,7 +19,6 @@ use crate::object::Read;
 use crate::observe::Observe;
 use crate::options::Options;
 use crate::reply::Reply;
-use crate::server::HEADERS_MAX;
 use crate::sign::{self, Signed};
 use crate::stores::Stores;
 use crate::target::{Place, Target};
@@ -182,7 +181,7 @@ impl Front {
 
     fn check(&self, head: &Head<'_>, has_body: bool) -> Result<(), Fault> {
         // hyper limits the number of headers only for HTTP/1.
-        if head.headers.len() > HEADERS_MAX {
+        if head.headers.len() > head::HEADERS_MAX {
             let message = "the request has too many headers";
             return Err(Fault::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "InvalidRequest", message));
         }

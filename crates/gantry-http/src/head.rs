@@ -13,6 +13,9 @@ use crate::fault::Fault;
 use crate::listener::Peer;
 use crate::observe::Finished;
 
+/// The maximum number of headers of a request. More are answered with 431.
+pub(crate) const HEADERS_MAX: usize = 100;
+
 /// The longest value of a trace header that is passed on. Source: W3C Trace Context, section 3.3.
 const TRACE_MAX_BYTES: usize = 512;
 

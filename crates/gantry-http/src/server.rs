@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::front::Front;
+use crate::head::HEADERS_MAX;
 use crate::http2;
 use crate::listener::{Established, Listener, Peer, Protocol, accept_until};
 use crate::observe::{Observe, Rejected, Unobserved};
@@ -27,9 +28,6 @@ const HEADER_BYTES_MIN: usize = 8192;
 /// The maximum number of bytes that a connection's buffers hold besides the piece that is being sent. It bounds what a
 /// slow client keeps in memory.
 const BUFFER_BYTES: usize = 128 << 10;
-
-/// The maximum number of headers of a request. More are answered with 431.
-pub(crate) const HEADERS_MAX: usize = 100;
 
 /// An HTTP server of stores. Clones share everything.
 #[derive(Clone, Debug)]
