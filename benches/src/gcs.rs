@@ -98,8 +98,7 @@ impl HttpConnector for Plain {
 impl HttpService for Plain {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let answer = self.0.request(request).await.map_err(|error| HttpError::new(HttpErrorKind::Connect, error))?;
-        Ok(answer.map(|body| {
-            HttpResponseBody::new(body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error)))
-        }))
+        Ok(answer
+            .map(|body| HttpResponseBody::new(body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error)))))
     }
 }
