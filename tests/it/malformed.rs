@@ -171,7 +171,7 @@ async fn messages_published_while_a_connection_is_replaced_wait_for_the_next_one
 
     gate.is_open.send_replace(false);
     Attacker::new(&nats).await.send("cr", "a").await;
-    timeout(SOON, status.wait_for(|status| !status.connected)).await.expect("the death is noticed").unwrap();
+    timeout(DEADLINE, status.wait_for(|status| !status.connected)).await.expect("the death is noticed").unwrap();
     let publishing = tokio::spawn({
         let bus = Arc::clone(&bus);
         async move { bus.publish(message("b", "late")).await }
@@ -345,7 +345,7 @@ async fn a_relay_that_nats_server_keeps_refusing_exits_with_an_error() {
     gate.is_open.send_replace(false);
     let mut attacker = Attacker::as_user(&nats, ",\"user\":\"u\",\"pass\":\"right\"").await;
     attacker.send("cr", "$SRV.PING").await;
-    timeout(SOON, status.wait_for(|status| !status.connected)).await.expect("the death is noticed").unwrap();
+    timeout(DEADLINE, status.wait_for(|status| !status.connected)).await.expect("the death is noticed").unwrap();
     nats.set_config(config("wrong"));
     nats.restart().await;
     gate.is_open.send_replace(true);
