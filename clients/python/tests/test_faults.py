@@ -41,6 +41,33 @@ class WithFakeRelay(unittest.IsolatedAsyncioTestCase):
         return stream.result
 
 
+class NeverEnds(WithFakeRelay):
+    async def test_a_relay_that_only_sends_beats_is_given_up(self) -> None:
+        async def beats(transfer: Transfer) -> None:
+            for _ in range(40):
+                await transfer.send("beat", seq=transfer.sequence, offset=transfer.offset, wait="store")
+                await asyncio.sleep(0.1)
+
+        async def before_acceptance(transfer: Transfer) -> None:
+            await beats(transfer)
+
+        async def after_a_chunk(transfer: Transfer) -> None:
+            await transfer.accept()
+            await transfer.chunk()
+            await beats(transfer)
+
+        for script in (before_acceptance, after_a_chunk):
+            client = await gantry_client.connect(self.nats.url, patience_s=1)
+            self.addAsyncCleanup(client.close)
+            relay = await self.relay(script)
+            began = time.monotonic()
+            with self.subTest(script=script.__name__), self.assertRaisesRegex(gantry_client.StalledError, "nothing new"):
+                async for _ in client.stream("fake/a.bin"):
+                    pass
+            self.assertLess(time.monotonic() - began, 3)
+            await relay.close()
+
+
 class Recovers(WithFakeRelay):
     """After each of these faults, the rest is requested once, from the right offset and pinned to the version."""
 

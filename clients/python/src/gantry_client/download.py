@@ -226,16 +226,19 @@ class Download:
             self._stall_s = min(_STALL_MAX_S, self._stall_s * 2)
             self._chunk_limit = max(_CHUNK_MIN, (self._chunk_limit or 1024 * 1024) // 2)
 
+    def _is_out_of_patience(self) -> bool:
+        # If not all received bytes are written, the reader is slow, and not the relay.
+        return self._written >= self._received and time.monotonic() - self._progress_at >= self._patience_s
+
     def _give_up_if_hopeless(self, cause: GantryError) -> None:
         waited_s = time.monotonic() - self._progress_at
         if self._written < self._received:
-            # The reader is slow, and not the relay.
             return
         if isinstance(cause, NoRelayError) and not self._heard_relay and waited_s >= _NO_RELAY_S:
             raise cause
         if self._internal_errors >= _INTERNAL_MAX:
             raise cause
-        if waited_s >= self._patience_s:
+        if self._is_out_of_patience():
             if isinstance(cause, RelayError):
                 raise cause
             raise StalledError(f"nothing new for {waited_s:.0f} s: {cause}") from cause
@@ -454,6 +457,10 @@ class _Transfer:
         download, now = self._download, time.monotonic()
         if self._download._link.epoch != self._epoch:
             raise _SetbackError(ConnectionFailedError("the NATS connection was lost"))
+
+        if download._is_out_of_patience():
+            # It may send beats for ever.
+            raise _SetbackError(StalledError("the relay sends nothing new"), cancels=True)
 
         silence_s = now - self._heard_at
         accepted = self._accepted
