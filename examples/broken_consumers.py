@@ -308,7 +308,7 @@ BROKEN = [
     # Liveness.
     bare("silence-before-accepted", "succeeds after silence", DOWNLOADED, CARELESS),
     resuming("silence-after-beat", "waits forever", "max(STALL_S, 3 * self.beat_s)", "3600"),
-    full("silence-after-beat", "waits forever", "max(STALL_S, 3 * self.beat_s)", "3600"),
+    full("silence-after-beat", "waits forever", "self.lost_at()", "self.heard_at + 3600"),
     resuming("silence-midway", "waits forever after `accepted`", "max(STALL_S, 3 * self.beat_s)",
              "(3600 if self.accepted else STALL_S)"),
     *both("repeats-are-silence", "takes repeats for life", "                if not is_new:\n",
