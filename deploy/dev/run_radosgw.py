@@ -94,7 +94,8 @@ class Cluster:
 
     def start(self):
         monmap = str(self.folder / "monmap")
-        self.run("monmaptool", "--create", "--addv", "a", f"[v2:127.0.0.1:{self.mon_port}]", "--fsid", self.fsid, monmap)
+        address = f"[v2:127.0.0.1:{self.mon_port}]"
+        self.run("monmaptool", "--create", "--addv", "a", address, "--fsid", self.fsid, monmap)
         self.run("ceph-mon", "--mkfs", "--id", "a", "--monmap", monmap)
         self.serve("ceph-mon", "--id", "a")
 

@@ -22,8 +22,8 @@ import servers
 
 # Server, set-up, and the names of its tests: those that begin so.
 QUICK = [
-    ("moto", "conformance, errors, command line, TLS with HTTP/2 offered", ["moto::"]),
-    ("rclone serve s3", "conformance, errors, command line, TLS with HTTP/2 offered", ["rclone::"]),
+    ("moto", "conformance, errors, command line, boto3, TLS with HTTP/2 offered", ["moto::"]),
+    ("rclone serve s3", "conformance, errors, command line, boto3, TLS with HTTP/2 offered", ["rclone::"]),
     ("SeaweedFS", "conformance, versions, checksums", ["stores::s3::"]),
     ("S3 double", "faults of the network and of bodies", ["stores::s3_faults::"]),
     ("S3 double", "odd answers", ["stores::s3_odd::"]),
@@ -46,8 +46,8 @@ QUICK = [
     ("host", "directories that vanish, names that are not UTF-8", ["stores::file::"]),
 ]
 LONG = [
-    ("Ceph radosgw (Debian)", "conformance, errors, command line, TLS with HTTP/2 offered", ["radosgw::"]),
-    ("Swift (Debian)", "conformance, errors, command line, TLS with HTTP/2 offered", ["swift::"]),
+    ("Ceph radosgw (Debian)", "conformance, errors, command line, boto3, TLS with HTTP/2 offered", ["radosgw::"]),
+    ("Swift (Debian)", "conformance, errors, command line, boto3, TLS with HTTP/2 offered", ["swift::"]),
 ]
 
 RESULT = re.compile(r"^test (\S+) \.\.\. (ok|FAILED|ignored)")
@@ -83,7 +83,8 @@ def main():
     args = parser.parse_args()
 
     try:
-        for name in servers.LONG_NAMES if args.long else ("nats-server", "weed", "rclone", "moto", "debian-nats-server"):
+        quick = ("nats-server", "weed", "rclone", "moto", "debian-nats-server")
+        for name in (*servers.LONG_NAMES, "moto") if args.long else quick:
             if servers.path_of(name) is None and args.long:
                 sys.exit(f"{name} needs apt, which this machine does not have")
         servers.path_of("nats-server")
