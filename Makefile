@@ -23,7 +23,7 @@ test: ## check formatting, lints and documentation, and run all tests against re
 test-field: ## test with servers and set-ups as in the field, and print a table of them; the tests are part of test
 	@$(PYTHON) tests/field/run.py $(ARGS)
 
-test-field-long: ## the same with OpenStack Swift, from Debian's packages
+test-field-long: ## the same with Ceph radosgw and OpenStack Swift, from Debian's packages
 	@$(PYTHON) tests/field/run.py --long $(ARGS)
 
 test-gateway: ## download with real clients through the gateway, compare it with nginx, and inject 108 faults

@@ -3,11 +3,12 @@
 
     run_swift.py FOLDER PORT
 
-runs until standard input is closed. The account is `gantry`, its user `field`, so the S3 keys are `gantry:field` and
+runs until it is ended, or until one of its servers ends. The account is `gantry`, its user `field`, so the S3 keys are `gantry:field` and
 `gantry-field-secret`. Run it with the Python of Debian's packages, and with them on PYTHONPATH.
 """
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
@@ -59,6 +60,8 @@ def serve(folder, kind):
     from swift.common import utils
     from swift.common.wsgi import run_wsgi
     utils.SWIFT_CONF_FILE = str(folder / "etc" / "swift.conf")
+    # Swift would leave the process group, and so outlive a caller that ends the group.
+    os.setsid = lambda: None
     sys.exit(run_wsgi(str(folder / "etc" / f"{kind}.conf"), f"{kind}-server", verbose=True))
 
 
@@ -81,7 +84,8 @@ def main():
         server.start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        sys.stdin.read()
+        multiprocessing.connection.wait([server.sentinel for server in servers])
+        sys.exit("run_swift.py: a server ended")
     finally:
         for server in servers:
             server.kill()

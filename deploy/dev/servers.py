@@ -12,8 +12,9 @@ are installed into `.dev/moto`. Debian's own, older nats-server is unpacked into
 `.dev/debian/nats-server`; apt checks its signature. Each step is done only once, and
 an interrupted run leaves no incomplete files.
 
-`swift`, for the long part of the field suite, is made available only if it is named:
-OpenStack Swift from Debian, with what it depends on, in `.dev/debian/swift`.
+The servers for the long part of the field suite are made available only if they are
+named: `swift` is OpenStack Swift in `.dev/debian/swift`, `radosgw` is Ceph with its S3
+gateway in `.dev/debian/radosgw`, both from Debian, with what they depend on.
 """
 
 import hashlib
@@ -31,8 +32,12 @@ DEV = ROOT / ".dev"
 PINS = Path(__file__).resolve().parent / "servers.txt"
 MOTO_PINS = Path(__file__).resolve().parent / "moto.txt"
 NAMES = ("nats-server", "weed", "fake-gcs-server", "rclone", "moto", "debian-nats-server")
-LONG_NAMES = ("swift",)
-SWIFT = ("swift-proxy", "swift-account", "swift-container", "swift-object")
+# Servers of the long part of the field suite, and the Debian packages of each.
+DEBIAN_TREES = {
+    "swift": ("swift-proxy", "swift-account", "swift-container", "swift-object"),
+    "radosgw": ("ceph-mon", "ceph-osd", "radosgw"),
+}
+LONG_NAMES = tuple(DEBIAN_TREES)
 
 
 class Problem(Exception):
@@ -55,8 +60,8 @@ def path_of(name):
         return debian_nats_server()
     if name == "moto":
         return moto()
-    if name == "swift":
-        return debian_swift()
+    if name in DEBIAN_TREES:
+        return debian_tree(name, DEBIAN_TREES[name])
     distribution, oldest, version_args = WHEELS[name]
     on_path = shutil.which(name)
     if on_path and version_of(on_path, version_args) >= oldest:
@@ -147,11 +152,6 @@ def debian_nats_server():
         apt_unpack("nats-server", folder)
         install(Path(folder) / "usr" / "sbin" / "nats-server", target)
     return target
-
-
-def debian_swift():
-    """The folder with Debian's Swift, unpacked but not installed; None on a machine without apt."""
-    return debian_tree("swift", SWIFT)
 
 
 def debian_tree(name, packages):

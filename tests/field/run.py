@@ -2,7 +2,7 @@
 """Runs the field suite, and prints a table by server and set-up.
 
     run.py              the quick part: S3 servers, NATS set-ups, faults of the host, and why a download is slow
-    run.py --long       OpenStack Swift, which is not part of `make test`
+    run.py --long       Ceph radosgw and OpenStack Swift, which are not part of `make test`
 
 The tests of the quick part are also part of `make test`. Exits with 1 if a test fails, or if a line has no test.
 """
@@ -22,8 +22,8 @@ import servers
 
 # Server, set-up, and the names of its tests: those that begin so.
 QUICK = [
-    ("moto", "conformance, errors, command line, TLS with HTTP/2 offered", ["moto::"]),
-    ("rclone serve s3", "conformance, errors, command line, TLS with HTTP/2 offered", ["rclone::"]),
+    ("moto", "conformance, errors, command line, boto3, TLS with HTTP/2 offered", ["moto::"]),
+    ("rclone serve s3", "conformance, errors, command line, boto3, TLS with HTTP/2 offered", ["rclone::"]),
     ("SeaweedFS", "conformance, versions, checksums", ["stores::s3::"]),
     ("S3 double", "faults of the network and of bodies", ["stores::s3_faults::"]),
     ("S3 double", "odd answers", ["stores::s3_odd::"]),
@@ -45,14 +45,17 @@ QUICK = [
     ("host", "limit on processes", ["nats_field::a_limit_of_processes"]),
     ("host", "directories that vanish, names that are not UTF-8", ["stores::file::"]),
 ]
-LONG = [("Swift (Debian)", "conformance, errors, command line, TLS with HTTP/2 offered", ["swift::"])]
+LONG = [
+    ("Ceph radosgw (Debian)", "conformance, errors, command line, boto3, TLS with HTTP/2 offered", ["radosgw::"]),
+    ("Swift (Debian)", "conformance, errors, command line, boto3, TLS with HTTP/2 offered", ["swift::"]),
+]
 
 RESULT = re.compile(r"^test (\S+) \.\.\. (ok|FAILED|ignored)")
 
 
-def run(target, filters):
-    """Runs the tests of one target whose names contain a filter. Returns the results by name."""
-    command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast", "--test", target, "--", *filters]
+def run(target, args):
+    """Runs the tests of one target whose names contain one of the arguments. Returns the results by name."""
+    command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast", "--test", target, "--", *args]
     print("---", " ".join(command), flush=True)
     cargo = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     results = {}
@@ -80,7 +83,8 @@ def main():
     args = parser.parse_args()
 
     try:
-        for name in servers.LONG_NAMES if args.long else ("nats-server", "weed", "rclone", "moto", "debian-nats-server"):
+        quick = ("nats-server", "weed", "rclone", "moto", "debian-nats-server")
+        for name in (*servers.LONG_NAMES, "moto") if args.long else quick:
             if servers.path_of(name) is None and args.long:
                 sys.exit(f"{name} needs apt, which this machine does not have")
         servers.path_of("nats-server")
@@ -89,7 +93,8 @@ def main():
 
     lines = LONG if args.long else QUICK
     if args.long:
-        results = run("field_long", [])
+        # Each test starts several servers, so one test at a time.
+        results = run("field_long", ["--test-threads=1"])
     else:
         results = run("field", []) | run("it", [name for _, _, names in lines for name in names])
 

@@ -1,4 +1,4 @@
-//! S3 servers from Python packages, and what each of them must be able to do.
+//! S3 servers from packages, and what each of them must be able to do.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -7,24 +7,38 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials as SdkCredentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
-use aws_sdk_s3::types::ChecksumAlgorithm;
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType};
 use bytes::Bytes;
 use gantry_proto::{ListRequest, Pin};
 use gantry_store::s3::{Credentials, Limits, Options, S3Store, StaticCredentials};
 use gantry_store::{Budget, Error, Store as _};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::stores::conformance::{self, Ways};
 use crate::stores::{key, read};
 use crate::support::gantry::Command;
-use crate::support::process::Process;
+use crate::support::process::{Process, python, root, server};
+use crate::support::s3::put_multipart;
 use crate::support::tls::TlsFront;
-use crate::support::{Nats, Relay, data, gantry, until};
+use crate::support::{DEADLINE, Nats, Relay, data, gantry, until};
 
 pub(crate) const SECRET: &str = "gantry-field-secret";
 const REGION: &str = "us-east-1";
 const BUCKET: &str = "field-bucket";
+
+/// Keys that need encoding in a URL, or quotation marks in a shell.
+const ODD: [&str; 5] =
+    ["odd/a b  c.txt", "odd/gr\u{fc}\u{df}e/\u{1f680}", "odd/100%/%20?x=1#frag", "odd/a+b&c=d;e", "odd/\"q\" '*'"];
+
+/// How files are verified whose checksum was sent with the upload.
+pub(crate) struct Proofs {
+    /// Those uploaded as a whole.
+    pub(crate) single: &'static str,
+    /// Those uploaded in parts, with a checksum of the parts' checksums; `None` if the SDK can't upload parts.
+    pub(crate) multipart: Option<&'static str>,
+}
 
 /// A running S3 server with one bucket. It ends when dropped.
 pub(crate) struct Server {
@@ -118,14 +132,22 @@ impl Server {
         }
     }
 
-    /// Downloads, lists and describes objects with the command, over plain HTTP and over TLS with a private authority.
-    /// `proof` is how an object with a stored checksum is verified.
-    pub(crate) async fn serves_the_command_line(&self, proof: &str) {
+    /// Downloads, lists and describes objects with the command, over plain HTTP and over TLS with a private authority,
+    /// and compares the bucket with what boto3 reads.
+    pub(crate) async fn serves_the_command_line(&self, proofs: Proofs) {
         let nats = Nats::plain().await;
         let body = data::random_bytes(1, 20 << 20);
+        if proofs.multipart.is_some() {
+            let parts = [body.slice(..6 << 20), body.slice(6 << 20..11 << 20), body.slice(11 << 20..)];
+            let composite = (ChecksumAlgorithm::Sha256, ChecksumType::Composite);
+            put_multipart(&self.client(), BUCKET, "folder/parts", &parts, Some(composite)).await;
+        }
         self.put("folder/object", body.clone(), None).await;
         self.put("folder/proved", body.clone(), Some(ChecksumAlgorithm::Sha256)).await;
         self.put("empty", Bytes::new(), None).await;
+        for (seed, key) in ODD.iter().enumerate() {
+            self.put(key, data::random_bytes(seed as u64, 1000), None).await;
+        }
 
         let front = TlsFront::start(&self.endpoint, "127.0.0.1").await;
         let ca = front.ca().display().to_string();
@@ -135,10 +157,35 @@ impl Server {
             let relay = relay.store("s", format!("s3://{BUCKET}")).start().await;
 
             self.check(&nats, &endpoint, tls.map(|(name, value)| (name, value.as_str()))).await;
-            commands(&nats, &body, proof).await;
+            commands(&nats, &body, &proofs).await;
+            self.agrees_with_boto(&nats).await;
             drop(relay);
         }
         assert!(front.protocols().iter().all(|protocol| protocol.as_deref() == Some("http/1.1")));
+    }
+
+    /// Downloads and lists the bucket with the command, and with boto3.
+    async fn agrees_with_boto(&self, nats: &Nats) {
+        let folder = data::folder();
+        gantry(["get", "-r", "s/", "-o"]).arg(folder.path()).nats(nats).run().await.expect_code(0);
+        let listed = gantry(["ls", "-r", "s", "--json"]).nats(nats).run().await.expect_code(0).stdout_text();
+        let mut listed: Vec<(String, u64)> = listed
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|object| (object["key"].as_str().unwrap().to_owned(), object["size"].as_u64().unwrap()))
+            .collect();
+        listed.sort();
+
+        let mut boto = tokio::process::Command::new(python());
+        boto.arg(root().join("tests/field/boto.py")).args([&self.endpoint, BUCKET]).arg(folder.path());
+        boto.env("PYTHONPATH", server("moto")).envs(self.environment(&self.endpoint)).stdin(Stdio::null());
+        let output = timeout(DEADLINE, boto.kill_on_drop(true).output()).await.expect("boto3 ends").unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+        let mut expected: Vec<(String, u64)> = serde_json::from_slice(&output.stdout).unwrap();
+        expected.sort();
+        assert_eq!(listed, expected);
+        assert!(listed.len() >= ODD.len() + 3, "{listed:?}");
     }
 
     fn environment(&self, endpoint: &str) -> impl Iterator<Item = (&'static str, String)> + use<> {
@@ -168,26 +215,41 @@ impl Server {
 }
 
 /// Runs the commands of a consumer.
-async fn commands(nats: &Nats, body: &Bytes, proof: &str) {
+async fn commands(nats: &Nats, body: &Bytes, proofs: &Proofs) {
     let folder = data::folder();
     let file = folder.path().join("file");
     let run = |args: &[&str]| -> Command { gantry(args).nats(nats) };
     let get = |key: &str| run(&["get", &format!("s/{key}"), "-o"]).arg(&file);
 
-    for (key, expected, proof) in [
+    let objects = [
         ("folder/object", body.clone(), "transport"),
-        ("folder/proved", body.clone(), proof),
+        ("folder/proved", body.clone(), proofs.single),
         ("empty", Bytes::new(), "transport"),
-    ] {
+    ];
+    let parts = proofs.multipart.map(|proof| ("folder/parts", body.clone(), proof));
+    for (key, expected, proof) in objects.into_iter().chain(parts) {
         let json = get(key).arg("--json").run().await.expect_code(0).json();
         assert!(std::fs::read(&file).unwrap() == expected, "{key}");
         assert_eq!(json["proof"]["kind"], proof, "{key}: {json}");
     }
 
-    get("folder/object").arg("--range").arg("5-9").run().await.expect_code(0);
-    assert!(std::fs::read(&file).unwrap() == body[5..10]);
-    get("missing").run().await.expect_code(4);
+    let json = get("folder/object").arg("--verify-etag").arg("--json").run().await.expect_code(0).json();
+    assert_eq!(json["proof"]["kind"], "etag", "{json}");
 
+    // One range begins before the end of a part and ends after it.
+    let across_parts = ("folder/parts", (6 << 20) - 10, (6 << 20) + 10);
+    for (key, start, end) in [("folder/object", 5, 9)].into_iter().chain(proofs.multipart.map(|_| across_parts)) {
+        get(key).arg("--range").arg(format!("{start}-{end}")).run().await.expect_code(0);
+        assert!(std::fs::read(&file).unwrap() == body[start..=end], "{key}");
+    }
+    get("missing").run().await.expect_code(4);
+    for (seed, key) in ODD.iter().enumerate() {
+        get(key).arg("--no-glob").run().await.expect_code(0);
+        assert!(std::fs::read(&file).unwrap() == data::random_bytes(seed as u64, 1000), "{key}");
+    }
+
+    let listed = run(&["ls", "s"]).run().await.expect_code(0).stdout_text();
+    assert!(listed.contains("folder/") && listed.contains("odd/") && !listed.contains("folder/object"), "{listed}");
     let listed = run(&["ls", "-r", "s/folder/"]).run().await.expect_code(0).stdout_text();
     assert!(listed.contains("folder/object") && listed.contains("folder/proved"), "{listed}");
     let described = run(&["stat", "s/folder/object"]).run().await.expect_code(0).stdout_text();

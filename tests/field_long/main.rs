@@ -3,6 +3,8 @@
 //! It is not part of `cargo test`.
 
 #[cfg(test)]
+mod radosgw;
+#[cfg(test)]
 #[path = "../field/server.rs"]
 mod server;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gantry_proto::Key;
 
-use crate::server::Server;
+use crate::server::{Proofs, Server};
 use crate::support::data;
 use crate::support::process::{root, server, supervised};
 
@@ -33,5 +33,5 @@ async fn swift_reports_what_is_wrong() {
 
 #[tokio::test]
 async fn swift_serves_the_command_line() {
-    Server::swift().await.serves_the_command_line("transport").await;
+    Server::swift().await.serves_the_command_line(Proofs { single: "transport", multipart: Some("transport") }).await;
 }

@@ -168,39 +168,7 @@ impl S3 {
         parts: &[Bytes],
         checksum: Option<(ChecksumAlgorithm, ChecksumType)>,
     ) -> String {
-        let client = self.client();
-        let (algorithm, checksum_type) = checksum.unzip();
-        let create = client.create_multipart_upload().bucket(bucket).key(key);
-        let created = create
-            .set_checksum_algorithm(algorithm.clone())
-            .set_checksum_type(checksum_type.clone())
-            .send()
-            .await
-            .unwrap();
-        let upload = created.upload_id.unwrap();
-        let mut completed = Vec::new();
-
-        for (number, part) in (1..).zip(parts) {
-            let put = client.upload_part().bucket(bucket).key(key).upload_id(&upload).part_number(number);
-            let done = put.set_checksum_algorithm(algorithm.clone()).body(part.clone().into()).send().await.unwrap();
-            completed.push(
-                CompletedPart::builder()
-                    .part_number(number)
-                    .set_e_tag(done.e_tag)
-                    .set_checksum_crc32(done.checksum_crc32)
-                    .set_checksum_crc32_c(done.checksum_crc32_c)
-                    .set_checksum_crc64_nvme(done.checksum_crc64_nvme)
-                    .set_checksum_sha1(done.checksum_sha1)
-                    .set_checksum_sha256(done.checksum_sha256)
-                    .build(),
-            );
-        }
-
-        let parts = CompletedMultipartUpload::builder().set_parts(Some(completed)).build();
-        let complete = client.complete_multipart_upload().bucket(bucket).key(key).upload_id(upload);
-        let done = complete.set_checksum_type(checksum_type).multipart_upload(parts).send().await.unwrap();
-
-        done.e_tag.unwrap()
+        put_multipart(&self.client(), bucket, key, parts, checksum).await
     }
 
     /// A static is never dropped, so the supervisor removes the shared server's folder. A server that may be restarted
@@ -237,6 +205,44 @@ impl S3 {
         });
         tokio::time::timeout(DEADLINE * 2, start).await.expect("the S3 server was not ready in time").unwrap()
     }
+}
+
+/// Puts one object in parts (each but the last at least 5 MiB) and returns its `ETag`.
+pub(crate) async fn put_multipart(
+    client: &Client,
+    bucket: &str,
+    key: &str,
+    parts: &[Bytes],
+    checksum: Option<(ChecksumAlgorithm, ChecksumType)>,
+) -> String {
+    let (algorithm, checksum_type) = checksum.unzip();
+    let create = client.create_multipart_upload().bucket(bucket).key(key);
+    let created =
+        create.set_checksum_algorithm(algorithm.clone()).set_checksum_type(checksum_type.clone()).send().await.unwrap();
+    let upload = created.upload_id.unwrap();
+    let mut completed = Vec::new();
+
+    for (number, part) in (1..).zip(parts) {
+        let put = client.upload_part().bucket(bucket).key(key).upload_id(&upload).part_number(number);
+        let done = put.set_checksum_algorithm(algorithm.clone()).body(part.clone().into()).send().await.unwrap();
+        completed.push(
+            CompletedPart::builder()
+                .part_number(number)
+                .set_e_tag(done.e_tag)
+                .set_checksum_crc32(done.checksum_crc32)
+                .set_checksum_crc32_c(done.checksum_crc32_c)
+                .set_checksum_crc64_nvme(done.checksum_crc64_nvme)
+                .set_checksum_sha1(done.checksum_sha1)
+                .set_checksum_sha256(done.checksum_sha256)
+                .build(),
+        );
+    }
+
+    let parts = CompletedMultipartUpload::builder().set_parts(Some(completed)).build();
+    let complete = client.complete_multipart_upload().bucket(bucket).key(key).upload_id(upload);
+    let done = complete.set_checksum_type(checksum_type).multipart_upload(parts).send().await.unwrap();
+
+    done.e_tag.unwrap()
 }
 
 impl Drop for S3 {
