@@ -12,8 +12,9 @@ REST_MS = 10
 
 # `run(rig)` returns a sample with a value in `unit`. `sets` are the objects that it needs.
 Line = namedtuple("Line", "name what unit run sets", defaults=(("big",),))
-# A group has its own relays. The number of repeats is divided by `rarer`.
-Group = namedtuple("Group", "name lines relays rarer", defaults=(1, 1))
+# A group has its own relays. The number of repeats is divided by `rarer`. Relays without a store in Google Cloud can be
+# of a version that knows none.
+Group = namedtuple("Group", "name lines relays rarer with_gcs", defaults=(1, 1, False))
 
 
 def groups(large, with_peers):
@@ -40,7 +41,7 @@ def cloud():
         Line("object-store", "object_store GET from fake-gcs-server, to nowhere", "MiB/s", object_store()),
         Line("nats-cloud", "NATS publish and subscribe", "MiB/s", nats()),
         Line("gantry-gcs", "Gantry, store in Google Cloud, to nowhere", "MiB/s", gantry("gcs")),
-    ])
+    ], with_gcs=True)
 
 
 def files(with_peers):

@@ -45,15 +45,17 @@ class Rig:
         self.store, process = s3.start(stage.folder / "s3", stdin=stage.alive_fd, remove=[stage.folder])
         stage.processes.append(("s3/weed", process))
         self.pids = {"nats-server": stage.processes[0][1].pid, "s3": process.pid}
-        self.start_gcs()
+        self.gcs_port = None
         keys = self.store["users"]["admin"]
         self.env = {**demo.clean_env(), "NATS_URL": self.nats}
         self.s3_env = {"AWS_ACCESS_KEY_ID": keys["access_key_id"], "AWS_REGION": self.store["region"],
                        "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"], "AWS_ENDPOINT_URL": self.store["endpoint"],
-                       "STORAGE_EMULATOR_HOST": f"127.0.0.1:{self.gcs_port}", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+                       "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
     def start_gcs(self):
-        """Starts fake-gcs-server, which keeps its objects on disk, like SeaweedFS."""
+        """Starts fake-gcs-server, which keeps its objects on disk, like SeaweedFS, unless it runs."""
+        if self.gcs_port:
+            return
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.gcs_port = probe.getsockname()[1]
@@ -98,13 +100,18 @@ class Rig:
         self.crcs[name] = [crc for _, crc in crcs]
 
     @contextlib.contextmanager
-    def relay(self, count=1):
+    def relay(self, count=1, with_gcs=False):
         """Runs new relays, so that memory from earlier measurements does not count."""
-        serve = [self.gantry, "serve", "--store", f"s3=s3://{BUCKET}", "--store", f"gcs=gs://{BUCKET}",
-                 "--store", f"files=file://{self.objects}", "--http", "off"]
+        serve = [self.gantry, "serve", "--store", f"s3=s3://{BUCKET}", "--store", f"files=file://{self.objects}",
+                 "--http", "off"]
+        env = {**self.env, **self.s3_env}
+        if with_gcs:
+            self.start_gcs()
+            serve += ["--store", f"gcs=gs://{BUCKET}"]
+            env["STORAGE_EMULATOR_HOST"] = f"127.0.0.1:{self.gcs_port}"
         names = [f"relay-{self.relays_started + number}" for number in range(count)]
         self.relays_started += count
-        started = [self.stage.start(name, serve, {**self.env, **self.s3_env}) for name in names]
+        started = [self.stage.start(name, serve, env) for name in names]
         self.stage.wait_for("a relay did not report that it serves", lambda: all(
             " serving " in self.stage.log(name).read_text(errors="replace") for name in names))
         self.relays = [process.pid for process in started]

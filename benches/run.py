@@ -113,7 +113,7 @@ def run_group(scene, group, repeats, results, failed):
     for name in {name for line in group.lines for name in line.sets}:
         scene.fill(name)
     broken = set()
-    with scene.relay(group.relays):
+    with scene.relay(group.relays, group.with_gcs):
         for repeat in range(repeats):
             for line in group.lines:
                 if line.name in broken:
