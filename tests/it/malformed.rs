@@ -125,6 +125,14 @@ async fn next(subscription: &mut Subscription) -> Message {
     timeout(DEADLINE, subscription.next()).await.expect("a message in time").expect("an open subscription")
 }
 
+/// Returns once nats-server has processed everything that was subscribed before. `flush` returns once it is written.
+async fn is_registered(bus: &dyn Bus) {
+    let inbox = bus.new_inbox();
+    let mut echo = bus.subscribe(&inbox, None).await.unwrap();
+    bus.publish(message(&inbox, "round trip")).await.unwrap();
+    assert_eq!(next(&mut echo).await.payload, "round trip");
+}
+
 #[tokio::test]
 async fn a_dead_connection_is_replaced_and_its_subscriptions_continue() {
     let nats = Nats::plain().await;
@@ -133,7 +141,7 @@ async fn a_dead_connection_is_replaced_and_its_subscriptions_continue() {
     let mut status = bus.status();
     let mut plain = bus.subscribe("a.*", None).await.unwrap();
     let mut queue = bus.subscribe("q", Some("group")).await.unwrap();
-    bus.flush().await.unwrap();
+    is_registered(&*bus).await;
     let mut attacker = Attacker::new(&nats).await;
 
     for round in 1..=20 {
@@ -144,10 +152,7 @@ async fn a_dead_connection_is_replaced_and_its_subscriptions_continue() {
         assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
 
         // Subscriptions made after that, and before the next message, work as well.
-        let inbox = bus.new_inbox();
-        let mut echo = bus.subscribe(&inbox, None).await.unwrap();
-        bus.publish(message(&inbox, "round trip")).await.unwrap();
-        assert_eq!(next(&mut echo).await.payload, "round trip");
+        is_registered(&*bus).await;
         other.publish(message("a.c", "plain")).await.unwrap();
         assert_eq!(next(&mut plain).await.payload, "plain");
         other.publish(message("q", "queue")).await.unwrap();
@@ -166,8 +171,8 @@ async fn messages_published_while_a_connection_is_replaced_wait_for_the_next_one
     let mut status = bus.status();
     let _subscription = bus.subscribe("a", None).await.unwrap();
     let mut heard = other.subscribe("b", None).await.unwrap();
-    bus.flush().await.unwrap();
-    other.flush().await.unwrap();
+    is_registered(&*bus).await;
+    is_registered(&*other).await;
 
     gate.is_open.send_replace(false);
     Attacker::new(&nats).await.send("cr", "a").await;
@@ -340,7 +345,8 @@ async fn a_relay_that_nats_server_keeps_refusing_exits_with_an_error() {
     let mut status = bus.status();
     let stores = BTreeMap::from([("files".parse().unwrap(), Arc::new(Shelf::default()) as Arc<dyn Store>)]);
     let metrics = Arc::new(RelayMetrics::default());
-    let relay = Relay::start(bus, stores, lively(), metrics, Shutdown::default()).await.unwrap();
+    let relay = Relay::start(Arc::clone(&bus), stores, lively(), metrics, Shutdown::default()).await.unwrap();
+    is_registered(&*bus).await;
 
     gate.is_open.send_replace(false);
     let mut attacker = Attacker::as_user(&nats, ",\"user\":\"u\",\"pass\":\"right\"").await;
