@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+MIB = 1 << 20
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "dev"))
 
@@ -85,7 +86,9 @@ class Place:
 
 def random_bytes(size, seed):
     """Bytes that depend on the seed only."""
-    return random.Random(seed).randbytes(size)
+    # `randbytes` permits less than 256 MiB.
+    source = random.Random(seed)
+    return b"".join(source.randbytes(min(MIB, size - start)) for start in range(0, size, MIB))
 
 
 def page(url):
