@@ -97,6 +97,15 @@ impl Download {
         self.progress.clone()
     }
 
+    /// Leaves the store's checksum to the caller, who verifies the whole object anyway. Nothing is hashed twice then.
+    ///
+    /// The number of bytes and the CRC of each chunk are still verified: [`Self::proof`] becomes [`Proof::Transport`].
+    #[must_use]
+    pub fn without_object_checksum(mut self) -> Self {
+        self.verifier = None;
+        self
+    }
+
     /// Returns how the bytes were verified; `None` until the stream has ended without an error.
     #[must_use]
     pub const fn proof(&self) -> Option<Proof> {

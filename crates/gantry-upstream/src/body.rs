@@ -63,7 +63,7 @@ impl Stream for Range {
         let this = &mut *self;
         let Some(flow) = &mut this.flow else { return Poll::Ready(None) };
 
-        // At the end of the transfer, this waits until the transfer is verified.
+        // At the end of the transfer, this waits for the relay's last message.
         match ready!(flow.poll_piece(this.end, cx)) {
             Some(Ok(piece)) => {
                 if flow.offset() == this.end {

@@ -43,7 +43,7 @@ impl Flow {
     }
 
     /// Returns the next bytes, at most up to the offset `limit`. Returns `None` once all bytes of the transfer were
-    /// taken and verified.
+    /// taken and the transfer has ended.
     pub(crate) fn poll_piece(&mut self, limit: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         if self.held.is_empty() {
             self.held = match ready!(self.download.poll_next_unpin(cx)) {

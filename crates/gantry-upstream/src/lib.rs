@@ -7,6 +7,8 @@
 //! - **Sequential ranges are read ahead.** If a range starts where another one ended, the transfer continues past its
 //!   end, and the next range takes over the rest. A client that reads 64 KiB at a time is then not limited by round trips.
 //!
+//! The chunks are verified, but not the object: the front compares the object with its stored checksum, as with every store.
+//!
 //! | module | contents |
 //! |---|---|
 //! | `upstream` | the store |

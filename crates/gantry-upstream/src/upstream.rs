@@ -163,7 +163,7 @@ impl Upstream {
         answer.map_err(|error| error::of_client(&error))
     }
 
-    /// Starts a transfer.
+    /// Starts a transfer. Whoever reads from a store verifies the object.
     async fn start(
         &self,
         client: &Client,
@@ -171,7 +171,7 @@ impl Upstream {
         flow: impl FnOnce(client::Download) -> Flow,
     ) -> Result<Flow, client::Error> {
         Counting::add(&self.shared.counting.transfers, 1);
-        client.get(get).await.map(flow)
+        client.get(get).await.map(|download| flow(download.without_object_checksum()))
     }
 
     /// Opens a range that starts where another one ended: from the transfer that waits there, or with one that continues
