@@ -101,6 +101,14 @@ impl StoreArg {
     }
 }
 
+/// Returns a `--store` without the credentials in its address.
+fn shown(store: &str) -> String {
+    match store.split_once('=') {
+        Some((name, url)) if name.parse::<StoreName>().is_ok() => format!("{name}={}", without_credentials(url)),
+        Some(_) | None => without_credentials(store),
+    }
+}
+
 /// Returns the address of a directory whose path may be relative.
 fn file_url(path: &Path) -> Result<String, String> {
     const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -115,9 +123,8 @@ impl Serve {
         let mut seen = BTreeSet::new();
         for text in &self.stores {
             // clap would print an invalid argument with the password that may be in it.
-            let StoreArg { name, url } = text
-                .parse()
-                .map_err(|error| Failure::usage(format!("--store {:?}: {error}", without_credentials(text))))?;
+            let StoreArg { name, url } =
+                text.parse().map_err(|error| Failure::usage(format!("--store {:?}: {error}", shown(text))))?;
             if !seen.insert(name.clone()) {
                 return Err(Failure::usage(format!(
                     "--store {name} is given twice: use a different name for each store"
@@ -374,6 +381,23 @@ mod tests {
             assert_eq!(StoreArg::of_folder(Path::new(folder)).unwrap().name.as_str(), name);
         }
         assert!(StoreArg::of_folder(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn a_store_is_shown_without_the_credentials_in_its_address() {
+        for (store, expected) in [
+            (
+                "m=https://acct.blob.core.windows.net/c?sv=1&sig=hush",
+                "m=https://acct.blob.core.windows.net/c?[redacted]",
+            ),
+            ("m=az://c?sv=1&sig=hush", "m=az://c?[redacted]"),
+            ("m=az://me:hush@c", "m=az://[redacted]@c"),
+            ("m=s3://b?X-Amz-Signature=hush", "m=[redacted]"),
+            ("m=DefaultEndpointsProtocol=https;AccountName=a;AccountKey=hush==", "m=[redacted]"),
+            ("https://acct.blob.core.windows.net/c?sv=1&sig=hush", "https://acct.blob.core.windows.net/c?[redacted]"),
+        ] {
+            assert_eq!(shown(store), expected);
+        }
     }
 
     #[test]

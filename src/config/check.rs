@@ -56,6 +56,11 @@ pub(super) fn account(text: &str) -> Checked {
             "must be the account's name alone; the key belongs to a file that `account_key_file` names".to_owned()
         );
     }
+    if text.contains("sig=") {
+        return Err(
+            "must be the account's name alone; the SAS belongs to a file that `sas_token_file` names".to_owned()
+        );
+    }
     let is_name = (3..=24).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     if is_name { Ok(()) } else { Err("must be an account's name: 3 to 24 lower-case letters and digits".to_owned()) }
 }

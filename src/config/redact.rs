@@ -25,11 +25,8 @@ impl fmt::Debug for Secret {
 
 /// Returns the printable text of a key. Text that is not an address keeps its `@`.
 pub(super) fn shown(key: &str, text: &str) -> String {
-    if text.contains("AccountKey=") || text.contains("SharedAccessSignature=") {
-        return "[redacted]".to_owned();
-    }
     let is_address = ["url", "otlp_endpoint"].iter().any(|name| key.ends_with(name));
-    if is_address || text.contains("://") { without_credentials(text) } else { text.to_owned() }
+    if is_address || text.contains("://") { without_credentials(text) } else { without_secret(text.to_owned()) }
 }
 
 /// Replaces the user names, passwords and tokens in one address, or in several separated by commas.
@@ -39,13 +36,30 @@ pub(super) fn shown(key: &str, text: &str) -> String {
 #[must_use]
 pub fn without_credentials(text: &str) -> String {
     let is_single = ["s3://", "gs://", "az://", "http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
-    if is_single { cleaned(text) } else { text.split(',').map(cleaned).collect::<Vec<_>>().join(",") }
+    without_secret(if is_single { cleaned(text) } else { text.split(',').map(cleaned).collect::<Vec<_>>().join(",") })
+}
+
+/// Replaces the whole text if it contains a secret of a cloud, wherever it was pasted: a part of a connection string, a
+/// signature, a file of credentials, or a key.
+fn without_secret(text: String) -> String {
+    const MARKS: [&str; 4] = ["accountkey=", "signature=", "sig=", "private_key"];
+
+    let lower = text.to_ascii_lowercase();
+    let is_secret = MARKS.iter().any(|mark| lower.contains(mark)) || is_storage_key(&text);
+    if is_secret { "[redacted]".to_owned() } else { text }
+}
+
+/// Returns whether a text looks like the key of an account in Azure: 64 bytes in Base64.
+fn is_storage_key(text: &str) -> bool {
+    text.len() == 88
+        && text.ends_with("==")
+        && text[..86].bytes().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b))
 }
 
 fn cleaned(address: &str) -> String {
     // The options of such an address may contain a signature or a token.
     let has_options = ["http", "gs://", "az://"].iter().any(|start| address.starts_with(start));
-    if let Some((before, _)) = address.split_once('?').filter(|_| has_options) {
+    if let Some((before, _)) = address.split_once(['?', '#']).filter(|_| has_options) {
         return format!("{}?[redacted]", cleaned(before));
     }
     let Some((before, host)) = address.rsplit_once('@') else { return address.to_owned() };
@@ -86,6 +100,10 @@ mod tests {
             ("https://me:hush@h/c?sig=hush", "https://[redacted]@h/c?[redacted]"),
             ("az://me:hu,sh@c", "az://[redacted]@c"),
             ("az://c/a?sv=1&sig=hush", "az://c/a?[redacted]"),
+            ("az://c#sig=hush", "az://c?[redacted]"),
+            ("a.blob.core.windows.net/c?sv=1&sig=hush", "[redacted]"),
+            ("s3://b?X-Amz-Signature=hush", "[redacted]"),
+            ("DefaultEndpointsProtocol=https;AccountName=a;accountkey=hush==", "[redacted]"),
         ] {
             assert_eq!(without_credentials(text), clean);
         }
@@ -97,5 +115,17 @@ mod tests {
         assert_eq!(shown("nats.creds_file", "/run/gantry@1.service/creds"), "/run/gantry@1.service/creds");
         assert_eq!(shown("http.listen", "http://me:hush@h"), "http://[redacted]@h");
         assert_eq!(shown("nats.url", "hush@h"), "[redacted]@h");
+    }
+
+    #[test]
+    fn secrets_are_not_printed_wherever_they_were_pasted() {
+        let key = format!("{}==", "aB3+/x".repeat(15).split_at(86).0);
+        for text in ["sv=2023&sig=hush", "a?sv=1&sig=hush", r#"{"type":"service_account","private_key":"hush"}"#, &key]
+        {
+            for option in ["stores.s.account", "stores.s.sas_token_file", "stores.s.account_key_file"] {
+                assert_eq!(shown(option, text), "[redacted]", "{option}");
+            }
+        }
+        assert_eq!(shown("stores.s.account_key_file", "/run/secrets/key"), "/run/secrets/key");
     }
 }
