@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared, WeakShared, join_all};
+use futures_util::future::{BoxFuture, Shared, WeakShared};
 
 use super::source::Source;
 use crate::{Body, Error, Opened, Store};
 use gantry_proto::{Key, ObjectInfo, Pin, Span};
 
-type Opening = BoxFuture<'static, Result<Arc<Lead>, Error>>;
+/// An object that is being opened.
+pub(super) type Opening = BoxFuture<'static, Result<Arc<Lead>, Error>>;
 
 /// An object as the store has opened it.
 pub(super) struct Lead {
@@ -64,21 +65,11 @@ impl Leads {
         Moment(self.count.fetch_add(1, Ordering::SeqCst))
     }
 
-    /// Returns whether the object is being opened for bytes that a request for `span` also needs.
-    pub(super) fn is_led(&self, key: &Key, span: Span) -> bool {
-        self.lock().get(key).is_some_and(|all| all.iter().any(|lead| lead.helps(span)))
-    }
-
-    /// Waits until those requests are answered. Their errors are reported to their own callers only.
-    pub(super) async fn wait(&self, key: &Key, span: Span) -> Vec<Arc<Lead>> {
-        let helpful: Vec<_> = {
-            let all = self.lock();
-            let helpful = all.get(key).into_iter().flatten().filter(|lead| lead.helps(span));
-            helpful.filter_map(|lead| lead.opening.upgrade()).collect()
-        };
-
-        let _forgets = Forgets { leads: self, key };
-        join_all(helpful).await.into_iter().filter_map(Result::ok).collect()
+    /// Returns the requests in flight whose bytes a request for `span` also needs. They continue while this is held.
+    pub(super) fn helpful(&self, key: &Key, span: Span) -> Vec<Shared<Opening>> {
+        let all = self.lock();
+        let helpful = all.get(key).into_iter().flatten().filter(|lead| lead.helps(span));
+        helpful.filter_map(|lead| lead.opening.upgrade()).collect()
     }
 
     /// Opens an object, with a request that is sent after the moment `arrival`.

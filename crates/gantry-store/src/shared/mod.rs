@@ -26,11 +26,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Shared};
 
 use self::descriptions::Descriptions;
 use self::kept::is_same;
-use self::leads::{Lead, Leads};
+use self::leads::{Lead, Leads, Opening};
 use self::observe::Report as Event;
 use self::reader::Reader;
 use self::room::Room;
@@ -62,12 +62,12 @@ impl SharedStore {
         }
 
         let arrival = self.leads.arrive();
-        if self.leads.is_led(key, span) || self.room.lock().kept.may_serve(key, span) {
+        let leads = self.leads.helpful(key, span);
+        if !leads.is_empty() || self.room.lock().kept.may_serve(key, span) {
             match self.descriptions.describe(&self.room.store, key, pin).await {
                 Ok(object) => {
-                    let leads = self.leads.wait(key, span).await;
-                    if let Some(lead) = leads.iter().find(|lead| is_same(&lead.object, &object)) {
-                        return self.enter(lead, span);
+                    if let Some(opened) = self.follow(leads, &object, span).await {
+                        return opened;
                     }
                     if let Some(opened) = self.find(&object, span) {
                         return Ok(opened);
@@ -81,6 +81,24 @@ impl SharedStore {
 
         let lead = self.leads.lead(&self.room.store, key, pin, span, arrival).await?;
         self.enter(&lead, span)
+    }
+
+    /// Opens the version that `object` describes, if one of these requests finds it. Their errors are reported to their own
+    /// callers only.
+    async fn follow(
+        &self,
+        leads: Vec<Shared<Opening>>,
+        object: &ObjectInfo,
+        span: Span,
+    ) -> Option<Result<Opened, Error>> {
+        for opening in leads {
+            if let Ok(lead) = opening.await
+                && is_same(&lead.object, object)
+            {
+                return Some(self.enter(&lead, span));
+            }
+        }
+        None
     }
 
     /// Opens a version of which something is kept or being read.
@@ -161,3 +179,6 @@ impl Store for SharedStore {
         self.room.store.fingerprint()
     }
 }
+
+#[cfg(test)]
+mod tests;
