@@ -251,20 +251,18 @@ impl<S: Clone + PartialEq> Kept<S> {
         unwanted
     }
 
-    /// Evicts the blocks that nobody wants and that were last used before `linger`.
+    /// Evicts the blocks that no reader wants, and that have not been used for the time that they linger.
     pub(super) fn expire(&mut self, now: Instant) {
         let linger = self.limits.linger;
         let expired: Vec<_> = self
             .versions
             .iter()
             .flat_map(|(id, version)| {
-                let first_wanted = version.readers.values().map(|rest| rest.start / BLOCK_BYTES).min();
-                version.blocks.iter().map(move |(number, block)| {
-                    let is_wanted = first_wanted.is_some_and(|first| first <= *number);
-                    (*id, *number, is_wanted || now.saturating_duration_since(block.used_at) < linger)
+                version.blocks.iter().filter_map(move |(number, block)| {
+                    let is_old = now.saturating_duration_since(block.used_at) >= linger;
+                    (is_old && version.readers_of(*number) == 0).then_some((*id, *number))
                 })
             })
-            .filter_map(|(id, number, stays)| (!stays).then_some((id, number)))
             .collect();
 
         for (id, number) in expired {
@@ -346,7 +344,8 @@ impl<S: Clone + PartialEq> Kept<S> {
         // A piece keeps the whole buffer into which it was read.
         let bytes = (version.object.size.min(start + BLOCK_BYTES) - start) * 3 / 2;
 
-        let Some(reservation) = self.make_room(bytes, is_shared) else { return false };
+        let is_wanted = version.readers_of(number) > 1;
+        let Some(reservation) = self.make_room(bytes, is_shared, is_wanted) else { return false };
         let rank = Rank { is_shared, used: self.next_count() };
         let block = Block { pieces: BTreeMap::new(), rank, used_at: now, bytes, _reservation: reservation };
         let Some(version) = self.versions.get_mut(&id) else { return false };
@@ -359,8 +358,8 @@ impl<S: Clone + PartialEq> Kept<S> {
     }
 
     /// Reserves memory, and evicts for it what was used least recently. What only one reader has requested never
-    /// displaces what several have.
-    fn make_room(&mut self, bytes: u64, is_shared: bool) -> Option<Reservation> {
+    /// displaces what several have, and what nobody else wants now never displaces what somebody wants.
+    fn make_room(&mut self, bytes: u64, is_shared: bool, is_wanted: bool) -> Option<Reservation> {
         let alone_max = self.limits.first_bytes.saturating_mul(3) / 2;
 
         loop {
@@ -370,12 +369,14 @@ impl<S: Clone + PartialEq> Kept<S> {
                 return Some(reservation);
             }
 
-            let (rank, (id, number)) = self.recency.first_key_value()?;
-            if rank.is_shared && !is_shared {
-                return None;
-            }
-            let (id, number) = (*id, *number);
-            self.evicted += u64::from(rank.is_shared);
+            let mut candidates = self.recency.iter().filter(|(rank, _)| is_shared || !rank.is_shared);
+            let is_victim = |(id, number): (VersionId, u64)| {
+                is_wanted || self.versions.get(&id).is_none_or(|version| version.readers_of(number) == 0)
+            };
+            let (rank, (id, number)) = candidates.find(|(_, block)| is_victim(**block))?;
+            let (was_shared, id, number) = (rank.is_shared, *id, *number);
+
+            self.evicted += u64::from(was_shared);
             self.remove_block(id, number);
         }
     }
@@ -441,6 +442,12 @@ impl<S> Version<S> {
         self.is_complete && (self.reach(range.start) > range.start || self.next_after(range.start).is_some())
     }
 
+    /// Returns the number of readers that have not passed the end of a block.
+    fn readers_of(&self, number: u64) -> usize {
+        let (start, end) = (number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES);
+        self.readers.values().filter(|rest| rest.start < end && start < rest.end).count()
+    }
+
     /// Returns up to which offset (exclusive) the bytes from `offset` on are kept or being read.
     fn reach(&self, mut offset: u64) -> u64 {
         loop {
@@ -479,4 +486,112 @@ impl<S> Version<S> {
 pub(super) fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
     let version = |object: &ObjectInfo| (object.etag.clone(), object.version_id.clone(), object.size);
     version(one) == version(other) && one.last_modified == other.last_modified
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: u64 = BLOCK_BYTES;
+    const WHOLE: Span = Span { start: 0, end: None };
+
+    /// What is kept of objects of ten blocks, with room for `blocks`.
+    fn kept(blocks: u64) -> Kept<&'static str> {
+        let bytes_max = Some(blocks * BLOCK * 3 / 2);
+        Kept::new(Limits { bytes_max, ..Limits::default() }, Budget::new(1 << 30))
+    }
+
+    fn object(name: &str, etag: &str) -> Arc<ObjectInfo> {
+        Arc::new(ObjectInfo::new(name.parse().unwrap(), 10 * BLOCK, etag.to_owned()))
+    }
+
+    /// Starts to read a version with this source.
+    fn start(kept: &mut Kept<&'static str>, etag: &str, source: &'static str) -> (VersionId, ReaderId) {
+        let id = kept.enter(&object("k", etag), true);
+        let reader = kept.join(id, 0..10 * BLOCK);
+        kept.add_source(id, 0..10 * BLOCK, source);
+        (id, reader)
+    }
+
+    fn blocks(count: u64) -> Bytes {
+        Bytes::from(vec![7; usize::try_from(count * BLOCK).unwrap()])
+    }
+
+    #[tokio::test]
+    async fn a_reader_takes_kept_bytes_then_follows_and_else_reads_up_to_the_next_ones() {
+        let (mut kept, now) = (kept(100), Instant::now());
+        let (id, first) = start(&mut kept, "1", "a");
+        kept.share(id);
+        let second = kept.join(id, 0..10 * BLOCK);
+        kept.push(id, &"a", blocks(2), now);
+
+        assert!(matches!(kept.step(id, first, 2 * BLOCK, now), Some(Step::Follow("a"))));
+        let Some(Step::Take(piece)) = kept.step(id, second, 5, now) else { panic!("nothing is kept") };
+        assert_eq!(piece.len() as u64, BLOCK - 5);
+
+        kept.evict(1, Duration::ZERO, now);
+        assert!(matches!(kept.step(id, second, 5, now), Some(Step::Open { end }) if end == BLOCK));
+        assert!(kept.leave(id, first).is_empty(), "the second reader wants the source");
+        assert_eq!(kept.leave(id, second), ["a"]);
+        assert_eq!(kept.reserved(), BLOCK * 3 / 2);
+    }
+
+    #[tokio::test]
+    async fn the_block_that_was_not_used_for_the_longest_time_goes_first() {
+        let (mut kept, now) = (kept(3), Instant::now());
+        let (id, first) = start(&mut kept, "1", "a");
+        kept.share(id);
+        let second = kept.join(id, 0..10 * BLOCK);
+        kept.push(id, &"a", blocks(3), now);
+        kept.step(id, first, 3 * BLOCK, now);
+        kept.step(id, second, 0, now);
+
+        kept.push(id, &"a", blocks(1), now);
+        let has = |kept: &Kept<_>| [0, 1, 2, 3].map(|number| kept.has(id, number * BLOCK));
+        assert_eq!(has(&kept), [true, false, true, true]);
+        assert_eq!(kept.take_evicted(), 1);
+
+        // What only the first reader wants does not displace what another one still needs.
+        kept.leave(id, second);
+        let third = kept.join(id, 2 * BLOCK..4 * BLOCK);
+        kept.push(id, &"a", blocks(2), now);
+        assert_eq!(has(&kept), [false, false, true, true]);
+        kept.leave(id, third);
+    }
+
+    #[tokio::test]
+    async fn versions_are_kept_apart_and_one_reader_alone_displaces_nothing_that_is_shared() {
+        let (mut kept, now) = (kept(3), Instant::now());
+        let (old, _) = start(&mut kept, "1", "a");
+        kept.share(old);
+        kept.push(old, &"a", blocks(2), now);
+        let (new, _) = start(&mut kept, "2", "b");
+        assert!(old != new);
+
+        kept.push(new, &"b", blocks(2), now);
+        assert_eq!((kept.has(old, 0), kept.has(old, BLOCK)), (true, true));
+        assert_eq!(kept.reserved(), 3 * BLOCK * 3 / 2);
+        let found = kept.find(&object("k", "2"), WHOLE).map(|(id, _)| id);
+        assert_eq!(found, Some(new));
+        assert!(kept.find(&object("k", "3"), WHOLE).is_none());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_what_one_reader_alone_has_read_much_of() {
+        let mut kept = Kept::new(Limits { first_bytes: 2 * BLOCK, ..Limits::default() }, Budget::new(1 << 30));
+        let (id, reader) = start(&mut kept, "1", "a");
+        let now = Instant::now();
+
+        kept.push(id, &"a", blocks(2), now);
+        assert_eq!(kept.reserved(), 2 * BLOCK * 3 / 2);
+        kept.push(id, &"a", blocks(1), now);
+        assert_eq!(kept.reserved(), 0);
+
+        kept.share(id);
+        kept.push(id, &"a", blocks(1), now);
+        assert_eq!(kept.reserved(), BLOCK * 3 / 2);
+        kept.leave(id, reader);
+        kept.expire(now + Duration::from_secs(60));
+        assert!(kept.reserved() == 0 && kept.versions.is_empty() && kept.of_key.is_empty() && kept.recency.is_empty());
+    }
 }

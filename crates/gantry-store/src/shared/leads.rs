@@ -101,9 +101,12 @@ impl Leads {
                 opening
             })
         };
-
-        let _forgets = Forgets { leads: self, key };
         opening.await
+    }
+
+    /// Returns a guard for a request, which forgets what nobody waits for any more when it is dropped.
+    pub(super) const fn forgets<'a>(&'a self, key: &'a Key) -> Forgets<'a> {
+        Forgets { leads: self, key }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<InFlight>>> {
@@ -126,7 +129,7 @@ async fn open(store: Arc<dyn Store>, key: Key, pin: Pin, span: Span) -> Result<A
 }
 
 /// Forgets requests when their last callers have left.
-struct Forgets<'a> {
+pub(super) struct Forgets<'a> {
     leads: &'a Leads,
     key: &'a Key,
 }

@@ -62,6 +62,7 @@ impl SharedStore {
         }
 
         let arrival = self.leads.arrive();
+        let _forgets = self.leads.forgets(key);
         let leads = self.leads.helpful(key, span);
         if !leads.is_empty() || self.room.lock().kept.may_serve(key, span) {
             match self.descriptions.describe(&self.room.store, key, pin).await {
