@@ -526,7 +526,7 @@ mod tests {
         kept.push(id, &"a", blocks(2), now);
 
         assert!(matches!(kept.step(id, first, 2 * BLOCK, now), Some(Step::Follow("a"))));
-        let Some(Step::Take(piece)) = kept.step(id, second, 5, now) else { panic!("nothing is kept") };
+        let Some(Step::Take(piece)) = kept.step(id, second, BLOCK + 5, now) else { panic!("nothing is kept") };
         assert_eq!(piece.len() as u64, BLOCK - 5);
 
         kept.evict(1, Duration::ZERO, now);
