@@ -484,8 +484,8 @@ impl<S> Version<S> {
 ///
 /// The date is compared, too: on some servers, a copy of an object onto itself has the same `ETag` and other metadata.
 pub(super) fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
-    let version = |object: &ObjectInfo| (object.etag.clone(), object.version_id.clone(), object.size);
-    version(one) == version(other) && one.last_modified == other.last_modified
+    (&one.etag, &one.version_id, one.size, &one.last_modified)
+        == (&other.etag, &other.version_id, other.size, &other.last_modified)
 }
 
 #[cfg(test)]
