@@ -191,6 +191,14 @@ impl<S: Clone + PartialEq> Kept<S> {
         version.sources.retain(|running| running.source != *source);
     }
 
+    /// Records that the byte at `offset` is the next one that a reader wants.
+    pub(super) fn advance(&mut self, id: VersionId, reader: ReaderId, offset: u64) {
+        let rest = self.versions.get_mut(&id).and_then(|version| version.readers.get_mut(&reader));
+        if let Some(rest) = rest {
+            rest.start = offset;
+        }
+    }
+
     /// Decides how a reader gets the byte at `offset`, which is the next one of its range.
     pub(super) fn step(&mut self, id: VersionId, reader: ReaderId, offset: u64, now: Instant) -> Option<Step<S>> {
         let version = self.versions.get_mut(&id)?;

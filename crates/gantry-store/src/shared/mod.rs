@@ -34,6 +34,7 @@ use self::leads::{Lead, Leads, Opening};
 use self::observe::Report as Event;
 use self::reader::Reader;
 use self::room::Room;
+use self::source::Source;
 use crate::{Budget, Error, Opened, Store};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 
@@ -114,7 +115,7 @@ impl SharedStore {
         drop(state);
 
         self.room.observer.record(if is_kept { Event::Hit } else { Event::Join });
-        Some(self.opened(object, version, id, range))
+        Some(self.opened(object, version, id, range, None))
     }
 
     /// Opens the version that a request to the store has found.
@@ -126,8 +127,8 @@ impl SharedStore {
         let mut state = self.room.lock();
         let version = state.kept.enter(object, lead.is_complete);
         let id = state.kept.join(version, range.clone());
-        let event = if let Some(source) = source {
-            state.kept.add_source(version, lead.range.clone(), source);
+        let event = if let Some(source) = &source {
+            state.kept.add_source(version, lead.range.clone(), source.clone());
             Event::Miss
         } else {
             state.kept.share(version);
@@ -136,7 +137,7 @@ impl SharedStore {
         drop(state);
 
         self.room.observer.record(event);
-        Ok(self.opened(Arc::clone(object), version, id, range))
+        Ok(self.opened(Arc::clone(object), version, id, range, source))
     }
 
     fn opened(
@@ -145,8 +146,9 @@ impl SharedStore {
         version: kept::VersionId,
         id: kept::ReaderId,
         range: Range<u64>,
+        source: Option<Source>,
     ) -> Opened {
-        let reader = Reader::new(Arc::clone(&self.room), Arc::clone(&object), version, id, range);
+        let reader = Reader::new(Arc::clone(&self.room), Arc::clone(&object), version, id, range, source);
         Opened { object: ObjectInfo::clone(&object), body: Box::pin(reader) }
     }
 }

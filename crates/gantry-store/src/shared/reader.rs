@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::kept::{ReaderId, Step, VersionId};
 use super::observe::Report;
 use super::room::Room;
-use super::source::{Poured, Source};
+use super::source::{Poured, Source, Standing};
 use crate::Error;
 use gantry_proto::ObjectInfo;
 
@@ -29,28 +29,34 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Creates the body of a reader that has joined the version.
+    /// Creates the body of a reader that has joined the version. `following` is the source of its own, if it has one.
     pub(super) const fn new(
         room: Arc<Room>,
         object: Arc<ObjectInfo>,
         version: VersionId,
         id: ReaderId,
         rest: Range<u64>,
+        following: Option<Source>,
     ) -> Self {
-        Self { room, object, version, id, rest, following: None }
+        Self { room, object, version, id, rest, following }
     }
 
     /// Returns kept bytes, or nothing if the reader has a source to follow.
     fn step(&mut self) -> Option<Bytes> {
         let offset = self.rest.start;
-        // All readers that wait for a source learn how it ended. The source is locked before the room.
-        let has_ended = self.following.as_ref().is_some_and(|source| source.has_ended_at(offset));
+        // The source is locked before the room.
+        let standing = self.following.as_ref().map_or(Standing::Elsewhere, |source| source.at(offset));
 
         let mut state = self.room.lock();
+        if standing == Standing::Here {
+            state.kept.advance(self.version, self.id, offset);
+            return None;
+        }
         match state.kept.step(self.version, self.id, offset, Instant::now())? {
             Step::Take(piece) => return Some(piece),
             Step::Follow(source) => self.following = Some(source),
-            Step::Open { .. } if has_ended => {}
+            // All readers that wait for a source learn how it ended.
+            Step::Open { .. } if standing == Standing::Over => {}
             Step::Open { end } => {
                 let source = self.room.source(Arc::clone(&self.object), offset, end);
                 state.kept.add_source(self.version, offset..end, source.clone());

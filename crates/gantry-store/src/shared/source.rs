@@ -46,10 +46,21 @@ enum Pending {
 #[derive(Debug)]
 pub(super) enum Poured {
     Piece(Bytes),
-    /// Another reader has taken the byte at this offset.
+    /// Another reader has taken the byte at this offset, or it is past the end of the source.
     Past,
     Ended,
     Failed(Error),
+}
+
+/// What a source has at some offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its next byte.
+    Here,
+    /// The failure or the end that it has met.
+    Over,
+    /// Nothing.
+    Elsewhere,
 }
 
 /// The readers that wait for the next byte of a source.
@@ -112,7 +123,7 @@ impl Source {
         push: impl FnOnce(&Bytes),
     ) -> Poll<Poured> {
         let mut state = self.lock();
-        if state.next != offset {
+        if state.next != offset || state.next == state.end {
             return Poll::Ready(Poured::Past);
         }
 
@@ -130,10 +141,14 @@ impl Source {
         Poll::Ready(poured)
     }
 
-    /// Returns whether the source failed or ended at `offset`.
-    pub(super) fn has_ended_at(&self, offset: u64) -> bool {
+    /// Returns what the source has at `offset`.
+    pub(super) fn at(&self, offset: u64) -> Standing {
         let state = self.lock();
-        state.next == offset && matches!(state.body, Pending::Failed(_) | Pending::Ended)
+        match state.body {
+            _ if state.next != offset || state.next == state.end => Standing::Elsewhere,
+            Pending::Failed(_) | Pending::Ended => Standing::Over,
+            Pending::Opening(_) | Pending::Open(_) => Standing::Here,
+        }
     }
 
     /// Forgets a reader that may be waiting.

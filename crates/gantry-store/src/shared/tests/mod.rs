@@ -36,7 +36,7 @@ impl World {
         let budget = Budget::new(budget_bytes as u64);
         let inner = Arc::new(Handle(Arc::clone(&double)));
         let store = SharedStore::new(inner, budget.of_store("s"), limits, Arc::new(Unobserved));
-        Self { double, store: Arc::new(store), budget, bytes }
+        Self { double, store: Arc::new(store), budget: budget.of_store("s"), bytes }
     }
 
     async fn open(&self, span: Span) -> Result<Opened, Error> {
