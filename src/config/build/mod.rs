@@ -152,7 +152,8 @@ impl Build {
 
     fn config(&mut self, settings: Settings, otel: Otel) -> Config {
         let sections = settings.sections.clone();
-        let shared_reads = sections.stores.iter().filter_map(|(name, keys)| Some((name.clone(), stores::shared(keys)?)));
+        let shared_reads =
+            sections.stores.iter().filter_map(|(name, keys)| Some((name.clone(), stores::shared(keys)?)));
         let shared_reads = shared_reads.collect();
         let prefix = Prefix::new(settings.root.prefix.clone()).unwrap_or_default();
         let stores = sections.stores.into_iter().filter_map(|(name, store)| {

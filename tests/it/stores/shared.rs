@@ -34,7 +34,8 @@ async fn shared_reads_conform() {
 #[tokio::test(start_paused = true)]
 async fn faults_of_the_store_never_mix_bytes() {
     let bytes = random_bytes(1, 3_000_000);
-    let faults = [Fault::Unavailable, Fault::Denied, Fault::Break(1_000_000), Fault::Change(1_500_000), Fault::Short(7)];
+    let faults =
+        [Fault::Unavailable, Fault::Denied, Fault::Break(1_000_000), Fault::Change(1_500_000), Fault::Short(7)];
 
     for fault in faults {
         let inner = Arc::new(MemoryStore::new(100_000));

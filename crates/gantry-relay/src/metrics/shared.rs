@@ -34,8 +34,7 @@ impl SharedMetrics {
     #[must_use]
     pub fn of_store(&self, store: &str) -> SharedObserver {
         let label = StoreLabel { store: store.to_owned() };
-        let request =
-            |result| self.requests.get_or_create_owned(&SharedLabel { store: store.to_owned(), result });
+        let request = |result| self.requests.get_or_create_owned(&SharedLabel { store: store.to_owned(), result });
 
         SharedObserver {
             hits: request("hit"),
@@ -65,11 +64,21 @@ impl Observe for SharedObserver {
             Report::Hit => {
                 self.hits.inc();
             }
-            Report::Join => { self.joins.inc(); }
-            Report::Miss => { self.misses.inc(); }
-            Report::Saved(bytes) => { self.saved.inc_by(bytes); }
-            Report::Evicted(blocks) => { self.evicted.inc_by(blocks); }
-            Report::Kept(bytes) => { self.kept.set(bytes); }
+            Report::Join => {
+                self.joins.inc();
+            }
+            Report::Miss => {
+                self.misses.inc();
+            }
+            Report::Saved(bytes) => {
+                self.saved.inc_by(bytes);
+            }
+            Report::Evicted(blocks) => {
+                self.evicted.inc_by(blocks);
+            }
+            Report::Kept(bytes) => {
+                self.kept.set(bytes);
+            }
         }
     }
 }

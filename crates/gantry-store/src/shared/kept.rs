@@ -236,7 +236,8 @@ impl<S: Clone + PartialEq> Kept<S> {
 
         while !piece.is_empty() {
             let block_end = (offset / BLOCK_BYTES + 1) * BLOCK_BYTES;
-            let part = piece.split_to(usize::try_from(block_end - offset).map_or(piece.len(), |len| len.min(piece.len())));
+            let part =
+                piece.split_to(usize::try_from(block_end - offset).map_or(piece.len(), |len| len.min(piece.len())));
             let len = part.len() as u64;
             self.keep(id, offset, part, now);
             offset += len;
@@ -249,9 +250,8 @@ impl<S: Clone + PartialEq> Kept<S> {
         version.readers.remove(&reader);
 
         let Version { sources, readers, .. } = version;
-        let is_wanted = |rest: &Range<u64>| {
-            readers.values().any(|reader| reader.start <= rest.start && rest.start < reader.end)
-        };
+        let is_wanted =
+            |rest: &Range<u64>| readers.values().any(|reader| reader.start <= rest.start && rest.start < reader.end);
         let unwanted = sources.extract_if(.., |running| !is_wanted(&running.rest));
         let unwanted = unwanted.map(|running| running.source).collect();
 
@@ -392,7 +392,9 @@ impl<S: Clone + PartialEq> Kept<S> {
     /// Records that a block was used.
     fn use_block(&mut self, id: VersionId, number: u64, now: Instant) {
         let used = self.next_count();
-        let Some(block) = self.versions.get_mut(&id).and_then(|version| version.blocks.get_mut(&number)) else { return };
+        let Some(block) = self.versions.get_mut(&id).and_then(|version| version.blocks.get_mut(&number)) else {
+            return;
+        };
 
         self.recency.remove(&block.rank);
         block.rank.used = used;
@@ -480,9 +482,10 @@ impl<S> Version<S> {
     /// Returns where bytes after `offset` are kept or come from a source.
     fn next_after(&self, offset: u64) -> Option<u64> {
         let after = offset + 1;
-        let kept = self.blocks.range(offset / BLOCK_BYTES..).find_map(|(_, block)| {
-            block.pieces.range(after..).next().map(|(start, _)| *start)
-        });
+        let kept = self
+            .blocks
+            .range(offset / BLOCK_BYTES..)
+            .find_map(|(_, block)| block.pieces.range(after..).next().map(|(start, _)| *start));
         let read = self.sources.iter().map(|running| running.rest.start).filter(|start| *start >= after).min();
         kept.into_iter().chain(read).min()
     }

@@ -246,10 +246,8 @@ async fn a_failure_reaches_those_that_wait_and_is_not_kept() {
 async fn a_failed_open_is_reported_to_each_that_shares_it() {
     let world = World::new(MIB, 64 * MIB, Limits::default());
     let missing: Key = "missing".parse().unwrap();
-    let (one, other) = tokio::join!(
-        world.store.open(&missing, &CURRENT, WHOLE),
-        world.store.open(&missing, &CURRENT, WHOLE)
-    );
+    let (one, other) =
+        tokio::join!(world.store.open(&missing, &CURRENT, WHOLE), world.store.open(&missing, &CURRENT, WHOLE));
     assert!(matches!(one, Err(Error::NotFound(_))) && matches!(other, Err(Error::NotFound(_))));
 
     let past = Span { start: MIB as u64 + 1, end: None };
@@ -367,11 +365,13 @@ async fn nothing_is_read_that_nobody_wants() {
     take(&mut second, 22 * MIB).await;
     assert_eq!(world.opens(), 1);
     drop(second);
-    assert!(timeout(Duration::from_secs(60), async {
-        while world.budget.reserved_bytes() > 0 {
-            sleep(Duration::from_secs(1)).await;
-        }
-    })
-    .await
-    .is_ok());
+    assert!(
+        timeout(Duration::from_secs(60), async {
+            while world.budget.reserved_bytes() > 0 {
+                sleep(Duration::from_secs(1)).await;
+            }
+        })
+        .await
+        .is_ok()
+    );
 }
