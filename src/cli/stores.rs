@@ -27,7 +27,7 @@ pub(super) async fn open(config: &Config, budget: &Budget, metrics: &S3Metrics) 
         let budget = budget.of_store(name.as_str());
         let opened = open_one(name, store, &budget, metrics).await.map_err(|error| failure(name, store, &error))?;
 
-        let opened = match config.shared_reads.get(name) {
+        let opened: Arc<dyn Store> = match config.shared_reads.get(name) {
             Some(limits) => {
                 let observer = Arc::new(metrics.shared.of_store(name.as_str()));
                 Arc::new(SharedStore::new(opened, budget, limits.clone(), observer))
