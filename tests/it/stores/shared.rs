@@ -43,7 +43,8 @@ async fn faults_of_the_store_never_mix_bytes() {
         inner.plan([fault]);
         let store = SharedStore::new(inner, Budget::new(64 << 20), Limits::default(), Arc::new(Unobserved));
 
-        let readers = (0..10).map(|_| read(&store, "key", &Pin::default(), 0, None));
+        let current = Pin::default();
+        let readers = (0..10).map(|_| read(&store, "key", &current, 0, None));
         for got in futures_util::future::join_all(readers).await.into_iter().flatten() {
             assert!(got == bytes || (fault == Fault::Short(7) && got == bytes.slice(..got.len())), "{fault:?}");
         }
