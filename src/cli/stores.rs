@@ -12,18 +12,28 @@ use gantry_store::budget::Budget;
 use gantry_store::file::FileStore;
 use gantry_store::gcs::{self, GcsStore};
 use gantry_store::s3::{self, S3Store};
+use gantry_store::shared::SharedStore;
 use gantry_store::{self as store, Observer, Store};
 
 /// What the user can do about a directory that can't be served.
 pub(super) const DIRECTORY_CURE: &str = "create the directory, let the relay's user read it, or correct the path";
 
 /// Opens every store of the configuration. Each has its share of `budget`, and all share `metrics` for their requests.
+/// A store is read once for several consumers, if this is configured.
 /// Opening sends no request to a store.
 pub(super) async fn open(config: &Config, budget: &Budget, metrics: &S3Metrics) -> Result<Stores, Failure> {
     let mut stores = Stores::new();
     for (name, store) in &config.stores {
-        let opened = open_one(name, store, &budget.of_store(name.as_str()), metrics).await;
-        let opened = opened.map_err(|error| failure(name, store, &error))?;
+        let budget = budget.of_store(name.as_str());
+        let opened = open_one(name, store, &budget, metrics).await.map_err(|error| failure(name, store, &error))?;
+
+        let opened: Arc<dyn Store> = match config.shared_reads.get(name) {
+            Some(limits) => {
+                let observer = Arc::new(metrics.shared.of_store(name.as_str()));
+                Arc::new(SharedStore::new(opened, budget, limits.clone(), observer))
+            }
+            None => opened,
+        };
         stores.insert(name.clone(), opened);
     }
     Ok(stores)

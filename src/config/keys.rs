@@ -9,7 +9,7 @@ use gantry_bus::nats;
 use gantry_http as front;
 use gantry_proto::limits;
 use gantry_relay as relay;
-use gantry_store::s3;
+use gantry_store::{s3, shared};
 use gantry_upstream as upstream;
 use serde::Deserialize;
 
@@ -211,6 +211,15 @@ keys! {
         answer_timeout_ms: u64 = "Time after which an unanswered request to the server is sent again; the first answer counts",
             millis(1000, 600_000)
                 .default_of(|| s3::Limits::default().answer_timeout.as_millis().to_string());
+        shared_reads: bool =
+            "Read an object once for all consumers that request it at about the same time; has no effect on directories",
+            switch().default("false");
+        shared_reads_bytes: Option<u64> =
+            "Most memory for the bytes that are kept for several consumers, a part of `relay.memory_budget_bytes`; unset: what transfers and read-ahead leave",
+            bytes(MIB, 1024 * GIB);
+        shared_reads_first_bytes: u64 =
+            "How much of an object is kept while only one consumer has requested it, for others that follow within seconds",
+            bytes(0, 1024 * GIB).default_of(|| shared::Limits::default().first_bytes.to_string());
     }
 
     /// The HTTP front: `gantry gateway`, or `gantry serve --gateway`.

@@ -41,7 +41,7 @@ use gantry_http as front;
 use gantry_proto::StoreName;
 use gantry_proto::subject::Prefix;
 use gantry_relay as relay;
-use gantry_store::{azure, file as file_store, gcs, s3};
+use gantry_store::{azure, file as file_store, gcs, s3, shared};
 use gantry_upstream as upstream;
 use serde::Deserialize;
 
@@ -69,6 +69,8 @@ pub struct Config {
     pub relay: relay::Options,
     /// The stores that the relay serves.
     pub stores: BTreeMap<StoreName, Store>,
+    /// The stores that are read once for several consumers, with their limits.
+    pub shared_reads: BTreeMap<StoreName, shared::Limits>,
     /// The HTTP front.
     pub gateway: Gateway,
     /// The HTTP pages for operators.

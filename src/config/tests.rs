@@ -277,6 +277,19 @@ fn s3_store<'a>(config: &'a Config, name: &str) -> &'a s3::Options {
 }
 
 #[test]
+fn reads_are_shared_where_this_is_set_but_not_of_directories() {
+    let toml = "[stores.s]\nurl = \"s3://models\"\nshared_reads = true\nshared_reads_bytes = 2097152\n\
+                [stores.off]\nurl = \"s3://models\"\nshared_reads = false\n\
+                [stores.f]\nurl = \"file:///srv/x\"\nshared_reads = true\n";
+    let config = Setup::new(toml).ok();
+
+    let names: Vec<_> = config.shared_reads.keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["s"]);
+    let limits = &config.shared_reads[&"s".parse().unwrap()];
+    assert_eq!((limits.bytes_max, limits.first_bytes), (Some(2 << 20), 16 << 20));
+}
+
+#[test]
 fn stores_in_google_cloud_and_azure_have_their_options() {
     let toml = "[stores.g]\nurl = \"gs://models/a\"\nbilling_project = \"p\"\nrange_bytes = 1048576\n\
                 [stores.z]\nurl = \"az://models/a\"\nanonymous = true\n\

@@ -3,6 +3,13 @@
 //! Admission and read-ahead have separate budgets. One half of the memory is only for the places of transfers, so that
 //! read-ahead can't keep a request from being served. The other half is for read-ahead, and for further transfers. In
 //! both halves each store has its own share.
+//!
+//! The half for read-ahead may also hold bytes that are kept for other consumers. They use only what nobody else needs:
+//! their holders discard them when a transfer needs the memory.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use crate::crowd::Crowd;
 use crate::shares::{Permit, Share, Shares};
@@ -12,6 +19,16 @@ use crate::shares::{Permit, Share, Shares};
 /// It covers the pieces that the transfer holds, the read buffers behind them, and the overhead of the allocator. With 512
 /// active transfers it was measured as 1.2 MiB each from S3 and 1.4 MiB from a directory.
 pub const PLACE_BYTES: u64 = 1536 * 1024;
+
+/// How long kept bytes must have been unused before read-ahead may take their memory. While a fleet reads an object, each
+/// of its blocks is used again much sooner.
+const KEPT_IDLE: Duration = Duration::from_millis(1500);
+
+/// Holds memory of a [`Budget`] that it can return at any time.
+pub trait Holder: fmt::Debug + Send + Sync {
+    /// Returns at least `bytes` to the budget, if that much has been unused for `idle`. Must not reserve memory.
+    fn give_back(&self, bytes: u64, idle: Duration);
+}
 
 /// The memory for object bytes of all transfers and readers of the process. Clones share one budget.
 ///
@@ -23,6 +40,7 @@ pub struct Budget {
     places: Share,
     /// For read-ahead, and for places once the first half is used up.
     common: Share,
+    holders: Arc<Mutex<Vec<Weak<dyn Holder>>>>,
     crowd: Crowd,
 }
 
@@ -49,6 +67,7 @@ impl Budget {
         Self {
             places: Shares::new(for_places, PLACE_BYTES).of_nobody(),
             common: Shares::new(bytes - for_places, 1).of_nobody(),
+            holders: Arc::default(),
             crowd: Crowd::default(),
         }
     }
@@ -59,6 +78,7 @@ impl Budget {
         Self {
             places: self.places.shares().of_store(name),
             common: self.common.shares().of_store(name),
+            holders: Arc::clone(&self.holders),
             crowd: self.crowd.clone(),
         }
     }
@@ -69,18 +89,46 @@ impl Budget {
         &self.crowd
     }
 
-    /// Takes `bytes` for a place of a transfer. Returns `None` if fewer are available.
+    /// Takes `bytes` for a place of a transfer. Returns `None` if fewer are available, even without kept bytes.
     #[must_use]
     pub fn try_admit(&self, bytes: u64) -> Option<Reservation> {
-        let permit = self.places.try_take(bytes).or_else(|| self.common.try_take(bytes))?;
+        let permit = self.places.try_take(bytes).or_else(|| self.take_common(bytes, Duration::ZERO))?;
         Some(Reservation { permit })
     }
 
-    /// Takes `bytes` for reading ahead. Returns `None` if fewer are available.
+    /// Takes `bytes` for reading ahead. Returns `None` if fewer are available, even without kept bytes that are idle.
     #[must_use]
     pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        let permit = self.take_common(bytes, KEPT_IDLE)?;
+        Some(Reservation { permit })
+    }
+
+    /// Takes `bytes` for what a [`Holder`] keeps. Returns `None` if fewer are available.
+    #[must_use]
+    pub fn try_keep(&self, bytes: u64) -> Option<Reservation> {
         let permit = self.common.try_take(bytes)?;
         Some(Reservation { permit })
+    }
+
+    /// Lets the budget ask `holder` for memory, as long as it exists.
+    pub fn add_holder(&self, holder: Weak<dyn Holder>) {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.retain(|holder| holder.strong_count() > 0);
+        holders.push(holder);
+    }
+
+    /// Takes from the common half. If it is used up, holders return what has been unused for `idle`.
+    fn take_common(&self, bytes: u64, idle: Duration) -> Option<Permit> {
+        if let Some(permit) = self.common.try_take(bytes) {
+            return Some(permit);
+        }
+
+        // Holders have locks of their own, which must not be taken within this one.
+        let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        holders.iter().filter_map(Weak::upgrade).find_map(|holder| {
+            holder.give_back(bytes, idle);
+            self.common.try_take(bytes)
+        })
     }
 
     /// Returns how many places of `bytes` fit, or `None` if they need no memory.

@@ -28,6 +28,7 @@ mod ranged;
 mod release;
 #[cfg(feature = "s3")]
 pub mod s3;
+pub mod shared;
 pub mod shares;
 
 use std::fmt;
@@ -141,7 +142,7 @@ pub fn fingerprint(kind: &str, names: &[&str]) -> String {
 }
 
 /// Why a request to a store failed. The messages contain neither credentials nor endpoints.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no such object, bucket or version. Not retryable.

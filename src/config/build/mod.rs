@@ -152,6 +152,9 @@ impl Build {
 
     fn config(&mut self, settings: Settings, otel: Otel) -> Config {
         let sections = settings.sections.clone();
+        let shared_reads =
+            sections.stores.iter().filter_map(|(name, keys)| Some((name.clone(), stores::shared(keys)?)));
+        let shared_reads = shared_reads.collect();
         let prefix = Prefix::new(settings.root.prefix.clone()).unwrap_or_default();
         let stores = sections.stores.into_iter().filter_map(|(name, store)| {
             let store = self.store(&name, store)?;
@@ -165,7 +168,7 @@ impl Build {
         let http = self.http(&sections.http);
         let log = log(sections.log);
         let telemetry = self.telemetry(sections.telemetry, otel);
-        Config { prefix, nats, relay, stores, gateway, http, log, telemetry, settings }
+        Config { prefix, nats, relay, stores, shared_reads, gateway, http, log, telemetry, settings }
     }
 
     fn nats(&mut self, keys: keys::Nats) -> nats::Options {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gantry_proto::StoreName;
-use gantry_store::{azure, file, gcs, s3};
+use gantry_store::{azure, file, gcs, s3, shared};
 
 use super::Build;
 use crate::config::address::StoreAddress;
@@ -242,6 +242,17 @@ impl Build {
             self.problems.push(Problem::Conflict { keys: set.join(" and "), cure: "keep one of them".to_owned() });
         }
     }
+}
+
+/// Returns the limits of shared reads, if the store has them. A directory does not need them: the kernel keeps what was
+/// read from files.
+pub(super) fn shared(keys: &keys::Store) -> Option<shared::Limits> {
+    let is_directory = keys.url.as_ref().is_some_and(|url| url.starts_with("file:"));
+    (keys.shared_reads && !is_directory).then(|| shared::Limits {
+        bytes_max: keys.shared_reads_bytes,
+        first_bytes: keys.shared_reads_first_bytes,
+        ..shared::Limits::default()
+    })
 }
 
 fn limits(keys: &keys::Store) -> s3::Limits {

@@ -11,5 +11,6 @@ mod s3_faults;
 mod s3_odd;
 mod s3_setups;
 mod s3_tls;
+mod shared;
 
 pub(crate) use reading::{collect, key, list_all, read};

@@ -25,7 +25,7 @@ const RESERVED: Spec = Spec::new(
     "memory_reserved",
     Kind::Gauge,
     &[],
-    "Part of the memory budget that is reserved by transfers, read-ahead and listings",
+    "Part of the memory budget that is reserved by transfers, read-ahead, shared reads and listings",
 )
 .unit("bytes");
 const LOG_LINES_DROPPED: Spec =

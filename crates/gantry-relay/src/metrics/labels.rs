@@ -66,6 +66,15 @@ pub struct ResultLabel {
     pub result: &'static str,
 }
 
+/// Identifies a store and how a request found its object's bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SharedLabel {
+    /// The store's name.
+    pub store: String,
+    /// `hit`, `join` or `miss`.
+    pub result: &'static str,
+}
+
 /// Identifies a kind of request to S3.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct S3Label {

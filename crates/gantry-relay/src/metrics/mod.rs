@@ -11,6 +11,7 @@ mod labels;
 mod process;
 mod relay;
 mod s3;
+mod shared;
 mod spec;
 mod values;
 
@@ -19,16 +20,17 @@ use prometheus_client::registry::Registry;
 pub use self::facts::Facts;
 pub use self::labels::{
     ActionLabel, ConnectionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel,
-    StoreLabel, WaitLabel,
+    SharedLabel, StoreLabel, WaitLabel,
 };
 pub use self::relay::{Queued, RelayMetrics, TransferMetrics};
 pub use self::s3::{S3Metrics, S3Observer};
+pub use self::shared::{SharedMetrics, SharedObserver};
 pub use self::spec::{Kind, PREFIX, Spec};
 pub use self::values::{DurationFamily, Durations, Flag, Sampled};
 
 /// Returns the definition of every metric of the relay.
 pub fn all() -> impl Iterator<Item = &'static Spec> {
-    [facts::SPECS, RelayMetrics::SPECS, S3Metrics::SPECS, process::SPECS].into_iter().flatten()
+    [facts::SPECS, RelayMetrics::SPECS, S3Metrics::SPECS, SharedMetrics::SPECS, process::SPECS].into_iter().flatten()
 }
 
 /// Returns the table of the relay's metrics in `docs/METRICS.md`.

@@ -117,6 +117,7 @@ impl RelayMetrics {
         facts.register(registry);
         metrics.register_all(registry);
         metrics.s3.register_all(registry);
+        metrics.s3.shared.register_all(registry);
 
         metrics.begin();
         metrics

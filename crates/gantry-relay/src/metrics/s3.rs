@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::labels::{S3Label, S3ResultLabel, StoreLabel};
+use super::shared::SharedMetrics;
 use super::spec::{Kind, Spec, metrics};
 use super::values::{ANSWER_BUCKETS, DurationFamily, Durations, start_at_zero};
 use gantry_proto::Code;
@@ -40,6 +41,9 @@ metrics! {
         connections_opened: Family<StoreLabel, Counter>,
             Counter, "s3_connections_opened", ["store"],
             "Connections opened to S3 or another cloud; requests that reuse an idle connection do not count";
+    }    with {
+        /// The metrics of shared reads.
+        pub shared: SharedMetrics,
     }
 }
 

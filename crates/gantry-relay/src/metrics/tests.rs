@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gantry_store::Observe as _;
+use gantry_store::shared::{Observe as _, Report};
 use prometheus_client::registry::Registry;
 
 use super::*;
@@ -26,6 +27,7 @@ fn page() -> String {
     metrics.store_up.get_or_create(&StoreLabel { store: store() }).set(1);
     metrics.reloads.get_or_create(&ResultLabel { result: "ok" }).inc();
     metrics.s3.of_store("s").request_ended("get", "ok", Duration::from_millis(1));
+    metrics.s3.shared.of_store("s").record(Report::Hit);
 
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -84,6 +86,7 @@ fn fresh_page() -> String {
     let metrics = RelayMetrics::register(&mut registry, facts);
     metrics.add_store("s");
     drop(metrics.s3.of_store("s"));
+    drop(metrics.s3.shared.of_store("s"));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     text

@@ -1,0 +1,146 @@
+//! A store in memory that counts what is read from it, and whose answers can be held back.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use tokio::sync::Semaphore;
+
+use crate::{Error, Opened, Store};
+use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
+
+#[derive(Debug)]
+pub(super) struct Double {
+    piece_bytes: usize,
+    objects: Mutex<BTreeMap<Key, (ObjectInfo, Bytes)>>,
+    /// After how many bytes the next bodies break.
+    breaks: Mutex<VecDeque<usize>>,
+    /// One permit for each answer to `open` and `stat`, and for each piece.
+    pub(super) open_gate: Semaphore,
+    pub(super) stat_gate: Semaphore,
+    pub(super) piece_gate: Semaphore,
+    pub(super) opens: AtomicU64,
+    pub(super) stats: AtomicU64,
+    /// The number of bytes read from all bodies.
+    pub(super) read: AtomicU64,
+}
+
+impl Double {
+    pub(super) fn new(piece_bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            piece_bytes,
+            objects: Mutex::default(),
+            breaks: Mutex::default(),
+            open_gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            stat_gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            piece_gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            opens: AtomicU64::new(0),
+            stats: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+        })
+    }
+
+    /// Lets no answer through that is not allowed by later permits.
+    pub(super) fn close(gate: &Semaphore) {
+        gate.forget_permits(Semaphore::MAX_PERMITS);
+    }
+
+    pub(super) fn reopen(gate: &Semaphore) {
+        gate.add_permits(Semaphore::MAX_PERMITS - gate.available_permits());
+    }
+
+    pub(super) fn put(&self, name: &str, etag: &str, bytes: &Bytes) {
+        let key: Key = name.parse().unwrap();
+        let object = ObjectInfo::new(key.clone(), bytes.len() as u64, etag.to_owned());
+        self.objects.lock().unwrap().insert(key, (object, bytes.clone()));
+    }
+
+    pub(super) fn break_after(&self, bytes: usize) {
+        self.breaks.lock().unwrap().push_back(bytes);
+    }
+
+    pub(super) fn count(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::SeqCst)
+    }
+
+    fn find(&self, key: &Key, pin: &Pin) -> Result<(ObjectInfo, Bytes), Error> {
+        let objects = self.objects.lock().unwrap();
+        let (object, bytes) = objects.get(key).ok_or_else(|| Error::NotFound("no such key".to_owned()))?;
+        if pin.if_match.as_ref().is_some_and(|etag| *etag != object.etag) {
+            return Err(Error::Changed("another ETag".to_owned()));
+        }
+        Ok((object.clone(), bytes.clone()))
+    }
+
+    async fn pass(gate: &Semaphore) {
+        gate.acquire().await.unwrap().forget();
+    }
+
+    /// Returns the next piece, as long as the object is not replaced.
+    async fn piece(&self, object: &ObjectInfo, rest: &mut Bytes, left: &mut usize) -> Result<Option<Bytes>, Error> {
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        Self::pass(&self.piece_gate).await;
+        self.find(&object.key, &object.pin())?;
+        if *left == 0 {
+            return Err(Error::unavailable("broken, as planned"));
+        }
+
+        let piece = rest.split_to(self.piece_bytes.min(rest.len()).min(*left));
+        *left -= piece.len();
+        self.read.fetch_add(piece.len() as u64, Ordering::SeqCst);
+        Ok(Some(piece))
+    }
+}
+
+/// A handle that the decorator can own.
+#[derive(Clone, Debug)]
+pub(super) struct Handle(pub(super) Arc<Double>);
+
+impl Store for Handle {
+    fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
+        async move {
+            let double = Arc::clone(&self.0);
+            double.opens.fetch_add(1, Ordering::SeqCst);
+            let (object, bytes) = double.find(key, pin)?;
+            Double::pass(&double.open_gate).await;
+
+            let range = span.resolve(object.size).ok_or(Error::Range { start: span.start, size: object.size })?;
+            let at = |offset: u64| usize::try_from(offset).unwrap();
+            let rest = bytes.slice(at(range.start)..at(range.end));
+            let left = double.breaks.lock().unwrap().pop_front().unwrap_or(usize::MAX);
+
+            let state = (double, object.clone(), rest, left);
+            let body = stream::try_unfold(state, async |(double, object, mut rest, mut left)| {
+                let piece = double.piece(&object, &mut rest, &mut left).await?;
+                Ok(piece.map(|piece| (piece, (double, object, rest, left))))
+            });
+            Ok(Opened { object, body: Box::pin(body) })
+        }
+        .boxed()
+    }
+
+    fn stat<'a>(&'a self, key: &'a Key, pin: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
+        async move {
+            self.0.stats.fetch_add(1, Ordering::SeqCst);
+            // The answer is that of the moment when the request arrived.
+            let found = self.0.find(key, pin);
+            Double::pass(&self.0.stat_gate).await;
+            found.map(|(object, _)| object)
+        }
+        .boxed()
+    }
+
+    fn list<'a>(&'a self, _: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
+        async { Ok(ListPage::default()) }.boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
+        async { Ok(()) }.boxed()
+    }
+}
