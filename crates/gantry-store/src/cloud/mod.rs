@@ -102,7 +102,8 @@ pub(crate) trait Cloud: fmt::Debug + Send + Sync + 'static {
     fn credentials(&self) -> u64;
 
     /// Loads the credentials again, unless those with the number `used` were already replaced. Returns whether another
-    /// attempt makes sense. With `only_other`, that is the case only if a file has changed.
+    /// attempt makes sense: if a file has changed, or another token can be requested. With `only_other`, only a changed
+    /// file counts.
     ///
     /// # Errors
     /// [`Error::Invalid`] if a file can't be read.
