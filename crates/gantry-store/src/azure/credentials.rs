@@ -4,8 +4,8 @@ use std::env;
 use std::path::Path;
 use std::sync::Arc;
 
-use object_store::azure::{AzureAccessKey, AzureCredential, MicrosoftAzureBuilder};
 use object_store::RetryConfig;
+use object_store::azure::{AzureAccessKey, AzureCredential, MicrosoftAzureBuilder};
 
 use super::cli::Cli;
 use super::options::Credentials;

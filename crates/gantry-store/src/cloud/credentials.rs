@@ -1,12 +1,16 @@
 //! Credentials that are loaded again when a file changes, or when the cloud rejects them.
+//!
+//! A token is requested in a task of its own. It arrives even if it takes longer than the request that needed it first.
 
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use object_store::{CredentialProvider, StaticCredentialProvider};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::failure::Failure;
@@ -61,6 +65,44 @@ pub(crate) struct Credentials<T> {
 struct Current<T> {
     loaded: Loaded<T>,
     number: u64,
+    /// The last request for a token that took time.
+    requested: Mutex<Option<Requested<T>>>,
+}
+
+/// A credential, or a description of the problem.
+type Obtained<T> = Result<Arc<T>, String>;
+
+/// Receives the result of a request for a token, once. It is `None` until then.
+type Requested<T> = watch::Receiver<Option<Obtained<T>>>;
+
+impl<T: Send + Sync + 'static> Current<T> {
+    fn new(loaded: Loaded<T>, number: u64) -> Self {
+        Self { loaded, number, requested: Mutex::default() }
+    }
+
+    /// Returns the credential if it is at hand. Otherwise, returns the request for it, which all who wait share.
+    fn obtain(&self) -> Result<Obtained<T>, Requested<T>> {
+        let mut requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = requested.as_ref().filter(|requested| is_running(requested)) {
+            return Err(running.clone());
+        }
+
+        let source = Arc::clone(&self.loaded.source);
+        let mut request = async move { source.get_credential().await.map_err(|error| innermost(&error)) }.boxed();
+        if let Some(obtained) = (&mut request).now_or_never() {
+            return Ok(obtained);
+        }
+
+        let (sender, receiver) = watch::channel(None);
+        tokio::spawn(async move { sender.send_replace(Some(request.await)) });
+        *requested = Some(receiver.clone());
+        Err(receiver)
+    }
+}
+
+/// Returns whether a request for a token has no result yet. Its sender is dropped if its task panics.
+fn is_running<T>(requested: &Requested<T>) -> bool {
+    requested.borrow().is_none() && requested.has_changed().is_ok()
 }
 
 impl<T> fmt::Debug for Credentials<T> {
@@ -75,7 +117,7 @@ impl<T: Send + Sync + 'static> Credentials<T> {
     /// # Errors
     /// Those of `load`.
     pub(crate) fn new(load: impl Fn() -> Result<Loaded<T>, Error> + Send + Sync + 'static) -> Result<Self, Error> {
-        let current = RwLock::new(Current { loaded: load()?, number: 0 });
+        let current = RwLock::new(Current::new(load()?, 0));
         Ok(Self { load: Box::new(load), current, reloaded: Mutex::new(Instant::now()) })
     }
 
@@ -84,7 +126,8 @@ impl<T: Send + Sync + 'static> Credentials<T> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).number
     }
 
-    /// Returns the credentials for a request. A token may have to be requested first. If that fails, and the file from
+    /// Returns the credentials for a request. A token may have to be requested first, which goes on if this future is
+    /// dropped. If that fails, and the file from
     /// which the credentials were read has changed, those of the new file are tried.
     ///
     /// # Errors
@@ -111,10 +154,23 @@ impl<T: Send + Sync + 'static> Credentials<T> {
         Err(Failure { error, retry: Retry::Later })
     }
 
-    /// Returns a credential of the current source. An error describes the problem.
-    async fn obtain(&self) -> Result<Arc<T>, String> {
-        let source = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).loaded.source);
-        source.get_credential().await.map_err(|error| innermost(&error))
+    /// Returns a credential of the current source.
+    async fn obtain(&self) -> Obtained<T> {
+        let obtained = self.current.read().unwrap_or_else(PoisonError::into_inner).obtain();
+        let mut requested = match obtained {
+            Ok(obtained) => return obtained,
+            Err(requested) => requested,
+        };
+
+        let result = requested.wait_for(Option::is_some).await.ok().and_then(|result| result.clone());
+        result.unwrap_or_else(|| Err("the request for a token was abandoned".to_owned()))
+    }
+
+    /// Returns whether a token is being requested, so that requests wait for it.
+    pub(crate) fn are_awaited(&self) -> bool {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let requested = current.requested.lock().unwrap_or_else(PoisonError::into_inner);
+        requested.as_ref().is_some_and(is_running)
     }
 
     /// Loads the credentials again, as [`Cloud::reload`](super::Cloud::reload) describes.
@@ -135,7 +191,7 @@ impl<T: Send + Sync + 'static> Credentials<T> {
             }
         }
 
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current { loaded: fresh, number: used + 1 };
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current::new(fresh, used + 1);
         *reloaded = Instant::now();
         Ok(true)
     }
@@ -245,6 +301,46 @@ mod tests {
         let failure = credentials.get("a cloud", &about()).await.unwrap_err();
         assert_eq!(failure.retry, Retry::Later, "the file may be written again");
         assert!(failure.error.to_string().contains("secret: can't be read"), "{failure:?}");
+    }
+
+    /// Issues a token after six seconds, and keeps it.
+    #[derive(Debug, Default)]
+    struct Slow {
+        kept: tokio::sync::Mutex<Option<Arc<String>>>,
+        requests: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl CredentialProvider for Slow {
+        type Credential = String;
+
+        async fn get_credential(&self) -> object_store::Result<Arc<String>> {
+            let mut kept = self.kept.lock().await;
+            if let Some(token) = &*kept {
+                return Ok(Arc::clone(token));
+            }
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            Ok(Arc::clone(kept.insert(Arc::new("token".to_owned()))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_arrives_although_the_first_request_for_it_was_dropped() {
+        let slow = Arc::new(Slow::default());
+        let source = Arc::clone(&slow);
+        let credentials = Credentials::new(move || Ok(Loaded::tokens(Arc::clone(&source) as _))).unwrap();
+        let about = about();
+        let began = Instant::now();
+        let waited = |secs| tokio::time::timeout(Duration::from_secs(secs), credentials.get("a cloud", &about));
+
+        let (first, second) = tokio::join!(waited(4), waited(4));
+        assert!(first.is_err() && second.is_err() && credentials.are_awaited());
+        assert_eq!(*waited(4).await.unwrap().unwrap(), "token");
+        assert_eq!(began.elapsed().as_secs(), 6);
+        assert!(!credentials.are_awaited());
+        assert_eq!(*waited(4).await.unwrap().unwrap(), "token");
+        assert_eq!(slow.requests.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test(start_paused = true)]
