@@ -4,8 +4,8 @@ use std::env;
 use std::path::Path;
 use std::sync::Arc;
 
+use object_store::RetryConfig;
 use object_store::azure::{AzureAccessKey, AzureCredential, MicrosoftAzureBuilder};
-use object_store::{RetryConfig, StaticCredentialProvider};
 
 use super::cli::Cli;
 use super::options::Credentials;
@@ -33,7 +33,7 @@ fn load(from: &Credentials, tokens: &Tokens) -> Result<Loaded<AzureCredential>, 
         Credentials::ClientSecret { tenant, client, secret } => {
             let text = secret_file(secret)?;
             let builder = builder(tokens, "client_secret", tenant.as_deref(), client.as_deref())?;
-            built(builder.with_client_secret(text.as_str())).map(|loaded| Loaded::of_text(loaded.source, &text))
+            built(builder.with_client_secret(text.as_str())).map(|loaded| loaded.of_text(&text))
         }
         Credentials::WorkloadIdentity { tenant, client, token } => {
             secret_file(token)?;
@@ -41,7 +41,7 @@ fn load(from: &Credentials, tokens: &Tokens) -> Result<Loaded<AzureCredential>, 
             built(builder.with_federated_token_file(token.to_string_lossy()))
         }
         Credentials::ManagedIdentity { client } => managed_identity(tokens, client.as_deref()),
-        Credentials::Cli => Ok(Loaded::new(Arc::new(Cli::default()))),
+        Credentials::Cli => Ok(Loaded::tokens(Arc::new(Cli::default()))),
         Credentials::Environment | Credentials::Anonymous => of_environment(tokens),
     }
 }
@@ -49,11 +49,11 @@ fn load(from: &Credentials, tokens: &Tokens) -> Result<Loaded<AzureCredential>, 
 fn of_environment(tokens: &Tokens) -> Result<Loaded<AzureCredential>, Error> {
     let invalid = |name: &'static str| move |problem: String| Error::Invalid(format!("{name}: {problem}"));
     if let Some(key) = set("AZURE_STORAGE_KEY") {
-        return account_key(&key).map(constant).map_err(invalid("AZURE_STORAGE_KEY"));
+        return account_key(&key).map(Loaded::constant).map_err(invalid("AZURE_STORAGE_KEY"));
     }
     if let Some(text) = set("AZURE_STORAGE_SAS_TOKEN") {
         let pairs = sas::parse(&text).map_err(invalid("AZURE_STORAGE_SAS_TOKEN"))?;
-        return Ok(constant(AzureCredential::SASToken(pairs)));
+        return Ok(Loaded::constant(AzureCredential::SASToken(pairs)));
     }
     if let Some(token) = set("AZURE_FEDERATED_TOKEN_FILE") {
         return built(builder(tokens, "workload_identity", None, None)?.with_federated_token_file(token));
@@ -75,11 +75,7 @@ fn of_file(
 ) -> Result<Loaded<AzureCredential>, Error> {
     let text = secret_file(path)?;
     let credential = parse(&text).map_err(|problem| Error::Invalid(format!("{}: {problem}", path.display())))?;
-    Ok(Loaded::of_text(constant(credential).source, &text))
-}
-
-fn constant(credential: AzureCredential) -> Loaded<AzureCredential> {
-    Loaded::new(Arc::new(StaticCredentialProvider::new(credential)))
+    Ok(Loaded::constant(credential).of_text(&text))
 }
 
 /// Reads a key of an account. The error contains no part of it.
@@ -139,7 +135,7 @@ fn unsigned(tokens: &Tokens) -> MicrosoftAzureBuilder {
 
 fn built(builder: MicrosoftAzureBuilder) -> Result<Loaded<AzureCredential>, Error> {
     let store = builder.build().map_err(|error| Error::Invalid(error.to_string()))?;
-    Ok(Loaded::new(Arc::clone(store.credentials())))
+    Ok(Loaded::tokens(Arc::clone(store.credentials())))
 }
 
 #[cfg(test)]

@@ -152,6 +152,10 @@ impl Cloud for Azure {
         self.credentials.as_ref().map_or(0, cloud::Credentials::number)
     }
 
+    fn awaits_credentials(&self) -> bool {
+        self.credentials.as_ref().is_some_and(cloud::Credentials::are_awaited)
+    }
+
     fn reload(&self, used: u64, only_other: bool) -> Result<bool, Error> {
         self.credentials.as_ref().map_or(Ok(false), |credentials| credentials.reload(used, only_other))
     }

@@ -21,7 +21,7 @@ fn azure() -> Azure {
 fn signed() -> Azure {
     let load = || {
         let credential = AzureCredential::BearerToken("hush".to_owned());
-        Ok(cloud::Loaded::new(std::sync::Arc::new(object_store::StaticCredentialProvider::new(credential)) as _))
+        Ok(cloud::Loaded::constant(credential))
     };
     Azure { credentials: Some(cloud::Credentials::new(load).unwrap()), ..azure() }
 }
@@ -110,4 +110,33 @@ fn pages_are_read() {
 
     let last = Azure::page(b"<EnumerationResults><Blobs /><NextMarker /></EnumerationResults>").unwrap();
     assert!(!last.is_truncated && last.token.is_none());
+}
+
+/// Never issues a token.
+#[derive(Debug)]
+struct Silent;
+
+#[async_trait::async_trait]
+impl object_store::CredentialProvider for Silent {
+    type Credential = AzureCredential;
+
+    async fn get_credential(&self) -> object_store::Result<std::sync::Arc<AzureCredential>> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_without_a_token_blames_the_credentials() {
+    let load = || Ok(cloud::Loaded::tokens(std::sync::Arc::new(Silent)));
+    let azure = Azure { credentials: Some(cloud::Credentials::new(load).unwrap()), ..azure() };
+    let options = Options::new("account", "container");
+    let connections = Connections::new(None, &options.observer).unwrap();
+    let bucket = Bucket::new(azure, String::new(), options.limits, options.observer, &connections).unwrap();
+    let store = CloudStore::new(bucket, Budget::new(1 << 20), String::new());
+
+    let error = store.probe().await.unwrap_err();
+
+    assert!(matches!(error, Error::Unavailable { kind: UnavailableKind::Credentials, .. }), "{error:?}");
+    let expected = "the relay can't obtain credentials for Azure Blob Storage: no answer in time";
+    assert!(error.to_string().ends_with(expected), "{error}");
 }

@@ -80,6 +80,14 @@ impl<C: Cloud> Ranged for Bucket<C> {
         self.get_more(object, range).await
     }
 
+    fn silence(&self, about: &About) -> Failure {
+        if !self.cloud.awaits_credentials() {
+            return Failure::passing(format!("{about}: {} did not answer in time", C::NAME));
+        }
+        let text = format!("{about}: the relay can't obtain credentials for {}: no answer in time", C::NAME);
+        Failure::by_kind(without_credentials(text))
+    }
+
     async fn next(body: &mut Incoming) -> Option<Result<Bytes, Box<dyn StdError + Send + Sync>>> {
         loop {
             match body.frame().await? {

@@ -1,12 +1,16 @@
 //! Credentials that are loaded again when a file changes, or when the cloud rejects them.
+//!
+//! A token is requested in a task of its own. It arrives even if it takes longer than the request that needed it first.
 
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use object_store::CredentialProvider;
+use futures_util::FutureExt as _;
+use object_store::{CredentialProvider, StaticCredentialProvider};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::failure::Failure;
@@ -15,7 +19,7 @@ use crate::Error;
 use crate::connections::innermost;
 use crate::ranged::{About, Retry};
 
-/// Minimum time between two loads of credentials that are not in a file.
+/// Minimum time between two loads of tokens, unless their file has changed.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Provides the credentials for a request.
@@ -25,18 +29,26 @@ pub(crate) type Source<T> = Arc<dyn CredentialProvider<Credential = T>>;
 pub(crate) struct Loaded<T> {
     pub(crate) source: Source<T>,
     /// The digest of the file from which they were read. Other credentials have none.
-    pub(crate) digest: Option<[u8; 32]>,
+    digest: Option<[u8; 32]>,
+    /// Whether they are tokens, so that another one can be requested. Keys and signatures stay the same.
+    are_tokens: bool,
 }
 
 impl<T: fmt::Debug + Send + Sync + 'static> Loaded<T> {
-    /// Credentials that are not in a file.
-    pub(crate) fn new(source: Source<T>) -> Self {
-        Self { source, digest: None }
+    /// A key or a signature.
+    pub(crate) fn constant(credential: T) -> Self {
+        let source = Arc::new(StaticCredentialProvider::new(credential));
+        Self { source, digest: None, are_tokens: false }
     }
 
-    /// Credentials from a file with this text.
-    pub(crate) fn of_text(source: Source<T>, text: &str) -> Self {
-        Self { source, digest: Some(Sha256::digest(text).into()) }
+    /// Tokens, which `source` requests when they are needed.
+    pub(crate) fn tokens(source: Source<T>) -> Self {
+        Self { source, digest: None, are_tokens: true }
+    }
+
+    /// Marks these credentials as read from a file with this text.
+    pub(crate) fn of_text(self, text: &str) -> Self {
+        Self { digest: Some(Sha256::digest(text).into()), ..self }
     }
 }
 
@@ -53,6 +65,44 @@ pub(crate) struct Credentials<T> {
 struct Current<T> {
     loaded: Loaded<T>,
     number: u64,
+    /// The last request for a token that took time.
+    requested: Mutex<Option<Requested<T>>>,
+}
+
+/// A credential, or a description of the problem.
+type Obtained<T> = Result<Arc<T>, String>;
+
+/// Receives the result of a request for a token, once. It is `None` until then.
+type Requested<T> = watch::Receiver<Option<Obtained<T>>>;
+
+impl<T: Send + Sync + 'static> Current<T> {
+    fn new(loaded: Loaded<T>, number: u64) -> Self {
+        Self { loaded, number, requested: Mutex::default() }
+    }
+
+    /// Returns the credential if it is at hand. Otherwise, returns the request for it, which all who wait share.
+    fn obtain(&self) -> Result<Obtained<T>, Requested<T>> {
+        let mut requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = requested.as_ref().filter(|requested| is_running(requested)) {
+            return Err(running.clone());
+        }
+
+        let source = Arc::clone(&self.loaded.source);
+        let mut request = async move { source.get_credential().await.map_err(|error| innermost(&error)) }.boxed();
+        if let Some(obtained) = (&mut request).now_or_never() {
+            return Ok(obtained);
+        }
+
+        let (sender, receiver) = watch::channel(None);
+        tokio::spawn(async move { sender.send_replace(Some(request.await)) });
+        *requested = Some(receiver.clone());
+        Err(receiver)
+    }
+}
+
+/// Returns whether a request for a token has no result yet. Its sender is dropped if its task panics.
+fn is_running<T>(requested: &Requested<T>) -> bool {
+    requested.borrow().is_none() && requested.has_changed().is_ok()
 }
 
 impl<T> fmt::Debug for Credentials<T> {
@@ -67,7 +117,7 @@ impl<T: Send + Sync + 'static> Credentials<T> {
     /// # Errors
     /// Those of `load`.
     pub(crate) fn new(load: impl Fn() -> Result<Loaded<T>, Error> + Send + Sync + 'static) -> Result<Self, Error> {
-        let current = RwLock::new(Current { loaded: load()?, number: 0 });
+        let current = RwLock::new(Current::new(load()?, 0));
         Ok(Self { load: Box::new(load), current, reloaded: Mutex::new(Instant::now()) })
     }
 
@@ -76,19 +126,51 @@ impl<T: Send + Sync + 'static> Credentials<T> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).number
     }
 
-    /// Returns the credentials for a request. A token may have to be requested first.
+    /// Returns the credentials for a request. A token may have to be requested first, which goes on if this future is
+    /// dropped. If that fails, and the file from
+    /// which the credentials were read has changed, those of the new file are tried.
     ///
     /// # Errors
     /// A failure with [`UnavailableKind::Credentials`](crate::UnavailableKind).
     pub(crate) async fn get(&self, cloud: &str, about: &About) -> Result<Arc<T>, Failure> {
-        let source = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).loaded.source);
+        let used = self.number();
+        let problem = match self.obtain().await {
+            Ok(credential) => return Ok(credential),
+            Err(problem) => problem,
+        };
 
-        source.get_credential().await.map_err(|error| {
-            let text = format!("the relay can't obtain credentials for {cloud}");
-            let text = about.with_cause(&text, &innermost(&error));
-            // The service that issues tokens may be restarting.
-            Failure { error: without_credentials(text), retry: Retry::Later }
-        })
+        let problem = match self.reload(used, true) {
+            Ok(false) => problem,
+            Ok(true) => match self.obtain().await {
+                Ok(credential) => return Ok(credential),
+                Err(problem) => problem,
+            },
+            Err(error) => error.to_string(),
+        };
+
+        let text = format!("the relay can't obtain credentials for {cloud}");
+        let error = without_credentials(about.with_cause(&text, &problem));
+        // The service that issues tokens may be restarting.
+        Err(Failure { error, retry: Retry::Later })
+    }
+
+    /// Returns a credential of the current source.
+    async fn obtain(&self) -> Obtained<T> {
+        let obtained = self.current.read().unwrap_or_else(PoisonError::into_inner).obtain();
+        let mut requested = match obtained {
+            Ok(obtained) => return obtained,
+            Err(requested) => requested,
+        };
+
+        let result = requested.wait_for(Option::is_some).await.ok().and_then(|result| result.clone());
+        result.unwrap_or_else(|| Err("the request for a token was abandoned".to_owned()))
+    }
+
+    /// Returns whether a token is being requested, so that requests wait for it.
+    pub(crate) fn are_awaited(&self) -> bool {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let requested = current.requested.lock().unwrap_or_else(PoisonError::into_inner);
+        requested.as_ref().is_some_and(is_running)
     }
 
     /// Loads the credentials again, as [`Cloud::reload`](super::Cloud::reload) describes.
@@ -100,11 +182,8 @@ impl<T: Send + Sync + 'static> Credentials<T> {
 
         let fresh = (self.load)()?;
         let digest = self.current.read().unwrap_or_else(PoisonError::into_inner).loaded.digest;
-        if digest.is_some() && fresh.digest == digest {
-            return Ok(false);
-        }
-        if digest.is_none() {
-            if only_other {
+        if fresh.digest == digest {
+            if only_other || !fresh.are_tokens {
                 return Ok(false);
             }
             if used > 0 && reloaded.elapsed() < RELOAD_INTERVAL {
@@ -112,7 +191,7 @@ impl<T: Send + Sync + 'static> Credentials<T> {
             }
         }
 
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current { loaded: fresh, number: used + 1 };
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current::new(fresh, used + 1);
         *reloaded = Instant::now();
         Ok(true)
     }
@@ -133,35 +212,152 @@ pub(crate) fn secret_file(path: &Path) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
-    use object_store::StaticCredentialProvider;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
 
     use super::*;
 
+    fn about() -> About {
+        About::Operator("bucket".to_owned())
+    }
+
     fn of_file(path: std::path::PathBuf) -> impl Fn() -> Result<Loaded<String>, Error> {
-        move || {
-            let text = secret_file(&path)?;
-            Ok(Loaded::of_text(Arc::new(StaticCredentialProvider::new(text.clone())), &text))
+        move || secret_file(&path).map(|text| Loaded::constant(text.clone()).of_text(&text))
+    }
+
+    /// Issues a token for any secret except `old`.
+    #[derive(Debug)]
+    struct Issuer {
+        secret: String,
+        requests: Arc<AtomicUsize>,
+    }
+
+    #[async_trait]
+    impl CredentialProvider for Issuer {
+        type Credential = String;
+
+        async fn get_credential(&self) -> object_store::Result<Arc<String>> {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            if self.secret == "old" {
+                return Err(object_store::Error::Generic { store: "issuer", source: "no such secret".into() });
+            }
+            Ok(Arc::new(format!("token of {}", self.secret)))
         }
+    }
+
+    /// Creates credentials whose secret is in a file, and the number of requests for tokens.
+    fn issued(path: std::path::PathBuf) -> (Credentials<String>, Arc<AtomicUsize>) {
+        let requests = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&requests);
+        let load = move || {
+            let secret = secret_file(&path)?;
+            let issuer = Issuer { secret: secret.clone(), requests: Arc::clone(&counted) };
+            Ok(Loaded::tokens(Arc::new(issuer)).of_text(&secret))
+        };
+        (Credentials::new(load).unwrap(), requests)
     }
 
     #[tokio::test]
     async fn a_rotated_file_is_read_again_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
-        let about = About::Operator("bucket".to_owned());
         std::fs::write(&path, "old\n").unwrap();
         let credentials = Credentials::new(of_file(path.clone())).unwrap();
-        assert_eq!(*credentials.get("a cloud", &about).await.unwrap(), "old");
+        assert_eq!(*credentials.get("a cloud", &about()).await.unwrap(), "old");
 
-        assert!(!credentials.reload(0, true).unwrap(), "the file is the same");
+        for only_other in [true, false] {
+            assert!(!credentials.reload(0, only_other).unwrap(), "the file is the same, so another attempt is useless");
+        }
         std::fs::write(&path, "new").unwrap();
         assert!(credentials.reload(0, true).unwrap());
-        assert_eq!(*credentials.get("a cloud", &about).await.unwrap(), "new");
+        assert_eq!(*credentials.get("a cloud", &about()).await.unwrap(), "new");
         assert!(credentials.reload(0, true).unwrap(), "another request has reloaded it");
         assert_eq!(credentials.number(), 1);
 
         std::fs::write(&path, " ").unwrap();
         assert!(matches!(credentials.reload(1, true), Err(Error::Invalid(_))));
-        assert_eq!(*credentials.get("a cloud", &about).await.unwrap(), "new");
+        assert_eq!(*credentials.get("a cloud", &about()).await.unwrap(), "new");
+    }
+
+    #[tokio::test]
+    async fn a_rotated_secret_is_read_again_when_no_token_is_issued_for_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "old").unwrap();
+        let (credentials, requests) = issued(path.clone());
+
+        let failure = credentials.get("a cloud", &about()).await.unwrap_err();
+        assert_eq!(failure.retry, Retry::Later);
+        assert!(failure.error.to_string().contains("can't obtain credentials for a cloud: no such secret"));
+        assert_eq!(requests.load(Ordering::Relaxed), 1, "the file is the same");
+
+        std::fs::write(&path, "new").unwrap();
+        assert_eq!(*credentials.get("a cloud", &about()).await.unwrap(), "token of new");
+
+        std::fs::write(&path, "old").unwrap();
+        assert!(credentials.reload(1, true).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        let failure = credentials.get("a cloud", &about()).await.unwrap_err();
+        assert_eq!(failure.retry, Retry::Later, "the file may be written again");
+        assert!(failure.error.to_string().contains("secret: can't be read"), "{failure:?}");
+    }
+
+    /// Issues a token after six seconds, and keeps it.
+    #[derive(Debug, Default)]
+    struct Slow {
+        kept: tokio::sync::Mutex<Option<Arc<String>>>,
+        requests: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl CredentialProvider for Slow {
+        type Credential = String;
+
+        async fn get_credential(&self) -> object_store::Result<Arc<String>> {
+            let mut kept = self.kept.lock().await;
+            if let Some(token) = &*kept {
+                return Ok(Arc::clone(token));
+            }
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            Ok(Arc::clone(kept.insert(Arc::new("token".to_owned()))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_arrives_although_the_first_request_for_it_was_dropped() {
+        let slow = Arc::new(Slow::default());
+        let source = Arc::clone(&slow);
+        let credentials = Credentials::new(move || Ok(Loaded::tokens(Arc::clone(&source) as _))).unwrap();
+        let about = about();
+        let began = Instant::now();
+        let waited = |secs| tokio::time::timeout(Duration::from_secs(secs), credentials.get("a cloud", &about));
+
+        let (first, second) = tokio::join!(waited(4), waited(4));
+        assert!(first.is_err() && second.is_err() && credentials.are_awaited());
+        assert_eq!(*waited(4).await.unwrap().unwrap(), "token");
+        assert_eq!(began.elapsed().as_secs(), 6);
+        assert!(!credentials.are_awaited());
+        assert_eq!(*waited(4).await.unwrap().unwrap(), "token");
+        assert_eq!(slow.requests.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rejected_token_is_replaced_although_its_secret_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "secret").unwrap();
+        let (credentials, _) = issued(path);
+
+        assert!(!credentials.reload(0, true).unwrap(), "the token is not rejected");
+        for (used, expected) in [(0, 1), (1, 1)] {
+            assert!(credentials.reload(used, false).unwrap());
+            assert_eq!(credentials.number(), expected, "tokens are requested only every two seconds");
+        }
+
+        tokio::time::advance(RELOAD_INTERVAL).await;
+        assert!(credentials.reload(1, false).unwrap());
+        assert_eq!(credentials.number(), 2);
     }
 }

@@ -101,8 +101,12 @@ pub(crate) trait Cloud: fmt::Debug + Send + Sync + 'static {
     /// Returns the number of the current credentials. It changes when they are loaded again.
     fn credentials(&self) -> u64;
 
+    /// Returns whether a token is being requested, so that requests wait for it.
+    fn awaits_credentials(&self) -> bool;
+
     /// Loads the credentials again, unless those with the number `used` were already replaced. Returns whether another
-    /// attempt makes sense. With `only_other`, that is the case only if a file has changed.
+    /// attempt makes sense: if a file has changed, or another token can be requested. With `only_other`, only a changed
+    /// file counts.
     ///
     /// # Errors
     /// [`Error::Invalid`] if a file can't be read.

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::connections::{CONNECT_TIMEOUT, Connections, Pool};
 use crate::{Error, Unobserved};
 
-/// Maximum time until the head of an answer.
+/// Maximum time until an answer is complete.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Maximum length of an answer, in bytes. Tokens have a few kilobytes.
@@ -36,6 +36,17 @@ impl Tokens {
     }
 }
 
+impl Tokens {
+    async fn answer(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let answer = self.0.send(request).await.map_err(|error| HttpError::new(HttpErrorKind::Connect, error))?;
+        let (head, body) = answer.into_parts();
+
+        let cut = |error| HttpError::new_boxed(HttpErrorKind::Interrupted, error);
+        let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await.map_err(cut)?.to_bytes();
+        Ok(HttpResponse::from_parts(head, HttpResponseBody::from(body)))
+    }
+}
+
 impl HttpConnector for Tokens {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(self.clone()))
@@ -46,12 +57,6 @@ impl HttpConnector for Tokens {
 impl HttpService for Tokens {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let late = |error| HttpError::new(HttpErrorKind::Timeout, error);
-        let answer = timeout(ANSWER_TIMEOUT, self.0.send(request)).await.map_err(late)?;
-        let answer = answer.map_err(|error| HttpError::new(HttpErrorKind::Connect, error))?;
-
-        Ok(answer.map(|body| {
-            let body = Limited::new(body, ANSWER_MAX_BYTES);
-            HttpResponseBody::new(body.map_err(|error| HttpError::new_boxed(HttpErrorKind::Interrupted, error)))
-        }))
+        timeout(ANSWER_TIMEOUT, self.answer(request)).await.map_err(late)?
     }
 }

@@ -57,10 +57,10 @@ fn load(path: Option<&Path>, tokens: &Tokens) -> Result<Loaded<GcpCredential>, E
         None => Error::Invalid(error.to_string()),
     })?;
 
-    let source = Arc::clone(store.credentials());
+    let loaded = Loaded::tokens(Arc::clone(store.credentials()));
     Ok(match &text {
-        Some((_, text)) => Loaded::of_text(source, text),
-        None => Loaded::new(source),
+        Some((_, text)) => loaded.of_text(text),
+        None => loaded,
     })
 }
 

@@ -325,7 +325,7 @@ async fn begin<R: Ranged>(
     time: Duration,
 ) -> Result<R::Body, Failure<R::Cure>> {
     let about = about_key(&object.key);
-    answer::<R, _, _>(source.limits(), time, &about, || source.get(client, object, range.clone())).await
+    answer(source, time, &about, || source.get(client, object, range.clone())).await
 }
 
 /// Returns the next bytes of a body, at least one. A body that ends here is too short.

@@ -46,7 +46,7 @@ where
 
     loop {
         let client = source.client();
-        let failure = match answer::<R, _, _>(limits, attempts.time_left(), about, || request(client.clone())).await {
+        let failure = match answer(source, attempts.time_left(), about, || request(client.clone())).await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
@@ -61,7 +61,7 @@ where
 /// # Errors
 /// The failure of the last request in flight, or a timeout if none was answered.
 pub(super) async fn answer<R, T, F>(
-    limits: &Limits,
+    source: &R,
     limit: Duration,
     about: &About,
     request: impl Fn() -> F,
@@ -70,6 +70,7 @@ where
     R: Ranged,
     F: Future<Output = Result<T, Failure<R::Cure>>>,
 {
+    let limits = source.limits();
     let until = Instant::now() + limit;
     let mut in_flight = Vec::new();
     let mut failure = None;
@@ -94,7 +95,7 @@ where
         }
     }
 
-    Err(failure.unwrap_or_else(|| Failure::passing(format!("{about}: {} did not answer in time", R::NAME))))
+    Err(failure.unwrap_or_else(|| source.silence(about)))
 }
 
 /// The remaining attempts for one request, or since the last byte of a body.

@@ -45,6 +45,11 @@ pub(crate) trait Ranged: fmt::Debug + Send + Sync + 'static {
         range: Range<u64>,
     ) -> impl Future<Output = Result<Self::Body, Failure<Self::Cure>>> + Send;
 
+    /// Describes that a request was not answered in time.
+    fn silence(&self, about: &About) -> Failure<Self::Cure> {
+        Failure::passing(format!("{about}: {} did not answer in time", Self::NAME))
+    }
+
     /// Returns the next piece of a body, which may be empty, or `None` at its end.
     fn next(
         body: &mut Self::Body,
