@@ -6,6 +6,7 @@
 //! | `admit` | whether an `accepted` is valid |
 //! | `credit` | how far the relay may send, and how large the window is |
 //! | `recovery` | the next request after a failure, or the end of the download |
+//! | `silence` | whether a silent relay is lost or the link is slow |
 //! | `timers` | one table of all timers |
 //! | `failure` | the reasons for a recovery and for the end of a download |
 
@@ -13,6 +14,7 @@ mod admit;
 mod credit;
 mod failure;
 mod recovery;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -26,6 +28,8 @@ use bytes::Bytes;
 use self::credit::Credit;
 pub use self::failure::{Cause, Failure};
 use self::recovery::Recovery;
+pub use self::silence::Arrivals;
+use self::silence::Silence;
 use self::transfer::Transfer;
 use super::OFFSET_MAX;
 use super::answer::Accepted;
@@ -51,8 +55,8 @@ pub struct Settings {
     pub window_max: u64,
     /// The largest chunk payload to request, in bytes.
     pub chunk_max: u64,
-    /// Silence after which a relay counts as lost, but at least three of its beats. On a slow link, it is longer and follows
-    /// the measured delay. Until a relay's first message, it is shorter and follows the time of earlier answers.
+    /// Silence after which a relay counts as lost, but at least three of its beats. Until a relay's first message, the
+    /// timeout is shorter and follows the time of earlier answers.
     pub stall_timeout: Duration,
     /// How long to retry while nobody listens and no relay has ever accepted.
     pub no_relay_patience: Duration,
@@ -111,8 +115,8 @@ enum State {
         asked: Duration,
         /// Whether a relay has responded, even if only with a beat.
         heard: bool,
-        /// The time of the request, or of the relay's last message.
-        heard_at: Duration,
+        /// The time since the request, or since the relay's last message.
+        silence: Silence,
         /// The credit in the request.
         credit: u64,
     },
@@ -128,8 +132,7 @@ enum State {
 ///
 /// Invariants:
 /// - [`Self::poll_deliver`] returns a prefix of the requested range of one version of the object, each byte once.
-/// - Credit never decreases, and never exceeds the written bytes by more than the largest window.
-/// - Credit never exceeds the arrived bytes by more than the window, unless the window has shrunk since it was given.
+/// - Credit never decreases, and never exceeds the written bytes by more than a window.
 /// - The download ends only when every byte and the end message have arrived.
 #[derive(Debug)]
 pub struct Receiver {
@@ -142,6 +145,7 @@ pub struct Receiver {
     /// The offset of the next byte to arrive.
     next: u64,
     credit: Credit,
+    arrivals: Arrivals,
     state: State,
     recovery: Recovery,
     /// Limits control messages.
@@ -160,13 +164,14 @@ impl Receiver {
     pub fn new(settings: Settings, get: Get, now: Duration) -> Self {
         let start = get.span.start;
         let mut receiver = Self {
-            credit: Credit::new(start, settings.window_initial, settings.window_max),
+            credit: Credit::new(start, settings.window_initial, settings.window_max, settings.chunk_max),
             recovery: Recovery::new(&settings, now),
             settings,
             get,
             object: None,
             limit: None,
             next: start,
+            arrivals: Arrivals::default(),
             state: State::Waiting { until: now },
             controls: Quota::new(CONTROLS_BURST, CONTROLS_EVERY),
             repeats: Quota::new(REPEATS_BURST, REPEATS_EVERY),
@@ -250,12 +255,11 @@ impl Receiver {
         !self.deliver.is_empty()
     }
 
-    /// Returns the window that this download's link is known to carry, in bytes; `None` until a delay was measured. Another
-    /// download on the same connection may start with it.
+    /// Returns when the latest credit was given whose bytes have arrived. Everything sent to the consumer before then has
+    /// arrived as well.
     #[must_use]
-    pub fn measured_window(&self) -> Option<u64> {
-        let window = self.credit.window();
-        window.delay().map(|_| window.size())
+    pub const fn arrived_until(&self) -> Duration {
+        self.credit.window().arrived_until()
     }
 
     /// Returns the written offset from which on [`Self::handle_written`] has an effect. Until then it need not be called.
@@ -269,7 +273,14 @@ impl Receiver {
 
         let limit = self.limit.unwrap_or(OFFSET_MAX);
         let may_give_credit = transfer.credit < limit && transfer.control_due.is_none();
-        if may_give_credit { self.credit.written_at_step(transfer.credit, self.next, limit) } else { u64::MAX }
+        let credit_due = if may_give_credit { self.credit.written_at_step(transfer.credit, limit) } else { u64::MAX };
+        let caught_up = self.credit.written_to_keep_up(self.next).unwrap_or(u64::MAX);
+        credit_due.min(caught_up)
+    }
+
+    /// Records what the connection has carried by now.
+    pub const fn handle_arrivals(&mut self, arrivals: Arrivals) {
+        self.arrivals = arrivals;
     }
 
     /// Records the connection's share of the window budget, in bytes.
@@ -285,7 +296,7 @@ impl Receiver {
 
         self.count_recovery();
         self.recovery.handle_disconnected();
-        self.credit.handle_end();
+        self.learn_from_end();
         self.credit.window_mut().handle_lost();
 
         // Unsent messages belong to a transfer that is gone. A new request follows the reconnect.
@@ -336,8 +347,8 @@ impl Receiver {
         let is_news = self.is_news(&body);
         self.recovery.handle_heard();
         match &mut self.state {
-            State::Requested { asked, heard, heard_at, credit } => {
-                *heard_at = now;
+            State::Requested { asked, heard, silence, credit } => {
+                *silence = Silence::new(now, self.arrivals);
                 if !std::mem::replace(heard, true) {
                     self.recovery.handle_answered(now.saturating_sub(*asked));
                 }
@@ -346,7 +357,7 @@ impl Receiver {
             }
             State::Streaming(transfer) if envelope.transfer == Some(transfer.id()) => {
                 if is_news {
-                    transfer.heard_at = now;
+                    transfer.silence = Silence::new(now, self.arrivals);
                 }
                 self.handle_body(body, now);
             }
