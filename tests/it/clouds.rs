@@ -216,6 +216,36 @@ async fn tokens_of_azure_come_from_a_workload_identity_an_application_or_a_manag
 }
 
 #[tokio::test]
+async fn a_metadata_server_is_reached_without_the_proxy() {
+    let azure = AzureDouble::start().await;
+    azure.put("a", "x");
+    let tokens = TokenDouble::start().await;
+    let msi = format!("{}/msi/token", tokens.url());
+    let proxy = format!("http://127.0.0.1:{}", data::free_port());
+    let lines = azure_lines(&azure, "").replace("127.0.0.1", "localhost");
+    let identity = [("IDENTITY_ENDPOINT", &*msi), ("IDENTITY_HEADER", "header")];
+    let variables = [&identity[..], &[("HTTP_PROXY", &*proxy), ("NO_PROXY", "localhost")]].concat();
+
+    check_with("az://container", &lines, &variables).await.expect_code(0);
+    assert_eq!(tokens.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn the_check_names_what_an_account_does_not_permit() {
+    let folder = data::folder();
+    let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));
+    for (code, name, expected) in [
+        ("KeyBasedAuthenticationNotPermitted", "account_key_file", "use an identity"),
+        ("AccountIsDisabled", "endpoint_url", "the account is disabled"),
+    ] {
+        let azure = AzureDouble::scripted(false, move |_: &Asked| Act::Fail(403, code, ("", ""))).await;
+        let checked = check("az://container", &azure_lines(&azure, &key)).await.expect_code(2);
+        let said = &checked.stderr;
+        assert!(said.contains(&format!("`stores.s.{name}` = ")) && said.contains(expected), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_of_azure_comes_from_the_command_az() {
     let azure = AzureDouble::start().await;
     azure.put("a", "x");

@@ -198,6 +198,10 @@ pub enum UnavailableKind {
     InvalidCertificate,
     /// The AWS profile uses a way to sign in that is not supported, such as SSO.
     UnsupportedProfile,
+    /// The bucket bills the requester, and the relay names no project that pays.
+    NoBillingProject,
+    /// The storage account is disabled.
+    AccountDisabled,
     /// Any other reason, such as a server that does not answer.
     Other,
 }

@@ -76,6 +76,12 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
         Error::Unavailable { kind: UnavailableKind::InvalidCertificate, .. } => {
             (endpoint(), "use the host name of the server's certificate, or renew the certificate".to_owned())
         }
+        Error::Unavailable { kind: UnavailableKind::NoBillingProject, .. } => {
+            (named(effective, &key("billing_project")), "set it to the project that pays for the requests".to_owned())
+        }
+        Error::Unavailable { kind: UnavailableKind::AccountDisabled, .. } => {
+            (endpoint(), "enable the account, or name another".to_owned())
+        }
         Error::Unavailable { .. } | Error::Protocol(_) => {
             (endpoint(), format!("correct the address, or let the relay reach {}", cloud.name))
         }

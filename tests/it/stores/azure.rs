@@ -126,7 +126,6 @@ async fn an_expired_signature_is_replaced_by_the_one_in_the_file() {
 
     let error = store.probe().await.unwrap_err().to_string();
     assert!(error.contains("expired at 2020-01-01T00:00:00Z") && !error.contains("hush"), "{error}");
-    assert_eq!(azure.requests().len(), 0);
     file.write(SAS);
     assert_eq!(read(&store, "key", &Pin::default(), 0, None).await.unwrap(), "hello");
     store.probe().await.unwrap();

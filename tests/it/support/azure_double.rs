@@ -207,7 +207,9 @@ fn authorize(
     query: &BTreeMap<String, String>,
 ) -> Result<(), (u16, &'static str)> {
     let header = |name: &str| request.headers().get(name).map_or("", |value| value.to_str().unwrap());
-    if query.get("sig").is_some_and(|sig| sig == "hush") || header("authorization") == "Bearer token" {
+    let is_signed = query.get("sig").is_some_and(|sig| sig == "hush");
+    let is_expired = query.get("se").is_some_and(|end| !end.starts_with("2999"));
+    if (is_signed && !is_expired) || header("authorization") == "Bearer token" {
         return Ok(());
     }
     let Some(signature) = header("authorization").strip_prefix(&format!("SharedKey {ACCOUNT}:")) else {

@@ -58,7 +58,7 @@ impl CredentialProvider for Cli {
     }
 }
 
-/// Runs the command. An error contains no output but its first line of errors.
+/// Runs the command. An error contains no output but the line with the reason.
 async fn token() -> Result<Token, String> {
     let run = Command::new("az").args(ARGUMENTS).stdin(Stdio::null()).kill_on_drop(true).output();
     let run = timeout(COMMAND_TIMEOUT, run).await.map_err(|_| "the command az did not end in time".to_owned())?;
@@ -66,8 +66,7 @@ async fn token() -> Result<Token, String> {
 
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let line = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it gives no reason").to_owned();
-        return Err(format!("the command az failed, run `az login`: {line}"));
+        return Err(format!("the command az failed, run `az login`: {}", reason(&said)));
     }
 
     let output: Output =
@@ -76,4 +75,22 @@ async fn token() -> Result<Token, String> {
     // An older version prints a local time. Its tokens are used only once.
     let expires = expires.unwrap_or(OffsetDateTime::UNIX_EPOCH);
     Ok(Token { credential: Arc::new(AzureCredential::BearerToken(output.access_token)), expires })
+}
+
+/// Returns the line with the reason of a failure. The command may print warnings first.
+fn reason(said: &str) -> &str {
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines().find(|line| line.starts_with("ERROR")).or_else(|| lines().next()).unwrap_or("it gives no reason")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_reported_instead_of_a_warning() {
+        assert_eq!(reason("WARNING: old\n\nERROR: no account\nERROR: more\n"), "ERROR: no account");
+        assert_eq!(reason("\n az: broken \n"), "az: broken");
+        assert_eq!(reason(""), "it gives no reason");
+    }
 }

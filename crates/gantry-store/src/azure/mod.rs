@@ -134,13 +134,6 @@ impl Cloud for Azure {
     async fn authorize(&self, request: &mut HttpRequest, about: &About) -> Result<(), Failure> {
         let Some(credentials) = &self.credentials else { return Ok(()) };
         let credential = credentials.get(Self::NAME, about).await?;
-        if let AzureCredential::SASToken(pairs) = &*credential {
-            sas::check_time(pairs).map_err(|problem| Failure {
-                error: cloud::without_credentials(about.with_cause("the relay's SAS can't be used now", &problem)),
-                retry: Retry::AfterCure(Cure::OtherKey),
-            })?;
-        }
-
         let authorizer = AzureAuthorizer::new(&credential, &self.account);
         authorizer.try_authorize(request).map_err(|error| {
             let text = about.with_cause("the request can't be signed", &error.to_string());
@@ -191,6 +184,9 @@ impl Cloud for Azure {
             (409, "BlobArchived" | "BlobBeingRehydrated") => {
                 (denied("archived, it must be rehydrated first"), Retry::Never)
             }
+            (409, "BlobUsesCustomerSpecifiedEncryption") => {
+                (denied("encrypted with a key of the customer, which the relay does not have"), Retry::Never)
+            }
             // The account permits no anonymous request, so nothing can be read.
             (409, "PublicAccessNotPermitted") if answer.subject == Subject::Listing => {
                 let message = format!("{about}: the account permits no anonymous access ({})", answer.label());
@@ -203,16 +199,23 @@ impl Cloud for Azure {
             (401 | 409, _) if self.credentials.is_none() && answer.code() != "" => {
                 (denied("the container is not public"), Retry::Never)
             }
-            (403, "AuthenticationFailed" | "InvalidAuthenticationInfo") => {
-                (unknown(answer), Retry::AfterCure(Cure::OtherKey))
+            (403, "AuthenticationFailed") => (self.unknown(answer), Retry::AfterCure(Cure::OtherKey)),
+            (401, "AuthenticationFailed") | (401 | 403, "InvalidAuthenticationInfo") => {
+                (self.unknown(answer), Retry::AfterCure(Cure::Credentials))
             }
-            (401, "InvalidAuthenticationInfo" | "AuthenticationFailed") => {
-                (unknown(answer), Retry::AfterCure(Cure::Credentials))
+            (403, "KeyBasedAuthenticationNotPermitted") if answer.subject == Subject::Listing => {
+                let text = "the account permits neither its keys nor a SAS that is signed with one: use an identity";
+                let message = format!("{about}: {text} ({})", answer.label());
+                (cloud::without_credentials(message), Retry::AfterCure(Cure::OtherKey))
             }
             // The relay may be in another network than its peers.
             (403, "AuthorizationFailure" | "AuthorizationSourceIPMismatch" | "IpAuthorizationError") => {
                 let message = format!("{about}: the account's network rules exclude the relay ({})", answer.label());
                 (Error::unavailable_because(UnavailableKind::Other, message), Retry::Never)
+            }
+            (403, "AccountIsDisabled") if answer.subject == Subject::Listing => {
+                let message = format!("{about}: the account is disabled ({})", answer.label());
+                (Error::unavailable_because(UnavailableKind::AccountDisabled, message), Retry::Never)
             }
             (403, "AccountIsDisabled") => (denied("the account is disabled"), Retry::Never),
             (400, "InvalidQueryParameterValue")
@@ -250,15 +253,29 @@ impl Cloud for Azure {
     }
 }
 
-/// Returns the error for credentials that Azure does not accept.
-fn unknown(answer: &Answer<'_>) -> Error {
-    let detail = answer.text("AuthenticationErrorDetail").unwrap_or_default();
-    // The other details repeat what was signed.
-    if detail.starts_with("Signature not valid in the specified time frame") {
-        let text = "the SAS is expired, or not valid yet";
-        return cloud::without_credentials(format!("{}: {text} ({})", answer.about, answer.label()));
+impl Azure {
+    /// Returns the error for credentials that Azure does not accept.
+    fn unknown(&self, answer: &Answer<'_>) -> Error {
+        if let Some(problem) = self.problem_with_time(answer) {
+            let text = answer.about.with_cause("the relay's SAS can't be used now", &problem);
+            return cloud::without_credentials(cloud::with_skew(answer, text));
+        }
+
+        let detail = answer.text("AuthenticationErrorDetail").unwrap_or_default();
+        // The other details repeat what was signed.
+        if detail.starts_with("Signature not valid in the specified time frame") {
+            let text = format!("{}: the SAS is expired, or not valid yet ({})", answer.about, answer.label());
+            return cloud::without_credentials(cloud::with_skew(answer, text));
+        }
+        cloud::expired::<Self>(answer)
     }
-    cloud::expired::<Azure>(answer)
+
+    /// Describes why the SAS is not valid at the time of Azure's clock, if its parameters show that.
+    fn problem_with_time(&self, answer: &Answer<'_>) -> Option<String> {
+        let credential = self.credentials.as_ref()?.constant()?;
+        let AzureCredential::SASToken(pairs) = &*credential else { return None };
+        sas::check_time(pairs, answer.date()?.into()).err()
+    }
 }
 
 /// Reads a blob of a listing. Folders of a hierarchical namespace are left out.

@@ -1,5 +1,6 @@
 //! The store in Azure reads documented answers. Source: the reference of the Blob service.
 
+use futures_util::FutureExt as _;
 use hyper::header::HeaderName;
 
 use super::*;
@@ -82,12 +83,54 @@ fn errors_are_classified() {
         assert!(matches!(of(status, code), Error::Unavailable { kind: UnavailableKind::Other, .. }), "{code}");
     }
 
+    assert!(matches!(of(409, "BlobUsesCustomerSpecifiedEncryption"), Error::Denied(_)));
+    assert_eq!(error(&signed(), 401, "InvalidAuthenticationInfo", "").retry, Retry::AfterCure(Cure::Credentials));
+
     let failure = error(&signed(), 403, "AuthenticationFailed", "Signature not valid in the specified time frame: ...");
     assert!(failure.error.to_string().contains("the SAS is expired"), "{failure:?}");
     assert_eq!(failure.retry, Retry::AfterCure(Cure::OtherKey));
     let failure = error(&signed(), 403, "AuthenticationFailed", "The MAC signature 'hush' is not the same");
     assert!(matches!(failure.error, Error::Unavailable { kind: UnavailableKind::Credentials, .. }));
     assert!(!failure.error.to_string().contains("hush"));
+}
+
+#[test]
+fn azure_decides_by_its_own_clock_whether_a_signature_is_valid() {
+    let load =
+        || Ok(cloud::Loaded::constant(AzureCredential::SASToken(sas::parse("sv=1&se=2020-01-02&sig=hush").unwrap())));
+    let azure = Azure { credentials: Some(cloud::Credentials::new(load).unwrap()), ..azure() };
+    let about = About::Operator("container".to_owned());
+    let mut request = cloud_request();
+    azure.authorize(&mut request, &about).now_or_never().unwrap().unwrap();
+    assert!(request.uri().query().unwrap().contains("sig=hush"), "the request is sent");
+
+    let refused = |date| {
+        let headers = headers(&[("x-ms-error-code", "AuthenticationFailed"), ("date", date)]);
+        cloud::of_answer(&azure, &Answer::of_parts(403, headers, "", &about, Subject::Listing)).error.to_string()
+    };
+    let expired = refused("Sat, 01 Feb 2020 00:00:00 GMT");
+    assert!(expired.contains("the relay's SAS can't be used now: it expired at 2020-01-02T00:00:00Z"), "{expired}");
+    assert!(expired.contains("minutes ahead: correct the clock"), "{expired}");
+    let valid = refused("Wed, 01 Jan 2020 00:00:00 GMT");
+    assert!(valid.contains("rejects the relay's credentials"), "{valid}");
+}
+
+fn cloud_request() -> HttpRequest {
+    let empty = object_store::client::HttpRequestBody::empty();
+    hyper::Request::get("https://account.blob.core.windows.net/container?comp=list").body(empty).unwrap()
+}
+
+#[test]
+fn a_listing_reports_an_account_that_can_not_be_read() {
+    let about = About::Operator("container".to_owned());
+    for (code, expected) in [
+        ("KeyBasedAuthenticationNotPermitted", UnavailableKind::Credentials),
+        ("AccountIsDisabled", UnavailableKind::AccountDisabled),
+    ] {
+        let answer = Answer::of_parts(403, headers(&[("x-ms-error-code", code)]), "", &about, Subject::Listing);
+        let error = cloud::of_answer(&signed(), &answer).error;
+        assert!(matches!(error, Error::Unavailable { kind, .. } if kind == expected), "{error:?}");
+    }
 }
 
 #[test]

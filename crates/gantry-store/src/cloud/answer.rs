@@ -1,5 +1,7 @@
 //! Answers that report an error.
 
+use std::time::SystemTime;
+
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Response, StatusCode};
 
@@ -56,6 +58,11 @@ impl<'a> Answer<'a> {
     /// Returns the cloud's code of the error. Azure sends it in a header, too, which an answer to a HEAD has.
     pub(crate) fn code(&self) -> &str {
         header(&self.headers, "x-ms-error-code").or_else(|| self.text("Code")).unwrap_or_default()
+    }
+
+    /// Returns the time of the cloud's clock.
+    pub(crate) fn date(&self) -> Option<SystemTime> {
+        header(&self.headers, "date").and_then(|text| httpdate::parse_http_date(text).ok())
     }
 
     /// Returns a text in the body.

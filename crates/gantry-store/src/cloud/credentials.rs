@@ -154,6 +154,15 @@ impl<T: Send + Sync + 'static> Credentials<T> {
         Err(Failure { error, retry: Retry::Later })
     }
 
+    /// Returns the key or signature in use. Returns `None` if the credentials are tokens.
+    pub(crate) fn constant(&self) -> Option<Arc<T>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        if current.loaded.are_tokens {
+            return None;
+        }
+        current.loaded.source.get_credential().now_or_never()?.ok()
+    }
+
     /// Returns a credential of the current source.
     async fn obtain(&self) -> Obtained<T> {
         let obtained = self.current.read().unwrap_or_else(PoisonError::into_inner).obtain();

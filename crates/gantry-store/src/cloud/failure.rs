@@ -105,9 +105,8 @@ pub(crate) fn no_place<C: Cloud>(answer: &Answer<'_>) -> Error {
 }
 
 /// Adds the difference between the cloud's clock and this machine's to a message, if it explains a refusal.
-fn with_skew(answer: &Answer<'_>, text: String) -> String {
-    let date = header(&answer.headers, "date").and_then(|text| httpdate::parse_http_date(text).ok());
-    let Some(date) = date else { return text };
+pub(crate) fn with_skew(answer: &Answer<'_>, text: String) -> String {
+    let Some(date) = answer.date() else { return text };
 
     #[expect(clippy::disallowed_methods, reason = "clouds compare their clock with the wall clock")]
     let now = SystemTime::now();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http_body_util::{BodyExt as _, Limited};
+use hyper::http::uri::Scheme;
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
@@ -25,20 +26,27 @@ const ANSWER_MAX_BYTES: usize = 256 * 1024;
 
 /// Connections to the services that issue tokens.
 #[derive(Clone, Debug)]
-pub(crate) struct Tokens(Pool<HttpRequestBody>);
+pub(crate) struct Tokens {
+    services: Pool<HttpRequestBody>,
+    /// For metadata servers, which only this machine can reach. Their addresses are the only ones without TLS.
+    metadata: Pool<HttpRequestBody>,
+}
 
 impl Tokens {
     /// # Errors
     /// [`Error::Invalid`] if there are no settings for TLS.
     pub(crate) fn new() -> Result<Self, Error> {
         let connections = Connections::new(None, &(Arc::new(Unobserved) as _))?;
-        Ok(Self(connections.pool(CONNECT_TIMEOUT)))
+        let metadata = connections.without_proxies().pool(CONNECT_TIMEOUT);
+        Ok(Self { services: connections.pool(CONNECT_TIMEOUT), metadata })
     }
 }
 
 impl Tokens {
     async fn answer(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let answer = self.0.send(request).await.map_err(|error| HttpError::new(HttpErrorKind::Connect, error))?;
+        let is_metadata = request.uri().scheme() == Some(&Scheme::HTTP);
+        let pool = if is_metadata { &self.metadata } else { &self.services };
+        let answer = pool.send(request).await.map_err(|error| HttpError::new(HttpErrorKind::Connect, error))?;
         let (head, body) = answer.into_parts();
 
         let cut = |error| HttpError::new_boxed(HttpErrorKind::Interrupted, error);

@@ -54,6 +54,12 @@ impl Connections {
         Ok(Self(Connector::new(tls::config(ca)?, Arc::new(Matcher::from_env()), Observer::clone(observer))))
     }
 
+    /// Opens connections like these, but through no proxy.
+    #[cfg(feature = "cloud")]
+    pub(crate) fn without_proxies(&self) -> Self {
+        Self(self.0.without_proxies())
+    }
+
     /// Creates a pool of connections. Each must be established within `connect_timeout`.
     pub(crate) fn pool<B>(&self, connect_timeout: Duration) -> Pool<B>
     where

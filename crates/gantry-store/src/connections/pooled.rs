@@ -44,6 +44,11 @@ impl Connector {
         Self { timeout, ..self.clone() }
     }
 
+    #[cfg(feature = "cloud")]
+    pub(super) fn without_proxies(&self) -> Self {
+        Self { proxies: Arc::new(Matcher::builder().build()), ..self.clone() }
+    }
+
     pub(super) const fn proxies(&self) -> &Arc<Matcher> {
         &self.proxies
     }

@@ -22,7 +22,7 @@ use crate::cloud::{
 use crate::connections::Connections;
 use crate::listing::{self, Line};
 use crate::ranged::{About, Retry};
-use crate::{Budget, Error, Opened, Store};
+use crate::{Budget, Error, Opened, Store, UnavailableKind};
 use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 
 /// Google's own address.
@@ -186,7 +186,13 @@ impl Cloud for Gcs {
             (401, _) if self.credentials.is_none() => Some((cloud::denied(answer), Retry::Never)),
             (400, "UserProjectMissing") => {
                 let text = "the bucket bills the requester, and no project is set";
-                Some((Error::Denied(format!("{about}: {text} ({})", answer.label())), Retry::Never))
+                let message = format!("{about}: {text} ({})", answer.label());
+                // Nothing can be read.
+                let error = match answer.subject {
+                    Subject::Listing => Error::unavailable_because(UnavailableKind::NoBillingProject, message),
+                    Subject::Object { .. } => Error::Denied(message),
+                };
+                Some((error, Retry::Never))
             }
             // The name of a version that can't exist.
             (400, _) if matches!(answer.subject, Subject::Object { has_version: true, .. }) => {

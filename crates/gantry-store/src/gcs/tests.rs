@@ -88,6 +88,13 @@ fn errors_are_classified() {
         let Error::Unavailable { retry_after, .. } = failure.error else { panic!("{status}: {failure:?}") };
         assert_eq!((retry_after, failure.retry), (Some(std::time::Duration::from_secs(7)), Retry::Later));
     }
+
+    let operator = About::Operator("bucket".to_owned());
+    let body = "<Error><Code>UserProjectMissing</Code></Error>";
+    let answer = Answer::of_parts(400, HeaderMap::new(), body, &operator, Subject::Listing);
+    let unbilled = cloud::of_answer(&gcs(), &answer).error;
+    assert!(matches!(unbilled, Error::Unavailable { kind: UnavailableKind::NoBillingProject, .. }), "{unbilled:?}");
+
     // A consumer must not learn the bucket's name.
     assert!(!error(403, "AccessDenied", false).error.to_string().contains("place"));
 }
