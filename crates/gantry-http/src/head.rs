@@ -19,14 +19,15 @@ pub(crate) const HEADERS_MAX: usize = 100;
 /// The longest value of a trace header that is passed on. Source: W3C Trace Context, section 3.3.
 const TRACE_MAX_BYTES: usize = 512;
 
-/// The port of a host that is named without one.
+/// The ports of a host that is named without one.
+const HTTP_PORT: u16 = 80;
 const HTTPS_PORT: u16 = 443;
 
 /// Returns the host's name, without a port. `None` for HTTP/1.0 without one.
 ///
 /// # Errors
-/// 400 if a request of HTTP/1.1 does not have exactly one `Host`, and if one of HTTP/2 has neither `:authority` nor
-/// `Host`, or both of different hosts. Source: RFC 9112, section 3.2, and RFC 9113, section 8.3.1.
+/// 400 if a request of HTTP/1.1 does not have exactly one `Host`, if one of HTTP/2 has neither `:authority` nor `Host`,
+/// and if the target and `Host` name different hosts. Source: RFC 9112, section 3.2, and RFC 9113, section 8.3.1.
 pub(crate) fn host(uri: &hyper::Uri, headers: &HeaderMap, version: Version) -> Result<Option<String>, Fault> {
     let mut values = headers.get_all(HOST).iter();
     let value = values.next();
@@ -37,14 +38,14 @@ pub(crate) fn host(uri: &hyper::Uri, headers: &HeaderMap, version: Version) -> R
     if value.is_none() && version >= Version::HTTP_11 {
         return Err(Fault::invalid_request("the request has no Host header"));
     }
-    if version == Version::HTTP_2
-        && let (Some(authority), Some(value)) = (uri.authority(), value)
-        && !is_same_host(authority, value)
+    // The store may depend on the target's host, and a signature covers the header.
+    if let (Some(authority), Some(value)) = (uri.authority(), value)
+        && !is_same_host(authority, value, default_port(uri))
     {
-        return Err(Fault::invalid_request("the request's :authority and Host differ, or are invalid"));
+        let target = if version == Version::HTTP_2 { ":authority" } else { "target" };
+        return Err(Fault::invalid_request(format!("the request's {target} and Host differ, or are invalid")));
     }
 
-    // A target in absolute form takes precedence.
     if let Some(host) = uri.host() {
         return Ok(Some(host.to_owned()));
     }
@@ -58,10 +59,14 @@ pub(crate) fn host(uri: &hyper::Uri, headers: &HeaderMap, version: Version) -> R
     }
 }
 
-/// Returns whether a `Host` header means the same as the authority of a request over TLS.
-fn is_same_host(authority: &Authority, host: &HeaderValue) -> bool {
+fn default_port(uri: &hyper::Uri) -> u16 {
+    if uri.scheme_str() == Some("http") { HTTP_PORT } else { HTTPS_PORT }
+}
+
+/// Returns whether a `Host` header means the same as the authority of a target.
+fn is_same_host(authority: &Authority, host: &HeaderValue, default_port: u16) -> bool {
     let Some(host) = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()) else { return false };
-    let port = |authority: &Authority| authority.port_u16().unwrap_or(HTTPS_PORT);
+    let port = |authority: &Authority| authority.port_u16().unwrap_or(default_port);
 
     let has_user = authority.as_str().contains('@') || host.as_str().contains('@');
     !has_user && host.host().eq_ignore_ascii_case(authority.host()) && port(&host) == port(authority)

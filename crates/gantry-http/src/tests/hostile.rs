@@ -150,8 +150,13 @@ async fn absolute_targets_and_http_1_0_are_served() {
     let site = Site::new();
     let bytes = site.put("a", 250);
 
-    let absolute = site.get("http://elsewhere:1/models/a", &[]).await;
+    let absolute = site.get("http://localhost:9000/models/a", &[]).await;
     assert_eq!((absolute.status, absolute.body), (200, bytes.clone()));
+    // A signature for the host in the header would permit an object at the host in the target.
+    for other in ["elsewhere:9000", "localhost:9001", "localhost", "me@localhost:9000"] {
+        let absolute = site.get(&format!("http://{other}/models/a"), &[]).await;
+        assert_eq!(absolute.status, 400, "{other}");
+    }
 
     let old = site.answer("GET /models/a HTTP/1.0\r\n\r\n").await;
     assert_eq!((old.status, &old.body), (200, &bytes));
