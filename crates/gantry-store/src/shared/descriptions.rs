@@ -102,3 +102,11 @@ impl Drop for Forgets<'_> {
         }
     }
 }
+
+/// Returns whether two descriptions are of the same version.
+///
+/// The date is compared, too: on some servers, a copy of an object onto itself has the same `ETag` and other metadata.
+pub(super) fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
+    (&one.etag, &one.version_id, one.size, &one.last_modified)
+        == (&other.etag, &other.version_id, other.size, &other.last_modified)
+}

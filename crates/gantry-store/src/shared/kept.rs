@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::descriptions::is_same;
 use super::limits::Limits;
 use crate::Budget;
 use crate::budget::Reservation;
@@ -489,14 +490,6 @@ impl<S> Version<S> {
         let read = self.sources.iter().map(|running| running.rest.start).filter(|start| *start >= after).min();
         kept.into_iter().chain(read).min()
     }
-}
-
-/// Returns whether two descriptions are of the same version.
-///
-/// The date is compared, too: on some servers, a copy of an object onto itself has the same `ETag` and other metadata.
-pub(super) fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
-    (&one.etag, &one.version_id, one.size, &one.last_modified)
-        == (&other.etag, &other.version_id, other.size, &other.last_modified)
 }
 
 #[cfg(test)]

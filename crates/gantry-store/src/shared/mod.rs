@@ -28,8 +28,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 
-use self::descriptions::Descriptions;
-use self::kept::is_same;
+use self::descriptions::{Descriptions, is_same};
 use self::leads::{Lead, Leads, Opening};
 use self::observe::Report as Event;
 use self::reader::Reader;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::time::{Instant, sleep};
 
-use super::kept::{Kept, VersionId, is_same};
+use super::descriptions::is_same;
+use super::kept::{Kept, VersionId};
 use super::limits::Limits;
 use super::observe::{Observer, Report};
 use super::source::Source;
