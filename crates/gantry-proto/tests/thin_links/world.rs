@@ -338,7 +338,7 @@ impl World {
         }
     }
 
-    /// Returns a random number below `limit`. The generator is SplitMix64.
+    /// Returns a random number below `limit`. The generator is `SplitMix64`.
     fn below(&mut self, limit: usize) -> usize {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;
