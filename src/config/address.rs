@@ -223,6 +223,8 @@ fn parse_file(rest: &str) -> Result<StoreAddress, String> {
     if !path.starts_with('/') {
         return Err(if path.contains('@') {
             NO_USER.to_owned()
+        } else if path.starts_with(['.', '~']) {
+            "must be an absolute path after three slashes, as in file:///srv/files; --store accepts NAME=./DIR".to_owned()
         } else {
             format!("must be an absolute path after three slashes, as in file:///{path}")
         });
