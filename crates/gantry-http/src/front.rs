@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::body::Body;
-use hyper::header::{ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SERVER};
+use hyper::header::{ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SERVER, TRAILER};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::{Instrument as _, Span, field, info_span};
 
@@ -24,7 +25,7 @@ use crate::stores::Stores;
 use crate::target::{Place, Target};
 use crate::timed::Phase;
 use crate::tracked::{Report, Tracked};
-use crate::{attributes, bucket, cors, head, index};
+use crate::{attributes, bucket, cors, date, head, index};
 
 /// S3's requests that read an object's other properties, by the parameter that selects them.
 const OBJECT_REQUESTS: [&str; 8] =
@@ -133,8 +134,8 @@ impl Front {
             Err(fault) => fault.into_reply(&resource, &request_id),
         };
 
-        self.complete(&head.method, &head.headers, &request_id, &mut reply);
-        let has_trailer = reply.headers.contains_key(hyper::header::TRAILER);
+        self.complete(&head, &request_id, &mut reply);
+        let has_trailer = reply.headers.contains_key(TRAILER);
         let status = reply.status.as_u16();
         reply.into_response(|content| Tracked::new(content, report, status, has_trailer))
     }
@@ -222,7 +223,7 @@ impl Front {
         let signed =
             Signed { method: head.method, path: signed_path(head), query: &target.query, headers: head.headers };
         match (signed.is_signed(), self.options.keys.is_empty()) {
-            (true, false) => signed.verify(&self.options.keys, now()).map(Some),
+            (true, false) => signed.verify(&self.options.keys, date::now()).map(Some),
             (true, true) if peer.is_local() => Ok(None),
             (true, true) => Err(sign::unknown_key()),
             (false, false) if !self.options.anonymous => Err(Fault::denied("the request has no signature")),
@@ -282,8 +283,8 @@ impl Front {
         }
 
         let is_head = *head.method == Method::HEAD;
-        let has_trailer = head.has_trailer;
-        Read { store, key, is_head, headers: head.headers, query, has_trailer }.answer().await
+        let (has_trailer, has_length) = (head.has_trailer, head.version == Version::HTTP_2);
+        Read { store, key, is_head, headers: head.headers, query, has_trailer, has_length }.answer().await
     }
 
     async fn store(&self, name: &StoreName) -> Result<Arc<dyn Store>, Fault> {
@@ -292,11 +293,12 @@ impl Front {
     }
 
     /// Adds what every response has, and removes the content of an answer to HEAD.
-    fn complete(&self, method: &Method, request: &HeaderMap, request_id: &str, reply: &mut Reply) {
-        if *method == Method::HEAD {
+    fn complete(&self, request: &Parts, request_id: &str, reply: &mut Reply) {
+        if request.method == Method::HEAD {
             let content = std::mem::replace(&mut reply.content, Content::EMPTY).into_head();
+            let is_chunked = reply.headers.contains_key(TRAILER) && request.version != Version::HTTP_2;
             if let Some(len) = content.head_len().filter(|_| reply.status != StatusCode::NOT_MODIFIED)
-                && !reply.headers.contains_key(hyper::header::TRAILER)
+                && !is_chunked
             {
                 reply.headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
             }
@@ -314,7 +316,7 @@ impl Front {
         if reply.status == StatusCode::RANGE_NOT_SATISFIABLE {
             reply.headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
-        cors::allow(&self.options.cors_origins, method, request, &mut reply.headers);
+        cors::allow(&self.options.cors_origins, &request.method, &request.headers, &mut reply.headers);
     }
 }
 
@@ -326,11 +328,4 @@ fn is_s3_listing(target: &Target) -> bool {
 /// Returns the path that was signed. Without a path, clients sign `/`.
 fn signed_path<'a>(head: &Head<'a>) -> &'a str {
     if head.target.path.is_empty() { "/" } else { &head.target.path }
-}
-
-/// Returns the seconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "signatures contain wall-clock time")]
-pub(crate) fn now() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
-    now.ok().and_then(|now| i64::try_from(now.as_secs()).ok()).unwrap_or_default()
 }

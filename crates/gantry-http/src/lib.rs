@@ -38,6 +38,7 @@ mod target;
 mod tests;
 mod timed;
 mod tracked;
+mod version;
 mod xml;
 
 pub use listener::{Established, Listener, Peer, Protocol, accept_until};
