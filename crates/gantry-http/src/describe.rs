@@ -18,7 +18,7 @@ use crate::target::Query;
 const UNKNOWN_TYPE: &str = "application/octet-stream";
 
 /// What S3 lets a query override, and the header.
-const OVERRIDES: [(&str, HeaderName); 6] = [
+pub(crate) const OVERRIDES: [(&str, HeaderName); 6] = [
     ("response-content-type", CONTENT_TYPE),
     ("response-content-disposition", CONTENT_DISPOSITION),
     ("response-content-language", hyper::header::CONTENT_LANGUAGE),

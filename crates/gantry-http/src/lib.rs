@@ -27,6 +27,7 @@ mod multipart;
 mod object;
 mod observe;
 mod options;
+mod parameters;
 mod proof;
 mod range;
 mod reply;

@@ -336,6 +336,22 @@ async fn browsers_get_index_pages() {
 }
 
 #[tokio::test]
+async fn a_name_can_not_change_how_an_index_page_is_read() {
+    let site = Site::new();
+    site.put("invoice\u{202e}fdp.exe", 1);
+    site.put("\u{2066}x/a", 1);
+
+    for target in ["/models/", "/models/%E2%81%A6x/"] {
+        let page = site.get(target, &[BROWSER]).await;
+        assert_eq!(page.status, 200);
+        assert!(page.text().chars().all(|c| gantry_proto::printable::is_printable(c) || c == '\n'), "{}", page.text());
+    }
+    assert!(site.get("/models/", &[BROWSER]).await.text().contains(">invoice\\u{202e}fdp.exe<"));
+    // S3 clients get the name itself.
+    assert!(site.get("/models?list-type=2", &[]).await.text().contains('\u{202e}'));
+}
+
+#[tokio::test]
 async fn an_index_page_links_to_the_next() {
     let site = Site::new();
     for i in 0..1500 {
