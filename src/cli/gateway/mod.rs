@@ -27,8 +27,8 @@ use self::access_log::AccessLog;
 use self::listen::{Connections, Socket};
 use self::metrics::{FrontMetrics, RelaysLater, UpstreamMetrics};
 use self::observer::Observer;
-use self::stores::Reachable;
 pub(super) use self::stores::Served;
+use self::stores::{Awaited, Reachable};
 use super::connect::{self, REFUSED_LIMIT};
 use super::exit::{Exit, Failure};
 use super::key_options::GatewayKeys;
@@ -78,17 +78,24 @@ impl Gateway {
         };
         let listener = pages::listen(&config.http).await?;
 
-        let served = async {
-            let Some(bus) = first_connection(&options, shutdown).await? else { return Ok(()) };
+        let stores = Arc::new(Awaited::default());
+        let connection = async {
+            let bus = first_connection(&options, &stores).await?;
             let client = consumer::Options::default().prefix(config.prefix.clone());
             let upstream = Relays::new(Arc::clone(&bus), client, config.gateway.upstream.clone());
             relays.get_or_init(|| upstream.clone());
-            let stores = Reachable { bus: Arc::clone(&bus), prefix: config.prefix.clone(), relays: upstream };
+            stores.connected(Reachable { bus: Arc::clone(&bus), prefix: config.prefix.clone(), relays: upstream });
 
             tokio::select! {
-                () = front.serve(Arc::new(stores), shutdown) => Ok(()),
                 failure = closed(&*bus) => Err(failure),
                 () = show(&*bus, &connected) => Err(Failure::new(Exit::Failed, "the connection to NATS has ended")),
+            }
+        };
+        // Clients are answered before there is a connection, too.
+        let served = async {
+            tokio::select! {
+                () = front.serve(Arc::clone(&stores) as _, shutdown) => Ok(()),
+                ended = connection => ended,
             }
         };
         let served = pages::beside(served, listener, pages).await;
@@ -188,20 +195,17 @@ fn read(path: &Path) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
-/// Connects to NATS. Retries without limit, since nats-server may start later. Returns `None` on shutdown.
+/// Connects to NATS. Retries without limit, since nats-server may start later.
 ///
 /// # Errors
 /// If a retry would fail in the same way.
-async fn first_connection(options: &NatsOptions, shutdown: &Shutdown) -> Result<Option<Arc<dyn Bus>>, Failure> {
+async fn first_connection(options: &NatsOptions, stores: &Awaited) -> Result<Arc<dyn Bus>, Failure> {
     loop {
-        let attempt = tokio::select! {
-            attempt = connect::try_nats(options) => attempt,
-            () = shutdown.drain.cancelled() => return Ok(None),
-        };
-        match attempt {
-            Ok(bus) => return Ok(Some(bus)),
+        match connect::try_nats(options).await {
+            Ok(bus) => return Ok(bus),
             Err(bus::Error::Unreachable { servers, reason }) => {
-                warn!(servers, reason, "no connection to NATS yet: retrying, /readyz reports not ready until then");
+                stores.not_yet(format!("{servers}: {reason}"));
+                warn!(servers, reason, "no connection to NATS yet: retrying, requests get 503 until then");
             }
             Err(error) => return Err(error.into()),
         }
