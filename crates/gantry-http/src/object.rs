@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE,
+};
 use hyper::{StatusCode, header};
 use tracing::warn;
 use uuid::Uuid;
@@ -205,12 +207,12 @@ impl Read<'_> {
 
     fn several(&self, object: &ObjectInfo, ranges: &[Range<u64>]) -> Reply {
         let mut headers = describe::object(object, self.query);
-        let part_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let part_head = part_head(&mut headers);
 
         // Unpredictable, so that no object can contain it.
         let boundary = Uuid::new_v4().simple().to_string();
         let (content, content_type) =
-            multipart::content(Arc::clone(&self.store), object, ranges, &part_type, &boundary);
+            multipart::content(Arc::clone(&self.store), object, ranges, &part_head, &boundary);
 
         headers.insert(HeaderName::from_static(proof::NAME), proof::TRANSPORT);
         headers.insert(CONTENT_LENGTH, HeaderValue::from(content.left()));
@@ -271,6 +273,16 @@ impl Read<'_> {
     fn fault(&self, error: &Error) -> Fault {
         Fault::of_store(error, self.query.has("versionId"))
     }
+}
+
+/// Returns the lines that describe a part of a response with several, and removes what does not describe all of it.
+fn part_head(headers: &mut HeaderMap) -> String {
+    let names = [("Content-Type", CONTENT_TYPE), ("Content-Encoding", CONTENT_ENCODING)];
+    let lines = names.into_iter().filter_map(|(shown, name)| {
+        let value = headers.remove(name)?;
+        Some(format!("{shown}: {}\r\n", value.to_str().ok()?))
+    });
+    lines.collect()
 }
 
 /// Waits for the first bytes.

@@ -178,6 +178,46 @@ async fn without_keys_signatures_are_ignored_for_local_clients_only() {
 }
 
 #[tokio::test]
+async fn headers_that_are_stored_with_an_object_are_returned() {
+    let stored = [
+        ("cache-control", "max-age=60"),
+        ("content-disposition", "inline; filename=\"a\""),
+        ("content-encoding", "gzip"),
+        ("content-language", "de, en"),
+        ("expires", "Thu, 02 Jan 2025 03:04:05 GMT"),
+    ];
+    let mut object = shelf::uploaded("a");
+    object.headers.extend(stored.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    object.headers.insert("set-cookie".to_owned(), "a=b".to_owned());
+    let etag = object.etag.clone();
+    let mut shelf = shelf::Shelf::default();
+    shelf.put(object, b"0123456789");
+    let site = Site::serving(Options::default(), Arc::new(shelf));
+
+    for (method, range) in [("GET", "none"), ("HEAD", "none"), ("GET", "bytes=2-3")] {
+        let answer = site.ask(method, "/shelf/a", &[("Range", range)]).await;
+        for (name, value) in stored {
+            assert_eq!(answer.header(name), Some(value), "{method} {range} {name}");
+        }
+        assert_eq!(answer.header("set-cookie"), None);
+    }
+
+    let known = site.get("/shelf/a", &[("If-None-Match", &etag)]).await;
+    assert_eq!((known.status, known.header("cache-control")), (304, Some("max-age=60")));
+    assert_eq!((known.header("expires"), known.header("content-encoding")), (Some(stored[4].1), None));
+
+    // The parts are coded, and not what holds them.
+    let several = site.get("/shelf/a", &[("Range", "bytes=0-1,8-9")]).await;
+    assert_eq!((several.status, several.header("content-encoding")), (206, None));
+    assert_eq!(several.text().matches("Content-Encoding: gzip\r\n").count(), 2);
+
+    let signed = format!("/shelf/a?response-cache-control=no-store&{SIGNED}");
+    assert_eq!(site.get(&signed, &[]).await.header("cache-control"), Some("no-store"));
+    let saved = site.get("/shelf/a?download=b", &[]).await;
+    assert_eq!(saved.header("content-disposition"), Some("attachment; filename*=UTF-8''b"));
+}
+
+#[tokio::test]
 async fn a_query_may_override_headers() {
     let site = shelved();
     let unsigned = "/shelf/dir/digits.txt?response-content-type=text/plain&response-content-disposition=inline&response-\

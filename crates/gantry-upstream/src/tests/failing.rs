@@ -170,12 +170,8 @@ async fn without_a_connection_requests_fail_within_seconds_and_name_the_reason()
         world.consumer.cut(publishes);
 
         let (pin, request) = (Pin::default(), ListRequest::default());
-        let (opened, described, listed, probed) = tokio::join!(
-            world.open(&pin, 0..100),
-            stat(&world),
-            world.store.list(&request),
-            world.store.probe(),
-        );
+        let (opened, described, listed, probed) =
+            tokio::join!(world.open(&pin, 0..100), stat(&world), world.store.list(&request), world.store.probe(),);
         for failed in [opened.map(drop), described.map(drop), listed.map(drop), probed] {
             let Err(Error::Unavailable { message, .. }) = failed else { panic!("{failed:?}") };
             assert!(message.contains("no connection to nats-server"), "{message}");
