@@ -1,6 +1,7 @@
 """The ways to start the front: a Unix socket, a socket from systemd, TLS, a relay's own stores, and the access log."""
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -54,17 +55,19 @@ def unix(place):
 
 
 def systemd(place):
-    """Passes a socket as systemd does: as file descriptor 3, with two variables (sd_listen_fds(3))."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
+    """Passes sockets as systemd does: as file descriptors from 3 on, with two variables (sd_listen_fds(3))."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        fds = [fcntl.fcntl(listening, fcntl.F_DUPFD, 100) for listening in (one, other)]
 
-        fd = listening.fileno()
         # The process id is known only in the child, so a shell sets it.
-        script = f'exec 3<&{fd} {fd}<&-; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"'
-        with started(place, "gateway", shell=["bash", "-c", script], pass_fds=[fd]):
-            got = call(clients.path_of("curl"), "-sSf", f"http://127.0.0.1:{port}/{OBJECTS}/{KEY}")
-            same(got, SMALL[KEY], "on a socket from systemd")
-    return "a socket as systemd passes it"
+        script = f'exec 3<&{fds[0]} 4<&{fds[1]}; LISTEN_PID=$$ LISTEN_FDS=2 exec "$0" "$@"'
+        with started(place, "gateway", shell=["bash", "-c", script], pass_fds=fds):
+            for listening in (one, other):
+                url = f"http://127.0.0.1:{listening.getsockname()[1]}/{OBJECTS}/{KEY}"
+                same(call(clients.path_of("curl"), "-sSf", url), SMALL[KEY], "on a socket from systemd")
+        for fd in fds:
+            os.close(fd)
+    return "two sockets as systemd passes them"
 
 
 def certificate(place):

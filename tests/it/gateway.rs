@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::support::gantry::Running;
+use crate::support::site::{OBJECTS, Site};
 use crate::support::{Nats, Relay, data, gantry, until};
 
 /// What a client may have to wait for while there is no connection to NATS.
@@ -24,8 +25,12 @@ struct Answer {
 
 /// Requests a target, or returns `None` if nobody answers.
 async fn get(address: &str, target: &str) -> Option<Answer> {
+    get_with(address, target, "Accept: */*").await
+}
+
+async fn get_with(address: &str, target: &str, header: &str) -> Option<Answer> {
     let mut stream = TcpStream::connect(address).await.ok()?;
-    let request = format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{header}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
 
     let mut text = String::new();
@@ -121,6 +126,44 @@ async fn while_nats_is_down_requests_get_503_in_time() {
     assert_eq!(status(&address, "/files/a", 200).await.body, "content");
 
     drop(relay);
+    running.signal("TERM");
+    running.output().await.expect_code(0);
+}
+
+#[tokio::test]
+async fn headers_that_s3_stores_reach_the_client() {
+    let site = Site::start().await;
+    let put = site.s3.client().put_object().bucket(&site.bucket).key("a").body(b"0123456789".to_vec().into());
+    let put = put.cache_control("max-age=60").content_disposition("inline").content_encoding("br");
+    put.content_language("de")
+        .expires(aws_sdk_s3::primitives::DateTime::from_secs(1_925_085_845))
+        .send()
+        .await
+        .unwrap();
+    let stored = site.s3.client().head_object().bucket(&site.bucket).key("a").send().await.unwrap();
+    let stored = [
+        ("cache-control", stored.cache_control()),
+        ("content-disposition", stored.content_disposition()),
+        ("content-encoding", stored.content_encoding()),
+        ("content-language", stored.content_language()),
+        ("expires", stored.expires_string()),
+    ];
+    assert!(stored.iter().filter(|(_, value)| value.is_some()).count() >= 3, "{stored:?}");
+
+    let [address, pages] = addresses();
+    let running = gateway(&site.nats.url(), &address, &pages);
+    let target = format!("/{OBJECTS}/a");
+    status(&address, &target, 200).await;
+    for range in ["Range: none", "Range: bytes=2-3"] {
+        let answer = get_with(&address, &target, range).await.unwrap();
+        for (name, value) in &stored {
+            let line = value.map(|value| format!("\r\n{name}: {value}\r\n").to_lowercase());
+            assert!(line.is_none_or(|line| answer.head.contains(&line)), "{range}: {name} in {}", answer.head);
+        }
+    }
+
+    let shown = site.command(["stat", &format!("{OBJECTS}/a")]).run().await.expect_code(0).stdout_text();
+    assert!(shown.contains("header:    cache-control: max-age=60"), "{shown}");
     running.signal("TERM");
     running.output().await.expect_code(0);
 }

@@ -139,16 +139,17 @@ impl Front {
             None => None,
         };
 
-        let socket = socket(address).await?;
-        let (address, is_local) = socket.describe();
+        let sockets = sockets(address).await?;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        info!(address, scheme, "serving HTTP and S3 clients");
-        if !is_local && (options.keys.is_empty() || options.anonymous) {
-            warn!(address, "everybody who reaches this address can read every store of this connection");
+        for (address, is_local) in sockets.iter().map(Socket::describe) {
+            info!(address, scheme, "serving HTTP and S3 clients");
+            if !is_local && (options.keys.is_empty() || options.anonymous) {
+                warn!(address, "everybody who reaches this address can read every store of this connection");
+            }
         }
 
         let observer = Observer { metrics: FrontMetrics::register(registry), log };
-        Ok(Self { connections: Connections::new(socket, tls), options, observer })
+        Ok(Self { connections: Connections::new(sockets, tls), options, observer })
     }
 
     /// Opens the front's socket if an address is configured.
@@ -175,18 +176,19 @@ impl Front {
     }
 }
 
-/// Takes over systemd's socket, or opens one.
-async fn socket(address: &ListenAddress) -> Result<Socket, Failure> {
+/// Takes over systemd's sockets, or opens one.
+async fn sockets(address: &ListenAddress) -> Result<Vec<Socket>, Failure> {
     let inherited = Socket::inherited()
-        .map_err(|error| Failure::new(Exit::Failed, format!("the socket from systemd (LISTEN_FDS): {error}")))?;
-    if let Some(inherited) = inherited {
+        .map_err(|error| Failure::new(Exit::Failed, format!("the sockets from systemd (LISTEN_FDS): {error}")))?;
+    if !inherited.is_empty() {
         return Ok(inherited);
     }
 
-    Socket::bind(address).await.map_err(|error| {
+    let bound = Socket::bind(address).await.map_err(|error| {
         let address = address.to_string();
         Failure::usage(format!("`gateway.listen` = {address:?} can't be bound: {error}: use another address"))
-    })
+    })?;
+    Ok(vec![bound])
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
