@@ -56,7 +56,7 @@ pub(crate) async fn read(store: &dyn Store, name: &StoreName, wanted: &Wanted, p
             continue;
         }
         if page.len() > 0 || page.next.is_none() {
-            places.note_page(name, wanted, &page);
+            note(places, name, wanted, &page);
             return Ok(page);
         }
 
@@ -66,8 +66,15 @@ pub(crate) async fn read(store: &dyn Store, name: &StoreName, wanted: &Wanted, p
     }
 
     let page = Page { next: Some(Start { after, token }), marker, ..Page::default() };
-    places.note_page(name, wanted, &page);
+    note(places, name, wanted, &page);
     Ok(page)
+}
+
+/// Keeps where the next page begins.
+fn note(places: &Places, name: &StoreName, wanted: &Wanted, page: &Page) {
+    if let Some(next) = page.next.as_ref().filter(|next| next.token.is_some()) {
+        places.note(name, wanted, &page.marker, next);
+    }
 }
 
 /// Returns where to begin.

@@ -8,7 +8,6 @@ use std::sync::{Mutex, PoisonError};
 
 use gantry_proto::StoreName;
 
-use super::page::Page;
 use super::wanted::{Start, Wanted};
 
 /// The number of places that are kept, each of at most about 12 KiB.
@@ -43,12 +42,10 @@ impl Places {
         places.iter().rev().find(|place| place.is(store, wanted, marker)).map(|place| place.start.clone())
     }
 
-    /// Keeps where the page after this one begins.
-    pub(super) fn note_page(&self, store: &StoreName, wanted: &Wanted, page: &Page) {
-        let Some(start) = page.next.as_ref().filter(|next| next.token.is_some()) else { return };
-
+    /// Keeps where the page that continues after a name begins.
+    pub(super) fn note(&self, store: &StoreName, wanted: &Wanted, marker: &str, start: &Start) {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        places.retain(|place| !place.is(store, wanted, &page.marker));
+        places.retain(|place| !place.is(store, wanted, marker));
         if places.len() == PLACES_MAX {
             places.pop_front();
         }
@@ -57,7 +54,7 @@ impl Places {
             store: store.clone(),
             prefix: wanted.prefix.clone(),
             is_recursive: wanted.is_recursive,
-            marker: page.marker.clone(),
+            marker: marker.to_owned(),
             start: start.clone(),
         });
     }
