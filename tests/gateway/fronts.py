@@ -120,18 +120,22 @@ def serve(place):
 
 
 def access_log(place):
-    curl = functools.partial(call, clients.path_of("curl"), "-sSf", "-A", 'a "b"')
+    # The last character is a control sequence introducer for terminals.
+    curl = functools.partial(call, clients.path_of("curl"), "-sSf", "-A", 'a "b"\u009b')
     for form in ("common", "json"):
         address, log = f"127.0.0.1:{free_port()}", place.folder / "access.log"
         with started(place, "gateway", "--listen", address, env={"GANTRY_GATEWAY__ACCESS_LOG": form}, log=log):
-            same(curl(f"http://{address}/{FILES}/{KEY}"), SMALL[KEY], "with an access log")
-        lines = log.read_text().splitlines()
+            same(curl(f"http://{address}/{FILES}/{KEY}?X%2DAmz-Signature=hush"), SMALL[KEY], "with an access log")
+        text = log.read_text(encoding="utf-8")
+        expect("\u009b" not in text and "hush" not in text, f"a control character or a signature in {text!r}")
+        lines = text.splitlines()
         expect(len(lines) == 1, f"{len(lines)} lines for one request: {lines}")
         if form == "common":
-            expect(f'"GET /{FILES}/{KEY} HTTP/1.1" 200 {len(SMALL[KEY])} "-" "a \\"b\\""' in lines[0], lines[0])
+            expect(f'"GET /{FILES}/{KEY}? HTTP/1.1" 200 {len(SMALL[KEY])} "-" "a \\"b\\"' in lines[0], lines[0])
         else:
             entry = json.loads(lines[0])
             expect((entry["status"], entry["bytes"], entry["store"]) == (200, len(SMALL[KEY]), FILES), lines[0])
+            expect(entry["user_agent"] == 'a "b"\u009b', lines[0])
     return "a line for each response, in both forms"
 
 
