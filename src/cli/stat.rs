@@ -65,6 +65,9 @@ fn lines(object: &ObjectInfo) -> Vec<String> {
         }
     }
 
+    for (name, value) in &object.headers {
+        lines.push(format!("header:    {}: {}", printable::text(name), printable::text(value)));
+    }
     let metadata = object.metadata.iter();
     lines.extend(
         metadata.map(|(name, value)| format!("metadata:  {}: {}", printable::text(name), printable::text(value))),

@@ -23,6 +23,8 @@ mod download;
 #[cfg(test)]
 mod drivers;
 #[cfg(test)]
+mod gateway;
+#[cfg(test)]
 mod gossip;
 #[cfg(test)]
 mod limits;
