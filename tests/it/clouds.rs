@@ -3,16 +3,16 @@
 use crate::support::azure_double::{ACCOUNT, Act, Asked, AzureDouble, KEY, SAS};
 use crate::support::gantry::Output;
 use crate::support::gcs::Gcs;
-use crate::support::token_double::TokenDouble;
+use crate::support::service_double::ServiceDouble;
 use crate::support::{Nats, Relay, data, doc, gantry};
 
 /// Checks one store `s` at `url` with these lines of configuration.
-async fn check(url: &str, lines: &str) -> Output {
+pub(crate) async fn check(url: &str, lines: &str) -> Output {
     check_with(url, lines, &[]).await
 }
 
 /// Checks one store `s` at `url` with these lines of configuration, and these variables.
-async fn check_with(url: &str, lines: &str, variables: &[(&str, &str)]) -> Output {
+pub(crate) async fn check_with(url: &str, lines: &str, variables: &[(&str, &str)]) -> Output {
     let nats = Nats::plain().await;
     let folder = data::folder();
     let file = folder.path().join("gantry.toml");
@@ -21,12 +21,12 @@ async fn check_with(url: &str, lines: &str, variables: &[(&str, &str)]) -> Outpu
     variables.iter().fold(check, |check, (name, value)| check.env(name, value)).run().await
 }
 
-fn azure_lines(azure: &AzureDouble, lines: &str) -> String {
+pub(crate) fn azure_lines(azure: &AzureDouble, lines: &str) -> String {
     format!("account = {ACCOUNT:?}\nendpoint_url = {:?}\n{lines}", azure.endpoint())
 }
 
 /// Writes a secret to a file in a folder, and returns its path.
-fn secret(folder: &tempfile::TempDir, text: &str) -> String {
+pub(crate) fn secret(folder: &tempfile::TempDir, text: &str) -> String {
     let path = folder.path().join("secret");
     std::fs::write(&path, text).unwrap();
     path.display().to_string()
@@ -192,7 +192,7 @@ async fn the_documentation_has_the_messages_of_the_check() {
 async fn tokens_of_azure_come_from_a_workload_identity_an_application_or_a_managed_identity() {
     let azure = AzureDouble::start().await;
     azure.put("a", "x");
-    let tokens = TokenDouble::start().await;
+    let tokens = ServiceDouble::issuing().await;
     let folder = data::folder();
     let file = secret(&folder, "federated");
     let (url, msi) = (tokens.url(), format!("{}/msi/token", tokens.url()));
@@ -219,7 +219,7 @@ async fn tokens_of_azure_come_from_a_workload_identity_an_application_or_a_manag
 async fn a_metadata_server_is_reached_without_the_proxy() {
     let azure = AzureDouble::start().await;
     azure.put("a", "x");
-    let tokens = TokenDouble::start().await;
+    let tokens = ServiceDouble::issuing().await;
     let msi = format!("{}/msi/token", tokens.url());
     let proxy = format!("http://127.0.0.1:{}", data::free_port());
     let lines = azure_lines(&azure, "").replace("127.0.0.1", "localhost");
@@ -269,7 +269,7 @@ async fn a_token_of_azure_comes_from_the_command_az() {
 async fn tokens_of_google_come_from_the_metadata_server_or_a_service_account() {
     let gcs = Gcs::start().await;
     gcs.put("a", "x").await;
-    let tokens = TokenDouble::start().await;
+    let tokens = ServiceDouble::issuing().await;
     let lines = format!("endpoint_url = {:?}\n", gcs.endpoint());
 
     let host = tokens.host();
