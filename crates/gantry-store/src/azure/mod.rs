@@ -1,6 +1,7 @@
 //! Objects from Azure Blob Storage.
 //!
-//! Snapshots and deleted blobs are never requested. A folder of a hierarchical namespace is not an object.
+//! Snapshots and deleted blobs are never requested. A folder is not an object, neither of a hierarchical namespace nor
+//! as a blob that marks one.
 
 mod cli;
 mod credentials;
@@ -30,6 +31,10 @@ use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, Key, ListPage, Lis
 
 /// The version of Azure's protocol. Listings of this version encode names that XML can't represent.
 const PROTOCOL: HeaderValue = HeaderValue::from_static("2023-11-03");
+
+/// The metadata of an empty blob that stands for a folder. Hadoop's drivers and others write one for each folder, with
+/// the folder's name without a slash, so that the name would otherwise be both a file and a folder.
+const FOLDER_MARK: &str = "hdi_isfolder";
 
 /// A container, or the blobs below a prefix in it.
 pub struct AzureStore(CloudStore<Azure>);
@@ -119,6 +124,8 @@ impl Cloud for Azure {
         Query::default()
             .with("restype", "container")
             .with("comp", "list")
+            // Marks folders.
+            .with("include", "metadata")
             .with("maxresults", &page.limit.to_string())
             .with_some("prefix", Some(page.prefix).filter(|prefix| !prefix.is_empty()))
             .with_some("delimiter", page.is_folded.then_some("/"))
@@ -168,7 +175,7 @@ impl Cloud for Azure {
 
     fn check_head(headers: &HeaderMap) -> Result<(), Refusal> {
         let is_folder = header(headers, "x-ms-resource-type") == Some("directory")
-            || header(headers, "x-ms-meta-hdi_isfolder").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+            || header(headers, &format!("{}{FOLDER_MARK}", Self::METADATA)).is_some_and(is_true);
         if is_folder { Err(Refusal::Folder) } else { Ok(()) }
     }
 
@@ -278,10 +285,12 @@ impl Azure {
     }
 }
 
-/// Reads a blob of a listing. Folders of a hierarchical namespace are left out.
+/// Reads a blob of a listing. Folders are left out.
 fn line(blob: &Element) -> Option<Line> {
     let properties = blob.child("Properties")?;
-    if properties.text_of("ResourceType") == Some("directory") {
+    let mut metadata = blob.child("Metadata").into_iter().flat_map(|metadata| &metadata.children);
+    let is_marked = metadata.any(|entry| entry.name.eq_ignore_ascii_case(FOLDER_MARK) && is_true(&entry.text));
+    if is_marked || properties.text_of("ResourceType") == Some("directory") {
         return None;
     }
 
@@ -291,6 +300,10 @@ fn line(blob: &Element) -> Option<Line> {
         etag: properties.text_of("Etag").map(quoted),
         last_modified: properties.text_of("Last-Modified").and_then(cloud::rfc3339),
     })
+}
+
+fn is_true(text: &str) -> bool {
+    text.trim().eq_ignore_ascii_case("true")
 }
 
 /// Returns a name, encoded as in a URL. Azure encodes only those that XML can't represent.

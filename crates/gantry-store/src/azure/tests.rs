@@ -53,8 +53,8 @@ fn urls_name_versions_and_encode_keys() {
     let page = PageRequest { prefix: "", is_folded: true, token: Some("2!92!x="), start_after: None, limit: 7 };
     assert_eq!(
         azure().listing_url(page),
-        "https://account.blob.core.windows.net/container?restype=container&comp=list&maxresults=7&delimiter=%2F\
-         &marker=2%2192%21x%3D"
+        "https://account.blob.core.windows.net/container?restype=container&comp=list&include=metadata&maxresults=7\
+         &delimiter=%2F&marker=2%2192%21x%3D"
     );
 }
 
@@ -138,8 +138,11 @@ fn pages_are_read() {
     let body = "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><EnumerationResults ServiceEndpoint=\"https://a/\">\
                 <Blobs><Blob><Name>a b+c%20</Name><Properties><Last-Modified>Sat, 28 Nov 2026 21:30:12 GMT</Last-Modified>\
                 <Etag>0x8D1</Etag><Content-Length>5</Content-Length></Properties></Blob>\
-                <Blob><Name Encoded=\"true\">a%01+</Name><Properties><Content-Length>1</Content-Length></Properties></Blob>\
+                <Blob><Name Encoded=\"true\">a%01+</Name><Properties><Content-Length>1</Content-Length></Properties>\
+                <Metadata><hdi_isfolder>false</hdi_isfolder></Metadata></Blob>\
                 <Blob><Name>folder</Name><Properties><ResourceType>directory</ResourceType></Properties></Blob>\
+                <Blob><Name>mark</Name><Properties><Content-Length>0</Content-Length></Properties>\
+                <Metadata><owner>me</owner><Hdi_isfolder>True</Hdi_isfolder></Metadata></Blob>\
                 <BlobPrefix><Name>d/</Name></BlobPrefix></Blobs><NextMarker>m</NextMarker></EnumerationResults>";
     let answer = Azure::page(body.as_bytes()).unwrap();
 
