@@ -514,6 +514,7 @@ const WRONG: &[&str] = &[
     "stores.files = { url = \"s3://bucket\", region = \"EU WEST\" }",
     "stores.files = { url = \"s3://bucket\", endpoint_url = \"http://me:secret@minio:9000\" }",
     "stores.files.url = \"https://acct.blob.core.windows.net/models?sv=1&sig=secret\"",
+    "stores.files.url = \"https://acct.blob.core.chinacloudapi.cn/models\"",
     "stores.files.url = \"https://storage.googleapis.com/models/a\"",
     "stores.files.url = \"gs://models?generation=1\"",
     "stores.files.url = \"az://Models\"",
