@@ -133,7 +133,7 @@ impl Cloud for Azure {
             .append_to(self.url.clone())
     }
 
-    fn prepare(&self, headers: &mut HeaderMap) {
+    fn prepare(&self, headers: &mut HeaderMap, _: Subject) {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert("x-ms-version", PROTOCOL);
     }

@@ -89,8 +89,8 @@ pub(crate) trait Cloud: fmt::Debug + Send + Sync + 'static {
     /// Returns the URL of a page of the listing.
     fn listing_url(&self, page: PageRequest<'_>) -> String;
 
-    /// Adds the headers that each request needs, except for its authorization.
-    fn prepare(&self, headers: &mut HeaderMap);
+    /// Adds the headers that each request for such a subject needs, except for its authorization.
+    fn prepare(&self, headers: &mut HeaderMap, subject: Subject);
 
     /// Signs a request, or adds a token.
     ///

@@ -164,7 +164,7 @@ impl<C: Cloud> Bucket<C> {
 
         let mut request = request(method, url).map_err(|error| invalid(&error))?;
         *request.headers_mut() = headers;
-        self.cloud.prepare(request.headers_mut());
+        self.cloud.prepare(request.headers_mut(), subject);
         self.cloud.authorize(&mut request, about).await?;
 
         // After the signature, because proxies may replace the span.

@@ -122,9 +122,11 @@ impl Cloud for Gcs {
             .append_to(self.url.clone())
     }
 
-    fn prepare(&self, headers: &mut HeaderMap) {
-        // Google decompresses an object that is stored compressed, unless the request accepts gzip.
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    fn prepare(&self, headers: &mut HeaderMap, subject: Subject) {
+        // Google decompresses an object that is stored compressed, unless the request accepts gzip. It may compress a
+        // listing for such a request.
+        let coding = if subject == Subject::Listing { "identity" } else { "gzip" };
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(coding));
         if let Some(project) = &self.project {
             headers.insert("x-goog-user-project", project.clone());
         }
