@@ -68,7 +68,7 @@ fn failure(name: &StoreName, config: &config::Store, error: &store::Error) -> Fa
     let exit = match error {
         store::Error::Unavailable { .. } | store::Error::Protocol(_) => Exit::GaveUp,
         store::Error::NotFound(_) | store::Error::NoBucket(_) => Exit::NotFound,
-        store::Error::Denied(_) => Exit::Denied,
+        store::Error::Denied(_) | store::Error::Archived(_) => Exit::Denied,
         store::Error::Changed(_) | store::Error::Range { .. } | store::Error::Invalid(_) => Exit::Usage,
         _ => Exit::Failed,
     };

@@ -302,3 +302,49 @@ async fn a_machine_without_an_identity_is_reported() {
     assert!(checked.stderr.contains(expected), "{}", checked.stderr);
     assert!(checked.stderr.contains("can't obtain credentials for Google Cloud Storage"), "{}", checked.stderr);
 }
+
+#[tokio::test]
+async fn a_folder_is_downloaded_although_a_blob_marks_it() {
+    let nats = Nats::plain().await;
+    let azure = AzureDouble::start().await;
+    azure.put_folder("models/sub");
+    azure.put("models/sub/a", "of a folder");
+    azure.put("models/b", "beside it");
+    let relay = Relay::on(&nats)
+        .store("m", "az://container/models")
+        .env("AZURE_STORAGE_ACCOUNT", ACCOUNT)
+        .env("AZURE_STORAGE_KEY", KEY)
+        .env("GANTRY_STORES__M__ENDPOINT_URL", azure.endpoint());
+    let _relay = relay.start().await;
+
+    let folder = data::folder();
+    for command in [["get", "-r"], ["sync", "--delete"]] {
+        let target = folder.path().join(command[0]);
+        let run = gantry(command).arg("m/").arg(if command[0] == "get" { "-o" } else { "--json" });
+        run.arg(&target).nats(&nats).run().await.expect_code(0);
+        assert_eq!(std::fs::read(target.join("sub/a")).unwrap(), b"of a folder");
+        assert_eq!(std::fs::read(target.join("b")).unwrap(), b"beside it");
+    }
+}
+
+#[tokio::test]
+async fn the_check_concludes_nothing_from_archived_blobs() {
+    let folder = data::folder();
+    let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));
+    for (archived, expected) in [
+        (["a", "b"], "the relay may list and read"),
+        (["a", "c"], "the relay may list; reading was not tested, the first objects are archived"),
+    ] {
+        let azure = AzureDouble::scripted(false, move |asked: &Asked| {
+            let is_archived = !asked.is_list && (archived.contains(&asked.name.as_str()) || archived[1] == "c");
+            if is_archived { Act::Fail(409, "BlobArchived", ("", "")) } else { Act::Serve }
+        });
+        let azure = azure.await;
+        for name in ["a", "b", "c"] {
+            azure.put(name, "x");
+        }
+        let checked = check("az://container", &azure_lines(&azure, &key)).await.expect_code(0);
+        let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(said.contains(expected), "{said}");
+    }
+}

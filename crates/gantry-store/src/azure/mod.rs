@@ -189,7 +189,8 @@ impl Cloud for Azure {
                 (cloud::no_place::<Self>(answer), Retry::Never)
             }
             (409, "BlobArchived" | "BlobBeingRehydrated") => {
-                (denied("archived, it must be rehydrated first"), Retry::Never)
+                let text = "archived, it must be rehydrated first";
+                (Error::Archived(format!("{about}: {text} ({})", answer.label())), Retry::Never)
             }
             (409, "BlobUsesCustomerSpecifiedEncryption") => {
                 (denied("encrypted with a key of the customer, which the relay does not have"), Retry::Never)

@@ -77,7 +77,7 @@ fn errors_are_classified() {
     assert!(matches!(of(412, "ConditionNotMet"), Error::Changed(_)));
     assert!(matches!(of(403, "AuthorizationPermissionMismatch"), Error::Denied(_)));
     assert!(of(409, "BlobArchived").to_string().contains("archived, it must be rehydrated first"));
-    assert!(matches!(of(409, "BlobArchived"), Error::Denied(_)));
+    assert!(matches!(of(409, "BlobArchived"), Error::Archived(_)));
     assert!(matches!(error(&azure(), 409, "PublicAccessNotPermitted", "").error, Error::Denied(_)));
     for (status, code) in [(503, "ServerBusy"), (500, "OperationTimedOut"), (409, "LeaseIdMissing")] {
         assert!(matches!(of(status, code), Error::Unavailable { kind: UnavailableKind::Other, .. }), "{code}");

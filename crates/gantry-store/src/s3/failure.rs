@@ -267,7 +267,10 @@ impl Answer<'_> {
             }
             // Otherwise 405 means that the version is a delete marker.
             (404 | 405 | 410, _) => (self.missing("no such object"), Retry::Never),
-            (_, "InvalidObjectState") => (denied("archived, it must be restored first", &self.label()), Retry::Never),
+            (_, "InvalidObjectState") => {
+                let label = self.label();
+                (Error::Archived(format!("{what}: archived, it must be restored first ({label})")), Retry::Never)
+            }
             (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => {
                 (denied("access denied", &self.label()), Retry::AfterCure(Cure::OtherKey))
             }
