@@ -195,8 +195,14 @@ pub enum UnavailableKind {
     Credentials,
     /// The store's address demands TLS, but the server does not offer it.
     TlsNotOffered,
+    /// The relay's clock is wrong, so that its signatures and tokens are not valid.
+    Clock,
+    /// The file or the variable with the credentials can't be read, or contains something else.
+    UnusableCredentials,
     /// The server's certificate was issued by an authority that the relay does not trust.
     UnknownAuthority,
+    /// The file with the certificate authorities can't be read, or contains none.
+    UnusableAuthorities,
     /// The server's certificate is invalid for another reason: it has expired, or belongs to another host.
     InvalidCertificate,
     /// The AWS profile uses a way to sign in that is not supported, such as SSO.

@@ -102,6 +102,10 @@ fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> Str
             named(effective, &format!("stores.{name}.tls_ca_file")),
             "name a PEM file of the authority that issued the server's certificate",
         ),
+        Error::Unavailable { kind: UnavailableKind::Clock, .. } => (url(), "correct the clock"),
+        Error::Unavailable { kind: UnavailableKind::UnusableAuthorities, .. } => {
+            (named(effective, &format!("stores.{name}.tls_ca_file")), "correct the file, or name another")
+        }
         Error::Unavailable { kind: UnavailableKind::InvalidCertificate, .. } => {
             (endpoint(), "use the host name of the server's certificate, or renew the certificate")
         }

@@ -22,7 +22,7 @@ use crate::cloud::{
     self, Answer, Bucket, Checksums, Cloud, CloudStore, Cure, Element, Failure, PageRequest, Query, Refusal, Subject,
     check_endpoint, encoded, header,
 };
-use crate::connections::Connections;
+use crate::connections::{Connections, innermost};
 use crate::headers::quoted;
 use crate::listing::{self, Line};
 use crate::ranged::{About, Retry};
@@ -49,7 +49,7 @@ impl AzureStore {
     /// Reads the credentials. No request is sent.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if an option is invalid, or if a file can't be read.
+    /// [`Error::Invalid`] if an option is invalid, or [`Error::Unavailable`] if the credentials can't be read.
     pub fn connect(options: Options, budget: Budget) -> Result<Self, Error> {
         let of_account = || format!("https://{}.blob.core.windows.net", options.account);
         let endpoint = check_endpoint(&options.endpoint_url.clone().unwrap_or_else(of_account))?;
@@ -143,7 +143,7 @@ impl Cloud for Azure {
         let credential = credentials.get(Self::NAME, about).await?;
         let authorizer = AzureAuthorizer::new(&credential, &self.account);
         authorizer.try_authorize(request).map_err(|error| {
-            let text = about.with_cause("the request can't be signed", &error.to_string());
+            let text = about.with_cause("the request can't be signed", &innermost(&error));
             Failure::is_final(cloud::without_credentials(text))
         })
     }
@@ -266,14 +266,14 @@ impl Azure {
     fn unknown(&self, answer: &Answer<'_>) -> Error {
         if let Some(problem) = self.problem_with_time(answer) {
             let text = answer.about.with_cause("the relay's SAS can't be used now", &problem);
-            return cloud::without_credentials(cloud::with_skew(answer, text));
+            return cloud::without_credentials(text);
         }
 
         let detail = answer.text("AuthenticationErrorDetail").unwrap_or_default();
         // The other details repeat what was signed.
         if detail.starts_with("Signature not valid in the specified time frame") {
             let text = format!("{}: the SAS is expired, or not valid yet ({})", answer.about, answer.label());
-            return cloud::without_credentials(cloud::with_skew(answer, text));
+            return cloud::without_credentials(text);
         }
         cloud::expired::<Self>(answer)
     }

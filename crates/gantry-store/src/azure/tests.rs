@@ -110,7 +110,7 @@ fn azure_decides_by_its_own_clock_whether_a_signature_is_valid() {
     };
     let expired = refused("Sat, 01 Feb 2020 00:00:00 GMT");
     assert!(expired.contains("the relay's SAS can't be used now: it expired at 2020-01-02T00:00:00Z"), "{expired}");
-    assert!(expired.contains("minutes ahead: correct the clock"), "{expired}");
+    assert!(!expired.contains("clock"), "Azure compares the SAS with its own clock: {expired}");
     let valid = refused("Wed, 01 Jan 2020 00:00:00 GMT");
     assert!(valid.contains("rejects the relay's credentials"), "{valid}");
 }

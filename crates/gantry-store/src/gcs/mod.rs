@@ -41,7 +41,7 @@ impl GcsStore {
     /// Reads the credentials. No request is sent.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if an option is invalid, or if a file can't be read.
+    /// [`Error::Invalid`] if an option is invalid, or [`Error::Unavailable`] if the credentials can't be read.
     pub fn connect(options: Options, budget: Budget) -> Result<Self, Error> {
         let endpoint = check_endpoint(options.endpoint_url.as_deref().unwrap_or(ENDPOINT))?;
         let project = options.billing_project.as_deref().map(HeaderValue::try_from).transpose();

@@ -223,7 +223,7 @@ impl Answer<'_> {
                 Retry::AfterCure(Cure::Credentials),
             ),
             (_, "RequestTimeTooSkewed") => {
-                (unavailable(UnavailableKind::Other, "the relay's clock is wrong"), Retry::Later)
+                (unavailable(UnavailableKind::Clock, "the relay's clock is wrong"), Retry::Later)
             }
             (_, "RequestTimeout" | "OperationAborted" | "SlowDown" | "InternalError" | "ServiceUnavailable") => {
                 (unavailable(UnavailableKind::Other, "S3 fails or asks to slow down"), Retry::Later)
