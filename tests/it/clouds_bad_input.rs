@@ -74,6 +74,11 @@ async fn a_variable_with_unusable_credentials_for_google_is_named() {
             "`private_key` is not an RSA key in PEM form",
         ),
         (r#"{"type":"impersonated_service_account","source_credentials":"hush"}"#, "which is not supported: use"),
+        (
+            r#"{"type":"external_account","subject_token_type":"jwt","audience":"hush",
+                "token_url":"https://sts.googleapis.com/v1/token","credential_source":{"environment_id":"aws1"}}"#,
+            "`credential_source` is AWS, which is not supported: use a `file` or a `url`",
+        ),
         ("", "the file is empty"),
     ] {
         let file = secret(&folder, text);

@@ -17,6 +17,8 @@ mod clouds;
 #[cfg(test)]
 mod clouds_bad_input;
 #[cfg(test)]
+mod clouds_external;
+#[cfg(test)]
 mod consumer;
 #[cfg(test)]
 mod deploy_files;

@@ -30,7 +30,7 @@ pub(crate) use self::failure::of_answer;
 pub(crate) use self::failure::{Cure, Failure, denied, expired, missing, no_place};
 pub(crate) use self::object::{header, rfc3339};
 pub(crate) use self::store::CloudStore;
-pub(crate) use self::tokens::Tokens;
+pub(crate) use self::tokens::{Problem, Tokens};
 pub(crate) use self::url::{Query, check_endpoint, encoded, encoded_text};
 pub(crate) use self::xml::{Element, parse};
 use crate::listing;

@@ -48,9 +48,23 @@ impl Tokens {
 /// Why a service issued no token. The text names the service and has no part of the request.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Problem(String);
+pub(crate) struct Problem(String);
+
+impl Problem {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
 
 impl Tokens {
+    /// Sends a request, and returns the body of the answer.
+    ///
+    /// # Errors
+    /// If there is no answer in time, or one with a status of failure.
+    pub(crate) async fn ask(&self, request: HttpRequest) -> Result<Bytes, Problem> {
+        self.answer(request).await.map(Response::into_body).map_err(|(_, problem)| problem)
+    }
+
     async fn answer(&self, request: HttpRequest) -> Result<Response<Bytes>, (HttpErrorKind, Problem)> {
         let service = service(&request);
         let answered = timeout(ANSWER_TIMEOUT, self.exchange(request, &service)).await;

@@ -8,6 +8,7 @@ use object_store::RetryConfig;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use serde_json::Value;
 
+use super::external::{Account, External, field};
 use super::options::Credentials;
 use crate::Error;
 use crate::cloud::{self, Loaded, Tokens, check_endpoint, secret_file, unusable_credentials};
@@ -80,11 +81,16 @@ fn of_file(file: &File, tokens: &Tokens) -> Result<Loaded<GcpCredential>, Error>
         None => error,
     })?;
 
-    check(&text).map_err(|problem| file.unusable(&problem))?;
-    let built = builder(tokens).with_application_credentials(file.path.to_string_lossy()).build();
-    // All other fields were checked.
-    let store = built.map_err(|_| file.unusable("`private_key` is not an RSA key in PEM form"))?;
-    Ok(Loaded::tokens(Arc::clone(store.credentials())).of_text(&text))
+    let source = match kind(&text).map_err(|problem| file.unusable(&problem))? {
+        Kind::Own => {
+            let built = builder(tokens).with_application_credentials(file.path.to_string_lossy()).build();
+            // All other fields were checked.
+            let store = built.map_err(|_| file.unusable("`private_key` is not an RSA key in PEM form"))?;
+            Arc::clone(store.credentials())
+        }
+        Kind::External(account) => Arc::new(External::new(*account, tokens.clone())),
+    };
+    Ok(Loaded::tokens(source).of_text(&text))
 }
 
 fn builder(tokens: &Tokens) -> GoogleCloudStorageBuilder {
@@ -94,22 +100,29 @@ fn builder(tokens: &Tokens) -> GoogleCloudStorageBuilder {
         .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
 }
 
-/// Checks what a file contains. An error names the field that is missing or not supported, and no value of a field
+/// What a file contains.
+enum Kind {
+    /// The key of a service account, or the credentials of a user.
+    Own,
+    /// The settings for tokens of another identity provider.
+    External(Box<Account>),
+}
+
+/// Determines what a file contains. An error names the field that is missing or not supported, and no value of a field
 /// that is secret.
-fn check(text: &str) -> Result<(), String> {
+fn kind(text: &str) -> Result<Kind, String> {
     let form = "must be the key file of a service account, as Google's console creates it";
     let file: Value = serde_json::from_str(text).map_err(|_| format!("is not JSON: {form}"))?;
 
     let required: &[&str] = match file["type"].as_str() {
         Some("service_account") => &["client_email", "private_key", "private_key_id"],
         Some("authorized_user") => &["client_id", "client_secret", "refresh_token"],
+        Some("external_account") => return Account::parse(&file).map(Box::new).map(Kind::External),
         Some(
-            other @ ("external_account"
-            | "impersonated_service_account"
-            | "external_account_authorized_user"
-            | "gdch_service_account"),
+            other @ ("impersonated_service_account" | "external_account_authorized_user" | "gdch_service_account"),
         ) => {
-            let cure = "use the key of a service account, or a workload identity of GKE without a file";
+            let cure = "use the key of a service account, an `external_account`, or a workload identity of GKE without a \
+                        file";
             return Err(format!("has credentials of the type {other}, which is not supported: {cure}"));
         }
         _ => return Err(format!("`type` is missing or unknown: {form}")),
@@ -117,16 +130,7 @@ fn check(text: &str) -> Result<(), String> {
     for name in required {
         field(&file, name)?;
     }
-    Ok(())
-}
-
-/// Returns a field with a text.
-///
-/// # Errors
-/// If it is missing, or has another type. The error names the field, and has no part of its value.
-fn field<'a>(object: &'a Value, name: &str) -> Result<&'a str, String> {
-    let text = object[name].as_str().filter(|text| !text.is_empty());
-    text.ok_or_else(|| format!("`{name}` is missing, or not a text"))
+    Ok(Kind::Own)
 }
 
 #[cfg(test)]
@@ -140,7 +144,7 @@ mod tests {
         for (text, problem) in [
             ("AIzaSyNotAFile", "is not JSON"),
             ("{}", "`type` is missing"),
-            (r#"{"type":"external_account","audience":"hush"}"#, "external_account"),
+            (r#"{"type":"external_account","audience":"hush"}"#, "`subject_token_type` is missing"),
             (r#"{"type":"impersonated_service_account","x":"hush"}"#, "which is not supported: use the key"),
             (r#"{"type":"service_account","client_email":"a@b","private_key":"hush"}"#, "`private_key_id` is missing"),
             (r#"{"type":"authorized_user","client_id":"a","client_secret":["hush"]}"#, "`client_secret` is missing"),

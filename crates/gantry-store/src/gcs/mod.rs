@@ -3,6 +3,7 @@
 //! A version is a *generation*. The checksum is the stored CRC-32C, or the MD5 if there is none.
 
 mod credentials;
+mod external;
 mod options;
 
 use std::fmt;
