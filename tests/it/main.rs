@@ -15,6 +15,10 @@ mod cli;
 #[cfg(test)]
 mod clouds;
 #[cfg(test)]
+mod clouds_bad_input;
+#[cfg(test)]
+mod clouds_external;
+#[cfg(test)]
 mod consumer;
 #[cfg(test)]
 mod deploy_files;
