@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, ETAG, EXPIRES,
-    HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED,
 };
 
 use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, ObjectInfo};
@@ -17,6 +17,9 @@ use crate::target::Query;
 
 /// The media type of objects whose type is neither stored nor known by their name.
 const UNKNOWN_TYPE: &str = "application/octet-stream";
+
+/// The length of an MD5 in hexadecimal digits.
+const MD5_HEX_LEN: usize = 32;
 
 /// What S3 lets a query override, and the header.
 pub(crate) const OVERRIDES: [(&str, HeaderName); 6] = [
@@ -72,6 +75,10 @@ pub(crate) fn object(object: &ObjectInfo, query: &Query) -> HeaderMap {
             insert(&mut headers, name, value);
         }
     }
+    // Without access keys anybody can make such a link, under which a file could be a page with scripts.
+    if query.has("response-content-type") {
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    }
     headers
 }
 
@@ -123,7 +130,11 @@ fn part_count(checksum: &Checksum, object: &ObjectInfo) -> Option<u64> {
 /// Returns the number of parts that an `ETag` such as `"…-12"` states. Source: the S3 user guide, "Checking object
 /// integrity", "Using part-level checksums for multipart uploads".
 pub(crate) fn etag_parts(object: &ObjectInfo) -> Option<u64> {
-    let (_, count) = object.etag.trim_matches('"').rsplit_once('-')?;
+    let (digest, count) = object.etag.trim_matches('"').rsplit_once('-')?;
+    // Other stores have ETags with a dash, too.
+    if digest.len() != MD5_HEX_LEN || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
     count.parse().ok().filter(|count| (1..=10_000).contains(count))
 }
 
@@ -179,7 +190,7 @@ mod tests {
     use super::*;
 
     fn of(key: &str) -> ObjectInfo {
-        ObjectInfo::new(key.parse().unwrap(), 4, "\"0123-2\"".to_owned())
+        ObjectInfo::new(key.parse().unwrap(), 4, "\"77f9b0e1b5f2a4c6d8e0f1a2b3c4d5e6-2\"".to_owned())
     }
 
     fn value(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -210,6 +221,21 @@ mod tests {
         assert_eq!(value(&headers, "x-amz-meta-plain").unwrap(), "b c");
         assert_eq!(value(&headers, "x-amz-meta-wide").unwrap(), "=?UTF-8?B?w6kK?=");
         assert_eq!(value(&headers, "x-amz-missing-meta").unwrap(), "1");
+    }
+
+    #[test]
+    fn only_an_etag_of_s3_states_a_number_of_parts() {
+        for (etag, parts) in [
+            ("\"77f9b0e1b5f2a4c6d8e0f1a2b3c4d5e6-3\"", Some(3)),
+            ("\"77f9b0e1b5f2a4c6d8e0f1a2b3c4d5e6-10001\"", None),
+            ("\"77f9b0e1b5f2a4c6d8e0f1a2b3c4d5e6\"", None),
+            // That of a file of 16 bytes in a directory.
+            ("\"187c3a1d2b4f5a60-10\"", None),
+        ] {
+            let mut object = of("a");
+            object.etag = etag.to_owned();
+            assert_eq!(etag_parts(&object), parts, "{etag}");
+        }
     }
 
     #[test]

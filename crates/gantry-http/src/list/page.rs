@@ -41,14 +41,20 @@ pub(crate) async fn read(store: &dyn Store, name: &StoreName, wanted: &Wanted, p
     for _ in 0..PAGES_MAX {
         let listed = list(store, wanted, token.as_deref(), limit).await?;
         let listed_len = listed.entries.len() + listed.prefixes.len();
-        let last = last_name(&listed).map_or_else(String::new, str::to_owned).max(after.clone());
+        let last_skipped = last_name(&listed.entries, &listed.prefixes).unwrap_or_default().to_owned();
 
         let next = listed.next.clone().map(|token| Start { after: after.clone(), token: Some(token) });
-        let page = Page {
+        let mut page = Page {
             entries: listed.entries.into_iter().filter(|entry| entry.key > after).collect(),
             prefixes: listed.prefixes.into_iter().filter(|prefix| is_after(prefix, &after)).collect(),
             next,
-            marker: last,
+            marker: String::new(),
+        };
+        // A start within a folded prefix follows its name. What the next page leaves out must be listed here, so the
+        // prefix is the marker and not the start.
+        page.marker = match last_name(&page.entries, &page.prefixes) {
+            Some(last) => last.to_owned(),
+            None => last_skipped.max(after.clone()),
         };
 
         if page.len() > len_max && limit > limit_min {
@@ -123,7 +129,7 @@ fn is_after(prefix: &str, after: &str) -> bool {
 }
 
 /// Returns the greater of the last names of both lists.
-fn last_name(page: &ListPage) -> Option<&str> {
-    let entry = page.entries.last().map(|entry| entry.key.as_str());
-    entry.max(page.prefixes.last().map(String::as_str))
+fn last_name<'a>(entries: &'a [ListEntry], prefixes: &'a [String]) -> Option<&'a str> {
+    let entry = entries.last().map(|entry| entry.key.as_str());
+    entry.max(prefixes.last().map(String::as_str))
 }

@@ -86,7 +86,7 @@ impl Store for Shelf {
 
 /// `0123456789`, uploaded in parts of 4, 4 and 2 bytes, with the composite SHA-256 that S3 computes.
 pub(super) fn uploaded(key: &str) -> ObjectInfo {
-    let mut object = ObjectInfo::new(key.parse().unwrap(), 10, "\"77f9b0e1b5f2-3\"".to_owned());
+    let mut object = ObjectInfo::new(key.parse().unwrap(), 10, "\"77f9b0e1b5f2a4c6d8e0f1a2b3c4d5e6-3\"".to_owned());
     object.version_id = Some("v1".to_owned());
     object.last_modified = Some("2025-01-02T03:04:05.678Z".to_owned());
     object.content_type = Some("text/x-digits".to_owned());
