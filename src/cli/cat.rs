@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::address::ObjectAddress;
 use super::exit::Failure;
 use super::output;
+use super::suggest;
 use gantry_client::{Client, Get};
 use gantry_proto::StoreName;
 use gantry_relay::shutdown::Shutdown;
@@ -31,13 +32,16 @@ impl Cat {
 
     pub(super) async fn run(self, client: &Client, shutdown: &Shutdown) -> Result<(), Failure> {
         for address in self.addresses {
-            let subject = address.to_string();
-            tokio::select! {
-                written = write(client, address) => written.map_err(|failure| match failure.message.is_empty() {
-                    true => failure,
-                    false => failure.about(subject),
-                })?,
+            let written = tokio::select! {
+                written = write(client, address.clone()) => written,
                 () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
+            };
+            match written {
+                Ok(()) => {}
+                Err(failure) if failure.message.is_empty() => return Err(failure),
+                Err(failure) => {
+                    return Err(suggest::objects(failure.about(address.to_string()), &address, client).await);
+                }
             }
         }
         Ok(())

@@ -269,6 +269,9 @@ fn cure(error: &consumer::Error) -> Option<Cow<'static, str>> {
             "choose another target with -o, or write into it: -o - > FILE"
         }
         consumer::Error::Part(part::Error::TooLarge { .. }) => "choose a target on another file system with -o",
+        consumer::Error::Part(part::Error::NotWritable { .. }) => {
+            "get permission to write in this folder, or choose another target with -o"
+        }
         consumer::Error::Part(part::Error::NoFolder(_)) => "create it, or choose another target with -o",
         _ => return None,
     };

@@ -5,6 +5,7 @@ use clap::Args;
 use super::address::ObjectAddress;
 use super::exit::Failure;
 use super::output::{self, Form};
+use super::suggest;
 use gantry_client::Client;
 use gantry_proto::{Checksum, ChecksumKind, ObjectInfo, Pin, StoreName, printable};
 use gantry_relay::shutdown::Shutdown;
@@ -35,7 +36,13 @@ impl Stat {
             object = client.stat(&self.address.store, &self.address.key, &pin) => object,
             () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
         };
-        let object = object.map_err(|error| Failure::from(error).about(self.address.to_string()))?;
+        let object = match object {
+            Ok(object) => object,
+            Err(error) => {
+                let failure = Failure::from(error).about(self.address.to_string());
+                return Err(suggest::objects(failure, &self.address, client).await);
+            }
+        };
 
         if self.json {
             return output::json(&object);

@@ -23,7 +23,8 @@ const NAMES_MAX: usize = 1000;
 
 /// Adds what the user may have meant to a failure that is due to a missing object.
 pub(super) async fn objects(mut failure: Failure, address: &ObjectAddress, client: &Client) -> Failure {
-    if !failure.is_missing_object {
+    let ends_like_folder = address.key.as_str().ends_with('/') && failure.exit == Exit::Usage;
+    if !failure.is_missing_object && !ends_like_folder {
         return failure;
     }
     // A user who may download need not be permitted to list.

@@ -340,7 +340,7 @@ impl End<'_> {
         let message = match (failed, left_out) {
             (0, 0) => return Ok(()),
             (0, left_out) => format!("{} left out", were(left_out)),
-            (failed, 0) => format!("{} not downloaded: run the command again", were(failed)),
+            (failed, 0) => format!("{} not downloaded", were(failed)),
             (failed, left_out) => format!("{} not downloaded, and {} left out", were(failed), were(left_out)),
         };
         let hidden = if self.omitted > 0 {

@@ -112,12 +112,19 @@ async fn an_address_without_an_object_has_a_suggestion() {
         ("files/app/other", 4, "gantry ls files/app/ lists what is there"),
         ("files/none/other", 4, "gantry ls files/none/ lists what is there"),
         ("files/app/", 2, "add -r"),
+        ("firmware.bin", 2, "-o names the file"),
         ("files/", 2, "add -r"),
         ("files", 2, "add -r"),
     ] {
         let done = site.command(["get", address]).current_dir(site.downloads()).run().await.expect_code(code);
         assert!(done.stderr.contains(hint), "{address}: {}", done.stderr);
     }
+    for command in ["stat", "cat"] {
+        let done = site.command([command, "files/app/firmwere.bin"]).run().await.expect_code(4);
+        assert!(done.stderr.contains("did you mean files/app/firmware.bin?"), "{command}: {}", done.stderr);
+    }
+    let folder = site.command(["get", "files/app/", "-o", "x"]).current_dir(site.downloads()).run().await;
+    assert!(folder.expect_code(2).stderr.contains("add -r"));
 }
 
 #[tokio::test]

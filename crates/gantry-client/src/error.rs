@@ -51,7 +51,7 @@ pub enum Error {
         /// The number of requests sent.
         requests: u64,
     },
-    /// The relay refuses the request.
+    /// The relay refuses the request. [`WireError::code`] has the reason: `Code::NotFound` if there is no such object.
     #[error(transparent)]
     Refused(WireError),
     /// nats-server denies this client a subject.

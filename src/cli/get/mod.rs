@@ -71,7 +71,7 @@ pub(super) struct Get {
         help = "Bytes to download, as in curl: FIRST-LAST (inclusive), FIRST-, or -COUNT for the last COUNT bytes; requires -o with a file name or -"
     )]
     range: Option<ByteRange>,
-    #[arg(long, help_heading = ONE, value_name = "ETAG", help = "Fail unless the object has this ETag, as gantry stat prints it")]
+    #[arg(long, help_heading = ONE, value_name = "ETAG", value_parser = quoted, help = "Fail unless the object has this ETag, as gantry stat prints it")]
     if_match: Option<String>,
     #[arg(long, help_heading = ONE, value_name = "ID", help = "Version to download, if the store keeps versions")]
     version_id: Option<String>,
@@ -92,6 +92,12 @@ pub(super) struct Get {
     correlation: Option<Correlation>,
     #[command(flatten)]
     show: Show,
+}
+
+/// Returns an `ETag` with the quotation marks that belong to it, which shells take away.
+#[expect(clippy::unnecessary_wraps, reason = "a parser of arguments returns a result")]
+fn quoted(etag: &str) -> Result<String, std::convert::Infallible> {
+    Ok(if etag.contains('"') { etag.to_owned() } else { format!("\"{etag}\"") })
 }
 
 /// The kind of download.

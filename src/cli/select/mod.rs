@@ -38,7 +38,10 @@ impl FromStr for Address {
             Some((store, rest)) => (store, Some(rest.to_owned())),
             None => (text, None),
         };
-        let store = store.parse().map_err(|error| format!("{error}"))?;
+        let store = store.parse().map_err(|error| match rest {
+            Some(_) => format!("{error}"),
+            None => "has no store: must be STORE/KEY; -o names the file or folder to write to".to_owned(),
+        })?;
         if rest.as_ref().is_some_and(|rest| rest.len() > Key::MAX_BYTES || rest.contains(['\0', '\r', '\n'])) {
             return Err(format!("it is longer than {} bytes, or contains a NUL or a line break", Key::MAX_BYTES));
         }

@@ -96,7 +96,11 @@ async fn run(
     let planner = match ended {
         Ok(planner) => planner,
         Err(error) => {
-            blocking(move || Ok(leave(folder, stage))).await?;
+            blocking(move || {
+                leave(folder, stage);
+                Ok(())
+            })
+            .await?;
             return Err(error);
         }
     };
