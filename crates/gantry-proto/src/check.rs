@@ -137,6 +137,7 @@ mod tests {
             content_type: Some("text/plain".to_owned()),
             metadata: [("colour".to_owned(), "blue".to_owned())].into(),
             other_checksum: None,
+            stale_s: None,
             checksum: Some(Checksum {
                 algorithm: ChecksumAlgorithm::Sha1,
                 kind: ChecksumKind::Composite,

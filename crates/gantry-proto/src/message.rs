@@ -318,6 +318,7 @@ mod tests {
                 metadata,
                 checksum,
                 other_checksum: None,
+                stale_s: None,
             })
     }
 

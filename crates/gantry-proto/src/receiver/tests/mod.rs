@@ -120,6 +120,7 @@ fn object() -> ObjectInfo {
         metadata: std::collections::BTreeMap::new(),
         checksum: None,
         other_checksum: None,
+        stale_s: None,
     }
 }
 
