@@ -83,9 +83,11 @@ impl ObjectAddress {
         };
         match self.file_name() {
             Some(name) => Ok(folder.join(name)),
-            None => {
-                Err(format!("the key {:?} does not end with a file name: add -o with a file name", self.key.as_str()))
-            }
+            None => Err(format!(
+                "the key {:?} does not end with a file name: add -r to download all keys that begin with it, or -o \
+                     with a file name",
+                self.key.as_str()
+            )),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) async fn listen(config: &config::Http) -> Result<Option<TcpListener>,
             address.to_string()
         ))),
         Err(error) => {
-            warn!(%address, %error, "/livez, /readyz and /metrics are not available: set `http.listen` to another address");
+            warn!(%address, %error, "/livez, /readyz and /metrics are not available: choose another address with --http (`http.listen`)");
             Ok(None)
         }
     }

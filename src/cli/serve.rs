@@ -91,6 +91,11 @@ impl StoreArg {
             return Err("it must be a directory: use --store NAME=URL for a store at an address".to_owned());
         }
 
+        let named = folder.to_str().and_then(|text| text.split_once('='));
+        if let Some((name, _)) = named.filter(|(name, _)| name.parse::<StoreName>().is_ok() && !folder.exists()) {
+            return Err(format!("there is no such directory: use --store {} for a store {name}", folder.display()));
+        }
+
         let url = file_url(folder)?;
         let name = std::path::absolute(folder).ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');

@@ -48,6 +48,7 @@ impl Stat {
 }
 
 fn lines(object: &ObjectInfo) -> Vec<String> {
+    let stated = object.stated_checksum().filter(|stated| stated.kind != ChecksumKind::Etag);
     let mut lines = vec![
         format!("key:       {}", printable::name(object.key.as_str())),
         format!("size:      {}", object.size),
@@ -57,13 +58,16 @@ fn lines(object: &ObjectInfo) -> Vec<String> {
         ("version: ", &object.version_id),
         ("modified:", &object.last_modified),
         ("type:    ", &object.content_type),
-        ("checksum:", &object.stated_checksum().filter(|stated| stated.kind != ChecksumKind::Etag).map(checksum)),
+        ("checksum:", &Some(stated.map_or_else(|| "none".to_owned(), checksum))),
     ] {
         if let Some(value) = value {
             lines.push(format!("{name}  {}", printable::text(value)));
         }
     }
 
+    for (name, value) in &object.headers {
+        lines.push(format!("header:    {}: {}", printable::text(name), printable::text(value)));
+    }
     let metadata = object.metadata.iter();
     lines.extend(
         metadata.map(|(name, value)| format!("metadata:  {}: {}", printable::text(name), printable::text(value))),

@@ -13,7 +13,7 @@ use gantry_store::file::FileStore;
 use gantry_store::gcs::{self, GcsStore};
 use gantry_store::s3::{self, S3Store};
 use gantry_store::shared::SharedStore;
-use gantry_store::{self as store, Observer, Store};
+use gantry_store::{self as store, Observer, Store, UnavailableKind};
 
 /// What the user can do about a directory that can't be served.
 pub(super) const DIRECTORY_CURE: &str = "create the directory, let the relay's user read it, or correct the path";
@@ -66,9 +66,13 @@ pub(super) async fn open_one(
 
 fn failure(name: &StoreName, config: &config::Store, error: &store::Error) -> Failure {
     let exit = match error {
+        store::Error::Unavailable {
+            kind: UnavailableKind::UnusableCredentials | UnavailableKind::UnusableAuthorities,
+            ..
+        } => Exit::Usage,
         store::Error::Unavailable { .. } | store::Error::Protocol(_) => Exit::GaveUp,
         store::Error::NotFound(_) | store::Error::NoBucket(_) => Exit::NotFound,
-        store::Error::Denied(_) => Exit::Denied,
+        store::Error::Denied(_) | store::Error::Archived(_) => Exit::Denied,
         store::Error::Changed(_) | store::Error::Range { .. } | store::Error::Invalid(_) => Exit::Usage,
         _ => Exit::Failed,
     };

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
 
 use super::address::ObjectAddress;
@@ -17,19 +18,35 @@ use gantry_proto::{StoreName, printable};
 /// The longest time to look for a suggestion.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Adds that the address is that of a folder to a failure that may be due to that.
-pub(super) async fn folder(mut failure: Failure, address: &ObjectAddress, client: &Client) -> Failure {
+/// The number of names beside a missing object that are compared with it.
+const NAMES_MAX: usize = 1000;
+
+/// Adds what the user may have meant to a failure that is due to a missing object.
+pub(super) async fn objects(mut failure: Failure, address: &ObjectAddress, client: &Client) -> Failure {
     if !failure.is_missing_object {
         return failure;
     }
-
-    let ObjectAddress { store, key } = address;
-    let mut listing = client.list(store, format!("{}/", key.as_str().trim_end_matches('/')));
     // A user who may download need not be permitted to list.
-    if let Ok(Ok(Some(_))) = timeout(PATIENCE, listing.try_next()).await {
-        failure.message += ": it is a folder: add -r to download what it contains";
+    if let Ok(Ok(hint)) = timeout(PATIENCE, hint_for_object(address, client)).await {
+        failure.message += &hint;
     }
     failure
+}
+
+async fn hint_for_object(address: &ObjectAddress, client: &Client) -> Result<String, gantry_client::Error> {
+    let ObjectAddress { store, key } = address;
+    let key = key.as_str().trim_end_matches('/');
+    if client.list(store, format!("{key}/")).try_next().await?.is_some() {
+        return Ok(": it is a folder: add -r to download what it contains".to_owned());
+    }
+
+    let (folder, _) = key.rsplit_once('/').map_or(("", key), |(folder, _)| key.split_at(folder.len() + 1));
+    let beside = client.list(store, folder).take(NAMES_MAX);
+    let names: Vec<_> = beside.map_ok(|listed| listed.name().to_owned()).try_collect().await?;
+    Ok(match nearest_of(key, names.into_iter()) {
+        Some(nearest) => format!(": did you mean {}?", printable::name(&format!("{store}/{nearest}"))),
+        None => format!(": gantry ls {} lists what is there", printable::name(&format!("{store}/{folder}"))),
+    })
 }
 
 /// Adds the most similar store to a failure that may be due to a misspelled one.

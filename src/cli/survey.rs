@@ -145,12 +145,19 @@ async fn ask(
     let inbox = bus.new_inbox();
     let subject = format!("$SRV.{verb}.{SERVICE}");
     let mut events = bus.events();
-    let mut answers = bus.subscribe(&inbox, None).await?;
-    bus.publish(Message { subject: subject.clone(), reply: Some(inbox.clone()), ..Message::default() }).await?;
 
     let asked = Instant::now();
-    let mut found = Vec::new();
     let mut until = asked + FIRST_WITHIN;
+    let question = async {
+        let answers = bus.subscribe(&inbox, None).await?;
+        bus.publish(Message { subject: subject.clone(), reply: Some(inbox.clone()), ..Message::default() }).await?;
+        Ok::<_, bus::Error>(answers)
+    };
+    // Without a connection, the bus blocks once its queue is full.
+    let Ok(answers) = timeout_at(until, question).await else { return Err(disconnected(bus)) };
+    let mut answers = answers?;
+
+    let mut found = Vec::new();
     while found.len() < ANSWERS_MAX {
         let answer = tokio::select! {
             answer = timeout_at(until, answers.next()) => answer,
@@ -180,7 +187,16 @@ async fn ask(
             }
         }
     }
+
+    if found.is_empty() && !bus.status().borrow().connected {
+        return Err(disconnected(bus));
+    }
     Ok(found)
+}
+
+fn disconnected(bus: &dyn Bus) -> Failed {
+    let reason = "the connection is lost".to_owned();
+    Failed::Bus(bus::Error::Unreachable { servers: bus.server(), reason })
 }
 
 /// Returns why a query fails, if nats-server reports the reason.
@@ -194,5 +210,34 @@ fn failure(event: Result<Event, RecvError>, subject: &str, inbox: &str) -> Optio
         }
         Err(RecvError::Closed) => Some(Failed::Bus(bus::Error::Closed)),
         Ok(_) | Err(RecvError::Lagged(_)) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_testing::bus::{MemoryNetwork, WhileCut};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_survey_without_a_connection_fails_in_time() {
+        for publishes in [WhileCut::Wait, WhileCut::Lose] {
+            let bus = MemoryNetwork::new(1).connect();
+            bus.cut(publishes);
+
+            let asked = Instant::now();
+            let found = stores(&*bus, &Prefix::default(), "").await;
+
+            assert!(matches!(found, Err(Failed::Bus(bus::Error::Unreachable { .. }))), "{found:?}");
+            assert!(asked.elapsed() <= FIRST_WITHIN);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_relays_a_survey_finds_no_stores() {
+        let bus = MemoryNetwork::new(1).connect();
+
+        let found = stores(&*bus, &Prefix::default(), "").await;
+        assert!(found.is_ok_and(|stores| stores.is_empty()));
     }
 }

@@ -137,19 +137,43 @@ fn of_web_address(rest: &str) -> String {
     let path = if rest.contains('@') { "" } else { path.trim_end_matches('/') };
     let has_sas = rest.contains("sig=");
 
-    if let Some(account) =
-        host.strip_suffix(".blob.core.windows.net").or_else(|| host.strip_suffix(".dfs.core.windows.net"))
-    {
+    if let Some((account, endpoint)) = azure_account(host) {
         let place = if path.is_empty() { "container/prefix" } else { path };
+        let endpoint = endpoint.map_or_else(String::new, |url| format!(" and `endpoint_url` set to {url:?}"));
         let sas =
             if has_sas { ", and the part after the question mark in a file that `sas_token_file` names" } else { "" };
-        return format!("must be az://{place} with `account` set to {account:?}{sas}");
+        return format!("must be az://{place} with `account` set to {account:?}{endpoint}{sas}");
     }
     if matches!(host, "storage.googleapis.com" | "storage.cloud.google.com") {
         let place = if path.is_empty() { "bucket/prefix" } else { path };
         return format!("must be gs://{place}");
     }
     format!("{STORE_FORM}; the address of a server belongs to `endpoint_url`")
+}
+
+/// Returns the account that a host of Azure belongs to, and the address of that host, unless it is the account's public
+/// one. Source: Azure, "Storage account overview", "Storage account endpoints", and the endpoints of its other clouds.
+fn azure_account(host: &str) -> Option<(&str, Option<String>)> {
+    const DOMAINS: [&str; 5] = [
+        "core.windows.net",
+        "core.chinacloudapi.cn",
+        "core.usgovcloudapi.net",
+        "core.cloudapi.de",
+        // With a zone before the service, as in account.z01.blob.storage.azure.net.
+        "storage.azure.net",
+    ];
+
+    let (first, rest) = host.split_once('.')?;
+    let domain = DOMAINS.iter().find(|domain| rest.ends_with(**domain))?;
+    let services = rest.strip_suffix(domain)?;
+    if !services.ends_with('.') || !services.split('.').any(|label| matches!(label, "blob" | "dfs")) {
+        return None;
+    }
+
+    let account = first.strip_suffix("-secondary").unwrap_or(first);
+    let blob = format!("{first}.{}{domain}", services.replace("dfs.", "blob."));
+    let is_public = blob == format!("{account}.blob.core.windows.net");
+    Some((account, (!is_public).then(|| format!("https://{blob}"))))
 }
 
 fn parse_s3(rest: &str) -> Result<StoreAddress, String> {
@@ -223,6 +247,9 @@ fn parse_file(rest: &str) -> Result<StoreAddress, String> {
     if !path.starts_with('/') {
         return Err(if path.contains('@') {
             NO_USER.to_owned()
+        } else if path.starts_with(['.', '~']) {
+            "must be an absolute path after three slashes, as in file:///srv/files; --store accepts NAME=./DIR"
+                .to_owned()
         } else {
             format!("must be an absolute path after three slashes, as in file:///{path}")
         });
@@ -255,10 +282,13 @@ fn after_scheme(url: &str, is_tls_allowed: bool) -> Option<&str> {
 pub(super) fn check_endpoint(url: &str) -> Result<(), String> {
     match after_scheme(url, true) {
         None => Err("must begin with http:// or https:// and name a host".to_owned()),
-        Some(rest) if rest.contains('@') => Err("must not contain a user and password: use `access_key_id_file` and \
-                                                 `secret_access_key_file`"
-            .to_owned()),
+        Some(rest) if rest.contains('@') => {
+            Err("must not contain a user and password: credentials have keys of their own".to_owned())
+        }
         Some(rest) if rest.contains(['?', '#']) => Err("takes no options after the path".to_owned()),
+        Some(rest) if rest.starts_with('/') || !rest.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Err("must begin with http:// or https:// and name a host".to_owned())
+        }
         Some(_) => Ok(()),
     }
 }
@@ -354,6 +384,29 @@ mod tests {
                  `sas_token_file` names",
             ),
             ("https://acct.dfs.core.windows.net", "must be az://container/prefix with `account` set to \"acct\""),
+            (
+                "https://acct.blob.core.chinacloudapi.cn/models?sv=1&sig=hush",
+                "must be az://models with `account` set to \"acct\" and `endpoint_url` set to \
+                 \"https://acct.blob.core.chinacloudapi.cn\", and the part after the question mark",
+            ),
+            (
+                "https://acct.dfs.core.usgovcloudapi.net/models",
+                "must be az://models with `account` set to \"acct\" and `endpoint_url` set to \
+                 \"https://acct.blob.core.usgovcloudapi.net\"",
+            ),
+            ("https://acct.blob.core.cloudapi.de", "`endpoint_url` set to \"https://acct.blob.core.cloudapi.de\""),
+            ("https://acct.z01.blob.storage.azure.net/c", "set to \"https://acct.z01.blob.storage.azure.net\""),
+            (
+                "https://acct-secondary.blob.core.windows.net/c",
+                "`account` set to \"acct\" and `endpoint_url` set to \"https://acct-secondary.blob.core.windows.net\"",
+            ),
+            (
+                "https://acct.privatelink.blob.core.windows.net/c",
+                "`account` set to \"acct\" and `endpoint_url` set to \"https://acct.privatelink.blob.core.windows.net\"",
+            ),
+            ("https://evilcore.windows.net/c?sig=hush", "belongs to `endpoint_url`"),
+            ("https://acct.blob.evilcore.windows.net/c", "belongs to `endpoint_url`"),
+            ("https://acct.queue.core.windows.net/c", "belongs to `endpoint_url`"),
             ("https://storage.googleapis.com/models/a/", "must be gs://models/a"),
             ("abfss://c@acct.dfs.core.windows.net/a", "with the account's name in `account`"),
             ("gcs://b", "must be gs://bucket/prefix"),

@@ -65,6 +65,20 @@ pub(super) fn account(text: &str) -> Checked {
     if is_name { Ok(()) } else { Err("must be an account's name: 3 to 24 lower-case letters and digits".to_owned()) }
 }
 
+pub(super) fn tenant(text: &str) -> Checked {
+    if is_name(text, b"-.") { Ok(()) } else { Err("must be the id of a tenant, or one of its domains".to_owned()) }
+}
+
+pub(super) fn project(text: &str) -> Checked {
+    // The id of a project may have a domain before a colon.
+    if is_name(text, b"-.:") { Ok(()) } else { Err("must be the id or the number of a project".to_owned()) }
+}
+
+/// Returns whether a text consists of letters, digits, and the bytes in `others`.
+fn is_name(text: &str, others: &[u8]) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || others.contains(&byte))
+}
+
 pub(super) fn region(text: &str) -> Checked {
     if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
         Ok(())

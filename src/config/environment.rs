@@ -25,6 +25,12 @@ const GCS_EMULATOR: &str = "STORAGE_EMULATOR_HOST";
 /// Names the storage account for Azure's tools.
 const AZURE_ACCOUNT: &str = "AZURE_STORAGE_ACCOUNT";
 
+/// Names the tenant for Azure's tools.
+const AZURE_TENANT: &str = "AZURE_TENANT_ID";
+
+/// Names the application or identity for Azure's tools.
+const AZURE_CLIENT: &str = "AZURE_CLIENT_ID";
+
 /// Makes the AWS SDK ignore [`S3_ENDPOINTS`].
 const IGNORE_S3_ENDPOINTS: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
 
@@ -122,6 +128,13 @@ impl Environment {
     /// Returns the variable that names the Azure account for stores without `account`, and its value.
     pub(super) fn azure_account(&self) -> Option<(&'static str, &str)> {
         Some((AZURE_ACCOUNT, self.get(AZURE_ACCOUNT)?))
+    }
+
+    /// Returns the variables that name the tenant and the application of a store with a secret or a federated token, the
+    /// keys that they set, and their values.
+    pub(super) fn azure_application(&self) -> impl Iterator<Item = (&'static str, &'static str, &str)> {
+        let variables = [("tenant_id", AZURE_TENANT), ("client_id", AZURE_CLIENT)];
+        variables.into_iter().filter_map(|(key, variable)| Some((key, variable, self.get(variable)?)))
     }
 
     /// Returns the variable that names the S3 server for stores without `endpoint_url`, and its value.

@@ -186,7 +186,7 @@ keys! {
             path();
         billing_project: Option<String> =
             "Google project that pays for requests, which buckets with requester pays demand",
-            text();
+            text().check(check::project);
         account: Option<String> = "Azure storage account; unset: `AZURE_STORAGE_ACCOUNT`",
             text().check(check::account);
         account_key_file: Option<String> = "File with a key of the Azure account; unset: credentials of the environment",
@@ -194,7 +194,7 @@ keys! {
         sas_token_file: Option<String> = "File with an Azure shared access signature",
             path();
         tenant_id: Option<String> = "Azure tenant of `client_id`; unset: `AZURE_TENANT_ID`",
-            text();
+            text().check(check::tenant);
         client_id: Option<String> = "Azure application or managed identity; unset: `AZURE_CLIENT_ID`",
             text();
         client_secret_file: Option<String> = "File with the secret of the Azure application",

@@ -125,7 +125,7 @@ impl Sources {
 }
 
 /// Returns the settings from the clouds' variables for every store: the server, the certificate authorities, the
-/// account.
+/// account, the application.
 fn cloud_layer(environment: &Environment, layers: &[Layer]) -> Layer {
     let mut layer = Layer::default();
     for store in layer::stores_of(layers) {
@@ -160,6 +160,14 @@ fn cloud_layer(environment: &Environment, layers: &[Layer]) -> Layer {
             && let Some((variable, value)) = environment.azure_account()
         {
             push("account", variable, value);
+        }
+        // Without a secret or a token, the variables belong to the credentials of the environment.
+        if url.starts_with("az://")
+            && ["client_secret_file", "federated_token_file"].iter().any(|key| setting(key).is_some())
+        {
+            for (name, variable, value) in environment.azure_application() {
+                push(name, variable, value);
+            }
         }
     }
     layer

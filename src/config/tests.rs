@@ -324,6 +324,42 @@ fn own_settings_precede_those_of_an_emulator_and_the_environment() {
     assert!(matches!(azure.credentials, azure::Credentials::ManagedIdentity { client: Some(_) }));
 }
 
+#[test]
+fn the_ids_of_an_application_come_from_the_environment_only_for_its_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "hush").unwrap();
+    let toml = format!(
+        "[stores.a]\nurl = \"az://models\"\naccount = \"acct\"\nclient_id = \"own\"\nclient_secret_file = {secret:?}\n\
+         [stores.e]\nurl = \"az://models\"\naccount = \"acct\"\n"
+    );
+
+    let error = Setup::new(&toml).error();
+    assert!(error.contains("`stores.a.tenant_id` is missing: `stores.a.client_secret_file` ("), "{error}");
+    assert!(error.contains(") requires it, or AZURE_TENANT_ID") && !error.contains("stores.e"), "{error}");
+    let error = Setup::new(&toml).env("AZURE_TENANT_ID", "a b").error();
+    assert!(error.contains("`stores.a.tenant_id` = \"a b\" in AZURE_TENANT_ID: must be the id of a tenant"), "{error}");
+
+    let config = Setup::new(&toml).env("AZURE_TENANT_ID", "t").env("AZURE_CLIENT_ID", "c").ok();
+    let Store::Azure(azure) = &config.stores[&"a".parse().unwrap()] else { panic!("not in Azure") };
+    let azure::Credentials::ClientSecret { tenant, client, .. } = &azure.credentials else { panic!("{azure:?}") };
+    assert_eq!((tenant.as_deref(), client.as_deref()), (Some("t"), Some("own")));
+    let Store::Azure(azure) = &config.stores[&"e".parse().unwrap()] else { panic!("not in Azure") };
+    assert!(matches!(azure.credentials, azure::Credentials::Environment));
+}
+
+#[test]
+fn names_that_can_not_be_sent_are_rejected() {
+    for (line, problem) in [
+        ("billing_project = \"a b\"", "must be the id or the number of a project"),
+        ("endpoint_url = \"http://a b\"", "must begin with http:// or https:// and name a host"),
+        ("endpoint_url = \"https:///b\"", "must begin with http:// or https:// and name a host"),
+    ] {
+        let error = Setup::new(&format!("[stores.g]\nurl = \"gs://b\"\n{line}\n")).error();
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
 /// Consumers tolerate at most 10 s per beat, and would consider the relay lost after three of them.
 #[test]
 fn a_beat_that_is_too_slow_for_failover_is_rejected() {
@@ -514,11 +550,14 @@ const WRONG: &[&str] = &[
     "stores.files = { url = \"s3://bucket\", region = \"EU WEST\" }",
     "stores.files = { url = \"s3://bucket\", endpoint_url = \"http://me:secret@minio:9000\" }",
     "stores.files.url = \"https://acct.blob.core.windows.net/models?sv=1&sig=secret\"",
+    "stores.files.url = \"https://acct.blob.core.chinacloudapi.cn/models\"",
     "stores.files.url = \"https://storage.googleapis.com/models/a\"",
     "stores.files.url = \"gs://models?generation=1\"",
     "stores.files.url = \"az://Models\"",
     "stores.files.url = \"az://models\"",
     "stores.files = { url = \"az://models\", account = \"AccountName=acct;AccountKey=secret==\" }",
+    "stores.files = { url = \"az://models\", account = \"acct\", tenant_id = \"a/b\" }",
+    "stores.files = { url = \"gs://models\", billing_project = \"my project\" }",
     "stores.files = { url = \"az://models\", account = \"acct\", azure_cli = true, anonymous = true }",
     "stores.files = { url = \"gs://models\", account = \"acct\" }",
     "stores.files = { url = \"gs://models\", credentials_file = \"/run/google.json\" }",

@@ -1,6 +1,7 @@
 """The ways to start the front: a Unix socket, a socket from systemd, TLS, a relay's own stores, and the access log."""
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -54,17 +55,19 @@ def unix(place):
 
 
 def systemd(place):
-    """Passes a socket as systemd does: as file descriptor 3, with two variables (sd_listen_fds(3))."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
+    """Passes sockets as systemd does: as file descriptors from 3 on, with two variables (sd_listen_fds(3))."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        fds = [fcntl.fcntl(listening, fcntl.F_DUPFD, 100) for listening in (one, other)]
 
-        fd = listening.fileno()
         # The process id is known only in the child, so a shell sets it.
-        script = f'exec 3<&{fd} {fd}<&-; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"'
-        with started(place, "gateway", shell=["bash", "-c", script], pass_fds=[fd]):
-            got = call(clients.path_of("curl"), "-sSf", f"http://127.0.0.1:{port}/{OBJECTS}/{KEY}")
-            same(got, SMALL[KEY], "on a socket from systemd")
-    return "a socket as systemd passes it"
+        script = f'exec 3<&{fds[0]} 4<&{fds[1]}; LISTEN_PID=$$ LISTEN_FDS=2 exec "$0" "$@"'
+        with started(place, "gateway", shell=["bash", "-c", script], pass_fds=fds):
+            for listening in (one, other):
+                url = f"http://127.0.0.1:{listening.getsockname()[1]}/{OBJECTS}/{KEY}"
+                same(call(clients.path_of("curl"), "-sSf", url), SMALL[KEY], "on a socket from systemd")
+        for fd in fds:
+            os.close(fd)
+    return "two sockets as systemd passes them"
 
 
 def certificate(place):
@@ -117,18 +120,22 @@ def serve(place):
 
 
 def access_log(place):
-    curl = functools.partial(call, clients.path_of("curl"), "-sSf", "-A", 'a "b"')
+    # The last character is a control sequence introducer for terminals.
+    curl = functools.partial(call, clients.path_of("curl"), "-sSf", "-A", 'a "b"\u009b')
     for form in ("common", "json"):
         address, log = f"127.0.0.1:{free_port()}", place.folder / "access.log"
         with started(place, "gateway", "--listen", address, env={"GANTRY_GATEWAY__ACCESS_LOG": form}, log=log):
-            same(curl(f"http://{address}/{FILES}/{KEY}"), SMALL[KEY], "with an access log")
-        lines = log.read_text().splitlines()
+            same(curl(f"http://{address}/{FILES}/{KEY}?X%2DAmz-Signature=hush"), SMALL[KEY], "with an access log")
+        text = log.read_text(encoding="utf-8")
+        expect("\u009b" not in text and "hush" not in text, f"a control character or a signature in {text!r}")
+        lines = text.splitlines()
         expect(len(lines) == 1, f"{len(lines)} lines for one request: {lines}")
         if form == "common":
-            expect(f'"GET /{FILES}/{KEY} HTTP/1.1" 200 {len(SMALL[KEY])} "-" "a \\"b\\""' in lines[0], lines[0])
+            expect(f'"GET /{FILES}/{KEY}? HTTP/1.1" 200 {len(SMALL[KEY])} "-" "a \\"b\\"' in lines[0], lines[0])
         else:
             entry = json.loads(lines[0])
             expect((entry["status"], entry["bytes"], entry["store"]) == (200, len(SMALL[KEY]), FILES), lines[0])
+            expect(entry["user_agent"] == 'a "b"\u009b', lines[0])
     return "a line for each response, in both forms"
 
 

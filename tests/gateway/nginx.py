@@ -31,7 +31,7 @@ AT, BEFORE, AFTER = (f"Thu, 02 Jan 2025 02:04:0{second} GMT" for second in (5, 4
 AT_RFC_850, AT_ASCTIME = "Thursday, 02-Jan-25 02:04:05 GMT", "Thu Jan  2 02:04:05 2025"
 LIMIT_S = 20
 
-# The headers of a request, by its name. ETAG stands for the server's own tag.
+# The headers of a request, by its name. ETAG and DATE stand for the server's own tag and date.
 REQUESTS = {
     "no condition": [],
     "If-Match, same": ["If-Match: ETAG"],
@@ -77,6 +77,8 @@ REQUESTS = {
     "If-Range, later date": [f"If-Range: {AFTER}", "Range: bytes=0-9"],
     "If-Range, no date": ["If-Range: yesterday", "Range: bytes=0-9"],
     "If-Range, no range": ["If-Range: ETAG"],
+    "new file, If-Range same date": ["If-Range: DATE", "Range: bytes=0-9"],
+    "new file, If-Range same tag": ["If-Range: ETAG", "Range: bytes=0-9"],
     "If-Range, same tag, past the end": ["If-Range: ETAG", "Range: bytes=10000-"],
     "If-Range, other tag, past the end": ['If-Range: "other"', "Range: bytes=10000-"],
     "range, first byte": ["Range: bytes=0-0"],
@@ -142,6 +144,9 @@ DIFFERENCES = {
         "412", "200", "RFC 9110, 13.2.2: If-Match decides alone. nginx demands both."),
     "order: If-None-Match same, If-Modified-Since earlier": (
         "200", "304", "RFC 9110, 13.2.2: If-None-Match decides alone. nginx demands both."),
+    "new file, If-Range same date": (
+        "206 bytes 0-9/10000", "200",
+        "RFC 9110, 8.8.2.2: a date is weak while the file may be replaced within its second. The gateway waits 60 s."),
     "range, end past 64 bits": (
         "416 bytes */10000", "206 bytes 0-9999/10000", "RFC 9110, 14.1.2: an end past the file means the file's end."),
     "range, last before first": ("416 bytes */10000", "200", IGNORED),
@@ -209,7 +214,7 @@ def main():
 
 def start(place):
     """Starts everything, and returns the address of nginx."""
-    for key, content in (("data.bin", random_bytes(SIZE, 1)), ("empty.bin", b"")):
+    for key, content in (("data.bin", random_bytes(SIZE, 1)), ("empty.bin", b""), ("new.bin", random_bytes(SIZE, 1))):
         (place.files / key).write_bytes(content)
         os.utime(place.files / key, (MODIFIED_S, MODIFIED_S))
 
@@ -227,6 +232,7 @@ def start(place):
     place.stage.start("nginx", [program, "-p", place.folder, "-c", config, "-e", place.folder / "nginx-errors.log"],
                       clients.environment())
     place.stage.wait_for("nginx is not ready", lambda: page(f"http://{address}/"))
+    os.utime(place.files / "new.bin")
     return address
 
 
@@ -254,9 +260,11 @@ http {{
 def ask(address, name):
     """Sends a request with the server's own tag, and returns the answer."""
     method = "HEAD" if name.startswith("HEAD") else "GET"
-    path = f"/{FILES}/{'empty' if name.startswith('empty') else 'data'}.bin"
-    etag = send(address, "HEAD", path, [])[0].getheader("ETag")
-    headers = [line.replace("ETAG", etag) for line in REQUESTS[name]]
+    file = next((word for word in ("empty", "new") if name.startswith(word)), "data")
+    path = f"/{FILES}/{file}.bin"
+    head = send(address, "HEAD", path, [])[0]
+    own = {"ETAG": head.getheader("ETag"), "DATE": head.getheader("Last-Modified")}
+    headers = [line.replace("ETAG", own["ETAG"]).replace("DATE", own["DATE"]) for line in REQUESTS[name]]
 
     response, body = send(address, method, path, headers)
     content_range = response.getheader("Content-Range", "")

@@ -3,16 +3,16 @@
 use crate::support::azure_double::{ACCOUNT, Act, Asked, AzureDouble, KEY, SAS};
 use crate::support::gantry::Output;
 use crate::support::gcs::Gcs;
-use crate::support::token_double::TokenDouble;
+use crate::support::service_double::ServiceDouble;
 use crate::support::{Nats, Relay, data, doc, gantry};
 
 /// Checks one store `s` at `url` with these lines of configuration.
-async fn check(url: &str, lines: &str) -> Output {
+pub(crate) async fn check(url: &str, lines: &str) -> Output {
     check_with(url, lines, &[]).await
 }
 
 /// Checks one store `s` at `url` with these lines of configuration, and these variables.
-async fn check_with(url: &str, lines: &str, variables: &[(&str, &str)]) -> Output {
+pub(crate) async fn check_with(url: &str, lines: &str, variables: &[(&str, &str)]) -> Output {
     let nats = Nats::plain().await;
     let folder = data::folder();
     let file = folder.path().join("gantry.toml");
@@ -21,12 +21,12 @@ async fn check_with(url: &str, lines: &str, variables: &[(&str, &str)]) -> Outpu
     variables.iter().fold(check, |check, (name, value)| check.env(name, value)).run().await
 }
 
-fn azure_lines(azure: &AzureDouble, lines: &str) -> String {
+pub(crate) fn azure_lines(azure: &AzureDouble, lines: &str) -> String {
     format!("account = {ACCOUNT:?}\nendpoint_url = {:?}\n{lines}", azure.endpoint())
 }
 
 /// Writes a secret to a file in a folder, and returns its path.
-fn secret(folder: &tempfile::TempDir, text: &str) -> String {
+pub(crate) fn secret(folder: &tempfile::TempDir, text: &str) -> String {
     let path = folder.path().join("secret");
     std::fs::write(&path, text).unwrap();
     path.display().to_string()
@@ -192,7 +192,7 @@ async fn the_documentation_has_the_messages_of_the_check() {
 async fn tokens_of_azure_come_from_a_workload_identity_an_application_or_a_managed_identity() {
     let azure = AzureDouble::start().await;
     azure.put("a", "x");
-    let tokens = TokenDouble::start().await;
+    let tokens = ServiceDouble::issuing().await;
     let folder = data::folder();
     let file = secret(&folder, "federated");
     let (url, msi) = (tokens.url(), format!("{}/msi/token", tokens.url()));
@@ -219,7 +219,7 @@ async fn tokens_of_azure_come_from_a_workload_identity_an_application_or_a_manag
 async fn a_metadata_server_is_reached_without_the_proxy() {
     let azure = AzureDouble::start().await;
     azure.put("a", "x");
-    let tokens = TokenDouble::start().await;
+    let tokens = ServiceDouble::issuing().await;
     let msi = format!("{}/msi/token", tokens.url());
     let proxy = format!("http://127.0.0.1:{}", data::free_port());
     let lines = azure_lines(&azure, "").replace("127.0.0.1", "localhost");
@@ -269,7 +269,7 @@ async fn a_token_of_azure_comes_from_the_command_az() {
 async fn tokens_of_google_come_from_the_metadata_server_or_a_service_account() {
     let gcs = Gcs::start().await;
     gcs.put("a", "x").await;
-    let tokens = TokenDouble::start().await;
+    let tokens = ServiceDouble::issuing().await;
     let lines = format!("endpoint_url = {:?}\n", gcs.endpoint());
 
     let host = tokens.host();
@@ -301,4 +301,50 @@ async fn a_machine_without_an_identity_is_reported() {
     let expected = "`stores.s.credentials_file` is not set, the credentials come from Google's application default";
     assert!(checked.stderr.contains(expected), "{}", checked.stderr);
     assert!(checked.stderr.contains("can't obtain credentials for Google Cloud Storage"), "{}", checked.stderr);
+}
+
+#[tokio::test]
+async fn a_folder_is_downloaded_although_a_blob_marks_it() {
+    let nats = Nats::plain().await;
+    let azure = AzureDouble::start().await;
+    azure.put_folder("models/sub");
+    azure.put("models/sub/a", "of a folder");
+    azure.put("models/b", "beside it");
+    let relay = Relay::on(&nats)
+        .store("m", "az://container/models")
+        .env("AZURE_STORAGE_ACCOUNT", ACCOUNT)
+        .env("AZURE_STORAGE_KEY", KEY)
+        .env("GANTRY_STORES__M__ENDPOINT_URL", azure.endpoint());
+    let _relay = relay.start().await;
+
+    let folder = data::folder();
+    for command in [["get", "-r"], ["sync", "--delete"]] {
+        let target = folder.path().join(command[0]);
+        let run = gantry(command).arg("m/").arg(if command[0] == "get" { "-o" } else { "--json" });
+        run.arg(&target).nats(&nats).run().await.expect_code(0);
+        assert_eq!(std::fs::read(target.join("sub/a")).unwrap(), b"of a folder");
+        assert_eq!(std::fs::read(target.join("b")).unwrap(), b"beside it");
+    }
+}
+
+#[tokio::test]
+async fn the_check_concludes_nothing_from_archived_blobs() {
+    let folder = data::folder();
+    let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));
+    for (archived, expected) in [
+        (["a", "b"], "the relay may list and read"),
+        (["a", "c"], "the relay may list; reading was not tested, the first objects are archived"),
+    ] {
+        let azure = AzureDouble::scripted(false, move |asked: &Asked| {
+            let is_archived = !asked.is_list && (archived.contains(&asked.name.as_str()) || archived[1] == "c");
+            if is_archived { Act::Fail(409, "BlobArchived", ("", "")) } else { Act::Serve }
+        });
+        let azure = azure.await;
+        for name in ["a", "b", "c"] {
+            azure.put(name, "x");
+        }
+        let checked = check("az://container", &azure_lines(&azure, &key)).await.expect_code(0);
+        let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(said.contains(expected), "{said}");
+    }
 }

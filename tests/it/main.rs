@@ -15,6 +15,10 @@ mod cli;
 #[cfg(test)]
 mod clouds;
 #[cfg(test)]
+mod clouds_bad_input;
+#[cfg(test)]
+mod clouds_external;
+#[cfg(test)]
 mod consumer;
 #[cfg(test)]
 mod deploy_files;
@@ -22,6 +26,8 @@ mod deploy_files;
 mod download;
 #[cfg(test)]
 mod drivers;
+#[cfg(test)]
+mod gateway;
 #[cfg(test)]
 mod gossip;
 #[cfg(test)]

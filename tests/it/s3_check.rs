@@ -62,6 +62,13 @@ async fn a_certificate_of_an_unknown_authority_is_blamed_on_the_authorities() {
     let checked = check(&endpoint, &[]).await.expect_code(2);
     assert!(checked.stderr.contains("`stores.s.tls_ca_file` is not set"), "{}", checked.stderr);
 
+    let folder = data::folder();
+    let garbage = folder.path().join("ca.pem");
+    std::fs::write(&garbage, "text").unwrap();
+    let checked = check(&format!("{endpoint}tls_ca_file = {garbage:?}\n"), &[]).await.expect_code(2);
+    assert!(checked.stderr.contains("`stores.s.tls_ca_file` = "), "{}", checked.stderr);
+    assert!(checked.stderr.contains("has no certificate: must be PEM: correct the file"), "{}", checked.stderr);
+
     // The server is now reached, and refuses the request.
     let trusted = format!("{endpoint}tls_ca_file = {:?}\n", front.ca());
     let checked = check(&trusted, &[]).await.expect_code(2);

@@ -96,18 +96,27 @@ async fn a_selection_without_objects_is_not_found() {
     for args in [["get", "files/no/", "-r"], ["get", "files/no*", "-q"], ["sync", "files/no/", "out"]] {
         let done = site.command(args).current_dir(site.downloads()).run().await.expect_code(4);
         assert!(done.stderr.contains("no key in store files"), "{args:?}: {}", done.stderr);
+        assert_eq!(site.downloads_listed(), [""; 0], "{args:?}");
     }
     let mistyped = site.command(["get", "fils/", "-r"]).current_dir(site.downloads()).run().await.expect_code(4);
     assert!(mistyped.stderr.contains("did you mean files?"), "{}", mistyped.stderr);
 }
 
 #[tokio::test]
-async fn the_address_of_a_folder_is_recognised() {
+async fn an_address_without_an_object_has_a_suggestion() {
     let site = Site::start().await;
-    put(&site, [("app/one", "1")]);
-    for (address, is_folder) in [("files/app", true), ("files/apple", false)] {
-        let said = site.command(["get", address, "-o"]).arg(site.downloads()).run().await.expect_code(4).stderr;
-        assert_eq!(said.contains("add -r"), is_folder, "{said}");
+    put(&site, [("app/firmware.bin", "1")]);
+    for (address, code, hint) in [
+        ("files/app", 4, "add -r"),
+        ("files/app/firmwere.bin", 4, "did you mean files/app/firmware.bin?"),
+        ("files/app/other", 4, "gantry ls files/app/ lists what is there"),
+        ("files/none/other", 4, "gantry ls files/none/ lists what is there"),
+        ("files/app/", 2, "add -r"),
+        ("files/", 2, "add -r"),
+        ("files", 2, "add -r"),
+    ] {
+        let done = site.command(["get", address]).current_dir(site.downloads()).run().await.expect_code(code);
+        assert!(done.stderr.contains(hint), "{address}: {}", done.stderr);
     }
 }
 

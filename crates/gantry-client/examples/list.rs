@@ -1,13 +1,14 @@
 //! Lists the keys of a store: `cargo run -p gantry-client --example list -- nats://127.0.0.1:4222 files videos/`.
 #![allow(clippy::print_stdout, reason = "an example prints what it does")]
 
+use anyhow::bail;
 use gantry_client::Client;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let (Some(url), Some(store)) = (args.next(), args.next()) else {
-        return Err("usage: list URL STORE [PREFIX]".into());
+        bail!("usage: list URL STORE [PREFIX]");
     };
 
     let client = Client::connect(url).await?;

@@ -4,15 +4,16 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
 use gantry_client::{Client, FileOptions, Get};
 
 const TRIES: u32 = 5;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let (Some(url), Some(address), Some(target)) = (args.next(), args.next(), args.next()) else {
-        return Err("usage: resume URL STORE/KEY FILE".into());
+        bail!("usage: resume URL STORE/KEY FILE");
     };
     let client = Client::connect(url).await?;
     let get = Get::at(&address)?;

@@ -1,13 +1,14 @@
 //! Counts the bytes of an object as they arrive: `cargo run -p gantry-client --example stream -- nats://127.0.0.1:4222 files/key`.
 #![allow(clippy::print_stdout, reason = "an example prints what it does")]
 
+use anyhow::bail;
 use gantry_client::{Client, Get};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let (Some(url), Some(address)) = (args.next(), args.next()) else {
-        return Err("usage: stream URL STORE/KEY".into());
+        bail!("usage: stream URL STORE/KEY");
     };
 
     let client = Client::connect(url).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 
 use gantry_bus::clock::Clock;
-use gantry_bus::{Bus, Message};
+use gantry_bus::{Bus, Message, Subscription};
 use gantry_proto::StoreName;
 use gantry_proto::service::{Answer, Question};
 use gantry_proto::subject::Prefix;
@@ -70,11 +70,8 @@ struct Asking<'a> {
 impl Asking<'_> {
     /// Asks all relays, and returns the answers of those with our prefix. Waits for the first one for `patience`.
     async fn ask(&self, subject: &str, patience: Duration) -> Option<Vec<Answer>> {
-        let inbox = self.bus.new_inbox();
-        let mut answers = self.bus.subscribe(&inbox, None).await.ok()?;
-        let payload = Question::about(self.store.clone()).encode();
-        let question = Message { subject: subject.to_owned(), reply: Some(inbox), payload, ..Message::default() };
-        self.bus.publish(question).await.ok()?;
+        // Without a connection, the bus blocks once its queue is full.
+        let mut answers = self.clock.timeout(patience, self.publish(subject)).await??;
 
         let prefix = self.prefix.to_string();
         let mut found = Vec::new();
@@ -89,5 +86,16 @@ impl Asking<'_> {
             }
         }
         Some(found)
+    }
+
+    /// Publishes the question, and returns the subscription to its answers.
+    async fn publish(&self, subject: &str) -> Option<Subscription> {
+        let inbox = self.bus.new_inbox();
+        let answers = self.bus.subscribe(&inbox, None).await.ok()?;
+
+        let payload = Question::about(self.store.clone()).encode();
+        let question = Message { subject: subject.to_owned(), reply: Some(inbox), payload, ..Message::default() };
+        self.bus.publish(question).await.ok()?;
+        Some(answers)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED};
 
-use gantry_proto::{Checksum, ChecksumKind, Key, ObjectInfo, Pin, Span};
+use gantry_proto::{Checksum, ChecksumKind, Key, ObjectInfo, Span};
 use gantry_store::Store;
 
 use crate::describe;
@@ -12,10 +12,14 @@ use crate::etag::EntityTag;
 use crate::fault::Fault;
 use crate::reply::Reply;
 use crate::target::Query;
+use crate::version;
 use crate::xml::Xml;
 
 /// The maximum number of parts in an answer. Source: S3's `x-amz-max-parts`.
 const PARTS_MAX: u64 = 1000;
+
+/// The attributes that objects have, in lower case. Source: S3's `x-amz-object-attributes`.
+const NAMES: [&str; 5] = ["checksum", "etag", "objectparts", "objectsize", "storageclass"];
 
 /// Answers with the attributes that the header `x-amz-object-attributes` lists.
 ///
@@ -28,13 +32,13 @@ pub(crate) async fn answer(
     headers: &HeaderMap,
 ) -> Result<Reply, Fault> {
     let wanted = Wanted::of(headers)?;
-    let version = query.value("versionId").filter(|version| !version.is_empty()).map(str::to_owned);
-    let has_version = version.is_some();
-    let pin = Pin { if_match: None, version_id: version };
+    let pin = version::pin(query);
+    let has_version = pin.version_id.is_some();
 
     // Opening reveals the sizes of the parts, which a description may lack.
     let nothing = Span { start: 0, end: Some(0) };
-    let opened = store.open(key, &pin, nothing).await.map_err(|error| Fault::of_store(&error, has_version))?;
+    let opened =
+        version::open(&*store, key, &pin, nothing).await.map_err(|error| Fault::of_store(&error, has_version))?;
 
     let object = opened.object;
     let mut reply =
@@ -63,6 +67,9 @@ impl Wanted {
             lists.iter().flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
         if names.is_empty() {
             return Err(Fault::invalid_argument("the header x-amz-object-attributes is missing"));
+        }
+        if let Some(unknown) = names.iter().find(|name| !NAMES.contains(&name.as_str())) {
+            return Err(Fault::invalid_argument(format!("the attribute {unknown:?} is unknown")));
         }
 
         let number = |name: &'static str, default: u64| match headers.get(name) {

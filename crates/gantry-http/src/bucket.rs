@@ -51,9 +51,14 @@ pub(crate) async fn head(store: Arc<dyn Store>, name: &StoreName, region: &str) 
 }
 
 /// S3's `GetBucketLocation`.
-pub(crate) fn location(region: &str) -> Reply {
+///
+/// # Errors
+/// Those of [`head`].
+pub(crate) async fn location(store: Arc<dyn Store>, name: &StoreName, region: &str) -> Result<Reply, Fault> {
+    store.probe().await.map_err(|error| Fault::of_bucket(&error, name.as_str()))?;
+
     let region = if region == DEFAULT_REGION { "" } else { region };
     let mut xml = Xml::new();
     xml.text_in_namespace("LocationConstraint", region);
-    Reply::ok("application/xml", xml.finish())
+    Ok(Reply::ok("application/xml", xml.finish()))
 }

@@ -5,6 +5,10 @@ use hyper::header::{HeaderMap, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_
 use crate::date;
 use crate::etag::{EntityTag, Tags};
 
+/// How long a version must have been unchanged before its date identifies it, in seconds. Source: RFC 9110, section
+/// 8.8.2.2, demands one second by the same clock, and RFC 7232 demanded 60, since the clocks of server and store differ.
+const STRONG_AFTER: i64 = 60;
+
 /// What a version is compared by.
 #[derive(Clone, Debug)]
 pub(crate) struct Validators {
@@ -54,8 +58,9 @@ pub(crate) fn evaluate(headers: &HeaderMap, version: &Validators) -> Verdict {
     Verdict::Proceed
 }
 
-/// Returns whether `Range` applies to this version: there is no `If-Range`, or it names this version.
-pub(crate) fn applies_to_range(headers: &HeaderMap, version: &Validators) -> bool {
+/// Returns whether `Range` applies to this version at `now`, in seconds since 1970: there is no `If-Range`, or it names
+/// this version.
+pub(crate) fn applies_to_range(headers: &HeaderMap, version: &Validators, now: i64) -> bool {
     let Some(value) = headers.get(IF_RANGE) else { return true };
     // Two conditions contradict each other, so neither can be relied on.
     if headers.get_all(IF_RANGE).iter().count() > 1 {
@@ -66,8 +71,9 @@ pub(crate) fn applies_to_range(headers: &HeaderMap, version: &Validators) -> boo
     if text.starts_with(['"', 'W']) && text.contains('"') {
         return EntityTag::parse(text).is_some_and(|tag| tag.matches_strongly(&version.etag));
     }
-    // An exact match: section 13.1.5.
-    date::parse_http(text).is_some_and(|date| version.modified == Some(date))
+    // An exact match, and of a strong date: section 13.1.5. Within its second, several versions may have the same date.
+    let is_strong = |date: i64| now >= date.saturating_add(STRONG_AFTER);
+    date::parse_http(text).is_some_and(|date| version.modified == Some(date) && is_strong(date))
 }
 
 fn tags(headers: &HeaderMap, name: &HeaderName) -> Option<Tags> {
@@ -152,9 +158,23 @@ mod tests {
         }
     }
 
+    fn applies(list: &[(HeaderName, &str)], now: i64) -> bool {
+        applies_to_range(&headers(list), &version(), now)
+    }
+
+    #[test]
+    fn a_date_identifies_a_version_once_it_is_old_enough() {
+        let modified = date::parse_http(AT).unwrap();
+        for (age, is_strong) in [(-1, false), (0, false), (59, false), (60, true), (100_000, true)] {
+            assert_eq!(applies(&[(IF_RANGE, AT)], modified + age), is_strong, "{age}");
+            assert!(applies(&[(IF_RANGE, "\"a\"")], modified + age));
+        }
+    }
+
     #[test]
     fn a_range_applies_to_exactly_the_version_of_if_range() {
-        for (value, applies) in [
+        let later = date::parse_http(AT).unwrap() + 3600;
+        for (value, expected) in [
             ("\"a\"", true),
             ("W/\"a\"", false),
             ("\"b\"", false),
@@ -163,9 +183,9 @@ mod tests {
             (BEFORE, false),
             ("a", false),
         ] {
-            assert_eq!(applies_to_range(&headers(&[(IF_RANGE, value)]), &version()), applies, "{value}");
+            assert_eq!(applies(&[(IF_RANGE, value)], later), expected, "{value}");
         }
-        assert!(applies_to_range(&HeaderMap::new(), &version()));
-        assert!(!applies_to_range(&headers(&[(IF_RANGE, "\"a\""), (IF_RANGE, "\"a\"")]), &version()));
+        assert!(applies(&[], later));
+        assert!(!applies(&[(IF_RANGE, "\"a\""), (IF_RANGE, "\"a\"")], later));
     }
 }

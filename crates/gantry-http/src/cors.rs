@@ -11,7 +11,7 @@ use crate::fault::METHODS;
 use crate::options::CorsOrigins;
 
 /// The headers that scripts may read besides those that they always may.
-const EXPOSED: &str = "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Gantry-Proof, \
+const EXPOSED: &str = "Accept-Ranges, Content-Disposition, Content-Encoding, Content-Length, Content-Range, ETag, Gantry-Proof, \
                        x-amz-checksum-crc32, x-amz-checksum-crc32c, x-amz-checksum-crc64nvme, x-amz-checksum-sha1, \
                        x-amz-checksum-sha256, x-amz-checksum-type, x-amz-mp-parts-count, x-amz-request-id, \
                        x-amz-version-id";

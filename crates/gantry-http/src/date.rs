@@ -8,6 +8,13 @@ use time::format_description::well_known::Rfc3339;
 /// The date of objects and stores for which none is known, because some S3 clients fail without a date.
 pub(crate) const UNKNOWN: &str = "1970-01-01T00:00:00.000Z";
 
+/// Returns the seconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "signatures contain wall-clock time")]
+pub(crate) fn now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.ok().and_then(|now| i64::try_from(now.as_secs()).ok()).unwrap_or_default()
+}
+
 /// Parses a store's date. Returns `None` for one before 1970, which HTTP's dates need not represent.
 pub(crate) fn parse(text: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(text, &Rfc3339).ok().filter(|date| date.unix_timestamp() >= 0 && date.year() <= 9999)

@@ -3,7 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, ETAG, EXPIRES,
+    HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED,
 };
 
 use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, ObjectInfo};
@@ -18,13 +19,13 @@ use crate::target::Query;
 const UNKNOWN_TYPE: &str = "application/octet-stream";
 
 /// What S3 lets a query override, and the header.
-const OVERRIDES: [(&str, HeaderName); 6] = [
+pub(crate) const OVERRIDES: [(&str, HeaderName); 6] = [
     ("response-content-type", CONTENT_TYPE),
     ("response-content-disposition", CONTENT_DISPOSITION),
-    ("response-content-language", hyper::header::CONTENT_LANGUAGE),
-    ("response-content-encoding", hyper::header::CONTENT_ENCODING),
-    ("response-cache-control", hyper::header::CACHE_CONTROL),
-    ("response-expires", hyper::header::EXPIRES),
+    ("response-content-language", CONTENT_LANGUAGE),
+    ("response-content-encoding", CONTENT_ENCODING),
+    ("response-cache-control", CACHE_CONTROL),
+    ("response-expires", EXPIRES),
 ];
 
 /// The characters of a file's name that need no escape. Source: RFC 8187, section 3.2.1, `attr-char`.
@@ -47,6 +48,8 @@ pub(crate) fn version(object: &ObjectInfo) -> HeaderMap {
     if let Some(version) = &object.version_id {
         insert(&mut headers, HeaderName::from_static("x-amz-version-id"), version);
     }
+    // A client that keeps the object learns for how much longer: RFC 9110, section 15.4.5.
+    stored(object, &[CACHE_CONTROL, EXPIRES], &mut headers);
     headers
 }
 
@@ -57,6 +60,7 @@ pub(crate) fn object(object: &ObjectInfo, query: &Query) -> HeaderMap {
     // A browser must not take a file for a script because of its content.
     headers.insert(hyper::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     insert(&mut headers, CONTENT_TYPE, &content_type(object));
+    stored(object, &[CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE], &mut headers);
     metadata(object, &mut headers);
 
     if query.has("download") {
@@ -69,6 +73,15 @@ pub(crate) fn object(object: &ObjectInfo, query: &Query) -> HeaderMap {
         }
     }
     headers
+}
+
+/// Adds headers that the store keeps with the object. Others that it states are not those of an object.
+fn stored(object: &ObjectInfo, names: &[HeaderName], headers: &mut HeaderMap) {
+    for name in names {
+        if let Some(value) = object.headers.get(name.as_str()) {
+            insert(headers, name.clone(), value);
+        }
+    }
 }
 
 /// Adds the stored checksum of the whole object in S3's form. `etag` tells how many parts a composite one has.

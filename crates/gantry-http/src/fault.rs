@@ -93,7 +93,7 @@ impl Fault {
                 let busy = Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message);
                 Self { is_change: true, ..busy.with(RETRY_AFTER, HeaderValue::from_static("1")) }
             }
-            Error::Denied(_) => Self::denied(message),
+            Error::Denied(_) | Error::Archived(_) => Self::denied(message),
             Error::Range { size, .. } => Self::range(*size),
             Error::Invalid(_) => Self::new(StatusCode::BAD_REQUEST, "InvalidRequest", message),
             Error::Unavailable { retry_after, .. } => {

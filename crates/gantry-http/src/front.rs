@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::body::Body;
-use hyper::header::{ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SERVER};
+use hyper::header::{ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SERVER, TRAILER};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::{Instrument as _, Span, field, info_span};
 
@@ -24,41 +25,7 @@ use crate::stores::Stores;
 use crate::target::{Place, Target};
 use crate::timed::Phase;
 use crate::tracked::{Report, Tracked};
-use crate::{attributes, bucket, cors, head, index};
-
-/// S3's requests that read an object's other properties, by the parameter that selects them.
-const OBJECT_REQUESTS: [&str; 8] =
-    ["acl", "legal-hold", "restore", "retention", "select", "tagging", "torrent", "uploadId"];
-
-/// S3's requests that read a bucket's other properties, by the parameter that selects them.
-const BUCKET_REQUESTS: [&str; 26] = [
-    "accelerate",
-    "acl",
-    "analytics",
-    "cors",
-    "encryption",
-    "events",
-    "intelligent-tiering",
-    "inventory",
-    "lifecycle",
-    "logging",
-    "metadataConfiguration",
-    "metadataTable",
-    "metrics",
-    "notification",
-    "object-lock",
-    "ownershipControls",
-    "policy",
-    "policyStatus",
-    "publicAccessBlock",
-    "replication",
-    "requestPayment",
-    "session",
-    "tagging",
-    "uploads",
-    "versioning",
-    "versions",
-];
+use crate::{attributes, bucket, cors, date, head, index, parameters};
 
 /// What all connections share.
 #[derive(Debug)]
@@ -125,6 +92,7 @@ impl Front {
                 has_trailer,
             };
             self.check(&head, has_body)?;
+            check_parameters(&head)?;
             report.finished.access_key = self.check_signature(&head, peer)?;
             self.route(&head).await
         };
@@ -133,8 +101,8 @@ impl Front {
             Err(fault) => fault.into_reply(&resource, &request_id),
         };
 
-        self.complete(&head.method, &head.headers, &request_id, &mut reply);
-        let has_trailer = reply.headers.contains_key(hyper::header::TRAILER);
+        self.complete(&head, &request_id, &mut reply);
+        let has_trailer = reply.headers.contains_key(TRAILER);
         let status = reply.status.as_u16();
         reply.into_response(|content| Tracked::new(content, report, status, has_trailer))
     }
@@ -218,11 +186,9 @@ impl Front {
             return Ok(None);
         }
 
-        let target = head.target;
-        let signed =
-            Signed { method: head.method, path: signed_path(head), query: &target.query, headers: head.headers };
+        let signed = signed(head);
         match (signed.is_signed(), self.options.keys.is_empty()) {
-            (true, false) => signed.verify(&self.options.keys, now()).map(Some),
+            (true, false) => signed.verify(&self.options.keys, date::now()).map(Some),
             (true, true) if peer.is_local() => Ok(None),
             (true, true) => Err(sign::unknown_key()),
             (false, false) if !self.options.anonymous => Err(Fault::denied("the request has no signature")),
@@ -244,19 +210,18 @@ impl Front {
     }
 
     async fn service(&self, head: &Head<'_>) -> Result<Reply, Fault> {
-        let names = self.stores.names().await.map_err(|error| Fault::of_store(&error, false))?;
+        let mut names = self.stores.names().await.map_err(|error| Fault::of_store(&error, false))?;
+        if let Some(prefix) = head.target.query.value("prefix") {
+            names.retain(|name| name.as_str().starts_with(prefix));
+        }
         Ok(if index::is_wanted(head.headers) { index::stores(&names) } else { bucket::list(&names) })
     }
 
     async fn bucket(&self, head: &Head<'_>, name: &StoreName) -> Result<Reply, Fault> {
         let query = &head.target.query;
-        if let Some(other) = BUCKET_REQUESTS.iter().find(|request| query.has(request)) {
-            return Err(Fault::not_implemented(format!("the server does not implement `?{other}` of a bucket")));
-        }
-
         let store = self.store(name).await?;
         if query.has("location") {
-            return Ok(bucket::location(&self.options.s3_region));
+            return bucket::location(store, name, &self.options.s3_region).await;
         }
         if index::is_wanted(head.headers) && !is_s3_listing(head.target) {
             return index::prefix(store, name, "", head.target, &self.places).await;
@@ -269,10 +234,6 @@ impl Front {
 
     async fn object(&self, head: &Head<'_>, name: &StoreName, key: &Key) -> Result<Reply, Fault> {
         let query = &head.target.query;
-        if let Some(other) = OBJECT_REQUESTS.iter().find(|request| query.has(request)) {
-            return Err(Fault::not_implemented(format!("the server does not implement `?{other}` of an object")));
-        }
-
         let store = self.store(name).await?;
         if query.has("attributes") && *head.method == Method::GET {
             return attributes::answer(store, key, query, head.headers).await;
@@ -282,8 +243,8 @@ impl Front {
         }
 
         let is_head = *head.method == Method::HEAD;
-        let has_trailer = head.has_trailer;
-        Read { store, key, is_head, headers: head.headers, query, has_trailer }.answer().await
+        let (has_trailer, has_length) = (head.has_trailer, head.version == Version::HTTP_2);
+        Read { store, key, is_head, headers: head.headers, query, has_trailer, has_length }.answer().await
     }
 
     async fn store(&self, name: &StoreName) -> Result<Arc<dyn Store>, Fault> {
@@ -292,11 +253,12 @@ impl Front {
     }
 
     /// Adds what every response has, and removes the content of an answer to HEAD.
-    fn complete(&self, method: &Method, request: &HeaderMap, request_id: &str, reply: &mut Reply) {
-        if *method == Method::HEAD {
+    fn complete(&self, request: &Parts, request_id: &str, reply: &mut Reply) {
+        if request.method == Method::HEAD {
             let content = std::mem::replace(&mut reply.content, Content::EMPTY).into_head();
+            let is_chunked = reply.headers.contains_key(TRAILER) && request.version != Version::HTTP_2;
             if let Some(len) = content.head_len().filter(|_| reply.status != StatusCode::NOT_MODIFIED)
-                && !reply.headers.contains_key(hyper::header::TRAILER)
+                && !is_chunked
             {
                 reply.headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
             }
@@ -314,7 +276,28 @@ impl Front {
         if reply.status == StatusCode::RANGE_NOT_SATISFIABLE {
             reply.headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
-        cors::allow(&self.options.cors_origins, method, request, &mut reply.headers);
+        cors::allow(&self.options.cors_origins, &request.method, &request.headers, &mut reply.headers);
+    }
+}
+
+/// Checks that the server understands the query, and that the request may have its parameters.
+fn check_parameters(head: &Head<'_>) -> Result<(), Fault> {
+    if *head.method == Method::OPTIONS {
+        return Ok(());
+    }
+
+    let query = &head.target.query;
+    let is_signed = signed(head).is_signed();
+    let has_s3_header = head.headers.keys().any(|name| name.as_str().starts_with("x-amz-"));
+    parameters::check(&head.target.place, query, is_signed || has_s3_header || query.has("x-id"))?;
+
+    // Otherwise everybody could make a link to this server under which a file is a page with scripts.
+    match parameters::overrides(query) {
+        Some(name) if !is_signed => {
+            let message = format!("`{name}` is allowed in signed requests only");
+            Err(Fault::new(StatusCode::BAD_REQUEST, "InvalidRequest", message))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -323,14 +306,8 @@ fn is_s3_listing(target: &Target) -> bool {
     ["list-type", "prefix", "delimiter", "max-keys", "marker"].iter().any(|name| target.query.has(name))
 }
 
-/// Returns the path that was signed. Without a path, clients sign `/`.
-fn signed_path<'a>(head: &Head<'a>) -> &'a str {
-    if head.target.path.is_empty() { "/" } else { &head.target.path }
-}
-
-/// Returns the seconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "signatures contain wall-clock time")]
-pub(crate) fn now() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
-    now.ok().and_then(|now| i64::try_from(now.as_secs()).ok()).unwrap_or_default()
+/// Returns the signed parts of a request. Without a path, clients sign `/`.
+fn signed<'a>(head: &Head<'a>) -> Signed<'a> {
+    let path = if head.target.path.is_empty() { "/" } else { &head.target.path };
+    Signed { method: head.method, path, query: &head.target.query, headers: head.headers }
 }

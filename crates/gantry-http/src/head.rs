@@ -1,13 +1,13 @@
 //! What the head of a request says, apart from its target.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use hyper::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING};
-use hyper::http::uri::Authority;
+use hyper::http::uri::{Authority, PathAndQuery};
 use hyper::{Method, Version};
 
 use gantry_proto::{Headers, StoreName};
+use percent_encoding::percent_decode_str;
 
 use crate::fault::Fault;
 use crate::listener::Peer;
@@ -27,8 +27,19 @@ const HTTPS_PORT: u16 = 443;
 ///
 /// # Errors
 /// 400 if a request of HTTP/1.1 does not have exactly one `Host`, if one of HTTP/2 has neither `:authority` nor `Host`,
-/// and if the target and `Host` name different hosts. Source: RFC 9112, section 3.2, and RFC 9113, section 8.3.1.
+/// if the target has a user or another scheme than HTTP's, and if the target and `Host` name different hosts. Source: RFC
+/// 9110, section 4.2.4, RFC 9112, section 3.2, and RFC 9113, section 8.3.1.
 pub(crate) fn host(uri: &hyper::Uri, headers: &HeaderMap, version: Version) -> Result<Option<String>, Fault> {
+    if uri
+        .scheme_str()
+        .is_some_and(|scheme| !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https"))
+    {
+        return Err(Fault::invalid_request("the request's target has another scheme than http or https"));
+    }
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(Fault::invalid_request("the request's target contains a user"));
+    }
+
     let mut values = headers.get_all(HOST).iter();
     let value = values.next();
     if values.next().is_some() {
@@ -108,7 +119,7 @@ pub(crate) fn finished(
     Finished {
         peer,
         method: method.to_string(),
-        target: without_signature(uri).into_owned(),
+        target: without_signature(uri.path_and_query().map_or("", PathAndQuery::as_str)),
         version: match version {
             Version::HTTP_10 => "HTTP/1.0",
             Version::HTTP_2 => "HTTP/2.0",
@@ -117,7 +128,7 @@ pub(crate) fn finished(
         store: store.map(|store| store.as_str().to_owned()),
         access_key: None,
         user_agent: text(hyper::header::USER_AGENT),
-        referer: text(hyper::header::REFERER),
+        referer: text(hyper::header::REFERER).map(|referer| without_signature(&referer)),
         status: 0,
         bytes: 0,
         first_byte: Duration::ZERO,
@@ -127,14 +138,34 @@ pub(crate) fn finished(
     }
 }
 
-/// Returns a target without what would let others repeat a presigned request.
-fn without_signature(uri: &hyper::Uri) -> Cow<'static, str> {
-    let Some(query) = uri.query() else { return Cow::Owned(uri.path().to_owned()) };
+/// Returns an address without what would let others repeat a presigned request.
+fn without_signature(address: &str) -> String {
+    let Some((path, query)) = address.split_once('?') else { return address.to_owned() };
     let is_secret = |parameter: &&str| {
         let name = parameter.split('=').next().unwrap_or_default();
+        let name = percent_decode_str(name).decode_utf8_lossy();
         ["X-Amz-Signature", "X-Amz-Security-Token", "Signature"].iter().any(|secret| name.eq_ignore_ascii_case(secret))
     };
 
     let kept: Vec<_> = query.split('&').filter(|parameter| !is_secret(parameter)).collect();
-    Cow::Owned(format!("{}?{}", uri.path(), kept.join("&")))
+    format!("{path}?{}", kept.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_reported_without_its_signature() {
+        for (address, reported) in [
+            ("/a", "/a"),
+            ("/a?b=c&d", "/a?b=c&d"),
+            ("/a?X-Amz-Signature=s&b=c", "/a?b=c"),
+            ("/a?b=c&x-amz-signature=s", "/a?b=c"),
+            ("/a?X%2DAmz%2dSignature=s&b=c&X-Amz-Securit%79-Token=t", "/a?b=c"),
+            ("https://h/a?Signatur%65=s&b=%20", "https://h/a?b=%20"),
+        ] {
+            assert_eq!(without_signature(address), reported, "{address}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue, VARY};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use gantry_proto::{ListEntry, StoreName};
+use gantry_proto::{ListEntry, StoreName, printable};
 use gantry_store::{LIST_LIMIT_MAX, Store};
 
 use crate::date;
@@ -116,7 +116,8 @@ fn row(rows: &mut String, link: &str, name: &str, size: &str, modified: &str) {
     rows.push_str("<tr><td><a href=\"");
     escape(link, rows);
     rows.push_str("\">");
-    escape(name, rows);
+    // A name must not change the order in which the text around it is shown.
+    escape(&printable::text(name), rows);
     rows.push_str("</a></td><td>");
     escape(size, rows);
     rows.push_str("</td><td>");
@@ -126,7 +127,7 @@ fn row(rows: &mut String, link: &str, name: &str, size: &str, modified: &str) {
 
 fn page(title: &str, rows: &str, next: Option<&str>) -> Reply {
     let mut heading = String::new();
-    escape(title, &mut heading);
+    escape(&printable::text(title), &mut heading);
     let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>{heading}</title><style>{STYLE}</style></head>\n\

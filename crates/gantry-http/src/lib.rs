@@ -27,6 +27,7 @@ mod multipart;
 mod object;
 mod observe;
 mod options;
+mod parameters;
 mod proof;
 mod range;
 mod reply;
@@ -38,6 +39,7 @@ mod target;
 mod tests;
 mod timed;
 mod tracked;
+mod version;
 mod xml;
 
 pub use listener::{Established, Listener, Peer, Protocol, accept_until};

@@ -23,18 +23,19 @@ struct Part {
     range: Range<u64>,
 }
 
-/// Returns the content of a response with these ranges, which must not overlap, and its media type.
+/// Returns the content of a response with these ranges, which must not overlap, and its media type. `part_head` are the
+/// lines that describe each part.
 pub(crate) fn content(
     store: Arc<dyn Store>,
     object: &ObjectInfo,
     ranges: &[Range<u64>],
-    content_type: &str,
+    part_head: &str,
     boundary: &str,
 ) -> (Content, String) {
     let size = object.size;
     let part = |range: &Range<u64>| Part {
         head: format!(
-            "\r\n--{boundary}\r\nContent-Type: {content_type}\r\nContent-Range: bytes {}-{}/{size}\r\n\r\n",
+            "\r\n--{boundary}\r\n{part_head}Content-Range: bytes {}-{}/{size}\r\n\r\n",
             range.start,
             range.end - 1,
         ),

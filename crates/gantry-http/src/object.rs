@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE,
+};
 use hyper::{StatusCode, header};
 use tracing::warn;
 use uuid::Uuid;
@@ -14,6 +16,7 @@ use gantry_verify::Verifier;
 
 use crate::condition::{self, Verdict};
 use crate::content::{Content, Piecewise};
+use crate::date;
 use crate::describe;
 use crate::fault::Fault;
 use crate::multipart;
@@ -21,6 +24,7 @@ use crate::proof;
 use crate::range::{self, Ranges};
 use crate::reply::Reply;
 use crate::target::Query;
+use crate::version;
 
 /// How often a request is answered anew because the object was replaced between its description and its bytes.
 const ATTEMPTS_MAX: u32 = 3;
@@ -33,8 +37,10 @@ pub(crate) struct Read<'a> {
     pub(crate) is_head: bool,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) query: &'a Query,
-    /// Whether the client accepts trailers, so that the length is not announced.
+    /// Whether the client accepts trailers.
     pub(crate) has_trailer: bool,
+    /// Whether the length can be announced beside a trailer, as in HTTP/2.
+    pub(crate) has_length: bool,
 }
 
 impl Read<'_> {
@@ -54,7 +60,7 @@ impl Read<'_> {
     async fn answer_once(&self, part: Option<u64>) -> Result<Reply, Fault> {
         if !self.is_head && part.is_none() && !condition::has_any(self.headers) {
             match self.range_header() {
-                None => return self.whole(self.open(&self.pin(), Span::default()).await?).await,
+                None => return self.whole(self.open(&version::pin(self.query), Span::default()).await?).await,
                 Some(header) if !self.headers.contains_key(header::IF_RANGE) => {
                     if let Some((start, end)) = range::plain(header) {
                         return self.plain(start, end).await;
@@ -85,18 +91,26 @@ impl Read<'_> {
 
     /// Answers a request for one range that can be opened without a description.
     async fn plain(&self, start: u64, end: Option<u64>) -> Result<Reply, Fault> {
-        let opened = self.open(&self.pin(), Span { start, end }).await?;
+        let mut opened = self.open(&version::pin(self.query), Span { start, end }).await?;
         let size = opened.object.size;
         if start >= size {
             return Err(Fault::range(size));
         }
-        self.opened_range(opened, start..end.unwrap_or(size).min(size)).await
+
+        let range = start..end.unwrap_or(size).min(size);
+        if range == (0..size) && end.is_some() && lacks_checksum(&opened.object) {
+            // It turns out to be the whole object, whose checksum stores state only if they know that it is read as such.
+            let pin = opened.object.pin();
+            drop(opened);
+            opened = self.open(&pin, Span::default()).await?;
+        }
+        self.opened_range(opened, range).await
     }
 
     /// Returns the description of the object. With `needs_parts`, or for HEAD, it states everything that opening the
     /// object would.
     async fn described(&self, needs_parts: bool) -> Result<ObjectInfo, Fault> {
-        let object = self.store.stat(self.key, &self.pin()).await.map_err(|error| self.fault(&error))?;
+        let object = self.stat(&version::pin(self.query)).await?;
 
         let lacks_parts = object.stated_checksum().map_or_else(
             || describe::etag_parts(&object).is_some(),
@@ -112,7 +126,7 @@ impl Read<'_> {
 
     fn ranges(&self, object: &ObjectInfo) -> Ranges {
         // Range is defined for GET only: RFC 9110, section 14.2.
-        if self.is_head || !condition::applies_to_range(self.headers, &describe::validators(object)) {
+        if self.is_head || !condition::applies_to_range(self.headers, &describe::validators(object), date::now()) {
             return Ranges::Whole;
         }
         self.range_header().map_or(Ranges::Whole, |header| range::resolve(header, object.size))
@@ -145,7 +159,8 @@ impl Read<'_> {
         reply.headers.insert(HeaderName::from_static(proof::NAME), proof::value(expected));
         if self.has_trailer {
             reply.headers.insert(header::TRAILER, HeaderValue::from_static("Gantry-Proof"));
-        } else {
+        }
+        if self.has_length || !self.has_trailer {
             reply.headers.insert(CONTENT_LENGTH, HeaderValue::from(object.size));
         }
         reply
@@ -160,7 +175,9 @@ impl Read<'_> {
     }
 
     async fn range(&self, object: &ObjectInfo, range: Range<u64>) -> Result<Reply, Fault> {
-        let span = Span { start: range.start, end: Some(range.end) };
+        // Of the whole object, stores state the checksum only if they know that it is read as such.
+        let end = if range == (0..object.size) { None } else { Some(range.end) };
+        let span = Span { start: range.start, end };
         self.opened_range(self.open(&object.pin(), span).await?, range).await
     }
 
@@ -190,12 +207,12 @@ impl Read<'_> {
 
     fn several(&self, object: &ObjectInfo, ranges: &[Range<u64>]) -> Reply {
         let mut headers = describe::object(object, self.query);
-        let part_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let part_head = part_head(&mut headers);
 
         // Unpredictable, so that no object can contain it.
         let boundary = Uuid::new_v4().simple().to_string();
         let (content, content_type) =
-            multipart::content(Arc::clone(&self.store), object, ranges, &part_type, &boundary);
+            multipart::content(Arc::clone(&self.store), object, ranges, &part_head, &boundary);
 
         headers.insert(HeaderName::from_static(proof::NAME), proof::TRANSPORT);
         headers.insert(CONTENT_LENGTH, HeaderValue::from(content.left()));
@@ -245,19 +262,27 @@ impl Read<'_> {
         reply
     }
 
-    /// Returns the version that the client names.
-    fn pin(&self) -> Pin {
-        let version = self.query.value("versionId").filter(|version| !version.is_empty());
-        Pin { if_match: None, version_id: version.map(str::to_owned) }
+    async fn open(&self, pin: &Pin, span: Span) -> Result<Opened, Fault> {
+        version::open(&*self.store, self.key, pin, span).await.map_err(|error| self.fault(&error))
     }
 
-    async fn open(&self, pin: &Pin, span: Span) -> Result<Opened, Fault> {
-        self.store.open(self.key, pin, span).await.map_err(|error| self.fault(&error))
+    async fn stat(&self, pin: &Pin) -> Result<ObjectInfo, Fault> {
+        version::stat(&*self.store, self.key, pin).await.map_err(|error| self.fault(&error))
     }
 
     fn fault(&self, error: &Error) -> Fault {
         Fault::of_store(error, self.query.has("versionId"))
     }
+}
+
+/// Returns the lines that describe a part of a response with several, and removes what does not describe all of it.
+fn part_head(headers: &mut HeaderMap) -> String {
+    let names = [("Content-Type", CONTENT_TYPE), ("Content-Encoding", CONTENT_ENCODING)];
+    let lines = names.into_iter().filter_map(|(shown, name)| {
+        let value = headers.remove(name)?;
+        Some(format!("{shown}: {}\r\n", value.to_str().ok()?))
+    });
+    lines.collect()
 }
 
 /// Waits for the first bytes.
@@ -268,6 +293,15 @@ async fn begin(piecewise: Piecewise) -> Result<Content, Fault> {
             warn!(error = %failure, "an object's bytes are wrong");
             Fault::mismatch(failure.to_string())
         }
+    })
+}
+
+/// Returns whether a description may lack the checksum that the store keeps of the object, or the sizes of its parts.
+fn lacks_checksum(object: &ObjectInfo) -> bool {
+    object.stated_checksum().is_none_or(|checksum| match checksum.kind {
+        ChecksumKind::FullObject => false,
+        ChecksumKind::Composite => checksum.parts.is_empty(),
+        ChecksumKind::Etag => true,
     })
 }
 

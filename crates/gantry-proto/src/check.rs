@@ -1,5 +1,7 @@
 //! Checks what a relay reports about objects against the bounds in [`limits`](super::limits).
 
+use std::collections::BTreeMap;
+
 use super::answer::ListPage;
 use super::error::{Code, Malformed, WireError};
 use super::limits::{
@@ -29,8 +31,8 @@ pub fn object(object: &ObjectInfo) -> Result<(), Malformed> {
     if texts.into_iter().flatten().any(|text| text.len() > DESCRIPTION_MAX_BYTES) {
         return Err(Malformed::new("`content_type` or `last_modified` is too long"));
     }
-    if metadata_len(object) > METADATA_MAX_BYTES {
-        return Err(Malformed::new("`metadata` is too long"));
+    if len(&object.metadata) > METADATA_MAX_BYTES || len(&object.headers) > METADATA_MAX_BYTES {
+        return Err(Malformed::new("`metadata` or `headers` is too long"));
     }
     let checksums = [&object.checksum, &object.other_checksum];
     if checksums.into_iter().flatten().any(|checksum| !is_bounded(checksum)) {
@@ -59,8 +61,10 @@ pub fn trim(object: &mut ObjectInfo) {
     let fits = |text: &String| text.len() <= DESCRIPTION_MAX_BYTES;
     object.content_type = object.content_type.take().filter(fits);
     object.last_modified = object.last_modified.take().filter(fits);
-    if metadata_len(object) > METADATA_MAX_BYTES {
-        object.metadata.clear();
+    for texts in [&mut object.metadata, &mut object.headers] {
+        if len(texts) > METADATA_MAX_BYTES {
+            texts.clear();
+        }
     }
     object.checksum = object.checksum.take().filter(is_bounded);
     object.other_checksum = object.other_checksum.take().filter(is_bounded);
@@ -117,8 +121,9 @@ fn is_listed(key: &str, prefix: &str) -> bool {
     key.starts_with(prefix) && key.parse::<Key>().is_ok()
 }
 
-fn metadata_len(object: &ObjectInfo) -> usize {
-    object.metadata.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum()
+/// Returns the length of all names and values together, in bytes.
+fn len(texts: &BTreeMap<String, String>) -> usize {
+    texts.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum()
 }
 
 #[cfg(test)]
@@ -135,6 +140,7 @@ mod tests {
             version_id: Some("v".to_owned()),
             last_modified: Some("2026-01-02T03:04:05Z".to_owned()),
             content_type: Some("text/plain".to_owned()),
+            headers: [("expires".to_owned(), "0".to_owned())].into(),
             metadata: [("colour".to_owned(), "blue".to_owned())].into(),
             other_checksum: None,
             stale_s: None,
@@ -167,6 +173,7 @@ mod tests {
             (false, ObjectInfo { content_type: Some(long(DESCRIPTION_MAX_BYTES + 1)), ..good() }),
             (false, ObjectInfo { last_modified: Some(long(DESCRIPTION_MAX_BYTES + 1)), ..good() }),
             (false, ObjectInfo { metadata: [(long(9), long(METADATA_MAX_BYTES))].into(), ..good() }),
+            (false, ObjectInfo { headers: [(long(9), long(METADATA_MAX_BYTES))].into(), ..good() }),
             (false, ObjectInfo { checksum: Some(Checksum { parts: many, ..checksum.clone() }), ..good() }),
             (
                 false,

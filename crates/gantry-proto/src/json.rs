@@ -3,6 +3,7 @@
 //! `serde` alone would also accept an array in place of an object, and take its elements for the members in the order in
 //! which the type declares them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -26,6 +27,11 @@ where
 {
     let object = Option::<Object<T>>::deserialize(deserializer)?;
     Ok(object.map(|Object(value)| value))
+}
+
+/// Decodes a member that must be a JSON object of texts, `null` or absent.
+pub(crate) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// Decodes a member that must be an array of JSON objects.

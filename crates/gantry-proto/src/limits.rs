@@ -57,7 +57,8 @@ pub const INSTANCE_MAX_BYTES: usize = 64;
 /// The longest `etag` and `version_id`, in bytes. Rejected above: requests repeat both. S3's are shorter than 200.
 pub const VERSION_MAX_BYTES: usize = 1024;
 
-/// The maximum size of user metadata, names and values together, in bytes. S3 allows 2 KiB, GCS and Azure 8 KiB.
+/// The maximum size of user metadata, names and values together, in bytes, and that of stored headers. S3 allows 2 KiB,
+/// GCS and Azure 8 KiB.
 pub const METADATA_MAX_BYTES: usize = 64 * 1024;
 
 /// The longest `content_type` and `last_modified`, in bytes.

@@ -305,20 +305,24 @@ mod tests {
             parts: parts.into_iter().map(|(count, size)| PartRun { count, size }).collect(),
         });
         let text = || option::of(any::<String>());
-        let metadata = proptest::collection::btree_map(any::<String>(), any::<String>(), 0..3);
+        let texts = || proptest::collection::btree_map(any::<String>(), any::<String>(), 0..3);
+        let texts = (texts(), texts());
 
-        ("[^\0\r\n]{1,40}", any::<u64>(), any::<String>(), text(), text(), text(), metadata, option::of(checksum))
-            .prop_map(|(key, size, etag, version_id, last_modified, content_type, metadata, checksum)| ObjectInfo {
-                key: key.parse().unwrap(),
-                size,
-                etag,
-                version_id,
-                last_modified,
-                content_type,
-                metadata,
-                checksum,
-                other_checksum: None,
-                stale_s: None,
+        ("[^\0\r\n]{1,40}", any::<u64>(), any::<String>(), text(), text(), text(), texts, option::of(checksum))
+            .prop_map(|(key, size, etag, version_id, last_modified, content_type, (headers, metadata), checksum)| {
+                ObjectInfo {
+                    key: key.parse().unwrap(),
+                    size,
+                    etag,
+                    version_id,
+                    last_modified,
+                    content_type,
+                    headers,
+                    metadata,
+                    checksum,
+                    other_checksum: None,
+                    stale_s: None,
+                }
             })
     }
 

@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::names::Key;
 
+/// The HTTP headers that stores keep with an object besides its type, for those who serve it over HTTP. Source: S3's
+/// system-defined metadata that users control.
+pub const STORED_HEADERS: [&str; 5] =
+    ["cache-control", "content-disposition", "content-encoding", "content-language", "expires"];
+
 /// A requested byte range: absolute offsets, `end` exclusive, `None` for the object's end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -65,6 +70,9 @@ pub struct ObjectInfo {
     /// The media type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
+    /// The HTTP headers that are stored with the object, by their names in lower case: those of [`STORED_HEADERS`].
+    #[serde(default, deserialize_with = "super::json::texts", skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
     /// User metadata.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
@@ -92,6 +100,7 @@ impl ObjectInfo {
             version_id: None,
             last_modified: None,
             content_type: None,
+            headers: BTreeMap::new(),
             metadata: BTreeMap::new(),
             checksum: None,
             other_checksum: None,
@@ -216,6 +225,26 @@ pub enum ChecksumKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stored_headers_are_optional() {
+        let read = |member: &str| {
+            let body = format!(r#"{{"key":"a","size":1,"etag":"e","metadata":{{}}{member}}}"#);
+            serde_json::from_str::<ObjectInfo>(&body)
+        };
+        assert_eq!(read("").unwrap().headers, BTreeMap::new());
+        assert_eq!(read(r#","headers":null"#).unwrap().headers, BTreeMap::new());
+        read(r#","headers":["expires"]"#).unwrap_err();
+        read(r#","headers":{"expires":1}"#).unwrap_err();
+
+        let mut object = read(r#","headers":{"expires":"0"}"#).unwrap();
+        assert_eq!(object.headers["expires"], "0");
+        object.headers.clear();
+        assert!(
+            !serde_json::to_string(&object).unwrap().contains("headers"),
+            "consumers of earlier versions see no change"
+        );
+    }
 
     #[test]
     fn a_span_is_resolved_against_the_size() {

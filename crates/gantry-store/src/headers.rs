@@ -1,5 +1,6 @@
 //! Headers that all stores over HTTP have in common.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -22,6 +23,26 @@ pub(crate) fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
     (first < end && end <= size).then_some((first..end, size))
 }
 
+/// Returns the headers that are stored with an object, without codings that are none of its bytes.
+pub(crate) fn stored_headers<'a>(
+    headers: impl Iterator<Item = (&'static str, Option<&'a str>)>,
+) -> BTreeMap<String, String> {
+    let stored = headers.filter_map(|(name, value)| {
+        let value = value?.trim();
+        let value = if name == "content-encoding" { codings(value) } else { value.to_owned() };
+        (!value.is_empty()).then(|| (name.to_owned(), value))
+    });
+    stored.collect()
+}
+
+/// Some servers store the coding in which an object was uploaded, too. Source: the S3 user guide, "Signature
+/// calculations for chunked uploads".
+fn codings(value: &str) -> String {
+    let is_stored =
+        |coding: &&str| !["", "aws-chunked", "identity"].iter().any(|none| coding.eq_ignore_ascii_case(none));
+    value.split(',').map(str::trim).filter(is_stored).collect::<Vec<_>>().join(", ")
+}
+
 /// Parses the number of seconds that a store asks to wait, up to a maximum. A date is ignored.
 pub(crate) fn retry_after(text: &str) -> Option<Duration> {
     let text = text.trim();
@@ -36,6 +57,22 @@ pub(crate) fn retry_after(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stored_headers_state_the_coding_of_the_stored_bytes() {
+        for (sent, stored) in [
+            ("gzip", Some("gzip")),
+            ("aws-chunked", None),
+            ("gzip,aws-chunked", Some("gzip")),
+            ("Identity", None),
+            ("br, gzip", Some("br, gzip")),
+            (" ", None),
+        ] {
+            let found = stored_headers([("content-encoding", Some(sent)), ("expires", None)].into_iter());
+            assert_eq!(found.get("content-encoding").map(String::as_str), stored, "{sent}");
+            assert_eq!(found.len(), usize::from(stored.is_some()));
+        }
+    }
 
     #[test]
     fn content_range_is_parsed_strictly() {

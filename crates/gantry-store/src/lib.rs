@@ -78,7 +78,7 @@ impl fmt::Debug for Opened {
 ///
 /// All methods fail with an [`Error`]. Unless a method says otherwise:
 /// - [`Error::NotFound`] or [`Error::NoBucket`] if there is no such object, version or bucket.
-/// - [`Error::Denied`] if the store refuses access.
+/// - [`Error::Denied`] if the store refuses access, or [`Error::Archived`] because of an object's tier.
 /// - [`Error::Invalid`] if the store can't serve the request at any time.
 /// - [`Error::Unavailable`] if the store does not answer, fails, or asks to slow down, after the store's own retries.
 /// - [`Error::Protocol`] if the store gives an invalid answer.
@@ -166,6 +166,9 @@ pub enum Error {
     /// The store refuses access. Not retryable.
     #[error("{0}")]
     Denied(String),
+    /// The object is in an archive, and must be restored before it can be read. Not retryable.
+    #[error("{0}")]
+    Archived(String),
     /// The span starts past the object's end. Not retryable.
     #[error("`start` {start} is past the end of the object, {size}")]
     Range {
@@ -200,8 +203,14 @@ pub enum UnavailableKind {
     Credentials,
     /// The store's address demands TLS, but the server does not offer it.
     TlsNotOffered,
+    /// The relay's clock is wrong, so that its signatures and tokens are not valid.
+    Clock,
+    /// The file or the variable with the credentials can't be read, or contains something else.
+    UnusableCredentials,
     /// The server's certificate was issued by an authority that the relay does not trust.
     UnknownAuthority,
+    /// The file with the certificate authorities can't be read, or contains none.
+    UnusableAuthorities,
     /// The server's certificate is invalid for another reason: it has expired, or belongs to another host.
     InvalidCertificate,
     /// The AWS profile uses a way to sign in that is not supported, such as SSO.
@@ -236,6 +245,7 @@ impl Error {
             | Self::NoBucket(_)
             | Self::Changed(_)
             | Self::Denied(_)
+            | Self::Archived(_)
             | Self::Range { .. }
             | Self::Invalid(_)
             | Self::Protocol(_) => false,
@@ -248,7 +258,7 @@ impl Error {
         match self {
             Self::NotFound(_) | Self::NoBucket(_) => Code::NotFound,
             Self::Changed(_) => Code::Changed,
-            Self::Denied(_) => Code::Denied,
+            Self::Denied(_) | Self::Archived(_) => Code::Denied,
             Self::Range { .. } => Code::Range,
             Self::Invalid(_) => Code::BadRequest,
             Self::Unavailable { .. } | Self::Protocol(_) => Code::StoreUnavailable,
@@ -269,6 +279,7 @@ impl Error {
             | Self::NoBucket(_)
             | Self::Changed(_)
             | Self::Denied(_)
+            | Self::Archived(_)
             | Self::Range { .. }
             | Self::Invalid(_)
             | Self::Protocol(_) => wire,

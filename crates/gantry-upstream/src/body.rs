@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, Stream};
 
 use gantry_client::Error;
 use gantry_store as store;
@@ -23,12 +24,15 @@ pub(crate) struct Range {
     end: u64,
     /// `None` once the range or its transfer has ended.
     flow: Option<Flow>,
+    /// Ready with an error if the connection is lost before the first byte. `None` afterwards.
+    lost: Option<BoxFuture<'static, store::Error>>,
 }
 
 impl Range {
     /// Returns the bytes of `flow` up to `end`, exclusive.
-    pub(crate) const fn new(shared: Arc<Shared>, version: Arc<Version>, flow: Flow, end: u64) -> Self {
-        Self { shared, version, end, flow: Some(flow) }
+    pub(crate) fn new(shared: Arc<Shared>, version: Arc<Version>, flow: Flow, end: u64) -> Self {
+        let lost = Some(shared.link.lost());
+        Self { shared, version, end, flow: Some(flow), lost }
     }
 
     /// Lets the transfer wait for the next range, or remembers where this one ended.
@@ -64,7 +68,15 @@ impl Stream for Range {
         let Some(flow) = &mut this.flow else { return Poll::Ready(None) };
 
         // At the end of the transfer, this waits for the relay's last message.
-        match ready!(flow.poll_piece(this.end, cx)) {
+        let Poll::Ready(piece) = flow.poll_piece(this.end, cx) else {
+            let Some(lost) = &mut this.lost else { return Poll::Pending };
+            let error = ready!(lost.poll_unpin(cx));
+            this.flow = None;
+            return Poll::Ready(Some(Err(error)));
+        };
+
+        this.lost = None;
+        match piece {
             Some(Ok(piece)) => {
                 if flow.offset() == this.end {
                     this.finish();

@@ -204,7 +204,8 @@ impl State {
 
 /// Returns about how much memory a description takes, in bytes.
 fn memory_of(subject: &Subject, object: &ObjectInfo) -> usize {
-    let metadata: usize = object.metadata.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
+    let metadata = object.metadata.iter().chain(&object.headers);
+    let metadata: usize = metadata.map(|(name, value)| name.len() + value.len() + 64).sum();
     let checksums = [&object.checksum, &object.other_checksum];
     let parts: usize = checksums.into_iter().flatten().map(|checksum| checksum.parts.len()).sum();
     let texts = [&object.content_type, &object.version_id, &object.last_modified, &subject.version_id];

@@ -14,16 +14,20 @@
 //! | `upstream` | the store |
 //! | `shared` | what all stores of one connection share |
 //! | `descriptions` | the descriptions of objects |
+//! | `absent` | the stores that no relay serves |
+//! | `link` | how long to wait for a connection |
 //! | `trails` | where ranges ended, and the transfers that continue there |
 //! | `flow` | a transfer from which several ranges are read |
 //! | `body` | the bytes of one range |
 //! | `error` | from the client's errors to those of a store |
 
+mod absent;
 mod body;
 mod counts;
 mod descriptions;
 mod error;
 mod flow;
+mod link;
 mod options;
 mod shared;
 #[cfg(test)]

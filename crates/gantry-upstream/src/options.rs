@@ -6,7 +6,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// How long a description is used without asking again. A replaced object may be described as it was for as long.
+    /// How long a description is used without asking again. A replaced object may be described as it was for as long. A
+    /// store that no relay serves counts as absent for as long.
     pub description_age: Duration,
     /// The memory for descriptions, in bytes. The oldest ones are dropped first.
     pub descriptions_bytes: usize,
@@ -16,6 +17,8 @@ pub struct Options {
     pub ahead_bytes: u64,
     /// How long a transfer waits for the next range before it is cancelled.
     pub ahead_idle: Duration,
+    /// How long to wait for the first byte or an answer while there is no connection to nats-server.
+    pub connection_patience: Duration,
     /// Whether to compare the `ETag` of whole objects with their MD5 if the store keeps no checksum.
     pub verify_etag: bool,
 }
@@ -30,6 +33,8 @@ impl Default for Options {
             ahead_max: 8,
             ahead_bytes: 3 << 20,
             ahead_idle: Duration::from_secs(1),
+            // Longer than a restart of nats-server.
+            connection_patience: Duration::from_secs(4),
             verify_etag: false,
         }
     }

@@ -11,11 +11,13 @@ use gantry_client::{self as client, Client};
 use gantry_proto::{Get, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, StoreName};
 use gantry_store::{Error, Opened, Store};
 
+use crate::absent::Absent;
 use crate::body::Range;
 use crate::counts::{Counting, Counts};
 use crate::descriptions::{Descriptions, Subject};
 use crate::error;
 use crate::flow::Flow;
+use crate::link::Link;
 use crate::options::Options;
 use crate::shared::Shared;
 use crate::trails::{Spot, Trails, Version};
@@ -41,6 +43,8 @@ impl Relays {
 
         Self {
             shared: Arc::new(Shared {
+                link: Link::new(Arc::clone(&bus), options.connection_patience),
+                absent: Absent::new(options.description_age),
                 ahead: Client::new(Arc::clone(&bus), ahead),
                 client: Client::new(bus, client),
                 descriptions: Arc::new(Descriptions::new(
@@ -79,6 +83,10 @@ impl fmt::Debug for Relays {
 /// A description may be as old as [`Options::description_age`], and bytes that were read ahead may be older than the
 /// request by [`Options::ahead_idle`]. Both belong to the version that they are returned with. A request for a pinned
 /// version fails with [`Error::Changed`] if a relay finds another one; its description is then requested anew.
+///
+/// Without a connection to nats-server, all methods fail with [`Error::Unavailable`] after
+/// [`Options::connection_patience`], and so does a body before its first byte. A body that has begun is resumed for as
+/// long as the client's patience lasts.
 #[derive(Clone)]
 pub struct Upstream {
     name: StoreName,
@@ -93,44 +101,19 @@ impl fmt::Debug for Upstream {
 
 impl Store for Upstream {
     fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
-        async move {
-            let subject = self.subject(key, pin);
-            if let Some(opened) = self.open_sequential(&subject, pin, span).await {
-                return opened;
-            }
-
-            let get = self.get(key, pin, span);
-            let flow = self.start(&self.shared.client, get, |download| Flow::new(download, None)).await;
-            let flow = match flow {
-                Ok(flow) => flow,
-                Err(error) => return Err(self.failed(&subject, span, &error).await),
-            };
-            let end = flow.end();
-            Ok(self.opened(subject, flow, end))
-        }
-        .boxed()
+        self.reach(self.open_reached(key, pin, span)).boxed()
     }
 
     fn stat<'a>(&'a self, key: &'a Key, pin: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
-        async move {
-            let object = self.describe(&self.subject(key, pin)).await?;
-            if pin.if_match.as_ref().is_none_or(|etag| *etag == object.etag) {
-                return Ok(Arc::unwrap_or_clone(object));
-            }
-
-            // What is known may be outdated.
-            let asked = self.shared.client.stat(&self.name, key, pin).await;
-            asked.map_err(|error| error::of_client(&error))
-        }
-        .boxed()
+        self.reach(self.stat_reached(key, pin)).boxed()
     }
 
     fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
-        async move {
+        let list = async move {
             let page = self.shared.client.list_page(&self.name, request).await;
             page.map_err(|error| error::of_client(&error))
-        }
-        .boxed()
+        };
+        self.reach(list).boxed()
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
@@ -143,6 +126,46 @@ impl Store for Upstream {
 }
 
 impl Upstream {
+    /// Waits for relays, unless there is no connection, or none of them served the store a short time ago.
+    async fn reach<T>(&self, asked: impl Future<Output = Result<T, Error>> + Send) -> Result<T, Error> {
+        if let Some(reason) = self.shared.absent.reason(&self.name) {
+            return Err(Error::NoBucket(reason));
+        }
+
+        let answer = self.shared.link.guard(asked).await;
+        if let Err(Error::NoBucket(reason)) = &answer {
+            self.shared.absent.note(&self.name, reason);
+        }
+        answer
+    }
+
+    async fn open_reached(&self, key: &Key, pin: &Pin, span: Span) -> Result<Opened, Error> {
+        let subject = self.subject(key, pin);
+        if let Some(opened) = self.open_sequential(&subject, pin, span).await {
+            return opened;
+        }
+
+        let get = self.get(key, pin, span);
+        let flow = self.start(&self.shared.client, get, |download| Flow::new(download, None)).await;
+        let flow = match flow {
+            Ok(flow) => flow,
+            Err(error) => return Err(self.failed(&subject, span, &error).await),
+        };
+        let end = flow.end();
+        Ok(self.opened(subject, flow, end))
+    }
+
+    async fn stat_reached(&self, key: &Key, pin: &Pin) -> Result<ObjectInfo, Error> {
+        let object = self.describe(&self.subject(key, pin)).await?;
+        if pin.if_match.as_ref().is_none_or(|etag| *etag == object.etag) {
+            return Ok(Arc::unwrap_or_clone(object));
+        }
+
+        // What is known may be outdated.
+        let asked = self.shared.client.stat(&self.name, key, pin).await;
+        asked.map_err(|error| error::of_client(&error))
+    }
+
     fn subject(&self, key: &Key, pin: &Pin) -> Subject {
         Subject { store: self.name.clone(), key: key.clone(), version_id: pin.version_id.clone() }
     }
@@ -241,6 +264,8 @@ impl Upstream {
     /// Returns why a transfer was not started.
     async fn failed(&self, subject: &Subject, span: Span, error: &client::Error) -> Error {
         if error::is_past_the_end(error) {
+            // What is known may be of a longer version.
+            self.shared.descriptions.forget(subject);
             return match self.describe(subject).await {
                 Ok(object) if object.size < span.start => Error::Range { start: span.start, size: object.size },
                 Ok(_) => Error::unavailable("the object was replaced while its range was requested"),

@@ -122,6 +122,7 @@ impl Stated {
         let mut info = ObjectInfo::new(object().key, self.size.0, self.etag.text());
         info.version_id = self.version_id.as_ref().map(Text::text);
         info.content_type = self.content_type.as_ref().map(Text::text);
+        info.headers = self.metadata.iter().skip(10).map(|(name, value)| (name.text(), value.text())).collect();
         info.metadata = self.metadata.iter().take(10).map(|(name, value)| (name.text(), value.text())).collect();
         info.checksum = self.checksum.as_ref().map(|(value, runs)| Checksum {
             algorithm: ChecksumAlgorithm::Crc32c,

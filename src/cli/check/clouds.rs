@@ -66,6 +66,13 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
         Error::Unavailable { kind: UnavailableKind::Credentials, .. } => {
             (credentials(cloud, name, effective), cloud.unknown.to_owned())
         }
+        Error::Unavailable { kind: UnavailableKind::Clock, .. } => {
+            (named(effective, &key("url")), "correct the clock".to_owned())
+        }
+        Error::Unavailable { kind: UnavailableKind::UnusableCredentials, .. } => unusable(cloud, name, effective),
+        Error::Unavailable { kind: UnavailableKind::UnusableAuthorities, .. } => {
+            (named(effective, &key("tls_ca_file")), "correct the file, or name another".to_owned())
+        }
         Error::Unavailable { kind: UnavailableKind::TlsNotOffered, .. } => {
             (endpoint(), "use http://, the server does not use TLS".to_owned())
         }
@@ -90,10 +97,6 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
             named(effective, &key("url")),
             format!("create the {}, or correct its name or the server's address", cloud.place),
         ),
-        // A file with credentials that are not valid.
-        Error::Invalid(_) if is_set(cloud, name, effective) => {
-            (credentials(cloud, name, effective), "correct the file, or name another".to_owned())
-        }
         _ => (named(effective, &key("url")), "correct the address or the credentials".to_owned()),
     };
     format!("{key}: {error}: {cure}")
@@ -112,8 +115,13 @@ fn chosen(cloud: &Cloud, name: &StoreName, effective: &[Effective]) -> Option<St
     keys.into_iter().find(|key| find(effective, key).is_some_and(|line| line.value != "false"))
 }
 
-fn is_set(cloud: &Cloud, name: &StoreName, effective: &[Effective]) -> bool {
-    chosen(cloud, name, effective).is_some()
+/// Names the place of credentials that are not valid, and what to do. An error about a variable names the variable.
+fn unusable(cloud: &Cloud, name: &StoreName, effective: &[Effective]) -> (String, String) {
+    if let Some(key) = chosen(cloud, name, effective) {
+        return (named(effective, &key), "correct the file, or name another".to_owned());
+    }
+    let source = variable(cloud).map_or(cloud.otherwise, |_| "the environment");
+    (unset(cloud, name, source), "correct the variable or the file".to_owned())
 }
 
 /// Names the key or the variable with the credentials.
@@ -121,8 +129,16 @@ fn credentials(cloud: &Cloud, name: &StoreName, effective: &[Effective]) -> Stri
     if let Some(key) = chosen(cloud, name, effective) {
         return named(effective, &key);
     }
-    let mut variables = cloud.variables.iter();
-    let variable = variables.find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
-    let source = variable.unwrap_or(&cloud.otherwise);
+    unset(cloud, name, variable(cloud).unwrap_or(cloud.otherwise))
+}
+
+/// Returns the variable with the credentials.
+fn variable(cloud: &Cloud) -> Option<&'static str> {
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    cloud.variables.iter().copied().find(is_set)
+}
+
+/// Names the place of the credentials if no key sets them.
+fn unset(cloud: &Cloud, name: &StoreName, source: &str) -> String {
     format!("`stores.{name}.{}` is not set, the credentials come from {source}", cloud.credentials[0])
 }

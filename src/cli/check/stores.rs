@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::super::stores;
 use super::{clouds, find, named};
 use crate::config::{Config, Effective, Store as StoreConfig};
-use gantry_proto::{Key, ListRequest, ObjectInfo, Pin, StoreName};
+use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, StoreName};
 use gantry_relay::metrics::S3Metrics;
 use gantry_store::{Error, Store, UnavailableKind};
 
@@ -38,25 +38,42 @@ pub(super) async fn check(config: &Config, name: &StoreName, effective: &[Effect
     })
 }
 
+/// Number of objects whose descriptions are requested, until one shows whether the relay may read.
+const SAMPLE: u32 = 5;
+
 /// Reports what the credentials permit, as far as this can be tested without knowing a key.
 async fn rights(store: &dyn Store) -> Result<String, Error> {
-    let first = ListRequest { recursive: true, limit: Some(1), ..ListRequest::default() };
+    let first = ListRequest { recursive: true, limit: Some(SAMPLE), ..ListRequest::default() };
     match store.list(&first).await {
-        Ok(page) => match page.entries.first() {
-            Some(entry) => match stat(store, &entry.key).await {
-                Ok(_) => Ok("answers; the relay may list and read".to_owned()),
-                Err(Error::Denied(text)) => Err(Error::Denied(format!("may list, but not read: {text}"))),
-                // The object may have been deleted in the meantime.
-                Err(_) => Ok("answers; the relay may list; reading was not tested".to_owned()),
-            },
-            None => Ok("answers; the relay may list; reading was not tested, there is no object".to_owned()),
-        },
+        Ok(page) => may_read(store, &page).await,
         Err(Error::Denied(_)) => {
             Ok("answers, but the relay may not list: missing keys will be reported as denied; reading was not tested"
                 .to_owned())
         }
         Err(error) => Err(error),
     }
+}
+
+/// Reports whether the relay may read the objects of a page, as far as the first ones show.
+async fn may_read(store: &dyn Store, page: &ListPage) -> Result<String, Error> {
+    let untested = |reason: &str| Ok(format!("answers; the relay may list; reading was not tested{reason}"));
+    if page.entries.is_empty() {
+        let is_all = page.next.is_none();
+        return untested(if is_all { ", there is no object" } else { ", the first page has no object" });
+    }
+
+    let mut has_archived = false;
+    for entry in &page.entries {
+        match stat(store, &entry.key).await {
+            Ok(_) => return Ok("answers; the relay may list and read".to_owned()),
+            Err(Error::Denied(text)) => return Err(Error::Denied(format!("may list, but not read: {text}"))),
+            Err(Error::Archived(_)) => has_archived = true,
+            // It was deleted in the meantime.
+            Err(Error::NotFound(_)) => {}
+            Err(_) => return untested(""),
+        }
+    }
+    untested(if has_archived { ", the first objects are archived" } else { "" })
 }
 
 async fn stat(store: &dyn Store, key: &str) -> Result<ObjectInfo, Error> {
@@ -85,6 +102,10 @@ fn blamed_in_s3(error: &Error, name: &StoreName, effective: &[Effective]) -> Str
             named(effective, &format!("stores.{name}.tls_ca_file")),
             "name a PEM file of the authority that issued the server's certificate",
         ),
+        Error::Unavailable { kind: UnavailableKind::Clock, .. } => (url(), "correct the clock"),
+        Error::Unavailable { kind: UnavailableKind::UnusableAuthorities, .. } => {
+            (named(effective, &format!("stores.{name}.tls_ca_file")), "correct the file, or name another")
+        }
         Error::Unavailable { kind: UnavailableKind::InvalidCertificate, .. } => {
             (endpoint(), "use the host name of the server's certificate, or renew the certificate")
         }

@@ -109,7 +109,8 @@ fn json(finished: &Finished, now: OffsetDateTime) -> String {
         proof: finished.proof.as_ref().map(name_of),
         aborted: finished.aborted.map(gantry_http::Aborted::name),
     };
-    serde_json::to_string(&entry).unwrap_or_default()
+    let line = serde_json::to_string(&entry).unwrap_or_default();
+    printable::json(&line).into_owned()
 }
 
 #[cfg(test)]

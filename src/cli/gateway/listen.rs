@@ -5,7 +5,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::{BoxFuture, FutureExt as _, select_all};
 use gantry_http::{Established, Listener, Peer, Protocol};
 use listenfd::ListenFd;
 use rustls::ServerConfig;
@@ -27,7 +27,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// The source of the front's connections.
 pub(super) struct Connections {
-    socket: Socket,
+    /// At least one.
+    sockets: Vec<Socket>,
+    /// The index of the socket that is asked first, so that none is neglected.
+    first: usize,
     tls: Option<TlsAcceptor>,
 }
 
@@ -54,20 +57,36 @@ impl Drop for Remove {
 }
 
 impl Socket {
-    /// Takes over the socket that systemd has opened for this process, if there is one.
-    pub(super) fn inherited() -> io::Result<Option<Self>> {
+    /// Takes over the sockets that systemd has opened for this process.
+    pub(super) fn inherited() -> io::Result<Vec<Self>> {
         let mut inherited = ListenFd::from_env();
-        if inherited.len() == 0 {
-            return Ok(None);
+        let sockets = (0..inherited.len()).map(|index| Self::inherited_at(&mut inherited, index));
+        sockets.collect()
+    }
+
+    fn inherited_at(inherited: &mut ListenFd, index: usize) -> io::Result<Self> {
+        if let Ok(Some(listener)) = inherited.take_tcp_listener(index) {
+            listener.set_nonblocking(true)?;
+            return Ok(Self::Tcp(TcpListener::from_std(listener)?));
         }
 
-        if let Ok(Some(listener)) = inherited.take_tcp_listener(0) {
-            listener.set_nonblocking(true)?;
-            return Ok(Some(Self::Tcp(TcpListener::from_std(listener)?)));
-        }
-        let Some(listener) = inherited.take_unix_listener(0)? else { return Ok(None) };
+        let listener = inherited.take_unix_listener(index)?;
+        let listener = listener.ok_or_else(|| io::Error::other(format!("descriptor {index} is in use")))?;
         listener.set_nonblocking(true)?;
-        Ok(Some(Self::Unix { listener: UnixListener::from_std(listener)?, _remove: None }))
+        Ok(Self::Unix { listener: UnixListener::from_std(listener)?, _remove: None })
+    }
+
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Peer)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                // The end of a response must not wait for the acknowledgement of its start. A failure must not delay
+                // other clients, as a failed `accept` does.
+                stream.set_nodelay(true).ok();
+                Ok((Box::new(stream), address.into()))
+            }
+            Self::Unix { listener, .. } => Ok((Box::new(listener.accept().await?.0), Peer::UNIX)),
+        }
     }
 
     /// Opens a socket.
@@ -112,8 +131,9 @@ async fn remove_unused(path: &Path) -> io::Result<()> {
 }
 
 impl Connections {
-    pub(super) const fn new(socket: Socket, tls: Option<TlsAcceptor>) -> Self {
-        Self { socket, tls }
+    /// Accepts the connections of all `sockets`, of which there must be one at least.
+    pub(super) const fn new(sockets: Vec<Socket>, tls: Option<TlsAcceptor>) -> Self {
+        Self { sockets, first: 0, tls }
     }
 }
 
@@ -122,16 +142,11 @@ impl Listener for Connections {
     type Handshake = BoxFuture<'static, io::Result<Established<Self::Io>>>;
 
     async fn accept(&mut self) -> io::Result<(Self::Handshake, Peer)> {
-        let (stream, peer): (Self::Io, Peer) = match &self.socket {
-            Socket::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                // The end of a response must not wait for the acknowledgement of its start. A failure must not delay
-                // other clients, as a failed `accept` does.
-                stream.set_nodelay(true).ok();
-                (Box::new(stream), address.into())
-            }
-            Socket::Unix { listener, .. } => (Box::new(listener.accept().await?.0), Peer::UNIX),
-        };
+        let count = self.sockets.len();
+        let order = self.sockets.iter().cycle().skip(self.first).take(count);
+        let (accepted, at, _) = select_all(order.map(|socket| socket.accept().boxed())).await;
+        self.first = (self.first + at + 1) % count;
+        let (stream, peer) = accepted?;
 
         let tls = self.tls.clone();
         let handshake = async move {
@@ -163,4 +178,33 @@ pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, St
     let mut config = config.map_err(|error| unusable(certificate, &error))?;
     config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_socket_is_served() {
+        let any = || async { TcpListener::bind("127.0.0.1:0").await.unwrap() };
+        let listeners = [any().await, any().await, any().await];
+        let addresses = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+        let mut connections = Connections::new(listeners.map(Socket::Tcp).into(), None);
+
+        // The first one always has a client that waits.
+        let mut clients = Vec::new();
+        for address in [addresses[0], addresses[0], addresses[0], addresses[0], addresses[1], addresses[2]] {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut served = Vec::new();
+        for _ in 0..3 {
+            served.push(connections.accept().await.unwrap().1.address.unwrap());
+        }
+        for address in &addresses[1..] {
+            let client = clients.iter().find(|client| client.peer_addr().unwrap() == *address).unwrap();
+            assert!(served.contains(&client.local_addr().unwrap()), "{address}");
+        }
+    }
 }

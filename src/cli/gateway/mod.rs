@@ -27,8 +27,8 @@ use self::access_log::AccessLog;
 use self::listen::{Connections, Socket};
 use self::metrics::{FrontMetrics, RelaysLater, UpstreamMetrics};
 use self::observer::Observer;
-use self::stores::Reachable;
 pub(super) use self::stores::Served;
+use self::stores::{Awaited, Reachable};
 use super::connect::{self, REFUSED_LIMIT};
 use super::exit::{Exit, Failure};
 use super::key_options::GatewayKeys;
@@ -78,17 +78,24 @@ impl Gateway {
         };
         let listener = pages::listen(&config.http).await?;
 
-        let served = async {
-            let Some(bus) = first_connection(&options, shutdown).await? else { return Ok(()) };
+        let stores = Arc::new(Awaited::default());
+        let connection = async {
+            let bus = first_connection(&options, &stores).await?;
             let client = consumer::Options::default().prefix(config.prefix.clone());
             let upstream = Relays::new(Arc::clone(&bus), client, config.gateway.upstream.clone());
             relays.get_or_init(|| upstream.clone());
-            let stores = Reachable { bus: Arc::clone(&bus), prefix: config.prefix.clone(), relays: upstream };
+            stores.connected(Reachable { bus: Arc::clone(&bus), prefix: config.prefix.clone(), relays: upstream });
 
             tokio::select! {
-                () = front.serve(Arc::new(stores), shutdown) => Ok(()),
                 failure = closed(&*bus) => Err(failure),
                 () = show(&*bus, &connected) => Err(Failure::new(Exit::Failed, "the connection to NATS has ended")),
+            }
+        };
+        // Clients are answered before there is a connection, too.
+        let served = async {
+            tokio::select! {
+                () = front.serve(Arc::clone(&stores) as _, shutdown) => Ok(()),
+                ended = connection => ended,
             }
         };
         let served = pages::beside(served, listener, pages).await;
@@ -132,16 +139,17 @@ impl Front {
             None => None,
         };
 
-        let socket = socket(address).await?;
-        let (address, is_local) = socket.describe();
+        let sockets = sockets(address).await?;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        info!(address, scheme, "serving HTTP and S3 clients");
-        if !is_local && (options.keys.is_empty() || options.anonymous) {
-            warn!(address, "everybody who reaches this address can read every store of this connection");
+        for (address, is_local) in sockets.iter().map(Socket::describe) {
+            info!(address, scheme, "serving HTTP and S3 clients");
+            if !is_local && (options.keys.is_empty() || options.anonymous) {
+                warn!(address, "everybody who reaches this address can read every store of this connection");
+            }
         }
 
         let observer = Observer { metrics: FrontMetrics::register(registry), log };
-        Ok(Self { connections: Connections::new(socket, tls), options, observer })
+        Ok(Self { connections: Connections::new(sockets, tls), options, observer })
     }
 
     /// Opens the front's socket if an address is configured.
@@ -168,18 +176,19 @@ impl Front {
     }
 }
 
-/// Takes over systemd's socket, or opens one.
-async fn socket(address: &ListenAddress) -> Result<Socket, Failure> {
+/// Takes over systemd's sockets, or opens one.
+async fn sockets(address: &ListenAddress) -> Result<Vec<Socket>, Failure> {
     let inherited = Socket::inherited()
-        .map_err(|error| Failure::new(Exit::Failed, format!("the socket from systemd (LISTEN_FDS): {error}")))?;
-    if let Some(inherited) = inherited {
+        .map_err(|error| Failure::new(Exit::Failed, format!("the sockets from systemd (LISTEN_FDS): {error}")))?;
+    if !inherited.is_empty() {
         return Ok(inherited);
     }
 
-    Socket::bind(address).await.map_err(|error| {
+    let bound = Socket::bind(address).await.map_err(|error| {
         let address = address.to_string();
         Failure::usage(format!("`gateway.listen` = {address:?} can't be bound: {error}: use another address"))
-    })
+    })?;
+    Ok(vec![bound])
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
@@ -188,20 +197,17 @@ fn read(path: &Path) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
-/// Connects to NATS. Retries without limit, since nats-server may start later. Returns `None` on shutdown.
+/// Connects to NATS. Retries without limit, since nats-server may start later.
 ///
 /// # Errors
 /// If a retry would fail in the same way.
-async fn first_connection(options: &NatsOptions, shutdown: &Shutdown) -> Result<Option<Arc<dyn Bus>>, Failure> {
+async fn first_connection(options: &NatsOptions, stores: &Awaited) -> Result<Arc<dyn Bus>, Failure> {
     loop {
-        let attempt = tokio::select! {
-            attempt = connect::try_nats(options) => attempt,
-            () = shutdown.drain.cancelled() => return Ok(None),
-        };
-        match attempt {
-            Ok(bus) => return Ok(Some(bus)),
+        match connect::try_nats(options).await {
+            Ok(bus) => return Ok(bus),
             Err(bus::Error::Unreachable { servers, reason }) => {
-                warn!(servers, reason, "no connection to NATS yet: retrying, /readyz reports not ready until then");
+                stores.not_yet(format!("{servers}: {reason}"));
+                warn!(servers, reason, "no connection to NATS yet: retrying, requests get 503 until then");
             }
             Err(error) => return Err(error.into()),
         }

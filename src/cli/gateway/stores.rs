@@ -1,6 +1,6 @@
 //! The stores that a connection to NATS may read.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use gantry_bus::Bus;
@@ -35,6 +35,50 @@ impl Stores for Reachable {
     fn store<'a>(&'a self, name: &'a StoreName) -> BoxFuture<'a, Result<Option<Arc<dyn Store>>, Error>> {
         let store: Arc<dyn Store> = Arc::new(self.relays.store(name.clone()));
         ready(Ok(Some(store))).boxed()
+    }
+}
+
+/// The stores of relays once there is a connection to NATS. Until then, all of them are unavailable.
+#[derive(Debug, Default)]
+pub(super) struct Awaited {
+    reachable: OnceLock<Reachable>,
+    /// Why there is no connection yet.
+    problem: Mutex<Option<String>>,
+}
+
+impl Awaited {
+    /// Serves these stores from now on.
+    pub(super) fn connected(&self, reachable: Reachable) {
+        self.reachable.get_or_init(|| reachable);
+    }
+
+    /// Records why there is no connection yet.
+    pub(super) fn not_yet(&self, problem: String) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+    }
+
+    fn reachable(&self) -> Result<&Reachable, Error> {
+        self.reachable.get().ok_or_else(|| {
+            let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+            let reason = problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
+            Error::unavailable(format!("no connection to nats-server yet{reason}"))
+        })
+    }
+}
+
+impl Stores for Awaited {
+    fn names(&self) -> BoxFuture<'_, Result<Vec<StoreName>, Error>> {
+        match self.reachable() {
+            Ok(reachable) => reachable.names(),
+            Err(error) => ready(Err(error)).boxed(),
+        }
+    }
+
+    fn store<'a>(&'a self, name: &'a StoreName) -> BoxFuture<'a, Result<Option<Arc<dyn Store>>, Error>> {
+        match self.reachable() {
+            Ok(reachable) => reachable.store(name),
+            Err(error) => ready(Err(error)).boxed(),
+        }
     }
 }
 

@@ -131,7 +131,7 @@ impl Get {
                 let one = One { get: &self, address, correlation };
                 match one.run(&client, shutdown).await {
                     Ok(()) => Ok(()),
-                    Err(failure) => Err(suggest::folder(failure, &one.address, &client).await),
+                    Err(failure) => Err(suggest::objects(failure, &one.address, &client).await),
                 }
             }
             Mode::Tree(selections) => {

@@ -67,6 +67,10 @@ impl Address {
 
     /// Returns the address as that of one object.
     pub(super) fn object(&self) -> Result<ObjectAddress, Failure> {
+        if self.rest.as_ref().is_none_or(String::is_empty) {
+            let message = "has no key: must be STORE/KEY, or add -r to download all objects of the store";
+            return Err(Failure::usage(message).about(self.to_string()));
+        }
         self.to_string().parse().map_err(Failure::usage)
     }
 }

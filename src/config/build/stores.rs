@@ -201,6 +201,7 @@ impl Build {
             ("anonymous", keys.anonymous),
         ];
         self.at_most_one(section, &ways);
+        self.ids_of_application(section, keys);
 
         let mut file = |key: &str, path: &Option<String>| {
             let path = path.as_deref().map(PathBuf::from)?;
@@ -225,6 +226,26 @@ impl Build {
             azure::Credentials::ManagedIdentity { client }
         } else {
             azure::Credentials::Environment
+        }
+    }
+
+    /// Reports ids that a secret or a federated token requires.
+    fn ids_of_application(&mut self, section: &str, keys: &keys::Store) {
+        let ways = [
+            ("client_secret_file", keys.client_secret_file.is_some()),
+            ("federated_token_file", keys.federated_token_file.is_some()),
+        ];
+        let Some((way, _)) = ways.into_iter().find(|(_, is_set)| *is_set) else { return };
+
+        let ids =
+            [("tenant_id", &keys.tenant_id, "AZURE_TENANT_ID"), ("client_id", &keys.client_id, "AZURE_CLIENT_ID")];
+        for (id, _, variable) in ids.into_iter().filter(|(_, value, _)| value.is_none()) {
+            let id = format!("{section}.{id}");
+            if self.problems.iter().any(|problem| problem.is_about(&id)) {
+                continue;
+            }
+            let place = self.origin(&format!("{section}.{way}"));
+            self.missing(&id, format!("`{section}.{way}` ({place}) requires it, or {variable}"));
         }
     }
 

@@ -103,6 +103,71 @@ async fn names_that_xml_excludes_are_listed() {
 }
 
 #[tokio::test]
+async fn a_blob_that_marks_a_folder_is_not_listed() {
+    let azure = AzureDouble::scripted(true, |_| Act::Serve).await;
+    for folder in ["a", "a/b", "empty"] {
+        azure.put_folder(folder);
+    }
+    azure.put("a/b/c", "x");
+    azure.put("d", "x");
+    let store = public(&azure);
+
+    for limit in [1, 2, 1000] {
+        assert_eq!(list_all(&store, "", true, limit).await, (vec!["a/b/c".to_owned(), "d".to_owned()], vec![]));
+        assert_eq!(list_all(&store, "", false, limit).await, (vec!["d".to_owned()], vec!["a/".to_owned()]));
+    }
+    let error = store.stat(&key("a"), &Pin::default()).await.unwrap_err();
+    assert!(matches!(&error, Error::NotFound(text) if text.contains("is a folder")), "{error:?}");
+}
+
+#[tokio::test]
+async fn blobs_that_are_deleted_or_replaced_during_a_listing_do_no_harm() {
+    let azure = AzureDouble::scripted(true, |_| Act::Serve).await;
+    for name in ["a", "b", "c", "d"] {
+        azure.put(name, name);
+    }
+    let store = public(&azure);
+    let page = |token| ListRequest { recursive: true, limit: Some(2), token, ..ListRequest::default() };
+
+    let first = store.list(&page(None)).await.unwrap();
+    azure.delete("a");
+    azure.delete("c");
+    azure.put("b", "replaced");
+    azure.put("d", "replaced");
+    let second = store.list(&page(first.next.clone())).await.unwrap();
+    let sizes: Vec<_> = second.entries.iter().map(|entry| (entry.key.as_str(), entry.size)).collect();
+    assert_eq!((sizes, second.next), (vec![("d", 8)], None));
+
+    for (entry, expected) in
+        first.entries.iter().zip(["the pinned version was deleted", "no longer the pinned version"])
+    {
+        let pin = Pin { if_match: entry.etag.clone(), version_id: None };
+        let error = read(&store, &entry.key, &pin, 0, None).await.unwrap_err();
+        assert!(matches!(&error, Error::Changed(text) if text.contains(expected)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_is_repeated_when_azure_is_busy() {
+    let azure = AzureDouble::scripted(true, |asked| match asked.index {
+        0 => Act::Fail(503, "ServerBusy", ("retry-after", "1")),
+        1 => Act::Fail(429, "TooManyRequests", ("", "")),
+        _ => Act::Serve,
+    })
+    .await;
+    azure.put("a", "x");
+    let begun = tokio::time::Instant::now();
+    assert_eq!(list_all(&public(&azure), "", true, 10).await.0, ["a"]);
+    assert!(begun.elapsed() >= Duration::from_secs(1) && azure.requests().len() == 3);
+
+    let busy = AzureDouble::scripted(true, |_| Act::Fail(503, "ServerBusy", ("retry-after", "77"))).await;
+    let error = public(&busy).list(&ListRequest::default()).await.unwrap_err();
+    let Error::Unavailable { retry_after, message, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(*retry_after, Some(Duration::from_secs(77)));
+    assert!(message.contains("fails or asks to slow down (503 ServerBusy)"), "{message}");
+}
+
+#[tokio::test]
 async fn rotated_credentials_are_read_again() {
     let azure = AzureDouble::start().await;
     azure.put("key", "hello");

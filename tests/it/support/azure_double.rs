@@ -37,6 +37,9 @@ pub(crate) const KEY: &str = "c2VjcmV0IGtleSBvZiB0aGUgYWNjb3VudA==";
 /// A SAS that the double accepts.
 pub(crate) const SAS: &str = "sv=2023-11-03&sp=rl&se=2999-01-01T00%3A00%3A00Z&sig=hush";
 
+/// The metadata of a blob that marks a folder.
+const MARK: &str = "<Metadata><owner>tests</owner><hdi_isfolder>true</hdi_isfolder></Metadata>";
+
 /// How to answer a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
@@ -59,6 +62,8 @@ pub(crate) enum Act {
 pub(crate) struct Asked {
     pub(crate) is_list: bool,
     pub(crate) is_head: bool,
+    /// The blob's name; empty for a listing.
+    pub(crate) name: String,
     pub(crate) range: Option<String>,
     pub(crate) query: BTreeMap<String, String>,
     /// The number of earlier requests.
@@ -71,6 +76,8 @@ struct Blob {
     etag: String,
     version: String,
     has_md5: bool,
+    /// Whether the blob stands for a folder, as Hadoop's drivers write it.
+    marks_folder: bool,
 }
 
 type Script = Box<dyn Fn(&Asked) -> Act + Send + Sync>;
@@ -113,19 +120,30 @@ impl AzureDouble {
 
     /// Puts a blob with an MD5, and returns its version.
     pub(crate) fn put(&self, name: &str, bytes: impl Into<Bytes>) -> String {
-        self.insert(name, bytes.into(), true)
+        self.insert(name, bytes.into(), true, false)
     }
 
     /// Puts a blob for which no checksum is stored, as after an upload in blocks.
     pub(crate) fn put_without_md5(&self, name: &str, bytes: impl Into<Bytes>) {
-        self.insert(name, bytes.into(), false);
+        self.insert(name, bytes.into(), false, false);
     }
 
-    fn insert(&self, name: &str, bytes: Bytes, has_md5: bool) -> String {
+    /// Puts the empty blob that marks a folder. Its name has no slash at its end.
+    pub(crate) fn put_folder(&self, name: &str) {
+        self.insert(name, Bytes::new(), true, true);
+    }
+
+    /// Deletes a blob with all its versions.
+    pub(crate) fn delete(&self, name: &str) {
+        self.shared.blobs.lock().unwrap().remove(name);
+    }
+
+    fn insert(&self, name: &str, bytes: Bytes, has_md5: bool, marks_folder: bool) -> String {
         let mut blobs = self.shared.blobs.lock().unwrap();
         let number = blobs.values().map(Vec::len).sum::<usize>() + 1;
         let version = format!("2026-11-28T21:30:12.{number:07}Z");
-        let blob = Blob { bytes, etag: format!("\"0x8D{number:012X}\""), version: version.clone(), has_md5 };
+        let etag = format!("\"0x8D{number:012X}\"");
+        let blob = Blob { bytes, etag, version: version.clone(), has_md5, marks_folder };
         blobs.entry(name.to_owned()).or_default().push(blob);
         version
     }
@@ -159,11 +177,14 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
     let query = query(&request);
     let range = request.headers().get("range").map(|value| value.to_str().unwrap().to_owned());
+    let path = request.uri().path().strip_prefix(&format!("/{ACCOUNT}/")).unwrap_or_default();
+    let (container, name) = path.split_once('/').unwrap_or((path, ""));
+    let name = percent_decode_str(name).decode_utf8().unwrap().into_owned();
     let asked = {
         let mut log = shared.log.lock().unwrap();
         let is_list = query.get("comp").is_some_and(|comp| comp == "list");
         let is_head = request.method() == Method::HEAD;
-        let asked = Asked { is_list, is_head, range, query, index: log.len() };
+        let asked = Asked { is_list, is_head, name, range, query, index: log.len() };
         log.push(asked.clone());
         asked
     };
@@ -182,16 +203,13 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
     if let Err((status, code)) = authorize(shared, &request, &asked.query) {
         return failure(status, code, ("", ""), "the signature is not the expected one");
     }
-    let path = request.uri().path().strip_prefix(&format!("/{ACCOUNT}/")).unwrap_or_default();
-    let (container, name) = path.split_once('/').unwrap_or((path, ""));
     if container != CONTAINER {
         return failure(404, "ContainerNotFound", ("", ""), "");
     }
     if asked.is_list {
         return list(shared, &asked.query);
     }
-    let name = percent_decode_str(name).decode_utf8().unwrap().into_owned();
-    blob(shared, &request, &asked, &name, &act)
+    blob(shared, &request, &asked, &act)
 }
 
 fn query(request: &Request<Incoming>) -> BTreeMap<String, String> {
@@ -253,9 +271,9 @@ fn authorize(
     if expected == signature { Ok(()) } else { Err((403, "AuthenticationFailed")) }
 }
 
-fn blob(shared: &Shared, request: &Request<Incoming>, asked: &Asked, name: &str, act: &Act) -> Response<Body> {
+fn blob(shared: &Shared, request: &Request<Incoming>, asked: &Asked, act: &Act) -> Response<Body> {
     let blobs = shared.blobs.lock().unwrap();
-    let Some(versions) = blobs.get(name) else { return failure(404, "BlobNotFound", ("", ""), "") };
+    let Some(versions) = blobs.get(&asked.name) else { return failure(404, "BlobNotFound", ("", ""), "") };
     let found = match asked.query.get("versionid") {
         Some(wanted) => versions.iter().find(|blob| blob.version == *wanted),
         None => versions.last(),
@@ -279,6 +297,9 @@ fn blob(shared: &Shared, request: &Request<Incoming>, asked: &Asked, name: &str,
         .header("x-ms-version-id", &blob.version)
         .header("x-ms-meta-owner", "tests")
         .header("x-ms-request-id", "00000000-0000-0000-0000-000000000000");
+    if blob.marks_folder {
+        response = response.header("x-ms-meta-hdi_isfolder", "true");
+    }
     if blob.has_md5 {
         let name = if range.is_some() { "x-ms-blob-content-md5" } else { "content-md5" };
         response = response.header(name, STANDARD.encode(Md5::digest(&blob.bytes)));
@@ -341,12 +362,13 @@ fn list(shared: &Shared, query: &BTreeMap<String, String>) -> Response<Body> {
         let name = named(&name);
         match blob {
             None => write!(xml, "<BlobPrefix>{name}</BlobPrefix>"),
-            Some(Blob { bytes, etag, .. }) => write!(
+            Some(Blob { bytes, etag, marks_folder, .. }) => write!(
                 xml,
                 "<Blob>{name}<Properties><Last-Modified>Sat, 28 Nov 2026 21:30:12 GMT</Last-Modified><Etag>{}</Etag>\
-                 <Content-Length>{}</Content-Length><BlobType>BlockBlob</BlobType></Properties></Blob>",
+                 <Content-Length>{}</Content-Length><BlobType>BlockBlob</BlobType></Properties>{}</Blob>",
                 etag.trim_matches('"'),
-                bytes.len()
+                bytes.len(),
+                if *marks_folder && text("include") == "metadata" { MARK } else { "" },
             ),
         }
         .unwrap();

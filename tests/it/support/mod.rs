@@ -14,9 +14,9 @@ pub(crate) mod nats;
 pub(crate) mod process;
 pub(crate) mod s3;
 pub(crate) mod s3_double;
+pub(crate) mod service_double;
 pub(crate) mod site;
 pub(crate) mod tls;
-pub(crate) mod token_double;
 
 use std::time::Duration;
 

@@ -30,6 +30,8 @@ const OPEN_FOLDERS_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    /// The folders that were created for it: itself, and those above it from the inside out.
+    created: Vec<PathBuf>,
     top: Arc<OwnedFd>,
     /// Folders below, by their paths.
     open: Mutex<HashMap<String, Arc<OwnedFd>>>,
@@ -101,6 +103,7 @@ impl Folder {
         }
         Ok(Self {
             path: path.to_owned(),
+            created: Vec::new(),
             top: Arc::new(top.into()),
             open: Mutex::default(),
             syncs_each: AtomicBool::new(false),
@@ -112,11 +115,20 @@ impl Folder {
         let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
         let missing: Vec<_> = path.ancestors().take_while(is_missing).collect();
         fs::create_dir_all(path)?;
-        for folder in missing {
+        for folder in &missing {
             let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
             sync_folder(&File::open(parent.unwrap_or(Path::new(".")))?.into())?;
         }
-        Self::open(path)
+        Ok(Self { created: missing.into_iter().map(Path::to_owned).collect(), ..Self::open(path)? })
+    }
+
+    /// Removes the target folder, and those above it, as far as they are empty and [`create`](Self::create) made them.
+    pub(super) fn remove_new(&self) {
+        for folder in &self.created {
+            if fs::remove_dir(folder).is_err() {
+                return;
+            }
+        }
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -88,13 +88,18 @@ async fn run(
 
     // Fetched files are moved to their places, whatever happened to the rest.
     let committed = committing.await.unwrap_or(Err(Error::Cancelled));
-    let planner = match (committed, fetched) {
-        (Err(error), _) | (Ok(()), Err(error)) => return Err(error),
-        (Ok(()), Ok(planner)) => planner,
+    let ended = match (committed, fetched) {
+        (Err(error), _) | (Ok(()), Err(error)) => Err(error),
+        (Ok(()), Ok(_)) if options.cancel.is_cancelled() => Err(Error::Cancelled),
+        (Ok(()), Ok(planner)) => Ok(planner),
     };
-    if options.cancel.is_cancelled() {
-        return Err(Error::Cancelled);
-    }
+    let planner = match ended {
+        Ok(planner) => planner,
+        Err(error) => {
+            blocking(move || Ok(leave(folder, stage))).await?;
+            return Err(error);
+        }
+    };
 
     let failed = reporter.so_far().failed;
     blocking(move || finish(planner, folder, stage, failed)).await?;
@@ -178,6 +183,16 @@ fn finish(planner: Planner, folder: Option<Arc<Folder>>, stage: Option<Arc<Stage
     let shown = |error| Error::from(part::Error::io(&folder.path().join(STAGE), error));
     stage.sync_names().map_err(shown)?;
     stage.dispose(&folder).map_err(shown)
+}
+
+/// Removes the stage and the target folder if an unsuccessful run has made them for nothing. Blocks.
+fn leave(folder: Option<Arc<Folder>>, stage: Option<Arc<Stage>>) {
+    let (Some(folder), Some(stage)) = (folder, stage.and_then(Arc::into_inner)) else { return };
+    match stage.dispose_if_unused(&folder, DELETIONS) {
+        Ok(true) => folder.remove_new(),
+        Ok(false) => {}
+        Err(error) => tracing::debug!(%error, "the hidden folder stays"),
+    }
 }
 
 /// The objects between their listing and their commit.

@@ -6,10 +6,12 @@
 //! process is killed before it has moved the file to its place, the next process reuses the file. After a crash of the
 //! machine the boot id differs, so the file is not reused: its bytes may not have reached the disk.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -183,8 +185,8 @@ impl Stage {
     }
 
     /// Removes a file, if it exists.
-    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
-        match rustix::fs::unlinkat(&self.folder, name, AtFlags::empty()) {
+    pub(super) fn remove(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.folder, name.as_ref(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -239,13 +241,36 @@ impl Stage {
 
     /// Removes the folder and its contents at the end of a complete download.
     pub(super) fn dispose(self, target: &Folder) -> io::Result<()> {
+        for name in self.names()? {
+            self.remove(&name)?;
+        }
+        self.dispose_empty(target)
+    }
+
+    /// Removes the folder if it contains nothing that a later run can use, so nothing but `scratch`. Returns whether it
+    /// did.
+    pub(super) fn dispose_if_unused(self, target: &Folder, scratch: &str) -> io::Result<bool> {
+        if self.names()?.iter().any(|name| name != scratch) {
+            return Ok(false);
+        }
+        self.dispose(target)?;
+        Ok(true)
+    }
+
+    /// Returns the names of the files other than the lock.
+    fn names(&self) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
         for entry in Dir::read_from(&self.folder)? {
             let entry = entry?;
-            let name = entry.file_name();
-            if !matches!(name.to_bytes(), b"." | b"..") && name.to_bytes() != LOCK.as_bytes() {
-                rustix::fs::unlinkat(&self.folder, name, AtFlags::empty())?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if !matches!(name.as_bytes(), b"." | b"..") && name != LOCK {
+                names.push(name.to_owned());
             }
         }
+        Ok(names)
+    }
+
+    fn dispose_empty(self, target: &Folder) -> io::Result<()> {
         self.remove(LOCK)?;
         match rustix::fs::unlinkat(target.top(), STAGE, AtFlags::REMOVEDIR) {
             // Another process has just started to use it.

@@ -121,7 +121,7 @@ impl Listing<'_> {
             xml.text("IsTruncated", if page.next.is_some() { "true" } else { "false" });
             match &page.next {
                 Some(next) if is_v2 => xml.text("NextContinuationToken", &next.token()),
-                Some(next) => xml.text("NextMarker", &encoding.apply(&next.after)),
+                Some(_) => xml.text("NextMarker", &encoding.apply(&page.marker)),
                 None => {}
             }
             contents(xml, encoding, page);

@@ -1,6 +1,9 @@
 //! One page of a listing, which may begin after any name.
+//!
+//! Not every store lists names in the order of their bytes, so only the store's token says where a page ends. A name
+//! limits a listing only if the client has stated it as the start.
 
-use gantry_proto::{ListEntry, ListRequest, StoreName};
+use gantry_proto::{ListEntry, ListPage, ListRequest, StoreName};
 use gantry_store::{Error, LIST_LIMIT_MAX, Store};
 
 use super::places::Places;
@@ -17,80 +20,101 @@ pub(crate) struct Page {
     pub(crate) prefixes: Vec<String>,
     /// Where the next page begins. `None` on the last page.
     pub(crate) next: Option<Start>,
+    /// The name by which V1 continues. [`Places`] has the position that it stands for.
+    pub(crate) marker: String,
 }
 
 impl Page {
-    const fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.prefixes.is_empty()
+    const fn len(&self) -> usize {
+        self.entries.len() + self.prefixes.len()
     }
 }
 
 /// Reads a page.
 pub(crate) async fn read(store: &dyn Store, name: &StoreName, wanted: &Wanted, places: &Places) -> Result<Page, Error> {
-    let after = &wanted.start.after;
-    let mut token = match &wanted.start.token {
-        Some(token) => Some(token.clone()),
-        None if after.is_empty() => None,
-        None => store.token_after(after).or_else(|| places.find(name, wanted, after)),
-    };
+    let Start { after, mut token } = start(store, name, wanted, places);
+    let len_max = usize::try_from(wanted.limit).unwrap_or(usize::MAX).max(1);
+    let limit_min = wanted.limit.clamp(1, LIST_LIMIT_MAX);
 
-    let mut limit = wanted.limit.clamp(1, LIST_LIMIT_MAX);
+    let mut limit = limit_min;
+    let mut marker = after.clone();
     for _ in 0..PAGES_MAX {
-        let request = ListRequest {
-            prefix: wanted.prefix.clone(),
-            recursive: wanted.is_recursive,
-            limit: Some(limit),
-            token: token.clone(),
-            ..ListRequest::default()
-        };
-        let listed = store.list(&request).await?;
-        if listed.next.is_some() && listed.next == token {
-            return Err(Error::Protocol("a page of a listing is its own successor".to_owned()));
-        }
+        let listed = list(store, wanted, token.as_deref(), limit).await?;
+        let listed_len = listed.entries.len() + listed.prefixes.len();
+        let last = last_name(&listed).map_or_else(String::new, str::to_owned).max(after.clone());
 
-        let last = last_name(&listed.entries, &listed.prefixes).map(str::to_owned);
-        let mut page = Page {
-            entries: listed.entries.into_iter().filter(|entry| entry.key > *after).collect(),
-            prefixes: listed.prefixes.into_iter().filter(|prefix| is_after(prefix, after)).collect(),
-            next: None,
-        };
-        page.next = match cut(&mut page, wanted.limit) {
-            // The rest of this page is read again.
-            Some(after) => Some(Start { after, token: token.clone() }),
-            None => listed
-                .next
-                .clone()
-                .map(|token| Start { after: last.unwrap_or_default().max(after.clone()), token: Some(token) }),
+        let next = listed.next.clone().map(|token| Start { after: after.clone(), token: Some(token) });
+        let page = Page {
+            entries: listed.entries.into_iter().filter(|entry| entry.key > after).collect(),
+            prefixes: listed.prefixes.into_iter().filter(|prefix| is_after(prefix, &after)).collect(),
+            next,
+            marker: last,
         };
 
-        if let Some(Start { after, token: Some(token) }) = &page.next {
-            places.note(name, wanted, after, token);
+        if page.len() > len_max && limit > limit_min {
+            limit = narrowed(limit, listed_len - page.len(), limit_min);
+            continue;
         }
-        if !page.is_empty() || page.next.is_none() {
+        if page.len() > 0 || page.next.is_none() {
+            note(places, name, wanted, &page);
             return Ok(page);
         }
+
+        marker = page.marker;
         token = listed.next;
         limit = LIST_LIMIT_MAX;
     }
 
-    let start = Start { after: after.clone(), token };
-    Ok(Page { next: Some(start), ..Page::default() })
+    let page = Page { next: Some(Start { after, token }), marker, ..Page::default() };
+    note(places, name, wanted, &page);
+    Ok(page)
 }
 
-/// Removes what exceeds `limit` names. Returns the last name that is left, if any was removed.
-fn cut(page: &mut Page, limit: u32) -> Option<String> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut names: Vec<_> = page.entries.iter().map(|entry| entry.key.clone()).collect();
-    names.extend(page.prefixes.iter().cloned());
-    if names.len() <= limit {
-        return None;
+/// Keeps where the next page begins.
+fn note(places: &Places, name: &StoreName, wanted: &Wanted, page: &Page) {
+    if let Some(next) = page.next.as_ref().filter(|next| next.token.is_some()) {
+        places.note(name, wanted, &page.marker, next);
+    }
+}
+
+/// Returns where to begin.
+fn start(store: &dyn Store, name: &StoreName, wanted: &Wanted, places: &Places) -> Start {
+    let Start { after, token } = &wanted.start;
+    if token.is_some() || after.is_empty() {
+        return wanted.start.clone();
     }
 
-    names.sort_unstable();
-    let last = names.swap_remove(limit.checked_sub(1)?);
-    page.entries.retain(|entry| entry.key <= last);
-    page.prefixes.retain(|prefix| *prefix <= last);
-    Some(last)
+    places.find(name, wanted, after).unwrap_or_else(|| {
+        let before = wanted.folded_before(after).unwrap_or(after);
+        let token = if before.is_empty() { None } else { store.token_after(before) };
+        Start { after: after.clone(), token }
+    })
+}
+
+async fn list(store: &dyn Store, wanted: &Wanted, token: Option<&str>, limit: u32) -> Result<ListPage, Error> {
+    let request = ListRequest {
+        prefix: wanted.prefix.clone(),
+        recursive: wanted.is_recursive,
+        limit: Some(limit),
+        token: token.map(str::to_owned),
+        ..ListRequest::default()
+    };
+
+    let listed = store.list(&request).await?;
+    if listed.next.is_some() && listed.next.as_deref() == token {
+        return Err(Error::Protocol("a page of a listing is its own successor".to_owned()));
+    }
+    Ok(listed)
+}
+
+/// Returns the limit with which a page of more names than requested is read again, so that its end is a position of the
+/// store. `skipped` names of it are before the start.
+fn narrowed(limit: u32, skipped: usize, limit_min: u32) -> u32 {
+    let skipped = u32::try_from(skipped).unwrap_or(u32::MAX);
+    let narrowed = skipped.saturating_add(limit_min);
+
+    // In a store without order, the skipped names may be anywhere.
+    if narrowed < limit { narrowed } else { limit_min }
 }
 
 /// Returns whether a folded prefix is listed after a start. One that contains the start is, since keys in it may follow.
@@ -99,7 +123,7 @@ fn is_after(prefix: &str, after: &str) -> bool {
 }
 
 /// Returns the greater of the last names of both lists.
-fn last_name<'a>(entries: &'a [ListEntry], prefixes: &'a [String]) -> Option<&'a str> {
-    let entry = entries.last().map(|entry| entry.key.as_str());
-    entry.max(prefixes.last().map(String::as_str))
+fn last_name(page: &ListPage) -> Option<&str> {
+    let entry = page.entries.last().map(|entry| entry.key.as_str());
+    entry.max(page.prefixes.last().map(String::as_str))
 }

@@ -16,12 +16,27 @@ pub(crate) struct Wanted {
     pub(crate) start: Start,
 }
 
+impl Wanted {
+    /// Returns a name shortly before the folded prefix that contains `after`, if there is one. Other keys with the prefix
+    /// may follow `after`, but a store that begins after `after` does not list the prefix.
+    pub(crate) fn folded_before<'a>(&self, after: &'a str) -> Option<&'a str> {
+        if self.is_recursive {
+            return None;
+        }
+
+        let rest = after.strip_prefix(&*self.prefix)?;
+        let slash = self.prefix.len() + rest.find('/')?;
+        let is_within = slash + 1 < after.len();
+        is_within.then(|| &after[..slash])
+    }
+}
+
 /// Where a page begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Start {
-    /// The page begins after this name. Empty for the first page.
+    /// The name after which the client wants the listing to begin. It applies to each page. Empty for all names.
     pub(crate) after: String,
-    /// The store's token of the page in which the name after `after` is, if it is known.
+    /// The store's token of the page. `None` for its first page.
     pub(crate) token: Option<String>,
 }
 
@@ -47,6 +62,23 @@ impl Start {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listing_begins_before_the_folded_prefix_that_contains_its_start() {
+        let wanted =
+            |prefix: &str| Wanted { prefix: prefix.to_owned(), is_recursive: false, limit: 1, start: Start::default() };
+        for (prefix, after, before) in [
+            ("", "b/1", Some("b")),
+            ("", "b/", None),
+            ("", "b", None),
+            ("", "/x", Some("")),
+            ("b/", "b/1", None),
+            ("b/", "b/c/1", Some("b/c")),
+            ("b/", "c/1", None),
+        ] {
+            assert_eq!(wanted(prefix).folded_before(after), before, "{prefix} {after}");
+        }
+    }
 
     #[test]
     fn a_token_is_read_back() {

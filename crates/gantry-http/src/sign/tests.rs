@@ -45,7 +45,7 @@ impl Example {
 
 /// Returns a target that is signed now for a GET from this host.
 pub(crate) fn presigned(path: &str, host: &str, key: &str, secret: &str) -> String {
-    let date = scope::format_date(crate::front::now()).unwrap();
+    let date = scope::format_date(date::now()).unwrap();
     let credential = Credential::parse(&format!("{key}/{}/us-east-1/s3/aws4_request", &date[..8]), &date).unwrap();
     let uri = format!(
         "{path}?X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={key}%2F{}&X-Amz-Date={date}&X-Amz-Expires=600&X-Amz-\

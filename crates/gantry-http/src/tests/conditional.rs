@@ -83,6 +83,26 @@ async fn if_range_never_joins_two_versions() {
     assert_eq!((replaced.status, replaced.body.len()), (200, 300));
 }
 
+/// Another version of the same second would have the same date.
+#[tokio::test]
+async fn if_range_with_a_date_does_not_apply_to_a_recent_version() {
+    for (age, status) in [(0, 200), (30, 200), (100, 206)] {
+        let modified = time::OffsetDateTime::from_unix_timestamp(crate::date::now() - age).unwrap();
+        let mut object = shelf::uploaded("a");
+        object.last_modified = Some(modified.format(&time::format_description::well_known::Rfc3339).unwrap());
+        let etag = object.etag.clone();
+        let mut shelf = shelf::Shelf::default();
+        shelf.put(object, b"0123456789");
+        let site = Site::serving(Options::default(), Arc::new(shelf));
+
+        let date = site.get("/shelf/a", &[]).await.header("last-modified").unwrap().to_owned();
+        let answer = site.get("/shelf/a", &[("Range", "bytes=2-3"), ("If-Range", &date)]).await;
+        assert_eq!(answer.status, status, "{age}");
+        let answer = site.get("/shelf/a", &[("Range", "bytes=2-3"), ("If-Range", &etag)]).await;
+        assert_eq!(answer.status, 206, "{age}");
+    }
+}
+
 #[tokio::test]
 async fn an_object_that_is_replaced_meanwhile_is_described_anew() {
     let mut shelf = shelf::Shelf::default();

@@ -23,6 +23,9 @@ const TABLE: &[(&str, &str, u16)] = &[
     ("two Hosts", "GET /models/a HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
     ("invalid Host", "GET /models/a HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
     ("user in Host", "GET /models/a HTTP/1.1\r\nHost: a@b\r\n\r\n", 400),
+    ("other scheme", "GET ftp://x/models/a HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    ("user in the target", "GET http://a:b@x/models/a HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    ("user in the target of HTTP/1.0", "GET http://a@x/models/a HTTP/1.0\r\n\r\n", 400),
     ("GET with a body", "GET /models/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", 400),
     (
         "GET with a chunked body",

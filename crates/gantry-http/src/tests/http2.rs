@@ -131,10 +131,15 @@ async fn a_client_that_accepts_trailers_gets_the_proof_as_one_over_http2() {
     let mut requests = site.connect_http2(WINDOW).await;
 
     let answer = send(&mut requests, request_of(Method::GET, "/models/a", &[("te", "trailers")])).await;
-    assert!(!answer.headers().contains_key("content-length"));
+    // Unlike HTTP/1.1, it has trailers beside a length.
+    assert_eq!(answer.headers()["content-length"], LARGE.to_string());
+    assert_eq!(answer.headers()["trailer"], "Gantry-Proof");
     let body = answer.into_body().collect().await.unwrap();
     assert_eq!(body.trailers().unwrap()["gantry-proof"], "full-object;algorithm=CRC64NVME");
     assert_eq!(body.to_bytes(), bytes);
+
+    let head = send(&mut requests, request_of(Method::HEAD, "/models/a", &[("te", "trailers")])).await;
+    assert_eq!(head.headers()["content-length"], LARGE.to_string());
 }
 
 #[tokio::test]

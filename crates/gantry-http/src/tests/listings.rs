@@ -1,5 +1,9 @@
 //! Listings for S3 clients, and index pages for browsers.
 
+use futures_util::future::{FutureExt as _, ready};
+use gantry_proto::{Key, ListEntry, ListPage, ListRequest, ObjectInfo, Pin, Span};
+use gantry_store::Opened;
+
 use super::*;
 
 const BROWSER: (&str, &str) = ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
@@ -61,6 +65,178 @@ async fn a_start_far_behind_the_first_page_is_found() {
 
     let page = site.get("/models?max-keys=2&marker=2497", &[]).await;
     assert_eq!((page.elements("Key"), page.element("IsTruncated")), (vec!["2498", "2499"], "false"));
+}
+
+/// A store that lists names in an order of its own, as directory buckets of AWS do. Its tokens are positions in it.
+#[derive(Debug)]
+struct Unordered(Vec<String>);
+
+impl Unordered {
+    /// `count` keys, and a folder after every tenth.
+    fn of(count: usize) -> Self {
+        // 997 is prime, so every name occurs once.
+        let names = (0..count).map(|at| at * 997 % count);
+        Self(names.map(|at| if at % 10 == 9 { format!("{at:04}/") } else { format!("{at:04}") }).collect())
+    }
+
+    fn sorted(&self) -> Vec<String> {
+        let mut names = self.0.clone();
+        names.sort();
+        names
+    }
+
+    fn page(&self, request: &ListRequest) -> ListPage {
+        let start = request.token.as_deref().map_or(0, |token| token.parse::<usize>().unwrap());
+        let end = (start + request.limit.unwrap() as usize).min(self.0.len());
+
+        let mut page = ListPage::default();
+        for name in &self.0[start..end] {
+            if name.ends_with('/') {
+                page.prefixes.push(name.clone());
+            } else {
+                page.entries.push(ListEntry::new(name.clone(), 1));
+            }
+        }
+        page.next = (end < self.0.len()).then(|| end.to_string());
+        page
+    }
+}
+
+impl Store for Unordered {
+    fn open<'a>(&'a self, _: &'a Key, _: &'a Pin, _: Span) -> BoxFuture<'a, Result<Opened, Error>> {
+        ready(Err(Error::NotFound("no such object".to_owned()))).boxed()
+    }
+
+    fn stat<'a>(&'a self, _: &'a Key, _: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
+        ready(Err(Error::NotFound("no such object".to_owned()))).boxed()
+    }
+
+    fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
+        ready(Ok(self.page(request))).boxed()
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
+        ready(Ok(())).boxed()
+    }
+}
+
+/// A store that can begin a page after any name, as directories and S3 do.
+#[derive(Debug)]
+struct Ordered(MemoryStore);
+
+impl Store for Ordered {
+    fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
+        self.0.open(key, pin, span)
+    }
+
+    fn stat<'a>(&'a self, key: &'a Key, pin: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
+        self.0.stat(key, pin)
+    }
+
+    fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
+        self.0.list(request)
+    }
+
+    fn token_after(&self, name: &str) -> Option<String> {
+        Some(name.to_owned())
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.0.probe()
+    }
+}
+
+/// Returns the names of all pages, sorted. `next` returns the target of the page after one.
+async fn all_of(
+    site: &Site,
+    first: &str,
+    headers: &[(&str, &str)],
+    next: impl Fn(&Answer) -> Option<String>,
+) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut target = first.to_owned();
+    loop {
+        let page = site.get(&target, headers).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        names.extend(page.elements("Key").into_iter().map(str::to_owned));
+        names.extend(
+            page.elements("CommonPrefixes")
+                .into_iter()
+                .map(|prefix| prefix.trim_start_matches("<Prefix>").trim_end_matches("</Prefix>").to_owned()),
+        );
+        names.extend(
+            page.text().split("<a href=\"/shelf/").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()),
+        );
+
+        match next(&page) {
+            Some(next) => target = next,
+            None => {
+                names.sort();
+                return names;
+            }
+        }
+    }
+}
+
+async fn all_names(site: &Site, query: &str) -> Vec<String> {
+    let target = format!("/shelf?list-type=2&delimiter=/{query}");
+    let next = |page: &Answer| {
+        let token = page.elements("NextContinuationToken").first().map(|token| (*token).to_owned());
+        token.map(|token| format!("{target}&continuation-token={token}"))
+    };
+    all_of(site, &target, &[], next).await
+}
+
+#[tokio::test]
+async fn a_store_without_order_is_listed_completely() {
+    let store = Unordered::of(2500);
+    let all = store.sorted();
+    let site = Site::serving(Options::default(), Arc::new(store));
+
+    for limit in [1000, 999, 7] {
+        assert_eq!(all_names(&site, &format!("&max-keys={limit}")).await, all, "V2 {limit}");
+
+        let target = format!("/shelf?delimiter=/&max-keys={limit}");
+        let next =
+            |page: &Answer| page.elements("NextMarker").first().map(|marker| format!("{target}&marker={marker}"));
+        assert_eq!(all_of(&site, &target, &[], next).await, all, "V1 {limit}");
+    }
+
+    let next = |page: &Answer| {
+        let link = page.text().split("<p><a href=\"").nth(1)?.split('"').next().unwrap().to_owned();
+        Some(format!("/shelf/{link}"))
+    };
+    assert_eq!(all_of(&site, "/shelf/", &[BROWSER], next).await, all);
+}
+
+#[tokio::test]
+async fn a_start_limits_a_store_without_order_to_greater_names() {
+    let store = Unordered::of(2500);
+    let all = store.sorted();
+    let site = Site::serving(Options::default(), Arc::new(store));
+
+    for limit in [1000, 7] {
+        for start in [0, 1200, 2490] {
+            let names = all_names(&site, &format!("&max-keys={limit}&start-after={start:04}")).await;
+            assert_eq!(names, all[start + 1..], "{limit} {start}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_start_within_a_folded_prefix_lists_the_prefix() {
+    let store = MemoryStore::new(PIECE);
+    for key in ["a", "b-1", "b/1", "b/2", "b.txt", "c/1"] {
+        store.put(key.parse().unwrap(), "x");
+    }
+    let site = Site::serving(Options::default(), Arc::new(Ordered(store)));
+
+    for limit in [1000, 1] {
+        for (start, names) in [("b/1", &["b/", "c/"][..]), ("b/", &["c/"]), ("b", &["b-1", "b.txt", "b/", "c/"])] {
+            let found = all_names(&site, &format!("&max-keys={limit}&start-after={start}")).await;
+            assert_eq!(found, names, "{limit} {start}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -157,6 +333,22 @@ async fn browsers_get_index_pages() {
     // Without the wish for HTML, it is the object of that key.
     assert_eq!(site.get("/models/f/g/", &[]).await.code(), "NoSuchKey");
     assert_eq!(site.get("/models/f/g/", &[("Accept", "text/html;q=0, */*")]).await.code(), "NoSuchKey");
+}
+
+#[tokio::test]
+async fn a_name_can_not_change_how_an_index_page_is_read() {
+    let site = Site::new();
+    site.put("invoice\u{202e}fdp.exe", 1);
+    site.put("\u{2066}x/a", 1);
+
+    for target in ["/models/", "/models/%E2%81%A6x/"] {
+        let page = site.get(target, &[BROWSER]).await;
+        assert_eq!(page.status, 200);
+        assert!(page.text().chars().all(|c| gantry_proto::printable::is_printable(c) || c == '\n'), "{}", page.text());
+    }
+    assert!(site.get("/models/", &[BROWSER]).await.text().contains(">invoice\\u{202e}fdp.exe<"));
+    // S3 clients get the name itself.
+    assert!(site.get("/models?list-type=2", &[]).await.text().contains('\u{202e}'));
 }
 
 #[tokio::test]

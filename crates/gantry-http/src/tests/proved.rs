@@ -139,6 +139,43 @@ async fn an_empty_object_is_verified_before_its_head() {
     assert_eq!(site.get("/models/a", &[]).await.status, 502);
 }
 
+/// Stores state the checksum only of an object that is read as a whole.
+#[tokio::test]
+async fn a_range_of_the_whole_object_is_proved_however_it_is_requested() {
+    let mut single = shelf::uploaded("single");
+    single.etag = "\"single\"".to_owned();
+    single.checksum.as_mut().unwrap().parts = vec![gantry_proto::PartRun { count: 1, size: 10 }];
+    let etag = single.etag.clone();
+    let proof = Some("composite;algorithm=SHA256;parts=1");
+
+    let mut shelf = shelf::Shelf::default();
+    shelf.put(shelf::uploaded("parts"), b"0123456789");
+    shelf.put(shelf::uploaded("wrong"), b"0123456780");
+    single.checksum.as_mut().unwrap().value = shelf::composite(&[b"0123456789"]);
+    shelf.put(single, b"0123456789");
+    let site = Site::serving(Options::default(), Arc::new(shelf));
+
+    for headers in [
+        &[("Range", "bytes=0-9")][..],
+        &[("Range", "bytes=0-99")],
+        &[("Range", "bytes=-10")],
+        &[("Range", "bytes=0-5,5-9")],
+        &[("Range", "bytes=0-9"), ("If-None-Match", "\"other\"")],
+    ] {
+        let answer = site.get("/shelf/parts", headers).await;
+        assert_eq!((answer.status, answer.text()), (206, "0123456789"), "{headers:?}");
+        assert_eq!(answer.header("gantry-proof"), Some("composite;algorithm=SHA256;parts=3"), "{headers:?}");
+        assert_eq!(site.get("/shelf/wrong", headers).await.status, 502, "{headers:?}");
+    }
+
+    let range = [("Range", "bytes=0-9"), ("If-Range", &*etag)];
+    assert_eq!(site.get("/shelf/single", &range).await.header("gantry-proof"), proof);
+    for method in ["GET", "HEAD"] {
+        let part = site.ask(method, "/shelf/single?partNumber=1", &[]).await;
+        assert_eq!((part.status, part.header("gantry-proof")), (206, proof), "{method}");
+    }
+}
+
 #[tokio::test]
 async fn a_range_is_proved_by_the_transport_unless_it_is_the_whole_object() {
     let mut site = Site::new();

@@ -3,6 +3,9 @@
 use super::*;
 use crate::{CorsOrigins, Secret};
 
+/// Signed in some way, which local clients need not be.
+const SIGNED: &str = "X-Amz-Signature=s";
+
 fn shelved() -> Site {
     let mut shelf = shelf::Shelf::default();
     shelf.put(shelf::uploaded("dir/digits.txt"), b"0123456789");
@@ -36,6 +39,12 @@ async fn versions_are_read_by_their_id() {
     assert_eq!(site.get("/shelf/dir/digits.txt?versionId=v1", &[]).await.status, 200);
     let missing = site.get("/shelf/dir/digits.txt?versionId=v2", &[]).await;
     assert_eq!((missing.status, missing.code()), (404, "NoSuchVersion"));
+    // What was stored without versions is the version `null`.
+    site.put("plain", 10);
+    for method in ["GET", "HEAD"] {
+        assert_eq!(site.ask(method, "/models/plain?versionId=null", &[]).await.status, 200);
+        assert_eq!(site.ask(method, "/shelf/dir/digits.txt?versionId=null", &[]).await.status, 404);
+    }
     let missing = site.get("/shelf/other", &[]).await;
     assert_eq!((missing.status, missing.code()), (404, "NoSuchKey"));
     assert_eq!(missing.element("Resource"), "/shelf/other");
@@ -92,6 +101,9 @@ async fn attributes_are_those_requested() {
     let one = site.get(target, &[("x-amz-object-attributes", "ObjectSize")]).await;
     assert!(one.elements("ETag").is_empty());
     assert_eq!(site.get(target, &[]).await.code(), "InvalidArgument");
+    for unknown in ["Owner", "ETag,Colour", "ETag,,ObjectSize"] {
+        assert_eq!(site.get(target, &[("x-amz-object-attributes", unknown)]).await.code(), "InvalidArgument");
+    }
 }
 
 #[tokio::test]
@@ -103,6 +115,10 @@ async fn buckets_are_listed_and_described() {
     assert_eq!(site.ask("HEAD", "/none", &[]).await.status, 404);
     assert_eq!(site.ask("HEAD", "/shelf", &[]).await.status, 404, "its place does not exist");
     assert!(site.get("/models?location", &[]).await.text().contains("></LocationConstraint>"));
+    for unknown in ["/none?location", "/shelf?location"] {
+        assert_eq!(site.get(unknown, &[]).await.code(), "NoSuchBucket");
+    }
+    assert_eq!(site.get("/?prefix=sh", &[]).await.elements("Name"), ["shelf"]);
     assert_eq!(site.get("/shelf?list-type=2", &[]).await.code(), "AccessDenied");
 }
 
@@ -162,10 +178,54 @@ async fn without_keys_signatures_are_ignored_for_local_clients_only() {
 }
 
 #[tokio::test]
+async fn headers_that_are_stored_with_an_object_are_returned() {
+    let stored = [
+        ("cache-control", "max-age=60"),
+        ("content-disposition", "inline; filename=\"a\""),
+        ("content-encoding", "gzip"),
+        ("content-language", "de, en"),
+        ("expires", "Thu, 02 Jan 2025 03:04:05 GMT"),
+    ];
+    let mut object = shelf::uploaded("a");
+    object.headers.extend(stored.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    object.headers.insert("set-cookie".to_owned(), "a=b".to_owned());
+    let etag = object.etag.clone();
+    let mut shelf = shelf::Shelf::default();
+    shelf.put(object, b"0123456789");
+    let site = Site::serving(Options::default(), Arc::new(shelf));
+
+    for (method, range) in [("GET", "none"), ("HEAD", "none"), ("GET", "bytes=2-3")] {
+        let answer = site.ask(method, "/shelf/a", &[("Range", range)]).await;
+        for (name, value) in stored {
+            assert_eq!(answer.header(name), Some(value), "{method} {range} {name}");
+        }
+        assert_eq!(answer.header("set-cookie"), None);
+    }
+
+    let known = site.get("/shelf/a", &[("If-None-Match", &etag)]).await;
+    assert_eq!((known.status, known.header("cache-control")), (304, Some("max-age=60")));
+    assert_eq!((known.header("expires"), known.header("content-encoding")), (Some(stored[4].1), None));
+
+    // The parts are coded, and not what holds them.
+    let several = site.get("/shelf/a", &[("Range", "bytes=0-1,8-9")]).await;
+    assert_eq!((several.status, several.header("content-encoding")), (206, None));
+    assert_eq!(several.text().matches("Content-Encoding: gzip\r\n").count(), 2);
+
+    let signed = format!("/shelf/a?response-cache-control=no-store&{SIGNED}");
+    assert_eq!(site.get(&signed, &[]).await.header("cache-control"), Some("no-store"));
+    let saved = site.get("/shelf/a?download=b", &[]).await;
+    assert_eq!(saved.header("content-disposition"), Some("attachment; filename*=UTF-8''b"));
+}
+
+#[tokio::test]
 async fn a_query_may_override_headers() {
     let site = shelved();
-    let target = "/shelf/dir/digits.txt?response-content-type=text/plain&response-content-disposition=inline&response-\
-                  cache-control=no-store";
+    let unsigned = "/shelf/dir/digits.txt?response-content-type=text/plain&response-content-disposition=inline&response-\
+                    cache-control=no-store";
+    let refused = site.get(unsigned, &[]).await;
+    assert_eq!((refused.status, refused.code()), (400, "InvalidRequest"), "everybody can make such a link");
+
+    let target = &format!("{unsigned}&{SIGNED}");
     let answer = site.get(target, &[]).await;
     assert_eq!(answer.header("content-type"), Some("text/plain"));
     assert_eq!(answer.header("content-disposition"), Some("inline"));
@@ -173,8 +233,45 @@ async fn a_query_may_override_headers() {
 
     let download = site.get("/shelf/dir/digits.txt?download", &[]).await;
     assert_eq!(download.header("content-disposition"), Some("attachment; filename*=UTF-8''digits.txt"));
-    let split = site.get("/shelf/dir/digits.txt?response-content-type=a%0d%0aX-Injected:b", &[]).await;
+    let split =
+        site.get("/shelf/dir/digits.txt?response-content-type=a%0d%0aX-Injected:b&X-Amz-Signature=s", &[]).await;
     assert_eq!(split.header("x-injected"), None);
+}
+
+#[tokio::test]
+async fn requests_that_are_not_implemented_are_never_answered_as_others() {
+    let site = shelved();
+    site.put("a", 10);
+    let sdk = [("x-amz-content-sha256", "UNSIGNED-PAYLOAD")];
+
+    for (query, headers) in [
+        ("website", &[][..]),
+        ("abac", &[]),
+        ("annotation", &[]),
+        ("acl=", &[]),
+        ("uploadId=1", &[]),
+        ("annotation=name", &sdk),
+        ("list-type=2&versions&x-id=ListObjectVersions", &[]),
+        ("analytics&id=1", &[]),
+        ("%61cl", &[]),
+    ] {
+        for target in ["/models", "/models/a"] {
+            let answer = site.get(&format!("{target}?{query}"), headers).await;
+            assert_eq!((answer.status, answer.code()), (501, "NotImplemented"), "{target}?{query}");
+        }
+    }
+    for (target, headers) in [
+        ("/models/a?v=2", &[][..]),
+        ("/models/a?service=git-upload-pack", &[]),
+        ("/models/a?x-id=GetObject", &sdk),
+        ("/models/a?X-Amz-Signature=s&x-amz-checksum-mode=ENABLED&X-Amz-Expires=5", &[]),
+        ("/models/a?AWSAccessKeyId=k&Signature=s&Expires=9", &[]),
+        ("/models?list-type=2&fetch-owner=true&start-after=a&encoding-type=url", &sdk),
+        ("/?x-id=ListBuckets&max-buckets=10", &sdk),
+    ] {
+        assert_eq!(site.get(target, headers).await.status, 200, "{target}");
+    }
+    assert_eq!(site.get("/?events", &[]).await.status, 501);
 }
 
 #[tokio::test]

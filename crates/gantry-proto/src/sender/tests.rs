@@ -46,6 +46,7 @@ pub(super) fn object(size: u64) -> ObjectInfo {
         version_id: None,
         last_modified: None,
         content_type: None,
+        headers: std::collections::BTreeMap::new(),
         metadata: std::collections::BTreeMap::new(),
         checksum: None,
         other_checksum: None,

@@ -1,22 +1,24 @@
 //! Finds Azure's credentials.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use object_store::RetryConfig;
+use async_trait::async_trait;
 use object_store::azure::{AzureAccessKey, AzureCredential, MicrosoftAzureBuilder};
+use object_store::{CredentialProvider, RetryConfig};
 
 use super::cli::Cli;
 use super::options::Credentials;
 use super::sas;
 use crate::Error;
-use crate::cloud::{self, Loaded, Tokens, secret_file};
+use crate::cloud::{self, Loaded, Source, Tokens, check_endpoint, secret_file, unusable_credentials};
+use crate::connections::innermost;
 
 /// Loads the credentials. Returns `None` for anonymous requests.
 ///
 /// # Errors
-/// [`Error::Invalid`] if a file can't be read, or contains no credentials, or an id is missing.
+/// [`Error::Unavailable`] if a file can't be read, or contains no credentials, or an id is missing.
 pub(super) fn credentials(from: Credentials) -> Result<Option<cloud::Credentials<AzureCredential>>, Error> {
     if matches!(from, Credentials::Anonymous) {
         return Ok(None);
@@ -32,13 +34,13 @@ fn load(from: &Credentials, tokens: &Tokens) -> Result<Loaded<AzureCredential>, 
         Credentials::Sas(path) => of_file(path, |text| sas::parse(text).map(AzureCredential::SASToken)),
         Credentials::ClientSecret { tenant, client, secret } => {
             let text = secret_file(secret)?;
-            let builder = builder(tokens, "client_secret", tenant.as_deref(), client.as_deref())?;
-            built(builder.with_client_secret(text.as_str())).map(|loaded| loaded.of_text(&text))
+            let application = Application::of(tenant.as_deref(), client.as_deref(), "the secret of an application")?;
+            let builder = application.builder(tokens, "client_secret")?.with_client_secret(text.as_str());
+            built(builder).map(|source| Loaded::tokens(source).of_text(&text))
         }
         Credentials::WorkloadIdentity { tenant, client, token } => {
-            secret_file(token)?;
-            let builder = builder(tokens, "workload_identity", tenant.as_deref(), client.as_deref())?;
-            built(builder.with_federated_token_file(token.to_string_lossy()))
+            let application = Application::of(tenant.as_deref(), client.as_deref(), "a workload identity")?;
+            workload_identity(tokens, application, token)
         }
         Credentials::ManagedIdentity { client } => managed_identity(tokens, client.as_deref()),
         Credentials::Cli => Ok(Loaded::tokens(Arc::new(Cli::default()))),
@@ -47,19 +49,26 @@ fn load(from: &Credentials, tokens: &Tokens) -> Result<Loaded<AzureCredential>, 
 }
 
 fn of_environment(tokens: &Tokens) -> Result<Loaded<AzureCredential>, Error> {
-    let invalid = |name: &'static str| move |problem: String| Error::Invalid(format!("{name}: {problem}"));
-    if let Some(key) = set("AZURE_STORAGE_KEY") {
-        return account_key(&key).map(Loaded::constant).map_err(invalid("AZURE_STORAGE_KEY"));
+    const KEY: &str = "AZURE_STORAGE_KEY";
+    const SAS: &str = "AZURE_STORAGE_SAS_TOKEN";
+    const TOKEN_FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
+    const SECRET: &str = "AZURE_CLIENT_SECRET";
+    let unusable = |name: &'static str| move |problem: String| unusable_credentials(format!("{name}: {problem}"));
+
+    if let Some(key) = set(KEY) {
+        return account_key(&key).map(Loaded::constant).map_err(unusable(KEY));
     }
-    if let Some(text) = set("AZURE_STORAGE_SAS_TOKEN") {
-        let pairs = sas::parse(&text).map_err(invalid("AZURE_STORAGE_SAS_TOKEN"))?;
+    if let Some(text) = set(SAS) {
+        let pairs = sas::parse(&text).map_err(unusable(SAS))?;
         return Ok(Loaded::constant(AzureCredential::SASToken(pairs)));
     }
-    if let Some(token) = set("AZURE_FEDERATED_TOKEN_FILE") {
-        return built(builder(tokens, "workload_identity", None, None)?.with_federated_token_file(token));
+    if let Some(path) = set(TOKEN_FILE) {
+        let identity = workload_identity(tokens, Application::of(None, None, TOKEN_FILE)?, Path::new(&path));
+        return identity.map_err(|error| unusable(TOKEN_FILE)(error.to_string()));
     }
-    if let Some(secret) = set("AZURE_CLIENT_SECRET") {
-        return built(builder(tokens, "client_secret", None, None)?.with_client_secret(secret));
+    if let Some(secret) = set(SECRET) {
+        let builder = Application::of(None, None, SECRET)?.builder(tokens, "client_secret")?;
+        return built(builder.with_client_secret(secret)).map(Loaded::tokens);
     }
     managed_identity(tokens, None)
 }
@@ -68,13 +77,21 @@ fn set(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Returns a variable with the address of a service.
+fn address(name: &str, example: &str) -> Result<Option<String>, Error> {
+    let Some(address) = set(name) else { return Ok(None) };
+    let form = || unusable_credentials(format!("{name}: must begin with http:// or https://, as in {example}"));
+    check_endpoint(&address).map(|_| Some(address)).map_err(|_| form())
+}
+
 /// Reads a credential from a file.
 fn of_file(
     path: &Path,
     parse: impl Fn(&str) -> Result<AzureCredential, String>,
 ) -> Result<Loaded<AzureCredential>, Error> {
     let text = secret_file(path)?;
-    let credential = parse(&text).map_err(|problem| Error::Invalid(format!("{}: {problem}", path.display())))?;
+    let unusable = |problem: String| unusable_credentials(format!("{}: {problem}", path.display()));
+    let credential = parse(&text).map_err(unusable)?;
     Ok(Loaded::constant(credential).of_text(&text))
 }
 
@@ -92,26 +109,68 @@ fn account_key(text: &str) -> Result<AzureCredential, String> {
     AzureAccessKey::try_new(text).map(AzureCredential::AccessKey).map_err(|_| form.to_owned())
 }
 
-/// Prepares credentials of this kind for an application.
-fn builder(
-    tokens: &Tokens,
-    kind: &str,
-    tenant: Option<&str>,
-    client: Option<&str>,
-) -> Result<MicrosoftAzureBuilder, Error> {
-    let required = |value: Option<&str>, key: &str, variable: &str| {
-        let missing = || Error::Invalid(format!("no `{key}` is set: set it, or {variable}"));
-        value.map(str::to_owned).or_else(|| set(variable)).ok_or_else(missing)
-    };
+/// An application: the ids with which it requests tokens.
+struct Application {
+    tenant: String,
+    client: String,
+}
 
-    let mut builder = unsigned(tokens)
-        .with_credential_type(kind)
-        .with_tenant_id(required(tenant, "tenant_id", "AZURE_TENANT_ID")?)
-        .with_client_id(required(client, "client_id", "AZURE_CLIENT_ID")?);
-    if let Some(authority) = set("AZURE_AUTHORITY_HOST") {
-        builder = builder.with_authority_host(authority.trim_end_matches('/'));
+impl Application {
+    /// Takes the ids that are missing from the environment. `owner` requires them.
+    fn of(tenant: Option<&str>, client: Option<&str>, owner: &str) -> Result<Self, Error> {
+        let required = |value: Option<&str>, variable: &str| {
+            let missing = || unusable_credentials(format!("{owner} requires {variable}, which is not set"));
+            value.map(str::to_owned).or_else(|| set(variable)).ok_or_else(missing)
+        };
+        let tenant = required(tenant, "AZURE_TENANT_ID")?;
+        let client = required(client, "AZURE_CLIENT_ID")?;
+
+        // It becomes a part of a URL.
+        if !tenant.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.')) {
+            return Err(unusable_credentials("AZURE_TENANT_ID: must be the id of a tenant, or one of its domains"));
+        }
+        Ok(Self { tenant, client })
     }
-    Ok(builder)
+
+    /// Prepares credentials of a kind.
+    fn builder(self, tokens: &Tokens, kind: &str) -> Result<MicrosoftAzureBuilder, Error> {
+        let builder =
+            unsigned(tokens).with_credential_type(kind).with_tenant_id(self.tenant).with_client_id(self.client);
+        Ok(match address("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.us")? {
+            Some(authority) => builder.with_authority_host(authority.trim_end_matches('/')),
+            None => builder,
+        })
+    }
+}
+
+fn workload_identity(
+    tokens: &Tokens,
+    application: Application,
+    token: &Path,
+) -> Result<Loaded<AzureCredential>, Error> {
+    secret_file(token)?;
+    let builder = application.builder(tokens, "workload_identity")?;
+    let source = built(builder.with_federated_token_file(token.to_string_lossy()))?;
+    Ok(Loaded::tokens(Arc::new(OfFile { path: token.to_owned(), source })))
+}
+
+/// Requests tokens with what is in a file. If that fails and the file can't be read, the file is blamed.
+#[derive(Debug)]
+struct OfFile {
+    path: PathBuf,
+    source: Source<AzureCredential>,
+}
+
+#[async_trait]
+impl CredentialProvider for OfFile {
+    type Credential = AzureCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AzureCredential>> {
+        self.source.get_credential().await.map_err(|error| match secret_file(&self.path) {
+            Ok(_) => error,
+            Err(unreadable) => object_store::Error::Generic { store: "az", source: unreadable.into() },
+        })
+    }
 }
 
 fn managed_identity(tokens: &Tokens, client: Option<&str>) -> Result<Loaded<AzureCredential>, Error> {
@@ -119,10 +178,10 @@ fn managed_identity(tokens: &Tokens, client: Option<&str>) -> Result<Loaded<Azur
     if let Some(client) = client.map(str::to_owned).or_else(|| set("AZURE_CLIENT_ID")) {
         builder = builder.with_client_id(client);
     }
-    if let Some(endpoint) = set("IDENTITY_ENDPOINT") {
+    if let Some(endpoint) = address("IDENTITY_ENDPOINT", "http://127.0.0.1:41042/msi/token")? {
         builder = builder.with_msi_endpoint(endpoint);
     }
-    built(builder)
+    built(builder).map(Loaded::tokens)
 }
 
 fn unsigned(tokens: &Tokens) -> MicrosoftAzureBuilder {
@@ -133,9 +192,10 @@ fn unsigned(tokens: &Tokens) -> MicrosoftAzureBuilder {
         .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
 }
 
-fn built(builder: MicrosoftAzureBuilder) -> Result<Loaded<AzureCredential>, Error> {
-    let store = builder.build().map_err(|error| Error::Invalid(error.to_string()))?;
-    Ok(Loaded::tokens(Arc::clone(store.credentials())))
+fn built(builder: MicrosoftAzureBuilder) -> Result<Source<AzureCredential>, Error> {
+    // All that can be invalid was checked.
+    let store = builder.build().map_err(|error| unusable_credentials(innermost(&error)))?;
+    Ok(Arc::clone(store.credentials()))
 }
 
 #[cfg(test)]
@@ -162,6 +222,21 @@ mod tests {
         assert_eq!(format!("{found:?}"), "Some(Credentials { .. })");
     }
 
+    #[tokio::test]
+    async fn a_federated_token_that_disappears_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "hush").unwrap();
+        let (tenant, client) = (Some("t".to_owned()), Some("c".to_owned()));
+        let from = Credentials::WorkloadIdentity { tenant, client, token: token.clone() };
+        let found = credentials(from).unwrap().unwrap();
+
+        std::fs::remove_file(&token).unwrap();
+        let about = crate::ranged::About::Operator("container".to_owned());
+        let error = found.get("Azure", &about).await.unwrap_err().error.to_string();
+        assert!(error.contains("token: can't be read: No such file"), "{error}");
+    }
+
     #[test]
     fn a_missing_id_is_named() {
         let folder = tempfile::tempdir().unwrap();
@@ -170,6 +245,6 @@ mod tests {
 
         let from = Credentials::ClientSecret { tenant: None, client: Some("c".to_owned()), secret };
         let error = credentials(from).unwrap_err().to_string();
-        assert_eq!(error, "no `tenant_id` is set: set it, or AZURE_TENANT_ID");
+        assert_eq!(error, "the secret of an application requires AZURE_TENANT_ID, which is not set");
     }
 }

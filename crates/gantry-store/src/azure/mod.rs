@@ -1,6 +1,7 @@
 //! Objects from Azure Blob Storage.
 //!
-//! Snapshots and deleted blobs are never requested. A folder of a hierarchical namespace is not an object.
+//! Snapshots and deleted blobs are never requested. A folder is not an object, neither of a hierarchical namespace nor
+//! as a blob that marks one.
 
 mod cli;
 mod credentials;
@@ -21,7 +22,7 @@ use crate::cloud::{
     self, Answer, Bucket, Checksums, Cloud, CloudStore, Cure, Element, Failure, PageRequest, Query, Refusal, Subject,
     check_endpoint, encoded, header,
 };
-use crate::connections::Connections;
+use crate::connections::{Connections, innermost};
 use crate::headers::quoted;
 use crate::listing::{self, Line};
 use crate::ranged::{About, Retry};
@@ -30,6 +31,10 @@ use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, Key, ListPage, Lis
 
 /// The version of Azure's protocol. Listings of this version encode names that XML can't represent.
 const PROTOCOL: HeaderValue = HeaderValue::from_static("2023-11-03");
+
+/// The metadata of an empty blob that stands for a folder. Hadoop's drivers and others write one for each folder, with
+/// the folder's name without a slash, so that the name would otherwise be both a file and a folder.
+const FOLDER_MARK: &str = "hdi_isfolder";
 
 /// A container, or the blobs below a prefix in it.
 pub struct AzureStore(CloudStore<Azure>);
@@ -44,7 +49,7 @@ impl AzureStore {
     /// Reads the credentials. No request is sent.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if an option is invalid, or if a file can't be read.
+    /// [`Error::Invalid`] if an option is invalid, or [`Error::Unavailable`] if the credentials can't be read.
     pub fn connect(options: Options, budget: Budget) -> Result<Self, Error> {
         let of_account = || format!("https://{}.blob.core.windows.net", options.account);
         let endpoint = check_endpoint(&options.endpoint_url.clone().unwrap_or_else(of_account))?;
@@ -119,6 +124,8 @@ impl Cloud for Azure {
         Query::default()
             .with("restype", "container")
             .with("comp", "list")
+            // Marks folders.
+            .with("include", "metadata")
             .with("maxresults", &page.limit.to_string())
             .with_some("prefix", Some(page.prefix).filter(|prefix| !prefix.is_empty()))
             .with_some("delimiter", page.is_folded.then_some("/"))
@@ -126,7 +133,7 @@ impl Cloud for Azure {
             .append_to(self.url.clone())
     }
 
-    fn prepare(&self, headers: &mut HeaderMap) {
+    fn prepare(&self, headers: &mut HeaderMap, _: Subject) {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert("x-ms-version", PROTOCOL);
     }
@@ -136,7 +143,7 @@ impl Cloud for Azure {
         let credential = credentials.get(Self::NAME, about).await?;
         let authorizer = AzureAuthorizer::new(&credential, &self.account);
         authorizer.try_authorize(request).map_err(|error| {
-            let text = about.with_cause("the request can't be signed", &error.to_string());
+            let text = about.with_cause("the request can't be signed", &innermost(&error));
             Failure::is_final(cloud::without_credentials(text))
         })
     }
@@ -168,7 +175,7 @@ impl Cloud for Azure {
 
     fn check_head(headers: &HeaderMap) -> Result<(), Refusal> {
         let is_folder = header(headers, "x-ms-resource-type") == Some("directory")
-            || header(headers, "x-ms-meta-hdi_isfolder").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+            || header(headers, &format!("{}{FOLDER_MARK}", Self::METADATA)).is_some_and(is_true);
         if is_folder { Err(Refusal::Folder) } else { Ok(()) }
     }
 
@@ -182,7 +189,8 @@ impl Cloud for Azure {
                 (cloud::no_place::<Self>(answer), Retry::Never)
             }
             (409, "BlobArchived" | "BlobBeingRehydrated") => {
-                (denied("archived, it must be rehydrated first"), Retry::Never)
+                let text = "archived, it must be rehydrated first";
+                (Error::Archived(format!("{about}: {text} ({})", answer.label())), Retry::Never)
             }
             (409, "BlobUsesCustomerSpecifiedEncryption") => {
                 (denied("encrypted with a key of the customer, which the relay does not have"), Retry::Never)
@@ -258,14 +266,14 @@ impl Azure {
     fn unknown(&self, answer: &Answer<'_>) -> Error {
         if let Some(problem) = self.problem_with_time(answer) {
             let text = answer.about.with_cause("the relay's SAS can't be used now", &problem);
-            return cloud::without_credentials(cloud::with_skew(answer, text));
+            return cloud::without_credentials(text);
         }
 
         let detail = answer.text("AuthenticationErrorDetail").unwrap_or_default();
         // The other details repeat what was signed.
         if detail.starts_with("Signature not valid in the specified time frame") {
             let text = format!("{}: the SAS is expired, or not valid yet ({})", answer.about, answer.label());
-            return cloud::without_credentials(cloud::with_skew(answer, text));
+            return cloud::without_credentials(text);
         }
         cloud::expired::<Self>(answer)
     }
@@ -278,10 +286,12 @@ impl Azure {
     }
 }
 
-/// Reads a blob of a listing. Folders of a hierarchical namespace are left out.
+/// Reads a blob of a listing. Folders are left out.
 fn line(blob: &Element) -> Option<Line> {
     let properties = blob.child("Properties")?;
-    if properties.text_of("ResourceType") == Some("directory") {
+    let mut metadata = blob.child("Metadata").into_iter().flat_map(|metadata| &metadata.children);
+    let is_marked = metadata.any(|entry| entry.name.eq_ignore_ascii_case(FOLDER_MARK) && is_true(&entry.text));
+    if is_marked || properties.text_of("ResourceType") == Some("directory") {
         return None;
     }
 
@@ -291,6 +301,10 @@ fn line(blob: &Element) -> Option<Line> {
         etag: properties.text_of("Etag").map(quoted),
         last_modified: properties.text_of("Last-Modified").and_then(cloud::rfc3339),
     })
+}
+
+fn is_true(text: &str) -> bool {
+    text.trim().eq_ignore_ascii_case("true")
 }
 
 /// Returns a name, encoded as in a URL. Azure encodes only those that XML can't represent.

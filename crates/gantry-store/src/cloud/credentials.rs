@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::failure::Failure;
-use super::without_credentials;
+use super::{unusable_credentials, without_credentials};
 use crate::Error;
 use crate::connections::innermost;
 use crate::ranged::{About, Retry};
@@ -209,12 +209,12 @@ impl<T: Send + Sync + 'static> Credentials<T> {
 /// Reads a file with a secret. Leading and trailing white space is ignored.
 ///
 /// # Errors
-/// [`Error::Invalid`] if it can't be read or is empty. The message contains the path.
+/// [`Error::Unavailable`] if it can't be read or is empty. The message contains the path.
 pub(crate) fn secret_file(path: &Path) -> Result<String, Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::Invalid(format!("{}: can't be read: {error}", path.display())))?;
+    let unusable = |problem: &str| unusable_credentials(format!("{}: {problem}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| unusable(&format!("can't be read: {error}")))?;
     match text.trim() {
-        "" => Err(Error::Invalid(format!("{}: the file is empty", path.display()))),
+        "" => Err(unusable("the file is empty")),
         text => Ok(text.to_owned()),
     }
 }
@@ -226,6 +226,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::UnavailableKind;
 
     fn about() -> About {
         About::Operator("bucket".to_owned())
@@ -285,7 +286,8 @@ mod tests {
         assert_eq!(credentials.number(), 1);
 
         std::fs::write(&path, " ").unwrap();
-        assert!(matches!(credentials.reload(1, true), Err(Error::Invalid(_))));
+        let unusable = credentials.reload(1, true).unwrap_err();
+        assert!(matches!(unusable, Error::Unavailable { kind: UnavailableKind::UnusableCredentials, .. }));
         assert_eq!(*credentials.get("a cloud", &about()).await.unwrap(), "new");
     }
 

@@ -79,12 +79,19 @@ pub(crate) fn busy<C: Cloud>(answer: &Answer<'_>) -> Error {
 pub(crate) fn expired<C: Cloud>(answer: &Answer<'_>) -> Error {
     let about = answer.about;
     let text = format!("{about}: {} rejects the relay's credentials ({})", C::NAME, answer.reason());
-    without_credentials(with_skew(answer, text))
+    match skew(answer) {
+        Some(skew) => Error::unavailable_because(UnavailableKind::Clock, format!("{text}: {skew}")),
+        None => without_credentials(text),
+    }
 }
 
 /// Returns the error for a lack of permission.
 pub(crate) fn denied(answer: &Answer<'_>) -> Error {
-    Error::Denied(with_skew(answer, format!("{}: access denied ({})", answer.about, answer.reason())))
+    let text = format!("{}: access denied ({})", answer.about, answer.reason());
+    Error::Denied(match skew(answer) {
+        Some(skew) => format!("{text}: {skew}"),
+        None => text,
+    })
 }
 
 /// Returns the error for a missing object. With a pin, it has been deleted.
@@ -104,9 +111,9 @@ pub(crate) fn no_place<C: Cloud>(answer: &Answer<'_>) -> Error {
     Error::NoBucket(format!("{}: no such {} ({})", answer.about, C::PLACE, answer.label()))
 }
 
-/// Adds the difference between the cloud's clock and this machine's to a message, if it explains a refusal.
-pub(crate) fn with_skew(answer: &Answer<'_>, text: String) -> String {
-    let Some(date) = answer.date() else { return text };
+/// Describes the difference between the cloud's clock and this machine's, if it explains a refusal.
+fn skew(answer: &Answer<'_>) -> Option<String> {
+    let date = answer.date()?;
 
     #[expect(clippy::disallowed_methods, reason = "clouds compare their clock with the wall clock")]
     let now = SystemTime::now();
@@ -114,8 +121,5 @@ pub(crate) fn with_skew(answer: &Answer<'_>, text: String) -> String {
         Ok(ahead) => (ahead, "ahead"),
         Err(behind) => (behind.duration(), "behind"),
     };
-    if skew < SKEW {
-        return text;
-    }
-    format!("{text}: the relay's clock is {} minutes {direction}: correct the clock", skew.as_secs() / 60)
+    (skew >= SKEW).then(|| format!("the relay's clock is {} minutes {direction}", skew.as_secs() / 60))
 }

@@ -24,13 +24,13 @@ use object_store::client::{HttpRequest, HttpRequestBody};
 
 pub(crate) use self::answer::{Answer, Subject};
 pub(crate) use self::bucket::Bucket;
-pub(crate) use self::credentials::{Credentials, Loaded, secret_file};
+pub(crate) use self::credentials::{Credentials, Loaded, Source, secret_file};
 #[cfg(test)]
 pub(crate) use self::failure::of_answer;
-pub(crate) use self::failure::{Cure, Failure, denied, expired, missing, no_place, with_skew};
+pub(crate) use self::failure::{Cure, Failure, denied, expired, missing, no_place};
 pub(crate) use self::object::{header, rfc3339};
 pub(crate) use self::store::CloudStore;
-pub(crate) use self::tokens::Tokens;
+pub(crate) use self::tokens::{Problem, Tokens};
 pub(crate) use self::url::{Query, check_endpoint, encoded, encoded_text};
 pub(crate) use self::xml::{Element, parse};
 use crate::listing;
@@ -89,8 +89,8 @@ pub(crate) trait Cloud: fmt::Debug + Send + Sync + 'static {
     /// Returns the URL of a page of the listing.
     fn listing_url(&self, page: PageRequest<'_>) -> String;
 
-    /// Adds the headers that each request needs, except for its authorization.
-    fn prepare(&self, headers: &mut HeaderMap);
+    /// Adds the headers that each request for such a subject needs, except for its authorization.
+    fn prepare(&self, headers: &mut HeaderMap, subject: Subject);
 
     /// Signs a request, or adds a token.
     ///
@@ -109,7 +109,7 @@ pub(crate) trait Cloud: fmt::Debug + Send + Sync + 'static {
     /// file counts.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a file can't be read.
+    /// [`Error::Unavailable`] if a file can't be read.
     fn reload(&self, used: u64, only_other: bool) -> Result<bool, Error>;
 
     /// Returns whether a text can be a version's name.
@@ -146,6 +146,11 @@ pub(crate) enum Refusal {
 /// Creates a request with an empty body.
 fn request(method: hyper::Method, url: &str) -> Result<HttpRequest, hyper::http::Error> {
     hyper::Request::builder().method(method).uri(url).body(HttpRequestBody::empty())
+}
+
+/// Creates the error for a file or a variable that contains no usable credentials.
+pub(crate) fn unusable_credentials(message: impl Into<String>) -> Error {
+    Error::unavailable_because(UnavailableKind::UnusableCredentials, message)
 }
 
 /// Creates the error for credentials that are missing, unreadable or expired.

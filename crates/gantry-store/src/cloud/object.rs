@@ -10,10 +10,13 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{Checksums, Cloud, Refusal};
 use crate::Error;
-use crate::headers::{content_range, quoted};
+use crate::headers::{content_range, quoted, stored_headers};
 use crate::ranged::{About, excerpt};
 use gantry_proto::limits::{OFFSET_MAX, VERSION_MAX_BYTES};
-use gantry_proto::{Key, ObjectInfo, Pin};
+use gantry_proto::{Key, ObjectInfo, Pin, STORED_HEADERS};
+
+/// Neither cloud stores it. Google computes one for each answer.
+const EXPIRES: &str = "expires";
 
 /// Returns a header's value. Returns `None` if the header is missing, repeated with other values, or not ASCII.
 pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -108,6 +111,8 @@ fn describe<C: Cloud>(
     object.version_id = version_id.map(str::to_owned);
     object.last_modified = header(headers, "last-modified").and_then(rfc3339);
     object.content_type = header(headers, "content-type").map(str::to_owned);
+    let stored = STORED_HEADERS.into_iter().filter(|name| *name != EXPIRES);
+    object.headers = stored_headers(stored.map(|name| (name, header(headers, name))));
     object.metadata = metadata(headers, C::METADATA);
     object.other_checksum = other_checksum.filter(|_| checksum.is_none());
     object.checksum = checksum;

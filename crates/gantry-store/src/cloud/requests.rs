@@ -22,8 +22,8 @@ use crate::{Error, LIST_LIMIT_MAX};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin};
 
 /// Maximum length of a page of a listing, in bytes. A page of 1000 keys of 1024 bytes, each byte written as `%XX`, is
-/// 3 MiB, and Azure adds a kilobyte of properties to each.
-const PAGE_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// 3 MiB, and Azure adds a kilobyte of properties and up to 8 KiB of metadata to each.
+const PAGE_MAX_BYTES: usize = 32 * 1024 * 1024;
 
 /// The head of an answer to a GET, and its body.
 pub(super) struct Found {
@@ -164,7 +164,7 @@ impl<C: Cloud> Bucket<C> {
 
         let mut request = request(method, url).map_err(|error| invalid(&error))?;
         *request.headers_mut() = headers;
-        self.cloud.prepare(request.headers_mut());
+        self.cloud.prepare(request.headers_mut(), subject);
         self.cloud.authorize(&mut request, about).await?;
 
         // After the signature, because proxies may replace the span.

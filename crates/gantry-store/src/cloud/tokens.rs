@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::http::uri::Scheme;
+use hyper::{Response, StatusCode};
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
@@ -15,7 +17,8 @@ use object_store::client::{
 };
 use tokio::time::timeout;
 
-use crate::connections::{CONNECT_TIMEOUT, Connections, Pool};
+use crate::connections::{CONNECT_TIMEOUT, Connections, Pool, innermost};
+use crate::ranged::excerpt;
 use crate::{Error, Unobserved};
 
 /// Maximum time until an answer is complete.
@@ -42,17 +45,76 @@ impl Tokens {
     }
 }
 
+/// Why a service issued no token. The text names the service and has no part of the request.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Problem(String);
+
+impl Problem {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
 impl Tokens {
-    async fn answer(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    /// Sends a request, and returns the body of the answer.
+    ///
+    /// # Errors
+    /// If there is no answer in time, or one with a status of failure.
+    pub(crate) async fn ask(&self, request: HttpRequest) -> Result<Bytes, Problem> {
+        self.answer(request).await.map(Response::into_body).map_err(|(_, problem)| problem)
+    }
+
+    async fn answer(&self, request: HttpRequest) -> Result<Response<Bytes>, (HttpErrorKind, Problem)> {
+        let service = service(&request);
+        let answered = timeout(ANSWER_TIMEOUT, self.exchange(request, &service)).await;
+        answered.unwrap_or_else(|_| {
+            let text = format!("{service} did not answer within {ANSWER_TIMEOUT:?}");
+            Err((HttpErrorKind::Timeout, Problem(text)))
+        })
+    }
+
+    async fn exchange(&self, request: HttpRequest, service: &str) -> Result<Response<Bytes>, (HttpErrorKind, Problem)> {
         let is_metadata = request.uri().scheme() == Some(&Scheme::HTTP);
         let pool = if is_metadata { &self.metadata } else { &self.services };
-        let answer = pool.send(request).await.map_err(|error| HttpError::new(HttpErrorKind::Connect, error))?;
-        let (head, body) = answer.into_parts();
+        let answer = pool.send(request).await.map_err(|error| {
+            let text = format!("can't reach {service}: {}", innermost(&error));
+            (HttpErrorKind::Connect, Problem(text))
+        })?;
 
-        let cut = |error| HttpError::new_boxed(HttpErrorKind::Interrupted, error);
-        let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await.map_err(cut)?.to_bytes();
-        Ok(HttpResponse::from_parts(head, HttpResponseBody::from(body)))
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await.map_err(|error| {
+            let text = format!("the answer of {service} is incomplete: {}", innermost(&*error));
+            (HttpErrorKind::Interrupted, Problem(text))
+        })?;
+        let body = body.to_bytes();
+
+        if !head.status.is_success() {
+            let text = format!("{service} issues no token ({})", refusal(head.status, &body));
+            return Err((HttpErrorKind::Unknown, Problem(text)));
+        }
+        Ok(Response::from_parts(head, body))
     }
+}
+
+/// Names the service that a request is for.
+fn service(request: &HttpRequest) -> String {
+    request.uri().authority().map_or_else(String::new, |host| excerpt(host.as_str()))
+}
+
+/// Describes an answer with a status of failure: the status, and the error that it contains as RFC 6749, section 5.2,
+/// or Google's interfaces describe it.
+fn refusal(status: StatusCode, body: &[u8]) -> String {
+    let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let error = &answer["error"];
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+
+    let code = text(error).or_else(|| text(&error["status"]));
+    let reason = text(&answer["error_description"]).or_else(|| text(&error["message"]));
+    let label =
+        code.map_or_else(|| status.as_u16().to_string(), |code| format!("{} {}", status.as_u16(), excerpt(&code)));
+    let reason = reason.as_deref().and_then(|reason| reason.lines().next()).filter(|reason| !reason.is_empty());
+    reason.map_or_else(|| label.clone(), |reason| format!("{label}: {}", excerpt(reason)))
 }
 
 impl HttpConnector for Tokens {
@@ -63,8 +125,35 @@ impl HttpConnector for Tokens {
 
 #[async_trait]
 impl HttpService for Tokens {
+    /// Returns only answers with a token. For others, the error says why, in words that suit our messages.
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let late = |error| HttpError::new(HttpErrorKind::Timeout, error);
-        timeout(ANSWER_TIMEOUT, self.answer(request)).await.map_err(late)?
+        let service = service(&request);
+        let answer = self.answer(request).await.map_err(|(kind, problem)| HttpError::new(kind, problem))?;
+
+        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+        if !body["access_token"].is_string() {
+            let problem = Problem(format!("what {service} sends is not a token"));
+            return Err(HttpError::new(HttpErrorKind::Decode, problem));
+        }
+        Ok(answer.map(HttpResponseBody::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_described_by_its_code_and_reason() {
+        let of = |status: u16, body: &str| refusal(StatusCode::from_u16(status).unwrap(), body.as_bytes());
+        let azure =
+            r#"{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret.\r\nTrace ID: 1"}"#;
+        assert_eq!(of(401, azure), "401 invalid_client: AADSTS7000215: Invalid client secret.");
+        let google = r#"{"error":{"code":403,"message":"Permission denied","status":"PERMISSION_DENIED"}}"#;
+        assert_eq!(of(403, google), "403 PERMISSION_DENIED: Permission denied");
+        assert_eq!(of(400, r#"{"error":"invalid_grant"}"#), "400 invalid_grant");
+        for body in ["", "<html>", "[]", "\"text\""] {
+            assert_eq!(of(404, body), "404");
+        }
     }
 }

@@ -49,7 +49,7 @@ impl Connections {
     /// certificate authorities to trust instead of the system's.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the file can't be read, or contains no valid certificate.
+    /// [`Error::Unavailable`] if the file can't be read, or contains no valid certificate.
     pub(crate) fn new(ca: Option<&Path>, observer: &Observer) -> Result<Self, Error> {
         Ok(Self(Connector::new(tls::config(ca)?, Arc::new(Matcher::from_env()), Observer::clone(observer))))
     }

@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::Error;
+use crate::{Error, UnavailableKind};
 
 /// The certificate authorities of the system. Reading them takes milliseconds, and each store needs them.
 static OF_SYSTEM: LazyLock<RootCertStore> = LazyLock::new(|| {
@@ -40,7 +40,10 @@ pub(super) fn config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
 }
 
 fn of_file(path: &Path) -> Result<RootCertStore, Error> {
-    let invalid = |problem: String| Error::Invalid(format!("{}: {problem}", path.display()));
+    let invalid = |problem: String| {
+        let message = format!("{}: {problem}", path.display());
+        Error::unavailable_because(UnavailableKind::UnusableAuthorities, message)
+    };
     let text = std::fs::read(path).map_err(|error| invalid(format!("can't be read: {error}")))?;
 
     let mut roots = RootCertStore::empty();
@@ -63,11 +66,15 @@ mod tests {
     fn a_file_without_a_valid_certificate_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
-        assert!(matches!(config(Some(&path)), Err(Error::Invalid(_))));
+        let is_unusable = || {
+            let error = config(Some(&path)).unwrap_err();
+            matches!(error, Error::Unavailable { kind: UnavailableKind::UnusableAuthorities, .. })
+        };
+        assert!(is_unusable());
 
         for text in ["", "text", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             std::fs::write(&path, text).unwrap();
-            assert!(matches!(config(Some(&path)), Err(Error::Invalid(_))), "{text:?}");
+            assert!(is_unusable(), "{text:?}");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A version is a *generation*. The checksum is the stored CRC-32C, or the MD5 if there is none.
 
 mod credentials;
+mod external;
 mod options;
 
 use std::fmt;
@@ -41,7 +42,7 @@ impl GcsStore {
     /// Reads the credentials. No request is sent.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if an option is invalid, or if a file can't be read.
+    /// [`Error::Invalid`] if an option is invalid, or [`Error::Unavailable`] if the credentials can't be read.
     pub fn connect(options: Options, budget: Budget) -> Result<Self, Error> {
         let endpoint = check_endpoint(options.endpoint_url.as_deref().unwrap_or(ENDPOINT))?;
         let project = options.billing_project.as_deref().map(HeaderValue::try_from).transpose();
@@ -122,9 +123,11 @@ impl Cloud for Gcs {
             .append_to(self.url.clone())
     }
 
-    fn prepare(&self, headers: &mut HeaderMap) {
-        // Google decompresses an object that is stored compressed, unless the request accepts gzip.
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    fn prepare(&self, headers: &mut HeaderMap, subject: Subject) {
+        // Google decompresses an object that is stored compressed, unless the request accepts gzip. It may compress a
+        // listing for such a request.
+        let coding = if subject == Subject::Listing { "identity" } else { "gzip" };
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(coding));
         if let Some(project) = &self.project {
             headers.insert("x-goog-user-project", project.clone());
         }

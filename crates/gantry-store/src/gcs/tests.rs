@@ -105,7 +105,7 @@ fn a_wrong_clock_is_named() {
     let answer =
         Answer::of_parts(401, headers(&[("date", "Sat, 01 Jan 2000 00:00:00 GMT")]), "", &about, Subject::Listing);
     let error = cloud::expired::<Gcs>(&answer).to_string();
-    assert!(error.contains("clock is") && error.contains("minutes ahead: correct the clock"), "{error}");
+    assert!(error.contains("clock is") && error.ends_with("minutes ahead"), "{error}");
 }
 
 #[test]

@@ -143,7 +143,7 @@ impl Bucket {
             let asked = self.asked_listing(&what);
             let output = Box::pin(call).await.map_err(|error| Failure::of(&error, asked))?;
 
-            let wanted = listing::wanted(&self.prefix, &position, limit as usize);
+            let wanted = listing::wanted(&self.prefix, &position, limit as usize, self.lists_in_order());
             listing::page(&output, wanted, &what).map_err(Failure::is_final)
         };
         observed(&*self.observer, "list", asked).await

@@ -223,7 +223,7 @@ impl Answer<'_> {
                 Retry::AfterCure(Cure::Credentials),
             ),
             (_, "RequestTimeTooSkewed") => {
-                (unavailable(UnavailableKind::Other, "the relay's clock is wrong"), Retry::Later)
+                (unavailable(UnavailableKind::Clock, "the relay's clock is wrong"), Retry::Later)
             }
             (_, "RequestTimeout" | "OperationAborted" | "SlowDown" | "InternalError" | "ServiceUnavailable") => {
                 (unavailable(UnavailableKind::Other, "S3 fails or asks to slow down"), Retry::Later)
@@ -267,7 +267,10 @@ impl Answer<'_> {
             }
             // Otherwise 405 means that the version is a delete marker.
             (404 | 405 | 410, _) => (self.missing("no such object"), Retry::Never),
-            (_, "InvalidObjectState") => (denied("archived, it must be restored first", &self.label()), Retry::Never),
+            (_, "InvalidObjectState") => {
+                let label = self.label();
+                (Error::Archived(format!("{what}: archived, it must be restored first ({label})")), Retry::Never)
+            }
             (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => {
                 (denied("access denied", &self.label()), Retry::AfterCure(Cure::OtherKey))
             }

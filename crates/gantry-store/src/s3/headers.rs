@@ -7,13 +7,17 @@
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 
+use gantry_proto::STORED_HEADERS;
+
 /// Headers that identify a version, or the bytes of a body. If they are ambiguous, the answer is unusable.
 const ESSENTIAL: [&str; 4] = ["content-length", "content-range", "etag", "x-amz-version-id"];
 
 /// Headers that are kept if they are valid: those that are read, and one that most servers send.
 const OPTIONAL: [&str; 6] =
-    ["accept-ranges", "content-encoding", "content-type", "x-amz-server-side-encryption", DATE, PARTS];
+    ["accept-ranges", "content-type", "x-amz-server-side-encryption", DATE, EXPIRES_TEXT, PARTS];
 const DATE: &str = "last-modified";
+/// The SDK's copy of `Expires`, whose value need not be a date.
+const EXPIRES_TEXT: &str = "expiresstring";
 const PARTS: &str = "x-amz-mp-parts-count";
 
 /// Prefixes of headers that are read if they are valid.
@@ -53,6 +57,7 @@ pub(super) fn make_legible(response: &mut HttpResponse) {
 fn is_read(name: &str) -> bool {
     ESSENTIAL.contains(&name)
         || OPTIONAL.contains(&name)
+        || STORED_HEADERS.contains(&name)
         || OPTIONAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
@@ -129,7 +134,11 @@ mod tests {
         let found = legible(&[
             ("etag", b"\"e\""),
             ("last-modified", b"yesterday"),
-            ("expires", b"never"),
+            ("expires", b"\xff"),
+            ("cache-control", b"no-store"),
+            ("content-language", b"de"),
+            ("content-language", b"fr"),
+            ("x-other", b"1"),
             ("x-amz-meta-bad", b"caf\xe9"),
             ("x-amz-meta-good", "café".as_bytes()),
             ("x-amz-mp-parts-count", b"many"),
@@ -138,7 +147,15 @@ mod tests {
             ("content-type", b"c/d"),
             ("x-amz-request-id", b"1"),
         ]);
-        assert_eq!(found, pairs(&[("etag", "\"e\""), ("x-amz-meta-good", "café"), ("x-amz-request-id", "1")]));
+        assert_eq!(
+            found,
+            pairs(&[
+                ("cache-control", "no-store"),
+                ("etag", "\"e\""),
+                ("x-amz-meta-good", "café"),
+                ("x-amz-request-id", "1"),
+            ])
+        );
     }
 
     #[test]

@@ -19,8 +19,13 @@ pub(super) fn page(output: &ListObjectsV2Output, wanted: Wanted<'_>, what: &Abou
 }
 
 /// Returns the requirements for a page of at most `limit` entries and prefixes that begins at `position`.
-pub(super) fn wanted<'a>(store_prefix: &'a str, position: &'a Position, limit: usize) -> Wanted<'a> {
-    Wanted { store: "S3", store_prefix, position, limit, starts_after_names: true }
+pub(super) fn wanted<'a>(
+    store_prefix: &'a str,
+    position: &'a Position,
+    limit: usize,
+    starts_after_names: bool,
+) -> Wanted<'a> {
+    Wanted { store: "S3", store_prefix, position, limit, starts_after_names }
 }
 
 fn answer(output: &ListObjectsV2Output) -> Answer {
@@ -68,7 +73,7 @@ mod tests {
 
     fn read(output: &ListObjectsV2Output, position: &Position, limit: usize) -> Result<ListPage, Error> {
         let what = About::Consumer("the listing".to_owned());
-        page(output, wanted(STORE_PREFIX, position, limit), &what)
+        page(output, wanted(STORE_PREFIX, position, limit, true), &what)
     }
 
     fn names(page: &ListPage) -> Vec<&str> {
@@ -114,6 +119,16 @@ mod tests {
 
             let empty = read(&output(&[], &[], Some(token)), &Position::Start, 10);
             assert!(matches!(empty, Err(Error::Protocol(_))), "{empty:?}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_without_order_never_continues_after_a_name() {
+        let what = About::Consumer("the listing".to_owned());
+        for (keys, token) in [(&["b", "a"][..], Some("")), (&["c", "a", "b"], Some("t"))] {
+            let wanted = wanted(STORE_PREFIX, &Position::Start, 2, false);
+            let unusable = page(&output(keys, &[], token), wanted, &what);
+            assert!(matches!(unusable, Err(Error::Protocol(_))), "{unusable:?}");
         }
     }
 

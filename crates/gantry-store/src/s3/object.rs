@@ -11,10 +11,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::Error;
-use crate::headers::{content_range, quoted};
+use crate::headers::{content_range, quoted, stored_headers};
 use crate::ranged::{About, excerpt};
 use gantry_proto::limits::{OFFSET_MAX, VERSION_MAX_BYTES};
-use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, Key, ObjectInfo, Pin};
+use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, Key, ObjectInfo, Pin, STORED_HEADERS};
 
 /// The fields that GET and HEAD have in common.
 struct Head<'a> {
@@ -23,6 +23,8 @@ struct Head<'a> {
     version_id: Option<&'a str>,
     last_modified: Option<&'a DateTime>,
     content_type: Option<&'a str>,
+    /// In the order of [`STORED_HEADERS`].
+    headers: [Option<&'a str>; 5],
     metadata: Option<&'a HashMap<String, String>>,
     checksum: Option<Checksum>,
     other_checksum: Option<Checksum>,
@@ -38,6 +40,13 @@ macro_rules! head {
             version_id: $output.version_id(),
             last_modified: $output.last_modified(),
             content_type: $output.content_type(),
+            headers: [
+                $output.cache_control(),
+                $output.content_disposition(),
+                $output.content_encoding(),
+                $output.content_language(),
+                $output.expires_string(),
+            ],
             metadata: $output.metadata(),
             checksum: $checksum,
             other_checksum: $other_checksum,
@@ -160,6 +169,7 @@ fn describe(key: &Key, pin: &Pin, head: Head<'_>, what: &About) -> Result<Object
     object.version_id = head.version_id.map(str::to_owned);
     object.last_modified = head.last_modified.and_then(rfc3339);
     object.content_type = head.content_type.map(str::to_owned);
+    object.headers = stored_headers(STORED_HEADERS.into_iter().zip(head.headers));
     object.metadata = head.metadata.map(|map| map.clone().into_iter().collect()).unwrap_or_default();
     object.other_checksum = other_checksum.filter(|_| head.checksum.is_none());
     object.checksum = head.checksum;

@@ -2,8 +2,12 @@
 
 use super::*;
 
+use futures_util::StreamExt as _;
 use gantry_client::verify::Verifier;
+use gantry_proto::ListRequest;
+use gantry_testing::bus::WhileCut;
 use gantry_testing::store::Fault as StoreFault;
+use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
 async fn a_replaced_object_is_reported_and_described_anew() {
@@ -95,6 +99,19 @@ async fn a_range_past_the_end_is_reported_with_the_size() {
     assert_eq!(read(at_the_end).await.unwrap(), b"");
 }
 
+/// The kept description is of a longer version.
+#[tokio::test(start_paused = true)]
+async fn a_range_past_the_end_of_a_replaced_object_is_reported_with_its_size() {
+    let world = World::new().await;
+    world.objects.put(key(), content(5000, 0));
+    stat(&world).await.unwrap();
+    world.objects.put(key(), content(1000, 1));
+
+    let past = world.open(&Pin::default(), 2000..3000).await;
+    assert!(matches!(past, Err(Error::Range { start: 2000, size: 1000 })), "{past:?}");
+    assert_eq!(stat(&world).await.unwrap().size, 1000);
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_relay_the_store_is_unavailable() {
     let bus = MemoryNetwork::new(1).connect();
@@ -141,4 +158,85 @@ async fn an_object_that_changes_while_it_is_read_is_an_error() {
     let changed = world.store.open(&key(), &Pin::default(), Span::default()).await.unwrap();
     let changed = read(changed).await;
     assert!(matches!(changed, Err(Error::Changed(_))), "{:?}", changed.map(|bytes| bytes.len()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_connection_requests_fail_within_seconds_and_name_the_reason() {
+    let patience = Options::default().connection_patience;
+
+    for publishes in [WhileCut::Wait, WhileCut::Lose] {
+        let world = World::new().await;
+        world.objects.put(key(), content(1 << 20, 0));
+        world.consumer.cut(publishes);
+
+        let (pin, request) = (Pin::default(), ListRequest::default());
+        let (opened, described, listed, probed) =
+            tokio::join!(world.open(&pin, 0..100), stat(&world), world.store.list(&request), world.store.probe(),);
+        for failed in [opened.map(drop), described.map(drop), listed.map(drop), probed] {
+            let Err(Error::Unavailable { message, .. }) = failed else { panic!("{failed:?}") };
+            assert!(message.contains("no connection to nats-server"), "{message}");
+        }
+
+        let asked = Instant::now();
+        assert!(stat(&world).await.is_err());
+        assert!(asked.elapsed() <= patience + Duration::from_millis(10), "{:?}", asked.elapsed());
+
+        world.consumer.restore();
+        assert!(world.read(0..100).await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_interruption_is_no_failure() {
+    let world = World::new().await;
+    let object = world.objects.put(key(), content(1 << 20, 0));
+    world.consumer.cut(WhileCut::Lose);
+
+    let (described, ()) = tokio::join!(stat(&world), async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        world.consumer.restore();
+    });
+    assert_eq!(described.unwrap(), object);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_lost_before_the_first_byte_is_a_failure_and_later_it_is_resumed() {
+    let world = World::new().await;
+    let bytes = content(32 << 20, 0);
+    world.objects.put(key(), bytes.clone());
+
+    world.objects.plan([StoreFault::Stall(0)]);
+    let mut stalled = world.store.open(&key(), &Pin::default(), Span::default()).await.unwrap();
+    world.consumer.cut(WhileCut::Lose);
+    let first = stalled.body.next().await;
+    assert!(matches!(first, Some(Err(Error::Unavailable { .. }))), "{first:?}");
+    world.consumer.restore();
+
+    let mut begun = world.store.open(&key(), &Pin::default(), Span::default()).await.unwrap();
+    let first = begun.body.next().await.unwrap().unwrap();
+    world.consumer.cut(WhileCut::Lose);
+    let (rest, ()) = tokio::join!(read(begun), async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        world.consumer.restore();
+    });
+    assert_eq!([first.to_vec(), rest.unwrap()].concat(), bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_store_is_looked_for_once_in_a_while() {
+    let world = World::new().await;
+    let other = world.relays.store("other".parse().unwrap());
+
+    let asked = Instant::now();
+    for _ in 0..100 {
+        let described = other.stat(&key(), &Pin::default()).await;
+        assert!(matches!(described, Err(Error::NoBucket(_))), "{described:?}");
+    }
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+
+    // It may exist after a while.
+    tokio::time::sleep(Options::default().description_age).await;
+    let asked = Instant::now();
+    assert!(other.probe().await.is_err());
+    assert!(asked.elapsed() > Duration::from_secs(1), "{:?}", asked.elapsed());
 }

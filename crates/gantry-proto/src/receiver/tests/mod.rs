@@ -117,6 +117,7 @@ fn object() -> ObjectInfo {
         version_id: Some("v1".to_owned()),
         last_modified: None,
         content_type: None,
+        headers: std::collections::BTreeMap::new(),
         metadata: std::collections::BTreeMap::new(),
         checksum: None,
         other_checksum: None,

@@ -1,0 +1,263 @@
+//! Invalid settings of stores in Google Cloud and Azure: `gantry serve --check` prints one clear line for each.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Response;
+
+use crate::clouds::{azure_lines, check_with, secret};
+use crate::support::azure_double::{Act, AzureDouble, KEY, SAS};
+use crate::support::gantry::Output;
+use crate::support::gcs::Gcs;
+use crate::support::service_double::ServiceDouble;
+use crate::support::{data, doc};
+
+const CONNECTION_STRING: &str =
+    "DefaultEndpointsProtocol=https;AccountName=account;AccountKey=hush==;EndpointSuffix=core.windows.net";
+
+/// Asserts that a failed check prints one line about the store, which contains this text, and no secret or text of a
+/// library.
+fn assert_line(checked: &Output, expected: &str) {
+    let said = checked.stderr.trim_end();
+    assert!(said.contains(expected), "{expected:?} is not in: {said}");
+    assert!(said.starts_with("gantry: `stores.s.") && !said.contains('\n'), "{said}");
+    for part in ["hush", KEY, "Generic", "object_store", "MicrosoftAzure", "Error {"] {
+        assert!(!said.contains(part), "{part:?} is in: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_variable_with_unusable_credentials_is_named() {
+    let azure = AzureDouble::start().await;
+    let lines = azure_lines(&azure, "");
+    let ids = [("AZURE_TENANT_ID", "tenant"), ("AZURE_CLIENT_ID", "app")];
+    let of = |variables: &[(&'static str, &'static str)]| variables.to_vec();
+
+    for (variables, expected) in [
+        (of(&[("AZURE_STORAGE_KEY", CONNECTION_STRING)]), "AZURE_STORAGE_KEY: is a connection string"),
+        (of(&[("AZURE_STORAGE_KEY", "sv=1&sig=hush")]), "AZURE_STORAGE_KEY: is a shared access signature"),
+        (of(&[("AZURE_STORAGE_KEY", "hush!")]), "AZURE_STORAGE_KEY: must be a key of the account alone"),
+        (of(&[("AZURE_STORAGE_KEY", "d3Jvbmc=")]), "come from AZURE_STORAGE_KEY: container"),
+        (of(&[("AZURE_STORAGE_SAS_TOKEN", CONNECTION_STRING)]), "AZURE_STORAGE_SAS_TOKEN: is a connection string"),
+        (of(&[("AZURE_STORAGE_SAS_TOKEN", "hush")]), "AZURE_STORAGE_SAS_TOKEN: must be a shared access signature"),
+        (of(&[("AZURE_STORAGE_SAS_TOKEN", "https://a/?sig=hush")]), "AZURE_STORAGE_SAS_TOKEN: is an address"),
+        (of(&[("AZURE_CLIENT_SECRET", "hush")]), "AZURE_CLIENT_SECRET requires AZURE_TENANT_ID, which is not set"),
+        ([&of(&ids)[..], &[("AZURE_FEDERATED_TOKEN_FILE", "/absent")]].concat(), "FILE: /absent: can't be read"),
+        (of(&[("AZURE_FEDERATED_TOKEN_FILE", "/absent")]), "FILE requires AZURE_TENANT_ID, which is not set"),
+        (
+            [&of(&ids)[..], &[("AZURE_CLIENT_SECRET", "hush"), ("AZURE_AUTHORITY_HOST", "login.example")]].concat(),
+            "AZURE_AUTHORITY_HOST: must begin with http:// or https://",
+        ),
+        (
+            of(&[("AZURE_TENANT_ID", "a/b"), ("AZURE_CLIENT_ID", "app"), ("AZURE_CLIENT_SECRET", "hush")]),
+            "AZURE_TENANT_ID: must be the id of a tenant",
+        ),
+        (of(&[("IDENTITY_ENDPOINT", "127.0.0.1:1")]), "IDENTITY_ENDPOINT: must begin with http:// or https://"),
+    ] {
+        let checked = check_with("az://container", &lines, &variables).await.expect_code(2);
+        assert_line(&checked, expected);
+        assert!(!checked.stderr.contains("`stores.s.url`"), "{}", checked.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_variable_with_unusable_credentials_for_google_is_named() {
+    let gcs = Gcs::start().await;
+    let lines = format!("endpoint_url = {:?}\n", gcs.endpoint());
+    let folder = data::folder();
+
+    for (text, expected) in [
+        ("AIzahush", "is not JSON: must be the key file of a service account"),
+        ("{\"private_key\": \"hush\"}", "`type` is missing or unknown"),
+        (r#"{"type":"service_account","private_key":"hush"}"#, "`client_email` is missing"),
+        (
+            r#"{"type":"service_account","client_email":"a@b","private_key":"hush","private_key_id":"1"}"#,
+            "`private_key` is not an RSA key in PEM form",
+        ),
+        (r#"{"type":"impersonated_service_account","source_credentials":"hush"}"#, "which is not supported: use"),
+        (
+            r#"{"type":"external_account","subject_token_type":"jwt","audience":"hush",
+                "token_url":"https://sts.googleapis.com/v1/token","credential_source":{"environment_id":"aws1"}}"#,
+            "`credential_source` is AWS, which is not supported: use a `file` or a `url`",
+        ),
+        ("", "the file is empty"),
+    ] {
+        let file = secret(&folder, text);
+        let of_variable = [("GOOGLE_APPLICATION_CREDENTIALS", &*file)];
+        let checked = check_with("gs://bucket", &lines, &of_variable).await.expect_code(2);
+        assert_line(&checked, &format!("GOOGLE_APPLICATION_CREDENTIALS: {file}: "));
+        assert_line(&checked, expected);
+
+        if !text.is_empty() {
+            let of_key = format!("{lines}credentials_file = {file:?}\n");
+            let checked = check_with("gs://bucket", &of_key, &[]).await.expect_code(2);
+            assert_line(&checked, expected);
+            assert!(checked.stderr.contains("`stores.s.credentials_file` = "), "{}", checked.stderr);
+        }
+    }
+
+    for (variable, value, expected) in [
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/absent", "GOOGLE_APPLICATION_CREDENTIALS: /absent: can't be read"),
+        ("GCE_METADATA_HOST", "http://169.254.169.254", "GCE_METADATA_HOST: must be HOST or HOST:PORT"),
+    ] {
+        let checked = check_with("gs://bucket", &lines, &[(variable, value)]).await.expect_code(2);
+        assert_line(&checked, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_issues_no_token_is_named_with_its_reason() {
+    let azure = AzureDouble::start().await;
+    let lines = azure_lines(&azure, "");
+    let refused = ServiceDouble::refusing(
+        401,
+        r#"{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret.\r\nTrace ID: 1"}"#,
+    );
+    let refused = refused.await;
+    let url = refused.url();
+    let application = [
+        ("AZURE_TENANT_ID", "tenant"),
+        ("AZURE_CLIENT_ID", "app"),
+        ("AZURE_CLIENT_SECRET", "hush"),
+        ("AZURE_AUTHORITY_HOST", &*url),
+    ];
+    let checked = check_with("az://container", &lines, &application).await.expect_code(2);
+    assert_line(&checked, "come from AZURE_CLIENT_SECRET: ");
+    assert_line(
+        &checked,
+        "issues no token (401 invalid_client: AADSTS7000215: Invalid client secret.): give the relay",
+    );
+
+    let msi = format!("{}/msi/token", ServiceDouble::refusing(404, "").await.url());
+    let identity = [("IDENTITY_ENDPOINT", &*msi), ("IDENTITY_HEADER", "hush")];
+    let checked = check_with("az://container", &lines, &identity).await.expect_code(2);
+    assert_line(&checked, "can't reach 127.0.0.1:");
+
+    let gcs = Gcs::start().await;
+    let lines = format!("endpoint_url = {:?}\n", gcs.endpoint());
+    let nothing = ServiceDouble::refusing(404, "no such account").await;
+    let host = nothing.host();
+    let variables = [("GCE_METADATA_HOST", &*host), ("GCE_METADATA_IP", &*host)];
+    let checked = check_with("gs://bucket", &lines, &variables).await.expect_code(2);
+    assert_line(&checked, "issues no token (404): give the relay the key of a service account");
+
+    let other = ServiceDouble::refusing(200, "{\"access\": \"hush\"}").await;
+    let host = other.host();
+    let variables = [("GCE_METADATA_HOST", &*host), ("GCE_METADATA_IP", &*host)];
+    let checked = check_with("gs://bucket", &lines, &variables).await.expect_code(2);
+    assert_line(
+        &checked,
+        &format!("can't obtain credentials for Google Cloud Storage: what {host} sends is not a token"),
+    );
+}
+
+/// Writes the key file of a service account.
+fn service_account(folder: &tempfile::TempDir) -> String {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap().serialize_pem();
+    let account = serde_json::json!({
+        "type": "service_account", "client_email": "relay@p.iam.gserviceaccount.com", "private_key_id": "1",
+        "private_key": key,
+    });
+    secret(folder, &account.to_string())
+}
+
+#[tokio::test]
+async fn what_google_refuses_is_one_line_with_its_key_and_cure() {
+    let folder = data::folder();
+    let key = service_account(&folder);
+    for (status, code, date, expected) in [
+        (404, "NoSuchBucket", "", "`stores.s.url` = \"gs://bucket\" in "),
+        (404, "NoSuchBucket", "", "no such bucket (404 NoSuchBucket): create the bucket, or correct its name"),
+        (401, "AuthenticationRequired", "", "rejects the relay's credentials (401 AuthenticationRequired"),
+        (401, "", "Sat, 01 Jan 2000 00:00:00 GMT", " minutes ahead: correct the clock"),
+        (400, "UserProjectMissing", "", "`stores.s.billing_project` is not set: bucket \"bucket\": the bucket bills"),
+        (429, "SlowDown", "", "Google Cloud Storage fails or asks to slow down (429 SlowDown)"),
+        (200, "", "", "what answers is not Google Cloud Storage, but a web page or another service: check the address"),
+    ] {
+        let double = ServiceDouble::scripted(move |_, _| {
+            let text = format!("<Error><Code>{code}</Code><Message>No.</Message></Error>");
+            let answer = Response::builder().status(status);
+            let answer = if date.is_empty() { answer } else { answer.header("date", date) };
+            answer.body(Full::new(Bytes::from(text))).unwrap()
+        });
+        let double = double.await;
+        let lines = format!("endpoint_url = {:?}\ncredentials_file = {key:?}\n", double.url());
+        let checked = check_with("gs://bucket", &lines, &[]).await.expect_code(2);
+        assert_line(&checked, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_azure_refuses_is_one_line_with_its_key_and_cure() {
+    let folder = data::folder();
+    let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));
+    for (status, code, date, expected) in [
+        (404, "ContainerNotFound", "", "no such container (404 ContainerNotFound): create the container"),
+        (403, "AuthenticationFailed", "Sat, 01 Jan 2000 00:00:00 GMT", "minutes ahead: correct the clock"),
+        (400, "OutOfRangeInput", "", "name of the container is not valid (400 OutOfRangeInput)"),
+        (403, "AuthorizationFailure", "", "the account's network rules exclude the relay (403 AuthorizationFailure)"),
+        (503, "ServerBusy", "", "Azure Blob Storage fails or asks to slow down (503 ServerBusy)"),
+    ] {
+        let azure = AzureDouble::scripted(false, move |_| Act::Fail(status, code, ("date", date))).await;
+        let checked = check_with("az://container", &azure_lines(&azure, &key), &[]).await.expect_code(2);
+        assert_line(&checked, expected);
+    }
+
+    let azure = AzureDouble::start().await;
+    for (text, expected) in [
+        (&*SAS.replace("2999", "2020"), "the relay's SAS can't be used now: it expired at 2020-01-01T00:00:00Z"),
+        (CONNECTION_STRING, "secret: is a connection string: must be a shared access signature"),
+    ] {
+        let lines = format!("sas_token_file = {:?}\n", secret(&folder, text));
+        let checked = check_with("az://container", &azure_lines(&azure, &lines), &[]).await.expect_code(2);
+        assert_line(&checked, expected);
+    }
+
+    for url in [
+        "https://account.blob.core.windows.net/container?sv=1&sig=hush",
+        "https://account.blob.core.usgovcloudapi.net/container",
+        "abfss://container@account.dfs.core.windows.net/prefix",
+        "az://container?timeout=5",
+    ] {
+        let checked = check_with(url, &key, &[]).await.expect_code(2);
+        assert_line(&checked, "`stores.s.url` = ");
+    }
+}
+
+#[tokio::test]
+async fn the_key_that_is_wrong_is_named_and_not_the_credentials() {
+    let azure = AzureDouble::start().await;
+    let folder = data::folder();
+    let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));
+    let authorities = data::folder();
+    let garbage = secret(&authorities, "hush");
+
+    for lines in [
+        format!("{key}tls_ca_file = {garbage:?}\n"),
+        format!("{key}endpoint_url = \"https:///c\"\n"),
+        format!("{key}endpoint_url = \"https://me:hush@account.blob.core.windows.net\"\n"),
+    ] {
+        let name = if lines.contains("tls_ca_file") { "tls_ca_file" } else { "endpoint_url" };
+        let lines =
+            if name == "tls_ca_file" { azure_lines(&azure, &lines) } else { format!("account = \"account\"\n{lines}") };
+        let checked = check_with("az://container", &lines, &[]).await.expect_code(2);
+        assert_line(&checked, &format!("`stores.s.{name}` = "));
+    }
+
+    for account in [CONNECTION_STRING, "sv=1&sig=hush", "account.blob.core.windows.net", "https://account/"] {
+        let checked = check_with("az://container", &format!("account = {account:?}\n"), &[]).await.expect_code(2);
+        assert_line(&checked, "`stores.s.account` = ");
+    }
+}
+
+#[tokio::test]
+async fn the_documentation_has_the_messages_about_variables() {
+    let azure = AzureDouble::start().await;
+    let lines = azure_lines(&azure, "");
+    let variables = [("AZURE_STORAGE_KEY", CONNECTION_STRING)];
+    let checked = check_with("az://container", &lines, &variables).await.expect_code(2);
+    doc::assert_documented(&checked.stderr, &[]);
+
+    let variables = [("GOOGLE_APPLICATION_CREDENTIALS", "/run/google/key.json")];
+    let checked = check_with("gs://bucket", "", &variables).await.expect_code(2);
+    doc::assert_documented(&checked.stderr, &[]);
+}
