@@ -1,6 +1,6 @@
 //! The stores that no relay served a short time ago.
 //!
-//! It takes more than a second to find out that there is none, since a relay may be reconnecting.
+//! A relay may be reconnecting, so a client asks for over a second before it concludes that a store does not exist.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
