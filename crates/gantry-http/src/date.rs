@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 pub(crate) const UNKNOWN: &str = "1970-01-01T00:00:00.000Z";
 
 /// Returns the seconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "signatures contain wall-clock time")]
+#[expect(clippy::disallowed_methods, reason = "signatures and dates of objects are in wall-clock time")]
 pub(crate) fn now() -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.ok().and_then(|now| i64::try_from(now.as_secs()).ok()).unwrap_or_default()
