@@ -27,7 +27,7 @@ pub(crate) use self::bucket::Bucket;
 pub(crate) use self::credentials::{Credentials, Loaded, Source, secret_file};
 #[cfg(test)]
 pub(crate) use self::failure::of_answer;
-pub(crate) use self::failure::{Cure, Failure, denied, expired, missing, no_place};
+pub(crate) use self::failure::{Cure, Failure, busy, denied, expired, missing, no_place};
 pub(crate) use self::object::{header, rfc3339};
 pub(crate) use self::store::CloudStore;
 pub(crate) use self::tokens::{Problem, Tokens};

@@ -157,7 +157,8 @@ impl Cloud for Gcs {
     }
 
     fn is_version(text: &str) -> bool {
-        text.parse::<u64>().is_ok() && text.bytes().all(|byte| byte.is_ascii_digit())
+        // Google rejects larger numbers, and answers a HEAD for them without a code.
+        text.parse::<i64>().is_ok_and(|number| number > 0) && text.bytes().all(|byte| byte.is_ascii_digit())
     }
 
     fn checksums(headers: &HeaderMap, _: bool) -> Checksums {
@@ -187,8 +188,12 @@ impl Cloud for Gcs {
             (404, "NoSuchBucket") => Some((cloud::no_place::<Self>(answer), Retry::Never)),
             // Google answers 401 to an anonymous request for what is not public.
             (401, _) if self.credentials.is_none() => Some((cloud::denied(answer), Retry::Never)),
-            (400, "UserProjectMissing") => {
-                let text = "the bucket bills the requester, and no project is set";
+            (400, "RequestTimeout") => Some((cloud::busy::<Self>(answer), Retry::Later)),
+            (400, code @ ("UserProjectMissing" | "UserProjectInvalid")) => {
+                let text = match code {
+                    "UserProjectMissing" => "the bucket bills the requester, and no project is set",
+                    _ => "`billing_project` is not a project that requests can be billed to",
+                };
                 let message = format!("{about}: {text} ({})", answer.label());
                 // Nothing can be read.
                 let error = match answer.subject {
@@ -198,7 +203,9 @@ impl Cloud for Gcs {
                 Some((error, Retry::Never))
             }
             // The name of a version that can't exist.
-            (400, _) if matches!(answer.subject, Subject::Object { has_version: true, .. }) => {
+            (400, "InvalidArgument")
+                if matches!(answer.subject, Subject::Object { has_version: true, .. }) && names_generation(answer) =>
+            {
                 Some((cloud::missing(answer), Retry::Never))
             }
             _ => None,
@@ -227,6 +234,12 @@ impl Cloud for Gcs {
             token: root.text_of("NextContinuationToken").map(str::to_owned),
         })
     }
+}
+
+/// Returns whether an answer is about the generation that the request names.
+fn names_generation(answer: &Answer<'_>) -> bool {
+    let texts = ["Details", "Message"].into_iter().filter_map(|name| answer.text(name));
+    texts.map(str::to_ascii_lowercase).any(|text| text.contains("generation"))
 }
 
 #[cfg(test)]

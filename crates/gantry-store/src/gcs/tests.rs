@@ -58,7 +58,7 @@ fn urls_name_generations_and_encode_keys() {
 #[test]
 fn only_a_number_is_a_generation() {
     assert!(Gcs::is_version("1795901412818230"));
-    for text in ["", "+1", "0123456789abcdef", "null", "99999999999999999999999"] {
+    for text in ["", "+1", "0123456789abcdef", "null", "0", "9223372036854775808"] {
         assert!(!Gcs::is_version(text), "{text}");
     }
 }
@@ -97,6 +97,26 @@ fn errors_are_classified() {
 
     // A consumer must not learn the bucket's name.
     assert!(!error(403, "AccessDenied", false).error.to_string().contains("place"));
+}
+
+#[test]
+fn only_an_invalid_generation_is_a_missing_version() {
+    let about = about_key(&"k".parse().unwrap());
+    let failure = |code: &str, details: &str| {
+        let body = format!("<Error><Code>{code}</Code><Message>No.</Message><Details>{details}</Details></Error>");
+        let subject = Subject::Object { is_pinned: true, has_version: true };
+        cloud::of_answer(&gcs(), &Answer::of_parts(400, HeaderMap::new(), &body, &about, subject))
+    };
+
+    assert!(matches!(failure("InvalidArgument", "Invalid Generation").error, Error::Changed(_)));
+    for (code, details) in [("InvalidArgument", "Other"), ("InvalidURI", ""), ("", "")] {
+        let failure = failure(code, details);
+        assert!(matches!(failure.error, Error::Invalid(_)) && failure.retry == Retry::Never, "{failure:?}");
+    }
+    let slow = failure("RequestTimeout", "");
+    assert!(matches!(slow.error, Error::Unavailable { .. }) && slow.retry == Retry::Later, "{slow:?}");
+    let unbilled = failure("UserProjectInvalid", "").error;
+    assert!(matches!(&unbilled, Error::Denied(text) if text.contains("`billing_project`")), "{unbilled:?}");
 }
 
 #[test]
