@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use hyper::header::HeaderValue;
 use object_store::azure::{AzureAccessKey, AzureCredential, MicrosoftAzureBuilder};
 use object_store::{CredentialProvider, RetryConfig};
 
@@ -181,7 +182,15 @@ fn managed_identity(tokens: &Tokens, client: Option<&str>) -> Result<Loaded<Azur
     if let Some(endpoint) = address("IDENTITY_ENDPOINT", "http://127.0.0.1:41042/msi/token")? {
         builder = builder.with_msi_endpoint(endpoint);
     }
+    check_header("IDENTITY_HEADER", set("IDENTITY_HEADER"))?;
     built(builder).map(Loaded::tokens)
+}
+
+/// Checks a variable whose value becomes that of a header.
+fn check_header(name: &str, value: Option<String>) -> Result<(), Error> {
+    let is_valid = value.is_none_or(|value| HeaderValue::try_from(value).is_ok());
+    let problem = || unusable_credentials(format!("{name}: must be one line without control characters"));
+    is_valid.then_some(()).ok_or_else(problem)
 }
 
 fn unsigned(tokens: &Tokens) -> MicrosoftAzureBuilder {
@@ -235,6 +244,14 @@ mod tests {
         let about = crate::ranged::About::Operator("container".to_owned());
         let error = found.get("Azure", &about).await.unwrap_err().error.to_string();
         assert!(error.contains("token: can't be read: No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_variable_that_is_no_header_is_named_without_its_value() {
+        let check = |value: &str| check_header("IDENTITY_HEADER", Some(value.to_owned()));
+        assert!(check("853b9a84-5bfa-4b22-a3f3-0b9a43d9ad8a").is_ok());
+        let error = check("hush\n").unwrap_err().to_string();
+        assert_eq!(error, "IDENTITY_HEADER: must be one line without control characters");
     }
 
     #[test]

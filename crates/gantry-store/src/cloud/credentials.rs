@@ -3,6 +3,7 @@
 //! A token is requested in a task of its own. It arrives even if it takes longer than the request that needed it first.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -88,7 +89,11 @@ impl<T: Send + Sync + 'static> Current<T> {
         }
 
         let source = Arc::clone(&self.loaded.source);
-        let mut request = async move { source.get_credential().await.map_err(|error| innermost(&error)) }.boxed();
+        let request = async move { source.get_credential().await.map_err(|error| innermost(&error)) };
+        // The first poll is the caller's, which a panic must not end.
+        let request = AssertUnwindSafe(request).catch_unwind();
+        let panicked = || Err("the request for a token panicked".to_owned());
+        let mut request = request.map(move |obtained| obtained.unwrap_or_else(|_| panicked())).boxed();
         if let Some(obtained) = (&mut request).now_or_never() {
             return Ok(obtained);
         }
@@ -312,6 +317,25 @@ mod tests {
         let failure = credentials.get("a cloud", &about()).await.unwrap_err();
         assert_eq!(failure.retry, Retry::Later, "the file may be written again");
         assert!(failure.error.to_string().contains("secret: can't be read"), "{failure:?}");
+    }
+
+    #[derive(Debug)]
+    struct Panicking;
+
+    #[async_trait]
+    impl CredentialProvider for Panicking {
+        type Credential = String;
+
+        async fn get_credential(&self) -> object_store::Result<Arc<String>> {
+            panic!("a defect")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_does_not_end_the_request_that_needs_a_token() {
+        let credentials = Credentials::new(|| Ok(Loaded::tokens(Arc::new(Panicking) as _))).unwrap();
+        let failure = credentials.get("a cloud", &about()).await.unwrap_err();
+        assert!(failure.error.to_string().contains("panicked"), "{failure:?}");
     }
 
     /// Issues a token after six seconds, and keeps it.

@@ -135,13 +135,43 @@ impl HttpService for Tokens {
             let problem = Problem(format!("what {service} sends is not a token"));
             return Err(HttpError::new(HttpErrorKind::Decode, problem));
         }
-        Ok(answer.map(HttpResponseBody::from))
+        let body = bounded(body).to_string();
+        Ok(answer.map(|_| HttpResponseBody::from(Bytes::from(body))))
     }
+}
+
+/// Limits the lifetime that an answer states to a day. It is added to the time, which fails for a huge one.
+fn bounded(mut answer: serde_json::Value) -> serde_json::Value {
+    const MAX_S: u64 = 24 * 3600;
+
+    if answer["expires_in"].as_u64().is_some_and(|seconds| seconds > MAX_S) {
+        answer["expires_in"] = MAX_S.into();
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the services state a time of the wall clock")]
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let latest = now.as_secs() + MAX_S;
+    let expires: Option<u64> = answer["expires_on"].as_str().and_then(|text| text.parse().ok());
+    if expires.is_some_and(|time| time > latest) {
+        answer["expires_on"] = latest.to_string().into();
+    }
+    answer
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_huge_lifetime_is_limited() {
+        let huge = serde_json::json!({ "expires_in": u64::MAX, "expires_on": u64::MAX.to_string() });
+        let limited = bounded(huge);
+        assert_eq!(limited["expires_in"], 86400);
+        assert!(limited["expires_on"].as_str().unwrap().len() < 12);
+
+        let usual = serde_json::json!({ "expires_in": 3599, "expires_on": "1506484173" });
+        assert_eq!(bounded(usual.clone()), usual);
+    }
 
     #[test]
     fn a_refusal_is_described_by_its_code_and_reason() {

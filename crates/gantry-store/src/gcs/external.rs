@@ -28,6 +28,9 @@ const MARGIN: Duration = Duration::from_secs(5 * 60);
 /// The lifetime of the tokens of a service account, in seconds, if the file sets none. It is also Google's.
 const LIFETIME_S: u64 = 3600;
 
+/// The longest lifetime of a token, in seconds, which is also Google's.
+const LIFETIME_MAX_S: u64 = 12 * 3600;
+
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
 /// What a file of the type `external_account` contains.
@@ -100,7 +103,10 @@ impl Account {
         let service_account = if file[name].is_null() {
             None
         } else {
-            Some((service(file, name)?, lifetime.as_u64().unwrap_or(LIFETIME_S)))
+            let seconds = if lifetime.is_null() { Some(LIFETIME_S) } else { lifetime.as_u64() };
+            let seconds = seconds.filter(|seconds| (1..=LIFETIME_MAX_S).contains(seconds));
+            let form = || format!("`token_lifetime_seconds` must be a number from 1 to {LIFETIME_MAX_S}");
+            Some((service(file, name)?, seconds.ok_or_else(form)?))
         };
 
         let subject_token_type = field(file, "subject_token_type")?.to_owned();
@@ -226,7 +232,7 @@ impl External {
             None => (bearer, lifetime_s),
         };
 
-        let lifetime = Duration::from_secs(lifetime_s);
+        let lifetime = Duration::from_secs(lifetime_s.min(LIFETIME_MAX_S));
         let until = asked + lifetime.saturating_sub(MARGIN.min(lifetime / 2));
         Ok(Token { credential: Arc::new(GcpCredential { bearer }), until })
     }
@@ -335,6 +341,24 @@ mod tests {
             "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/a@p.iam.gserviceaccount.com:generateAccessToken"
                 .into();
         assert!(Account::parse(&of_url).is_ok());
+    }
+
+    #[test]
+    fn the_lifetime_of_a_token_has_bounds() {
+        let mut file = file();
+        file["service_account_impersonation_url"] = "https://iamcredentials.googleapis.com/x".into();
+        for (lifetime, is_valid) in [
+            (json!(3600), true),
+            (json!(null), true),
+            (json!("3600"), false),
+            (json!(u64::MAX), false),
+            (json!(0), false),
+        ] {
+            file["service_account_impersonation"] = json!({ "token_lifetime_seconds": lifetime });
+            let parsed = Account::parse(&file);
+            assert_eq!(parsed.is_ok(), is_valid);
+            assert!(parsed.err().is_none_or(|error| error.contains("`token_lifetime_seconds`")));
+        }
     }
 
     #[test]
