@@ -26,7 +26,16 @@ impl fmt::Debug for Secret {
 /// Returns the printable text of a key. Text that is not an address keeps its `@`.
 pub(super) fn shown(key: &str, text: &str) -> String {
     let is_address = ["url", "otlp_endpoint"].iter().any(|name| key.ends_with(name));
+    if key.ends_with("_file") && is_pasted(text) {
+        return "[redacted]".to_owned();
+    }
     if is_address || text.contains("://") { without_credentials(text) } else { without_secret(text.to_owned()) }
+}
+
+/// Returns whether a text in place of a path looks like a secret.
+fn is_pasted(text: &str) -> bool {
+    let is_secret = text.contains(['{', '\n', '=']) || text.starts_with("eyJ") || is_storage_key(text.trim());
+    (is_secret || (text.contains('~') && !text.contains('/'))) && !std::path::Path::new(text).exists()
 }
 
 /// Replaces the user names, passwords and tokens in one address, or in several separated by commas.
@@ -78,6 +87,16 @@ fn cleaned(address: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_in_place_of_a_path_is_not_shown() {
+        for secret in [r#"{"client_secret":"hush"}"#, "eyJhush.a.b", "abc8Q~hush", "key\n"] {
+            assert_eq!(shown("stores.s.client_secret_file", secret), "[redacted]", "{secret}");
+        }
+        for path in ["/run/secrets/key", "~/key", "keys/a.json"] {
+            assert_eq!(shown("stores.s.client_secret_file", path), path);
+        }
+    }
 
     #[test]
     fn addresses_lose_their_credentials() {

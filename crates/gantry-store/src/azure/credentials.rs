@@ -13,7 +13,7 @@ use super::cli::Cli;
 use super::options::Credentials;
 use super::sas;
 use crate::Error;
-use crate::cloud::{self, Loaded, Source, Tokens, check_endpoint, secret_file, unusable_credentials};
+use crate::cloud::{self, Loaded, Source, Tokens, check_endpoint, secret_file, shown_path, unusable_credentials};
 use crate::connections::innermost;
 
 /// Loads the credentials. Returns `None` for anonymous requests.
@@ -91,7 +91,7 @@ fn of_file(
     parse: impl Fn(&str) -> Result<AzureCredential, String>,
 ) -> Result<Loaded<AzureCredential>, Error> {
     let text = secret_file(path)?;
-    let unusable = |problem: String| unusable_credentials(format!("{}: {problem}", path.display()));
+    let unusable = |problem: String| unusable_credentials(format!("{}: {problem}", shown_path(path)));
     let credential = parse(&text).map_err(unusable)?;
     Ok(Loaded::constant(credential).of_text(&text))
 }

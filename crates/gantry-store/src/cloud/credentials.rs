@@ -216,12 +216,25 @@ impl<T: Send + Sync + 'static> Credentials<T> {
 /// # Errors
 /// [`Error::Unavailable`] if it can't be read or is empty. The message contains the path.
 pub(crate) fn secret_file(path: &Path) -> Result<String, Error> {
-    let unusable = |problem: &str| unusable_credentials(format!("{}: {problem}", path.display()));
+    let unusable = |problem: &str| unusable_credentials(format!("{}: {problem}", shown_path(path)));
     let text = std::fs::read_to_string(path).map_err(|error| unusable(&format!("can't be read: {error}")))?;
     match text.trim() {
         "" => Err(unusable("the file is empty")),
         text => Ok(text.to_owned()),
     }
+}
+
+/// Returns the path for a message, unless it looks like a secret that was pasted in its place.
+pub(crate) fn shown_path(path: &Path) -> String {
+    /// Longer names without a folder are rather tokens or keys.
+    const NAME_MAX: usize = 40;
+
+    let text = path.display().to_string();
+    let is_pasted = text.contains(['{', '\n', '='])
+        || (text.contains('~') && !text.contains('/'))
+        || text.starts_with("eyJ")
+        || (text.len() > NAME_MAX && !text.starts_with(['/', '.']));
+    if is_pasted && !path.exists() { "[redacted], which must be the path of a file".to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -317,6 +330,22 @@ mod tests {
         let failure = credentials.get("a cloud", &about()).await.unwrap_err();
         assert_eq!(failure.retry, Retry::Later, "the file may be written again");
         assert!(failure.error.to_string().contains("secret: can't be read"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_secret_in_place_of_a_path_is_not_shown() {
+        let token = format!("eyJ{}", "a".repeat(20));
+        let key = "k".repeat(86) + "==";
+        for secret in [r#"{"private_key":"hush"}"#, &token, &key, "abc8Q~hush", "key\n"] {
+            let shown = secret_file(Path::new(secret)).unwrap_err().to_string();
+            assert!(
+                shown.contains("[redacted], which must be the path of a file") && !shown.contains(secret),
+                "{shown}"
+            );
+        }
+        for path in ["/etc/gantry/a.json", "./key", "key.txt"] {
+            assert_eq!(shown_path(Path::new(path)), path);
+        }
     }
 
     #[derive(Debug)]

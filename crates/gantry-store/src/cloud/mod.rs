@@ -24,7 +24,7 @@ use object_store::client::{HttpRequest, HttpRequestBody};
 
 pub(crate) use self::answer::{Answer, Subject};
 pub(crate) use self::bucket::Bucket;
-pub(crate) use self::credentials::{Credentials, Loaded, Source, secret_file};
+pub(crate) use self::credentials::{Credentials, Loaded, Source, secret_file, shown_path};
 #[cfg(test)]
 pub(crate) use self::failure::of_answer;
 pub(crate) use self::failure::{Cure, Failure, busy, denied, expired, missing, no_place};

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::external::{Account, External, field};
 use super::options::Credentials;
 use crate::Error;
-use crate::cloud::{self, Loaded, Tokens, check_endpoint, secret_file, unusable_credentials};
+use crate::cloud::{self, Loaded, Tokens, check_endpoint, secret_file, shown_path, unusable_credentials};
 use crate::connections::innermost;
 
 /// The file that the `gcloud` command writes, below its folder.
@@ -30,7 +30,7 @@ struct File {
 impl File {
     fn unusable(&self, problem: &str) -> Error {
         let variable = self.variable.map_or_else(String::new, |name| format!("{name}: "));
-        unusable_credentials(format!("{variable}{}: {problem}", self.path.display()))
+        unusable_credentials(format!("{variable}{}: {problem}", shown_path(&self.path)))
     }
 }
 

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::cloud::{Problem, Tokens, encoded_text, secret_file};
+use crate::cloud::{Problem, Tokens, encoded_text, secret_file, shown_path};
 
 /// How long before its expiry a token is replaced. Of a short-lived one, it is half of its time.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -242,7 +242,7 @@ impl External {
         let (text, place) = match &self.account.subject {
             Subject::File(path) => {
                 let text = secret_file(path).map_err(|error| Problem::new(error.to_string()))?;
-                (text, path.display().to_string())
+                (text, shown_path(path))
             }
             Subject::Url(url, headers) => {
                 let mut request = Request::get(url).body(HttpRequestBody::empty()).map_err(invalid)?;
