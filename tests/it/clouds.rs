@@ -32,6 +32,16 @@ pub(crate) fn secret(folder: &tempfile::TempDir, text: &str) -> String {
     path.display().to_string()
 }
 
+/// Starts a relay that serves the container of `azure` with the key of its account, as the store `m`.
+async fn relay_with_key(nats: &Nats, azure: &AzureDouble) -> Relay {
+    let relay = Relay::on(nats)
+        .store("m", "az://container/models")
+        .env("AZURE_STORAGE_ACCOUNT", ACCOUNT)
+        .env("AZURE_STORAGE_KEY", KEY)
+        .env("GANTRY_STORES__M__ENDPOINT_URL", azure.endpoint());
+    relay.start().await
+}
+
 /// Asserts that the check fails with this line, after replacing volatile parts, and that docs/CONFIGURATION.md has it.
 fn assert_reported(checked: &Output, volatile: &[(&str, &str)]) {
     let line = checked.stderr.lines().find(|line| line.contains("`stores.s.")).unwrap_or(&checked.stderr);
@@ -69,12 +79,7 @@ async fn a_download_from_azure_is_verified_by_its_md5() {
     azure.put("models/a", bytes.clone());
     azure.put_without_md5("models/b", "blocks");
     let folder = data::folder();
-    let relay = Relay::on(&nats)
-        .store("m", "az://container/models")
-        .env("AZURE_STORAGE_ACCOUNT", ACCOUNT)
-        .env("AZURE_STORAGE_KEY", KEY)
-        .env("GANTRY_STORES__M__ENDPOINT_URL", azure.endpoint());
-    let _relay = relay.start().await;
+    let _relay = relay_with_key(&nats, &azure).await;
 
     let target = folder.path().join("a");
     let output = gantry(["get", "m/a", "--json", "-o"]).arg(&target).nats(&nats).run().await.expect_code(0);
@@ -310,12 +315,7 @@ async fn a_folder_is_downloaded_although_a_blob_marks_it() {
     azure.put_folder("models/sub");
     azure.put("models/sub/a", "of a folder");
     azure.put("models/b", "beside it");
-    let relay = Relay::on(&nats)
-        .store("m", "az://container/models")
-        .env("AZURE_STORAGE_ACCOUNT", ACCOUNT)
-        .env("AZURE_STORAGE_KEY", KEY)
-        .env("GANTRY_STORES__M__ENDPOINT_URL", azure.endpoint());
-    let _relay = relay.start().await;
+    let _relay = relay_with_key(&nats, &azure).await;
 
     let folder = data::folder();
     for command in [["get", "-r"], ["sync", "--delete"]] {
