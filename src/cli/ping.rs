@@ -10,16 +10,16 @@ use super::output::{self, Form};
 use super::survey;
 use crate::config::{Config, without_credentials};
 use gantry_bus::Bus;
-use gantry_client::Client;
-use gantry_proto::{ListRequest, StoreName};
+use gantry_client::{Client, Error, Get};
+use gantry_proto::{ListRequest, StoreName, printable};
 
 /// The time limit for nats-server to answer.
 const SERVER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Test the way to the relays and to a store, step by step
 ///
-/// The steps are: the connection to nats-server, the permission to ask for relays, the relays, and the first page of the
-/// store's listing. The exit code is that of the step that fails.
+/// The steps are: the connection to nats-server, the permission to ask for relays, the relays, the first page of the
+/// store's listing, and a request for no bytes of the first object in it. The exit code is that of the step that fails.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Ping {
     #[arg(value_name = "STORE", help = "Store to test; without it, the test ends at the relays")]
@@ -73,13 +73,19 @@ impl Ping {
 
         let Some(store) = &self.store else { return Ok(()) };
         let asked = Instant::now();
-        let request = ListRequest { limit: Some(1), ..ListRequest::default() };
+        let request = ListRequest { limit: Some(1), recursive: true, ..ListRequest::default() };
         let page = client.list_page(store, &request).await;
         let page = page.map_err(|error| Failure::from(error).about(format!("store {store}")))?;
         let is_empty = page.entries.is_empty() && page.prefixes.is_empty();
         let serving = relays.iter().filter(|relay| relay.stores.contains(store.as_str())).count();
         let listed = if is_empty { "is empty, or has no keys that can be listed" } else { "can be listed" };
-        self.step("store", &format!("{store} {listed}, by {serving} of the relays"), asked.elapsed())
+        self.step("store", &format!("{store} {listed}, by {serving} of the relays"), asked.elapsed())?;
+
+        let Some(entry) = page.entries.first() else { return Ok(()) };
+        let asked = Instant::now();
+        let address = format!("{store}/{}", entry.key);
+        open(client, &address).await.map_err(|error| Failure::from(error).about(format!("get {address}")))?;
+        self.step("get", &format!("{} can be requested", printable::name(&address)), asked.elapsed())
     }
 
     fn step(&self, name: &str, what: &str, took: Duration) -> Result<(), Failure> {
@@ -89,4 +95,11 @@ impl Ping {
         }
         output::line(&format!("{name:<12} ok  {:>8}  {what}", output::seconds(took)))
     }
+}
+
+/// Requests no bytes of an object.
+async fn open(client: &Client, address: &str) -> Result<(), Error> {
+    let mut download = client.get(Get::at(address)?.range(0..0)).await?;
+    while download.try_next().await?.is_some() {}
+    Ok(())
 }

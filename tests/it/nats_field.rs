@@ -274,6 +274,20 @@ async fn a_download_without_permission_for_control_messages_is_denied_at_once() 
 }
 
 #[tokio::test]
+async fn ping_names_a_missing_permission_to_download() {
+    let listing = "permissions: { publish: [\"gantry.v1.list.files\", \"$SRV.>\"], subscribe: [\"_INBOX.>\"] }";
+    let config =
+        format!("authorization {{ users: [{{ user: relay, password: p }}, {{ user: u, password: p, {listing} }}] }}");
+    let field = Field::with(config).await;
+    let _relay = field.relay_as("relay").await.start().await;
+
+    field.command_as("u", &["ls", "files"]).run().await.expect_code(0);
+    let output = field.command_as("u", &["ping", "files"]).run().await.expect_code(8);
+    assert!(output.stderr.contains("denies publishing to \"gantry.v1.get.files\""), "{}", output.stderr);
+    field.command_as("relay", &["ping", "files"]).run().await.expect_code(0);
+}
+
+#[tokio::test]
 async fn revoked_credentials_end_a_download_soon() {
     let config = |users: &str| format!("authorization {{ users: [{{ user: relay, password: p }}{users}] }}");
     let mut field = Field::with(config(", { user: u, password: p }")).await;

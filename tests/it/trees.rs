@@ -407,9 +407,17 @@ async fn relays_stores_and_ping_show_who_is_there() {
         stores.lines().filter_map(|line| line.split_whitespace().next()).collect::<Vec<_>>(),
         ["STORE", "files", "objects"]
     );
-    let ping = site.command(["ping", FILES]).run().await.expect_code(0).stdout_text();
-    let steps: Vec<_> = ping.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(steps, ["server", "permissions", "relays", "store"]);
+    for (is_empty, expected) in [
+        (true, &["server", "permissions", "relays", "store"][..]),
+        (false, &["server", "permissions", "relays", "store", "get"]),
+    ] {
+        if !is_empty {
+            put(&site, [("folder/a", "content"), ("folder/b", "")]);
+        }
+        let ping = site.command(["ping", FILES]).run().await.expect_code(0).stdout_text();
+        let steps: Vec<_> = ping.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(steps, expected);
+    }
 
     let missing = site.command(["ping", "fles"]).run().await.expect_code(4);
     assert!(missing.stderr.contains("did you mean files?"), "{}", missing.stderr);
