@@ -39,6 +39,11 @@ DEBIAN_TREES = {
 }
 LONG_NAMES = tuple(DEBIAN_TREES)
 
+# A registry that is away for some minutes must not fail a run of an hour. Other scripts inherit these.
+for variable, value in (("PIP_RETRIES", "10"), ("PIP_DEFAULT_TIMEOUT", "60"), ("CARGO_NET_RETRY", "10")):
+    os.environ.setdefault(variable, value)
+APT_GET = ["apt-get", "--quiet=2", "-o", "Acquire::Retries=10"]
+
 
 class Problem(Exception):
     """A failure, described in one line that tells the user what to do."""
@@ -167,10 +172,10 @@ def debian_tree(name, packages):
         (archives / "partial").mkdir(parents=True)
         root.mkdir()
         # What is installed already is left out, and found by Debian's own Python.
-        download = ["apt-get", "--quiet=2", "--yes", "--download-only", "--no-install-recommends",
+        download = [*APT_GET, "--yes", "--download-only", "--no-install-recommends",
                     "-o", f"Dir::Cache::archives={archives}", "-o", "Debug::NoLocking=1", "install", *packages]
         if quiet(download, folder) != 0:
-            quiet(["apt-get", "--quiet=2", "update"], folder)
+            quiet([*APT_GET, "update"], folder)
             call(download, f"could not get Debian's {name} (run `apt-get update` as root, then again)", folder)
         for archive in archives.glob("*.deb"):
             call(["dpkg-deb", "--extract", str(archive), str(root)], f"could not unpack {archive.name}")
@@ -187,10 +192,10 @@ def apt_unpack(package, folder):
     """Downloads a Debian package, which apt checks, and unpacks it into the folder."""
     # apt switches to an unprivileged user, which must be able to write here.
     os.chmod(folder, 0o777)
-    download = ["apt-get", "--quiet=2", "download", package]
+    download = [*APT_GET, "download", package]
     if quiet(download, folder) != 0:
         # A new machine has no package lists, and only root may download them.
-        quiet(["apt-get", "--quiet=2", "update"], folder)
+        quiet([*APT_GET, "update"], folder)
         call(download, f"could not get Debian's {package} (run `apt-get update` as root, then again)", folder)
     archive = next(Path(folder).glob(f"{package}_*.deb"))
     call(["dpkg-deb", "--extract", str(archive), folder], f"could not unpack {archive.name}")

@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 
 import servers
@@ -22,6 +23,10 @@ RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) igno
 NEEDS_APT = "debians_nats_server"
 # Tests whose names contain this need an account of a cloud, and are run by hand only: see docs/SEMANTICS.md.
 NEEDS_ACCOUNT = "a_real_"
+# Lines of a failed check that are printed again at the end, where they are found even if a log was cut.
+FAILURE = re.compile(r"\bFAIL(ED|URE)?\b|\bERROR\b|\w*Error\b|panicked|^error")
+SHOWN_LINES, SHOWN_COLUMNS = 8, 200
+LEFT_BEHIND_S = 10
 
 
 def main():
@@ -71,6 +76,8 @@ def main():
 
     for name in failed:
         print(f"FAILED: {name}")
+        for line in failures.get(name, ()):
+            print(f"  {line[:SHOWN_COLUMNS]}")
     left_out = counts["ignored"] + counts["filtered"]
     print(f"{counts['passed']} passed, {counts['failed']} failed" + (f", {left_out} skipped" if left_out else ""))
     sys.exit(1 if failed else 0)
@@ -83,12 +90,38 @@ def tested_binary():
     return os.path.join(json.loads(metadata.stdout)["target_directory"], "debug", "gantry")
 
 
+# The first lines of each failed check that state a failure.
+failures = {}
+
+
 def passes(name, command, env):
+    """Runs a check, and returns whether it succeeded."""
+    code, lines = run(name, command, env)
+    if code != 0:
+        failures[name] = [line for line in lines if FAILURE.search(line)][:SHOWN_LINES]
+    return code == 0
+
+
+def run(name, command, env):
+    """Runs a command and prints its output. Returns its exit code and its lines."""
     print(f"--- {name}: {' '.join(command)}", flush=True)
     began = time.monotonic()
-    done = subprocess.run(command, cwd=servers.ROOT, env={**os.environ, **env}, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=servers.ROOT, env={**os.environ, **env}, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    lines = []
+
+    def forward():
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip())
+
+    reader = threading.Thread(target=forward, daemon=True)
+    reader.start()
+    code = process.wait()
+    # A process that the check left behind may hold the pipe open.
+    reader.join(LEFT_BEHIND_S)
     print(f"--- {name}: {time.monotonic() - began:.0f} s", flush=True)
-    return done.returncode == 0
+    return code, lines
 
 
 def run_tests():
@@ -96,19 +129,16 @@ def run_tests():
     command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast", "--", "--skip", NEEDS_ACCOUNT]
     if servers.path_of("debian-nats-server") is None:
         command += ["--skip", NEEDS_APT]
-    print(f"--- tests: {' '.join(command)}", flush=True)
-    began = time.monotonic()
+    code, lines = run("tests", command, {})
+
     counts = dict.fromkeys(("passed", "failed", "ignored", "filtered"), 0)
-    cargo = subprocess.Popen(command, cwd=servers.ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    for line in cargo.stdout:
-        print(line, end="", flush=True)
+    for line in lines:
         result = RESULT.match(line)
         if result:
             for name, number in zip(counts, result.groups()):
                 counts[name] += int(number)
-    tests_ok = cargo.wait() == 0
-    print(f"--- tests: {time.monotonic() - began:.0f} s", flush=True)
-    return counts, tests_ok
+    failures["tests"] = [line for line in lines if line.startswith("test ") and line.endswith("FAILED")]
+    return counts, code == 0
 
 
 if __name__ == "__main__":

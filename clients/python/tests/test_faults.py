@@ -6,12 +6,19 @@ import asyncio
 import os
 import time
 import unittest
+from unittest import mock
 
 import gantry_client
 from fake_relay import FakeRelay, Script, Transfer, correct
 from harness import Harness
 
 DATA = os.urandom(10_000)
+
+# Whatever takes less was not triggered by a timeout of `without_timeouts`, however busy the machine is.
+AT_ONCE_S = 15.0
+
+# Lets no silence of the relay count as a fault.
+without_timeouts = mock.patch.multiple("gantry_client.download", _STALL_S=30.0, _ANSWER_S=30.0)
 
 
 class WithFakeRelay(unittest.IsolatedAsyncioTestCase):
@@ -22,7 +29,7 @@ class WithFakeRelay(unittest.IsolatedAsyncioTestCase):
         cls.nats = cls.harness.nats()
 
     async def asyncSetUp(self) -> None:
-        self.client = await gantry_client.connect(self.nats.url, patience_s=8)
+        self.client = await gantry_client.connect(self.nats.url, patience_s=25)
         self.addAsyncCleanup(self.client.close)
 
     async def relay(self, *scripts: Script) -> FakeRelay:
@@ -44,7 +51,7 @@ class WithFakeRelay(unittest.IsolatedAsyncioTestCase):
 class NeverEnds(WithFakeRelay):
     async def test_a_relay_that_only_sends_beats_is_given_up(self) -> None:
         async def beats(transfer: Transfer) -> None:
-            for _ in range(40):
+            for _ in range(300):
                 await transfer.send("beat", seq=transfer.sequence, offset=transfer.offset, wait="store")
                 await asyncio.sleep(0.1)
 
@@ -64,20 +71,19 @@ class NeverEnds(WithFakeRelay):
             with self.subTest(script=script.__name__), self.assertRaisesRegex(gantry_client.StalledError, "nothing new"):
                 async for _ in client.stream("fake/a.bin"):
                     pass
-            self.assertLess(time.monotonic() - began, 3)
+            self.assertLess(time.monotonic() - began, AT_ONCE_S)
             await relay.close()
 
 
-class Recovers(WithFakeRelay):
-    """After each of these faults, the rest is requested once, from the right offset and pinned to the version."""
-
-    async def check(self, script: Script, *, from_offset: int, cancels: bool = True, within_s: float = 2.0) -> None:
+class WithRecovery(WithFakeRelay):
+    async def check(self, script: Script, *, from_offset: int, cancels: bool = True) -> None:
+        """Expects that the rest is requested once, from this offset and pinned to the version."""
         relay = await self.relay(script, correct)
         began = time.monotonic()
 
         result = await self.read()
 
-        self.assertLess(time.monotonic() - began, within_s)
+        self.assertLess(time.monotonic() - began, AT_ONCE_S)
         self.assertEqual(result.recoveries, 1)
         self.assertEqual(str(result.verification), "crc64nvme (full_object)")
         again = relay.requests[1]
@@ -88,6 +94,9 @@ class Recovers(WithFakeRelay):
         self.assertEqual(any(control.get("cancel") for control in relay.controls), cancels)
         await relay.close()
 
+
+@without_timeouts
+class Recovers(WithRecovery):
     async def test_a_lost_chunk(self) -> None:
         async def script(transfer: Transfer) -> None:
             await transfer.accept()
@@ -219,20 +228,23 @@ class Recovers(WithFakeRelay):
 
         await self.check(script, from_offset=1000)
 
+
+class RecoversFromSilence(WithRecovery):
     async def test_silence(self) -> None:
         async def script(transfer: Transfer) -> None:
             await transfer.accept()
             await transfer.chunk()
 
-        await self.check(script, from_offset=1000, cancels=False, within_s=6)
+        await self.check(script, from_offset=1000, cancels=False)
 
     async def test_no_answer_at_all(self) -> None:
         async def script(transfer: Transfer) -> None:
             pass
 
-        await self.check(script, from_offset=0, cancels=False, within_s=4)
+        await self.check(script, from_offset=0, cancels=False)
 
 
+@without_timeouts
 class OtherRules(WithFakeRelay):
     async def test_repeats_are_ignored(self) -> None:
         async def script(transfer: Transfer) -> None:
@@ -269,7 +281,7 @@ class OtherRules(WithFakeRelay):
         relay = await self.relay(script, correct)
         began = time.monotonic()
         await self.read()
-        self.assertLess(time.monotonic() - began, 1.5)
+        self.assertLess(time.monotonic() - began, AT_ONCE_S)
         self.assertEqual(relay.requests[1]["start"], 1000)
 
     async def test_a_relay_that_sends_is_not_dead_although_nobody_receives_control_messages(self) -> None:
@@ -305,16 +317,26 @@ class OtherRules(WithFakeRelay):
 
     async def test_bytes_beyond_credit_are_refused(self) -> None:
         async def script(transfer: Transfer) -> None:
-            await transfer.accept(chunk_max=100_000)
-            transfer.chunk_len = 10_000
+            await transfer.accept(chunk_max=2000)
+            transfer.chunk_len = 2000
             await transfer.chunk()
 
-        client = await gantry_client.connect(self.nats.url, window=2000, windows_total=2000)
+        async def obedient(transfer: Transfer) -> None:
+            await transfer.accept()
+            await transfer.chunk()
+            while all(control.get("credit", 0) < 2000 for control in transfer.relay.controls):
+                await asyncio.sleep(0.01)
+            await transfer.rest()
+            await transfer.finish()
+
+        client = await gantry_client.connect(self.nats.url, window=1000, windows_total=1000)
         self.addAsyncCleanup(client.close)
         self.client = client
-        relay = await self.relay(script, correct)
+        relay = await self.relay(script, obedient)
+        began = time.monotonic()
         self.assertEqual((await self.read(end=2000)).recoveries, 1)
-        self.assertEqual(relay.requests[0]["credit"], 2000)
+        self.assertLess(time.monotonic() - began, AT_ONCE_S)
+        self.assertEqual([request["credit"] for request in relay.requests], [1000, 1000])
 
     async def test_another_version_fails_as_changed(self) -> None:
         async def script(transfer: Transfer) -> None:
@@ -418,7 +440,7 @@ class Denied(unittest.IsolatedAsyncioTestCase):
         async with await gantry_client.connect(server.url, user="u", password="p") as client:
             for call in (client.get("other/a", to=harness.folder / "a"), client.stat("other/a")):
                 with self.assertRaises(gantry_client.PermissionDeniedError):
-                    await asyncio.wait_for(call, 5)
+                    await asyncio.wait_for(call, AT_ONCE_S)
 
 
 if __name__ == "__main__":
