@@ -11,25 +11,47 @@ import uuid
 class Connection:
     """A connection to nats-server."""
 
-    def __init__(self, url):
+    def __init__(self, url, user=None, password=None, inbox_prefix="_INBOX"):
         host, port = re.match(r"nats://(.+):(\d+)", url).groups()
         self.socket = socket.create_connection((host, int(port)), timeout=60)
         self.stream = self.socket.makefile("rb")
         self.stream.readline()
-        self._send(b'CONNECT {"headers":true,"verbose":false,"no_responders":true}\r\n')
-        self.subscriptions = 0
+        options = {"headers": True, "verbose": False, "no_responders": True}
+        if user:
+            options |= {"user": user, "pass": password}
+        self._send(f"CONNECT {json.dumps(options)}\r\n".encode())
+        self.subscriptions, self.inbox_prefix = 0, inbox_prefix
 
     def _send(self, data):
         self.socket.sendall(data)
 
     def ask(self, subject, body):
         """Sends a request, and returns the subject of its answers."""
-        inbox = f"_INBOX.{uuid.uuid4().hex}"
+        inbox = f"{self.inbox_prefix}.{uuid.uuid4().hex}"
         self.subscriptions += 1
         payload = json.dumps(body).encode()
         self._send(f"SUB {inbox} {self.subscriptions}\r\nPUB {subject} {inbox} {len(payload)}\r\n".encode()
                    + payload + b"\r\n")
         return inbox
+
+    def subscribe(self, subject):
+        self.subscriptions += 1
+        self._send(f"SUB {subject} {self.subscriptions}\r\n".encode())
+
+    def waiting(self):
+        """Returns the lines of all messages that have arrived, without their payloads."""
+        self._send(b"PING\r\n")
+        lines = []
+        while (line := self.stream.readline()) != b"PONG\r\n":
+            words = line.split()
+            if words and words[0] in (b"MSG", b"HMSG"):
+                self.stream.read(int(words[-1]) + 2)
+                lines.append(line)
+            elif words and words[0] == b"PING":
+                self._send(b"PONG\r\n")
+            elif not line or words[0] == b"-ERR":
+                raise OSError(line.decode())
+        return lines
 
     def publish(self, subject, body):
         payload = json.dumps(body).encode()
