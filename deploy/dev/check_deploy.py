@@ -2,7 +2,7 @@
 """Checks the files in deploy/ with the tools that will read them.
 
     check_deploy.py            run all checks
-    check_deploy.py NAME...    run some: kubernetes, systemd, prometheus, grafana, metrics, iam
+    check_deploy.py NAME...    run some: kubernetes, systemd, prometheus, grafana, metrics, iam, nats
 
 kubectl and promtool come from PATH or, if missing, from Debian's packages, unpacked
 into `.dev/debian`. The Kubernetes schemas come with the packages pinned in
@@ -318,7 +318,36 @@ def metrics():
     return f"{len(named)} of the {len(listed)} metrics are named, each one exists"
 
 
-CHECKS = {check.__name__: check for check in (kubernetes, systemd, prometheus, grafana, metrics, iam)}
+def nats():
+    """Parses the files of several servers with nats-server, and compares the permissions that are repeated."""
+    folder = DEPLOY / "nats"
+    files = sorted(file for file in folder.glob("*/*.conf") if not file.name.endswith("addresses.conf"))
+    named = set(re.findall(r"\$([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)\b", "".join(file.read_text() for file in files)))
+    # `$SRV` is part of subjects.
+    env = {**os.environ, **dict.fromkeys(named - {"SRV"}, "word"), "ROUTES": "[]", "HUB_URLS": "['nats-leaf://a:b@hub:7422']"}
+    for file in files:
+        run([servers.path_of("nats-server"), "-t", "-c", file], f"nats-server rejects {file.relative_to(ROOT)}", env=env)
+
+    single, shared, site = ((folder / name).read_text() for name in ("server.conf", "permissions.conf", "hub/site.conf"))
+    for user in ("relay_may", "device1_may", "monitor_may"):
+        expect(subjects(single, user) == subjects(shared, user), f"permissions.conf has another {user} than server.conf")
+    expect(subjects(single, "relay_may", "subscribe") == subjects(site, "relay_may", "subscribe"),
+           "site.conf has another relay_may than server.conf")
+    expect(subjects(single, "device1_may", "publish") == subjects(site, "device1_may", "publish"),
+           "site.conf has another device1_may than server.conf")
+    return f"nats-server accepts {len(files)} files of several servers, whose permissions agree"
+
+
+def subjects(text, user, way=None):
+    """The subjects in a user's permissions, or in one part of them."""
+    block = re.search(rf"^{user} \{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL).group(1)
+    block = re.sub(r"#.*", "", block)
+    if way:
+        block = re.search(rf"{way} \{{(.*?)\}}", block, re.DOTALL).group(1)
+    return re.findall(r'"([^"]+)"', block)
+
+
+CHECKS = {check.__name__: check for check in (kubernetes, systemd, prometheus, grafana, metrics, iam, nats)}
 
 
 def main():
