@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs all checks of the project and prints how many tests passed and failed.
 
-    test.py           formatting, lints, documentation, deployment files, all tests, downloads that are slow on purpose, a
-                      minute of chaos, a few interrupted downloads, HTTP and S3 clients with
+    test.py           formatting, lints, documentation, deployment files, all tests, downloads that are slow on purpose,
+                      topologies of nats-servers, a minute of chaos, a few interrupted downloads, HTTP and S3 clients with
                       and without faults, a minute of fuzzing
 
 Each check runs even if an earlier one failed, so that one run shows all failures.
@@ -56,6 +56,8 @@ def main():
         failed.append("no test ran")
     if not passes("causes", [sys.executable, "tests/field/causes.py", "--gantry", tested_binary()], {}):
         failed.append("causes")
+    if not passes("topologies", [sys.executable, "tests/field/topologies.py", "--gantry", tested_binary()], {}):
+        failed.append("topologies")
     if not passes("chaos", [sys.executable, "tests/chaos/run.py", "--short", "--gantry", tested_binary()], {}):
         failed.append("chaos")
     if not passes("resume", [sys.executable, "tests/chaos/resume.py", "--times", "4", "--gantry", tested_binary()], {}):

@@ -1,4 +1,4 @@
-"""nats-servers with the configurations of deploy/nats, relays at them, and downloads of which each link's bytes are known."""
+"""nats-servers with the files of deploy/nats, relays at them, and downloads of which each link's bytes are known."""
 
 import asyncio
 import ctypes
@@ -282,6 +282,11 @@ class Topology:
         self.check(took_s < 15, f"gantry {' '.join(args)} took {took_s:.0f} s to fail")
         return said.strip().splitlines()[-1]
 
+    async def kill_relays(self, *names):
+        for relay in self.relays:
+            if relay.name in names:
+                await relay.kill()
+
     def check_violations(self):
         """Checks that relays did nothing that the shipped permissions deny."""
         for server in self.servers:
@@ -306,3 +311,31 @@ def end_with_parent():
 def place(url, user, inbox, **env):
     """Where a consumer is: the addresses of its nats-server, its user, its inbox prefix."""
     return url, user, inbox, env
+
+
+def call(*command):
+    done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise Problem(f"{command[0]} failed: {done.stderr.strip()}")
+
+
+def print_table(rows):
+    lines = [("topology", "event", "result", "seconds", "longest gap", "links that carried the object")]
+    for name, event, result, got in rows:
+        links = "" if not got or got.links is None else ", ".join(sorted(got.links)) or "none"
+        lines.append((name, event, result, *((f"{got.took_s:.1f}", f"{got.gap_s:.1f}") if got else ("", "")), links))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip(), flush=True)
+
+
+def refuse(links, refusing):
+    for link in links:
+        link.refuse(refusing)
+
+
+async def cut(links):
+    """Cuts the links for 2 s."""
+    refuse(links, True)
+    await asyncio.sleep(2)
+    refuse(links, False)

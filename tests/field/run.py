@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Runs the field suite, and prints a table by server and set-up.
 
-    run.py              the quick part: S3 servers, NATS set-ups, faults of the host, and why a download is slow
+    run.py              the quick part: S3 servers, NATS set-ups and topologies, faults of the host, and why a download
+                        is slow
     run.py --long       Ceph radosgw and OpenStack Swift, which are not part of `make test`
 
 The tests of the quick part are also part of `make test`. Exits with 1 if a test fails, or if a line has no test.
@@ -50,6 +51,12 @@ LONG = [
     ("Swift (Debian)", "conformance, errors, command line, boto3, TLS with HTTP/2 offered", ["swift::"]),
 ]
 
+# Scripts of the quick part.
+SCRIPTS = [
+    ("causes.py", "all", "five causes of slowness, each named"),
+    ("topologies.py", "nats-server", "topologies of deploy/nats, each part stopped in turn"),
+]
+
 RESULT = re.compile(r"^test (\S+) \.\.\. (ok|FAILED|ignored)")
 
 
@@ -68,12 +75,12 @@ def run(target, args):
     return results
 
 
-def causes():
-    """Makes downloads slow on purpose. Returns whether each cause was named."""
+def script(name):
+    """Runs a script of this folder with the binary of the tests. Returns whether it succeeded."""
     metadata = subprocess.run(["cargo", "metadata", "--no-deps", "--format-version=1", "--locked"], cwd=ROOT, check=True,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     gantry = Path(json.loads(metadata.stdout)["target_directory"]) / "debug" / "gantry"
-    command = [sys.executable, str(HERE / "causes.py"), "--gantry", str(gantry)]
+    command = [sys.executable, str(HERE / name), "--gantry", str(gantry)]
     return subprocess.run(command, stdin=subprocess.DEVNULL).returncode == 0
 
 
@@ -105,9 +112,10 @@ def main():
         is_bad |= not found or passed < len(found)
         rows.append((server, setup, f"{passed} of {len(found)}"))
     if not args.long:
-        is_named = causes()
-        is_bad |= not is_named
-        rows.append(("all", "five causes of slowness, each named", "passed" if is_named else "failed"))
+        for name, server, setup in SCRIPTS:
+            holds = script(name)
+            is_bad |= not holds
+            rows.append((server, setup, "passed" if holds else "failed"))
 
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     print("\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows))
