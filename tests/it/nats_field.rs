@@ -288,6 +288,25 @@ async fn ping_names_a_missing_permission_to_download() {
 }
 
 #[tokio::test]
+async fn ping_tests_a_store_although_asking_for_relays_is_denied() {
+    let downloading =
+        "permissions: { publish: [\"gantry.v1.*.files\", \"gantry.v1.ctl.>\"], subscribe: [\"_INBOX.>\"] }";
+    let config = format!(
+        "authorization {{ users: [{{ user: relay, password: p }}, {{ user: u, password: p, {downloading} }}] }}"
+    );
+    let field = Field::with(config).await;
+    let _relay = field.relay_as("relay").await.start().await;
+
+    let output = field.command_as("u", &["ping", "files"]).run().await.expect_code(0).stdout_text();
+    let steps: Vec<_> = output.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(steps, ["server", "permissions", "store", "get"], "{output}");
+    assert!(output.contains("$SRV.INFO.gantry"), "{output}");
+
+    // Without a store, only the relays show that anything works.
+    field.command_as("u", &["ping"]).run().await.expect_code(8);
+}
+
+#[tokio::test]
 async fn revoked_credentials_end_a_download_soon() {
     let config = |users: &str| format!("authorization {{ users: [{{ user: relay, password: p }}{users}] }}");
     let mut field = Field::with(config(", { user: u, password: p }")).await;
