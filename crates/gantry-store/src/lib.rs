@@ -7,6 +7,10 @@
 pub mod azure;
 pub mod budget;
 #[cfg(feature = "cloud")]
+#[cfg_attr(
+    not(all(feature = "azure", feature = "gcs")),
+    allow(dead_code, unused_imports, reason = "each cloud uses only a part of it")
+)]
 mod cloud;
 #[cfg(feature = "http")]
 mod connections;
