@@ -3,7 +3,7 @@ PYTHON ?= python3
 
 .DEFAULT_GOAL := help
 .PHONY: help servers demo dev test test-field test-field-long test-gateway test-python test-containers sim chaos chaos-more flood resume-proof bench check-deploy \
-	observe fuzz fmt lint
+	observe fuzz fmt lint lint-features
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,3 +74,8 @@ fmt: ## format the code
 
 lint: ## run clippy; warnings are errors
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+lint-features: ## check the command without the clouds, and with each of them
+	for features in "" azure gcs; do \
+		cargo clippy --locked -p gantry --lib --bins --no-default-features --features "$$features" -- -D warnings || exit 1; \
+	done

@@ -292,6 +292,9 @@ def iam():
     expect(all(f"| `{right}` |" in readme for right in used), "deploy/README.md does not explain each right")
     for statement in policy["Statement"]:
         expect(statement["Effect"] == "Allow" and "*" not in statement["Resource"], "a statement is too wide")
+    role = json.loads((DEPLOY / "iam" / "azure-role.json").read_text())
+    data = ["Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read"]
+    expect(role["DataActions"] == data and not role["Actions"], "the role for Azure grants more than reading blobs")
     return f"the policy grants {', '.join(sorted(granted))}, which is what crates/gantry-store/src/s3 needs"
 
 

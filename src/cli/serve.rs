@@ -25,7 +25,7 @@ use gantry_bus::nats;
 use gantry_proto::{self as proto, StoreName};
 use gantry_relay::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
 use gantry_relay::shutdown::{self, Shutdown};
-use gantry_relay::{self as relay, Buses, Readiness, Relay, Replaced};
+use gantry_relay::{self as relay, Buses, Readiness, Relay, Replaced, Stores};
 use gantry_store::budget::Budget;
 
 const ABOUT: &str = "Serve stores to consumers
@@ -177,6 +177,7 @@ impl Serve {
             ));
         }
 
+        warn_of_ignored(config);
         raise_open_files_limit(config.relay.places());
         let mut hangups = shutdown::hangups()
             .map_err(|error| Failure::new(Exit::Failed, format!("can't listen for signals: {error}")))?;
@@ -184,7 +185,7 @@ impl Serve {
         let budget = config.relay.budget.clone();
         let mut registry = Registry::default();
         let metrics = Arc::new(RelayMetrics::register(&mut registry, facts(&budget)));
-        let stores = stores::open(config, &budget, &metrics.s3).await?;
+        let stores = opened(config, effective, &budget, &metrics).await?;
         for name in config.stores.keys() {
             let key = format!("stores.{name}.url");
             let place = effective.iter().find(|line| line.key == key).map_or("", |line| line.value.trim_matches('"'));
@@ -243,6 +244,26 @@ impl Serve {
         };
         let both = async { tokio::join!(served, fronted).0 };
         pages::beside(both, listener, pages).await
+    }
+}
+
+/// Opens the stores. A failure names the key that explains it, and what to do, as `gantry serve --check` does.
+async fn opened(
+    config: &Config,
+    effective: &[Effective],
+    budget: &Budget,
+    metrics: &RelayMetrics,
+) -> Result<Stores, Failure> {
+    let opened = stores::open(config, budget, &metrics.s3).await;
+    opened.map_err(|(name, store, error)| {
+        Failure::new(stores::exit(&error), check::explained(store, &error, name, effective))
+    })
+}
+
+/// Logs settings without effect.
+fn warn_of_ignored(config: &Config) {
+    for ignored in &config.ignored {
+        warn!("{ignored}");
     }
 }
 
@@ -326,8 +347,10 @@ async fn reload(
     metrics: &RelayMetrics,
 ) {
     let reloaded = async {
-        let config = cli.sources()?.load()?;
-        let stores = stores::open(&config, budget, &metrics.s3).await?;
+        let (config, effective) = cli.sources()?.read();
+        let config = config?;
+        let stores = opened(&config, &effective, budget, metrics).await?;
+        warn_of_ignored(&config);
         let replaced = relay.replace_stores(stores.clone()).await?;
         of_front.replace(stores);
         Ok::<_, Failure>((config, replaced))

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use super::exit::{Exit, Failure};
+use super::exit::Exit;
 use crate::config::{self, Config};
 use gantry_proto::StoreName;
 use gantry_relay::Stores;
 use gantry_relay::metrics::S3Metrics;
+#[cfg(feature = "azure")]
 use gantry_store::azure::{self, AzureStore};
 use gantry_store::budget::Budget;
 use gantry_store::file::FileStore;
+#[cfg(feature = "gcs")]
 use gantry_store::gcs::{self, GcsStore};
 use gantry_store::s3::{self, S3Store};
 use gantry_store::shared::SharedStore;
@@ -21,11 +23,18 @@ pub(super) const DIRECTORY_CURE: &str = "create the directory, let the relay's u
 /// Opens every store of the configuration. Each has its share of `budget`, and all share `metrics` for their requests.
 /// A store is read once for several consumers, if this is configured.
 /// Opening sends no request to a store.
-pub(super) async fn open(config: &Config, budget: &Budget, metrics: &S3Metrics) -> Result<Stores, Failure> {
+///
+/// # Errors
+/// The error of the first store that can't be opened, with its name and configuration.
+pub(super) async fn open<'a>(
+    config: &'a Config,
+    budget: &Budget,
+    metrics: &S3Metrics,
+) -> Result<Stores, (&'a StoreName, &'a config::Store, store::Error)> {
     let mut stores = Stores::new();
     for (name, store) in &config.stores {
         let budget = budget.of_store(name.as_str());
-        let opened = open_one(name, store, &budget, metrics).await.map_err(|error| failure(name, store, &error))?;
+        let opened = open_one(name, store, &budget, metrics).await.map_err(|error| (name, store, error))?;
 
         let opened: Arc<dyn Store> = match config.shared_reads.get(name) {
             Some(limits) => {
@@ -53,10 +62,12 @@ pub(super) async fn open_one(
             let options = s3::Options { observer: observer(), ..s3::Options::clone(options) };
             Ok(Arc::new(S3Store::connect(options, budget.clone()).await?))
         }
+        #[cfg(feature = "gcs")]
         config::Store::Gcs(options) => {
             let options = gcs::Options { observer: observer(), ..gcs::Options::clone(options) };
             Ok(Arc::new(GcsStore::connect(options, budget.clone())?))
         }
+        #[cfg(feature = "azure")]
         config::Store::Azure(options) => {
             let options = azure::Options { observer: observer(), ..azure::Options::clone(options) };
             Ok(Arc::new(AzureStore::connect(options, budget.clone())?))
@@ -64,8 +75,9 @@ pub(super) async fn open_one(
     }
 }
 
-fn failure(name: &StoreName, config: &config::Store, error: &store::Error) -> Failure {
-    let exit = match error {
+/// Returns the exit code for a store that can't be opened.
+pub(super) const fn exit(error: &store::Error) -> Exit {
+    match error {
         store::Error::Unavailable {
             kind: UnavailableKind::UnusableCredentials | UnavailableKind::UnusableAuthorities,
             ..
@@ -75,10 +87,5 @@ fn failure(name: &StoreName, config: &config::Store, error: &store::Error) -> Fa
         store::Error::Denied(_) | store::Error::Archived(_) => Exit::Denied,
         store::Error::Changed(_) | store::Error::Range { .. } | store::Error::Invalid(_) => Exit::Usage,
         _ => Exit::Failed,
-    };
-    let message = format!("`stores.{name}`: {error}");
-    match config {
-        config::Store::File(_) => Failure::new(exit, format!("{message}: {DIRECTORY_CURE}")),
-        config::Store::S3(_) | config::Store::Gcs(_) | config::Store::Azure(_) => Failure::new(exit, message),
     }
 }

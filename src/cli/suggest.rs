@@ -41,13 +41,28 @@ async fn hint_for_object(address: &ObjectAddress, client: &Client) -> Result<Str
         return Ok(": it is a folder: add -r to download what it contains".to_owned());
     }
 
-    let (folder, _) = key.rsplit_once('/').map_or(("", key), |(folder, _)| key.split_at(folder.len() + 1));
-    let beside = client.list(store, folder).take(NAMES_MAX);
+    let beside = client.list(store, folder_of(key)).take(NAMES_MAX);
     let names: Vec<_> = beside.map_ok(|listed| listed.name().to_owned()).try_collect().await?;
-    Ok(match nearest_of(key, names.into_iter()) {
+    Ok(hint_beside(address, key, names))
+}
+
+/// Returns the hint for an object that is not among the names beside it. `key` is its key without a final slash.
+fn hint_beside(address: &ObjectAddress, key: &str, names: Vec<String>) -> String {
+    let ObjectAddress { store, key: wanted } = address;
+    // The name is right: a version is missing, or the object was put in the meantime.
+    if names.iter().any(|name| name == wanted.as_str()) {
+        return String::new();
+    }
+
+    match nearest_of(key, names.into_iter()) {
         Some(nearest) => format!(": did you mean {}?", printable::name(&format!("{store}/{nearest}"))),
-        None => format!(": gantry ls {} lists what is there", printable::name(&format!("{store}/{folder}"))),
-    })
+        None => format!(": gantry ls {} lists what is there", printable::name(&format!("{store}/{}", folder_of(key)))),
+    }
+}
+
+/// Returns the folder of a key, with its final slash.
+fn folder_of(key: &str) -> &str {
+    key.rfind('/').map_or("", |at| &key[..=at])
 }
 
 /// Adds the most similar store to a failure that may be due to a misspelled one.
@@ -79,6 +94,19 @@ fn hint(wanted: &str, known: &BTreeSet<String>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_requested_key_itself_is_not_suggested() {
+        let hint = |address: &str, names: &[&str]| {
+            let address: ObjectAddress = address.parse().unwrap();
+            let key = address.key.as_str().trim_end_matches('/').to_owned();
+            hint_beside(&address, &key, names.iter().map(|name| (*name).to_owned()).collect())
+        };
+        assert_eq!(hint("m/a/model.bin", &["a/model.bin", "a/model.bin2"]), "");
+        assert_eq!(hint("m/a/model.bim", &["a/model.bin"]), ": did you mean m/a/model.bin?");
+        assert_eq!(hint("m/a/model/", &["a/model"]), ": did you mean m/a/model?");
+        assert_eq!(hint("m/a/x", &["a/model"]), ": gantry ls m/a/ lists what is there");
+    }
 
     #[test]
     fn a_misspelled_store_has_a_suggestion() {

@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 
-const STORE_FORM: &str = "must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///dir";
+use super::pasted;
+use super::place::{STORE_FORM, is_bucket, is_container};
 
 /// The message repeats no part of the address, since everything before its last `@` may be a password.
 const NO_USER: &str = "must not contain a user and password: must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///dir";
@@ -83,10 +84,20 @@ impl StoreAddress {
     /// If the address is invalid. The error describes a valid one.
     pub fn parse(url: &str) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").ok_or(STORE_FORM)?;
-        if matches!(scheme, "http" | "https") {
-            return Err(of_web_address(rest));
+        if let Some(cure) = pasted::of_scheme(scheme, rest) {
+            return Err(cure);
+        }
+        if let Some((cloud, feature)) = missing(scheme) {
+            return Err(format!(
+                "this gantry was built without stores in {cloud}: build it with the feature `{feature}`"
+            ));
         }
         if let Some(found) = rest.find(['?', '#']) {
+            if scheme == "az" && rest.contains("sig=") && !rest.contains('@') {
+                let place = &rest[..found];
+                let sas = "the part after the question mark in a file that `sas_token_file` names";
+                return Err(format!("must be az://{place}, and {sas}"));
+            }
             return Err(format!(
                 "takes no options after {:?}: endpoint and region have keys of their own, and in a prefix write %3F or %23",
                 &rest[found..=found]
@@ -100,20 +111,24 @@ impl StoreAddress {
                 Ok(Self::Gcs { bucket, prefix })
             }
             "az" => {
-                let (container, prefix) = parse_place(rest, "az://container/prefix", is_container)?;
+                let (container, prefix) = parse_container(rest)?;
                 Ok(Self::Azure { container, prefix })
             }
             "file" => parse_file(rest),
-            "gcs" | "gss" => Err("must be gs://bucket/prefix for Google Cloud Storage".to_owned()),
-            "azure" | "abfs" | "abfss" | "adl" | "wasb" | "wasbs" => {
-                Err("must be az://container/prefix for Azure Blob Storage, with the account's name in `account`"
-                    .to_owned())
-            }
             other if other.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
                 Err(format!("{STORE_FORM}, not {other}://"))
             }
             _ => Err(STORE_FORM.to_owned()),
         }
+    }
+}
+
+/// Returns the cloud and the feature of a scheme whose stores are not a part of this build.
+fn missing(scheme: &str) -> Option<(&'static str, &'static str)> {
+    match scheme {
+        "gs" if cfg!(not(feature = "gcs")) => Some(("Google Cloud", "gcs")),
+        "az" if cfg!(not(feature = "azure")) => Some(("Azure", "azure")),
+        _ => None,
     }
 }
 
@@ -130,50 +145,19 @@ fn parse_place(rest: &str, form: &str, is_name: fn(&str) -> bool) -> Result<(Str
     Ok((name.to_owned(), parse_prefix(prefix)?))
 }
 
-/// Explains which address to write instead of one for a browser. It repeats no part that may be a secret.
-fn of_web_address(rest: &str) -> String {
-    let address = rest.split(['?', '#']).next().unwrap_or_default();
-    let (host, path) = address.split_once('/').unwrap_or((address, ""));
-    let path = if rest.contains('@') { "" } else { path.trim_end_matches('/') };
-    let has_sas = rest.contains("sig=");
-
-    if let Some((account, endpoint)) = azure_account(host) {
-        let place = if path.is_empty() { "container/prefix" } else { path };
-        let endpoint = endpoint.map_or_else(String::new, |url| format!(" and `endpoint_url` set to {url:?}"));
-        let sas =
-            if has_sas { ", and the part after the question mark in a file that `sas_token_file` names" } else { "" };
-        return format!("must be az://{place} with `account` set to {account:?}{endpoint}{sas}");
-    }
-    if matches!(host, "storage.googleapis.com" | "storage.cloud.google.com") {
-        let place = if path.is_empty() { "bucket/prefix" } else { path };
-        return format!("must be gs://{place}");
-    }
-    format!("{STORE_FORM}; the address of a server belongs to `endpoint_url`")
-}
-
-/// Returns the account that a host of Azure belongs to, and the address of that host, unless it is the account's public
-/// one. Source: Azure, "Storage account overview", "Storage account endpoints", and the endpoints of its other clouds.
-fn azure_account(host: &str) -> Option<(&str, Option<String>)> {
-    const DOMAINS: [&str; 5] = [
-        "core.windows.net",
-        "core.chinacloudapi.cn",
-        "core.usgovcloudapi.net",
-        "core.cloudapi.de",
-        // With a zone before the service, as in account.z01.blob.storage.azure.net.
-        "storage.azure.net",
-    ];
-
-    let (first, rest) = host.split_once('.')?;
-    let domain = DOMAINS.iter().find(|domain| rest.ends_with(**domain))?;
-    let services = rest.strip_suffix(domain)?;
-    if !services.ends_with('.') || !services.split('.').any(|label| matches!(label, "blob" | "dfs")) {
-        return None;
+fn parse_container(rest: &str) -> Result<(String, String), String> {
+    if let Some(cure) = pasted::of_azure_with_user(rest) {
+        return Err(cure);
     }
 
-    let account = first.strip_suffix("-secondary").unwrap_or(first);
-    let blob = format!("{first}.{}{domain}", services.replace("dfs.", "blob."));
-    let is_public = blob == format!("{account}.blob.core.windows.net");
-    Some((account, (!is_public).then(|| format!("https://{blob}"))))
+    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let lower = name.to_ascii_lowercase();
+    if lower != name && is_container(&lower) {
+        let slash = if rest.contains('/') { "/" } else { "" };
+        let reason = "since the names of containers are in lower case";
+        return Err(format!("{name:?} is not a valid name: must be az://{lower}{slash}{prefix}, {reason}"));
+    }
+    parse_place(rest, "az://container/prefix", is_container)
 }
 
 fn parse_s3(rest: &str) -> Result<StoreAddress, String> {
@@ -228,18 +212,6 @@ fn access_point(text: &str) -> Result<(String, &str), String> {
         return Err(form());
     }
     Ok((format!("arn:{partition}:s3:{region}:{account}:accesspoint:{name}"), prefix))
-}
-
-fn is_bucket(name: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    (1..=255).contains(&name.len()) && name.bytes().all(is_allowed)
-}
-
-/// Source: Azure, "Naming and referencing containers, blobs, and metadata". Some containers have names of their own.
-fn is_container(name: &str) -> bool {
-    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let is_ordinary = (3..=63).contains(&name.len()) && name.split('-').all(is_word);
-    is_ordinary || matches!(name, "$web" | "$root" | "$logs")
 }
 
 fn parse_file(rest: &str) -> Result<StoreAddress, String> {
@@ -314,6 +286,33 @@ pub fn http_authority(url: &str) -> String {
 mod tests {
     use super::*;
 
+    #[cfg(not(all(feature = "azure", feature = "gcs")))]
+    #[test]
+    fn a_store_that_is_not_a_part_of_the_build_names_its_feature() {
+        for (url, feature) in [("gs://bucket", "gcs"), ("az://container", "azure")] {
+            let error = StoreAddress::parse(url).unwrap_err();
+            assert!(error.ends_with(&format!("build it with the feature `{feature}`")), "{error}");
+        }
+    }
+
+    #[cfg(all(feature = "azure", feature = "gcs"))]
+    #[test]
+    fn addresses_of_clouds_are_parsed() {
+        for (scheme, bucket) in [("gs", "b.example_1"), ("az", "con-tainer1")] {
+            let found = StoreAddress::parse(&format!("{scheme}://{bucket}/p%20q/r"));
+            let (bucket, prefix) = (bucket.to_owned(), "p q/r/".to_owned());
+            assert_eq!(
+                found,
+                Ok(if scheme == "gs" {
+                    StoreAddress::Gcs { bucket, prefix }
+                } else {
+                    StoreAddress::Azure { container: bucket, prefix }
+                })
+            );
+        }
+        assert!(StoreAddress::parse("az://$web").is_ok());
+    }
+
     #[test]
     fn store_addresses_are_parsed() {
         let s3 =
@@ -329,19 +328,6 @@ mod tests {
         }
         assert_eq!(StoreAddress::parse("s3://b/p/q/"), s3("b", "p/q/"));
         assert_eq!(StoreAddress::parse("s3://b/%3F%25"), s3("b", "?%/"));
-        for (scheme, bucket) in [("gs", "b.example_1"), ("az", "con-tainer1")] {
-            let found = StoreAddress::parse(&format!("{scheme}://{bucket}/p%20q/r"));
-            let (bucket, prefix) = (bucket.to_owned(), "p q/r/".to_owned());
-            assert_eq!(
-                found,
-                Ok(if scheme == "gs" {
-                    StoreAddress::Gcs { bucket, prefix }
-                } else {
-                    StoreAddress::Azure { container: bucket, prefix }
-                })
-            );
-        }
-        assert!(StoreAddress::parse("az://$web").is_ok());
         assert_eq!(StoreAddress::parse("file:///a%20b/c"), Ok(StoreAddress::File { dir: "/a b/c".into() }));
     }
 
@@ -372,48 +358,6 @@ mod tests {
             "az://container?sv=1",
         ] {
             assert!(StoreAddress::parse(url).is_err(), "{url}");
-        }
-    }
-
-    #[test]
-    fn addresses_of_other_programs_are_translated() {
-        for (url, cure) in [
-            (
-                "https://acct.blob.core.windows.net/models/a?sv=2023-11-03&sig=hush",
-                "must be az://models/a with `account` set to \"acct\", and the part after the question mark in a file that \
-                 `sas_token_file` names",
-            ),
-            ("https://acct.dfs.core.windows.net", "must be az://container/prefix with `account` set to \"acct\""),
-            (
-                "https://acct.blob.core.chinacloudapi.cn/models?sv=1&sig=hush",
-                "must be az://models with `account` set to \"acct\" and `endpoint_url` set to \
-                 \"https://acct.blob.core.chinacloudapi.cn\", and the part after the question mark",
-            ),
-            (
-                "https://acct.dfs.core.usgovcloudapi.net/models",
-                "must be az://models with `account` set to \"acct\" and `endpoint_url` set to \
-                 \"https://acct.blob.core.usgovcloudapi.net\"",
-            ),
-            ("https://acct.blob.core.cloudapi.de", "`endpoint_url` set to \"https://acct.blob.core.cloudapi.de\""),
-            ("https://acct.z01.blob.storage.azure.net/c", "set to \"https://acct.z01.blob.storage.azure.net\""),
-            (
-                "https://acct-secondary.blob.core.windows.net/c",
-                "`account` set to \"acct\" and `endpoint_url` set to \"https://acct-secondary.blob.core.windows.net\"",
-            ),
-            (
-                "https://acct.privatelink.blob.core.windows.net/c",
-                "`account` set to \"acct\" and `endpoint_url` set to \"https://acct.privatelink.blob.core.windows.net\"",
-            ),
-            ("https://evilcore.windows.net/c?sig=hush", "belongs to `endpoint_url`"),
-            ("https://acct.blob.evilcore.windows.net/c", "belongs to `endpoint_url`"),
-            ("https://acct.queue.core.windows.net/c", "belongs to `endpoint_url`"),
-            ("https://storage.googleapis.com/models/a/", "must be gs://models/a"),
-            ("abfss://c@acct.dfs.core.windows.net/a", "with the account's name in `account`"),
-            ("gcs://b", "must be gs://bucket/prefix"),
-            ("http://127.0.0.1:9000/b?sig=hush", "belongs to `endpoint_url`"),
-        ] {
-            let error = StoreAddress::parse(url).unwrap_err();
-            assert!(error.contains(cure) && !error.contains("hush"), "{url}: {error}");
         }
     }
 

@@ -61,8 +61,17 @@ pub(super) fn account(text: &str) -> Checked {
             "must be the account's name alone; the SAS belongs to a file that `sas_token_file` names".to_owned()
         );
     }
-    let is_name = (3..=24).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    if is_name { Ok(()) } else { Err("must be an account's name: 3 to 24 lower-case letters and digits".to_owned()) }
+    if is_account(text) {
+        return Ok(());
+    }
+    let form = "must be an account's name: 3 to 24 lower-case letters and digits";
+    let lower = text.to_ascii_lowercase();
+    let name = lower.split('.').next().unwrap_or_default();
+    Err(if is_account(name) { format!("{form}, as in {name}") } else { form.to_owned() })
+}
+
+fn is_account(text: &str) -> bool {
+    (3..=24).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
 pub(super) fn tenant(text: &str) -> Checked {

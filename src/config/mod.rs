@@ -24,11 +24,15 @@ mod keys;
 mod layer;
 mod lookup;
 mod otel;
+mod pasted;
+mod place;
 mod redact;
 mod similar;
 mod sources;
 mod table;
+// They configure stores of all kinds.
 #[cfg(test)]
+#[cfg(all(feature = "azure", feature = "gcs"))]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -41,7 +45,11 @@ use gantry_http as front;
 use gantry_proto::StoreName;
 use gantry_proto::subject::Prefix;
 use gantry_relay as relay;
-use gantry_store::{azure, file as file_store, gcs, s3, shared};
+#[cfg(feature = "azure")]
+use gantry_store::azure;
+#[cfg(feature = "gcs")]
+use gantry_store::gcs;
+use gantry_store::{file as file_store, s3, shared};
 use gantry_upstream as upstream;
 use serde::Deserialize;
 
@@ -79,6 +87,8 @@ pub struct Config {
     pub log: Log,
     /// Traces.
     pub telemetry: Telemetry,
+    /// Settings without effect that look as if they had one: each with its key or variable, and what to do.
+    pub ignored: Vec<String>,
     settings: Settings,
 }
 
@@ -90,8 +100,10 @@ pub enum Store {
     /// A bucket of S3.
     S3(Box<s3::Options>),
     /// A bucket of Google Cloud Storage.
+    #[cfg(feature = "gcs")]
     Gcs(Box<gcs::Options>),
     /// A container of Azure Blob Storage.
+    #[cfg(feature = "azure")]
     Azure(Box<azure::Options>),
 }
 

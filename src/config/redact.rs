@@ -44,7 +44,7 @@ fn is_pasted(text: &str) -> bool {
 /// missing.
 #[must_use]
 pub fn without_credentials(text: &str) -> String {
-    let is_single = ["s3://", "gs://", "az://", "http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
+    let is_single = ["s3", "gs", "az", "http", "wasb", "abfs"].iter().any(|start| has_scheme(text, start));
     without_secret(if is_single { cleaned(text) } else { text.split(',').map(cleaned).collect::<Vec<_>>().join(",") })
 }
 
@@ -65,9 +65,15 @@ fn is_storage_key(text: &str) -> bool {
         && text[..86].bytes().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b))
 }
 
+/// Returns whether an address has a scheme of the name `start`, or one that begins so, in any case.
+fn has_scheme(address: &str, start: &str) -> bool {
+    let scheme = address.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    scheme.is_some_and(|scheme| scheme.starts_with(start))
+}
+
 fn cleaned(address: &str) -> String {
     // The options of such an address may contain a signature or a token.
-    let has_options = ["http", "gs://", "az://"].iter().any(|start| address.starts_with(start));
+    let has_options = ["http", "gs", "az", "wasb", "abfs"].iter().any(|start| has_scheme(address, start));
     if let Some((before, _)) = address.split_once(['?', '#']).filter(|_| has_options) {
         return format!("{}?[redacted]", cleaned(before));
     }
@@ -122,6 +128,11 @@ mod tests {
             ("az://c#sig=hush", "az://c?[redacted]"),
             ("a.blob.core.windows.net/c?sv=1&sig=hush", "[redacted]"),
             ("s3://b?X-Amz-Signature=hush", "[redacted]"),
+            ("AZ://c?token=hu,sh", "AZ://c?[redacted]"),
+            (
+                "wasbs://c@a.blob.core.windows.net/p?token=hu,sh",
+                "wasbs://[redacted]@a.blob.core.windows.net/p?[redacted]",
+            ),
             ("DefaultEndpointsProtocol=https;AccountName=a;accountkey=hush==", "[redacted]"),
         ] {
             assert_eq!(without_credentials(text), clean);

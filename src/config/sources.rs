@@ -83,12 +83,12 @@ impl Sources {
     /// Returns the configuration, or all its problems, and the effective settings with their origins. Secrets are
     /// redacted and invalid settings left out. Each place is read once, since a pipe can't be read again.
     pub fn read(self) -> (Result<Config, Error>, Vec<Effective>) {
-        let otel = self.environment.otel();
+        let environment = self.environment.clone();
         let (mut layers, problems) = self.layers();
 
         let conflict = build::keep_one_auth(&mut layers).err();
         let effective = effective::of_layers(&layers);
-        (build::config(layers, problems, conflict, otel), effective)
+        (build::config(layers, problems, conflict, environment), effective)
     }
 
     /// Returns the layers, lowest first, without invalid settings, and the problems.

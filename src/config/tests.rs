@@ -325,6 +325,65 @@ fn own_settings_precede_those_of_an_emulator_and_the_environment() {
 }
 
 #[test]
+fn ids_without_an_application_are_rejected() {
+    let error =
+        |lines: &str| Setup::new(&format!("[stores.z]\nurl = \"az://models\"\naccount = \"acct\"\n{lines}")).error();
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    fs::write(&key, "hush").unwrap();
+
+    for way in ["account_key_file", "sas_token_file", "azure_cli", "anonymous"] {
+        let value = if way.ends_with("_file") { format!("{key:?}") } else { "true".to_owned() };
+        for id in ["client_id", "tenant_id"] {
+            let error = error(&format!("{way} = {value}\n{id} = \"id\"\n"));
+            assert!(error.contains(&format!("`stores.z.{way}` (")) && error.contains("are set together"), "{error}");
+            assert!(error.contains(&format!(": `{id}` belongs to `stores.z.client_secret_file`")), "{error}");
+            assert!(error.ends_with("remove it") && error.lines().count() == 1 && !error.contains("hush"), "{error}");
+        }
+    }
+
+    let alone = error("tenant_id = \"t\"\nclient_id = \"c\"\n");
+    assert!(alone.starts_with("`stores.z.client_secret_file` is missing: `stores.z.tenant_id` ("), "{alone}");
+}
+
+#[test]
+fn variables_of_clouds_that_are_not_read_are_warned_of() {
+    let toml = "[stores.z]\nurl = \"az://models\"\naccount = \"acct\"\n[stores.g]\nurl = \"gs://models\"\n";
+    let unread = |setup: Setup| {
+        let setup = setup.env("AZURE_STORAGE_CONNECTION_STRING", "AccountKey=hush==");
+        setup.env("AZURE_CLIENT_CERTIFICATE_PATH", "/hush.pem").env("GOOGLE_CREDENTIALS", "{\"private_key\":\"hush\"}")
+    };
+
+    let ignored = unread(Setup::new(toml)).ok().ignored;
+    assert_eq!(ignored.len(), 3, "{ignored:?}");
+    for expected in [
+        "AZURE_STORAGE_CONNECTION_STRING is ignored for `stores.z`: set AZURE_STORAGE_KEY to its AccountKey",
+        "AZURE_CLIENT_CERTIFICATE_PATH is ignored for `stores.z`: certificates of applications are not supported",
+        "GOOGLE_CREDENTIALS is ignored for `stores.g`: name a file with the credentials",
+    ] {
+        assert!(ignored.iter().any(|line| line.starts_with(expected) && line.ends_with("or unset it")), "{ignored:?}");
+    }
+    assert!(!ignored.concat().contains("hush"), "{ignored:?}");
+
+    let others =
+        unread(Setup::new(toml)).env("AZURE_STORAGE_KEY", "hush").env("GOOGLE_APPLICATION_CREDENTIALS", "/key");
+    assert_eq!(others.ok().ignored, Vec::<String>::new());
+}
+
+#[test]
+fn settings_that_another_one_overrides_are_warned_of() {
+    let toml = "[stores.z]\nurl = \"az://models\"\naccount = \"acct\"\nclient_id = \"mine\"\n";
+    let ignored = Setup::new(toml).env("AZURE_CLIENT_SECRET", "hush").ok().ignored;
+    assert_eq!(ignored.len(), 1, "{ignored:?}");
+    assert!(ignored[0].starts_with("AZURE_CLIENT_SECRET is ignored: `stores.z.client_id` ("), "{ignored:?}");
+
+    let toml = "[stores.s]\nurl = \"s3://models\"\nsession_token_file = \"/run/token\"\n";
+    let ignored = Setup::new(toml).ok().ignored;
+    assert!(ignored[0].contains("`stores.s.session_token_file` (") && ignored.len() == 1, "{ignored:?}");
+    assert!(ignored[0].ends_with("it belongs to `stores.s.access_key_id_file`, set that or remove it"), "{ignored:?}");
+}
+
+#[test]
 fn the_ids_of_an_application_come_from_the_environment_only_for_its_secret() {
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret");
@@ -554,6 +613,10 @@ const WRONG: &[&str] = &[
     "stores.files.url = \"https://storage.googleapis.com/models/a\"",
     "stores.files.url = \"gs://models?generation=1\"",
     "stores.files.url = \"az://Models\"",
+    "stores.files.url = \"abfss://models@acct.dfs.core.windows.net/a\"",
+    "stores.files.url = \"GS://models/a\"",
+    "stores.files = { url = \"az://models\", account = \"acct\", azure_cli = true, client_id = \"app\" }",
+    "stores.files = { url = \"az://models\", account = \"acct\", tenant_id = \"tenant\" }",
     "stores.files.url = \"az://models\"",
     "stores.files = { url = \"az://models\", account = \"AccountName=acct;AccountKey=secret==\" }",
     "stores.files = { url = \"az://models\", account = \"acct\", tenant_id = \"a/b\" }",

@@ -1,5 +1,9 @@
 //! Stores in Google Cloud and Azure with the built binary: a download, and what `gantry serve --check` reports.
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Response;
+
 use crate::support::azure_double::{ACCOUNT, Act, Asked, AzureDouble, KEY, SAS};
 use crate::support::gantry::Output;
 use crate::support::gcs::Gcs;
@@ -30,6 +34,16 @@ pub(crate) fn secret(folder: &tempfile::TempDir, text: &str) -> String {
     let path = folder.path().join("secret");
     std::fs::write(&path, text).unwrap();
     path.display().to_string()
+}
+
+/// Returns the text of the key file of a service account.
+pub(crate) fn service_account() -> String {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap().serialize_pem();
+    let account = serde_json::json!({
+        "type": "service_account", "client_email": "relay@p.iam.gserviceaccount.com", "private_key_id": "1",
+        "private_key": key,
+    });
+    account.to_string()
 }
 
 /// Starts a relay that serves the container of `azure` with the key of its account, as the store `m`.
@@ -251,6 +265,88 @@ async fn the_check_names_what_an_account_does_not_permit() {
 }
 
 #[tokio::test]
+async fn the_check_names_the_reason_why_listing_is_forbidden() {
+    let folder = data::folder();
+    let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));
+    let code = "AuthorizationPermissionMismatch";
+    let azure = AzureDouble::scripted(
+        false,
+        move |asked: &Asked| {
+            if asked.is_list { Act::Fail(403, code, ("", "")) } else { Act::Serve }
+        },
+    );
+    let azure = azure.await;
+    let of_azure = check("az://container", &azure_lines(&azure, &key)).await;
+    let anonymous = AzureDouble::scripted(true, |_: &Asked| Act::Fail(401, "NoAuthenticationInformation", ("", "")));
+    let anonymous = anonymous.await;
+    let of_anonymous = check("az://container", &azure_lines(&anonymous, "anonymous = true\n")).await;
+
+    let google = ServiceDouble::scripted(|_, _| {
+        let reason = "relay@p.iam.gserviceaccount.com does not have storage.objects.list access.";
+        let text = format!(
+            "<Error><Code>AccessDenied</Code><Message>Access denied.</Message><Details>{reason}</Details></Error>"
+        );
+        Response::builder().status(403).body(Full::new(Bytes::from(text))).unwrap()
+    });
+    let google = google.await;
+    let file = secret(&folder, &service_account());
+    let lines = format!("endpoint_url = {:?}\ncredentials_file = {file:?}\n", google.url());
+    let of_google = check("gs://bucket", &lines).await;
+
+    for (checked, reason, cure) in [
+        (of_azure, "access denied (403 AuthorizationPermissionMismatch: As asked.)", "deploy/iam/azure-role.json"),
+        (of_anonymous, "the container or its listing is not public (401 NoAuth", "or give the relay credentials"),
+        (
+            of_google,
+            "access denied (403 AccessDenied: relay@p.iam.gserviceaccount.com does not have storage.objects.list access.)",
+            "grant this identity the permission storage.objects.list on the bucket (deploy/iam/gcs-role.yaml)",
+        ),
+    ] {
+        let said = checked.expect_code(0).stdout_text();
+        assert!(said.contains("answers, but the relay may not list") && said.contains(reason), "{said}");
+        assert!(said.contains("reading was not tested: ") && said.contains(cure), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn variables_that_are_not_read_are_warned_of() {
+    let azure = AzureDouble::start().await;
+    azure.put("a", "x");
+    let tokens = ServiceDouble::issuing().await;
+    let msi = format!("{}/msi/token", tokens.url());
+    let variables = [("IDENTITY_ENDPOINT", &*msi), ("AZURE_STORAGE_CONNECTION_STRING", "AccountKey=hush==")];
+
+    let checked = check_with("az://container", &azure_lines(&azure, ""), &variables).await.expect_code(0);
+    let said = checked.stdout_text();
+    assert!(said.contains("\nWARNING: AZURE_STORAGE_CONNECTION_STRING is ignored for `stores.s`: set"), "{said}");
+    assert!(!said.contains("hush"), "{said}");
+}
+
+#[tokio::test]
+async fn a_relay_that_can_not_open_a_store_names_the_key_and_the_cure() {
+    let nats = Nats::plain().await;
+    let serve = || gantry(["serve", "--http", "off", "--store", "s=az://container"]).nats(&nats);
+    let account = ("AZURE_STORAGE_ACCOUNT", ACCOUNT);
+
+    let of_variable = serve().env(account.0, account.1).env("AZURE_STORAGE_KEY", "hush!").run().await.expect_code(2);
+    let expected =
+        "`stores.s.account_key_file` is not set, the credentials come from the environment: AZURE_STORAGE_KEY: ";
+    assert!(of_variable.stderr.contains(expected), "{}", of_variable.stderr);
+    assert!(of_variable.stderr.contains(": correct the variable or the file"), "{}", of_variable.stderr);
+
+    let folder = data::folder();
+    let file = secret(&folder, "hush!");
+    let of_file = serve().env(account.0, account.1).env("GANTRY_STORES__S__ACCOUNT_KEY_FILE", &file);
+    let of_file = of_file.run().await.expect_code(2);
+    let expected = format!("`stores.s.account_key_file` = {file:?} in GANTRY_STORES__S__ACCOUNT_KEY_FILE: ");
+    assert!(of_file.stderr.contains(&expected), "{}", of_file.stderr);
+    assert!(of_file.stderr.contains(": correct the file, or name another"), "{}", of_file.stderr);
+    for said in [of_variable.stderr, of_file.stderr] {
+        assert!(!said.contains("hush"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_of_azure_comes_from_the_command_az() {
     let azure = AzureDouble::start().await;
     azure.put("a", "x");
@@ -283,13 +379,8 @@ async fn tokens_of_google_come_from_the_metadata_server_or_a_service_account() {
     assert!(asked.len() == 1 && asked[0].contains("service-accounts/default/token"), "{asked:?}");
 
     // The key signs the token itself, so nothing is requested.
-    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap().serialize_pem();
-    let account = serde_json::json!({
-        "type": "service_account", "client_email": "relay@p.iam.gserviceaccount.com", "private_key_id": "1",
-        "private_key": key,
-    });
     let folder = data::folder();
-    let file = secret(&folder, &account.to_string());
+    let file = secret(&folder, &service_account());
     check_with("gs://bucket", &lines, &[("GOOGLE_APPLICATION_CREDENTIALS", &file)]).await.expect_code(0);
     assert_eq!(tokens.asked().len(), 1);
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
 
-use crate::clouds::{azure_lines, check_with, secret};
+use crate::clouds::{azure_lines, check_with, secret, service_account};
 use crate::support::azure_double::{Act, AzureDouble, KEY, SAS};
 use crate::support::gantry::Output;
 use crate::support::gcs::Gcs;
@@ -127,6 +127,19 @@ async fn a_service_that_issues_no_token_is_named_with_its_reason() {
         "issues no token (401 invalid_client: AADSTS7000215: Invalid client secret.): give the relay",
     );
 
+    let echoing =
+        ServiceDouble::refusing(401, r#"{"error":"invalid_client","error_description":"'hush' is wrong"}"#).await;
+    let url = echoing.url();
+    let application = [&application[..3], &[("AZURE_AUTHORITY_HOST", &*url)]].concat();
+    let checked = check_with("az://container", &lines, &application).await.expect_code(2);
+    assert_line(&checked, "issues no token (401 invalid_client: '[redacted]' is wrong)");
+
+    let endless = ServiceDouble::refusing(200, r#"{"access_token":"hush"}"#).await;
+    let url = endless.url();
+    let application = [&application[..3], &[("AZURE_AUTHORITY_HOST", &*url)]].concat();
+    let checked = check_with("az://container", &lines, &application).await.expect_code(2);
+    assert_line(&checked, "has no valid lifetime of the token (`expires_in` or `expires_on`, in seconds)");
+
     let msi = format!("{}/msi/token", ServiceDouble::refusing(404, "").await.url());
     let identity = [("IDENTITY_ENDPOINT", &*msi), ("IDENTITY_HEADER", "hush")];
     let checked = check_with("az://container", &lines, &identity).await.expect_code(2);
@@ -146,31 +159,40 @@ async fn a_service_that_issues_no_token_is_named_with_its_reason() {
     let checked = check_with("gs://bucket", &lines, &variables).await.expect_code(2);
     assert_line(
         &checked,
-        &format!("can't obtain credentials for Google Cloud Storage: what {host} sends is not a token"),
+        &format!("can't obtain credentials for Google Cloud Storage: the answer of {host} has no access token"),
     );
-}
-
-/// Writes the key file of a service account.
-fn service_account(folder: &tempfile::TempDir) -> String {
-    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap().serialize_pem();
-    let account = serde_json::json!({
-        "type": "service_account", "client_email": "relay@p.iam.gserviceaccount.com", "private_key_id": "1",
-        "private_key": key,
-    });
-    secret(folder, &account.to_string())
 }
 
 #[tokio::test]
 async fn what_google_refuses_is_one_line_with_its_key_and_cure() {
     let folder = data::folder();
-    let key = service_account(&folder);
+    let key = secret(&folder, &service_account());
     for (status, code, date, expected) in [
         (404, "NoSuchBucket", "", "`stores.s.url` = \"gs://bucket\" in "),
         (404, "NoSuchBucket", "", "no such bucket (404 NoSuchBucket): create the bucket, or correct its name"),
         (401, "AuthenticationRequired", "", "rejects the relay's credentials (401 AuthenticationRequired"),
         (401, "", "Sat, 01 Jan 2000 00:00:00 GMT", " minutes ahead: correct the clock"),
         (400, "UserProjectMissing", "", "`stores.s.billing_project` is not set: bucket \"bucket\": the bucket bills"),
-        (429, "SlowDown", "", "Google Cloud Storage fails or asks to slow down (429 SlowDown)"),
+        (429, "SlowDown", "", "`stores.s.url` = \"gs://bucket\" in "),
+        (429, "SlowDown", "", "Google Cloud Storage asks to slow down (429 SlowDown): try again later"),
+        (
+            503,
+            "ServiceUnavailable",
+            "",
+            "Google Cloud Storage fails at the moment (503 ServiceUnavailable): try again later",
+        ),
+        (
+            403,
+            "AccountProblem",
+            "",
+            "the account of the bucket's project has a problem, such as billing that is disabled",
+        ),
+        (
+            403,
+            "UserProjectAccessDenied",
+            "",
+            "`stores.s.billing_project` is not set: bucket \"bucket\": the relay may not",
+        ),
         (200, "", "", "what answers is not Google Cloud Storage, but a web page or another service: check the address"),
     ] {
         let double = ServiceDouble::scripted(move |_, _| {
@@ -195,12 +217,18 @@ async fn what_azure_refuses_is_one_line_with_its_key_and_cure() {
         (403, "AuthenticationFailed", "Sat, 01 Jan 2000 00:00:00 GMT", "minutes ahead: correct the clock"),
         (400, "OutOfRangeInput", "", "name of the container is not valid (400 OutOfRangeInput)"),
         (403, "AuthorizationFailure", "", "the account's network rules exclude the relay (403 AuthorizationFailure)"),
-        (503, "ServerBusy", "", "Azure Blob Storage fails or asks to slow down (503 ServerBusy)"),
+        (503, "ServerBusy", "", "Azure Blob Storage asks to slow down (503 ServerBusy): try again later"),
+        (500, "InternalError", "", "Azure Blob Storage fails at the moment (500 InternalError): try again later"),
+        (409, "ContainerDisabled", "", "the container is disabled (409 ContainerDisabled): enable the account or the"),
     ] {
         let azure = AzureDouble::scripted(false, move |_| Act::Fail(status, code, ("date", date))).await;
         let checked = check_with("az://container", &azure_lines(&azure, &key), &[]).await.expect_code(2);
         assert_line(&checked, expected);
     }
+
+    let azure = AzureDouble::scripted(false, |_| Act::Fail(503, "ServerBusy", ("retry-after", "7"))).await;
+    let checked = check_with("az://container", &azure_lines(&azure, &key), &[]).await.expect_code(2);
+    assert_line(&checked, "Azure Blob Storage asks to slow down (503 ServerBusy): try again in 7 seconds");
 
     let azure = AzureDouble::start().await;
     for (text, expected) in [

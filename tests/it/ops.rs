@@ -475,6 +475,10 @@ async fn the_check_reports_what_credentials_permit() {
         let check = s3.env(user).into_iter().fold(check, |check, (name, value)| check.env(name, value));
         let said = check.run().await.expect_code(0).stdout_text();
         assert!(said.contains(told), "{told}: {said}");
+        let reason = "(403 AccessDenied";
+        let cure = "permit `s3:ListBucket` on the bucket (deploy/iam/policy.json)";
+        let is_denied = told.contains("may not list");
+        assert!(!is_denied || (said.contains(reason) && said.contains(cure)), "{said}");
     }
 }
 

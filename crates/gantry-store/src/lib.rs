@@ -7,6 +7,10 @@
 pub mod azure;
 pub mod budget;
 #[cfg(feature = "cloud")]
+#[cfg_attr(
+    not(all(feature = "azure", feature = "gcs")),
+    allow(dead_code, unused_imports, reason = "each cloud uses only a part of it")
+)]
 mod cloud;
 #[cfg(feature = "http")]
 mod connections;
@@ -120,6 +124,17 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Nothing is lost if the future is dropped before it is ready.
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>>;
 
+    /// Checks that the store can be listed. Its errors are for the operator, with every cause.
+    ///
+    /// # Errors
+    /// Those of the trait, among them [`Error::Denied`], which [`Store::probe`] accepts if reading may be permitted.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped before it is ready.
+    fn probe_listing(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.probe()
+    }
+
     /// Returns a text that distinguishes this place from others, created by [`fingerprint`]. Returns `None` if it is
     /// unknown.
     fn fingerprint(&self) -> Option<String> {
@@ -209,8 +224,10 @@ pub enum UnavailableKind {
     UnsupportedProfile,
     /// The bucket bills the requester, and the relay names no project that pays.
     NoBillingProject,
-    /// The storage account is disabled.
+    /// The storage account or the container is disabled.
     AccountDisabled,
+    /// The store fails for a while, or asks to slow down.
+    Busy,
     /// Any other reason, such as a server that does not answer.
     Other,
 }

@@ -1,6 +1,6 @@
 //! Names the key that explains an error of a store in Google Cloud or Azure, and what to do.
 
-use super::{find, named};
+use super::{again, find, named};
 use crate::config::Effective;
 use gantry_proto::StoreName;
 use gantry_store::{Error, UnavailableKind};
@@ -17,10 +17,13 @@ pub(super) struct Cloud {
     otherwise: &'static str,
     /// What to do if the cloud knows the credentials, but refuses access.
     permission: &'static str,
+    /// What to do if the cloud knows the credentials, but they do not permit listing.
+    listing: &'static str,
     /// What to do if there are no credentials, or the cloud does not know them.
     unknown: &'static str,
 }
 
+#[cfg(feature = "gcs")]
 pub(super) const GCS: Cloud = Cloud {
     name: "Google Cloud Storage",
     place: "bucket",
@@ -29,9 +32,11 @@ pub(super) const GCS: Cloud = Cloud {
     otherwise: "Google's application default credentials",
     permission: "grant this identity the role of deploy/iam/gcs-role.yaml on the bucket, and set `billing_project` if the \
                  bucket bills the requester",
+    listing: "grant this identity the permission storage.objects.list on the bucket (deploy/iam/gcs-role.yaml)",
     unknown: "give the relay the key of a service account or a workload identity, or set `anonymous` if the bucket is public",
 };
 
+#[cfg(feature = "azure")]
 pub(super) const AZURE: Cloud = Cloud {
     name: "Azure Blob Storage",
     place: "container",
@@ -47,8 +52,23 @@ pub(super) const AZURE: Cloud = Cloud {
     otherwise: "the machine's managed identity",
     permission: "grant this identity the role of deploy/iam/azure-role.json on the container, or a SAS with the \
                  permissions rl",
+    listing: "grant this identity the role of deploy/iam/azure-role.json on the container, or a SAS with the permissions rl",
     unknown: "give the relay a valid key, SAS or identity of this account, or set `anonymous` if the container is public",
 };
+
+impl Cloud {
+    /// Describes how to permit listing.
+    pub(super) fn to_list(&self, name: &StoreName, effective: &[Effective]) -> String {
+        if is_anonymous(name, effective) {
+            return format!("make the {}'s listing public, or give the relay credentials", self.place);
+        }
+        self.listing.to_owned()
+    }
+}
+
+fn is_anonymous(name: &StoreName, effective: &[Effective]) -> bool {
+    find(effective, &format!("stores.{name}.anonymous")).is_some_and(|line| line.value == "true")
+}
 
 /// Names the key that explains an error, and what to do.
 #[expect(clippy::wildcard_enum_match_arm, reason = "all other errors have the same cure")]
@@ -56,7 +76,7 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
     let key = |key: &str| format!("stores.{name}.{key}");
     let endpoint = || server(name, effective);
 
-    let is_anonymous = find(effective, &key("anonymous")).is_some_and(|line| line.value == "true");
+    let is_anonymous = is_anonymous(name, effective);
 
     let (key, cure) = match error {
         Error::Unavailable { kind: UnavailableKind::Credentials, .. } | Error::Denied(_) if is_anonymous => (
@@ -87,7 +107,12 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
             (named(effective, &key("billing_project")), "set it to the project that pays for the requests".to_owned())
         }
         Error::Unavailable { kind: UnavailableKind::AccountDisabled, .. } => {
-            (endpoint(), "enable the account, or name another".to_owned())
+            let has_account = find(effective, &key("account")).is_some();
+            let key = if has_account { endpoint() } else { named(effective, &key("url")) };
+            (key, format!("enable the account or the {}, or name another", cloud.place))
+        }
+        Error::Unavailable { kind: UnavailableKind::Busy, retry_after, .. } => {
+            (named(effective, &key("url")), again(*retry_after))
         }
         Error::Unavailable { .. } | Error::Protocol(_) => {
             (endpoint(), format!("correct the address, or let the relay reach {}", cloud.name))

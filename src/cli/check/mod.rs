@@ -1,7 +1,9 @@
 //! `gantry serve --check`: tests everything that a relay needs, and reports what fails.
 
+#[cfg(any(feature = "azure", feature = "gcs"))]
 mod clouds;
 mod nats;
+mod s3;
 mod stores;
 
 use std::io::ErrorKind;
@@ -15,6 +17,8 @@ use super::output;
 use crate::config::{self, Config, Effective, http_authority};
 use crate::http;
 use gantry_proto::printable;
+
+pub(super) use self::stores::explained;
 
 /// The time limit for the collector of traces to accept a connection.
 const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,6 +38,10 @@ pub(super) async fn run(config: &Config, effective: &[Effective]) -> Result<(), 
     }
     for name in config.stores.keys() {
         report(&format!("stores.{name}"), stores::check(config, name, effective).await, &mut problems)?;
+    }
+
+    for ignored in &config.ignored {
+        output::line(&format!("WARNING: {}", printable::text(ignored)))?;
     }
 
     if let Some(url) = &config.telemetry.traces_url {
@@ -80,6 +88,14 @@ fn named(effective: &[Effective], key: &str) -> String {
 
 fn find<'a>(effective: &'a [Effective], key: &str) -> Option<&'a Effective> {
     effective.iter().find(|line| line.key == key)
+}
+
+/// Describes what to do about a store that fails for a while.
+fn again(retry_after: Option<Duration>) -> String {
+    match retry_after.filter(|after| *after > Duration::ZERO) {
+        Some(after) => format!("try again in {} seconds", after.as_secs_f64().ceil()),
+        None => "try again later".to_owned(),
+    }
 }
 
 async fn listen(config: &Config, effective: &[Effective]) -> Result<String, String> {

@@ -1,5 +1,7 @@
 //! Builds a [`Config`] from layers of settings: the options of each component, and the checks between keys.
 
+#[cfg(any(feature = "azure", feature = "gcs"))]
+mod clouds;
 mod gateway;
 mod stores;
 
@@ -18,6 +20,7 @@ use gantry_store::budget::Budget;
 
 use super::address;
 use super::check;
+use super::environment::Environment;
 use super::error::{Error, Problem};
 use super::keys;
 use super::layer::{DEFAULTS, Layer};
@@ -78,12 +81,13 @@ pub(super) fn config(
     mut layers: Vec<Layer>,
     problems: Vec<Problem>,
     conflict: Option<Problem>,
-    otel: Otel,
+    environment: Environment,
 ) -> Result<Config, Error> {
     // A key may seem to be missing because its setting, or a misspelled one, was left out.
     let is_complete = problems.iter().all(Problem::is_missing);
     let left_out = problems.len();
-    let mut build = Build { origins: origins(&layers), problems, is_auth_valid: conflict.is_none() };
+    let is_auth_valid = conflict.is_none();
+    let mut build = Build { origins: origins(&layers), environment, problems, ignored: Vec::new(), is_auth_valid };
     build.problems.extend(conflict);
     build.check_values(&mut layers);
 
@@ -94,7 +98,7 @@ pub(super) fn config(
             return Err(Error { problems: build.problems });
         }
     };
-    let config = build.config(settings, otel);
+    let config = build.config(settings);
 
     let problems = build.problems.into_iter().enumerate();
     let reported = problems.filter(|(i, problem)| *i < left_out || is_complete || !problem.is_missing());
@@ -122,7 +126,10 @@ fn settings(layers: Vec<Layer>) -> Result<Settings, config::ConfigError> {
 /// Builds the parts of a configuration and collects the problems.
 struct Build {
     origins: BTreeMap<String, String>,
+    environment: Environment,
     problems: Vec<Problem>,
+    /// See [`Config::ignored`].
+    ignored: Vec<String>,
     /// Whether at most one way to authenticate is set.
     is_auth_valid: bool,
 }
@@ -150,7 +157,7 @@ impl Build {
         }
     }
 
-    fn config(&mut self, settings: Settings, otel: Otel) -> Config {
+    fn config(&mut self, settings: Settings) -> Config {
         let sections = settings.sections.clone();
         let shared_reads =
             sections.stores.iter().filter_map(|(name, keys)| Some((name.clone(), stores::shared(keys)?)));
@@ -167,8 +174,9 @@ impl Build {
         let gateway = self.gateway(sections.gateway, sections.log.keys);
         let http = self.http(&sections.http);
         let log = log(sections.log);
-        let telemetry = self.telemetry(sections.telemetry, otel);
-        Config { prefix, nats, relay, stores, shared_reads, gateway, http, log, telemetry, settings }
+        let telemetry = self.telemetry(sections.telemetry, self.environment.otel());
+        let ignored = std::mem::take(&mut self.ignored);
+        Config { prefix, nats, relay, stores, shared_reads, gateway, http, log, telemetry, ignored, settings }
     }
 
     fn nats(&mut self, keys: keys::Nats) -> nats::Options {

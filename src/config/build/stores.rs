@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gantry_proto::StoreName;
-use gantry_store::{azure, file, gcs, s3, shared};
+use gantry_store::{file, s3, shared};
 
 use super::Build;
 use crate::config::address::StoreAddress;
@@ -59,10 +59,16 @@ impl Build {
         match address {
             StoreAddress::File { dir } => Some(Store::File(file::Options::new(dir))),
             StoreAddress::S3 { bucket, prefix } => Some(Store::S3(Box::new(self.s3(name, bucket, prefix, keys)))),
+            #[cfg(feature = "gcs")]
             StoreAddress::Gcs { bucket, prefix } => Some(Store::Gcs(Box::new(self.gcs(name, bucket, prefix, keys)))),
+            #[cfg(feature = "azure")]
             StoreAddress::Azure { container, prefix } => {
                 self.azure(name, container, prefix, keys).map(|options| Store::Azure(Box::new(options)))
             }
+            #[cfg(not(feature = "gcs"))]
+            StoreAddress::Gcs { .. } => None,
+            #[cfg(not(feature = "azure"))]
+            StoreAddress::Azure { .. } => None,
         }
     }
 
@@ -122,6 +128,11 @@ impl Build {
         }
 
         let session_token = keys.session_token_file.as_deref().map(PathBuf::from);
+        if session_token.is_some() && (keys.anonymous || keys.access_key_id_file.is_none()) {
+            let key = format!("{section}.session_token_file");
+            let cure = format!("it belongs to `{section}.access_key_id_file`, set that or remove it");
+            self.ignored.push(format!("`{key}` ({}) is ignored: {cure}", self.origin(&key)));
+        }
         match files {
             _ if keys.anonymous => s3::Credentials::Anonymous,
             Some((access_key_id, secret_access_key)) => {
@@ -134,129 +145,15 @@ impl Build {
         }
     }
 
-    fn gcs(&mut self, name: &StoreName, bucket: String, prefix: String, keys: keys::Store) -> gcs::Options {
-        let section = format!("stores.{name}");
-        let limits = limits(&keys);
-        let tls_ca_file = self.ca_file(&section, &keys);
-        let ways = [("credentials_file", keys.credentials_file.is_some()), ("anonymous", keys.anonymous)];
-        self.at_most_one(&section, &ways);
-
-        let credentials = match keys.credentials_file.map(PathBuf::from) {
-            _ if keys.anonymous => gcs::Credentials::Anonymous,
-            Some(path) => {
-                self.file(&format!("{section}.credentials_file"), &path, check::secret_file);
-                gcs::Credentials::File(path)
-            }
-            None => gcs::Credentials::Default,
-        };
-
-        gcs::Options {
-            prefix,
-            endpoint_url: keys.endpoint_url,
-            tls_ca_file,
-            credentials,
-            billing_project: keys.billing_project,
-            limits,
-            ..gcs::Options::new(bucket)
-        }
-    }
-
-    fn azure(
-        &mut self,
-        name: &StoreName,
-        container: String,
-        prefix: String,
-        keys: keys::Store,
-    ) -> Option<azure::Options> {
-        let section = format!("stores.{name}");
-        let limits = limits(&keys);
-        let tls_ca_file = self.ca_file(&section, &keys);
-        let credentials = self.azure_credentials(&section, &keys);
-
-        let Some(account) = keys.account else {
-            let account = format!("{section}.account");
-            if !self.problems.iter().any(|problem| problem.is_about(&account)) {
-                let place = self.origin(&format!("{section}.url"));
-                self.missing(&account, format!("`{section}.url` ({place}) requires it, or AZURE_STORAGE_ACCOUNT"));
-            }
-            return None;
-        };
-        Some(azure::Options {
-            prefix,
-            endpoint_url: keys.endpoint_url,
-            tls_ca_file,
-            credentials,
-            limits,
-            ..azure::Options::new(account, container)
-        })
-    }
-
-    fn azure_credentials(&mut self, section: &str, keys: &keys::Store) -> azure::Credentials {
-        let ways = [
-            ("account_key_file", keys.account_key_file.is_some()),
-            ("sas_token_file", keys.sas_token_file.is_some()),
-            ("client_secret_file", keys.client_secret_file.is_some()),
-            ("federated_token_file", keys.federated_token_file.is_some()),
-            ("azure_cli", keys.azure_cli),
-            ("anonymous", keys.anonymous),
-        ];
-        self.at_most_one(section, &ways);
-        self.ids_of_application(section, keys);
-
-        let mut file = |key: &str, path: &Option<String>| {
-            let path = path.as_deref().map(PathBuf::from)?;
-            self.file(&format!("{section}.{key}"), &path, check::secret_file);
-            Some(path)
-        };
-        let (tenant, client) = (keys.tenant_id.clone(), keys.client_id.clone());
-
-        if let Some(path) = file("account_key_file", &keys.account_key_file) {
-            azure::Credentials::AccountKey(path)
-        } else if let Some(path) = file("sas_token_file", &keys.sas_token_file) {
-            azure::Credentials::Sas(path)
-        } else if let Some(secret) = file("client_secret_file", &keys.client_secret_file) {
-            azure::Credentials::ClientSecret { tenant, client, secret }
-        } else if let Some(token) = file("federated_token_file", &keys.federated_token_file) {
-            azure::Credentials::WorkloadIdentity { tenant, client, token }
-        } else if keys.azure_cli {
-            azure::Credentials::Cli
-        } else if keys.anonymous {
-            azure::Credentials::Anonymous
-        } else if client.is_some() {
-            azure::Credentials::ManagedIdentity { client }
-        } else {
-            azure::Credentials::Environment
-        }
-    }
-
-    /// Reports ids that a secret or a federated token requires.
-    fn ids_of_application(&mut self, section: &str, keys: &keys::Store) {
-        let ways = [
-            ("client_secret_file", keys.client_secret_file.is_some()),
-            ("federated_token_file", keys.federated_token_file.is_some()),
-        ];
-        let Some((way, _)) = ways.into_iter().find(|(_, is_set)| *is_set) else { return };
-
-        let ids =
-            [("tenant_id", &keys.tenant_id, "AZURE_TENANT_ID"), ("client_id", &keys.client_id, "AZURE_CLIENT_ID")];
-        for (id, _, variable) in ids.into_iter().filter(|(_, value, _)| value.is_none()) {
-            let id = format!("{section}.{id}");
-            if self.problems.iter().any(|problem| problem.is_about(&id)) {
-                continue;
-            }
-            let place = self.origin(&format!("{section}.{way}"));
-            self.missing(&id, format!("`{section}.{way}` ({place}) requires it, or {variable}"));
-        }
-    }
-
-    fn ca_file(&mut self, section: &str, keys: &keys::Store) -> Option<PathBuf> {
+    pub(super) fn ca_file(&mut self, section: &str, keys: &keys::Store) -> Option<PathBuf> {
         let path = keys.tls_ca_file.as_deref().map(Path::new)?;
         self.file(&format!("{section}.tls_ca_file"), path, check::file);
         Some(path.to_owned())
     }
 
     /// Reports keys that exclude one another, of which more than one is set.
-    fn at_most_one(&mut self, section: &str, keys: &[(&str, bool)]) {
+    #[cfg(any(feature = "azure", feature = "gcs"))]
+    pub(super) fn at_most_one(&mut self, section: &str, keys: &[(&str, bool)]) {
         let set = keys.iter().filter(|(_, is_set)| *is_set).map(|(key, _)| format!("{section}.{key}"));
         let set: Vec<_> = set.map(|key| format!("`{key}` ({})", self.origin(&key))).collect();
         if set.len() > 1 {
@@ -276,7 +173,7 @@ pub(super) fn shared(keys: &keys::Store) -> Option<shared::Limits> {
     })
 }
 
-fn limits(keys: &keys::Store) -> s3::Limits {
+pub(super) fn limits(keys: &keys::Store) -> s3::Limits {
     let default = s3::Limits::default();
     let answer_timeout = Duration::from_millis(keys.answer_timeout_ms);
     s3::Limits {

@@ -1,4 +1,4 @@
-//! The metrics of S3 stores.
+//! The metrics of stores in S3, Google Cloud and Azure. Their names begin with `gantry_s3_` because S3 was the first.
 
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
@@ -30,17 +30,17 @@ metrics! {
     pub struct S3Metrics {
         requests: Family<S3ResultLabel, Counter>,
             Counter, "s3_requests", ["store", "operation", "result"],
-            "Requests to S3, Google Cloud Storage or Azure, counting each attempt: ok, a wire code, or abandoned if the relay stopped waiting for the answer";
+            "Requests to any object store (S3, Google Cloud, Azure), counting each attempt: ok, a wire code, or abandoned if the relay stopped waiting for the answer";
         latency: DurationFamily<S3Label>
             = Family::new_with_constructor(Durations(ANSWER_BUCKETS)),
             Histogram, "s3_request_duration" in "seconds", ["store", "operation"],
-            "Time until the headers of S3's response arrive";
+            "Time until the headers of a response of any object store (S3, Google Cloud, Azure) arrive";
         connections: Family<StoreLabel, Gauge<i64, AtomicI64>>,
             Gauge, "s3_connections", ["store"],
-            "Open connections to S3 or another cloud, in use or idle";
+            "Open connections to any object store (S3, Google Cloud, Azure), in use or idle";
         connections_opened: Family<StoreLabel, Counter>,
             Counter, "s3_connections_opened", ["store"],
-            "Connections opened to S3 or another cloud; requests that reuse an idle connection do not count";
+            "Connections opened to any object store (S3, Google Cloud, Azure); requests that reuse an idle connection do not count";
     }    with {
         /// The metrics of shared reads.
         pub shared: SharedMetrics,

@@ -84,6 +84,10 @@ impl Store for AzureStore {
         self.0.probe()
     }
 
+    fn probe_listing(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.0.probe_listing()
+    }
+
     fn token_after(&self, name: &str) -> Option<String> {
         self.0.token_after(name)
     }
@@ -183,6 +187,15 @@ impl Cloud for Azure {
     fn refusal(&self, answer: &Answer<'_>) -> Option<(Error, Retry<Cure>)> {
         let about = answer.about;
         let denied = |text: &str| Error::Denied(format!("{about}: {text} ({})", answer.label()));
+        if let Some((kind, text, retry)) = unreadable(answer) {
+            let message = format!("{about}: {text} ({})", answer.label());
+            // The operator learns the kind of the problem, a consumer that access is denied.
+            let error = match answer.subject {
+                Subject::Listing => Error::unavailable_because(kind, message),
+                Subject::Object { .. } => Error::Denied(message),
+            };
+            return Some((error, retry));
+        }
 
         Some(match (answer.status.as_u16(), answer.code()) {
             (404, "ContainerNotFound" | "ContainerBeingDeleted") | (409, "ContainerBeingDeleted") => {
@@ -195,37 +208,20 @@ impl Cloud for Azure {
             (409, "BlobUsesCustomerSpecifiedEncryption") => {
                 (denied("encrypted with a key of the customer, which the relay does not have"), Retry::Never)
             }
-            // The account permits no anonymous request, so nothing can be read.
-            (409, "PublicAccessNotPermitted") if answer.subject == Subject::Listing => {
-                let message = format!("{about}: the account permits no anonymous access ({})", answer.label());
-                (cloud::without_credentials(message), Retry::Never)
-            }
+            (401, _) if self.credentials.is_none() => (not_public(answer), Retry::Never),
             // A container whose blobs are public, but not their listing, also answers so.
             (404, "ResourceNotFound") if self.credentials.is_none() && answer.subject == Subject::Listing => {
                 (denied("the container or its listing is not public"), Retry::Never)
             }
-            (401 | 409, _) if self.credentials.is_none() && answer.code() != "" => {
-                (denied("the container is not public"), Retry::Never)
-            }
             (403, "AuthenticationFailed") => (self.unknown(answer), Retry::AfterCure(Cure::OtherKey)),
             (401, "AuthenticationFailed") | (401 | 403, "InvalidAuthenticationInfo") => {
                 (self.unknown(answer), Retry::AfterCure(Cure::Credentials))
-            }
-            (403, "KeyBasedAuthenticationNotPermitted") if answer.subject == Subject::Listing => {
-                let text = "the account permits neither its keys nor a SAS that is signed with one: use an identity";
-                let message = format!("{about}: {text} ({})", answer.label());
-                (cloud::without_credentials(message), Retry::AfterCure(Cure::OtherKey))
             }
             // The relay may be in another network than its peers.
             (403, "AuthorizationFailure" | "AuthorizationSourceIPMismatch" | "IpAuthorizationError") => {
                 let message = format!("{about}: the account's network rules exclude the relay ({})", answer.label());
                 (Error::unavailable_because(UnavailableKind::Other, message), Retry::Never)
             }
-            (403, "AccountIsDisabled") if answer.subject == Subject::Listing => {
-                let message = format!("{about}: the account is disabled ({})", answer.label());
-                (Error::unavailable_because(UnavailableKind::AccountDisabled, message), Retry::Never)
-            }
-            (403, "AccountIsDisabled") => (denied("the account is disabled"), Retry::Never),
             (400, "InvalidQueryParameterValue")
                 if matches!(answer.subject, Subject::Object { has_version: true, .. }) =>
             {
@@ -284,6 +280,41 @@ impl Azure {
         let AzureCredential::SASToken(pairs) = &*credential else { return None };
         sas::check_time(pairs, answer.date()?.into()).err()
     }
+}
+
+/// Explains why nothing in the container can be read. Another attempt helps only with other credentials: otherwise an
+/// administrator must act.
+fn unreadable(answer: &Answer<'_>) -> Option<(UnavailableKind, &'static str, Retry<Cure>)> {
+    use UnavailableKind::{AccountDisabled, Credentials};
+
+    Some(match (answer.status.as_u16(), answer.code()) {
+        (409, "PublicAccessNotPermitted") => (Credentials, "the account permits no anonymous access", Retry::Never),
+        (403, "KeyBasedAuthenticationNotPermitted") => {
+            let text = "the account permits neither its keys nor a SAS that is signed with one: use an identity";
+            (Credentials, text, Retry::AfterCure(Cure::OtherKey))
+        }
+        (403, "AuthorizationServiceMismatch") => {
+            (Credentials, "the relay's SAS is not for Blob Storage", Retry::AfterCure(Cure::OtherKey))
+        }
+        (403, "AuthorizationProtocolMismatch") => {
+            (Credentials, "the relay's SAS permits only https://", Retry::AfterCure(Cure::OtherKey))
+        }
+        (403 | 409, "AccountIsDisabled") => (AccountDisabled, "the account is disabled", Retry::Never),
+        (403, "InsufficientAccountPermissions") => (AccountDisabled, "the account permits no reading", Retry::Never),
+        (409, "ContainerDisabled") => (AccountDisabled, "the container is disabled", Retry::Never),
+        _ => return None,
+    })
+}
+
+/// Returns the error for an anonymous request that Azure does not accept.
+fn not_public(answer: &Answer<'_>) -> Error {
+    let text = match (answer.code(), answer.subject) {
+        // Azure does not tell a private container from one that can't be listed.
+        ("NoAuthenticationInformation", Subject::Listing) => "the container or its listing is not public",
+        ("NoAuthenticationInformation", Subject::Object { .. }) => "the container is not public",
+        _ => return Error::Denied(format!("{}: anonymous requests are refused ({})", answer.about, answer.reason())),
+    };
+    Error::Denied(format!("{}: {text} ({})", answer.about, answer.label()))
 }
 
 /// Reads a blob of a listing. Folders are left out.

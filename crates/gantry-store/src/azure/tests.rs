@@ -80,7 +80,7 @@ fn errors_are_classified() {
     assert!(matches!(of(409, "BlobArchived"), Error::Archived(_)));
     assert!(matches!(error(&azure(), 409, "PublicAccessNotPermitted", "").error, Error::Denied(_)));
     for (status, code) in [(503, "ServerBusy"), (500, "OperationTimedOut"), (409, "LeaseIdMissing")] {
-        assert!(matches!(of(status, code), Error::Unavailable { kind: UnavailableKind::Other, .. }), "{code}");
+        assert!(matches!(of(status, code), Error::Unavailable { kind: UnavailableKind::Busy, .. }), "{code}");
     }
 
     assert!(matches!(of(409, "BlobUsesCustomerSpecifiedEncryption"), Error::Denied(_)));
@@ -123,14 +123,63 @@ fn cloud_request() -> HttpRequest {
 #[test]
 fn a_listing_reports_an_account_that_can_not_be_read() {
     let about = About::Operator("container".to_owned());
-    for (code, expected) in [
-        ("KeyBasedAuthenticationNotPermitted", UnavailableKind::Credentials),
-        ("AccountIsDisabled", UnavailableKind::AccountDisabled),
+    let failure = |status, code, subject| {
+        let answer = Answer::of_parts(status, headers(&[("x-ms-error-code", code)]), "", &about, subject);
+        cloud::of_answer(&signed(), &answer)
+    };
+
+    for (status, code, expected) in [
+        (403, "KeyBasedAuthenticationNotPermitted", UnavailableKind::Credentials),
+        (403, "AuthorizationServiceMismatch", UnavailableKind::Credentials),
+        (403, "AccountIsDisabled", UnavailableKind::AccountDisabled),
+        (409, "AccountIsDisabled", UnavailableKind::AccountDisabled),
+        (403, "InsufficientAccountPermissions", UnavailableKind::AccountDisabled),
+        (409, "ContainerDisabled", UnavailableKind::AccountDisabled),
     ] {
-        let answer = Answer::of_parts(403, headers(&[("x-ms-error-code", code)]), "", &about, Subject::Listing);
-        let error = cloud::of_answer(&signed(), &answer).error;
-        assert!(matches!(error, Error::Unavailable { kind, .. } if kind == expected), "{error:?}");
+        let listing = failure(status, code, Subject::Listing);
+        assert!(matches!(listing.error, Error::Unavailable { kind, .. } if kind == expected), "{listing:?}");
+        assert_ne!(listing.retry, Retry::Later, "{code}");
+
+        let object = failure(status, code, Subject::Object { is_pinned: false, has_version: false });
+        assert!(matches!(object.error, Error::Denied(_)) && object.retry != Retry::Later, "{object:?}");
     }
+
+    let deleted = failure(409, "ContainerBeingDeleted", Subject::Listing);
+    assert!(matches!(deleted.error, Error::NoBucket(_)) && deleted.retry == Retry::Never, "{deleted:?}");
+    let created = failure(409, "AccountBeingCreated", Subject::Listing);
+    assert_eq!(created.retry, Retry::Later);
+}
+
+#[test]
+fn refusals_of_anonymous_requests_are_told_apart() {
+    let about = About::Operator("container".to_owned());
+    let of = |status, code, subject| {
+        let body = "<Error><Code>x</Code><Message>Why.</Message></Error>";
+        let answer = Answer::of_parts(status, headers(&[("x-ms-error-code", code)]), body, &about, subject);
+        cloud::of_answer(&azure(), &answer)
+    };
+    let object = Subject::Object { is_pinned: false, has_version: false };
+
+    for (status, code, subject, expected) in [
+        (409, "PublicAccessNotPermitted", Subject::Listing, "the account permits no anonymous access"),
+        (409, "PublicAccessNotPermitted", object, "the account permits no anonymous access"),
+        (401, "NoAuthenticationInformation", object, "the container is not public"),
+        (401, "NoAuthenticationInformation", Subject::Listing, "the container or its listing is not public"),
+        (404, "ResourceNotFound", Subject::Listing, "the container or its listing is not public"),
+        (
+            401,
+            "InvalidAuthenticationInfo",
+            object,
+            "anonymous requests are refused (401 InvalidAuthenticationInfo: Why.)",
+        ),
+        (401, "", object, "anonymous requests are refused (401"),
+        (409, "ContainerDisabled", object, "the container is disabled"),
+    ] {
+        let failure = of(status, code, subject);
+        assert!(failure.error.to_string().contains(expected), "{failure:?}");
+        assert_eq!(failure.retry, Retry::Never, "{code}");
+    }
+    assert_eq!(of(409, "AccountBeingCreated", object).retry, Retry::Later);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use hyper::StatusCode;
+
 use super::answer::{Answer, Subject};
 use super::{Cloud, header, without_credentials};
 use crate::headers::retry_after;
@@ -11,6 +13,10 @@ use crate::{Error, UnavailableKind};
 /// The difference of clocks from which on it is mentioned. Google and Azure reject signatures that are older than five
 /// and fifteen minutes.
 const SKEW: Duration = Duration::from_secs(4 * 60);
+
+/// Codes of requests to slow down that come with the status of a failing server. Source: Google's "HTTP status and error
+/// codes for XML", and Azure's "Common REST API error codes" and "Scalability targets for Blob storage".
+const THROTTLED: [&str; 3] = ["ServerBusy", "SlowDown", "TooManyRequests"];
 
 /// One failed attempt.
 pub(crate) type Failure = ranged::Failure<Cure>;
@@ -68,9 +74,11 @@ fn by_status<C: Cloud>(answer: &Answer<'_>) -> (Error, Retry<Cure>) {
 
 /// Returns the error of a cloud that fails, or asks to slow down.
 pub(crate) fn busy<C: Cloud>(answer: &Answer<'_>) -> Error {
+    let is_throttled = answer.status == StatusCode::TOO_MANY_REQUESTS || THROTTLED.contains(&answer.code());
+    let problem = if is_throttled { "asks to slow down" } else { "fails at the moment" };
     Error::Unavailable {
-        kind: UnavailableKind::Other,
-        message: format!("{}: {} fails or asks to slow down ({})", answer.about, C::NAME, answer.label()),
+        kind: UnavailableKind::Busy,
+        message: format!("{}: {} {problem} ({})", answer.about, C::NAME, answer.label()),
         retry_after: header(&answer.headers, "retry-after").and_then(retry_after),
     }
 }

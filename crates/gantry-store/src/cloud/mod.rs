@@ -12,6 +12,7 @@ mod credentials;
 mod failure;
 mod object;
 mod requests;
+mod secrets;
 mod store;
 mod tokens;
 mod url;

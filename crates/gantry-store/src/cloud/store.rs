@@ -131,13 +131,20 @@ impl<C: Cloud> Store for CloudStore<C> {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
         async move {
-            let what = self.bucket.what_place();
-            let probed = retry_within(&*self.bucket, &what, PROBE_BUDGET, |_| self.bucket.probe()).await;
-            match probed.map_err(|failure| failure.error) {
+            match self.probe_listing().await {
                 // Permission to list is not required for reading.
                 Err(Error::Denied(_)) => Ok(()),
                 probed => probed,
             }
+        }
+        .boxed()
+    }
+
+    fn probe_listing(&self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            let what = self.bucket.what_place();
+            let probed = retry_within(&*self.bucket, &what, PROBE_BUDGET, |_| self.bucket.probe()).await;
+            probed.map_err(|failure| failure.error)
         }
         .boxed()
     }

@@ -17,6 +17,7 @@ use object_store::client::{
 };
 use tokio::time::timeout;
 
+use super::secrets::Secrets;
 use crate::connections::{CONNECT_TIMEOUT, Connections, Pool, innermost};
 use crate::ranged::excerpt;
 use crate::{Error, Unobserved};
@@ -75,6 +76,7 @@ impl Tokens {
     }
 
     async fn exchange(&self, request: HttpRequest, service: &str) -> Result<Response<Bytes>, (HttpErrorKind, Problem)> {
+        let secrets = Secrets::of(&request);
         let is_metadata = request.uri().scheme() == Some(&Scheme::HTTP);
         let pool = if is_metadata { &self.metadata } else { &self.services };
         let answer = pool.send(request).await.map_err(|error| {
@@ -90,7 +92,7 @@ impl Tokens {
         let body = body.to_bytes();
 
         if !head.status.is_success() {
-            let text = format!("{service} issues no token ({})", refusal(head.status, &body));
+            let text = format!("{service} issues no token ({})", refusal(head.status, &body, &secrets));
             return Err((HttpErrorKind::Unknown, Problem(text)));
         }
         Ok(Response::from_parts(head, body))
@@ -103,11 +105,11 @@ fn service(request: &HttpRequest) -> String {
 }
 
 /// Describes an answer with a status of failure: the status, and the error that it contains as RFC 6749, section 5.2,
-/// or Google's interfaces describe it.
-fn refusal(status: StatusCode, body: &[u8]) -> String {
+/// or Google's interfaces describe it. The error may repeat what was sent.
+fn refusal(status: StatusCode, body: &[u8], secrets: &Secrets) -> String {
     let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let error = &answer["error"];
-    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let text = |value: &serde_json::Value| value.as_str().map(|text| secrets.redacted(text));
 
     let code = text(error).or_else(|| text(&error["status"]));
     let reason = text(&answer["error_description"]).or_else(|| text(&error["message"]));
@@ -131,31 +133,38 @@ impl HttpService for Tokens {
         let answer = self.answer(request).await.map_err(|(kind, problem)| HttpError::new(kind, problem))?;
 
         let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-        if !body["access_token"].is_string() {
-            let problem = Problem(format!("what {service} sends is not a token"));
-            return Err(HttpError::new(HttpErrorKind::Decode, problem));
-        }
-        let body = bounded(body).to_string();
+        let body = complete(body).map_err(|missing| {
+            let problem = Problem(format!("the answer of {service} has no {missing}"));
+            HttpError::new(HttpErrorKind::Decode, problem)
+        })?;
+        let body = body.to_string();
         Ok(answer.map(|_| HttpResponseBody::from(Bytes::from(body))))
     }
 }
 
-/// Limits the lifetime that an answer states to a day. It is added to the time, which fails for a huge one.
-fn bounded(mut answer: serde_json::Value) -> serde_json::Value {
+/// States the lifetime of a token in both ways in which services do: as a duration, and as a time. Limits it to a day,
+/// since it is added to the time, which fails for a huge one.
+///
+/// # Errors
+/// If the answer has no token or no lifetime. The error names what is missing.
+fn complete(mut answer: serde_json::Value) -> Result<serde_json::Value, &'static str> {
     const MAX_S: u64 = 24 * 3600;
 
-    if answer["expires_in"].as_u64().is_some_and(|seconds| seconds > MAX_S) {
-        answer["expires_in"] = MAX_S.into();
+    if answer["access_token"].as_str().is_none_or(str::is_empty) {
+        return Err("access token (`access_token`)");
     }
 
     #[expect(clippy::disallowed_methods, reason = "the services state a time of the wall clock")]
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let latest = now.as_secs() + MAX_S;
-    let expires: Option<u64> = answer["expires_on"].as_str().and_then(|text| text.parse().ok());
-    if expires.is_some_and(|time| time > latest) {
-        answer["expires_on"] = latest.to_string().into();
-    }
-    answer
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let number = |value: &serde_json::Value| value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+    let until = || number(&answer["expires_on"]).map(|time| time.saturating_sub(now));
+    let lifetime_s = number(&answer["expires_in"]).or_else(until);
+    let lifetime_s = lifetime_s.ok_or("valid lifetime of the token (`expires_in` or `expires_on`, in seconds)")?;
+
+    let lifetime_s = lifetime_s.min(MAX_S);
+    answer["expires_in"] = lifetime_s.into();
+    answer["expires_on"] = (now + lifetime_s).to_string().into();
+    Ok(answer)
 }
 
 #[cfg(test)]
@@ -163,25 +172,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_huge_lifetime_is_limited() {
-        let huge = serde_json::json!({ "expires_in": u64::MAX, "expires_on": u64::MAX.to_string() });
-        let limited = bounded(huge);
-        assert_eq!(limited["expires_in"], 86400);
-        assert!(limited["expires_on"].as_str().unwrap().len() < 12);
+    fn a_lifetime_is_stated_in_both_ways_and_limited() {
+        let of =
+            |fields: &str| complete(serde_json::from_str(&format!("{{\"access_token\":\"t\",{fields}}}")).unwrap());
 
-        let usual = serde_json::json!({ "expires_in": 3599, "expires_on": "1506484173" });
-        assert_eq!(bounded(usual.clone()), usual);
+        for (fields, expected) in [
+            (r#""expires_in":3599"#, 3599),
+            (r#""expires_in":"3599""#, 3599),
+            (r#""expires_in":18446744073709551615"#, 86400),
+            (r#""expires_on":"18446744073709551615""#, 86400),
+            (r#""expires_on":18446744073709551615"#, 86400),
+            (r#""expires_on":"1506484173""#, 0),
+        ] {
+            let answer = of(fields).unwrap();
+            assert_eq!(answer["expires_in"], expected, "{fields}");
+            assert_eq!(answer["expires_on"].as_str().unwrap().len(), 10, "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_missing_token_or_lifetime_is_named() {
+        for (answer, missing) in [
+            ("null", "access token"),
+            (r#"{"access":"hush","expires_in":3599}"#, "access token"),
+            (r#"{"access_token":"","expires_in":3599}"#, "access token"),
+            (r#"{"access_token":"hush"}"#, "valid lifetime"),
+            (r#"{"access_token":"hush","expires_in":"soon"}"#, "valid lifetime"),
+            (r#"{"access_token":"hush","expires_in":-1}"#, "valid lifetime"),
+        ] {
+            let problem = complete(serde_json::from_str(answer).unwrap()).unwrap_err();
+            assert!(problem.starts_with(missing), "{answer}: {problem}");
+        }
     }
 
     #[test]
     fn a_refusal_is_described_by_its_code_and_reason() {
-        let of = |status: u16, body: &str| refusal(StatusCode::from_u16(status).unwrap(), body.as_bytes());
+        let form = HttpRequestBody::from("client_secret=hush~1".to_owned());
+        let secrets = Secrets::of(&hyper::Request::post("https://login.example").body(form).unwrap());
+        let of = |status: u16, body: &str| refusal(StatusCode::from_u16(status).unwrap(), body.as_bytes(), &secrets);
         let azure =
             r#"{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret.\r\nTrace ID: 1"}"#;
         assert_eq!(of(401, azure), "401 invalid_client: AADSTS7000215: Invalid client secret.");
         let google = r#"{"error":{"code":403,"message":"Permission denied","status":"PERMISSION_DENIED"}}"#;
         assert_eq!(of(403, google), "403 PERMISSION_DENIED: Permission denied");
         assert_eq!(of(400, r#"{"error":"invalid_grant"}"#), "400 invalid_grant");
+        let echo = format!(r#"{{"error":"invalid_client","error_description":"{}hush~1 is wrong"}}"#, "x".repeat(155));
+        assert!(!of(401, &echo).contains("hush"), "a secret is redacted before the text is cut");
         for body in ["", "<html>", "[]", "\"text\""] {
             assert_eq!(of(404, body), "404");
         }

@@ -74,6 +74,10 @@ impl Store for GcsStore {
         self.0.probe()
     }
 
+    fn probe_listing(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.0.probe_listing()
+    }
+
     fn token_after(&self, name: &str) -> Option<String> {
         self.0.token_after(name)
     }
@@ -183,24 +187,30 @@ impl Cloud for Gcs {
     }
 
     fn refusal(&self, answer: &Answer<'_>) -> Option<(Error, Retry<Cure>)> {
-        let about = answer.about;
         match (answer.status.as_u16(), answer.code()) {
             (404, "NoSuchBucket") => Some((cloud::no_place::<Self>(answer), Retry::Never)),
             // Google answers 401 to an anonymous request for what is not public.
             (401, _) if self.credentials.is_none() => Some((cloud::denied(answer), Retry::Never)),
+            // Nothing can be read, neither by this relay nor by another one.
+            (403, "AccountProblem") => {
+                let text = "the account of the bucket's project has a problem, such as billing that is disabled";
+                Some((of_place(answer, UnavailableKind::AccountDisabled, text), Retry::Never))
+            }
+            (403, "UserProjectAccountProblem") => {
+                let text = "the account of `billing_project` has a problem, such as billing that is disabled";
+                Some((of_place(answer, UnavailableKind::NoBillingProject, text), Retry::Never))
+            }
+            (403, "UserProjectAccessDenied") => {
+                let text = "the relay may not bill `billing_project`, which requires serviceusage.services.use";
+                Some((of_place(answer, UnavailableKind::NoBillingProject, text), Retry::AfterCure(Cure::OtherKey)))
+            }
             (400, "RequestTimeout") => Some((cloud::busy::<Self>(answer), Retry::Later)),
             (400, code @ ("UserProjectMissing" | "UserProjectInvalid")) => {
                 let text = match code {
                     "UserProjectMissing" => "the bucket bills the requester, and no project is set",
                     _ => "`billing_project` is not a project that requests can be billed to",
                 };
-                let message = format!("{about}: {text} ({})", answer.label());
-                // Nothing can be read.
-                let error = match answer.subject {
-                    Subject::Listing => Error::unavailable_because(UnavailableKind::NoBillingProject, message),
-                    Subject::Object { .. } => Error::Denied(message),
-                };
-                Some((error, Retry::Never))
+                Some((of_place(answer, UnavailableKind::NoBillingProject, text), Retry::Never))
             }
             // The name of a version that can't exist.
             (400, "InvalidArgument")
@@ -233,6 +243,16 @@ impl Cloud for Gcs {
             is_truncated: root.text_of("IsTruncated") == Some("true"),
             token: root.text_of("NextContinuationToken").map(str::to_owned),
         })
+    }
+}
+
+/// Returns the error for a bucket of which nothing can be read. The operator learns the kind of the problem, a consumer
+/// that access is denied.
+fn of_place(answer: &Answer<'_>, kind: UnavailableKind, text: &str) -> Error {
+    let message = format!("{}: {text} ({})", answer.about, answer.label());
+    match answer.subject {
+        Subject::Listing => Error::unavailable_because(kind, message),
+        Subject::Object { .. } => Error::Denied(message),
     }
 }
 

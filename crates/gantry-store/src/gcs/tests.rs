@@ -89,11 +89,19 @@ fn errors_are_classified() {
         assert_eq!((retry_after, failure.retry), (Some(std::time::Duration::from_secs(7)), Retry::Later));
     }
 
-    let operator = About::Operator("bucket".to_owned());
-    let body = "<Error><Code>UserProjectMissing</Code></Error>";
-    let answer = Answer::of_parts(400, HeaderMap::new(), body, &operator, Subject::Listing);
-    let unbilled = cloud::of_answer(&gcs(), &answer).error;
-    assert!(matches!(unbilled, Error::Unavailable { kind: UnavailableKind::NoBillingProject, .. }), "{unbilled:?}");
+    for (status, code, expected) in [
+        (400, "UserProjectMissing", UnavailableKind::NoBillingProject),
+        (403, "UserProjectAccountProblem", UnavailableKind::NoBillingProject),
+        (403, "UserProjectAccessDenied", UnavailableKind::NoBillingProject),
+        (403, "AccountProblem", UnavailableKind::AccountDisabled),
+    ] {
+        let operator = About::Operator("bucket".to_owned());
+        let body = format!("<Error><Code>{code}</Code></Error>");
+        let answer = Answer::of_parts(status, HeaderMap::new(), &body, &operator, Subject::Listing);
+        let unread = cloud::of_answer(&gcs(), &answer).error;
+        assert!(matches!(unread, Error::Unavailable { kind, .. } if kind == expected), "{unread:?}");
+        assert!(matches!(error(status, code, false).error, Error::Denied(_)), "{code}");
+    }
 
     // A consumer must not learn the bucket's name.
     assert!(!error(403, "AccessDenied", false).error.to_string().contains("place"));

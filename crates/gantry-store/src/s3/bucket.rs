@@ -156,12 +156,17 @@ impl Bucket {
 
     /// Sends one request that requires no object, only permission to list or to read.
     pub(super) async fn probe(&self, client: &Client) -> Result<(), Failure> {
-        observed(&*self.observer, PROBE, self.sign_of_life(client, &self.what_bucket())).await
+        observed(&*self.observer, PROBE, self.sign_of_life(client, &self.what_bucket(), true)).await
+    }
+
+    /// Sends one request that requires permission to list.
+    pub(super) async fn probe_listing(&self, client: &Client) -> Result<(), Failure> {
+        observed(&*self.observer, PROBE, self.sign_of_life(client, &self.what_bucket(), false)).await
     }
 
     /// Requests a listing, and accepts it whatever keys it contains: a user who may put an object must not be able to
     /// make the store unusable for others.
-    async fn sign_of_life(&self, client: &Client, what: &About) -> Result<(), Failure> {
+    async fn sign_of_life(&self, client: &Client, what: &About, accepts_denial: bool) -> Result<(), Failure> {
         let request = client
             .list_objects_v2()
             .bucket(&self.name)
@@ -174,7 +179,7 @@ impl Bucket {
         match Box::pin(request).await {
             Ok(_) => Ok(()),
             // S3 knows the credentials. Permission to list is not required for reading.
-            Err(error) if error.code() == Some("AccessDenied") => Ok(()),
+            Err(error) if accepts_denial && error.code() == Some("AccessDenied") => Ok(()),
             Err(SdkError::ServiceError(error))
                 if error.raw().status().is_success() && error.raw().body().bytes().is_some_and(is_listing) =>
             {
@@ -191,7 +196,7 @@ impl Bucket {
             return Ok(());
         }
 
-        Box::pin(self.sign_of_life(client, what)).await?;
+        Box::pin(self.sign_of_life(client, what, true)).await?;
         *self.vouched.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(())
     }

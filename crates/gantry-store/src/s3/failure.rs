@@ -15,8 +15,8 @@ use crate::{Error, UnavailableKind};
 /// Maximum length of a region's name, in bytes. AWS's have less than 20.
 const REGION_MAX_BYTES: usize = 64;
 
-/// Codes of requests to slow down that come with statuses of final errors. Source: the AWS SDKs' standard retry mode.
-const THROTTLED: [&str; 11] = [
+/// Codes of requests to slow down, whatever their status. Source: the AWS SDKs' standard retry mode.
+const THROTTLED: [&str; 12] = [
     "BandwidthLimitExceeded",
     "EC2ThrottledException",
     "LimitExceededException",
@@ -25,6 +25,7 @@ const THROTTLED: [&str; 11] = [
     "RequestLimitExceeded",
     "RequestThrottled",
     "RequestThrottledException",
+    "SlowDown",
     "ThrottledException",
     "Throttling",
     "ThrottlingException",
@@ -225,19 +226,19 @@ impl Answer<'_> {
             (_, "RequestTimeTooSkewed") => {
                 (unavailable(UnavailableKind::Clock, "the relay's clock is wrong"), Retry::Later)
             }
-            (_, "RequestTimeout" | "OperationAborted" | "SlowDown" | "InternalError" | "ServiceUnavailable") => {
-                (unavailable(UnavailableKind::Other, "S3 fails or asks to slow down"), Retry::Later)
+            (_, code) if status == 429 || THROTTLED.contains(&code) => {
+                (unavailable(UnavailableKind::Busy, "S3 asks to slow down"), Retry::Later)
             }
-            (_, code) if THROTTLED.contains(&code) => {
-                (unavailable(UnavailableKind::Other, "S3 asks to slow down"), Retry::Later)
+            (_, "RequestTimeout" | "OperationAborted" | "InternalError" | "ServiceUnavailable") => {
+                (unavailable(UnavailableKind::Busy, "S3 fails at the moment"), Retry::Later)
             }
             (307, _) => (unavailable(UnavailableKind::Other, "S3 redirects requests for a while"), Retry::Later),
             // A retry does not help if the server does not support HEAD.
             (501, _) if self.asked.subject.is_head() => return None,
             // The same applies to a server without versions.
             (501, "NotImplemented") if self.asked.subject.has_version() => return None,
-            (408 | 409 | 425 | 429 | 500..=599, _) => {
-                (unavailable(UnavailableKind::Other, "S3 fails or asks to slow down"), Retry::Later)
+            (408 | 409 | 425 | 500..=599, _) => {
+                (unavailable(UnavailableKind::Busy, "S3 fails at the moment"), Retry::Later)
             }
             _ => return None,
         })

@@ -137,6 +137,16 @@ impl Store for S3Store {
         .boxed()
     }
 
+    fn probe_listing(&self) -> BoxFuture<'_, Result<(), Error>> {
+        async move {
+            let what = self.bucket.what_bucket();
+            let probed = |client: Arc<Client>| async move { self.bucket.probe_listing(&client).await };
+            let probed = retry_within(&*self.bucket, &what, PROBE_BUDGET, probed).await;
+            probed.map_err(|failure| failure.error)
+        }
+        .boxed()
+    }
+
     fn token_after(&self, name: &str) -> Option<String> {
         let position = Position::After(name.to_owned());
         if self.bucket.lists_in_order() { position.into_token() } else { None }

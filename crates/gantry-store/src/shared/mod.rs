@@ -177,6 +177,10 @@ impl Store for SharedStore {
         self.room.store.probe()
     }
 
+    fn probe_listing(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.room.store.probe_listing()
+    }
+
     fn fingerprint(&self) -> Option<String> {
         self.room.store.fingerprint()
     }
