@@ -11,12 +11,15 @@ mod cloud;
 #[cfg(feature = "http")]
 mod connections;
 pub mod crowd;
+mod descriptions;
 #[cfg(feature = "file")]
 pub mod file;
 #[cfg(feature = "gcs")]
 pub mod gcs;
 #[cfg(feature = "http")]
 mod headers;
+#[cfg(feature = "file")]
+mod jobs;
 #[cfg(feature = "http")]
 mod listing;
 mod observe;

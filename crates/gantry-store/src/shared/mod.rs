@@ -13,7 +13,6 @@
 //! - **Versions do not mix.** Kept bytes belong to an `ETag`, a version id, a size and a date.
 //! - **Errors are not kept.** Only requests that were waiting for the same bytes share one.
 
-mod descriptions;
 mod kept;
 mod leads;
 mod limits;
@@ -28,12 +27,12 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 
-use self::descriptions::{Descriptions, is_same};
 use self::leads::{Lead, Leads, Opening};
 use self::observe::Report as Event;
 use self::reader::Reader;
 use self::room::Room;
 use self::source::Source;
+use crate::descriptions::{Descriptions, is_same};
 use crate::{Budget, Error, Opened, Store};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 

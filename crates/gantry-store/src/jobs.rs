@@ -17,11 +17,11 @@ use crate::Error;
 
 /// Maximum time for one piece of work, including the wait for a thread. A relay must answer `stat` and `list` within 15 s
 /// ("Timers" in `docs/PROTOCOL.md`).
-pub(super) const DEADLINE: Duration = Duration::from_secs(14);
+const DEADLINE: Duration = Duration::from_secs(14);
 
 /// The threads of one directory.
 #[derive(Debug)]
-pub(super) struct Jobs {
+pub(crate) struct Jobs {
     threads: Arc<Semaphore>,
     /// When a piece of work last started or ended.
     moved_at: Arc<Mutex<Instant>>,
@@ -31,18 +31,18 @@ pub(super) struct Jobs {
 
 /// A file that is closed on one of its directory's threads.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(crate) struct Handle {
     /// Present until this is dropped.
     file: Option<File>,
     jobs: Arc<Jobs>,
 }
 
 impl Handle {
-    pub(super) const fn new(file: File, jobs: Arc<Jobs>) -> Self {
+    pub(crate) const fn new(file: File, jobs: Arc<Jobs>) -> Self {
         Self { file: Some(file), jobs }
     }
 
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         self.file.as_ref().expect("the file is present until the handle is dropped")
     }
 }
@@ -59,7 +59,7 @@ impl Drop for Handle {
 
 /// Running work. Dropping it abandons the work.
 #[derive(Debug)]
-pub(super) struct Job<T> {
+pub(crate) struct Job<T> {
     work: JoinHandle<Result<T, Error>>,
     until: Instant,
     abandoned: Abandoned,
@@ -67,17 +67,17 @@ pub(super) struct Job<T> {
 
 /// Whether some work has been abandoned. Long work checks this from time to time.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Abandoned(Arc<AtomicBool>);
+pub(crate) struct Abandoned(Arc<AtomicBool>);
 
 impl Abandoned {
-    pub(super) fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 impl Jobs {
     /// Creates `threads` threads, each of which runs one piece of work at a time.
-    pub(super) fn new(threads: usize) -> Self {
+    pub(crate) fn new(threads: usize) -> Self {
         Self {
             threads: Arc::new(Semaphore::new(threads)),
             moved_at: Arc::new(Mutex::new(Instant::now())),
@@ -93,7 +93,7 @@ impl Jobs {
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, the work is abandoned.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Abandoned) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -108,7 +108,7 @@ impl Jobs {
     }
 
     /// Starts `work`, unless it would have to wait for a thread.
-    pub(super) fn try_start<T: Send + 'static>(
+    pub(crate) fn try_start<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Abandoned) -> Result<T, Error> + Send + 'static,
     ) -> Option<Job<T>> {
@@ -169,14 +169,14 @@ impl<T> Job<T> {
     ///
     /// # Errors
     /// Those of the work, and [`Error::Unavailable`] if it does not end in time.
-    pub(super) async fn end(mut self) -> Result<T, Error> {
+    pub(crate) async fn end(mut self) -> Result<T, Error> {
         let Ok(ended) = timeout_at(self.until, &mut self.work).await else { return Err(overdue()) };
         // It fails only if the work panicked or the runtime ends.
         ended.unwrap_or_else(|error| Err(Error::unavailable(format!("reading: {error}"))))
     }
 
     /// Returns whether the work has ended.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.work.is_finished()
     }
 }
