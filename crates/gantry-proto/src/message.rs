@@ -321,6 +321,7 @@ mod tests {
                     metadata,
                     checksum,
                     other_checksum: None,
+                    stale_s: None,
                 }
             })
     }

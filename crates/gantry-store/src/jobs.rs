@@ -1,7 +1,7 @@
 //! Runs work on threads that may block.
 //!
 //! A network directory may hang, and a thread that waits for it can't be stopped. Each directory therefore has a
-//! bounded number of threads for each kind of work, and nobody waits for one longer than [`DEADLINE`]. The threads of
+//! bounded number of threads for each kind of work, and nobody waits for one longer than a deadline. The threads of
 //! other directories and of name resolution stay available.
 
 use std::fs::File;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::Error;
 
-/// Maximum time for one piece of work, including the wait for a thread. A relay must answer `stat` and `list` within 15 s
+/// Default time for one piece of work, including the wait for a thread. A relay must answer `stat` and `list` within 15 s
 /// ("Timers" in `docs/PROTOCOL.md`).
 const DEADLINE: Duration = Duration::from_secs(14);
 
@@ -23,6 +23,8 @@ const DEADLINE: Duration = Duration::from_secs(14);
 #[derive(Debug)]
 pub(crate) struct Jobs {
     threads: Arc<Semaphore>,
+    /// Maximum time for one piece of work, including the wait for a thread.
+    deadline: Duration,
     /// When a piece of work last started or ended.
     moved_at: Arc<Mutex<Instant>>,
     /// Files to close. Closing may block, too, on some file systems.
@@ -62,6 +64,7 @@ impl Drop for Handle {
 pub(crate) struct Job<T> {
     work: JoinHandle<Result<T, Error>>,
     until: Instant,
+    deadline: Duration,
     abandoned: Abandoned,
 }
 
@@ -80,9 +83,17 @@ impl Jobs {
     pub(crate) fn new(threads: usize) -> Self {
         Self {
             threads: Arc::new(Semaphore::new(threads)),
+            deadline: DEADLINE,
             moved_at: Arc::new(Mutex::new(Instant::now())),
             closing: Arc::default(),
         }
+    }
+
+    /// Sets the maximum time for one piece of work, including the wait for a thread.
+    #[cfg(feature = "cache")]
+    pub(crate) const fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// Runs `work` on a thread.
@@ -98,12 +109,12 @@ impl Jobs {
         work: impl FnOnce(&Abandoned) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         if self.is_stuck() {
-            return Err(overdue());
+            return Err(overdue(self.deadline));
         }
 
-        let until = Instant::now() + DEADLINE;
+        let until = Instant::now() + self.deadline;
         let thread = timeout_at(until, Arc::clone(&self.threads).acquire_owned()).await;
-        let thread = thread.map_err(|_| overdue())?.expect("the semaphore is never closed");
+        let thread = thread.map_err(|_| overdue(self.deadline))?.expect("the semaphore is never closed");
         self.start(thread, until, work).end().await
     }
 
@@ -113,7 +124,7 @@ impl Jobs {
         work: impl FnOnce(&Abandoned) -> Result<T, Error> + Send + 'static,
     ) -> Option<Job<T>> {
         let thread = Arc::clone(&self.threads).try_acquire_owned().ok()?;
-        Some(self.start(thread, Instant::now() + DEADLINE, work))
+        Some(self.start(thread, Instant::now() + self.deadline, work))
     }
 
     fn start<T: Send + 'static>(
@@ -133,13 +144,13 @@ impl Jobs {
             close_all(&closing, &threads, thread);
             done
         });
-        Job { work, until, abandoned }
+        Job { work, until, deadline: self.deadline, abandoned }
     }
 
     /// Returns whether all threads have been waiting for the directory for longer than any work may take.
     fn is_stuck(&self) -> bool {
         let moved_at = *self.moved_at.lock().unwrap_or_else(PoisonError::into_inner);
-        self.threads.available_permits() == 0 && moved_at.elapsed() >= DEADLINE
+        self.threads.available_permits() == 0 && moved_at.elapsed() >= self.deadline
     }
 }
 
@@ -170,7 +181,9 @@ impl<T> Job<T> {
     /// # Errors
     /// Those of the work, and [`Error::Unavailable`] if it does not end in time.
     pub(crate) async fn end(mut self) -> Result<T, Error> {
-        let Ok(ended) = timeout_at(self.until, &mut self.work).await else { return Err(overdue()) };
+        let Ok(ended) = timeout_at(self.until, &mut self.work).await else {
+            return Err(overdue(self.deadline));
+        };
         // It fails only if the work panicked or the runtime ends.
         ended.unwrap_or_else(|error| Err(Error::unavailable(format!("reading: {error}"))))
     }
@@ -187,8 +200,8 @@ impl<T> Drop for Job<T> {
     }
 }
 
-fn overdue() -> Error {
-    Error::unavailable(format!("the directory has not answered for {} s", DEADLINE.as_secs()))
+fn overdue(deadline: Duration) -> Error {
+    Error::unavailable(format!("the directory has not answered for {} s", deadline.as_secs()))
 }
 
 #[cfg(test)]

@@ -6,19 +6,24 @@
 #[cfg(feature = "azure")]
 pub mod azure;
 pub mod budget;
+#[cfg(feature = "cache")]
+pub mod cache;
 #[cfg(feature = "cloud")]
 mod cloud;
 #[cfg(feature = "http")]
 mod connections;
 pub mod crowd;
 mod descriptions;
+#[cfg(test)]
+mod double;
 #[cfg(feature = "file")]
 pub mod file;
 #[cfg(feature = "gcs")]
 pub mod gcs;
 #[cfg(feature = "http")]
 mod headers;
-#[cfg(feature = "file")]
+#[cfg(any(feature = "cache", feature = "file"))]
+#[cfg_attr(not(feature = "file"), allow(dead_code, reason = "the cache uses only a part of it"))]
 mod jobs;
 #[cfg(feature = "http")]
 mod listing;

@@ -105,6 +105,7 @@ impl SharedStore {
     fn find(&self, object: &ObjectInfo, span: Span) -> Option<Opened> {
         let range = span.resolve(object.size)?;
         let mut state = self.room.lock();
+        let stale_s = object.stale_s;
         let (version, object) = state.kept.find(object, span)?;
 
         state.kept.share(version);
@@ -113,7 +114,10 @@ impl SharedStore {
         drop(state);
 
         self.room.observer.record(if is_kept { Event::Hit } else { Event::Join });
-        Some(self.opened(object, version, id, range, None))
+        let mut opened = self.opened(object, version, id, range, None);
+        // Kept bytes may be older than the description.
+        opened.object.stale_s = stale_s;
+        Some(opened)
     }
 
     /// Opens the version that a request to the store has found.
