@@ -1,6 +1,7 @@
 //! The `gantry` command line: one file per subcommand. Results go to stdout, everything else to stderr.
 
 mod address;
+mod caches;
 mod cat;
 mod check;
 mod conformance;

@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::caches::Folders;
 use super::exit::{Exit, Failure};
 use super::gateway::{Front, Served};
 use super::key_options::ServeKeys;
@@ -184,7 +185,8 @@ impl Serve {
         let budget = config.relay.budget.clone();
         let mut registry = Registry::default();
         let metrics = Arc::new(RelayMetrics::register(&mut registry, facts(&budget)));
-        let stores = stores::open(config, &budget, &metrics.s3).await?;
+        let folders = Folders::default();
+        let stores = stores::open(config, &budget, &folders, &metrics.s3).await?;
         for name in config.stores.keys() {
             let key = format!("stores.{name}.url");
             let place = effective.iter().find(|line| line.key == key).map_or("", |line| line.value.trim_matches('"'));
@@ -214,7 +216,7 @@ impl Serve {
             let reloads = async {
                 // Signals that arrive during a reload cause one more.
                 while hangups.recv().await.is_some() {
-                    reload(&relay, &of_front, config, cli, &budget, &metrics).await;
+                    reload(&relay, &of_front, config, cli, &budget, &folders, &metrics).await;
                 }
             };
             // A reload waits for NATS, and must delay neither readiness nor the shutdown. A reload in progress at the
@@ -323,11 +325,12 @@ async fn reload(
     running: &Config,
     cli: &Cli,
     budget: &Budget,
+    folders: &Folders,
     metrics: &RelayMetrics,
 ) {
     let reloaded = async {
         let config = cli.sources()?.load()?;
-        let stores = stores::open(&config, budget, &metrics.s3).await?;
+        let stores = stores::open(&config, budget, folders, &metrics.s3).await?;
         let replaced = relay.replace_stores(stores.clone()).await?;
         of_front.replace(stores);
         Ok::<_, Failure>((config, replaced))

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::caches::Folders;
 use super::exit::{Exit, Failure};
 use crate::config::{self, Config};
 use gantry_proto::StoreName;
@@ -19,13 +20,22 @@ use gantry_store::{self as store, Observer, Store, UnavailableKind};
 pub(super) const DIRECTORY_CURE: &str = "create the directory, let the relay's user read it, or correct the path";
 
 /// Opens every store of the configuration. Each has its share of `budget`, and all share `metrics` for their requests.
-/// A store is read once for several consumers, if this is configured.
+/// A store is cached on disk, and read once for several consumers, if this is configured.
 /// Opening sends no request to a store.
-pub(super) async fn open(config: &Config, budget: &Budget, metrics: &S3Metrics) -> Result<Stores, Failure> {
+pub(super) async fn open(
+    config: &Config,
+    budget: &Budget,
+    folders: &Folders,
+    metrics: &S3Metrics,
+) -> Result<Stores, Failure> {
     let mut stores = Stores::new();
     for (name, store) in &config.stores {
         let budget = budget.of_store(name.as_str());
         let opened = open_one(name, store, &budget, metrics).await.map_err(|error| failure(name, store, &error))?;
+        let opened = match config.caches.get(name) {
+            Some(cache) => folders.cached(name, opened, cache, &budget, &metrics.cache).await,
+            None => opened,
+        };
 
         let opened: Arc<dyn Store> = match config.shared_reads.get(name) {
             Some(limits) => {

@@ -220,6 +220,16 @@ keys! {
         shared_reads_first_bytes: u64 =
             "How much of an object is kept while only one consumer has requested it, for others that follow within seconds",
             bytes(0, 1024 * GIB).default_of(|| shared::Limits::default().first_bytes.to_string());
+        cache_dir: Option<String> =
+            "Folder on disk that keeps what was read from the store, for a store behind a thin link; it belongs to this store and this process alone; unset: no cache",
+            path();
+        cache_bytes: u64 = "Most bytes on disk in `cache_dir`; what was not used for longest is removed first",
+            bytes(2 * MIB, 1024 * 1024 * GIB).default("10737418240");
+        cache_files: u64 = "Most files in `cache_dir`; an object needs one for each MiB, and one more with `serve_stale`",
+            integer(1, 4_000_000).default("100000");
+        serve_stale: bool =
+            "While the store is unreachable, serve complete objects from `cache_dir` that match their stored checksum; they may have been replaced meanwhile",
+            switch().default("false");
     }
 
     /// The HTTP front: `gantry gateway`, or `gantry serve --gateway`.

@@ -41,7 +41,7 @@ use gantry_http as front;
 use gantry_proto::StoreName;
 use gantry_proto::subject::Prefix;
 use gantry_relay as relay;
-use gantry_store::{azure, file as file_store, gcs, s3, shared};
+use gantry_store::{azure, cache, file as file_store, gcs, s3, shared};
 use gantry_upstream as upstream;
 use serde::Deserialize;
 
@@ -71,6 +71,8 @@ pub struct Config {
     pub stores: BTreeMap<StoreName, Store>,
     /// The stores that are read once for several consumers, with their limits.
     pub shared_reads: BTreeMap<StoreName, shared::Limits>,
+    /// The caches of stores that have one.
+    pub caches: BTreeMap<StoreName, Cache>,
     /// The HTTP front.
     pub gateway: Gateway,
     /// The HTTP pages for operators.
@@ -93,6 +95,17 @@ pub enum Store {
     Gcs(Box<gcs::Options>),
     /// A container of Azure Blob Storage.
     Azure(Box<azure::Options>),
+}
+
+/// The cache on disk of one store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// How much it may contain.
+    pub limits: cache::Limits,
+    /// What it may be used for.
+    pub options: cache::Options,
 }
 
 /// The HTTP front.

@@ -290,6 +290,25 @@ fn reads_are_shared_where_this_is_set_but_not_of_directories() {
 }
 
 #[test]
+fn a_store_has_its_cache_and_shares_its_folder_with_no_other() {
+    let toml = "[stores.s]\nurl = \"s3://models\"\ncache_dir = \"/var/c\"\ncache_bytes = 2097152\nserve_stale = true\n\
+                [stores.off]\nurl = \"s3://models\"\n";
+    let config = Setup::new(toml).ok();
+
+    let [(name, cache)] = &config.caches.iter().collect::<Vec<_>>()[..] else { panic!("{:?}", config.caches) };
+    assert_eq!((name.as_str(), cache.dir.as_path()), ("s", Path::new("/var/c")));
+    assert_eq!((cache.limits.bytes_max, cache.limits.files_max), (2 << 20, 100_000));
+    assert!(cache.options.serve_stale);
+
+    let toml = "[stores.a]\nurl = \"s3://models\"\ncache_dir = \"/var/c\"\n\
+                [stores.b]\nurl = \"s3://models\"\ncache_dir = \"/var/c\"\n\
+                [stores.c]\nurl = \"s3://models\"\nserve_stale = true\n";
+    let text = Setup::new(toml).load().unwrap_err().to_string();
+    assert!(text.contains("`stores.a.cache_dir`") && text.contains("a folder of its own"), "{text}");
+    assert!(text.contains("`stores.c.cache_dir` is missing"), "{text}");
+}
+
+#[test]
 fn stores_in_google_cloud_and_azure_have_their_options() {
     let toml = "[stores.g]\nurl = \"gs://models/a\"\nbilling_project = \"p\"\nrange_bytes = 1048576\n\
                 [stores.z]\nurl = \"az://models/a\"\nanonymous = true\n\

@@ -1,5 +1,6 @@
 //! Builds a [`Config`] from layers of settings: the options of each component, and the checks between keys.
 
+mod cache;
 mod gateway;
 mod stores;
 
@@ -155,6 +156,7 @@ impl Build {
         let shared_reads =
             sections.stores.iter().filter_map(|(name, keys)| Some((name.clone(), stores::shared(keys)?)));
         let shared_reads = shared_reads.collect();
+        let caches = self.caches(&sections.stores);
         let prefix = Prefix::new(settings.root.prefix.clone()).unwrap_or_default();
         let stores = sections.stores.into_iter().filter_map(|(name, store)| {
             let store = self.store(&name, store)?;
@@ -168,7 +170,7 @@ impl Build {
         let http = self.http(&sections.http);
         let log = log(sections.log);
         let telemetry = self.telemetry(sections.telemetry, otel);
-        Config { prefix, nats, relay, stores, shared_reads, gateway, http, log, telemetry, settings }
+        Config { prefix, nats, relay, stores, shared_reads, caches, gateway, http, log, telemetry, settings }
     }
 
     fn nats(&mut self, keys: keys::Nats) -> nats::Options {
