@@ -45,7 +45,7 @@ pub(super) struct Serve {
     #[arg(
         long = "store",
         value_name = "NAME=URL",
-        help = "Store to serve: its name, and s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///dir or ./dir; may be repeated"
+        help = "Store to serve: its name, and s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, nats:STORE, file:///dir or ./dir; may be repeated"
     )]
     stores: Vec<String>,
     #[arg(value_name = "DIR", help = "Directory to serve, as a store named like it; may be repeated")]

@@ -1,10 +1,16 @@
 //! Creates the configured stores.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::caches::Folders;
+use super::connect::REFUSED_LIMIT;
 use super::exit::{Exit, Failure};
 use crate::config::{self, Config};
+use futures_util::FutureExt as _;
+use gantry_bus::Bus;
+use gantry_bus::nats;
+use gantry_client as consumer;
 use gantry_proto::StoreName;
 use gantry_relay::Stores;
 use gantry_relay::metrics::S3Metrics;
@@ -15,6 +21,7 @@ use gantry_store::gcs::{self, GcsStore};
 use gantry_store::s3::{self, S3Store};
 use gantry_store::shared::SharedStore;
 use gantry_store::{self as store, Observer, Store, UnavailableKind};
+use gantry_upstream::{self as upstream, Uplink};
 
 /// What the user can do about a directory that can't be served.
 pub(super) const DIRECTORY_CURE: &str = "create the directory, let the relay's user read it, or correct the path";
@@ -71,7 +78,27 @@ pub(super) async fn open_one(
             let options = azure::Options { observer: observer(), ..azure::Options::clone(options) };
             Ok(Arc::new(AzureStore::connect(options, budget.clone())?))
         }
+        config::Store::Nats(uplink) => Ok(Arc::new(connect_uplink(uplink))),
     }
+}
+
+/// How long an upstream store retries while no new bytes arrive. Its consumers wait meanwhile, and have other relays.
+const UPLINK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Starts a store of other relays. It is connected in the background.
+fn connect_uplink(config: &config::Uplink) -> Uplink {
+    let options = nats::Options { refused_limit: REFUSED_LIMIT, ..config.nats.clone() };
+    let connect = move || {
+        let connecting = nats::connect(options.clone());
+        async move {
+            let bus = connecting.await.map_err(|error| error.to_string())?;
+            Ok::<Arc<dyn Bus>, String>(bus)
+        }
+        .boxed()
+    };
+
+    let client = consumer::Options::default().prefix(config.prefix.clone()).patience(UPLINK_PATIENCE);
+    Uplink::start(config.store.clone(), Box::new(connect), client, upstream::Options::fresh())
 }
 
 fn failure(name: &StoreName, config: &config::Store, error: &store::Error) -> Failure {
@@ -89,6 +116,8 @@ fn failure(name: &StoreName, config: &config::Store, error: &store::Error) -> Fa
     let message = format!("`stores.{name}`: {error}");
     match config {
         config::Store::File(_) => Failure::new(exit, format!("{message}: {DIRECTORY_CURE}")),
-        config::Store::S3(_) | config::Store::Gcs(_) | config::Store::Azure(_) => Failure::new(exit, message),
+        config::Store::S3(_) | config::Store::Gcs(_) | config::Store::Azure(_) | config::Store::Nats(_) => {
+            Failure::new(exit, message)
+        }
     }
 }

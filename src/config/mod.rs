@@ -95,6 +95,19 @@ pub enum Store {
     Gcs(Box<gcs::Options>),
     /// A container of Azure Blob Storage.
     Azure(Box<azure::Options>),
+    /// A store of other relays.
+    Nats(Box<Uplink>),
+}
+
+/// A store that other relays serve, and the connection to them.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    /// The name under which they serve it.
+    pub store: StoreName,
+    /// The first tokens of their subjects.
+    pub prefix: Prefix,
+    /// The connection.
+    pub nats: nats::Options,
 }
 
 /// The cache on disk of one store.
@@ -169,6 +182,7 @@ pub struct Telemetry {
 struct Settings {
     root: keys::Root,
     sections: Sections,
+    uplinks: Uplinks,
 }
 
 impl fmt::Debug for Settings {
@@ -189,6 +203,26 @@ struct Sections {
     log: keys::Log,
     #[serde(default)]
     telemetry: keys::Telemetry,
+}
+
+/// The keys of connections below `stores.NAME.nats`.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+struct Uplinks {
+    #[serde(default)]
+    stores: BTreeMap<StoreName, UplinkTable>,
+}
+
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+struct UplinkTable {
+    #[serde(default)]
+    nats: Option<UplinkKeys>,
+}
+
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+struct UplinkKeys {
+    prefix: String,
+    #[serde(flatten)]
+    nats: keys::Nats,
 }
 
 impl Config {

@@ -38,6 +38,7 @@ mod release;
 pub mod s3;
 pub mod shared;
 pub mod shares;
+pub mod via;
 
 use std::fmt;
 use std::time::Duration;

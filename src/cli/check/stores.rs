@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::super::stores;
 use super::{clouds, find, named};
-use crate::config::{Config, Effective, Store as StoreConfig};
+use crate::config::{Config, Effective, Store as StoreConfig, Uplink};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, StoreName};
 use gantry_relay::metrics::S3Metrics;
 use gantry_store::{Error, Store, UnavailableKind};
@@ -23,6 +23,7 @@ pub(super) async fn check(config: &Config, name: &StoreName, effective: &[Effect
 
         match store {
             StoreConfig::S3(_) | StoreConfig::Gcs(_) | StoreConfig::Azure(_) => rights(&*opened).await,
+            StoreConfig::Nats(uplink) => relays(&*opened, uplink).await,
             StoreConfig::File(_) => Ok("answers".to_owned()),
         }
     };
@@ -31,11 +32,36 @@ pub(super) async fn check(config: &Config, name: &StoreName, effective: &[Effect
         StoreConfig::S3(_) => blamed_in_s3(&error, name, effective),
         StoreConfig::Gcs(_) => clouds::blamed(&clouds::GCS, &error, name, effective),
         StoreConfig::Azure(_) => clouds::blamed(&clouds::AZURE, &error, name, effective),
+        StoreConfig::Nats(uplink) => blamed_on_uplink(&error, uplink, name, effective),
         StoreConfig::File(_) => {
             let cure = stores::DIRECTORY_CURE;
             format!("{}: {error}: {cure}", named(effective, &format!("stores.{name}.url")))
         }
     })
+}
+
+/// Checks whether an upstream relay serves the store, which need not permit listing.
+async fn relays(store: &dyn Store, uplink: &Uplink) -> Result<String, Error> {
+    let first = ListRequest { limit: Some(1), ..ListRequest::default() };
+    match store.list(&first).await {
+        Ok(_) | Err(Error::Denied(_)) => Ok(format!("an upstream relay serves {}", uplink.store)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Names the address of the upstream server, and what to do.
+fn blamed_on_uplink(error: &Error, uplink: &Uplink, name: &StoreName, effective: &[Effective]) -> String {
+    let server = named(effective, &format!("stores.{name}.nats.url"));
+    let cure = if matches!(error, Error::Protocol(_)) {
+        "let the upstream relays read their stores, and not those of this relay".to_owned()
+    } else {
+        format!(
+            "start the upstream nats-server and a relay that serves {} there, or correct the address, the credentials or \
+             `stores.{name}.nats.prefix`",
+            uplink.store
+        )
+    };
+    format!("{server}: {error}: {cure}")
 }
 
 /// Number of objects whose descriptions are requested, until one shows whether the relay may read.

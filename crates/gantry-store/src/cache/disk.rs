@@ -177,6 +177,33 @@ impl Disk {
     }
 }
 
+/// Returns the files of a folder that another process may use.
+pub(super) fn found(dir: &Dir) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for entry in dir.entries()? {
+        let entry = entry?;
+        let Some(name) = entry.file_name().to_str().and_then(FileName::parse) else { continue };
+        // It may have been removed meanwhile.
+        let Some(metadata) = absent(entry.metadata())? else { continue };
+        let modified = metadata.modified().map_or(SystemTime::UNIX_EPOCH, cap_std::time::SystemTime::into_std);
+        found.push(Found { modified, name, len: metadata.len() });
+    }
+    Ok(found)
+}
+
+/// Checks that a folder is a cache of this version.
+pub(super) fn check_marker(dir: &Dir) -> Result<(), Trouble> {
+    let marker = absent(open(dir, MARKER)).map_err(|error| Trouble::of(&error))?.ok_or(Trouble::NoCache)?;
+    let mut text = Vec::new();
+    marker.take(64).read_to_end(&mut text).map_err(|error| Trouble::of(&error))?;
+
+    let expected = format!("gantry cache {FORMAT}\n");
+    if expected.as_bytes().starts_with(&text) {
+        return Ok(());
+    }
+    Err(Trouble::Format(String::from_utf8_lossy(&text).trim().escape_default().to_string()))
+}
+
 /// Returns the time of the system's clock, which modification times are compared with.
 #[expect(clippy::disallowed_methods, reason = "what is kept outlives the process")]
 pub(super) fn now() -> SystemTime {

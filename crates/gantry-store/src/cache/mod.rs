@@ -22,6 +22,7 @@ mod disk;
 mod fill;
 mod folder;
 mod format;
+mod inspect;
 mod name;
 mod observe;
 mod reader;
@@ -46,6 +47,7 @@ use crate::{Budget, Error, Opened, Store, UnavailableKind};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 
 pub use self::folder::Folder;
+pub use self::inspect::{DamagedFile, Inspection, KeptObject};
 pub use self::observe::{Observe, Observer, Report, Unobserved};
 pub use self::trouble::Trouble;
 

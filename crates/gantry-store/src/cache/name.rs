@@ -73,6 +73,14 @@ impl fmt::Display for FileName {
 }
 
 impl FileName {
+    /// Returns the key that the file belongs to.
+    pub(super) const fn key(self) -> KeyName {
+        match self {
+            Self::Block(block) => block.version.key,
+            Self::Current(key) => key,
+        }
+    }
+
     /// Parses exactly what [`Self::fmt`] writes.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let name = if let Some(name) = text.strip_suffix(".block") {

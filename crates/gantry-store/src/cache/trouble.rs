@@ -28,6 +28,9 @@ pub enum Trouble {
     /// A newer version of Gantry has written the folder.
     #[error("it was written by another version of Gantry ({0}): empty it, or set another `cache_dir`")]
     Format(String),
+    /// The folder has no files of a cache.
+    #[error("it is no cache folder: name one that a relay has used")]
+    NoCache,
     /// The folder is read-only.
     #[error("it is read-only: remount it writable, let this process write to it, or set another `cache_dir`")]
     ReadOnly,
@@ -68,6 +71,7 @@ impl Trouble {
             | Self::Owner { .. }
             | Self::Exposed(_)
             | Self::Locked
+            | Self::NoCache
             | Self::Format(_)
             | Self::ReadOnly
             | Self::Removed => true,

@@ -304,7 +304,7 @@ impl State {
 }
 
 /// Checks that a file has its own content.
-fn checked(name: FileName, parts: Vec<Bytes>) -> Result<(Head, Vec<Bytes>), Damage> {
+pub(super) fn checked(name: FileName, parts: Vec<Bytes>) -> Result<(Head, Vec<Bytes>), Damage> {
     let head = format::check(&parts)?;
     let key = KeyName::of(&head.about.store, &head.about.object.key);
 
