@@ -18,6 +18,7 @@ All processes listen on 127.0.0.1 and stop when this process ends. Exits with 1 
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,8 @@ class Scene:
 
     def start_edge(self):
         self.edges += 1
+        # Consumers have ended, and the last relay may have been killed.
+        self.stage.processes = [(name, process) for name, process in self.stage.processes if process.poll() is None]
         command = [self.gantry, "serve", "--config", self.config, "--http", self.edge_http]
         self.edge = self.stage.start(f"edge-{self.edges}", command, self.env())
         self.stage.wait_for("the edge relay is not ready", lambda: "store thin: ok" in page(self.edge_http, "readyz"))
@@ -115,7 +118,9 @@ class Scene:
         for number in range(count):
             consumers = self.start_consumers(f"kill-{number}", 3, "--limit-rate", "4M")
             time.sleep(seed.uniform(0.05, 2))
-            self.edge.kill()
+            # The process itself, not the one that supervises it.
+            for relay in Path(f"/proc/{self.edge.pid}/task/{self.edge.pid}/children").read_text().split():
+                os.kill(int(relay), signal.SIGKILL)
             self.edge.wait()
             blocks = sorted(self.cache.glob("*.block"))
             if blocks:

@@ -21,7 +21,7 @@ struct World {
     bucket: String,
     hub: Nats,
     site: Nats,
-    hub_relay: Relay,
+    _hub_relay: Relay,
     hub_pages: String,
     edge: Option<Relay>,
     edge_pages: String,
@@ -39,7 +39,8 @@ impl World {
         let hub_relay = hub_relay.start().await;
 
         let (folder, edge_pages) = (data::folder(), address());
-        let mut world = Self { s3, bucket, hub, site, hub_relay, hub_pages, edge: None, edge_pages, folder, keys };
+        let mut world =
+            Self { s3, bucket, hub, site, _hub_relay: hub_relay, hub_pages, edge: None, edge_pages, folder, keys };
         world.start_edge().await;
         world
     }
