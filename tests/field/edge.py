@@ -18,7 +18,6 @@ All processes listen on 127.0.0.1 and stop when this process ends. Exits with 1 
 import argparse
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -118,9 +117,7 @@ class Scene:
         for number in range(count):
             consumers = self.start_consumers(f"kill-{number}", 3, "--limit-rate", "4M")
             time.sleep(seed.uniform(0.05, 2))
-            # The process itself, not the one that supervises it.
-            for relay in Path(f"/proc/{self.edge.pid}/task/{self.edge.pid}/children").read_text().split():
-                os.kill(int(relay), signal.SIGKILL)
+            self.edge.kill()
             self.edge.wait()
             blocks = sorted(self.cache.glob("*.block"))
             if blocks:
