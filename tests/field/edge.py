@@ -147,6 +147,10 @@ def main():
         scene = Scene(stage, gantry, args.size, args.rate)
 
         crossed, _, first_right = scene.round("first", args.consumers)
+        # What is in memory is lost, so that the second round comes from the disk.
+        scene.edge.kill()
+        scene.edge.wait()
+        scene.start_edge()
         later, objects, later_right = scene.round("second", args.consumers)
         is_met = first_right and crossed <= FIRST_MAX * args.size
         is_met &= later_right and objects == 0 and later <= LATER_MAX_BYTES * args.consumers
