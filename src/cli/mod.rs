@@ -1,6 +1,8 @@
 //! The `gantry` command line: one file per subcommand. Results go to stdout, everything else to stderr.
 
 mod address;
+mod cache;
+mod caches;
 mod cat;
 mod check;
 mod conformance;
@@ -75,6 +77,7 @@ enum Command {
     Ping(ping::Ping),
     Serve(serve::Serve),
     Gateway(gateway::Gateway),
+    Cache(cache::Cache),
     Health(health::Health),
     Conformance(conformance::Conformance),
     Completions(help::Completions),
@@ -184,6 +187,7 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(config, effective, cli, shutdown).await,
             Self::Gateway(gateway) => gateway.run(config, shutdown).await,
+            Self::Cache(cache) => cache.run(config),
             Self::Health(health) => health.run(config).await,
             Self::Conformance(kit) => kit.run(connect::nats(&config.nats).await?, config, shutdown).await,
             command => command.consume(config, shutdown).await,
@@ -217,6 +221,7 @@ impl Command {
             Self::Ping(ping) => unless_interrupted(ping.run(config, &*bus, &client, connected_in), shutdown).await,
             Self::Serve(_)
             | Self::Gateway(_)
+            | Self::Cache(_)
             | Self::Health(_)
             | Self::Conformance(_)
             | Self::Completions(_)
@@ -319,6 +324,7 @@ impl Command {
             Self::Stores(stores) => stores.form(),
             Self::Relays(relays) => relays.form(),
             Self::Ping(ping) => ping.form(),
+            Self::Cache(cache) => cache.form(),
             _ => Form::Text,
         }
     }

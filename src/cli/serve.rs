@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::caches::Folders;
 use super::exit::{Exit, Failure};
 use super::gateway::{Front, Served};
 use super::key_options::ServeKeys;
@@ -44,7 +45,7 @@ pub(super) struct Serve {
     #[arg(
         long = "store",
         value_name = "NAME=URL",
-        help = "Store to serve: its name, and s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///dir or ./dir; may be repeated"
+        help = "Store to serve: its name, and s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, nats:STORE, file:///dir or ./dir; may be repeated"
     )]
     stores: Vec<String>,
     #[arg(value_name = "DIR", help = "Directory to serve, as a store named like it; may be repeated")]
@@ -185,7 +186,8 @@ impl Serve {
         let budget = config.relay.budget.clone();
         let mut registry = Registry::default();
         let metrics = Arc::new(RelayMetrics::register(&mut registry, facts(&budget)));
-        let stores = opened(config, effective, &budget, &metrics).await?;
+        let folders = Folders::default();
+        let stores = opened(config, effective, &budget, &folders, &metrics).await?;
         for name in config.stores.keys() {
             let key = format!("stores.{name}.url");
             let place = effective.iter().find(|line| line.key == key).map_or("", |line| line.value.trim_matches('"'));
@@ -215,7 +217,7 @@ impl Serve {
             let reloads = async {
                 // Signals that arrive during a reload cause one more.
                 while hangups.recv().await.is_some() {
-                    reload(&relay, &of_front, config, cli, &budget, &metrics).await;
+                    reload(&relay, &of_front, config, cli, &budget, &folders, &metrics).await;
                 }
             };
             // A reload waits for NATS, and must delay neither readiness nor the shutdown. A reload in progress at the
@@ -252,9 +254,10 @@ async fn opened(
     config: &Config,
     effective: &[Effective],
     budget: &Budget,
+    folders: &Folders,
     metrics: &RelayMetrics,
 ) -> Result<Stores, Failure> {
-    let opened = stores::open(config, budget, &metrics.s3).await;
+    let opened = stores::open(config, budget, folders, &metrics.s3).await;
     opened.map_err(|(name, store, error)| {
         Failure::new(stores::exit(&error), check::explained(store, &error, name, effective))
     })
@@ -344,12 +347,13 @@ async fn reload(
     running: &Config,
     cli: &Cli,
     budget: &Budget,
+    folders: &Folders,
     metrics: &RelayMetrics,
 ) {
     let reloaded = async {
         let (config, effective) = cli.sources()?.read();
         let config = config?;
-        let stores = opened(&config, &effective, budget, metrics).await?;
+        let stores = opened(&config, &effective, budget, folders, metrics).await?;
         warn_of_ignored(&config);
         let replaced = relay.replace_stores(stores.clone()).await?;
         of_front.replace(stores);

@@ -72,6 +72,9 @@ fn lines(object: &ObjectInfo) -> Vec<String> {
         }
     }
 
+    if let Some(stale_s) = object.stale_s {
+        lines.push(format!("stale:     known to be current {stale_s} s ago, the store can't be asked now"));
+    }
     for (name, value) in &object.headers {
         lines.push(format!("header:    {}: {}", printable::text(name), printable::text(value)));
     }

@@ -1,9 +1,16 @@
 //! Creates the configured stores.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::caches::Folders;
+use super::connect::REFUSED_LIMIT;
 use super::exit::Exit;
 use crate::config::{self, Config};
+use futures_util::FutureExt as _;
+use gantry_bus::Bus;
+use gantry_bus::nats;
+use gantry_client as consumer;
 use gantry_proto::StoreName;
 use gantry_relay::Stores;
 use gantry_relay::metrics::S3Metrics;
@@ -16,12 +23,13 @@ use gantry_store::gcs::{self, GcsStore};
 use gantry_store::s3::{self, S3Store};
 use gantry_store::shared::SharedStore;
 use gantry_store::{self as store, Observer, Store, UnavailableKind};
+use gantry_upstream::{self as upstream, Uplink};
 
 /// What the user can do about a directory that can't be served.
 pub(super) const DIRECTORY_CURE: &str = "create the directory, let the relay's user read it, or correct the path";
 
 /// Opens every store of the configuration. Each has its share of `budget`, and all share `metrics` for their requests.
-/// A store is read once for several consumers, if this is configured.
+/// A store is cached on disk, and read once for several consumers, if this is configured.
 /// Opening sends no request to a store.
 ///
 /// # Errors
@@ -29,12 +37,17 @@ pub(super) const DIRECTORY_CURE: &str = "create the directory, let the relay's u
 pub(super) async fn open<'a>(
     config: &'a Config,
     budget: &Budget,
+    folders: &Folders,
     metrics: &S3Metrics,
 ) -> Result<Stores, (&'a StoreName, &'a config::Store, store::Error)> {
     let mut stores = Stores::new();
     for (name, store) in &config.stores {
         let budget = budget.of_store(name.as_str());
         let opened = open_one(name, store, &budget, metrics).await.map_err(|error| (name, store, error))?;
+        let opened = match config.caches.get(name) {
+            Some(cache) => folders.cached(name, opened, cache, &budget, &metrics.cache).await,
+            None => opened,
+        };
 
         let opened: Arc<dyn Store> = match config.shared_reads.get(name) {
             Some(limits) => {
@@ -72,7 +85,27 @@ pub(super) async fn open_one(
             let options = azure::Options { observer: observer(), ..azure::Options::clone(options) };
             Ok(Arc::new(AzureStore::connect(options, budget.clone())?))
         }
+        config::Store::Nats(uplink) => Ok(Arc::new(connect_uplink(uplink))),
     }
+}
+
+/// How long an upstream store retries while no new bytes arrive. Its consumers wait meanwhile, and have other relays.
+const UPLINK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Starts a store of other relays. It is connected in the background.
+fn connect_uplink(config: &config::Uplink) -> Uplink {
+    let options = nats::Options { refused_limit: REFUSED_LIMIT, ..config.nats.clone() };
+    let connect = move || {
+        let connecting = nats::connect(options.clone());
+        async move {
+            let bus = connecting.await.map_err(|error| error.to_string())?;
+            Ok::<Arc<dyn Bus>, String>(bus)
+        }
+        .boxed()
+    };
+
+    let client = consumer::Options::default().prefix(config.prefix.clone()).patience(UPLINK_PATIENCE);
+    Uplink::start(config.store.clone(), Box::new(connect), client, upstream::Options::fresh())
 }
 
 /// Returns the exit code for a store that can't be opened.

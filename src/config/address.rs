@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use gantry_proto::StoreName;
 use percent_encoding::percent_decode_str;
 
 use super::pasted;
 use super::place::{STORE_FORM, is_bucket, is_container};
 
 /// The message repeats no part of the address, since everything before its last `@` may be a password.
-const NO_USER: &str = "must not contain a user and password: must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///dir";
+const NO_USER: &str = "must not contain a user and password: must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, nats:STORE or file:///dir";
 
 /// The location of a store's objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,11 @@ pub enum StoreAddress {
         container: String,
         /// The text before each key in the container; empty, or ending in `/`.
         prefix: String,
+    },
+    /// A store of other relays.
+    Nats {
+        /// The name under which they serve it.
+        store: StoreName,
     },
     /// A directory.
     File {
@@ -83,6 +89,9 @@ impl StoreAddress {
     /// # Errors
     /// If the address is invalid. The error describes a valid one.
     pub fn parse(url: &str) -> Result<Self, String> {
+        if let Some(name) = url.strip_prefix("nats:") {
+            return parse_uplink(name);
+        }
         let (scheme, rest) = url.split_once("://").ok_or(STORE_FORM)?;
         if let Some(cure) = pasted::of_scheme(scheme, rest) {
             return Err(cure);
@@ -130,6 +139,17 @@ fn missing(scheme: &str) -> Option<(&'static str, &'static str)> {
         "az" if cfg!(not(feature = "azure")) => Some(("Azure", "azure")),
         _ => None,
     }
+}
+
+/// Parses the name of a store that other relays serve.
+fn parse_uplink(name: &str) -> Result<StoreAddress, String> {
+    if name.contains(['/', '@', ':']) {
+        return Err(
+            "must be nats:STORE, with the name of the upstream store; the server belongs to `nats.url`".to_owned()
+        );
+    }
+    let store = name.parse().map_err(|error| format!("{error}: must be nats:STORE"))?;
+    Ok(StoreAddress::Nats { store })
 }
 
 /// Splits a text into the name of a bucket or container, and a prefix.

@@ -155,7 +155,7 @@ keys! {
     /// One store.
     Store "stores.NAME." {
         url: Option<String> =
-            "Location of the objects: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or `file:///dir`; required",
+            "Location of the objects: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, `file:///dir`, or `nats:STORE` for a store of other relays; required",
             text().check(check::store_url);
         endpoint_url: Option<String> =
             "Server of the objects; unset: for S3 `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, AWS; for Google `STORAGE_EMULATOR_HOST`, Google; for Azure the account's public address",
@@ -211,15 +211,28 @@ keys! {
         answer_timeout_ms: u64 = "Time after which an unanswered request to the server is sent again; the first answer counts",
             millis(1000, 600_000)
                 .default_of(|| s3::Limits::default().answer_timeout.as_millis().to_string());
-        shared_reads: bool =
-            "Read an object once for all consumers that request it at about the same time; has no effect on directories",
-            switch().default("false");
+        shared_reads: Option<bool> =
+            "Read an object once for all consumers that request it at about the same time; has no effect on directories; unset: true for `nats:STORE`, else false",
+            switch();
         shared_reads_bytes: Option<u64> =
             "Most memory for the bytes that are kept for several consumers, a part of `relay.memory_budget_bytes`; unset: what transfers and read-ahead leave",
             bytes(MIB, 1024 * GIB);
         shared_reads_first_bytes: u64 =
             "How much of an object is kept while only one consumer has requested it, for others that follow within seconds",
             bytes(0, 1024 * GIB).default_of(|| shared::Limits::default().first_bytes.to_string());
+        nats_context: Option<String> =
+            "Context of the `nats` command line for the connection of `nats:STORE`; unset: the keys `stores.NAME.nats.*`, which are those of `[nats]` and `prefix`; without `stores.NAME.nats.url`, the relay's own connection",
+            text();
+        cache_dir: Option<String> =
+            "Folder on disk that keeps what was read from the store, for a store behind a thin link; it belongs to this store and this process alone; unset: no cache",
+            path();
+        cache_bytes: u64 = "Most bytes on disk in `cache_dir`; what was not used for longest is removed first",
+            bytes(2 * MIB, 1024 * 1024 * GIB).default("10737418240");
+        cache_files: u64 = "Most files in `cache_dir`; an object needs one for each MiB, and one more with `serve_stale`",
+            integer(1, 4_000_000).default("100000");
+        serve_stale: bool =
+            "While the store is unreachable, serve complete objects from `cache_dir` that match their stored checksum; they may have been replaced meanwhile",
+            switch().default("false");
     }
 
     /// The HTTP front: `gantry gateway`, or `gantry serve --gateway`.

@@ -47,12 +47,15 @@ impl Layer {
         self.0.push(Setting { path, value: value.into(), origin: origin.into() });
     }
 
-    /// Returns the defaults of the table, with those of each store.
-    pub(super) fn defaults(stores: &BTreeSet<String>) -> Self {
+    /// Returns the defaults of the table, with those of each store, and of the connections of stores to other relays.
+    pub(super) fn defaults(stores: &BTreeSet<String>, uplinks: &BTreeSet<String>) -> Self {
         let mut layer = Self::default();
         for key in KEYS {
             let Some(default) = key.default_text() else { continue };
             if !key.name.contains(STORE_PLACEHOLDER) {
+                for store in uplinks {
+                    layer.extend_uplink(store, key.name, &default.as_str().into(), DEFAULTS);
+                }
                 layer.push(key.name, default, DEFAULTS);
                 continue;
             }
@@ -61,6 +64,14 @@ impl Layer {
             }
         }
         layer
+    }
+
+    /// Adds a setting of the relay's own connection to a store's, if it concerns the connection.
+    pub(super) fn extend_uplink(&mut self, store: &str, key: &str, value: &ValueKind, origin: &str) {
+        let own = key.strip_prefix("nats.").or((key == "prefix").then_some(key));
+        if let Some(own) = own {
+            self.push(&format!("stores.{store}.nats.{own}"), value.clone(), origin);
+        }
     }
 
     /// Returns the setting of a key.
@@ -213,6 +224,20 @@ pub(super) fn stores_of(layers: &[Layer]) -> BTreeSet<String> {
     settings.filter_map(Setting::store).filter(|name| name.parse::<StoreName>().is_ok()).map(str::to_owned).collect()
 }
 
+/// Returns the valid names of stores in the layers that other relays serve, and of those with keys of such stores.
+pub(super) fn uplinks_of(layers: &[Layer]) -> BTreeSet<String> {
+    let settings = || layers.iter().flat_map(|layer| &layer.0);
+    let is_uplink = |setting: &Setting| match setting.path.as_slice() {
+        [_, _, key] if key == "url" => text_of(&setting.value).is_some_and(|url| url.starts_with("nats:")),
+        [_, _, key, _] => key == "nats",
+        _ => false,
+    };
+
+    let mut names = stores_of(layers);
+    names.retain(|name| settings().any(|setting| setting.store() == Some(name) && is_uplink(setting)));
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,7 +245,7 @@ mod tests {
     #[test]
     fn stores_have_their_defaults() {
         let stores = BTreeSet::from(["a".to_owned()]);
-        let layer = Layer::defaults(&stores);
+        let layer = Layer::defaults(&stores, &BTreeSet::new());
         assert!(layer.get("stores.a.range_bytes").is_some() && layer.get("prefix").is_some());
         assert!(layer.0.iter().all(|setting| !setting.path.contains(&STORE_PLACEHOLDER.to_owned())));
     }

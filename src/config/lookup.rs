@@ -12,18 +12,34 @@ pub(super) const OTHER_VARIABLES: &[&str] = &["GANTRY_CONFIG"];
 
 /// Returns the key at a path such as `["stores", "files", "url"]`.
 pub(super) fn find(path: &[String]) -> Option<&'static Key> {
-    let name = generic(path);
+    let name = of_uplink(path).unwrap_or_else(|| generic(path));
     KEYS.iter().find(|key| key.name == name)
+}
+
+/// Returns the key of the relay's own connection that has the meaning of a key below `stores.NAME.nats`.
+fn of_uplink(path: &[String]) -> Option<String> {
+    match path {
+        [section, _, nats, key] if section == "stores" && nats == "nats" => {
+            Some(if key == "prefix" { key.clone() } else { format!("nats.{key}") })
+        }
+        _ => None,
+    }
 }
 
 /// Returns whether a path is the section of some key: `relay`, `stores`, `stores.files`.
 pub(super) fn is_section(path: &[String]) -> bool {
     let start = format!("{}.", generic(path));
-    KEYS.iter().any(|key| key.name.starts_with(&start))
+    matches!(path, [section, _, nats] if section == "stores" && nats == "nats")
+        || KEYS.iter().any(|key| key.name.starts_with(&start))
 }
 
 /// Returns the known key closest to an unknown one, with the store's name as written.
 pub(super) fn nearest(path: &[String]) -> Option<String> {
+    if let ([section, store, ..], Some(wanted)) = (path, of_uplink(path)) {
+        let similar = nearest_of(&wanted, KEYS.iter().map(|key| key.name.to_owned()));
+        return similar.filter(|key| key.starts_with("nats.")).map(|key| format!("{section}.{store}.{key}"));
+    }
+
     let wanted = generic(path);
     let similar = nearest_of(&wanted, KEYS.iter().map(|key| key.name.to_owned()));
     let found = similar.or_else(|| in_another_section(path))?;

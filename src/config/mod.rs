@@ -49,7 +49,7 @@ use gantry_relay as relay;
 use gantry_store::azure;
 #[cfg(feature = "gcs")]
 use gantry_store::gcs;
-use gantry_store::{file as file_store, s3, shared};
+use gantry_store::{cache, file as file_store, s3, shared};
 use gantry_upstream as upstream;
 use serde::Deserialize;
 
@@ -79,6 +79,8 @@ pub struct Config {
     pub stores: BTreeMap<StoreName, Store>,
     /// The stores that are read once for several consumers, with their limits.
     pub shared_reads: BTreeMap<StoreName, shared::Limits>,
+    /// The caches of stores that have one.
+    pub caches: BTreeMap<StoreName, Cache>,
     /// The HTTP front.
     pub gateway: Gateway,
     /// The HTTP pages for operators.
@@ -105,6 +107,30 @@ pub enum Store {
     /// A container of Azure Blob Storage.
     #[cfg(feature = "azure")]
     Azure(Box<azure::Options>),
+    /// A store of other relays.
+    Nats(Box<Uplink>),
+}
+
+/// A store that other relays serve, and the connection to them.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    /// The name under which they serve it.
+    pub store: StoreName,
+    /// The first tokens of their subjects.
+    pub prefix: Prefix,
+    /// The connection.
+    pub nats: nats::Options,
+}
+
+/// The cache on disk of one store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// How much it may contain.
+    pub limits: cache::Limits,
+    /// What it may be used for.
+    pub options: cache::Options,
 }
 
 /// The HTTP front.
@@ -168,6 +194,7 @@ pub struct Telemetry {
 struct Settings {
     root: keys::Root,
     sections: Sections,
+    uplinks: Uplinks,
 }
 
 impl fmt::Debug for Settings {
@@ -188,6 +215,26 @@ struct Sections {
     log: keys::Log,
     #[serde(default)]
     telemetry: keys::Telemetry,
+}
+
+/// The keys of connections below `stores.NAME.nats`.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+struct Uplinks {
+    #[serde(default)]
+    stores: BTreeMap<StoreName, UplinkTable>,
+}
+
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+struct UplinkTable {
+    #[serde(default)]
+    nats: Option<UplinkKeys>,
+}
+
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+struct UplinkKeys {
+    prefix: String,
+    #[serde(flatten)]
+    nats: keys::Nats,
 }
 
 impl Config {

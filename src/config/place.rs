@@ -2,7 +2,7 @@
 
 /// The forms of a store's address.
 pub(super) const STORE_FORM: &str =
-    "must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///dir";
+    "must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, nats:STORE or file:///dir";
 
 pub(super) fn is_bucket(name: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');

@@ -1,5 +1,6 @@
 //! The places where settings come from, and their order.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -84,9 +85,12 @@ impl Sources {
     /// redacted and invalid settings left out. Each place is read once, since a pipe can't be read again.
     pub fn read(self) -> (Result<Config, Error>, Vec<Effective>) {
         let environment = self.environment.clone();
-        let (mut layers, problems) = self.layers();
+        let (mut layers, mut problems) = self.layers();
 
-        let conflict = build::keep_one_auth(&mut layers).err();
+        for store in layer::uplinks_of(&layers) {
+            problems.extend(build::keep_one_auth(&mut layers, &format!("stores.{store}.")).err());
+        }
+        let conflict = build::keep_one_auth(&mut layers, "").err();
         let effective = effective::of_layers(&layers);
         (build::config(layers, problems, conflict, environment), effective)
     }
@@ -116,9 +120,11 @@ impl Sources {
         };
         let set = [selected, file, named, foreign, own, flags];
         let stores = layer::stores_of(&set);
+        let uplinks = layer::uplinks_of(&set);
         let clouds = cloud_layer(&self.environment, &set);
+        let links = uplink_layer(&uplinks, &surroundings, &set, &mut problems);
 
-        let layers = [Layer::defaults(&stores), clouds].into_iter().chain(set);
+        let layers = [Layer::defaults(&stores, &uplinks), clouds, links].into_iter().chain(set);
         let layers = layers.map(|layer| layer.check(&mut problems)).collect();
         (layers, problems)
     }
@@ -168,6 +174,37 @@ fn cloud_layer(environment: &Environment, layers: &[Layer]) -> Layer {
             for (name, variable, value) in environment.azure_application() {
                 push(name, variable, value);
             }
+        }
+    }
+    layer
+}
+
+/// Returns the settings of the connections of stores that other relays serve: those of the context that a store names, or,
+/// without an address of its own, those of the relay's own connection.
+fn uplink_layer(
+    uplinks: &BTreeSet<String>,
+    surroundings: &Surroundings<'_>,
+    layers: &[Layer],
+    problems: &mut Vec<Problem>,
+) -> Layer {
+    let mut of_relay = layers.to_vec();
+    // A conflict is reported for the relay's own connection.
+    drop(build::keep_one_auth(&mut of_relay, ""));
+
+    let mut layer = Layer::default();
+    for store in uplinks {
+        let setting = |name: &str| {
+            let key = format!("stores.{store}.{name}");
+            layers.iter().rev().find_map(|layer| layer.get(&key)).and_then(|setting| text_of(&setting.value))
+        };
+        let context = setting("nats_context").map(|name| Choice::Named(name.to_owned()));
+        let settings = match context {
+            Some(context) => vec![or_empty(context::layer(&context, surroundings), problems)],
+            None if setting("nats.url").is_some() => Vec::new(),
+            None => of_relay.clone(),
+        };
+        for setting in settings.iter().flat_map(|layer| &layer.0) {
+            layer.extend_uplink(store, &setting.key(), &setting.value, &setting.origin);
         }
     }
     layer

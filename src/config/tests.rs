@@ -290,6 +290,81 @@ fn reads_are_shared_where_this_is_set_but_not_of_directories() {
 }
 
 #[test]
+fn a_store_has_its_cache_and_shares_its_folder_with_no_other() {
+    let toml = "[stores.s]\nurl = \"s3://models\"\ncache_dir = \"/var/c\"\ncache_bytes = 2097152\nserve_stale = true\n\
+                [stores.off]\nurl = \"s3://models\"\n";
+    let config = Setup::new(toml).ok();
+
+    let [(name, cache)] = &config.caches.iter().collect::<Vec<_>>()[..] else { panic!("{:?}", config.caches) };
+    assert_eq!((name.as_str(), cache.dir.as_path()), ("s", Path::new("/var/c")));
+    assert_eq!((cache.limits.bytes_max, cache.limits.files_max), (2 << 20, 100_000));
+    assert!(cache.options.serve_stale);
+
+    let toml = "[stores.a]\nurl = \"s3://models\"\ncache_dir = \"/var/c\"\n\
+                [stores.b]\nurl = \"s3://models\"\ncache_dir = \"/var/c\"\n\
+                [stores.c]\nurl = \"s3://models\"\nserve_stale = true\n";
+    let text = Setup::new(toml).load().unwrap_err().to_string();
+    assert!(text.contains("`stores.a.cache_dir`") && text.contains("a folder of its own"), "{text}");
+    assert!(text.contains("`stores.c.cache_dir` is missing"), "{text}");
+}
+
+#[test]
+fn a_store_of_other_relays_has_a_connection_of_its_own() {
+    let toml = "[nats]\nurl = \"nats://site\"\nuser = \"me\"\npassword = \"hush\"\n\
+                [stores.own]\nurl = \"nats:models\"\n\
+                [stores.own.nats]\nurl = \"tls://hub\"\ntoken = \"t\"\nconnect_timeout_ms = 700\n\
+                [stores.named]\nurl = \"nats:models\"\nnats_context = \"hub\"\n\
+                [stores.bypass]\nurl = \"nats:models\"\n[stores.bypass.nats]\nprefix = \"up\"\n";
+    let setup = Setup::new(toml).context("hub", r#"{"url": "nats://context", "token": "c", "inbox_prefix": "_I"}"#);
+    let config = setup.env("GANTRY_STORES__OWN__NATS__TLS_FIRST", "true").ok();
+    let uplink = |name: &str| {
+        let store = &config.stores[&name.parse().unwrap()];
+        let Store::Nats(uplink) = store else { panic!("{store:?}") };
+        uplink.clone()
+    };
+
+    let own = uplink("own");
+    assert_eq!((own.store.as_str(), own.prefix.to_string().as_str()), ("models", "gantry"));
+    assert_eq!((&own.nats.servers[..], own.nats.tls_first), (&["tls://hub".to_owned()][..], true));
+    assert_eq!(own.nats.connect_timeout, Duration::from_millis(700));
+    assert!(matches!(&own.nats.auth, Auth::Token(token) if token == "t"));
+
+    let named = uplink("named").nats;
+    assert_eq!((&named.servers[..], named.inbox_prefix.as_str()), (&["nats://context".to_owned()][..], "_I"));
+    assert!(matches!(&named.auth, Auth::Token(token) if token == "c"));
+
+    let bypass = uplink("bypass");
+    assert_eq!((bypass.prefix.to_string().as_str(), &bypass.nats.servers[..]), ("up", &["nats://site".to_owned()][..]));
+    assert!(matches!(&bypass.nats.auth, Auth::UserPassword { user, .. } if user == "me"));
+    assert_eq!(config.shared_reads.len(), 3);
+}
+
+#[test]
+fn a_store_that_the_relay_itself_would_be_asked_for_is_rejected() {
+    let own = "[nats]\nurl = \"nats://localhost\"\n[stores.models]\nurl = \"nats:models\"\n";
+    for (toml, problem) in [
+        (own.to_owned(), Some("would ask this relay itself")),
+        (format!("{own}[stores.models.nats]\nurl = \"nats://127.0.0.1:4222\"\n"), Some("would ask this relay itself")),
+        (format!("{own}[stores.models.nats]\nurl = \"nats://127.0.0.1:4222\"\nuser = \"a\"\npassword = \"b\"\n"), None),
+        (format!("{own}[stores.models.nats]\nprefix = \"up\"\n"), None),
+        (own.replace("nats:models", "nats:others"), None),
+        (own.replace("nats:models", "nats://hub/models"), Some("must be nats:STORE")),
+        (format!("{own}[stores.models.nats]\nurll = \"nats://hub\"\n"), Some("`stores.models.nats.url`")),
+        (
+            format!("{own}[stores.f]\nurl = \"file:///f\"\n[stores.f.nats]\nurl = \"nats://hub\"\n")
+                .replace("[stores.models]\nurl = \"nats:models\"\n", ""),
+            Some("applies only to stores in nats:"),
+        ),
+    ] {
+        match (Setup::new(&toml).load(), problem) {
+            (Ok(_), None) => {}
+            (Err(error), Some(problem)) => assert!(error.to_string().contains(problem), "{toml}: {error}"),
+            (loaded, problem) => panic!("{toml}: {problem:?}, {:?}", loaded.err().map(|error| error.to_string())),
+        }
+    }
+}
+
+#[test]
 fn stores_in_google_cloud_and_azure_have_their_options() {
     let toml = "[stores.g]\nurl = \"gs://models/a\"\nbilling_project = \"p\"\nrange_bytes = 1048576\n\
                 [stores.z]\nurl = \"az://models/a\"\nanonymous = true\n\
@@ -566,7 +641,7 @@ fn problems_of_stores_name_key_value_line_and_cure() {
         ("[stores.a]\nregion = \"x\"", "for the store in {file}:2"),
         (
             "[stores.a]\nurl = \"ftp://x\"",
-            "`stores.a.url` = \"ftp://x\" in {file}:2: must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///dir, not ftp://",
+            "`stores.a.url` = \"ftp://x\" in {file}:2: must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, nats:STORE or file:///dir, not ftp://",
         ),
         ("[stores.a]\nurl = \"file://dir\"", "must be an absolute path after three slashes, as in file:///dir"),
         ("[stores.a]\nurl = \"s3://b?region=x\"", "takes no options after \"?\""),

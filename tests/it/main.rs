@@ -27,6 +27,8 @@ mod download;
 #[cfg(test)]
 mod drivers;
 #[cfg(test)]
+mod edge;
+#[cfg(test)]
 mod gateway;
 #[cfg(test)]
 mod gossip;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gantry_bus::Bus;
-use gantry_proto::{Get, Key, ListPage, ListRequest, ObjectInfo, Pin, StoreName};
+use gantry_proto::{Get, Key, ListPage, ListRequest, ObjectInfo, Pin, StoreName, Via};
 use uuid::Uuid;
 
 use crate::connection::Connection;
@@ -22,13 +22,21 @@ use crate::options::Options;
 #[derive(Clone, Debug)]
 pub struct Client {
     connection: Arc<Connection>,
+    via: Via,
 }
 
 impl Client {
     /// Creates a client on a connection. [`Self::connect`] is the short way.
     #[must_use]
     pub fn new(bus: Arc<dyn Bus>, options: Options) -> Self {
-        Self { connection: Arc::new(Connection::new(bus, options)) }
+        Self { connection: Arc::new(Connection::new(bus, options)), via: Via::default() }
+    }
+
+    /// Returns this client for requests on behalf of others: their requests have passed these relays, and
+    /// [`Self::get`], [`Self::stat`] and [`Self::list_page`] state it. A relay that asks other relays needs it.
+    #[must_use]
+    pub fn via(&self, via: Via) -> Self {
+        Self { connection: Arc::clone(&self.connection), via }
     }
 
     /// Starts a download to a stream, and returns it once a relay has accepted the request.
@@ -67,7 +75,7 @@ impl Client {
     /// # }
     /// ```
     pub async fn get(&self, get: Get) -> Result<Download, Error> {
-        download::start(&self.connection, correlated(get)).await
+        download::start(&self.connection, correlated(get), &self.via).await
     }
 
     /// Downloads to a file, and returns once the file is verified and durable.
@@ -121,7 +129,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future abandons the request.
     pub async fn stat(&self, store: &StoreName, key: &Key, pin: &Pin) -> Result<ObjectInfo, Error> {
-        self.connection.stat(store, key, pin).await
+        self.connection.stat(store, key, pin, &self.via).await
     }
 
     /// Lists one page of keys. Its `next` is the `token` of the following request.
@@ -143,7 +151,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future abandons the request.
     pub async fn list_page(&self, store: &StoreName, request: &ListRequest) -> Result<ListPage, Error> {
-        self.connection.list_page(store, request).await
+        self.connection.list_page(store, request, &self.via).await
     }
 
     /// Lists the keys that begin with `prefix`, in ascending order. Keys are cut after the next slash. Pages are requested

@@ -15,7 +15,7 @@ use tokio_util::sync::DropGuard;
 
 use gantry_proto::chunk::Chunk;
 use gantry_proto::receiver::Stats;
-use gantry_proto::{Accepted, ChecksumKind, Get, ObjectInfo};
+use gantry_proto::{Accepted, ChecksumKind, Get, ObjectInfo, Via};
 
 use crate::connection::Connection;
 use crate::driver::{self, Running, join};
@@ -48,10 +48,10 @@ pub struct Download {
 }
 
 /// Requests a transfer, and returns once it is accepted.
-pub(crate) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Download, Error> {
+pub(crate) async fn start(connection: &Arc<Connection>, get: Get, via: &Via) -> Result<Download, Error> {
     let verifies_etag = get.verify_etag;
     let Running { mut accepted, chunks, written, progress, driver, restated, cancel } =
-        driver::start(connection, get).await?;
+        driver::start(connection, get, via).await?;
 
     if !verifies_etag {
         let other = &mut accepted.object.other_checksum;

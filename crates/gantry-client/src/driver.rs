@@ -19,11 +19,12 @@ use gantry_proto::chunk::Chunk;
 use gantry_proto::message::json;
 use gantry_proto::receiver::{Cause, Failure, Output, Receiver, Stats};
 use gantry_proto::subject::Operation;
-use gantry_proto::{Accepted, Get, GetRequest, Headers};
+use gantry_proto::{Accepted, Get, GetRequest, Headers, Via};
 
 use crate::connection::{Connection, Share, denial};
 use crate::error::Error;
 use crate::progress::{Progress, ServedBy};
+use crate::query::headers;
 use crate::{stated, written};
 
 /// The capacity of the channel from the driver to the reader. The window bounds the chunks' bytes.
@@ -44,7 +45,7 @@ pub(super) struct Running {
 }
 
 /// Requests a transfer, and returns once it is accepted.
-pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Running, Error> {
+pub(super) async fn start(connection: &Arc<Connection>, get: Get, via: &Via) -> Result<Running, Error> {
     let share = Share::take(connection);
     let store = get.store.clone();
     let correlation = get.context.clone();
@@ -60,6 +61,7 @@ pub(super) async fn start(connection: &Arc<Connection>, get: Get) -> Result<Runn
     let driver = Driver {
         subject: connection.options.prefix.request(Operation::Get, &store),
         receiver: Receiver::new(connection.settings(), get, now),
+        via: via.clone(),
         status: connection.bus.status(),
         events: connection.bus.events(),
         link_status: Status::default(),
@@ -133,6 +135,8 @@ struct Driver {
     /// The subject of requests.
     subject: String,
     receiver: Receiver,
+    /// The relays that the request has passed.
+    via: Via,
     status: watch::Receiver<Status>,
     events: broadcast::Receiver<Event>,
     link_status: Status,
@@ -230,9 +234,7 @@ impl Driver {
             return Ok(());
         }
 
-        let mut headers = Headers::default();
-        trace::inject(&mut headers);
-        self.publish(self.subject.clone(), headers, json(request)).await
+        self.publish(self.subject.clone(), headers(&self.via), json(request)).await
     }
 
     /// Reports an accepted transfer to the reader.

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use gantry_proto::chunk::Chunk;
 use gantry_proto::receiver::Stats;
-use gantry_proto::{Code, Get, Span, WireError};
+use gantry_proto::{Code, Get, Span, Via, WireError};
 
 use crate::connection::Connection;
 use crate::download::{self, Download};
@@ -97,6 +97,8 @@ pub struct Report {
     pub version_id: Option<String>,
     /// When the version was last modified, in RFC 3339, if the store states it.
     pub last_modified: Option<String>,
+    /// How long ago the version was known to be current, in seconds, if a relay served it without its store.
+    pub stale_s: Option<u64>,
     /// The number of transfers that were abandoned and replaced by another request.
     pub recoveries: u64,
     /// The duration from the call until the file was durable.
@@ -193,6 +195,7 @@ async fn attempt(
         etag: object.etag,
         version_id: object.version_id,
         last_modified: object.last_modified,
+        stale_s: object.stale_s,
         recoveries: stats.recoveries,
         elapsed: started.elapsed(),
         output,
@@ -240,12 +243,12 @@ async fn begin(
     restarted: &mut Option<String>,
 ) -> Result<Download, Error> {
     let Some(point) = part.resume_point() else {
-        return download::start(connection, get.clone()).await;
+        return download::start(connection, get.clone(), &Via::default()).await;
     };
 
     let span = Span { start: point.proved, end: get.span.end };
     let rest = get.clone().range(span).pin(point.pin.clone());
-    let reason = match download::start(connection, rest).await {
+    let reason = match download::start(connection, rest, &Via::default()).await {
         Ok(download) => {
             let Range { start: from, end } = download.range();
             if part.resumes(download.object(), &(get.span.start..end), from) {
@@ -259,7 +262,7 @@ async fn begin(
 
     info!(reason, "the part file can't be resumed: restarting the download");
     *restarted = Some(reason);
-    download::start(connection, get.clone()).await
+    download::start(connection, get.clone(), &Via::default()).await
 }
 
 /// Writes chunks until there are no more. Blocks. Returns the time that writing took, or an error.

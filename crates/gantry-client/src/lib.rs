@@ -37,7 +37,7 @@ pub use gantry_proto::receiver::Cause;
 pub use gantry_proto::subject::Prefix;
 pub use gantry_proto::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Code, Get, Key, ListEntry, ListPage, ListRequest, Malformed, ObjectInfo,
-    Pin, Span, StoreName, TransferId, WireError,
+    Pin, Span, StoreName, TransferId, Via, WireError,
 };
 pub use gantry_verify as verify;
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use futures_util::stream::{BoxStream, iter, try_unfold};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 
-use gantry_proto::{ListEntry, ListPage, ListRequest, StoreName};
+use gantry_proto::{ListEntry, ListPage, ListRequest, StoreName, Via};
 
 use crate::connection::Connection;
 use crate::error::Error;
@@ -57,7 +57,7 @@ impl Listing {
             let store = store.clone();
             async move {
                 let Some(position) = position else { return Ok(None) };
-                let mut page = connection.list_page(&store, &position.request).await?;
+                let mut page = connection.list_page(&store, &position.request, &Via::default()).await?;
                 let next = position.after(&mut page)?;
                 Ok::<_, Error>(Some((page, next)))
             }

@@ -11,7 +11,7 @@ use gantry_proto::message::{self, error_of, json};
 use gantry_proto::receiver::Cause;
 use gantry_proto::subject::Operation;
 use gantry_proto::{
-    Code, Headers, Key, ListPage, ListRequest, ObjectInfo, Pin, StatRequest, StoreName, WireError, check,
+    Code, Headers, Key, ListPage, ListRequest, ObjectInfo, Pin, StatRequest, StoreName, Via, WireError, check,
 };
 
 use crate::connection::{Connection, denial};
@@ -34,10 +34,10 @@ const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(2);
 const SECOND_OPINION: Duration = Duration::from_secs(1);
 
 impl Connection {
-    pub(crate) async fn stat(&self, store: &StoreName, key: &Key, pin: &Pin) -> Result<ObjectInfo, Error> {
+    pub(crate) async fn stat(&self, store: &StoreName, key: &Key, pin: &Pin, via: &Via) -> Result<ObjectInfo, Error> {
         let request = StatRequest { v: None, key: key.clone(), pin: pin.clone() };
         let span = info_span!("query", otel.kind = "client", operation = "stat", %store);
-        let body = self.query(Operation::Stat, store, json(&request)).instrument(span).await?;
+        let body = self.query(Operation::Stat, store, json(&request), via).instrument(span).await?;
         let object: ObjectInfo = parse(&body)?;
         if object.key != *key {
             return Err(Error::Malformed("it describes another key than the requested one".to_owned()));
@@ -46,19 +46,23 @@ impl Connection {
         Ok(object)
     }
 
-    pub(crate) async fn list_page(&self, store: &StoreName, request: &ListRequest) -> Result<ListPage, Error> {
+    pub(crate) async fn list_page(
+        &self,
+        store: &StoreName,
+        request: &ListRequest,
+        via: &Via,
+    ) -> Result<ListPage, Error> {
         let span = info_span!("query", otel.kind = "client", operation = "list", %store);
-        let body = self.query(Operation::List, store, json(request)).instrument(span).await?;
+        let body = self.query(Operation::List, store, json(request), via).instrument(span).await?;
         let page: ListPage = parse(&body)?;
         check::page(&page, request).map_err(|malformed| Error::Malformed(malformed.to_string()))?;
         Ok(page)
     }
 
     /// Sends a request, and returns the first answer that is final.
-    async fn query(&self, operation: Operation, store: &StoreName, payload: Bytes) -> Result<Bytes, Error> {
+    async fn query(&self, operation: Operation, store: &StoreName, payload: Bytes, via: &Via) -> Result<Bytes, Error> {
         let subject = self.options.prefix.request(operation, store);
-        let mut headers = Headers::default();
-        trace::inject(&mut headers);
+        let headers = headers(via);
         let request = Message { subject, headers, payload, ..Message::default() };
 
         let mut tries = Tries::default();
@@ -115,6 +119,16 @@ impl Connection {
             interval = next_interval;
         }
     }
+}
+
+/// Returns the headers of a request.
+pub(crate) fn headers(via: &Via) -> Headers {
+    let mut headers = Headers::default();
+    trace::inject(&mut headers);
+    if !via.is_empty() {
+        headers.push(message::VIA, via.to_string());
+    }
+    headers
 }
 
 /// What to do after an answer.

@@ -143,6 +143,7 @@ mod tests {
             headers: [("expires".to_owned(), "0".to_owned())].into(),
             metadata: [("colour".to_owned(), "blue".to_owned())].into(),
             other_checksum: None,
+            stale_s: None,
             checksum: Some(Checksum {
                 algorithm: ChecksumAlgorithm::Sha1,
                 kind: ChecksumKind::Composite,

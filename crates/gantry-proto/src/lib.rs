@@ -21,6 +21,7 @@ mod request;
 pub mod sender;
 pub mod service;
 pub mod subject;
+mod via;
 
 pub use answer::{Accepted, End, ListEntry, ListPage};
 pub use error::{Code, Malformed, WireError};
@@ -30,6 +31,7 @@ pub use message::{Body, Headers};
 pub use names::{Key, StoreName, TransferId};
 pub use object::{Checksum, ChecksumAlgorithm, ChecksumKind, ObjectInfo, PartRun, Pin, STORED_HEADERS, Span};
 pub use request::{Control, GetRequest, ListRequest, StatRequest, is_valid_context};
+pub use via::Via;
 
 /// The protocol's major version: the `v1` in every subject.
 pub const VERSION: u32 = 1;

@@ -27,6 +27,8 @@ pub const CRC: &str = "Gantry-Crc";
 pub const WAIT: &str = "Gantry-Wait";
 /// The request's `context`, on every message of the transfer.
 pub const CONTEXT: &str = "Gantry-Context";
+/// The header with the relays that a request has passed, on a relay's own requests to other relays.
+pub const VIA: &str = "Gantry-Via";
 /// The error message, as the NATS services API requires.
 pub const SERVICE_ERROR: &str = "Nats-Service-Error";
 /// The error's number, as the NATS services API requires.
@@ -321,6 +323,7 @@ mod tests {
                     metadata,
                     checksum,
                     other_checksum: None,
+                    stale_s: None,
                 }
             })
     }

@@ -83,6 +83,10 @@ pub struct ObjectInfo {
     /// is no `checksum`.
     #[serde(default, deserialize_with = "super::json::optional", skip_serializing_if = "Option::is_none")]
     pub other_checksum: Option<Checksum>,
+    /// How long ago the version was known to be current, in seconds, if a relay at a site serves it from its cache because
+    /// it can't ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_s: Option<u64>,
 }
 
 impl ObjectInfo {
@@ -100,6 +104,7 @@ impl ObjectInfo {
             metadata: BTreeMap::new(),
             checksum: None,
             other_checksum: None,
+            stale_s: None,
         }
     }
 

@@ -18,12 +18,13 @@ use crate::throttle::REFUSALS;
 use crate::transfer;
 use gantry_bus::{Message, trace};
 use gantry_proto::limits::PAGE_MAX;
-use gantry_proto::message::json;
+use gantry_proto::message::{self, json};
 use gantry_proto::subject::Operation;
 use gantry_proto::{
-    Code, GetRequest, HEADERS_MAX_BYTES, ListPage, ListRequest, StatRequest, StoreName, TransferId, WireError, check,
+    Code, GetRequest, HEADERS_MAX_BYTES, ListPage, ListRequest, StatRequest, StoreName, TransferId, Via, WireError,
+    check,
 };
-use gantry_store::Store;
+use gantry_store::{Store, via};
 
 /// Maximum number of refusals that wait for the bus at once. Above it, the requests behind them wait as well.
 const REFUSALS_MAX: usize = 1024;
@@ -95,6 +96,10 @@ impl Requests {
                 return self.refuse_aside(requester, context, error).await;
             }
         };
+        let via = match self.via(message) {
+            Ok(via) => via,
+            Err(error) => return self.refuse_aside(requester, request.context, error).await,
+        };
         let place = match limits.admit_transfer() {
             Ok(place) => place,
             Err(error) => return self.refuse_aside(requester, request.context, error).await,
@@ -119,7 +124,7 @@ impl Requests {
             transfer::run(context, requester, store, request, entry).await;
             drop(place);
         };
-        self.lifetime.tasks.spawn(run.instrument(span));
+        self.lifetime.tasks.spawn(via::scope(via, run).instrument(span));
     }
 
     async fn handle_query(
@@ -140,6 +145,10 @@ impl Requests {
         );
         trace::adopt(&span, &request.headers);
 
+        let via = match self.via(&request) {
+            Ok(via) => via,
+            Err(error) => return self.refuse_aside(requester, None, error).instrument(span).await,
+        };
         let id = registry::Query {
             subject: request.subject,
             reply: request.reply.unwrap_or_default(),
@@ -165,7 +174,15 @@ impl Requests {
             send_answer(&requester, answer).await;
             drop((permit, entry));
         };
-        self.lifetime.tasks.spawn(answer.instrument(span));
+        self.lifetime.tasks.spawn(via::scope(via, answer).instrument(span));
+    }
+
+    /// Returns the relays that a request has passed once this one asks others for it.
+    fn via(&self, request: &Message) -> Result<Via, WireError> {
+        let via = Via::parse(request.headers.get(message::VIA))?;
+        let instance = self.transfers.subjects.instance();
+        via.check(instance)?;
+        Ok(via.and(instance))
     }
 
     /// Refuses a request in a separate task. While transfers fill the bus, publishing an answer takes long, and the

@@ -6,6 +6,8 @@
 #[cfg(feature = "azure")]
 pub mod azure;
 pub mod budget;
+#[cfg(feature = "cache")]
+pub mod cache;
 #[cfg(feature = "cloud")]
 #[cfg_attr(
     not(all(feature = "azure", feature = "gcs")),
@@ -15,12 +17,18 @@ mod cloud;
 #[cfg(feature = "http")]
 mod connections;
 pub mod crowd;
+mod descriptions;
+#[cfg(test)]
+mod double;
 #[cfg(feature = "file")]
 pub mod file;
 #[cfg(feature = "gcs")]
 pub mod gcs;
 #[cfg(feature = "http")]
 mod headers;
+#[cfg(any(feature = "cache", feature = "file"))]
+#[cfg_attr(not(feature = "file"), allow(dead_code, reason = "the cache uses only a part of it"))]
+mod jobs;
 #[cfg(feature = "http")]
 mod listing;
 mod observe;
@@ -34,6 +42,7 @@ mod release;
 pub mod s3;
 pub mod shared;
 pub mod shares;
+pub mod via;
 
 use std::fmt;
 use std::time::Duration;

@@ -12,6 +12,7 @@
 //! | module | contents |
 //! |---|---|
 //! | `upstream` | the store |
+//! | `uplink` | the store with a connection of its own, made in the background |
 //! | `shared` | what all stores of one connection share |
 //! | `descriptions` | the descriptions of objects |
 //! | `absent` | the stores that no relay serves |
@@ -33,8 +34,10 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod trails;
+mod uplink;
 mod upstream;
 
 pub use counts::Counts;
 pub use options::Options;
+pub use uplink::{Connect, Uplink};
 pub use upstream::{Relays, Upstream};

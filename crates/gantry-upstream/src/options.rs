@@ -6,7 +6,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// How long a description is used without asking again. A replaced object may be described as it was for as long. A
+    /// How long a description is used without asking again. A replaced object may be described as it was for as long; zero means
+    /// that each question is asked. A
     /// store that no relay serves counts as absent for as long.
     pub description_age: Duration,
     /// The memory for descriptions, in bytes. The oldest ones are dropped first.
@@ -41,6 +42,13 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Returns the limits of a store whose reader keeps what it reads: nothing is described without a question to a relay
+    /// after the request, and nothing is read ahead.
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self { description_age: Duration::ZERO, descriptions_bytes: 0, ahead_max: 0, ..Self::default() }
+    }
+
     /// Returns the memory for read-ahead, in bytes.
     #[must_use]
     pub fn ahead_total_bytes(&self) -> u64 {

@@ -9,7 +9,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use gantry_client::bus::Bus;
 use gantry_client::{self as client, Client};
 use gantry_proto::{Get, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, StoreName};
-use gantry_store::{Error, Opened, Store};
+use gantry_store::{Error, Opened, Store, via};
 
 use crate::absent::Absent;
 use crate::body::Range;
@@ -110,7 +110,7 @@ impl Store for Upstream {
 
     fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
         let list = async move {
-            let page = self.shared.client.list_page(&self.name, request).await;
+            let page = self.client().list_page(&self.name, request).await;
             page.map_err(|error| error::of_client(&error))
         };
         self.reach(list).boxed()
@@ -146,7 +146,7 @@ impl Upstream {
         }
 
         let get = self.get(key, pin, span);
-        let flow = self.start(&self.shared.client, get, |download| Flow::new(download, None)).await;
+        let flow = self.start(&self.client(), get, |download| Flow::new(download, None)).await;
         let flow = match flow {
             Ok(flow) => flow,
             Err(error) => return Err(self.failed(&subject, span, &error).await),
@@ -156,14 +156,25 @@ impl Upstream {
     }
 
     async fn stat_reached(&self, key: &Key, pin: &Pin) -> Result<ObjectInfo, Error> {
+        if self.shared.options.description_age.is_zero() {
+            Counting::add(&self.shared.counting.descriptions_asked, 1);
+            let asked = self.client().stat(&self.name, key, pin).await;
+            return asked.map_err(|error| error::of_client(&error));
+        }
+
         let object = self.describe(&self.subject(key, pin)).await?;
         if pin.if_match.as_ref().is_none_or(|etag| *etag == object.etag) {
             return Ok(Arc::unwrap_or_clone(object));
         }
 
         // What is known may be outdated.
-        let asked = self.shared.client.stat(&self.name, key, pin).await;
+        let asked = self.client().stat(&self.name, key, pin).await;
         asked.map_err(|error| error::of_client(&error))
+    }
+
+    /// Returns the client for the current request.
+    fn client(&self) -> Client {
+        self.shared.client.via(via::current())
     }
 
     fn subject(&self, key: &Key, pin: &Pin) -> Subject {
@@ -177,10 +188,15 @@ impl Upstream {
 
     async fn describe(&self, subject: &Subject) -> Result<Arc<ObjectInfo>, Error> {
         let ask = || {
-            let client = self.shared.client.clone();
+            let client = self.client();
             let Subject { store, key, version_id } = subject.clone();
             async move { client.stat(&store, &key, &Pin { if_match: None, version_id }).await }.boxed()
         };
+        // A question that was asked before this one may have an outdated answer.
+        if self.shared.options.description_age.is_zero() {
+            Counting::add(&self.shared.counting.descriptions_asked, 1);
+            return ask().await.map(Arc::new).map_err(|error| error::of_client(&error));
+        }
 
         let answer = self.shared.descriptions.describe(subject, ask).await;
         answer.map_err(|error| error::of_client(&error))
@@ -223,7 +239,8 @@ impl Upstream {
         let place = self.shared.trails.place_after(&spot)?;
         let pin = Pin { if_match: Some(spot.version.etag.clone()), version_id: pin.version_id.clone() };
         let get = self.get(&subject.key, &pin, Span { start: span.start, end: None });
-        let flow = self.start(&self.shared.ahead, get, |download| Flow::new(download, Some(place))).await;
+        let flow =
+            self.start(&self.shared.ahead.via(via::current()), get, |download| Flow::new(download, Some(place))).await;
         Some(match flow {
             Ok(flow) => {
                 let end = end.min(flow.end());

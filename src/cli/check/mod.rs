@@ -7,6 +7,7 @@ mod s3;
 mod stores;
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -16,7 +17,8 @@ use super::exit::{Exit, Failure};
 use super::output;
 use crate::config::{self, Config, Effective, http_authority};
 use crate::http;
-use gantry_proto::printable;
+use gantry_proto::{StoreName, printable};
+use gantry_store::cache::{Folder, Trouble, Unobserved};
 
 pub(super) use self::stores::explained;
 
@@ -42,6 +44,9 @@ pub(super) async fn run(config: &Config, effective: &[Effective]) -> Result<(), 
 
     for ignored in &config.ignored {
         output::line(&format!("WARNING: {}", printable::text(ignored)))?;
+    }
+    for (name, cache) in &config.caches {
+        report(&format!("stores.{name}.cache_dir"), folder(cache, name, effective).await, &mut problems)?;
     }
 
     if let Some(url) = &config.telemetry.traces_url {
@@ -109,6 +114,17 @@ async fn listen(config: &Config, effective: &[Effective]) -> Result<String, Stri
             Err(format!("{key}: can't be bound: {error}: use another address, or off"))
         }
         Err(error) => Ok(format!("{address} can't be bound ({error}): the relay would run without its pages")),
+    }
+}
+
+/// Reports whether a cache folder can be used.
+async fn folder(cache: &config::Cache, name: &StoreName, effective: &[Effective]) -> Result<String, String> {
+    let folder = Folder::open(cache.dir.clone(), cache.limits, Arc::new(Unobserved)).await;
+    match folder.trouble() {
+        None => Ok("can be used".to_owned()),
+        // The relay that is about to be restarted may use it.
+        Some(Trouble::Locked) => Ok("is in use, perhaps by a relay".to_owned()),
+        Some(trouble) => Err(format!("{}: {trouble}", named(effective, &format!("stores.{name}.cache_dir")))),
     }
 }
 

@@ -8,7 +8,7 @@ use super::super::stores;
 #[cfg(any(feature = "azure", feature = "gcs"))]
 use super::clouds;
 use super::{named, s3};
-use crate::config::{Config, Effective, Store as StoreConfig};
+use crate::config::{Config, Effective, Store as StoreConfig, Uplink};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, StoreName};
 use gantry_relay::metrics::S3Metrics;
 use gantry_store::{Error, Store};
@@ -24,6 +24,7 @@ pub(super) async fn check(config: &Config, name: &StoreName, effective: &[Effect
         probed.unwrap_or_else(|_| Err(Error::unavailable("no answer")))?;
 
         match store {
+            StoreConfig::Nats(uplink) => relays(&*opened, uplink).await,
             StoreConfig::File(_) => Ok("answers".to_owned()),
             StoreConfig::S3(_) => rights(&*opened, &s3::to_list(name, effective)).await,
             #[cfg(feature = "gcs")]
@@ -49,11 +50,36 @@ pub(in super::super) fn explained(
         StoreConfig::Gcs(_) => clouds::blamed(&clouds::GCS, error, name, effective),
         #[cfg(feature = "azure")]
         StoreConfig::Azure(_) => clouds::blamed(&clouds::AZURE, error, name, effective),
+        StoreConfig::Nats(uplink) => blamed_on_uplink(error, uplink, name, effective),
         StoreConfig::File(_) => {
             let cure = stores::DIRECTORY_CURE;
             format!("{}: {error}: {cure}", named(effective, &format!("stores.{name}.url")))
         }
     }
+}
+
+/// Checks whether an upstream relay serves the store, which need not permit listing.
+async fn relays(store: &dyn Store, uplink: &Uplink) -> Result<String, Error> {
+    let first = ListRequest { limit: Some(1), ..ListRequest::default() };
+    match store.list(&first).await {
+        Ok(_) | Err(Error::Denied(_)) => Ok(format!("an upstream relay serves {}", uplink.store)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Names the address of the upstream server, and what to do.
+fn blamed_on_uplink(error: &Error, uplink: &Uplink, name: &StoreName, effective: &[Effective]) -> String {
+    let server = named(effective, &format!("stores.{name}.nats.url"));
+    let cure = if matches!(error, Error::Protocol(_)) {
+        "let the upstream relays read their stores, and not those of this relay".to_owned()
+    } else {
+        format!(
+            "start the upstream nats-server and a relay that serves {} there, or correct the address, the credentials or \
+             `stores.{name}.nats.prefix`",
+            uplink.store
+        )
+    };
+    format!("{server}: {error}: {cure}")
 }
 
 /// Number of objects whose descriptions are requested, until one shows whether the relay may read.

@@ -33,6 +33,9 @@ pub(super) struct Summary {
     pub(super) etag: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) version_id: Option<String>,
+    /// How long ago the version was known to be current, if a relay served it without its store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stale_s: Option<u64>,
     pub(super) recoveries: u64,
     /// The last transfer, as in the relay's log.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,6 +82,9 @@ impl Summary {
                 format!(", verified by {proof}")
             }
         };
+        if let Some(stale_s) = self.stale_s {
+            line += &format!(", served from a cache that could not ask its store for {stale_s} s");
+        }
         line
     }
 }
@@ -102,6 +108,7 @@ mod tests {
             proof: Proof::FullObject { algorithm: ChecksumAlgorithm::Crc64Nvme },
             etag: "\"x\"".to_owned(),
             version_id: None,
+            stale_s: None,
             recoveries: 0,
             transfer: None,
             correlation: "order-7".to_owned(),
@@ -120,6 +127,9 @@ mod tests {
 
         let other = Summary { proof: Proof::Transport, resumed_from: Some(7), recoveries: 2, ..summary() }.line();
         assert!(other.ends_with(", resumed at 7, recovered 2 times, verified in transport only"), "{other}");
+
+        let stale = Summary { stale_s: Some(312), ..summary() }.line();
+        assert!(stale.ends_with(", served from a cache that could not ask its store for 312 s"), "{stale}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Builds a [`Config`] from layers of settings: the options of each component, and the checks between keys.
 
+mod cache;
 #[cfg(any(feature = "azure", feature = "gcs"))]
 mod clouds;
 mod gateway;
 mod stores;
+mod uplink;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -43,12 +45,14 @@ const WAYS: [Way; 4] = [
     Way { choosing: &["nats.token", "nats.token_file"], belonging: &[] },
 ];
 
-/// Keeps the way to authenticate that the highest layer chooses, and removes the others from all layers.
+/// Keeps the way to authenticate that the highest layer chooses, and removes the others from all layers. `section` is
+/// empty for the relay's own connection, and `stores.NAME.` for a store's.
 ///
 /// # Errors
 /// If that layer chooses several ways. Nothing is removed then.
-pub(super) fn keep_one_auth(layers: &mut [Layer]) -> Result<(), Problem> {
-    let chooses = |layer: &Layer, way: &Way| way.choosing.iter().any(|key| layer.get(key).is_some());
+pub(super) fn keep_one_auth(layers: &mut [Layer], section: &str) -> Result<(), Problem> {
+    let named = |key: &str| format!("{section}{key}");
+    let chooses = |layer: &Layer, way: &Way| way.choosing.iter().any(|key| layer.get(&named(key)).is_some());
     let highest = layers.iter().rposition(|layer| WAYS.iter().any(|way| chooses(layer, way)));
     let Some(at) = highest else { return Ok(()) };
 
@@ -56,7 +60,7 @@ pub(super) fn keep_one_auth(layers: &mut [Layer]) -> Result<(), Problem> {
     let [chosen] = chosen.as_slice() else {
         let keys = chosen.iter().flat_map(|way| WAYS[*way].choosing);
         let found: Vec<String> = keys
-            .filter_map(|key| layers[at].get(key))
+            .filter_map(|key| layers[at].get(&named(key)))
             .map(|setting| format!("`{}` ({})", setting.key(), setting.origin))
             .collect();
         let cure = "keep one way to authenticate".to_owned();
@@ -68,9 +72,9 @@ pub(super) fn keep_one_auth(layers: &mut [Layer]) -> Result<(), Problem> {
         // A lower layer may complete the chosen way, as a file does with the password of `--user`.
         let removed_in = if is_chosen { 0..at } else { 0..layers.len() };
         let belonging = if is_chosen { &[] } else { way.belonging };
-        let removed: Vec<&str> = way.choosing.iter().chain(belonging).copied().collect();
+        let removed: Vec<String> = way.choosing.iter().chain(belonging).map(|key| named(key)).collect();
         for layer in &mut layers[removed_in] {
-            layer.0.retain(|setting| !removed.contains(&setting.key().as_str()));
+            layer.0.retain(|setting| !removed.contains(&setting.key()));
         }
     }
     Ok(())
@@ -119,8 +123,9 @@ fn settings(layers: Vec<Layer>) -> Result<Settings, config::ConfigError> {
     }
     let merged = builder.build()?;
     let root = merged.clone().try_deserialize()?;
+    let uplinks = merged.clone().try_deserialize()?;
     let sections = merged.try_deserialize()?;
-    Ok(Settings { root, sections })
+    Ok(Settings { root, sections, uplinks })
 }
 
 /// Builds the parts of a configuration and collects the problems.
@@ -162,30 +167,31 @@ impl Build {
         let shared_reads =
             sections.stores.iter().filter_map(|(name, keys)| Some((name.clone(), stores::shared(keys)?)));
         let shared_reads = shared_reads.collect();
+        let caches = self.caches(&sections.stores);
         let prefix = Prefix::new(settings.root.prefix.clone()).unwrap_or_default();
         let stores = sections.stores.into_iter().filter_map(|(name, store)| {
-            let store = self.store(&name, store)?;
+            let store = self.store(&name, store, &settings)?;
             Some((name, store))
         });
 
         let stores = stores.collect();
-        let nats = self.nats(sections.nats);
+        let nats = self.nats("nats", sections.nats);
         let relay = relay::Options { shows_keys: sections.log.keys, ..self.relay(sections.relay, &prefix) };
         let gateway = self.gateway(sections.gateway, sections.log.keys);
         let http = self.http(&sections.http);
         let log = log(sections.log);
         let telemetry = self.telemetry(sections.telemetry, self.environment.otel());
         let ignored = std::mem::take(&mut self.ignored);
-        Config { prefix, nats, relay, stores, shared_reads, gateway, http, log, telemetry, ignored, settings }
+        Config { prefix, nats, relay, stores, shared_reads, caches, gateway, http, log, telemetry, ignored, settings }
     }
 
-    fn nats(&mut self, keys: keys::Nats) -> nats::Options {
-        let auth = self.auth(&keys);
+    fn nats(&mut self, section: &str, keys: keys::Nats) -> nats::Options {
+        let auth = self.auth(section, &keys);
         let (tls_cert, tls_key) =
-            self.pair("nats", ("tls_cert_file", keys.tls_cert_file), ("tls_key_file", keys.tls_key_file)).unzip();
+            self.pair(section, ("tls_cert_file", keys.tls_cert_file), ("tls_key_file", keys.tls_key_file)).unzip();
         let tls_ca = keys.tls_ca_file.map(PathBuf::from);
         if let Some(path) = &tls_ca {
-            self.file("nats.tls_ca_file", path, check::file);
+            self.file(&format!("{section}.tls_ca_file"), path, check::file);
         }
 
         nats::Options {
@@ -204,19 +210,20 @@ impl Build {
         }
     }
 
-    fn auth(&mut self, keys: &keys::Nats) -> nats::Auth {
+    fn auth(&mut self, section: &str, keys: &keys::Nats) -> nats::Auth {
         if !self.is_auth_valid {
             return nats::Auth::None;
         }
+        let named = |key: &str| format!("{section}.{key}");
 
-        let password = self.secret("nats.password", keys.password.as_ref(), keys.password_file.as_deref());
-        let token = self.secret("nats.token", keys.token.as_ref(), keys.token_file.as_deref());
+        let password = self.secret(&named("password"), keys.password.as_ref(), keys.password_file.as_deref());
+        let token = self.secret(&named("token"), keys.token.as_ref(), keys.token_file.as_deref());
         if let Some(path) = &keys.creds_file {
-            self.file("nats.creds_file", Path::new(path), check::file);
+            self.file(&named("creds_file"), Path::new(path), check::file);
             return nats::Auth::Credentials(path.into());
         }
         if let Some(path) = &keys.nkey_file {
-            self.file("nats.nkey_file", Path::new(path), check::file);
+            self.file(&named("nkey_file"), Path::new(path), check::file);
             return nats::Auth::Nkey(path.into());
         }
         match token {
@@ -229,13 +236,13 @@ impl Build {
             (Some(user), Some(SecretSource::Text(password))) => nats::Auth::UserPassword { user, password },
             (Some(user), Some(SecretSource::File(password))) => nats::Auth::UserPasswordFile { user, password },
             (Some(_), None) => {
-                let place = self.origin("nats.user");
-                let cure = format!("`nats.user` ({place}) requires it, or `nats.password_file`");
-                self.missing("nats.password", cure);
+                let place = self.origin(&named("user"));
+                let cure = format!("`{}` ({place}) requires it, or `{}`", named("user"), named("password_file"));
+                self.missing(&named("password"), cure);
                 nats::Auth::None
             }
             (None, Some(_)) => {
-                self.missing("nats.user", "a password requires it".to_owned());
+                self.missing(&named("user"), "a password requires it".to_owned());
                 nats::Auth::None
             }
             (None, None) => nats::Auth::None,

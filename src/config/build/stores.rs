@@ -10,10 +10,10 @@ use super::Build;
 use crate::config::address::StoreAddress;
 use crate::config::error::Problem;
 use crate::config::layer::DEFAULTS;
-use crate::config::{Store, check, keys};
+use crate::config::{Settings, Store, check, keys};
 
 /// The keys that only one kind of store has, and the beginning of its address.
-const OF_KINDS: [(&str, &[&str]); 3] = [
+const OF_KINDS: [(&str, &[&str]); 4] = [
     (
         "s3://",
         &[
@@ -26,6 +26,7 @@ const OF_KINDS: [(&str, &[&str]); 3] = [
             "requester_pays",
         ],
     ),
+    ("nats:", &["nats_context"]),
     ("gs://", &["credentials_file", "billing_project"]),
     (
         "az://",
@@ -43,7 +44,7 @@ const OF_KINDS: [(&str, &[&str]); 3] = [
 ];
 
 impl Build {
-    pub(super) fn store(&mut self, name: &StoreName, keys: keys::Store) -> Option<Store> {
+    pub(super) fn store(&mut self, name: &StoreName, keys: keys::Store, settings: &Settings) -> Option<Store> {
         let Some(url) = &keys.url else {
             let url_key = format!("stores.{name}.url");
             if !self.problems.iter().any(|problem| problem.is_about(&url_key)) {
@@ -57,6 +58,7 @@ impl Build {
         let address = StoreAddress::parse(url).ok()?;
         self.report_keys_of_other_kinds(name, url);
         match address {
+            StoreAddress::Nats { store } => Some(Store::Nats(Box::new(self.uplink(name, store, settings)?))),
             StoreAddress::File { dir } => Some(Store::File(file::Options::new(dir))),
             StoreAddress::S3 { bucket, prefix } => Some(Store::S3(Box::new(self.s3(name, bucket, prefix, keys)))),
             #[cfg(feature = "gcs")]
@@ -72,8 +74,11 @@ impl Build {
         }
     }
 
-    /// Reports keys that have no effect on a store in Google Cloud or Azure, and keys of these on others.
+    /// Reports keys that have no effect on a store of this kind.
     fn report_keys_of_other_kinds(&mut self, name: &StoreName, url: &str) {
+        if !url.starts_with("nats:") {
+            self.report_uplink_keys(name);
+        }
         for (scheme, of_kind) in OF_KINDS {
             // Keys of S3 have always been ignored for directories.
             let is_ignored = scheme == "s3://" && url.starts_with("file:");
@@ -165,8 +170,10 @@ impl Build {
 /// Returns the limits of shared reads, if the store has them. A directory does not need them: the kernel keeps what was
 /// read from files.
 pub(super) fn shared(keys: &keys::Store) -> Option<shared::Limits> {
-    let is_directory = keys.url.as_ref().is_some_and(|url| url.starts_with("file:"));
-    (keys.shared_reads && !is_directory).then(|| shared::Limits {
+    let is_of = |scheme: &str| keys.url.as_ref().is_some_and(|url| url.starts_with(scheme));
+    // A thin link must not carry an object once for each consumer.
+    let is_shared = keys.shared_reads.unwrap_or(is_of("nats:"));
+    (is_shared && !is_of("file:")).then(|| shared::Limits {
         bytes_max: keys.shared_reads_bytes,
         first_bytes: keys.shared_reads_first_bytes,
         ..shared::Limits::default()

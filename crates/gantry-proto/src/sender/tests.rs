@@ -50,6 +50,7 @@ pub(super) fn object(size: u64) -> ObjectInfo {
         metadata: std::collections::BTreeMap::new(),
         checksum: None,
         other_checksum: None,
+        stale_s: None,
     }
 }
 

@@ -71,7 +71,7 @@ pub struct ResultLabel {
 pub struct SharedLabel {
     /// The store's name.
     pub store: String,
-    /// `hit`, `join` or `miss`.
+    /// `hit`, `join`, `miss` or `stale`.
     pub result: &'static str,
 }
 

@@ -6,6 +6,7 @@
 //!
 //! A new metric is one entry in `relay.rs` or `s3.rs`, and one use.
 
+mod cache;
 mod facts;
 mod labels;
 mod process;
@@ -17,6 +18,7 @@ mod values;
 
 use prometheus_client::registry::Registry;
 
+pub use self::cache::{CacheMetrics, CacheObserver};
 pub use self::facts::Facts;
 pub use self::labels::{
     ActionLabel, ConnectionLabel, OutcomeLabel, ReasonLabel, RequestLabel, ResultLabel, S3Label, S3ResultLabel,
@@ -30,7 +32,15 @@ pub use self::values::{DurationFamily, Durations, Flag, Sampled};
 
 /// Returns the definition of every metric of the relay.
 pub fn all() -> impl Iterator<Item = &'static Spec> {
-    [facts::SPECS, RelayMetrics::SPECS, S3Metrics::SPECS, SharedMetrics::SPECS, process::SPECS].into_iter().flatten()
+    let sets = [
+        facts::SPECS,
+        RelayMetrics::SPECS,
+        S3Metrics::SPECS,
+        SharedMetrics::SPECS,
+        CacheMetrics::SPECS,
+        process::SPECS,
+    ];
+    sets.into_iter().flatten()
 }
 
 /// Returns the table of the relay's metrics in `docs/METRICS.md`.

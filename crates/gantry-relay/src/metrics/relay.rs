@@ -118,6 +118,7 @@ impl RelayMetrics {
         metrics.register_all(registry);
         metrics.s3.register_all(registry);
         metrics.s3.shared.register_all(registry);
+        metrics.s3.cache.register_all(registry);
 
         metrics.begin();
         metrics

@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::cache::CacheMetrics;
 use super::labels::{S3Label, S3ResultLabel, StoreLabel};
 use super::shared::SharedMetrics;
 use super::spec::{Kind, Spec, metrics};
@@ -44,6 +45,8 @@ metrics! {
     }    with {
         /// The metrics of shared reads.
         pub shared: SharedMetrics,
+        /// The metrics of caches on disk.
+        pub cache: CacheMetrics,
     }
 }
 

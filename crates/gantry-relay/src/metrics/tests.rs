@@ -28,6 +28,7 @@ fn page() -> String {
     metrics.reloads.get_or_create(&ResultLabel { result: "ok" }).inc();
     metrics.s3.of_store("s").request_ended("get", "ok", Duration::from_millis(1));
     metrics.s3.shared.of_store("s").record(Report::Hit);
+    drop(metrics.s3.cache.of_store("s"));
 
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -87,6 +88,7 @@ fn fresh_page() -> String {
     metrics.add_store("s");
     drop(metrics.s3.of_store("s"));
     drop(metrics.s3.shared.of_store("s"));
+    drop(metrics.s3.cache.of_store("s"));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     text

@@ -8,9 +8,9 @@ use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 
 use super::failure::{failed, is_absent};
 use super::identity::Identity;
-use super::jobs::Abandoned;
 use super::lookup::is_plain;
 use super::window::{Name, Wanted, Window, Windows};
+use crate::jobs::Abandoned;
 use crate::{Budget, Error, LIST_LIMIT_MAX};
 use gantry_proto::{Key, ListEntry, ListPage, ListRequest};
 

@@ -6,7 +6,6 @@
 
 mod failure;
 mod identity;
-mod jobs;
 mod list;
 mod lookup;
 mod reader;
@@ -21,13 +20,13 @@ use futures_util::future::BoxFuture;
 
 use self::failure::failed;
 use self::identity::Identity;
-use self::jobs::{Abandoned, Handle, Jobs};
 use self::list::Listing;
 use self::lookup::find;
 use self::reader::Reader;
 use self::root::Root;
 use self::window::Windows;
 use super::{Budget, Error, Opened, Store};
+use crate::jobs::{Abandoned, Handle, Jobs};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 
 /// Maximum number of threads that open, describe and read files of one directory at once. tokio has 512 for the process.

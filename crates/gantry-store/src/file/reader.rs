@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::failure::failed;
 use super::identity::Identity;
-use super::jobs::{Abandoned, Handle, Job, Jobs};
 use crate::budget::{Budget, Reservation};
+use crate::jobs::{Abandoned, Handle, Job, Jobs};
 use crate::release::{self, ReadsAhead};
 use crate::{Body, Error};
 use gantry_proto::ObjectInfo;

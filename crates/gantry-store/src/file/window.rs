@@ -11,9 +11,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
 use tokio::time::Instant;
 
 use super::failure::failed;
-use super::jobs::Abandoned;
 use crate::Error;
 use crate::budget::{Budget, Reservation};
+use crate::jobs::Abandoned;
 
 /// Maximum memory for the names of one directory: about 400,000 short ones. A larger directory is read several times.
 const WINDOW_BYTES_MAX: u64 = 32 << 20;

@@ -11,10 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::descriptions::is_same;
 use super::limits::Limits;
 use crate::Budget;
 use crate::budget::Reservation;
+use crate::descriptions::is_same;
 use gantry_proto::{Key, ObjectInfo, Span};
 
 /// Size of a block, in bytes. Smaller blocks are evicted more precisely, larger ones are found faster.

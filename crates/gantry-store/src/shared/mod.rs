@@ -13,7 +13,6 @@
 //! - **Versions do not mix.** Kept bytes belong to an `ETag`, a version id, a size and a date.
 //! - **Errors are not kept.** Only requests that were waiting for the same bytes share one.
 
-mod descriptions;
 mod kept;
 mod leads;
 mod limits;
@@ -28,12 +27,12 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 
-use self::descriptions::{Descriptions, is_same};
 use self::leads::{Lead, Leads, Opening};
 use self::observe::Report as Event;
 use self::reader::Reader;
 use self::room::Room;
 use self::source::Source;
+use crate::descriptions::{Descriptions, is_same};
 use crate::{Budget, Error, Opened, Store};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 
@@ -106,6 +105,7 @@ impl SharedStore {
     fn find(&self, object: &ObjectInfo, span: Span) -> Option<Opened> {
         let range = span.resolve(object.size)?;
         let mut state = self.room.lock();
+        let stale_s = object.stale_s;
         let (version, object) = state.kept.find(object, span)?;
 
         state.kept.share(version);
@@ -114,7 +114,10 @@ impl SharedStore {
         drop(state);
 
         self.room.observer.record(if is_kept { Event::Hit } else { Event::Join });
-        Some(self.opened(object, version, id, range, None))
+        let mut opened = self.opened(object, version, id, range, None);
+        // Kept bytes may be older than the description.
+        opened.object.stale_s = stale_s;
+        Some(opened)
     }
 
     /// Opens the version that a request to the store has found.

@@ -6,12 +6,12 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::time::{Instant, sleep};
 
-use super::descriptions::is_same;
 use super::kept::{Kept, VersionId};
 use super::limits::Limits;
 use super::observe::{Observer, Report};
 use super::source::Source;
 use crate::budget::Holder;
+use crate::descriptions::is_same;
 use crate::{Budget, Error, Store};
 use gantry_proto::{ObjectInfo, Span};
 

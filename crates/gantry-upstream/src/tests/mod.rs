@@ -2,6 +2,7 @@
 
 mod failing;
 mod ranges;
+mod uplink;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -121,6 +121,7 @@ fn object() -> ObjectInfo {
         metadata: std::collections::BTreeMap::new(),
         checksum: None,
         other_checksum: None,
+        stale_s: None,
     }
 }
 

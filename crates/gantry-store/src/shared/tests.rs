@@ -1,7 +1,5 @@
 //! The decorator over a store that counts what is read from it.
 
-mod double;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +8,9 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use self::double::{Double, Handle};
 use super::*;
 use crate::budget::PLACE_BYTES;
+use crate::double::{Double, Handle};
 
 const MIB: usize = 1 << 20;
 const PIECE: usize = 100_000;
@@ -374,4 +372,24 @@ async fn nothing_is_read_that_nobody_wants() {
         .await
         .is_ok()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn kept_bytes_are_as_stale_as_the_description_of_the_request() {
+    let world = World::new(3 * MIB, 64 * MIB, Limits::default());
+    let describe = |stale_s| {
+        let mut object = ObjectInfo::new(key(), world.bytes.len() as u64, "\"1\"".to_owned());
+        object.stale_s = stale_s;
+        world.double.put_object(object, &world.bytes);
+    };
+
+    describe(Some(7));
+    let first = world.open(WHOLE).await.unwrap();
+    assert_eq!(first.object.stale_s, Some(7));
+    for stale_s in [None, Some(8)] {
+        describe(stale_s);
+        assert_eq!(world.open(WHOLE).await.unwrap().object.stale_s, stale_s);
+    }
+    assert_eq!(collect(first).await.unwrap(), world.bytes);
+    assert_eq!(world.opens(), 1);
 }

@@ -1,7 +1,7 @@
 //! A store in memory that counts what is read from it, and whose answers can be held back.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -14,27 +14,36 @@ use crate::{Error, Opened, Store};
 use gantry_proto::{Key, ListPage, ListRequest, ObjectInfo, Pin, Span};
 
 #[derive(Debug)]
-pub(super) struct Double {
+pub(crate) struct Double {
     piece_bytes: usize,
     objects: Mutex<BTreeMap<Key, (ObjectInfo, Bytes)>>,
     /// After how many bytes the next bodies break.
     breaks: Mutex<VecDeque<usize>>,
+    /// How many bytes too many the next bodies have.
+    surplus: Mutex<VecDeque<i64>>,
+    /// Whether `stat` does not return the sizes of parts.
+    pub(crate) forget_parts_in_stat: AtomicBool,
+    /// Whether nothing answers.
+    pub(crate) is_away: AtomicBool,
     /// One permit for each answer to `open` and `stat`, and for each piece.
-    pub(super) open_gate: Semaphore,
-    pub(super) stat_gate: Semaphore,
-    pub(super) piece_gate: Semaphore,
-    pub(super) opens: AtomicU64,
-    pub(super) stats: AtomicU64,
+    pub(crate) open_gate: Semaphore,
+    pub(crate) stat_gate: Semaphore,
+    pub(crate) piece_gate: Semaphore,
+    pub(crate) opens: AtomicU64,
+    pub(crate) stats: AtomicU64,
     /// The number of bytes read from all bodies.
-    pub(super) read: AtomicU64,
+    pub(crate) read: AtomicU64,
 }
 
 impl Double {
-    pub(super) fn new(piece_bytes: usize) -> Arc<Self> {
+    pub(crate) fn new(piece_bytes: usize) -> Arc<Self> {
         Arc::new(Self {
             piece_bytes,
             objects: Mutex::default(),
             breaks: Mutex::default(),
+            surplus: Mutex::default(),
+            forget_parts_in_stat: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
             open_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             stat_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             piece_gate: Semaphore::new(Semaphore::MAX_PERMITS),
@@ -45,29 +54,47 @@ impl Double {
     }
 
     /// Lets no answer through that is not allowed by later permits.
-    pub(super) fn close(gate: &Semaphore) {
+    pub(crate) fn close(gate: &Semaphore) {
         gate.forget_permits(Semaphore::MAX_PERMITS);
     }
 
-    pub(super) fn reopen(gate: &Semaphore) {
+    pub(crate) fn reopen(gate: &Semaphore) {
         gate.add_permits(Semaphore::MAX_PERMITS - gate.available_permits());
     }
 
-    pub(super) fn put(&self, name: &str, etag: &str, bytes: &Bytes) {
-        let key: Key = name.parse().unwrap();
-        let object = ObjectInfo::new(key.clone(), bytes.len() as u64, etag.to_owned());
-        self.objects.lock().unwrap().insert(key, (object, bytes.clone()));
+    pub(crate) fn put(&self, name: &str, etag: &str, bytes: &Bytes) {
+        self.put_object(ObjectInfo::new(name.parse().unwrap(), bytes.len() as u64, etag.to_owned()), bytes);
     }
 
-    pub(super) fn break_after(&self, bytes: usize) {
+    pub(crate) fn put_object(&self, object: ObjectInfo, bytes: &Bytes) {
+        self.objects.lock().unwrap().insert(object.key.clone(), (object, bytes.clone()));
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        self.objects.lock().unwrap().remove(&name.parse::<Key>().unwrap());
+    }
+
+    /// Adds bytes to the next body, or takes some away, which no store may do.
+    pub(crate) fn lie_about_length(&self, surplus: i64) {
+        self.surplus.lock().unwrap().push_back(surplus);
+    }
+
+    pub(crate) fn break_after(&self, bytes: usize) {
         self.breaks.lock().unwrap().push_back(bytes);
     }
 
-    pub(super) fn count(counter: &AtomicU64) -> u64 {
+    pub(crate) fn forget_breaks(&self) {
+        self.breaks.lock().unwrap().clear();
+    }
+
+    pub(crate) fn count(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::SeqCst)
     }
 
     fn find(&self, key: &Key, pin: &Pin) -> Result<(ObjectInfo, Bytes), Error> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(Error::unavailable("away, as planned"));
+        }
         let objects = self.objects.lock().unwrap();
         let (object, bytes) = objects.get(key).ok_or_else(|| Error::NotFound("no such key".to_owned()))?;
         if pin.if_match.as_ref().is_some_and(|etag| *etag != object.etag) {
@@ -100,7 +127,7 @@ impl Double {
 
 /// A handle that the decorator can own.
 #[derive(Clone, Debug)]
-pub(super) struct Handle(pub(super) Arc<Double>);
+pub(crate) struct Handle(pub(super) Arc<Double>);
 
 impl Store for Handle {
     fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
@@ -112,7 +139,12 @@ impl Store for Handle {
 
             let range = span.resolve(object.size).ok_or(Error::Range { start: span.start, size: object.size })?;
             let at = |offset: u64| usize::try_from(offset).unwrap();
-            let rest = bytes.slice(at(range.start)..at(range.end));
+            let mut rest = bytes.slice(at(range.start)..at(range.end));
+            match double.surplus.lock().unwrap().pop_front() {
+                Some(surplus @ 1..) => rest = [&rest[..], &vec![7; usize::try_from(surplus).unwrap()]].concat().into(),
+                Some(surplus) => rest.truncate(rest.len() - usize::try_from(-surplus).unwrap()),
+                None => {}
+            }
             let left = double.breaks.lock().unwrap().pop_front().unwrap_or(usize::MAX);
 
             let state = (double, object.clone(), rest, left);
@@ -129,7 +161,12 @@ impl Store for Handle {
         async move {
             self.0.stats.fetch_add(1, Ordering::SeqCst);
             // The answer is that of the moment when the request arrived.
-            let found = self.0.find(key, pin);
+            let mut found = self.0.find(key, pin);
+            if self.0.forget_parts_in_stat.load(Ordering::SeqCst)
+                && let Ok((ObjectInfo { checksum: Some(checksum), .. }, _)) = &mut found
+            {
+                checksum.parts.clear();
+            }
             Double::pass(&self.0.stat_gate).await;
             found.map(|(object, _)| object)
         }

@@ -1,7 +1,7 @@
 //! Runs work on threads that may block.
 //!
 //! A network directory may hang, and a thread that waits for it can't be stopped. Each directory therefore has a
-//! bounded number of threads for each kind of work, and nobody waits for one longer than [`DEADLINE`]. The threads of
+//! bounded number of threads for each kind of work, and nobody waits for one longer than a deadline. The threads of
 //! other directories and of name resolution stay available.
 
 use std::fs::File;
@@ -15,14 +15,16 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::Error;
 
-/// Maximum time for one piece of work, including the wait for a thread. A relay must answer `stat` and `list` within 15 s
+/// Default time for one piece of work, including the wait for a thread. A relay must answer `stat` and `list` within 15 s
 /// ("Timers" in `docs/PROTOCOL.md`).
-pub(super) const DEADLINE: Duration = Duration::from_secs(14);
+const DEADLINE: Duration = Duration::from_secs(14);
 
 /// The threads of one directory.
 #[derive(Debug)]
-pub(super) struct Jobs {
+pub(crate) struct Jobs {
     threads: Arc<Semaphore>,
+    /// Maximum time for one piece of work, including the wait for a thread.
+    deadline: Duration,
     /// When a piece of work last started or ended.
     moved_at: Arc<Mutex<Instant>>,
     /// Files to close. Closing may block, too, on some file systems.
@@ -31,18 +33,18 @@ pub(super) struct Jobs {
 
 /// A file that is closed on one of its directory's threads.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(crate) struct Handle {
     /// Present until this is dropped.
     file: Option<File>,
     jobs: Arc<Jobs>,
 }
 
 impl Handle {
-    pub(super) const fn new(file: File, jobs: Arc<Jobs>) -> Self {
+    pub(crate) const fn new(file: File, jobs: Arc<Jobs>) -> Self {
         Self { file: Some(file), jobs }
     }
 
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         self.file.as_ref().expect("the file is present until the handle is dropped")
     }
 }
@@ -59,30 +61,39 @@ impl Drop for Handle {
 
 /// Running work. Dropping it abandons the work.
 #[derive(Debug)]
-pub(super) struct Job<T> {
+pub(crate) struct Job<T> {
     work: JoinHandle<Result<T, Error>>,
     until: Instant,
+    deadline: Duration,
     abandoned: Abandoned,
 }
 
 /// Whether some work has been abandoned. Long work checks this from time to time.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Abandoned(Arc<AtomicBool>);
+pub(crate) struct Abandoned(Arc<AtomicBool>);
 
 impl Abandoned {
-    pub(super) fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 impl Jobs {
     /// Creates `threads` threads, each of which runs one piece of work at a time.
-    pub(super) fn new(threads: usize) -> Self {
+    pub(crate) fn new(threads: usize) -> Self {
         Self {
             threads: Arc::new(Semaphore::new(threads)),
+            deadline: DEADLINE,
             moved_at: Arc::new(Mutex::new(Instant::now())),
             closing: Arc::default(),
         }
+    }
+
+    /// Sets the maximum time for one piece of work, including the wait for a thread.
+    #[cfg(feature = "cache")]
+    pub(crate) const fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// Runs `work` on a thread.
@@ -93,27 +104,27 @@ impl Jobs {
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, the work is abandoned.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Abandoned) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         if self.is_stuck() {
-            return Err(overdue());
+            return Err(overdue(self.deadline));
         }
 
-        let until = Instant::now() + DEADLINE;
+        let until = Instant::now() + self.deadline;
         let thread = timeout_at(until, Arc::clone(&self.threads).acquire_owned()).await;
-        let thread = thread.map_err(|_| overdue())?.expect("the semaphore is never closed");
+        let thread = thread.map_err(|_| overdue(self.deadline))?.expect("the semaphore is never closed");
         self.start(thread, until, work).end().await
     }
 
     /// Starts `work`, unless it would have to wait for a thread.
-    pub(super) fn try_start<T: Send + 'static>(
+    pub(crate) fn try_start<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Abandoned) -> Result<T, Error> + Send + 'static,
     ) -> Option<Job<T>> {
         let thread = Arc::clone(&self.threads).try_acquire_owned().ok()?;
-        Some(self.start(thread, Instant::now() + DEADLINE, work))
+        Some(self.start(thread, Instant::now() + self.deadline, work))
     }
 
     fn start<T: Send + 'static>(
@@ -133,13 +144,13 @@ impl Jobs {
             close_all(&closing, &threads, thread);
             done
         });
-        Job { work, until, abandoned }
+        Job { work, until, deadline: self.deadline, abandoned }
     }
 
     /// Returns whether all threads have been waiting for the directory for longer than any work may take.
     fn is_stuck(&self) -> bool {
         let moved_at = *self.moved_at.lock().unwrap_or_else(PoisonError::into_inner);
-        self.threads.available_permits() == 0 && moved_at.elapsed() >= DEADLINE
+        self.threads.available_permits() == 0 && moved_at.elapsed() >= self.deadline
     }
 }
 
@@ -169,14 +180,16 @@ impl<T> Job<T> {
     ///
     /// # Errors
     /// Those of the work, and [`Error::Unavailable`] if it does not end in time.
-    pub(super) async fn end(mut self) -> Result<T, Error> {
-        let Ok(ended) = timeout_at(self.until, &mut self.work).await else { return Err(overdue()) };
+    pub(crate) async fn end(mut self) -> Result<T, Error> {
+        let Ok(ended) = timeout_at(self.until, &mut self.work).await else {
+            return Err(overdue(self.deadline));
+        };
         // It fails only if the work panicked or the runtime ends.
         ended.unwrap_or_else(|error| Err(Error::unavailable(format!("reading: {error}"))))
     }
 
     /// Returns whether the work has ended.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.work.is_finished()
     }
 }
@@ -187,8 +200,8 @@ impl<T> Drop for Job<T> {
     }
 }
 
-fn overdue() -> Error {
-    Error::unavailable(format!("the directory has not answered for {} s", DEADLINE.as_secs()))
+fn overdue(deadline: Duration) -> Error {
+    Error::unavailable(format!("the directory has not answered for {} s", deadline.as_secs()))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ type Question = (Key, Option<String>, Option<String>);
 
 /// The requests for descriptions that are waiting or in flight.
 #[derive(Debug, Default)]
-pub(super) struct Descriptions(Mutex<HashMap<Question, Asked>>);
+pub(crate) struct Descriptions(Mutex<HashMap<Question, Asked>>);
 
 /// The last request for a description.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Descriptions {
     ///
     /// # Cancel safety
     /// Other callers get their answer if the future is dropped before it is ready.
-    pub(super) async fn describe(
+    pub(crate) async fn describe(
         &self,
         store: &Arc<dyn Store>,
         key: &Key,
@@ -106,7 +106,7 @@ impl Drop for Forgets<'_> {
 /// Returns whether two descriptions are of the same version.
 ///
 /// The date is compared, too: on some servers, a copy of an object onto itself has the same `ETag` and other metadata.
-pub(super) fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
+pub(crate) fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
     (&one.etag, &one.version_id, one.size, &one.last_modified)
         == (&other.etag, &other.version_id, other.size, &other.last_modified)
 }
