@@ -11,7 +11,7 @@ pub(crate) use gantry_client::{self as consumer, Client};
 pub(crate) use gantry_http as http;
 pub(crate) use gantry_proto::chunk::{self, Chunk};
 pub(crate) use gantry_proto::message::{self, Envelope, Wait};
-pub(crate) use gantry_proto::receiver::{self, Arrivals, Output, Receiver};
+pub(crate) use gantry_proto::receiver::{self, Output, Receiver};
 pub(crate) use gantry_proto::sender::{self, Sender};
 pub(crate) use gantry_proto::subject::{self, DeliveryAllow, Operation, Prefix};
 pub(crate) use gantry_proto::{

@@ -5,6 +5,8 @@ import threading
 import time
 
 PIECE_BYTES = 16 * 1024
+# On a very slow link, pieces are smaller, so that bytes arrive evenly.
+PIECES_PER_S = 50
 
 
 class Throttle:
@@ -32,8 +34,9 @@ class Throttle:
 
     def _pass(self, source, sink, is_slow):
         due = time.monotonic()
+        piece_bytes = min(PIECE_BYTES, max(256, self.bytes_per_s // PIECES_PER_S))
         try:
-            while data := source.recv(PIECE_BYTES):
+            while data := source.recv(piece_bytes):
                 sink.sendall(data)
                 if is_slow:
                     self.passed += len(data)

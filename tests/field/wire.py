@@ -31,6 +31,10 @@ class Connection:
                    + payload + b"\r\n")
         return inbox
 
+    def subscribe(self, subject):
+        self.subscriptions += 1
+        self._send(f"SUB {subject} {self.subscriptions}\r\n".encode())
+
     def publish(self, subject, body):
         payload = json.dumps(body).encode()
         self._send(f"PUB {subject} {len(payload)}\r\n".encode() + payload + b"\r\n")

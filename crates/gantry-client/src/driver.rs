@@ -167,6 +167,9 @@ impl Driver {
 
             if let Some(outcome) = self.receiver.outcome() {
                 let outcome = outcome.map(|()| self.receiver.stats()).map_err(|failure| self.error(failure));
+                if let (Ok(_), Some(window)) = (&outcome, self.receiver.measured_window()) {
+                    self.connection.record_window(window);
+                }
                 if outcome.is_err() && self.link_status.connected {
                     self.depart().await;
                 }
@@ -308,15 +311,13 @@ impl Driver {
         self.handle(happened, now).await
     }
 
-    /// Passes the connection's progress to the receiver.
+    /// Records when anything last arrived on the connection.
     fn note_connection(&mut self, happened: &Happened, now: Duration) {
-        let arrivals = self.connection.arrivals();
-        if arrivals.received_bytes != self.received_bytes || matches!(happened, Happened::Message(_) | Happened::Status)
-        {
+        let received_bytes = self.connection.bus.received_bytes();
+        if received_bytes != self.received_bytes || matches!(happened, Happened::Message(_) | Happened::Status) {
             self.heard_at = now;
         }
-        self.received_bytes = arrivals.received_bytes;
-        self.receiver.handle_arrivals(arrivals);
+        self.received_bytes = received_bytes;
     }
 
     /// Passes an event to the receiver.
@@ -331,7 +332,6 @@ impl Driver {
             }
             Happened::Message(Some(message)) => {
                 self.receiver.handle_message(&message.headers, message.payload, now);
-                self.connection.record_arrived(self.receiver.arrived_until());
             }
             Happened::Event(event) => {
                 if let Some(error) = self.denial(event) {

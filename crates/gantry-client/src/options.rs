@@ -21,7 +21,9 @@ use gantry_proto::subject::Prefix;
 pub struct Options {
     /// The first tokens of every subject.
     pub prefix: Prefix,
-    /// The first window of a download, in bytes.
+    /// The first window of a download, in bytes, unless one on the same connection has just measured a larger one. On a
+    /// fast link it becomes large within a few round trips. On a slow link that many downloads share, each window waits
+    /// in its queue.
     pub window_initial_bytes: u64,
     /// The largest window of a download, in bytes.
     pub window_max_bytes: u64,
@@ -31,7 +33,7 @@ pub struct Options {
     pub connection_window_bytes: u64,
     /// The largest chunk payload to request, in bytes. The server's `max_payload` may lower it.
     pub chunk_max_bytes: u64,
-    /// The silence after which a relay is considered lost.
+    /// The silence after which a relay is considered lost. On a slow link it is longer, and follows the measured delay.
     pub stall_timeout: Duration,
     /// How long to retry while no relay has ever answered.
     pub no_relay_patience: Duration,
@@ -47,7 +49,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             prefix: Prefix::default(),
-            window_initial_bytes: 2 * 1024 * 1024,
+            window_initial_bytes: 4 * 1024,
             window_max_bytes: 24 * 1024 * 1024,
             connection_window_bytes: 24 * 1024 * 1024,
             chunk_max_bytes: 8 * 1024 * 1024,

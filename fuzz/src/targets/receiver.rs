@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::gantry::{Arrivals, Chunk, Get, Output, Prefix, Receiver, Span, receiver, subject};
+use crate::gantry::{Chunk, Get, Output, Prefix, Receiver, Span, receiver, subject};
 use crate::machine::{Number, Position, Said};
 
 #[derive(Arbitrary, Debug)]
@@ -27,7 +27,6 @@ enum Event {
     Disconnected,
     Connected,
     NoResponders,
-    Link(Number, Number),
     Share(Number),
 }
 
@@ -115,10 +114,6 @@ impl World {
             Event::Disconnected => self.receiver.handle_disconnected(),
             Event::Connected => self.receiver.handle_connected(self.now),
             Event::NoResponders => self.receiver.handle_no_responders(self.now),
-            Event::Link(bytes, ms) => {
-                let arrived_until = Duration::from_millis(ms.0);
-                self.receiver.handle_arrivals(Arrivals { received_bytes: bytes.0, arrived_until });
-            }
             Event::Share(share) => self.receiver.handle_window_limit(share.0),
         }
     }

@@ -6,7 +6,6 @@
 //! | `admit` | whether an `accepted` is valid |
 //! | `credit` | how far the relay may send, and how large the window is |
 //! | `recovery` | the next request after a failure, or the end of the download |
-//! | `silence` | whether a silent relay is lost or the link is slow |
 //! | `timers` | one table of all timers |
 //! | `failure` | the reasons for a recovery and for the end of a download |
 
@@ -14,7 +13,6 @@ mod admit;
 mod credit;
 mod failure;
 mod recovery;
-mod silence;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -28,8 +26,6 @@ use bytes::Bytes;
 use self::credit::Credit;
 pub use self::failure::{Cause, Failure};
 use self::recovery::Recovery;
-pub use self::silence::Arrivals;
-use self::silence::Silence;
 use self::transfer::Transfer;
 use super::OFFSET_MAX;
 use super::answer::Accepted;
@@ -55,8 +51,8 @@ pub struct Settings {
     pub window_max: u64,
     /// The largest chunk payload to request, in bytes.
     pub chunk_max: u64,
-    /// Silence after which a relay counts as lost, but at least three of its beats. Until a relay's first message, the
-    /// timeout is shorter and follows the time of earlier answers.
+    /// Silence after which a relay counts as lost, but at least three of its beats. On a slow link, it is longer and follows
+    /// the measured delay. Until a relay's first message, it is shorter and follows the time of earlier answers.
     pub stall_timeout: Duration,
     /// How long to retry while nobody listens and no relay has ever accepted.
     pub no_relay_patience: Duration,
@@ -115,8 +111,8 @@ enum State {
         asked: Duration,
         /// Whether a relay has responded, even if only with a beat.
         heard: bool,
-        /// The time since the request, or since the relay's last message.
-        silence: Silence,
+        /// The time of the request, or of the relay's last message.
+        heard_at: Duration,
         /// The credit in the request.
         credit: u64,
     },
@@ -132,7 +128,8 @@ enum State {
 ///
 /// Invariants:
 /// - [`Self::poll_deliver`] returns a prefix of the requested range of one version of the object, each byte once.
-/// - Credit never decreases, and never exceeds the written bytes by more than a window.
+/// - Credit never decreases, and never exceeds the written bytes by more than the largest window.
+/// - Credit never exceeds the arrived bytes by more than the window, unless the window has shrunk since it was given.
 /// - The download ends only when every byte and the end message have arrived.
 #[derive(Debug)]
 pub struct Receiver {
@@ -145,7 +142,6 @@ pub struct Receiver {
     /// The offset of the next byte to arrive.
     next: u64,
     credit: Credit,
-    arrivals: Arrivals,
     state: State,
     recovery: Recovery,
     /// Limits control messages.
@@ -164,14 +160,13 @@ impl Receiver {
     pub fn new(settings: Settings, get: Get, now: Duration) -> Self {
         let start = get.span.start;
         let mut receiver = Self {
-            credit: Credit::new(start, settings.window_initial, settings.window_max, settings.chunk_max),
+            credit: Credit::new(start, settings.window_initial, settings.window_max),
             recovery: Recovery::new(&settings, now),
             settings,
             get,
             object: None,
             limit: None,
             next: start,
-            arrivals: Arrivals::default(),
             state: State::Waiting { until: now },
             controls: Quota::new(CONTROLS_BURST, CONTROLS_EVERY),
             repeats: Quota::new(REPEATS_BURST, REPEATS_EVERY),
@@ -255,11 +250,12 @@ impl Receiver {
         !self.deliver.is_empty()
     }
 
-    /// Returns when the latest credit was given whose bytes have arrived. Everything sent to the consumer before then has
-    /// arrived as well.
+    /// Returns the window that this download's link is known to carry, in bytes; `None` until a delay was measured. Another
+    /// download on the same connection may start with it.
     #[must_use]
-    pub const fn arrived_until(&self) -> Duration {
-        self.credit.window().arrived_until()
+    pub fn measured_window(&self) -> Option<u64> {
+        let window = self.credit.window();
+        window.delay().map(|_| window.size())
     }
 
     /// Returns the written offset from which on [`Self::handle_written`] has an effect. Until then it need not be called.
@@ -273,14 +269,7 @@ impl Receiver {
 
         let limit = self.limit.unwrap_or(OFFSET_MAX);
         let may_give_credit = transfer.credit < limit && transfer.control_due.is_none();
-        let credit_due = if may_give_credit { self.credit.written_at_step(transfer.credit, limit) } else { u64::MAX };
-        let caught_up = self.credit.written_to_keep_up(self.next).unwrap_or(u64::MAX);
-        credit_due.min(caught_up)
-    }
-
-    /// Records what the connection has carried by now.
-    pub const fn handle_arrivals(&mut self, arrivals: Arrivals) {
-        self.arrivals = arrivals;
+        if may_give_credit { self.credit.written_at_step(transfer.credit, self.next, limit) } else { u64::MAX }
     }
 
     /// Records the connection's share of the window budget, in bytes.
@@ -296,7 +285,7 @@ impl Receiver {
 
         self.count_recovery();
         self.recovery.handle_disconnected();
-        self.learn_from_end();
+        self.credit.handle_end();
         self.credit.window_mut().handle_lost();
 
         // Unsent messages belong to a transfer that is gone. A new request follows the reconnect.
@@ -347,8 +336,8 @@ impl Receiver {
         let is_news = self.is_news(&body);
         self.recovery.handle_heard();
         match &mut self.state {
-            State::Requested { asked, heard, silence, credit } => {
-                *silence = Silence::new(now, self.arrivals);
+            State::Requested { asked, heard, heard_at, credit } => {
+                *heard_at = now;
                 if !std::mem::replace(heard, true) {
                     self.recovery.handle_answered(now.saturating_sub(*asked));
                 }
@@ -357,7 +346,7 @@ impl Receiver {
             }
             State::Streaming(transfer) if envelope.transfer == Some(transfer.id()) => {
                 if is_news {
-                    transfer.silence = Silence::new(now, self.arrivals);
+                    transfer.heard_at = now;
                 }
                 self.handle_body(body, now);
             }

@@ -35,6 +35,10 @@ use super::request::{Control, GetRequest};
 /// byte need not wait for half a megabyte.
 const FIRST_CHUNK_MAX: usize = 32 << 10;
 
+/// The number of chunks at the start of a transfer that are not held back for more credit, unless they are tiny. A
+/// consumer's window starts small, and grows with each of them.
+const PROMPT_CHUNKS: u64 = 4;
+
 /// How a transfer ended, as the relay sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -406,10 +410,12 @@ impl Sender {
         true
     }
 
-    /// Returns whether credit cuts the next chunk short. The first chunk is small in any case, and must not be delayed.
+    /// Returns whether credit cuts the next chunk short. The first chunk is small in any case, and must not be delayed;
+    /// neither must the next ones, from whose arrival the consumer learns how large its window may be.
     fn is_cut_short(&self) -> bool {
         let allowed = self.allowed();
-        self.seq > 0 && 0 < allowed && allowed < self.buffer.len() && allowed < to_u64(self.settings.chunk_max)
+        let is_prompt = self.seq == 0 || (self.seq < PROMPT_CHUNKS && !self.short_chunks.is_fragment(allowed));
+        !is_prompt && 0 < allowed && allowed < self.buffer.len() && allowed < to_u64(self.settings.chunk_max)
     }
 
     /// Cuts the next chunk if the transfer has a turn.

@@ -233,6 +233,7 @@ impl World {
         if let Some(at) = transfer.sender.poll_timeout()
             && transfer.timer_at.is_none_or(|set| at < set)
         {
+            let at = at.max(self.now);
             transfer.timer_at = Some(at);
             self.schedule(at.saturating_sub(self.now), Event::RelayTimer(id));
         }
@@ -240,7 +241,10 @@ impl World {
     }
 
     fn relay_timer(&mut self, id: TransferId) {
-        let Some(transfer) = self.transfers.get_mut(&id) else { return };
+        let now = self.now;
+        let Some(transfer) = self.transfers.get_mut(&id).filter(|transfer| transfer.timer_at == Some(now)) else {
+            return;
+        };
         if self.relays[transfer.relay] == Health::Up {
             transfer.timer_at = None;
             transfer.sender.handle_timeout(self.now);
@@ -267,7 +271,6 @@ impl World {
     fn arrive(&mut self, index: usize, inbox: u64, headers: &Headers, payload: Bytes) {
         let Some(consumer) = self.consumers.get_mut(&index) else { return };
         if consumer.inbox == inbox {
-            consumer.note_received(payload.len());
             consumer.receiver.handle_message(headers, payload, self.now);
             self.pump(index);
         }
@@ -282,7 +285,10 @@ impl World {
     }
 
     fn consumer_timer(&mut self, index: usize) {
-        let Some(consumer) = self.consumers.get_mut(&index) else { return };
+        let now = self.now;
+        let Some(consumer) = self.consumers.get_mut(&index).filter(|consumer| consumer.timer_at == Some(now)) else {
+            return;
+        };
         consumer.timer_at = None;
         consumer.receiver.handle_timeout(self.now);
         self.pump(index);
@@ -330,6 +336,7 @@ impl World {
         } else if let Some(at) = consumer.receiver.poll_timeout()
             && consumer.timer_at.is_none_or(|set| at < set)
         {
+            let at = at.max(now);
             consumer.timer_at = Some(at);
             events.push((at.saturating_sub(now), Event::ConsumerTimer(index)));
         }

@@ -317,7 +317,8 @@ mod floods {
                 pair.transfer = transfer(number);
             }
         }
-        assert!((50..=10 * 11 + 10).contains(&asked), "{asked} requests in 10 s");
+        // Ten a second are immediate, and fewer than that come after a pause.
+        assert!((50..=10 * 20).contains(&asked), "{asked} requests in 10 s");
     }
 
     /// Each chunk has one byte and is written at once. The control messages stay within the quota.
