@@ -4,6 +4,7 @@
     thin_leaf.py                                  1, 4 and 12 consumers of 3 MB each at 1 MB/s: about a minute
     thin_leaf.py --consumers 24,48 --size 6000000
     thin_leaf.py --consumers 3 --size 1000000 --rate 20000
+    thin_leaf.py --consumers 1,4 --size 100000000 --rate 12500000 --rtt-ms 100
     thin_leaf.py --gantry target/debug/gantry
 
 A relay and a nats-server are at the hub. The nats-server of the site is a leaf node of it, behind a proxy that passes
@@ -84,7 +85,7 @@ class Probe(threading.Thread):
 class Scene:
     """A hub with a relay, and a site behind a thin link."""
 
-    def __init__(self, stage, gantry, size, rate):
+    def __init__(self, stage, gantry, size, rate, rtt_ms):
         self.stage, self.gantry, self.size, self.rate = stage, gantry, size, rate
         self.body = os.urandom(size)
         files = stage.folder / "files"
@@ -93,7 +94,7 @@ class Scene:
 
         leaf_port = free_port()
         self.hub = self._nats("hub", f"leafnodes {{ listen: 127.0.0.1:{leaf_port} }}")
-        self.link = Throttle(("127.0.0.1", leaf_port), rate)
+        self.link = Throttle(("127.0.0.1", leaf_port), rate, delay_s=rtt_ms / 2000)
         self.site = self._nats("site", f"leafnodes {{ remotes: [ {{ url: nats://127.0.0.1:{self.link.port} }} ] }}")
 
         http = f"127.0.0.1:{free_port()}"
@@ -165,6 +166,7 @@ def main():
     parser.add_argument("--consumers", default="1,4,12", help="how many at once; several numbers make several lines")
     parser.add_argument("--size", type=int, default=3_000_000, help="bytes of the object")
     parser.add_argument("--rate", type=int, default=1_000_000, help="bytes per second of the link to the site")
+    parser.add_argument("--rtt-ms", type=int, default=0, help="round trip of the link without a queue")
     parser.add_argument("--gantry", type=lambda path: Path(path).resolve(), help="use this binary, do not build")
     args = parser.parse_args()
 
@@ -173,7 +175,7 @@ def main():
         servers.DEV.mkdir(exist_ok=True)
         gantry = args.gantry or demo.build(stage)
         stage.folder = Path(tempfile.mkdtemp(dir=servers.DEV, prefix="field-"))
-        scene = Scene(stage, gantry, args.size, args.rate)
+        scene = Scene(stage, gantry, args.size, args.rate, args.rtt_ms)
         for count in map(int, args.consumers.split(",")):
             if not scene.run(count):
                 missed.append(str(count))

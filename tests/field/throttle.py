@@ -1,5 +1,6 @@
-"""A TCP proxy that passes at most so many bytes per second to the client, for links that are slow."""
+"""A TCP proxy that passes at most so many bytes per second to the client, for links that are slow or long."""
 
+import queue
 import socket
 import threading
 import time
@@ -10,10 +11,11 @@ PIECES_PER_S = 50
 
 
 class Throttle:
-    """Passes connections on to `target`. With `up`, the bytes to the target are slow, otherwise those from it."""
+    """Passes connections on to `target`. With `up`, the bytes to the target are slow, otherwise those from it. All bytes
+    arrive `delay_s` later."""
 
-    def __init__(self, target, bytes_per_s, up=False):
-        self.target, self.bytes_per_s, self.up = target, bytes_per_s, up
+    def __init__(self, target, bytes_per_s, up=False, delay_s=0):
+        self.target, self.bytes_per_s, self.up, self.delay_s = target, bytes_per_s, up, delay_s
         self.passed = 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -33,15 +35,31 @@ class Throttle:
             threading.Thread(target=self._pass, args=(server, client, not self.up), daemon=True).start()
 
     def _pass(self, source, sink, is_slow):
-        due = time.monotonic()
         piece_bytes = min(PIECE_BYTES, max(256, self.bytes_per_s // PIECES_PER_S))
+        # Twice as many pieces as the delay holds back at the link's rate, so that a sink that takes nothing is felt.
+        on_the_way = queue.Queue(1 + int(2 * self.delay_s * self.bytes_per_s / piece_bytes))
+        threading.Thread(target=self._deliver, args=(on_the_way, source, sink), daemon=True).start()
+
+        due = time.monotonic()
         try:
             while data := source.recv(piece_bytes):
-                sink.sendall(data)
+                on_the_way.put((time.monotonic() + self.delay_s, data))
                 if is_slow:
                     self.passed += len(data)
                     due = max(due, time.monotonic() - 0.1) + len(data) / self.bytes_per_s
                     time.sleep(max(0, due - time.monotonic()))
+        except OSError:
+            pass
+        on_the_way.put((time.monotonic() + self.delay_s, b""))
+
+    @staticmethod
+    def _deliver(on_the_way, source, sink):
+        data = None
+        try:
+            while data != b"":
+                due, data = on_the_way.get()
+                time.sleep(max(0, due - time.monotonic()))
+                sink.sendall(data)
         except OSError:
             pass
         for end in (source, sink):
@@ -49,6 +67,9 @@ class Throttle:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+        # The reader ends now, but may wait for a place in the queue.
+        while data != b"":
+            _, data = on_the_way.get()
 
     def close(self):
         self.listener.close()
