@@ -15,7 +15,7 @@ pub(crate) use gantry_proto::receiver::{self, Output, Receiver};
 pub(crate) use gantry_proto::sender::{self, Sender};
 pub(crate) use gantry_proto::subject::{self, DeliveryAllow, Operation, Prefix};
 pub(crate) use gantry_proto::{
-    Accepted, Body, Checksum, ChecksumAlgorithm, ChecksumKind, Code, Control, End, Get, GetRequest, Headers, Key,
+    Accepted, Body, Checksum, ChecksumAlgorithm, ChecksumKind, Code, Control, End, Get, GetRequest, Headers, Key, Location,
     ListEntry, ListPage, ListRequest, ObjectInfo, PartRun, Pin, Span, StatRequest, StoreName, TransferId, WireError,
     check, limits, printable, service,
 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use gantry_proto::{Span, receiver, sender};
+use gantry_proto::{Location, Span, receiver, sender};
 
 use crate::bus::HEAD_BYTES;
 use crate::context::between;
@@ -204,7 +204,13 @@ fn draw_receiver(rng: &mut Rng, chunk_max: usize) -> receiver::Settings {
         backoff_min: 100 * MS,
         backoff_max: 2 * SECOND,
         jitter_seed: rng.u64(..),
+        near: rng.bool().then(|| (location(), rng.u64(1..=window_max))),
     }
+}
+
+/// Where all relays of the simulation are connected.
+pub(crate) fn location() -> Location {
+    Location { server: "one".to_owned(), cluster: None }
 }
 
 fn draw_sender(rng: &mut Rng, chunk_max: usize) -> sender::Settings {

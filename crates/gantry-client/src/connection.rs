@@ -24,6 +24,10 @@ const LIMITED_WINDOW_MIN_BYTES: u64 = 4 * 1024;
 /// The smallest chunk of a client with a rate limit. The headers of smaller chunks would cost more than their payload.
 const LIMITED_CHUNK_MIN_BYTES: u64 = 1024;
 
+/// The first window of a download, in bytes, if the relay may be behind a slow link that others share. In the queue of
+/// such a link, the first windows of all downloads wait for each other.
+const WINDOW_FAR_BYTES: u64 = 4 * 1024;
+
 /// How long a measured window counts for further downloads. Meanwhile others may have begun to use the same link.
 const MEASURED_FOR: Duration = Duration::from_secs(10);
 
@@ -83,7 +87,7 @@ impl Connection {
     /// Returns the first window of a new download, in bytes. What the link has carried a moment ago need not be measured
     /// again.
     fn first_window(&self) -> u64 {
-        let initial = self.options.window_initial_bytes;
+        let initial = WINDOW_FAR_BYTES.min(self.options.window_initial_bytes);
         let measured = *self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         let is_recent = |measured: &Measured| self.clock.now().saturating_sub(measured.at) <= MEASURED_FOR;
         measured.filter(is_recent).map_or(initial, |measured| (measured.windows / self.downloads()).max(initial))
@@ -102,9 +106,12 @@ impl Connection {
         let window = rate.max(LIMITED_WINDOW_MIN_BYTES);
         let chunk = (rate / 4).max(LIMITED_CHUNK_MIN_BYTES);
 
+        let window_near = self.options.window_initial_bytes.min(self.share()).min(window);
+
         Settings {
             prefix: self.options.prefix.clone(),
             window_initial: self.first_window().min(self.share()).min(window),
+            near: self.bus.location().map(|location| (location, window_near)),
             window_max: self.options.window_max_bytes.min(window),
             chunk_max: self.options.chunk_max_bytes.min(payload_max).min(chunk).max(1),
             stall_timeout: self.options.stall_timeout,

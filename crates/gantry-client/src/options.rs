@@ -21,9 +21,9 @@ use gantry_proto::subject::Prefix;
 pub struct Options {
     /// The first tokens of every subject.
     pub prefix: Prefix,
-    /// The first window of a download, in bytes, unless one on the same connection has just measured a larger one. On a
-    /// fast link it becomes large within a few round trips. On a slow link that many downloads share, each window waits
-    /// in its queue.
+    /// The first window of a download, in bytes, if the relay is connected to the same nats-server or cluster. Otherwise
+    /// a slow link may be between them, and the first window is small, unless a download on the same connection has just
+    /// measured a larger one. On a fast link, it becomes large within a few round trips.
     pub window_initial_bytes: u64,
     /// The largest window of a download, in bytes.
     pub window_max_bytes: u64,
@@ -49,7 +49,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             prefix: Prefix::default(),
-            window_initial_bytes: 4 * 1024,
+            window_initial_bytes: 2 * 1024 * 1024,
             window_max_bytes: 24 * 1024 * 1024,
             connection_window_bytes: 24 * 1024 * 1024,
             chunk_max_bytes: 8 * 1024 * 1024,

@@ -10,6 +10,7 @@ use tracing::warn;
 use crate::lifetime::Lifetime;
 use crate::throttle::{REFUSALS, Throttle};
 use gantry_bus::{Bus, Message, Status};
+use gantry_proto::Location;
 
 /// The number of transfers that may hand a chunk to the bus at once. The others wait here and send beats meanwhile. If
 /// all of them waited in the bus's own queue, the beats of a thousand transfers would arrive seconds late.
@@ -115,6 +116,11 @@ impl Outbox {
     }
 
     /// Returns the server's limit on payload and headers together, in bytes.
+    /// Returns where transfers are published.
+    pub(crate) fn location(&self) -> Option<Location> {
+        self.data.location()
+    }
+
     pub(crate) fn max_payload(&self) -> usize {
         self.data.max_payload()
     }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::gantry::{Chunk, Get, Output, Prefix, Receiver, Span, receiver, subject};
+use crate::gantry::{Chunk, Get, Location, Output, Prefix, Receiver, Span, receiver, subject};
 use crate::machine::{Number, Position, Said};
 
 #[derive(Arbitrary, Debug)]
 struct Input {
     window_initial: Number,
+    window_near: Option<Number>,
     window_max: Number,
     chunk_max: Number,
     start: u8,
@@ -42,6 +43,7 @@ pub(crate) fn run(data: &[u8]) {
     let settings = receiver::Settings {
         prefix: Prefix::default(),
         window_initial: input.window_initial.0 % HELD_MAX,
+        near: input.window_near.map(|window| (Location { server: "here".to_owned(), cluster: None }, window.0 % HELD_MAX)),
         window_max,
         chunk_max: input.chunk_max.0 % HELD_MAX,
         stall_timeout: Duration::from_secs(3),

@@ -37,7 +37,7 @@ use super::message::{self, Body, Headers};
 use super::names::TransferId;
 use super::object::ObjectInfo;
 use super::quota::Quota;
-use super::request::{Control, GetRequest};
+use super::request::{Control, GetRequest, Location};
 use super::subject::Prefix;
 
 /// The limits of a [`Receiver`].
@@ -47,6 +47,9 @@ pub struct Settings {
     pub prefix: Prefix,
     /// The first window, in bytes.
     pub window_initial: u64,
+    /// Where the consumer is connected, and the first window of a transfer from a relay near it, in bytes, if it
+    /// is larger.
+    pub near: Option<(Location, u64)>,
     /// The largest window, in bytes.
     pub window_max: u64,
     /// The largest chunk payload to request, in bytes.
@@ -115,6 +118,8 @@ enum State {
         heard_at: Duration,
         /// The credit in the request.
         credit: u64,
+        /// The credit in the request for a near relay; the same if there is none.
+        near_credit: u64,
     },
     /// A relay is sending.
     Streaming(Box<Transfer>),
@@ -284,6 +289,8 @@ impl Receiver {
         }
 
         self.count_recovery();
+        // The next server may be another one.
+        self.settings.near = None;
         self.recovery.handle_disconnected();
         self.credit.handle_end();
         self.credit.window_mut().handle_lost();
@@ -336,13 +343,13 @@ impl Receiver {
         let is_news = self.is_news(&body);
         self.recovery.handle_heard();
         match &mut self.state {
-            State::Requested { asked, heard, heard_at, credit } => {
+            State::Requested { asked, heard, heard_at, credit, near_credit } => {
                 *heard_at = now;
                 if !std::mem::replace(heard, true) {
                     self.recovery.handle_answered(now.saturating_sub(*asked));
                 }
-                let credit = *credit;
-                self.handle_answer(body, envelope.transfer, credit, now);
+                let credits = (*credit, *near_credit);
+                self.handle_answer(body, envelope.transfer, credits, now);
             }
             State::Streaming(transfer) if envelope.transfer == Some(transfer.id()) => {
                 if is_news {
@@ -357,10 +364,10 @@ impl Receiver {
         }
     }
 
-    /// Handles a message before `accepted`. `credit` is the one in the request.
-    fn handle_answer(&mut self, body: Body, transfer: Option<TransferId>, credit: u64, now: Duration) {
+    /// Handles a message before `accepted`. `credits` are those in the request, for any relay and for a near one.
+    fn handle_answer(&mut self, body: Body, transfer: Option<TransferId>, credits: (u64, u64), now: Duration) {
         match body {
-            Body::Accepted(accepted) => self.handle_accepted(accepted, transfer, credit, now),
+            Body::Accepted(accepted) => self.handle_accepted(accepted, transfer, credits, now),
             Body::Beat { .. } => {}
             Body::Error(error) => self.handle_error(error, transfer.is_none(), now),
             Body::Goaway => self.recover(Cause::Goaway, None, now),

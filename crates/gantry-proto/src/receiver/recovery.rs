@@ -9,7 +9,7 @@ use super::super::limits::{RECOVERIES_BURST, RECOVERIES_EVERY};
 use super::super::message::Body;
 use super::super::object::ObjectInfo;
 use super::super::quota::Quota;
-use super::super::request::GetRequest;
+use super::super::request::{GetRequest, Near};
 use super::failure::{Cause, Failure};
 use super::{Output, Receiver, Settings, State};
 
@@ -191,7 +191,9 @@ impl Receiver {
         self.credit.handle_granted(credit, self.next, now);
         let pin = self.object.as_ref().map_or_else(|| self.get.pin.clone(), ObjectInfo::pin);
 
-        self.state = State::Requested { asked: now, heard: false, heard_at: now, credit };
+        let near = self.near(credit, limit);
+        let near_credit = near.as_ref().map_or(credit, |near| near.credit);
+        self.state = State::Requested { asked: now, heard: false, heard_at: now, credit, near_credit };
         let request = GetRequest {
             v: None,
             key: self.get.key.clone(),
@@ -203,8 +205,16 @@ impl Receiver {
             chunk_max: Some(self.settings.chunk_max),
             context: self.get.context.clone(),
             keeps_alive: true,
+            near,
         };
         self.outputs.push_back(Output::Request(request));
+    }
+
+    /// Returns the credit for a near relay, if it is more than `credit`.
+    fn near(&self, credit: u64, limit: Option<u64>) -> Option<Near> {
+        let (location, window) = self.settings.near.as_ref()?;
+        let near = Near { location: location.clone(), credit: self.credit.grant_near(self.next, limit, *window) };
+        (near.credit > credit && !self.recovery.is_unanswered()).then_some(near)
     }
 
     /// Abandons the transfer and requests the rest: immediately if bytes have arrived since the last recovery,

@@ -194,7 +194,7 @@ impl Receiver {
         &mut self,
         accepted: Box<Accepted>,
         transfer: Option<TransferId>,
-        requested_credit: u64,
+        (requested_credit, near_credit): (u64, u64),
         now: Duration,
     ) {
         // Until this check has passed, nothing may be sent to the control subject in the message.
@@ -220,9 +220,13 @@ impl Receiver {
         self.recovery.handle_accepted();
 
         // The relay ignores credit past its own limit, so the consumer would have to give it again after a round trip.
-        let credit = accepted.credit.min(requested_credit);
+        let credit = accepted.credit.min(near_credit);
         self.credit.handle_relay_max(accepted.window_max);
-        self.credit.window_mut().handle_granted_less(credit);
+        if credit > requested_credit {
+            self.credit.handle_near(credit, self.next);
+        } else {
+            self.credit.window_mut().handle_granted_less(credit);
+        }
 
         let transfer = Transfer::new(&accepted, credit, self.recovery.answered_in(), now);
         self.state = State::Streaming(Box::new(transfer));

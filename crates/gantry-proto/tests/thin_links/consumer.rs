@@ -11,6 +11,7 @@ fn settings(jitter_seed: u64) -> Settings {
     Settings {
         prefix: Prefix::default(),
         window_initial: 4 << 10,
+        near: None,
         window_max: 24 << 20,
         chunk_max: 1 << 20,
         stall_timeout: Duration::from_secs(3),

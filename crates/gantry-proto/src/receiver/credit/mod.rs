@@ -83,6 +83,19 @@ impl Credit {
         self.grant(next, limit).min(next.saturating_add(most)).max(next)
     }
 
+    /// Returns the credit for a request whose relay is near, with the window for such relays.
+    pub(super) fn grant_near(&self, next: u64, limit: Option<u64>, window: u64) -> u64 {
+        let limit = limit.unwrap_or(OFFSET_MAX).max(next);
+        let size = window.max(self.window.size()).min(self.growth_limit());
+        let unwritten = self.written.saturating_add(self.unwritten_max());
+        next.saturating_add(size).min(unwritten).min(limit).min(OFFSET_MAX).max(next)
+    }
+
+    /// Records that the relay is near, and has accepted credit up to `limit`. Bytes from `next` on have not arrived.
+    pub(super) fn handle_near(&mut self, limit: u64, next: u64) {
+        self.window.handle_near(limit, limit.saturating_sub(next));
+    }
+
     /// Returns the smallest credit that is worth sending after `credit`.
     pub(super) fn step_from(&self, credit: u64) -> u64 {
         let size = self.size();

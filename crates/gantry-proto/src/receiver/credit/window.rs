@@ -140,6 +140,14 @@ impl Window {
         }
     }
 
+    /// Records that the relay is near and may send up to `limit` at once, which is a window of `size`.
+    pub(super) fn handle_near(&mut self, limit: u64, size: u64) {
+        self.size = self.size.max(size);
+        if let Some(mark) = &mut self.mark {
+            mark.limit = limit;
+        }
+    }
+
     /// Records that bytes arrived up to `next`. The window may become at most `max`.
     pub(super) fn handle_arrived(&mut self, next: u64, max: u64, now: Duration) {
         let Some(mark) = self.mark else { return };

@@ -5,6 +5,7 @@ use super::super::answer::End;
 use super::super::error::{Code, WireError};
 use super::super::message::{Envelope, Wait};
 use super::super::object::{Pin, Span};
+use super::super::request::Near;
 use super::*;
 use uuid::Uuid;
 
@@ -97,6 +98,7 @@ fn settings() -> Settings {
     Settings {
         prefix: Prefix::default(),
         window_initial: 100,
+        near: None,
         window_max: 800,
         chunk_max: 50,
         stall_timeout: STALL,
@@ -222,8 +224,38 @@ mod progress {
             chunk_max: Some(50),
             context: Some("mine".to_owned()),
             keeps_alive: true,
+            near: None,
         };
         assert_eq!(pair.outputs(), [Output::Request(expected)]);
+    }
+
+    #[test]
+    fn only_a_near_relay_may_send_the_window_for_near_relays_at_once() {
+        let here = Location { server: "s1".to_owned(), cluster: None };
+        let near = Settings { near: Some((here.clone(), 400)), ..settings() };
+        for (credit, window) in [(100, 100), (400, 400)] {
+            let mut pair = Pair::with(near.clone(), Span::default(), Pin::default());
+            let outputs = pair.outputs();
+            let Output::Request(request) = &outputs[0] else { panic!("{outputs:?}") };
+            assert_eq!(request.credit, Some(100));
+            assert_eq!(request.near, Some(Near { location: here.clone(), credit: 400 }));
+
+            pair.accept_as(Accepted { credit, ..accepted(transfer(1), 0) }, START);
+            assert_eq!(pair.receiver.credit.window().size(), window);
+            assert_eq!(pair.receiver.credit.grant(0, None), credit);
+        }
+    }
+
+    #[test]
+    fn the_window_for_near_relays_is_not_offered_after_a_reconnect() {
+        let here = Location { server: "s1".to_owned(), cluster: None };
+        let near = Settings { near: Some((here, 400)), ..settings() };
+        let mut pair = Pair::with(near, Span::default(), Pin::default());
+        pair.outputs();
+        pair.receiver.handle_disconnected();
+        pair.receiver.handle_connected(SECOND);
+        let outputs = pair.outputs();
+        assert!(matches!(outputs.last(), Some(Output::Request(GetRequest { near: None, .. }))), "{outputs:?}");
     }
 
     #[test]
@@ -324,6 +356,7 @@ mod recovery {
             chunk_max: Some(50),
             context: Some("mine".to_owned()),
             keeps_alive: true,
+            near: None,
         };
         assert_eq!(outputs.first(), Some(&cancel(transfer(1), 100)));
         assert_eq!(outputs.last(), Some(&Output::Request(pinned)));

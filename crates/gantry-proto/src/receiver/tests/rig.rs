@@ -40,6 +40,7 @@ impl Rig {
         let settings = Settings {
             prefix: Prefix::default(),
             window_initial: 4 * KIB,
+            near: None,
             window_max: 24 * MIB,
             chunk_max: MIB,
             stall_timeout: STALL,
