@@ -59,7 +59,8 @@ impl Relay {
     async fn accept(&mut self) -> GetRequest {
         let message = self.requests.next().await.unwrap();
         self.inbox = message.reply.unwrap();
-        let request = GetRequest::parse(&message.payload).unwrap();
+        let mut request = GetRequest::parse(&message.payload).unwrap();
+        request.apply_location(&self.bus.location().unwrap());
         let accepted = Accepted {
             host: None,
             transfer: self.transfer,
