@@ -11,7 +11,7 @@ use crate::support::gantry::{Command, Output};
 use crate::support::site::{FILES, OBJECTS, listed};
 use crate::support::{Nats, Relay, S3, Site, data, gantry, until};
 
-const PROMPT: Duration = Duration::from_secs(10);
+const PROMPT: Duration = Duration::from_secs(2);
 
 /// How long an unreachable store may be retried.
 const RETRY_BUDGET: Duration = Duration::from_secs(15);

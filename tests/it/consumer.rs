@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::support::site::FILES;
 use crate::support::{Nats, Site, data, gantry, until};
 
-const PROMPT: Duration = Duration::from_secs(10);
+const PROMPT: Duration = Duration::from_secs(2);
 
 /// A link to nats-server with a rate limit towards the client, which all connections share.
 struct SlowLink {

@@ -25,7 +25,7 @@ use crate::support::data::random_bytes;
 use crate::support::{DEADLINE, Nats, NatsOptions, until};
 
 /// The maximum time without a connection after it died.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(1);
 
 /// All messages that nats-server forwards but async-nats can't parse, by name.
 fn malformed(kind: &str, subject: &str) -> Vec<u8> {

@@ -51,7 +51,7 @@ class WithFakeRelay(unittest.IsolatedAsyncioTestCase):
 class NeverEnds(WithFakeRelay):
     async def test_a_relay_that_only_sends_beats_is_given_up(self) -> None:
         async def beats(transfer: Transfer) -> None:
-            for _ in range(300):
+            for _ in range(40):
                 await transfer.send("beat", seq=transfer.sequence, offset=transfer.offset, wait="store")
                 await asyncio.sleep(0.1)
 
@@ -71,19 +71,21 @@ class NeverEnds(WithFakeRelay):
             with self.subTest(script=script.__name__), self.assertRaisesRegex(gantry_client.StalledError, "nothing new"):
                 async for _ in client.stream("fake/a.bin"):
                     pass
-            self.assertLess(time.monotonic() - began, AT_ONCE_S)
+            self.assertLess(time.monotonic() - began, 3)
             await relay.close()
 
 
 class WithRecovery(WithFakeRelay):
-    async def check(self, script: Script, *, from_offset: int, cancels: bool = True) -> None:
+    async def check(
+        self, script: Script, *, from_offset: int, cancels: bool = True, within_s: float = AT_ONCE_S
+    ) -> None:
         """Expects that the rest is requested once, from this offset and pinned to the version."""
         relay = await self.relay(script, correct)
         began = time.monotonic()
 
         result = await self.read()
 
-        self.assertLess(time.monotonic() - began, AT_ONCE_S)
+        self.assertLess(time.monotonic() - began, within_s)
         self.assertEqual(result.recoveries, 1)
         self.assertEqual(str(result.verification), "crc64nvme (full_object)")
         again = relay.requests[1]
@@ -235,13 +237,13 @@ class RecoversFromSilence(WithRecovery):
             await transfer.accept()
             await transfer.chunk()
 
-        await self.check(script, from_offset=1000, cancels=False)
+        await self.check(script, from_offset=1000, cancels=False, within_s=6)
 
     async def test_no_answer_at_all(self) -> None:
         async def script(transfer: Transfer) -> None:
             pass
 
-        await self.check(script, from_offset=0, cancels=False)
+        await self.check(script, from_offset=0, cancels=False, within_s=4)
 
 
 @without_timeouts
@@ -440,7 +442,7 @@ class Denied(unittest.IsolatedAsyncioTestCase):
         async with await gantry_client.connect(server.url, user="u", password="p") as client:
             for call in (client.get("other/a", to=harness.folder / "a"), client.stat("other/a")):
                 with self.assertRaises(gantry_client.PermissionDeniedError):
-                    await asyncio.wait_for(call, AT_ONCE_S)
+                    await asyncio.wait_for(call, 5)
 
 
 if __name__ == "__main__":

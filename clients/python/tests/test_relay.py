@@ -191,8 +191,8 @@ class Requests(WithRelay):
         await self.has_no_download()
 
     async def has_no_download(self) -> None:
-        """Waits for tasks that are ready to run, and at most 10 s for messages to nats-server."""
-        for _ in range(1000):
+        """Waits for tasks that are ready to run, and at most 1 s for messages to nats-server."""
+        for _ in range(100):
             if self.client._budget._active == 0:
                 return
             await asyncio.sleep(0.01)

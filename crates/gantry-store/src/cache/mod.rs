@@ -244,7 +244,7 @@ impl CacheStore {
         described
     }
 
-    /// Writes down which version is current, or that there is none.
+    /// Stores on disk which version is current, or that there is none.
     fn note(&self, key: KeyName, pin: &Pin, found: &Result<&ObjectInfo, &Error>, detail: Detail) {
         // A request for a certain version id does not show which one is current.
         if !self.options.serve_stale || pin.version_id.is_some() {
@@ -315,6 +315,10 @@ impl Store for CacheStore {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
         self.room.store.probe()
+    }
+
+    fn probe_listing(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.room.store.probe_listing()
     }
 
     fn fingerprint(&self) -> Option<String> {

@@ -77,7 +77,7 @@ impl Folder {
         }));
     }
 
-    /// Writes down which versions are current, as far as it changed.
+    /// Stores on disk which versions are current, if that has changed.
     pub(in crate::cache) fn write_currents(self: &Arc<Self>) {
         let Some(place) = self.place() else { return };
         let Some(disk) = self.disk() else { return };
