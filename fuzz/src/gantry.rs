@@ -11,13 +11,13 @@ pub(crate) use gantry_client::{self as consumer, Client};
 pub(crate) use gantry_http as http;
 pub(crate) use gantry_proto::chunk::{self, Chunk};
 pub(crate) use gantry_proto::message::{self, Envelope, Wait};
-pub(crate) use gantry_proto::receiver::{self, Arrivals, Output, Receiver};
+pub(crate) use gantry_proto::receiver::{self, Output, Receiver};
 pub(crate) use gantry_proto::sender::{self, Sender};
 pub(crate) use gantry_proto::subject::{self, DeliveryAllow, Operation, Prefix};
 pub(crate) use gantry_proto::{
     Accepted, Body, Checksum, ChecksumAlgorithm, ChecksumKind, Code, Control, End, Get, GetRequest, Headers, Key,
-    ListEntry, ListPage, ListRequest, ObjectInfo, PartRun, Pin, Span, StatRequest, StoreName, TransferId, WireError,
-    check, limits, printable, service,
+    ListEntry, ListPage, ListRequest, Location, ObjectInfo, PartRun, Pin, Span, StatRequest, StoreName, TransferId,
+    WireError, check, limits, printable, service,
 };
 pub(crate) use gantry_relay::metrics::{RelayMetrics, StoreLabel};
 pub(crate) use gantry_relay::shutdown::Shutdown;

@@ -116,6 +116,7 @@ impl Said {
                 message: message.clone(),
                 retryable: *retryable,
                 retry_after_ms: retry_after_ms.map(|number| number.0),
+                needs_operator: None,
             }),
             Self::Goaway => Body::Goaway,
         };

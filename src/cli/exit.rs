@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config;
 use gantry_bus as bus;
-use gantry_client::{self as consumer, part};
+use gantry_client::{self as consumer, Cause, part};
 use gantry_proto::{Code, TransferId, printable};
 
 /// The end of the name of a hidden file with the bytes of an unfinished download.
@@ -256,8 +256,13 @@ const fn cure_of_bus(error: &bus::Error) -> Option<&'static str> {
 #[expect(clippy::wildcard_enum_match_arm, reason = "most messages include what to do")]
 fn cure(error: &consumer::Error) -> Option<Cow<'static, str>> {
     let cure = match error {
-        consumer::Error::NoRelay { .. } => "start one with gantry serve, or correct --server or --prefix",
+        consumer::Error::NoRelay { .. } => {
+            "start one with gantry serve, wait for one with --await-relay, or correct --server or --prefix"
+        }
         consumer::Error::NoStore { .. } => "correct the store's name, or start a relay that serves it",
+        consumer::Error::GaveUp { cause: Cause::Refused(refusal), .. } if refusal.needs_operator == Some(true) => {
+            "the relay's operator must correct this"
+        }
         consumer::Error::StoreLeft(_) | consumer::Error::GaveUp { .. } => "run the command again later",
         consumer::Error::Unanswered { .. } => {
             "the relay may not answer there: add this inbox to its `relay.delivery_allow`, or use another --inbox-prefix"
@@ -318,7 +323,6 @@ mod tests {
     use gantry_bus::nats::OptionKind;
     use gantry_client::verify::Mismatch;
     use gantry_proto::WireError;
-    use gantry_proto::receiver::Cause;
 
     #[test]
     fn every_consumer_error_has_an_exit_code() {
@@ -344,6 +348,21 @@ mod tests {
         ] {
             let shown = error.to_string();
             assert_eq!(Failure::from(error).exit, exit, "{shown}");
+        }
+    }
+
+    #[test]
+    fn only_the_operator_can_act_on_refused_credentials() {
+        let message = |needs_operator| {
+            let refused = WireError { needs_operator, ..WireError::new(Code::StoreUnavailable, "no credentials") };
+            Failure::from(consumer::Error::GaveUp { cause: Cause::Refused(refused), requests: 2 }).message
+        };
+        assert_eq!(
+            message(Some(true)),
+            "gave up after 2 requests: no credentials: the relay's operator must correct this"
+        );
+        for other in [None, Some(false)] {
+            assert_eq!(message(other), "gave up after 2 requests: no credentials: run the command again later");
         }
     }
 

@@ -202,7 +202,7 @@ impl Command {
             () = shutdown.drain.cancelled() => return Err(Failure::interrupted()),
         };
         let connected_in = started.elapsed();
-        let options = consumer::Options::default().prefix(config.prefix.clone()).rate_limit(self.rate_limit());
+        let options = consumer_options(config).rate_limit(self.rate_limit());
         let client = consumer::Client::new(Arc::clone(&bus), options);
         let prefix = &config.prefix;
         let wanted = self.stores();
@@ -328,6 +328,13 @@ impl Command {
             _ => Form::Text,
         }
     }
+}
+
+/// Returns the options of a command that downloads or asks. With more time to wait for a relay, the others are no shorter.
+fn consumer_options(config: &Config) -> consumer::Options {
+    let options = consumer::Options::default().prefix(config.prefix.clone()).no_relay_patience(config.await_relay);
+    let (patience, query_timeout) = (options.patience, options.query_timeout);
+    options.patience(patience.max(config.await_relay)).query_timeout(query_timeout.max(config.await_relay))
 }
 
 async fn unless_interrupted(

@@ -18,7 +18,7 @@ use super::exit::{Exit, Failure};
 use super::gateway::{Front, Served};
 use super::key_options::ServeKeys;
 use super::{Cli, check, connect, pages, payload, stores};
-use crate::config::{Config, Effective, Sources, StoreAddress, without_credentials};
+use crate::config::{Config, Effective, Sources, StoreAddress, begins_connection_string, without_credentials};
 use crate::http;
 use crate::telemetry;
 use gantry_bus as bus;
@@ -62,6 +62,9 @@ pub(super) struct Serve {
     check: bool,
 }
 
+/// The form of a `--store`.
+const STORE_ARG_FORM: &str = "must be NAME=URL, as in files=file:///srv/files";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct StoreArg {
     name: StoreName,
@@ -72,13 +75,14 @@ impl FromStr for StoreArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let form = "must be NAME=URL, as in files=file:///srv/files";
-        let (name, url) = text.split_once('=').ok_or(form)?;
+        let Some((name, url)) = text.split_once('=').filter(|(name, _)| !is_address(name)) else {
+            return Err(without_name(text));
+        };
 
         // The error of an invalid name contains the name, which may be an address with a password.
-        let name = name
-            .parse()
-            .map_err(|error| if name.contains('@') { form.to_owned() } else { format!("{error}: {form}") })?;
+        let name = name.parse().map_err(|error| {
+            if name.contains('@') { STORE_ARG_FORM.to_owned() } else { format!("{error}: {STORE_ARG_FORM}") }
+        })?;
         let url = if url.starts_with(['.', '/']) { file_url(Path::new(url))? } else { url.to_owned() };
         StoreAddress::parse(&url)?;
         Ok(Self { name, url })
@@ -89,7 +93,9 @@ impl StoreArg {
     /// Returns the store of a directory, named after its last part.
     fn of_folder(folder: &Path) -> Result<Self, String> {
         if folder.to_str().is_some_and(|text| text.contains("://") && !folder.exists()) {
-            return Err("it must be a directory: use --store NAME=URL for a store at an address".to_owned());
+            let address = folder.to_str().and_then(named_address);
+            let address = address.as_deref().unwrap_or("NAME=URL");
+            return Err(format!("it must be a directory: use --store {address} for a store at an address"));
         }
 
         let named = folder.to_str().and_then(|text| text.split_once('='));
@@ -107,10 +113,51 @@ impl StoreArg {
     }
 }
 
+/// Returns whether what precedes the first `=` is the beginning of an address, and not a name.
+fn is_address(name: &str) -> bool {
+    name.contains("://") || begins_connection_string(name)
+}
+
+/// Describes what to write for a `--store` without a name.
+fn without_name(text: &str) -> String {
+    if let Some(named) = named_address(text) {
+        return format!("has no name: must be {named}, or another NAME=URL");
+    }
+    match StoreAddress::parse(text) {
+        Err(cure) if is_address(text.split('=').next().unwrap_or_default()) => {
+            format!("must be NAME=URL, and this URL {cure}")
+        }
+        _ => STORE_ARG_FORM.to_owned(),
+    }
+}
+
+/// Returns a valid address with a name of its own, as in `bucket=s3://bucket`.
+fn named_address(url: &str) -> Option<String> {
+    let address = StoreAddress::parse(url).ok()?;
+    let last = |text: &str| text.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
+    let name = match &address {
+        StoreAddress::S3 { bucket: place, prefix }
+        | StoreAddress::Gcs { bucket: place, prefix }
+        | StoreAddress::Azure { container: place, prefix } => {
+            if prefix.is_empty() {
+                last(place)
+            } else {
+                last(prefix)
+            }
+        }
+        StoreAddress::Nats { store } => store.to_string(),
+        StoreAddress::File { dir } => last(&dir.to_string_lossy()),
+    };
+    let name = name.parse::<StoreName>().map_or_else(|_| "NAME".to_owned(), |name| name.to_string());
+    Some(format!("{name}={url}"))
+}
+
 /// Returns a `--store` without the credentials in its address.
 fn shown(store: &str) -> String {
     match store.split_once('=') {
-        Some((name, url)) if name.parse::<StoreName>().is_ok() => format!("{name}={}", without_credentials(url)),
+        Some((name, url)) if name.parse::<StoreName>().is_ok() && !is_address(name) => {
+            format!("{name}={}", without_credentials(url))
+        }
         Some(_) | None => without_credentials(store),
     }
 }
@@ -444,5 +491,34 @@ mod tests {
         for text in ["", "files", "files=", "=s3://b", "a.b=s3://b", "files=bucket", "files=http://b"] {
             assert!(text.parse::<StoreArg>().is_err(), "{text:?}");
         }
+    }
+
+    #[cfg(all(feature = "azure", feature = "gcs"))]
+    #[test]
+    fn a_store_without_a_name_has_the_form_to_write() {
+        for (text, expected) in [
+            ("s3://bucket", "has no name: must be bucket=s3://bucket, or another NAME=URL"),
+            ("gs://bucket/a/b/", "has no name: must be b=gs://bucket/a/b/, or another NAME=URL"),
+            ("az://models/a=b", "has no name: must be NAME=az://models/a=b, or another NAME=URL"),
+            ("s3://a.b", "has no name: must be NAME=s3://a.b, or another NAME=URL"),
+            ("nats:models", "has no name: must be models=nats:models, or another NAME=URL"),
+            ("file:///srv/files", "has no name: must be files=file:///srv/files, or another NAME=URL"),
+            (
+                "https://acct.blob.core.windows.net/models?sv=1&sig=hush",
+                "must be NAME=URL, and this URL must be az://models with `account` set to \"acct\", and the part after",
+            ),
+            (
+                "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=hush==",
+                "must be NAME=URL, and this URL is a connection string: must be az://container/prefix with `account` set",
+            ),
+            ("UseDevelopmentStorage=true", "must be NAME=URL, and this URL is a connection string of an emulator: "),
+            ("me:hush@demo", STORE_ARG_FORM),
+            ("files", STORE_ARG_FORM),
+        ] {
+            let error = text.parse::<StoreArg>().unwrap_err();
+            assert!(error.starts_with(expected) && !error.contains("hush"), "{text}: {error}");
+        }
+        let folder = StoreArg::of_folder(Path::new("s3://bucket")).unwrap_err();
+        assert!(folder.contains("use --store bucket=s3://bucket for a store at an address"), "{folder}");
     }
 }

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use gantry_proto::StoreName;
-use percent_encoding::percent_decode_str;
+use gantry_store::misplaced;
 
 use super::pasted;
-use super::place::{STORE_FORM, is_bucket, is_container};
+use super::place::{STORE_FORM, access_point, is_bucket, is_container, percent_decode, written};
 
 /// The message repeats no part of the address, since everything before its last `@` may be a password.
 const NO_USER: &str = "must not contain a user and password: must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, nats:STORE or file:///dir";
@@ -92,7 +92,12 @@ impl StoreAddress {
         if let Some(name) = url.strip_prefix("nats:") {
             return parse_uplink(name);
         }
-        let (scheme, rest) = url.split_once("://").ok_or(STORE_FORM)?;
+        if let Some(cure) = pasted::of_connection_string(url) {
+            return Err(cure);
+        }
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err(pasted::of_bare_host(url).unwrap_or_else(|| STORE_FORM.to_owned()));
+        };
         if let Some(cure) = pasted::of_scheme(scheme, rest) {
             return Err(cure);
         }
@@ -101,22 +106,24 @@ impl StoreAddress {
                 "this gantry was built without stores in {cloud}: build it with the feature `{feature}`"
             ));
         }
+        if let Some(cure) = pasted::of_host(scheme, rest).filter(|_| matches!(scheme, "s3" | "gs" | "az")) {
+            return Err(cure);
+        }
         if let Some(found) = rest.find(['?', '#']) {
-            if scheme == "az" && rest.contains("sig=") && !rest.contains('@') {
-                let place = &rest[..found];
-                let sas = "the part after the question mark in a file that `sas_token_file` names";
-                return Err(format!("must be az://{place}, and {sas}"));
+            if let Some(cure) = pasted::of_azure_with_sas(rest).filter(|_| scheme == "az" && !rest.contains('@')) {
+                return Err(cure);
             }
             return Err(format!(
-                "takes no options after {:?}: endpoint and region have keys of their own, and in a prefix write %3F or %23",
-                &rest[found..=found]
+                "takes no options after {:?}: {} have keys of their own, and in a prefix write %3F or %23",
+                &rest[found..=found],
+                options(scheme)
             ));
         }
 
         match scheme {
             "s3" => parse_s3(rest),
             "gs" => {
-                let (bucket, prefix) = parse_place(rest, "gs://bucket/prefix", is_bucket)?;
+                let (bucket, prefix) = parse_bucket(rest, "gs://bucket/prefix")?;
                 Ok(Self::Gcs { bucket, prefix })
             }
             "az" => {
@@ -148,19 +155,40 @@ fn parse_uplink(name: &str) -> Result<StoreAddress, String> {
             "must be nats:STORE, with the name of the upstream store; the server belongs to `nats.url`".to_owned()
         );
     }
+    if name.contains(['=', '&', '%']) {
+        return Err("must be nats:STORE".to_owned());
+    }
     let store = name.parse().map_err(|error| format!("{error}: must be nats:STORE"))?;
     Ok(StoreAddress::Nats { store })
 }
 
-/// Splits a text into the name of a bucket or container, and a prefix.
-fn parse_place(rest: &str, form: &str, is_name: fn(&str) -> bool) -> Result<(String, String), String> {
+/// Names the options that a store's address often contains elsewhere.
+fn options(scheme: &str) -> &'static str {
+    match scheme {
+        "gs" => "billing project and endpoint",
+        "az" => "account and endpoint",
+        _ => "endpoint and region",
+    }
+}
+
+/// Describes a name that is missing or not valid. It is repeated unless it may contain a secret, such as a signature that
+/// follows it without a question mark.
+fn invalid_name(name: &str, what: &str, form: &str) -> String {
+    let is_printed = !name.contains(['=', '&', '%', ':']) && !misplaced::is_secret(name);
+    if name.is_empty() {
+        format!("names no {what}: must be {form}")
+    } else if is_printed {
+        format!("{name:?} is not a valid {what} name: must be {form}")
+    } else {
+        format!("has no valid {what} name: must be {form}")
+    }
+}
+
+/// Splits a text into the name of a bucket, and a prefix. `form` is that of an address.
+fn parse_bucket(rest: &str, form: &str) -> Result<(String, String), String> {
     let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    if !is_name(name) {
-        return Err(if rest.contains('@') {
-            NO_USER.to_owned()
-        } else {
-            format!("{name:?} is not a valid name: must be {form}")
-        });
+    if !is_bucket(name) {
+        return Err(if rest.contains('@') { NO_USER.to_owned() } else { invalid_name(name, "bucket", form) });
     }
     Ok((name.to_owned(), parse_prefix(prefix)?))
 }
@@ -173,11 +201,15 @@ fn parse_container(rest: &str) -> Result<(String, String), String> {
     let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let lower = name.to_ascii_lowercase();
     if lower != name && is_container(&lower) {
-        let slash = if rest.contains('/') { "/" } else { "" };
+        let place = written("az", &lower, prefix);
         let reason = "since the names of containers are in lower case";
-        return Err(format!("{name:?} is not a valid name: must be az://{lower}{slash}{prefix}, {reason}"));
+        return Err(format!("{name:?} is not a valid container name: must be {place}, {reason}"));
     }
-    parse_place(rest, "az://container/prefix", is_container)
+    if !is_container(name) {
+        let form = "az://container/prefix, with 3 to 63 lower-case letters, digits and single hyphens in its name";
+        return Err(if rest.contains('@') { NO_USER.to_owned() } else { invalid_name(name, "container", form) });
+    }
+    Ok((name.to_owned(), parse_prefix(prefix)?))
 }
 
 fn parse_s3(rest: &str) -> Result<StoreAddress, String> {
@@ -186,15 +218,8 @@ fn parse_s3(rest: &str) -> Result<StoreAddress, String> {
         return Ok(StoreAddress::S3 { bucket, prefix: parse_prefix(prefix)? });
     }
 
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    if !is_bucket(bucket) {
-        return Err(if rest.contains('@') {
-            NO_USER.to_owned()
-        } else {
-            format!("{bucket:?} is not a valid bucket name: must be s3://bucket/prefix")
-        });
-    }
-    Ok(StoreAddress::S3 { bucket: bucket.to_owned(), prefix: parse_prefix(prefix)? })
+    let (bucket, prefix) = parse_bucket(rest, "s3://bucket/prefix")?;
+    Ok(StoreAddress::S3 { bucket, prefix })
 }
 
 fn parse_prefix(text: &str) -> Result<String, String> {
@@ -203,35 +228,6 @@ fn parse_prefix(text: &str) -> Result<String, String> {
         prefix.push('/');
     }
     Ok(prefix)
-}
-
-/// Splits a text that begins with the ARN of an access point into the ARN and the rest. Source: Amazon S3 User Guide,
-/// "Referencing access points".
-fn access_point(text: &str) -> Result<(String, &str), String> {
-    let form = || "must be s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/prefix".to_owned();
-    let fields: Vec<&str> = text.splitn(6, ':').collect();
-    let [_, partition, service, region, account, resource] = fields.as_slice() else { return Err(form()) };
-
-    if matches!(*service, "s3-outposts" | "s3-object-lambda") {
-        let kind = if *service == "s3-outposts" { "S3 on Outposts" } else { "S3 Object Lambda" };
-        return Err(format!("is the ARN of an access point of {kind}, which is not supported"));
-    }
-    let Some(rest) = resource.strip_prefix("accesspoint").and_then(|rest| rest.strip_prefix([':', '/'])) else {
-        return Err(format!("is not the ARN of an access point: {}, or s3://bucket/prefix", form()));
-    };
-
-    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    if region.is_empty() || name.ends_with(".mrap") {
-        let cure = "use the access point of one region";
-        return Err(format!("is the ARN of a multi-region access point, which is not supported: {cure}"));
-    }
-
-    let is_word =
-        |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    if *service != "s3" || ![*partition, *region, *account, name].into_iter().all(is_word) {
-        return Err(form());
-    }
-    Ok((format!("arn:{partition}:s3:{region}:{account}:accesspoint:{name}"), prefix))
 }
 
 fn parse_file(rest: &str) -> Result<StoreAddress, String> {
@@ -247,16 +243,6 @@ fn parse_file(rest: &str) -> Result<StoreAddress, String> {
         });
     }
     Ok(StoreAddress::File { dir: PathBuf::from(percent_decode(path)?) })
-}
-
-fn percent_decode(text: &str) -> Result<String, String> {
-    // The crate leaves an incomplete %XX unchanged, which would hide a mistake.
-    let is_hex = |text: &str| text.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
-    if !text.split('%').skip(1).all(is_hex) {
-        return Err("has a % that is not followed by two hexadecimal digits: write %25 for a percent sign".to_owned());
-    }
-    let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map(Into::into).map_err(|_| "is not UTF-8 after decoding its %XX".to_owned())
 }
 
 /// Returns the addresses in a list of nats-servers, separated by commas.
@@ -277,11 +263,17 @@ pub(super) fn check_endpoint(url: &str) -> Result<(), String> {
         Some(rest) if rest.contains('@') => {
             Err("must not contain a user and password: credentials have keys of their own".to_owned())
         }
+        Some(rest) if rest.contains("sig=") => {
+            Err("takes no options after the path: a SAS belongs to a file that `sas_token_file` names".to_owned())
+        }
         Some(rest) if rest.contains(['?', '#']) => Err("takes no options after the path".to_owned()),
         Some(rest) if rest.starts_with('/') || !rest.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Err("must begin with http:// or https:// and name a host".to_owned())
         }
-        Some(_) => Ok(()),
+        Some(rest) => {
+            let scheme = url.split_once("://").map_or("https", |(scheme, _)| scheme);
+            pasted::of_endpoint(scheme, rest).map_or(Ok(()), Err)
+        }
     }
 }
 
@@ -312,6 +304,21 @@ mod tests {
         for (url, feature) in [("gs://bucket", "gcs"), ("az://container", "azure")] {
             let error = StoreAddress::parse(url).unwrap_err();
             assert!(error.ends_with(&format!("build it with the feature `{feature}`")), "{error}");
+        }
+    }
+
+    #[cfg(all(feature = "azure", feature = "gcs"))]
+    #[test]
+    fn a_name_that_may_contain_a_secret_is_not_repeated() {
+        for url in [
+            "az://models&sv=1&sig=hush",
+            "az://models%3Fsv=1&sig=hush",
+            "gs://models&X-Goog-Signature=hush",
+            "s3://models&X-Amz-Signature=hush",
+            "az://acct:hush/models",
+        ] {
+            let error = StoreAddress::parse(url).unwrap_err();
+            assert!(error.starts_with("has no valid ") && !error.contains("hush"), "{url}: {error}");
         }
     }
 

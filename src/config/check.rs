@@ -1,17 +1,23 @@
 //! The requirements for the values of single keys, beyond their types.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use gantry_proto::subject::{DeliveryAllow, Prefix, is_literal};
+use gantry_store::secret_text;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::address::{self, ListenAddress, StoreAddress};
+use super::place::is_account;
+use super::redact;
 use super::similar;
 
 type Checked = Result<(), String>;
+
+/// Where the secret of an application belongs.
+const OF_APPLICATION: &str = "which belongs to a file that `client_secret_file` names";
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
@@ -51,7 +57,7 @@ pub(super) fn endpoint(text: &str) -> Checked {
 
 /// Source: Azure, "Storage account overview", "Storage account name".
 pub(super) fn account(text: &str) -> Checked {
-    if text.contains("AccountKey=") {
+    if text.contains("AccountKey=") || redact::is_storage_key(text) {
         return Err(
             "must be the account's name alone; the key belongs to a file that `account_key_file` names".to_owned()
         );
@@ -66,19 +72,33 @@ pub(super) fn account(text: &str) -> Checked {
     }
     let form = "must be an account's name: 3 to 24 lower-case letters and digits";
     let lower = text.to_ascii_lowercase();
-    let name = lower.split('.').next().unwrap_or_default();
+    // It may be the account's address.
+    let host = lower.rsplit("://").next().unwrap_or_default().trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    let name = host.split('.').next().unwrap_or_default();
     Err(if is_account(name) { format!("{form}, as in {name}") } else { form.to_owned() })
 }
 
-fn is_account(text: &str) -> bool {
-    (3..=24).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-}
-
 pub(super) fn tenant(text: &str) -> Checked {
+    if redact::is_secret_for_id(text) {
+        return Err(format!("must be the id of a tenant, not a secret, {OF_APPLICATION}"));
+    }
     if is_name(text, b"-.") { Ok(()) } else { Err("must be the id of a tenant, or one of its domains".to_owned()) }
 }
 
+/// The ids of applications are GUIDs.
+pub(super) fn application(text: &str) -> Checked {
+    if redact::is_secret_for_id(text) {
+        return Err(format!("must be the id of an application, not its secret, {OF_APPLICATION}"));
+    }
+    Ok(())
+}
+
 pub(super) fn project(text: &str) -> Checked {
+    if redact::is_secret_for_id(text) {
+        return Err("must be the id or the number of a project, not a secret; credentials belong to a file that \
+                    `credentials_file` names"
+            .to_owned());
+    }
     // The id of a project may have a domain before a colon.
     if is_name(text, b"-.:") { Ok(()) } else { Err("must be the id or the number of a project".to_owned()) }
 }
@@ -142,8 +162,8 @@ pub(super) fn secret_file(path: &Path) -> Checked {
     if !path.is_file() {
         return Ok(());
     }
-    match fs::read_to_string(path) {
-        Ok(text) if text.trim().is_empty() => Err("the file is empty".to_owned()),
+    match secret_text::read(path) {
+        Ok(text) if secret_text::trimmed(&text).is_empty() => Err("the file is empty".to_owned()),
         Ok(_) => Ok(()),
         Err(error) => Err(format!("can't be read: {error}")),
     }

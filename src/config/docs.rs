@@ -2,7 +2,7 @@
 
 use super::keys::KEYS;
 use super::table::{Key, Kind};
-use super::{Sources, lookup};
+use super::{Problem, Sources, lookup};
 
 const PAGE: &str = include_str!("../../docs/CONFIGURATION.md");
 const EXAMPLE: &str = include_str!("../../deploy/gantry.example.toml");
@@ -86,6 +86,6 @@ fn the_example_file_is_valid_with_all_its_keys() {
     std::fs::write(&file, EXAMPLE.lines().map(uncomment).collect::<Vec<_>>().join("\n")).unwrap();
     let error = Sources { file: Some(file), ..Sources::default() }.load().unwrap_err();
     let is_unknown =
-        |problem: &super::Problem| matches!(problem, super::Problem::Unknown { .. } | super::Problem::File { .. });
+        |problem: &Problem| matches!(problem, Problem::Unknown { .. } | Problem::Foreign { .. } | Problem::File { .. });
     assert!(!error.problems.iter().any(is_unknown), "{error}");
 }

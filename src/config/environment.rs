@@ -109,9 +109,7 @@ impl Environment {
             if lookup::find(&path).is_some() {
                 layer.0.push(Setting { path, value: value.as_str().into(), origin: name.clone() });
             } else {
-                let nearest = lookup::nearest_variable(name).or_else(|| lookup::nearest(&path));
-                let origin = "the environment".to_owned();
-                problems.push(Problem::Unknown { key: name.clone(), origin, nearest });
+                problems.push(lookup::unknown_variable(name, &path));
             }
         }
         layer

@@ -35,7 +35,7 @@ impl std::error::Error for Error {}
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// The key does not exist.
-    #[error("`{key}` in {origin} is not a configuration key{}", suggestion(nearest.as_deref()))]
+    #[error("`{key}` in {origin} is not a configuration key{}", suggestion(key, nearest.as_deref()))]
     Unknown {
         /// The key as written.
         key: String,
@@ -43,6 +43,16 @@ pub enum Problem {
         origin: String,
         /// The most similar key that exists.
         nearest: Option<String>,
+    },
+    /// The key does not exist, and none has the meaning that its name has elsewhere.
+    #[error("`{key}` in {origin} is not a configuration key: {cure}")]
+    Foreign {
+        /// The key as written.
+        key: String,
+        /// Its place.
+        origin: String,
+        /// What to do.
+        cure: &'static str,
     },
     /// The value is invalid.
     #[error("`{key}` = {value} in {origin}: {cure}")]
@@ -121,6 +131,11 @@ impl Problem {
     }
 }
 
-fn suggestion(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"))
+/// Suggests the most similar key. The value of a key without a file in its name is rather what the file contains.
+fn suggestion(key: &str, nearest: Option<&str>) -> String {
+    let Some(nearest) = nearest else { return String::new() };
+    let last = key.rsplit_once("__").or_else(|| key.rsplit_once('.')).map_or(key, |(_, last)| last);
+    let takes_path = nearest.to_ascii_lowercase().ends_with("_file") && !last.to_ascii_lowercase().contains("file");
+    let what = if takes_path { ", which takes the path of a file" } else { "" };
+    format!("; did you mean `{nearest}`{what}?")
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use gantry_bus::nats;
+use gantry_client as consumer;
 use gantry_http as front;
 use gantry_proto::limits;
 use gantry_relay as relay;
@@ -64,6 +65,11 @@ keys! {
             text().default_of(|| relay::Options::default().prefix.to_string())
                 .check(check::prefix)
                 .flag(Scope::Global, "prefix", "PREFIX");
+        await_relay_ms: u64 =
+            "How long commands of consumers retry while no relay is listening, for example while a site has no uplink",
+            millis(100, 86_400_000)
+                .default_of(|| consumer::Options::default().no_relay_patience.as_millis().to_string())
+                .flag(Scope::Global, "await-relay", "DURATION");
     }
 
     /// The connection to NATS.
@@ -196,7 +202,7 @@ keys! {
         tenant_id: Option<String> = "Azure tenant of `client_id`; unset: `AZURE_TENANT_ID`",
             text().check(check::tenant);
         client_id: Option<String> = "Azure application or managed identity; unset: `AZURE_CLIENT_ID`",
-            text();
+            text().check(check::application);
         client_secret_file: Option<String> = "File with the secret of the Azure application",
             path();
         federated_token_file: Option<String> =

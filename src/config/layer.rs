@@ -141,8 +141,7 @@ fn check(setting: Setting) -> Result<Setting, Problem> {
 fn not_a_key(setting: Setting) -> Problem {
     let key = setting.key();
     if !lookup::is_section(&setting.path) {
-        let nearest = lookup::nearest(&setting.path);
-        return Problem::Unknown { key, origin: setting.origin, nearest };
+        return lookup::unknown(&setting.path, setting.origin);
     }
     if setting.path.len() == 2 && matches!(setting.value, ValueKind::Table(_)) {
         return Problem::store_url_missing(&key.replacen("stores.", "", 1), &setting.origin);

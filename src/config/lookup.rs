@@ -1,7 +1,9 @@
 //! Finds keys by path or by variable, and the known key closest to an unknown one.
 
+use super::error::Problem;
 use super::keys::KEYS;
 use super::similar::nearest_of;
+use super::synonyms::{self, Meaning};
 use super::table::{ENV_PREFIX, Key};
 
 /// The placeholder for a store's name in the name of a key.
@@ -33,8 +35,39 @@ pub(super) fn is_section(path: &[String]) -> bool {
         || KEYS.iter().any(|key| key.name.starts_with(&start))
 }
 
+/// Reports a key that does not exist.
+pub(super) fn unknown(path: &[String], origin: String) -> Problem {
+    let key = path.join(".");
+    if let Some(Meaning::Cure(cure)) = synonyms::of(path) {
+        return Problem::Foreign { key, origin, cure };
+    }
+    Problem::Unknown { key, origin, nearest: nearest(path) }
+}
+
+/// Reports a variable that begins with [`ENV_PREFIX`] and sets no key, although `path` is the key that its name stands
+/// for.
+pub(super) fn unknown_variable(name: &str, path: &[String]) -> Problem {
+    let (key, origin) = (name.to_owned(), "the environment".to_owned());
+    if let Some(Meaning::Cure(cure)) = synonyms::of(path) {
+        return Problem::Foreign { key, origin, cure };
+    }
+
+    let is_of_store = path.len() > 2 && path[0] == "stores";
+    let of_store = || nearest(path).map(|key| format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase()));
+    let nearest = if is_of_store { of_store() } else { nearest_variable(name).or_else(|| nearest(path)) };
+    Problem::Unknown { key, origin, nearest }
+}
+
 /// Returns the known key closest to an unknown one, with the store's name as written.
-pub(super) fn nearest(path: &[String]) -> Option<String> {
+fn nearest(path: &[String]) -> Option<String> {
+    if let ([section, store, _], Some(Meaning::Key(key))) = (path, synonyms::of(path)) {
+        return Some(format!("{section}.{store}.{key}"));
+    }
+    // A secret in place of the file with it.
+    let file = format!("{}_file", generic(path));
+    if let ([before @ .., last], true) = (path, KEYS.iter().any(|key| key.name == file)) {
+        return Some([before, &[format!("{last}_file")]].concat().join("."));
+    }
     if let ([section, store, ..], Some(wanted)) = (path, of_uplink(path)) {
         let similar = nearest_of(&wanted, KEYS.iter().map(|key| key.name.to_owned()));
         return similar.filter(|key| key.starts_with("nats.")).map(|key| format!("{section}.{store}.{key}"));
@@ -58,7 +91,7 @@ fn in_another_section(path: &[String]) -> Option<String> {
 }
 
 /// Returns the environment variable closest to an unknown one that begins with [`ENV_PREFIX`].
-pub(super) fn nearest_variable(name: &str) -> Option<String> {
+fn nearest_variable(name: &str) -> Option<String> {
     // All names share the prefix, which would make all of them similar.
     let rest = |name: &str| name.trim_start_matches(ENV_PREFIX).to_owned();
     let own = KEYS.iter().map(Key::env_name);

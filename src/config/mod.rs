@@ -29,6 +29,7 @@ mod place;
 mod redact;
 mod similar;
 mod sources;
+mod synonyms;
 mod table;
 // They configure stores of all kinds.
 #[cfg(test)]
@@ -39,6 +40,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gantry_bus::nats;
 use gantry_http as front;
@@ -60,6 +62,7 @@ pub use self::effective::Effective;
 pub use self::environment::Environment;
 pub use self::error::{Error, Problem};
 pub use self::keys::KEYS;
+pub(crate) use self::pasted::begins_connection_string;
 pub use self::redact::without_credentials;
 pub(crate) use self::similar::nearest_of;
 pub use self::sources::{Flags, Sources};
@@ -71,6 +74,8 @@ use crate::telemetry::Format;
 pub struct Config {
     /// The first tokens of every subject.
     pub prefix: Prefix,
+    /// How long a consumer retries while no relay is listening.
+    pub await_relay: Duration,
     /// The connection to NATS.
     pub nats: nats::Options,
     /// The relay's limits and timers.

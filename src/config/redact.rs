@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+use gantry_store::misplaced;
 use serde::Deserialize;
+
+/// What is shown in place of a secret.
+pub(super) const HIDDEN: &str = "[redacted]";
 
 /// Text that `Debug` does not print.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -19,23 +23,27 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
+        f.write_str(HIDDEN)
     }
 }
 
 /// Returns the printable text of a key. Text that is not an address keeps its `@`.
 pub(super) fn shown(key: &str, text: &str) -> String {
     let is_address = ["url", "otlp_endpoint"].iter().any(|name| key.ends_with(name));
-    if key.ends_with("_file") && is_pasted(text) {
-        return "[redacted]".to_owned();
+    // A secret in place of an id.
+    let is_id = ["_id", ".account", "_project"].iter().any(|name| key.ends_with(name));
+    let is_secret = is_id && is_secret_for_id(text);
+    if is_secret || (key.ends_with("_file") && misplaced::is_secret(text)) {
+        return HIDDEN.to_owned();
     }
     if is_address || text.contains("://") { without_credentials(text) } else { without_secret(text.to_owned()) }
 }
 
-/// Returns whether a text in place of a path looks like a secret.
-fn is_pasted(text: &str) -> bool {
-    let is_secret = text.contains(['{', '\n', '=']) || text.starts_with("eyJ") || is_storage_key(text.trim());
-    (is_secret || (text.contains('~') && !text.contains('/'))) && !std::path::Path::new(text).exists()
+/// Returns whether a text in place of an id looks like a secret.
+pub(super) fn is_secret_for_id(text: &str) -> bool {
+    let is_guid = text.split('-').map(str::len).eq([8, 4, 4, 4, 12])
+        && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    !is_guid && (misplaced::is_token(text) || misplaced::is_secret(text))
 }
 
 /// Replaces the user names, passwords and tokens in one address, or in several separated by commas.
@@ -55,11 +63,11 @@ fn without_secret(text: String) -> String {
 
     let lower = text.to_ascii_lowercase();
     let is_secret = MARKS.iter().any(|mark| lower.contains(mark)) || is_storage_key(&text);
-    if is_secret { "[redacted]".to_owned() } else { text }
+    if is_secret { HIDDEN.to_owned() } else { text }
 }
 
 /// Returns whether a text looks like the key of an account in Azure: 64 bytes in Base64.
-fn is_storage_key(text: &str) -> bool {
+pub(super) fn is_storage_key(text: &str) -> bool {
     text.len() == 88
         && text.ends_with("==")
         && text[..86].bytes().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b))
@@ -77,7 +85,7 @@ fn cleaned(address: &str) -> String {
     if let Some((before, _)) = address.split_once(['?', '#']).filter(|_| has_options) {
         return format!("{}?[redacted]", cleaned(before));
     }
-    let Some((before, host)) = address.rsplit_once('@') else { return address.to_owned() };
+    let Some((before, host)) = address.rsplit_once('@') else { return without_password(address) };
     // The address of a directory has no user, but the directory's name may contain an @. With a colon before the @, it
     // may be the address of a server with a user and a password, pasted behind something else.
     if before.strip_prefix("file:///").is_some_and(|path| !path.contains(':')) {
@@ -90,6 +98,16 @@ fn cleaned(address: &str) -> String {
     }
 }
 
+/// Hides what follows the colon of a store's address in a cloud, which has no port: it may be a key.
+fn without_password(address: &str) -> String {
+    let is_cloud = ["s3", "gs", "az"].iter().any(|start| has_scheme(address, start));
+    let found = address.split_once("://").filter(|(_, rest)| is_cloud && !rest.starts_with("arn:"));
+    match found.and_then(|(scheme, rest)| Some((scheme, rest.split_once(':')?.0))) {
+        Some((scheme, before)) => format!("{scheme}://{before}:{HIDDEN}"),
+        None => address.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +116,18 @@ mod tests {
     fn a_secret_in_place_of_a_path_is_not_shown() {
         for secret in [r#"{"client_secret":"hush"}"#, "eyJhush.a.b", "abc8Q~hush", "key\n"] {
             assert_eq!(shown("stores.s.client_secret_file", secret), "[redacted]", "{secret}");
+        }
+        for key in ["client_id", "tenant_id", "account", "billing_project"] {
+            for secret in ["abc8Q~hush", "ya29.hush", "GOCSPX-hush", "eyJhush.a.b"] {
+                assert_eq!(shown(&format!("stores.s.{key}"), secret), "[redacted]", "{key}: {secret}");
+            }
+        }
+        for key in ["client_id", "tenant_id"] {
+            let secret = "aB3hush+/x0123456789aB3hush+/x0123456789aB3=";
+            assert_eq!(shown(&format!("stores.s.{key}"), secret), "[redacted]", "{key}");
+            for id in ["72F988BF-86F1-41AF-91AB-2D7CD011DB47", "contoso.onmicrosoft.com", "common"] {
+                assert_eq!(shown(&format!("stores.s.{key}"), id), id);
+            }
         }
         for path in ["/run/secrets/key", "~/key", "keys/a.json"] {
             assert_eq!(shown("stores.s.client_secret_file", path), path);
@@ -121,6 +151,8 @@ mod tests {
             ("file:///srv/files://u:hush@h", "file://[redacted]@h"),
             ("nats://a@h,file:///u:hush@h", "nats://[redacted]@h,file://[redacted]@h"),
             ("s3://bucket/prefix", "s3://bucket/prefix"),
+            ("az://account:hush/models", "az://account:[redacted]"),
+            ("s3://arn:aws:s3:eu-west-1:1:accesspoint/a", "s3://arn:aws:s3:eu-west-1:1:accesspoint/a"),
             ("https://a.blob.core.windows.net/c?sv=1&sig=hu,sh", "https://a.blob.core.windows.net/c?[redacted]"),
             ("https://me:hush@h/c?sig=hush", "https://[redacted]@h/c?[redacted]"),
             ("az://me:hu,sh@c", "az://[redacted]@c"),

@@ -494,6 +494,114 @@ fn names_that_can_not_be_sent_are_rejected() {
     }
 }
 
+/// The key for the file of a secret was once suggested only if no other key was more similar.
+#[test]
+fn names_that_other_programs_have_for_a_key_are_known() {
+    for (name, key) in [
+        ("account_key", "account_key_file"),
+        ("accountKey", "account_key_file"),
+        ("azure_storage_account_key", "account_key_file"),
+        ("storage_account_name", "account"),
+        ("sas_token", "sas_token_file"),
+        ("sasUrl", "sas_token_file"),
+        ("client_secret", "client_secret_file"),
+        ("azure_tenant_id", "tenant_id"),
+        ("application_id", "client_id"),
+        ("federated_token", "federated_token_file"),
+        ("use_azure_cli", "azure_cli"),
+        ("skip_signature", "anonymous"),
+        ("credentials", "credentials_file"),
+        ("service_account", "credentials_file"),
+        ("application_credentials", "credentials_file"),
+        ("google_application_credentials", "credentials_file"),
+        ("user_project", "billing_project"),
+        ("access_key_id", "access_key_id_file"),
+        ("aws_secret_access_key", "secret_access_key_file"),
+        ("session_token", "session_token_file"),
+        ("force_path_style", "path_style"),
+        ("endpoint", "endpoint_url"),
+        ("accountKeyFile", "account_key_file"),
+    ] {
+        let error = Setup::new(&format!("[stores.s]\nurl = \"az://models\"\n{name} = \"hush\"\n")).error();
+        assert!(error.contains(&format!("did you mean `stores.s.{key}`")), "{error}");
+        assert!(error.lines().count() == 1 && !error.contains("hush"), "{error}");
+
+        let is_of_content = key.ends_with("_file") && !name.ends_with("File");
+        assert_eq!(error.ends_with(", which takes the path of a file?"), is_of_content, "{error}");
+    }
+
+    for (name, cure) in [
+        ("connection_string", "set `account` to the AccountName of the connection string, and write its AccountKey to"),
+        ("AZURE_STORAGE_CONNECTION_STRING", "set `account` to the AccountName of the connection string"),
+        ("container_name", "the bucket or container and the prefix belong to `url`, as in"),
+        ("project_id", "reading a bucket requires no project, remove the key; a project that pays"),
+        ("use_managed_identity", "the managed identity of the machine is used if no credentials are set"),
+    ] {
+        let error = Setup::new(&format!("[stores.s]\nurl = \"az://models\"\n{name} = \"hush\"\n")).error();
+        let start = format!("`stores.s.{name}` in ");
+        assert!(error.starts_with(&start) && error.lines().count() == 1 && !error.contains("hush"), "{error}");
+        assert!(error.contains(&format!(" is not a configuration key: {cure}")), "{error}");
+    }
+}
+
+#[test]
+fn variables_with_names_of_other_programs_are_known() {
+    for (variable, expected) in [
+        ("ACCOUNT_KEY", "did you mean `GANTRY_STORES__S__ACCOUNT_KEY_FILE`, which takes the path of a file?"),
+        ("ACOUNT", "did you mean `GANTRY_STORES__S__ACCOUNT`?"),
+        ("CONNECTION_STRING", "is not a configuration key: set `account` to the AccountName of the connection string"),
+    ] {
+        let error = Setup::new("").env(&format!("GANTRY_STORES__S__{variable}"), "hush").error();
+        assert!(error.contains(expected) && error.lines().count() == 1 && !error.contains("hush"), "{error}");
+    }
+    for (key, expected) in [("nats.creds", "nats.creds_file"), ("gateway.access_key_id", "gateway.access_key_id_file")]
+    {
+        let error = Setup::new(&format!("{key} = \"hush\"\n")).error();
+        let suggestion = format!("did you mean `{expected}`, which takes the path of a file?");
+        assert!(error.ends_with(&suggestion), "{error}");
+    }
+}
+
+/// The value was once reported, too.
+#[test]
+fn a_key_of_another_kind_is_one_problem_whatever_its_value() {
+    for (url, key, value, kind) in [
+        ("gs://models", "account", "my-project", "az://"),
+        ("gs://models", "account", "AccountName=a;AccountKey=hush", "az://"),
+        ("s3://models", "tenant_id", "a/b", "az://"),
+        ("az://models", "billing_project", "a b", "gs://"),
+        ("az://models", "region", "EU WEST", "s3://"),
+    ] {
+        let setup = Setup::new(&format!("[stores.s]\nurl = {url:?}\n{key} = {value:?}\n"));
+        let error = setup.env("AZURE_STORAGE_ACCOUNT", "acct").error();
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.ends_with(&format!("`stores.s.{key}` applies only to stores in {kind}, remove it")), "{error}");
+        assert!(!error.contains("hush"), "{error}");
+    }
+}
+
+#[test]
+fn a_secret_in_place_of_an_id_or_a_name_has_a_cure() {
+    let storage_key = format!("{}==", "aB3+hush".repeat(11).split_at(86).0);
+    let storage_key = storage_key.as_str();
+    let of_application = "a secret, which belongs to a file that `client_secret_file` names";
+    for (url, key, secret, cure) in [
+        ("az://models", "tenant_id", "abc8Q~hush.hush", "must be the id of a tenant, not a secret, which belongs to"),
+        ("az://models", "tenant_id", "aB3hush+x0123456789aB3hush+x0123456789aB3=", of_application),
+        ("az://models", "client_id", "abc8Q~hush.hush", "must be the id of an application, not its secret, which"),
+        ("az://models", "account", storage_key, "the key belongs to a file that `account_key_file` names"),
+        ("gs://models", "billing_project", "ya29.hush", "credentials belong to a file that `credentials_file` names"),
+    ] {
+        let setup = Setup::new(&format!("[stores.s]\nurl = {url:?}\n{key} = {secret:?}\n"));
+        let setup = if key == "account" { setup } else { setup.env("AZURE_STORAGE_ACCOUNT", "acct") };
+        let error = setup.error();
+        assert!(error.starts_with(&format!("`stores.s.{key}` = \"[redacted]\" in ")), "{error}");
+        assert!(error.contains(cure) && error.lines().count() == 1 && !error.contains("hush"), "{error}");
+    }
+    let address = Setup::new("[stores.s]\nurl = \"az://models\"\naccount = \"https://Acct.blob.core.windows.net/\"\n");
+    assert!(address.error().ends_with("3 to 24 lower-case letters and digits, as in acct"));
+}
+
 /// Consumers tolerate at most 10 s per beat, and would consider the relay lost after three of them.
 #[test]
 fn a_beat_that_is_too_slow_for_failover_is_rejected() {
@@ -688,6 +796,8 @@ const WRONG: &[&str] = &[
     "stores.files.url = \"https://storage.googleapis.com/models/a\"",
     "stores.files.url = \"gs://models?generation=1\"",
     "stores.files.url = \"az://Models\"",
+    "stores.files.url = \"az://models@acct/a\"",
+    "stores.files.url = \"gs://storage.googleapis.com/models/a\"",
     "stores.files.url = \"abfss://models@acct.dfs.core.windows.net/a\"",
     "stores.files.url = \"GS://models/a\"",
     "stores.files = { url = \"az://models\", account = \"acct\", azure_cli = true, client_id = \"app\" }",
@@ -698,6 +808,13 @@ const WRONG: &[&str] = &[
     "stores.files = { url = \"gs://models\", billing_project = \"my project\" }",
     "stores.files = { url = \"az://models\", account = \"acct\", azure_cli = true, anonymous = true }",
     "stores.files = { url = \"gs://models\", account = \"acct\" }",
+    "stores.files.url = \"AccountName=acct;AccountKey=secret==;EndpointSuffix=core.windows.net\"",
+    "stores.files.url = \"UseDevelopmentStorage=true\"",
+    "stores.files = { url = \"az://models\", account = \"acct\", endpoint_url = \"https://acct.blob.core.windows.net/models\" }",
+    "stores.files = { url = \"az://models\", account_key = \"secret==\" }",
+    "stores.files = { url = \"az://models\", connection_string = \"AccountName=acct;AccountKey=secret==\" }",
+    "stores.files = { url = \"az://models\", account = \"acct\", tenant_id = \"abc8Q~secret\" }",
+    "stores.files = { url = \"az://models\", account = \"acct\", sas_token_file = \"sv=2023-11-03&sig=secret\" }",
     "stores.files = { url = \"gs://models\", credentials_file = \"/run/google.json\" }",
 ];
 
@@ -872,7 +989,7 @@ fn every_key_of_the_table_is_accepted() {
 }
 
 fn error_is_of_types(problem: &Problem) -> bool {
-    matches!(problem, Problem::Unknown { .. })
+    matches!(problem, Problem::Unknown { .. } | Problem::Foreign { .. })
         || matches!(problem, Problem::Missing { key, .. } if key == "configuration")
 }
 

@@ -435,7 +435,9 @@ async fn assert_fails(site: &Site, address: &str, code: i32, within: Duration) {
     let output = command.run().await.expect_code(code);
     println!("{:?}: {}", output.elapsed, output.stderr.trim_end());
     assert_one_line(&output, address);
-    assert!(output.elapsed < within, "{address} took {:?}", output.elapsed);
+    // A busy machine takes long to start any process.
+    let start = gantry(["--version"]).run().await.elapsed;
+    assert!(output.elapsed < within + start, "{address} took {:?}, a start {start:?}", output.elapsed);
     assert_eq!(site.downloads_listed(), [""; 0], "{address}");
 }
 

@@ -1,9 +1,5 @@
 //! Stores in Google Cloud and Azure with the built binary: a download, and what `gantry serve --check` reports.
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::Response;
-
 use crate::support::azure_double::{ACCOUNT, Act, Asked, AzureDouble, KEY, SAS};
 use crate::support::gantry::Output;
 use crate::support::gcs::Gcs;
@@ -265,50 +261,6 @@ async fn the_check_names_what_an_account_does_not_permit() {
 }
 
 #[tokio::test]
-async fn the_check_names_the_reason_why_listing_is_forbidden() {
-    let folder = data::folder();
-    let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));
-    let code = "AuthorizationPermissionMismatch";
-    let azure = AzureDouble::scripted(
-        false,
-        move |asked: &Asked| {
-            if asked.is_list { Act::Fail(403, code, ("", "")) } else { Act::Serve }
-        },
-    );
-    let azure = azure.await;
-    let of_azure = check("az://container", &azure_lines(&azure, &key)).await;
-    let anonymous = AzureDouble::scripted(true, |_: &Asked| Act::Fail(401, "NoAuthenticationInformation", ("", "")));
-    let anonymous = anonymous.await;
-    let of_anonymous = check("az://container", &azure_lines(&anonymous, "anonymous = true\n")).await;
-
-    let google = ServiceDouble::scripted(|_, _| {
-        let reason = "relay@p.iam.gserviceaccount.com does not have storage.objects.list access.";
-        let text = format!(
-            "<Error><Code>AccessDenied</Code><Message>Access denied.</Message><Details>{reason}</Details></Error>"
-        );
-        Response::builder().status(403).body(Full::new(Bytes::from(text))).unwrap()
-    });
-    let google = google.await;
-    let file = secret(&folder, &service_account());
-    let lines = format!("endpoint_url = {:?}\ncredentials_file = {file:?}\n", google.url());
-    let of_google = check("gs://bucket", &lines).await;
-
-    for (checked, reason, cure) in [
-        (of_azure, "access denied (403 AuthorizationPermissionMismatch: As asked.)", "deploy/iam/azure-role.json"),
-        (of_anonymous, "the container or its listing is not public (401 NoAuth", "or give the relay credentials"),
-        (
-            of_google,
-            "access denied (403 AccessDenied: relay@p.iam.gserviceaccount.com does not have storage.objects.list access.)",
-            "grant this identity the permission storage.objects.list on the bucket (deploy/iam/gcs-role.yaml)",
-        ),
-    ] {
-        let said = checked.expect_code(0).stdout_text();
-        assert!(said.contains("answers, but the relay may not list") && said.contains(reason), "{said}");
-        assert!(said.contains("reading was not tested: ") && said.contains(cure), "{said}");
-    }
-}
-
-#[tokio::test]
 async fn variables_that_are_not_read_are_warned_of() {
     let azure = AzureDouble::start().await;
     azure.put("a", "x");
@@ -415,27 +367,5 @@ async fn a_folder_is_downloaded_although_a_blob_marks_it() {
         run.arg(&target).nats(&nats).run().await.expect_code(0);
         assert_eq!(std::fs::read(target.join("sub/a")).unwrap(), b"of a folder");
         assert_eq!(std::fs::read(target.join("b")).unwrap(), b"beside it");
-    }
-}
-
-#[tokio::test]
-async fn the_check_concludes_nothing_from_archived_blobs() {
-    let folder = data::folder();
-    let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));
-    for (archived, expected) in [
-        (["a", "b"], "the relay may list and read"),
-        (["a", "c"], "the relay may list; reading was not tested, the first objects are archived"),
-    ] {
-        let azure = AzureDouble::scripted(false, move |asked: &Asked| {
-            let is_archived = !asked.is_list && (archived.contains(&asked.name.as_str()) || archived[1] == "c");
-            if is_archived { Act::Fail(409, "BlobArchived", ("", "")) } else { Act::Serve }
-        });
-        let azure = azure.await;
-        for name in ["a", "b", "c"] {
-            azure.put(name, "x");
-        }
-        let checked = check("az://container", &azure_lines(&azure, &key)).await.expect_code(0);
-        let said = String::from_utf8_lossy(&checked.stdout).into_owned();
-        assert!(said.contains(expected), "{said}");
     }
 }

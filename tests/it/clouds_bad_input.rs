@@ -9,6 +9,7 @@ use crate::support::azure_double::{Act, AzureDouble, KEY, SAS};
 use crate::support::gantry::Output;
 use crate::support::gcs::Gcs;
 use crate::support::service_double::ServiceDouble;
+use crate::support::tls::TlsFront;
 use crate::support::{data, doc};
 
 const CONNECTION_STRING: &str =
@@ -16,7 +17,7 @@ const CONNECTION_STRING: &str =
 
 /// Asserts that a failed check prints one line about the store, which contains this text, and no secret or text of a
 /// library.
-fn assert_line(checked: &Output, expected: &str) {
+pub(crate) fn assert_line(checked: &Output, expected: &str) {
     let said = checked.stderr.trim_end();
     assert!(said.contains(expected), "{expected:?} is not in: {said}");
     assert!(said.starts_with("gantry: `stores.s.") && !said.contains('\n'), "{said}");
@@ -182,6 +183,13 @@ async fn what_google_refuses_is_one_line_with_its_key_and_cure() {
             "Google Cloud Storage fails at the moment (503 ServiceUnavailable): try again later",
         ),
         (
+            412,
+            "OrgPolicyConstraintFailed",
+            "",
+            "a policy of the organisation forbids the request (412 OrgPolicyConstraintFailed: No.): fulfil the policy, or",
+        ),
+        (412, "PreconditionFailed", "", "Google Cloud Storage refuses the request (412 PreconditionFailed: No.)"),
+        (
             403,
             "AccountProblem",
             "",
@@ -219,6 +227,8 @@ async fn what_azure_refuses_is_one_line_with_its_key_and_cure() {
         (403, "AuthorizationFailure", "", "the account's network rules exclude the relay (403 AuthorizationFailure)"),
         (503, "ServerBusy", "", "Azure Blob Storage asks to slow down (503 ServerBusy): try again later"),
         (500, "InternalError", "", "Azure Blob Storage fails at the moment (500 InternalError): try again later"),
+        (400, "AccountRequiresHttps", "", "the account permits only https:// (400 AccountRequiresHttps): use https://"),
+        (400, "AccountRequiresHttps", "", "`stores.s.endpoint_url` = \"http://127.0.0.1:"),
         (409, "ContainerDisabled", "", "the container is disabled (409 ContainerDisabled): enable the account or the"),
     ] {
         let azure = AzureDouble::scripted(false, move |_| Act::Fail(status, code, ("date", date))).await;
@@ -263,6 +273,7 @@ async fn the_key_that_is_wrong_is_named_and_not_the_credentials() {
         format!("{key}tls_ca_file = {garbage:?}\n"),
         format!("{key}endpoint_url = \"https:///c\"\n"),
         format!("{key}endpoint_url = \"https://me:hush@account.blob.core.windows.net\"\n"),
+        format!("{key}endpoint_url = \"https://account.blob.core.windows.net/?sv=1&sig=hush\"\n"),
     ] {
         let name = if lines.contains("tls_ca_file") { "tls_ca_file" } else { "endpoint_url" };
         let lines =
@@ -288,4 +299,132 @@ async fn the_documentation_has_the_messages_about_variables() {
     let variables = [("GOOGLE_APPLICATION_CREDENTIALS", "/run/google/key.json")];
     let checked = check_with("gs://bucket", "", &variables).await.expect_code(2);
     doc::assert_documented(&checked.stderr, &[]);
+}
+
+#[tokio::test]
+async fn a_certificate_outside_its_time_is_blamed_on_the_clock() {
+    let azure = AzureDouble::start().await;
+    let gcs = Gcs::start().await;
+    let folder = data::folder();
+    let key = format!("account = \"account\"\naccount_key_file = {:?}\n", secret(&folder, KEY));
+
+    for (years, expected) in [
+        (1990..2020, "it expired at 2020-01-01T00:00:00Z, and the clock shows 2"),
+        (3000..3001, "it is valid from 3000-01-01T00:00:00Z, and the clock shows 2"),
+    ] {
+        for (url, server, lines) in
+            [("az://container", azure.endpoint(), &*key), ("gs://bucket", gcs.endpoint(), "anonymous = true\n")]
+        {
+            let (base, path) = server.split_at(server.rfind("/account").unwrap_or(server.len()));
+            let front = TlsFront::start_valid(base, "127.0.0.1", years.clone()).await;
+            let endpoint = format!("{}{path}", front.endpoint());
+            let lines = format!("{lines}endpoint_url = {endpoint:?}\ntls_ca_file = {:?}\n", front.ca());
+            let checked = check_with(url, &lines, &[]).await.expect_code(2);
+            assert_line(&checked, expected);
+            assert_line(&checked, ": by the relay's clock, the certificate of ");
+            assert_line(&checked, ": correct this machine's clock, or renew the certificate if the clock is right");
+            assert_line(&checked, "`stores.s.endpoint_url` = ");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_secret_in_place_of_a_path_has_a_cure() {
+    let storage_key = format!("{}==", "aB3+hush".repeat(11).split_at(86).0);
+    let google = service_account().replace("relay@", "hush@");
+    let google = google.as_str();
+    let cure =
+        "must be the path of a file, but looks like its content: write that to a file which only the relay's user";
+    for (url, key, secret) in [
+        ("az://container", "account_key_file", &*storage_key),
+        ("az://container", "account_key_file", CONNECTION_STRING),
+        ("az://container", "sas_token_file", "?sv=2023-11-03&sp=rl&sig=hush"),
+        ("az://container", "client_secret_file", "abc8Q~hush.hush_hush"),
+        ("az://container", "federated_token_file", "eyJhbGciOiJSUzI1NiJ9.hush.hush"),
+        ("gs://bucket", "credentials_file", google),
+        ("gs://bucket", "credentials_file", "AIzaSyD4hush0123456789abcdefghij"),
+        ("s3://bucket", "secret_access_key_file", "wJalrXUtnhush/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+        ("gs://bucket", "tls_ca_file", "-----BEGIN CERTIFICATE-----\nhush\n-----END CERTIFICATE-----"),
+    ] {
+        let account = if url.starts_with("az:") { "account = \"account\"\n" } else { "" };
+        let ids = if key.starts_with("client") || key.starts_with("federated") {
+            "tenant_id = \"t\"\nclient_id = \"c\"\n"
+        } else {
+            ""
+        };
+        let id = if url.starts_with("s3:") { "access_key_id_file = \"/dev/null\"\n" } else { "" };
+        let checked = check_with(url, &format!("{account}{ids}{id}{key} = {secret:?}\n"), &[]).await.expect_code(2);
+        let said = checked.stderr + &String::from_utf8_lossy(&checked.stdout);
+        assert!(
+            said.contains(&format!("`stores.s.{key}` = \"[redacted]\" in ")) && said.contains(cure),
+            "{key}: {said}"
+        );
+        assert!(!said.contains("hush"), "{key}: {said}");
+    }
+
+    let variables = [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c"), ("AZURE_FEDERATED_TOKEN_FILE", "eyJhush.a.b")];
+    let checked = check_with("az://container", "account = \"account\"\n", &variables).await.expect_code(2);
+    assert_line(&checked, &format!("AZURE_FEDERATED_TOKEN_FILE: [redacted]: {cure}"));
+    let variables = [("GOOGLE_APPLICATION_CREDENTIALS", google)];
+    let checked = check_with("gs://bucket", "", &variables).await.expect_code(2);
+    assert_line(&checked, &format!("GOOGLE_APPLICATION_CREDENTIALS: [redacted]: {cure}"));
+}
+
+/// Asserts that a check blames a service that issues tokens, and not the credentials.
+fn assert_outage(checked: &Output, key: &str, problem: &str) {
+    assert_line(checked, key);
+    assert_line(checked, ", the service that issues tokens is unavailable: ");
+    assert_line(checked, problem);
+    assert_line(checked, ": let the relay reach this service, try again later, or use other credentials");
+}
+
+#[tokio::test]
+async fn a_service_for_tokens_that_is_unavailable_is_not_blamed_on_the_credentials() {
+    let azure = AzureDouble::start().await;
+    let gcs = Gcs::start().await;
+    let folder = data::folder();
+    let subject = secret(&folder, "hush");
+    let file = data::folder();
+    let of_google = format!("endpoint_url = {:?}\n", gcs.endpoint());
+    let closed = format!("127.0.0.1:{}", data::free_port());
+    let failing = ServiceDouble::refusing(503, r#"{"error":"temporarily_unavailable"}"#).await;
+    let throttling = ServiceDouble::refusing(429, "").await;
+    // Accepts connections, and never answers.
+    let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let silent_host = silent.local_addr().unwrap().to_string();
+
+    for (host, problem) in [
+        (closed.clone(), format!("can't reach {closed}: Connection refused")),
+        (failing.host(), format!("{} issues no token (503 temporarily_unavailable)", failing.host())),
+        (throttling.host(), format!("{} issues no token (429)", throttling.host())),
+        (silent_host.clone(), format!("{silent_host} did not answer in")),
+    ] {
+        let url = format!("http://{host}");
+        let application = [
+            ("AZURE_TENANT_ID", "tenant"),
+            ("AZURE_CLIENT_ID", "app"),
+            ("AZURE_CLIENT_SECRET", "hush"),
+            ("AZURE_AUTHORITY_HOST", &*url),
+        ];
+        let checked = check_with("az://container", &azure_lines(&azure, ""), &application).await.expect_code(2);
+        assert_outage(&checked, "the credentials come from AZURE_CLIENT_SECRET: ", &problem);
+
+        let msi = format!("{url}/msi/token");
+        let identity = [("IDENTITY_ENDPOINT", &*msi), ("IDENTITY_HEADER", "hush")];
+        let checked = check_with("az://container", &azure_lines(&azure, ""), &identity).await.expect_code(2);
+        assert_outage(&checked, "come from the machine's managed identity: ", &problem);
+
+        let metadata = [("GCE_METADATA_HOST", &*host), ("GCE_METADATA_IP", &*host)];
+        let checked = check_with("gs://bucket", &of_google, &metadata).await.expect_code(2);
+        assert_outage(&checked, "come from Google's application default credentials: ", &problem);
+
+        let account = serde_json::json!({
+            "type": "external_account", "audience": "a", "subject_token_type": "jwt",
+            "token_url": format!("{url}/v1/token"), "credential_source": { "file": subject },
+        });
+        let path = secret(&file, &account.to_string());
+        let lines = format!("{of_google}credentials_file = {path:?}\n");
+        let checked = check_with("gs://bucket", &lines, &[]).await.expect_code(2);
+        assert_outage(&checked, "`stores.s.credentials_file` = ", &problem);
+    }
 }

@@ -9,6 +9,7 @@ use aws_sdk_s3::types::ChecksumAlgorithm;
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use crate::gateway;
 use crate::ops::{address, page};
 use crate::support::gantry::Command;
 use crate::support::{Nats, Relay, S3, data, gantry, until};
@@ -46,6 +47,10 @@ impl World {
     }
 
     async fn start_edge(&mut self) {
+        self.start_edge_with(&[]).await;
+    }
+
+    async fn start_edge_with(&mut self, options: &[&str]) {
         let mut config = format!(
             "[stores.models]\nurl = \"nats:models\"\ncache_dir = \"{}\"\n{}\n",
             self.cache().display(),
@@ -53,6 +58,7 @@ impl World {
         );
         write!(config, "[stores.models.nats]\nurl = \"{}\"\n", self.hub.url()).unwrap();
         let edge = Relay::on(&self.site).config(config).arg("--http").arg(&self.edge_pages);
+        let edge = options.iter().fold(edge, |edge, option| edge.arg(option));
         self.edge = Some(edge.start().await);
     }
 
@@ -105,7 +111,7 @@ impl World {
 }
 
 /// Returns the sum of all series that begin with this text.
-async fn metric(address: &str, series: &str) -> u64 {
+pub(crate) async fn metric(address: &str, series: &str) -> u64 {
     let (_, text) = page(address, "/metrics").await.unwrap();
     let series = series.trim_end_matches('}');
     let lines = text.lines().filter(|line| line.starts_with(series));
@@ -180,6 +186,59 @@ async fn without_an_uplink_complete_objects_are_served_and_marked_if_so_configur
     world.hub.restart().await;
     let fresh = async || (world.check("five", &bytes).await["stale_s"].is_null()).then_some(());
     until("a fresh answer", fresh).await;
+}
+
+/// A program that speaks only HTTP needs the gateway: one beside the edge relay, or the edge relay's own.
+#[tokio::test]
+async fn without_an_uplink_http_clients_get_what_is_cached() {
+    let mut world = World::start("serve_stale = true").await;
+    let text = "a line of text\n".repeat(LEN / 15);
+    world.put("a.txt", &Bytes::from(text.clone())).await;
+    world.put("other", &Bytes::from_static(b"other")).await;
+    let [inside, beside] = gateway::addresses();
+    world.edge.take();
+    world.start_edge_with(&["--gateway", &inside]).await;
+    let _gateway = gateway::gateway(&world.site.url(), &beside, &address());
+
+    let addresses = [&inside, &beside];
+    for address in addresses {
+        let answer = gateway::status(address, "/models/a.txt", 200).await;
+        assert!(answer.body == text && !answer.head.contains("\r\nage: "), "{address}: {}", answer.head);
+    }
+    let blocks = text.len().div_ceil(1 << 20);
+    until("the object on disk", async || (world.blocks().len() == blocks).then_some(())).await;
+
+    world.hub.kill().await;
+    for address in addresses {
+        let stale = async || gateway::get(address, "/models/a.txt").await.filter(|it| it.head.contains("\r\nage: "));
+        let answer = until("an answer from the cache", stale).await;
+        assert!(answer.status == 200 && answer.body == text, "{address}: {}", answer.head);
+        assert!(answer.head.contains("\r\ngantry-proof: full-object;algorithm=crc64nvme"), "{}", answer.head);
+
+        let missing = gateway::get(address, "/models/other").await.unwrap();
+        assert_eq!(missing.status, 503, "{address}: {missing:?}");
+        assert!(missing.body.contains("upstream store models: no connection to nats-server"), "{}", missing.body);
+    }
+
+    world.hub.restart().await;
+    for address in addresses {
+        assert_eq!(gateway::status(address, "/models/other", 200).await.body, "other");
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_waits_for_a_relay_if_it_is_told_to() {
+    let mut world = World::start("").await;
+    let bytes = data::random_bytes(1, LEN);
+    world.put("a.bin", &bytes).await;
+    world.edge.take();
+
+    let failed = world.get("one").run().await.expect_code(5);
+    assert!(failed.stderr.contains("no relay is listening") && failed.stderr.contains("--await-relay"));
+    let waiting = world.get("one").arg("--await-relay").arg("60s").spawn();
+    world.start_edge().await;
+    waiting.output().await.expect_code(0);
+    assert!(std::fs::read(world.target("one")).unwrap() == bytes);
 }
 
 #[tokio::test]

@@ -16,15 +16,15 @@ const SECONDS: Duration = Duration::from_secs(6);
 
 /// A response.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// In lower case.
-    head: String,
-    body: String,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 /// Requests a target, or returns `None` if nobody answers.
-async fn get(address: &str, target: &str) -> Option<Answer> {
+pub(crate) async fn get(address: &str, target: &str) -> Option<Answer> {
     get_with(address, target, "Accept: */*").await
 }
 
@@ -40,7 +40,7 @@ async fn get_with(address: &str, target: &str, header: &str) -> Option<Answer> {
     Some(Answer { status, head: head.to_lowercase(), body: body.to_owned() })
 }
 
-async fn status(address: &str, target: &str, status: u16) -> Answer {
+pub(crate) async fn status(address: &str, target: &str, status: u16) -> Answer {
     until(&format!("{target} with {status}"), async || {
         get(address, target).await.filter(|answer| answer.status == status)
     })
@@ -60,7 +60,7 @@ async fn assert_unavailable(address: &str) {
     }
 }
 
-fn addresses() -> [String; 2] {
+pub(crate) fn addresses() -> [String; 2] {
     data::free_ports::<2>().map(|port| format!("127.0.0.1:{port}"))
 }
 
@@ -72,7 +72,7 @@ fn files(folder: &Path) -> String {
     format!("file://{}", files.display())
 }
 
-fn gateway(url: &str, address: &str, pages: &str) -> Running {
+pub(crate) fn gateway(url: &str, address: &str, pages: &str) -> Running {
     gantry(["gateway", "--listen", address, "--http", pages, "-s", url, "--timeout", "300ms"]).spawn()
 }
 

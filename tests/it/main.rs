@@ -17,7 +17,11 @@ mod clouds;
 #[cfg(test)]
 mod clouds_bad_input;
 #[cfg(test)]
+mod clouds_check;
+#[cfg(test)]
 mod clouds_external;
+#[cfg(test)]
+mod clouds_habits;
 #[cfg(test)]
 mod consumer;
 #[cfg(test)]
@@ -48,6 +52,8 @@ mod nats_links;
 mod ops;
 #[cfg(test)]
 mod options;
+#[cfg(test)]
+mod parallel;
 #[cfg(test)]
 mod places;
 #[cfg(test)]

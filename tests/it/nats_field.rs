@@ -7,7 +7,7 @@ use std::time::Duration;
 use gantry_bus::nats::{self, Options};
 use gantry_bus::{Bus, Event};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
@@ -224,6 +224,29 @@ async fn an_address_that_never_answers_leaves_time_for_the_others() {
         nats::connect(Options { servers, ..Options::default() }).await.unwrap();
         assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     }
+}
+
+/// nats-server waits only some seconds for the credentials, which are late on a slow link or a busy machine.
+#[tokio::test]
+async fn a_server_that_the_credentials_reached_too_late_is_tried_again() {
+    let server = Nats::plain().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let servers = vec![listener.local_addr().unwrap().to_string()];
+    let upstream = server.url().trim_start_matches("nats://").to_owned();
+    let late = tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await.unwrap();
+        let info = r#"INFO {"server_id":"A","version":"2.14.0","proto":1,"headers":true,"max_payload":1048576}"#;
+        first.write_all(format!("{info}\r\n-ERR 'Authentication Timeout'\r\n").as_bytes()).await.unwrap();
+        drop(tokio::io::copy(&mut first, &mut tokio::io::sink()).await);
+
+        let (mut second, _) = listener.accept().await.unwrap();
+        let mut to_server = TcpStream::connect(upstream).await.unwrap();
+        drop(tokio::io::copy_bidirectional(&mut second, &mut to_server).await);
+    });
+
+    let bus = timeout(SOON, nats::connect(Options { servers, ..Options::default() })).await.unwrap().unwrap();
+    bus.flush().await.unwrap();
+    late.abort();
 }
 
 /// nats-server closes the connection at each larger message, and async-nats does not learn the limit.

@@ -355,7 +355,7 @@ async fn a_reload_retries_denied_subscriptions() {
     let text = ready(&address, 503).await;
     until("the denial", async || page(&address, "/readyz").await.filter(|(_, body)| body.contains("get.b"))).await;
     assert!(!text.contains("get.a"), "{text}");
-    get(&nats, "b/object").await.expect_code(4);
+    get(&nats, "b/object").await.expect_code(5);
 
     // The permission is granted.
     nats.set_config(with_b);

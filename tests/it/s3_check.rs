@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::support::gantry::Output;
 use crate::support::s3_double::{Act, Request, S3Double};
+use crate::support::service_double::ServiceDouble;
 use crate::support::tls::TlsFront;
 use crate::support::{Nats, data, gantry};
 
@@ -73,4 +74,89 @@ async fn a_certificate_of_an_unknown_authority_is_blamed_on_the_authorities() {
     let trusted = format!("{endpoint}tls_ca_file = {:?}\n", front.ca());
     let checked = check(&trusted, &[]).await.expect_code(2);
     assert!(checked.stderr.contains("`stores.s.anonymous` = true"), "{}", checked.stderr);
+}
+
+#[tokio::test]
+async fn a_certificate_outside_its_time_is_blamed_on_the_clock() {
+    let server = denying().await;
+    for (years, expected) in [
+        (
+            1990..2020,
+            "by the relay's clock, the certificate of S3 is not valid now: it expired at 2020-01-01T00:00:00Z",
+        ),
+        (
+            3000..3001,
+            "by the relay's clock, the certificate of S3 is not valid now: it is valid from 3000-01-01T00:00:00Z",
+        ),
+    ] {
+        let front = TlsFront::start_valid(&server.endpoint(), "127.0.0.1", years).await;
+        let lines =
+            format!("anonymous = true\nendpoint_url = {:?}\ntls_ca_file = {:?}\n", front.endpoint(), front.ca());
+        let said = check(&lines, &[]).await.expect_code(2).stderr;
+        assert!(said.contains("`stores.s.endpoint_url` = ") && said.contains(expected), "{said}");
+        assert!(
+            said.contains(": correct this machine's clock, or renew the certificate if the clock is right"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_service_for_credentials_that_is_unavailable_is_not_blamed_on_the_credentials() {
+    let server = denying().await;
+    let lines = format!("region = \"us-east-1\"\nendpoint_url = {:?}\n", server.endpoint());
+    let folder = data::folder();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "hush").unwrap();
+    let token = token.display().to_string();
+    let closed = format!("127.0.0.1:{}", data::free_port());
+    let failing = ServiceDouble::refusing(503, "").await;
+
+    for (host, problem) in [
+        (closed.clone(), format!("{closed} can't be reached: Connection refused")),
+        (failing.host(), format!("{} fails at the moment (503)", failing.host())),
+    ] {
+        let url = format!("http://{host}");
+        let uri = format!("{url}/credentials");
+        let web = [
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", &*token),
+            ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/r"),
+            ("AWS_ENDPOINT_URL_STS", &*url),
+        ];
+        let container = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*uri)];
+        for (variables, source) in [
+            (&web[..], "come from AWS_WEB_IDENTITY_TOKEN_FILE"),
+            (&container[..], "come from AWS's default credential chain"),
+        ] {
+            let said = check(&lines, variables).await.expect_code(2).stderr;
+            let expected =
+                format!("can't obtain credentials for S3, the service that issues them is unavailable: {problem}");
+            assert!(said.contains(source) && said.contains(&expected) && !said.contains("hush"), "{said}");
+            assert!(said.contains(": let the relay reach this service, try again later, or use other"), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_check_fails_if_reading_is_refused_or_fails() {
+    let page = "<?xml version='1.0'?><ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a</Key>\
+                <ETag>\"e\"</ETag><Size>5</Size></Contents></ListBucketResult>";
+    for (status, code, expected) in [
+        (403, "AccessDenied", "may list, but not read: key \"a\": access denied"),
+        (429, "SlowDown", "the store answers, but reading fails: key \"a\": S3 asks to slow down"),
+        // The answer to a HEAD has no code.
+        (503, "SlowDown", "the store answers, but reading fails: key \"a\": S3 fails at the moment (503): try again"),
+        (500, "InternalError", "the store answers, but reading fails: key \"a\": S3 fails at the moment"),
+    ] {
+        let server = S3Double::start(Bytes::new(), move |request: &Request| {
+            if request.target.contains("list-type=2") {
+                return Act::Raw(200, "x-amz-request-id: 1", page.to_owned());
+            }
+            Act::Fail(status, code, "")
+        });
+        let server = server.await;
+        let lines = format!("anonymous = true\nregion = \"us-east-1\"\nendpoint_url = {:?}\n", server.endpoint());
+        let said = check(&lines, &[]).await.expect_code(2).stderr;
+        assert!(said.contains("`stores.s.") && said.contains(expected), "{code}: {said}");
+    }
 }

@@ -227,7 +227,8 @@ impl Consumer {
                 Output::Request(request) => {
                     self.inboxes += 1;
                     run.inbox = format!("_INBOX.{}", self.inboxes);
-                    run.granted = request.credit.unwrap_or(u64::MAX);
+                    let near = request.near.as_ref().map(|near| near.credit);
+                    run.granted = near.max(request.credit).unwrap_or(u64::MAX);
                     context.model.consumer_grants(run.granted, written, window_max);
                     let arrived = run.receiver.next_offset();
                     context

@@ -1,9 +1,10 @@
 //! What a seed determines in advance: sizes, speeds, settings, fault rates, and the schedule of faults.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use gantry_proto::{Span, receiver, sender};
+use gantry_proto::{Location, Span, receiver, sender};
 
 use crate::bus::HEAD_BYTES;
 use crate::context::between;
@@ -204,7 +205,13 @@ fn draw_receiver(rng: &mut Rng, chunk_max: usize) -> receiver::Settings {
         backoff_min: 100 * MS,
         backoff_max: 2 * SECOND,
         jitter_seed: rng.u64(..),
+        near: rng.bool().then(|| (Arc::new(location(0)), rng.u64(1..=window_max))),
     }
+}
+
+/// Returns where a relay is connected. The consumer is where the first one is.
+pub(crate) fn location(relay: usize) -> Location {
+    Location { server: format!("server-{}", relay % 2), cluster: None }
 }
 
 fn draw_sender(rng: &mut Rng, chunk_max: usize) -> sender::Settings {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::bus::{Bus, Message, Packet};
 use crate::context::Context;
 use crate::event::{Event, Node, RelayEvent};
+use crate::plan;
 use crate::store::{self, Read};
 
 /// The retry time that a busy relay sends.
@@ -121,10 +122,11 @@ impl Relay {
 
     fn handle_get(&mut self, context: &mut Context, bus: &mut Bus, message: Message) {
         let Some(inbox) = message.reply else { return };
-        let request = match GetRequest::parse(&message.payload) {
+        let mut request = match GetRequest::parse(&message.payload) {
             Ok(request) => request,
             Err(error) => return self.refuse(context, bus, inbox, None, error),
         };
+        request.apply_location(&plan::location(self.index));
         if self.transfers.len() >= context.plan.transfers_max {
             let busy = WireError::new(Code::Busy, "all transfers are taken").with_retry_after_ms(BUSY_RETRY_MS);
             return self.refuse(context, bus, inbox, request.context, busy);

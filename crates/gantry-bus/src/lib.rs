@@ -7,6 +7,7 @@ pub mod trace;
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio::sync::{broadcast, watch};
 
-use gantry_proto::Headers;
+use gantry_proto::{Headers, Location};
 
 /// The status with which nats-server reports that nobody listens on a request's or reply's subject.
 pub const NO_RESPONDERS: u16 = 503;
@@ -176,6 +177,11 @@ pub trait Bus: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the address of the current or last server, without credentials.
     fn server(&self) -> String;
+
+    /// Returns where the bus is connected, or was connected last; `None` if the server does not state it.
+    fn location(&self) -> Option<Arc<Location>> {
+        None
+    }
 
     /// Returns how many bytes have been received so far, including those of incomplete messages. An increase shows that a
     /// slow link is delivering data.

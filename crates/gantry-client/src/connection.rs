@@ -1,14 +1,14 @@
 //! The connection that all requests and downloads of one client share, and the sum of their windows.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 
 use gantry_bus::clock::Clock;
 use gantry_bus::{self as bus, Bus, Event};
-use gantry_proto::receiver::{Arrivals, Settings};
+use gantry_proto::receiver::Settings;
 use gantry_proto::{HEADERS_MAX_BYTES, StoreName};
 
 use crate::discovery::{self, Found};
@@ -24,6 +24,13 @@ const LIMITED_WINDOW_MIN_BYTES: u64 = 4 * 1024;
 /// The smallest chunk of a client with a rate limit. The headers of smaller chunks would cost more than their payload.
 const LIMITED_CHUNK_MIN_BYTES: u64 = 1024;
 
+/// The first window of a download, in bytes, if the relay may be behind a slow link that others share. In the queue of
+/// such a link, the first windows of all downloads wait for each other.
+const WINDOW_FAR_BYTES: u64 = 4 * 1024;
+
+/// How long a measured window counts for further downloads. Meanwhile others may have begun to use the same link.
+const MEASURED_FOR: Duration = Duration::from_secs(10);
+
 /// The time limit for a closed connection to report why it is closed.
 const CLOSED_LIMIT: Duration = Duration::from_secs(1);
 
@@ -34,13 +41,20 @@ pub(crate) struct Connection {
     /// The time of all downloads and requests.
     pub(crate) clock: Clock,
     downloads: AtomicU64,
-    /// In milliseconds: see [`Arrivals::arrived_until`].
-    arrived_until: AtomicU64,
+    measured: Mutex<Option<Measured>>,
+}
+
+/// What a download has measured when it ended.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    /// The sum of the windows of all downloads, in bytes, if each had the same.
+    windows: u64,
+    at: Duration,
 }
 
 impl Connection {
     pub(crate) fn new(bus: Arc<dyn Bus>, options: Options) -> Self {
-        Self { bus, options, clock: Clock::start(), downloads: AtomicU64::new(0), arrived_until: AtomicU64::new(0) }
+        Self { bus, options, clock: Clock::start(), downloads: AtomicU64::new(0), measured: Mutex::new(None) }
     }
 
     /// Returns the error for a request that nobody answered.
@@ -61,20 +75,26 @@ impl Connection {
 
     /// Returns the largest window that each download may have now, in bytes.
     pub(crate) fn share(&self) -> u64 {
-        let downloads = self.downloads.load(Ordering::Relaxed).max(1);
-        (self.options.connection_window_bytes / downloads).max(SHARE_MIN_BYTES)
+        (self.options.connection_window_bytes / self.downloads()).max(SHARE_MIN_BYTES)
     }
 
-    /// Returns what has arrived on the connection.
-    pub(crate) fn arrivals(&self) -> Arrivals {
-        let arrived_until = Duration::from_millis(self.arrived_until.load(Ordering::Relaxed));
-        Arrivals { received_bytes: self.bus.received_bytes(), arrived_until }
+    /// Records the window that a download had when it ended, in bytes.
+    pub(crate) fn record_window(&self, window: u64) {
+        let measured = Measured { windows: window.saturating_mul(self.downloads()), at: self.clock.now() };
+        *self.measured.lock().unwrap_or_else(PoisonError::into_inner) = Some(measured);
     }
 
-    /// Records that everything sent to this connection before `until` has arrived.
-    pub(crate) fn record_arrived(&self, until: Duration) {
-        let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
-        self.arrived_until.fetch_max(until, Ordering::Relaxed);
+    /// Returns the first window of a new download, in bytes. What the link has carried a moment ago need not be measured
+    /// again.
+    fn first_window(&self) -> u64 {
+        let initial = WINDOW_FAR_BYTES.min(self.options.window_initial_bytes);
+        let measured = *self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent = |measured: &Measured| self.clock.now().saturating_sub(measured.at) <= MEASURED_FOR;
+        measured.filter(is_recent).map_or(initial, |measured| (measured.windows / self.downloads()).max(initial))
+    }
+
+    fn downloads(&self) -> u64 {
+        self.downloads.load(Ordering::Relaxed).max(1)
     }
 
     /// Returns the settings for the state machine of a new download.
@@ -86,9 +106,12 @@ impl Connection {
         let window = rate.max(LIMITED_WINDOW_MIN_BYTES);
         let chunk = (rate / 4).max(LIMITED_CHUNK_MIN_BYTES);
 
+        let window_near = self.options.window_initial_bytes.min(self.share()).min(window);
+
         Settings {
             prefix: self.options.prefix.clone(),
-            window_initial: self.options.window_initial_bytes.min(self.share()).min(window),
+            window_initial: self.first_window().min(self.share()).min(window),
+            near: self.bus.location().map(|location| (location, window_near)),
             window_max: self.options.window_max_bytes.min(window),
             chunk_max: self.options.chunk_max_bytes.min(payload_max).min(chunk).max(1),
             stall_timeout: self.options.stall_timeout,

@@ -17,11 +17,12 @@ const PING: &str = "$SRV.PING.gantry";
 /// The subject on which every relay describes its stores. Consumers need no permission to publish there.
 const INFO: &str = "$SRV.INFO.gantry";
 
-/// The time limit for the first answer. It is short, since the answer only decides which error is reported.
-const PATIENCE: Duration = Duration::from_millis(750);
+/// The time limit for the first answer, which decides whether it is an error to wait for. Without relays nats-server answers
+/// at once.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The time limit for the first description. The names of stores only make the error more helpful.
-const INFO_PATIENCE: Duration = Duration::from_millis(250);
+const INFO_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The time limit for further answers after the first one.
 const MORE_WITHIN: Duration = Duration::from_millis(100);
@@ -56,6 +57,10 @@ pub(crate) async fn relays(bus: &dyn Bus, clock: &Clock, prefix: &Prefix, store:
 
     let infos = asking.ask(INFO, INFO_PATIENCE).await.unwrap_or_default();
     let stores: BTreeSet<_> = infos.iter().flat_map(Answer::stores).collect();
+    if stores.contains(store) {
+        // It was back between the request and this question.
+        return Found::StoreLeft;
+    }
     Found::Others(stores.into_iter().take(STORES_MAX).collect())
 }
 

@@ -49,9 +49,27 @@ pub struct Download {
 
 /// Requests a transfer, and returns once it is accepted.
 pub(crate) async fn start(connection: &Arc<Connection>, get: Get, via: &Via) -> Result<Download, Error> {
+    request(connection, get, None, via).await
+}
+
+/// As [`start`], for a version that a relay has described before. A missing relay or store is retried as in a recovery.
+pub(crate) async fn start_of_version(
+    connection: &Arc<Connection>,
+    get: Get,
+    object: &ObjectInfo,
+) -> Result<Download, Error> {
+    request(connection, get, Some(object.clone()), &Via::default()).await
+}
+
+async fn request(
+    connection: &Arc<Connection>,
+    get: Get,
+    known: Option<ObjectInfo>,
+    via: &Via,
+) -> Result<Download, Error> {
     let verifies_etag = get.verify_etag;
     let Running { mut accepted, chunks, written, progress, driver, restated, cancel } =
-        driver::start(connection, get, via).await?;
+        driver::start(connection, get, known, via).await?;
 
     if !verifies_etag {
         let other = &mut accepted.object.other_checksum;

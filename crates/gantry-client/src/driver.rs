@@ -19,7 +19,7 @@ use gantry_proto::chunk::Chunk;
 use gantry_proto::message::json;
 use gantry_proto::receiver::{Cause, Failure, Output, Receiver, Stats};
 use gantry_proto::subject::Operation;
-use gantry_proto::{Accepted, Get, GetRequest, Headers, Via};
+use gantry_proto::{Accepted, Get, GetRequest, Headers, ObjectInfo, Via};
 
 use crate::connection::{Connection, Share, denial};
 use crate::error::Error;
@@ -44,8 +44,13 @@ pub(super) struct Running {
     pub(super) cancel: DropGuard,
 }
 
-/// Requests a transfer, and returns once it is accepted.
-pub(super) async fn start(connection: &Arc<Connection>, get: Get, via: &Via) -> Result<Running, Error> {
+/// Requests a transfer, and returns once it is accepted. `known` is the version, if a relay has described it before.
+pub(super) async fn start(
+    connection: &Arc<Connection>,
+    get: Get,
+    known: Option<ObjectInfo>,
+    via: &Via,
+) -> Result<Running, Error> {
     let share = Share::take(connection);
     let store = get.store.clone();
     let correlation = get.context.clone();
@@ -57,10 +62,14 @@ pub(super) async fn start(connection: &Arc<Connection>, get: Get, via: &Via) -> 
     let (progress, progress_seen) = watch::channel(Progress::default());
     let (accept, accepted) = oneshot::channel();
     let (stated, restated) = stated::channel();
+    let settings = connection.settings();
 
     let driver = Driver {
         subject: connection.options.prefix.request(Operation::Get, &store),
-        receiver: Receiver::new(connection.settings(), get, now),
+        receiver: match known {
+            Some(object) => Receiver::of_version(settings, get, object, now),
+            None => Receiver::new(settings, get, now),
+        },
         via: via.clone(),
         status: connection.bus.status(),
         events: connection.bus.events(),
@@ -118,6 +127,22 @@ pub(super) async fn join(driver: JoinHandle<Result<Stats, Error>>) -> Result<Sta
     driver.await.unwrap_or(Err(Error::Cancelled))
 }
 
+/// Waits for a driver. Once `stop` is cancelled, this cancels the transfer and waits until the relay has been notified.
+pub(super) async fn join_or_stop(
+    mut driver: JoinHandle<Result<Stats, Error>>,
+    transfer: DropGuard,
+    stop: &CancellationToken,
+) -> Result<Stats, Error> {
+    tokio::select! {
+        biased;
+        driven = &mut driver => driven.unwrap_or(Err(Error::Cancelled)),
+        () = stop.cancelled() => {
+            drop(transfer);
+            join(driver).await
+        }
+    }
+}
+
 /// The events that a driver waits for.
 enum Happened {
     Cancelled,
@@ -171,6 +196,9 @@ impl Driver {
 
             if let Some(outcome) = self.receiver.outcome() {
                 let outcome = outcome.map(|()| self.receiver.stats()).map_err(|failure| self.error(failure));
+                if let (Ok(_), Some(window)) = (&outcome, self.receiver.measured_window()) {
+                    self.connection.record_window(window);
+                }
                 if outcome.is_err() && self.link_status.connected {
                     self.depart().await;
                 }
@@ -252,7 +280,7 @@ impl Driver {
             progress.transfer = Some(accepted.transfer);
             progress.relay = Some(Arc::new(relay));
         });
-        self.stated.note(&accepted)?;
+        self.stated.note(accepted.object.checksum.as_ref())?;
 
         if let Some(accept) = self.accept.take()
             && accept.send(*accepted).is_err()
@@ -310,15 +338,13 @@ impl Driver {
         self.handle(happened, now).await
     }
 
-    /// Passes the connection's progress to the receiver.
+    /// Records when anything last arrived on the connection.
     fn note_connection(&mut self, happened: &Happened, now: Duration) {
-        let arrivals = self.connection.arrivals();
-        if arrivals.received_bytes != self.received_bytes || matches!(happened, Happened::Message(_) | Happened::Status)
-        {
+        let received_bytes = self.connection.bus.received_bytes();
+        if received_bytes != self.received_bytes || matches!(happened, Happened::Message(_) | Happened::Status) {
             self.heard_at = now;
         }
-        self.received_bytes = arrivals.received_bytes;
-        self.receiver.handle_arrivals(arrivals);
+        self.received_bytes = received_bytes;
     }
 
     /// Passes an event to the receiver.
@@ -333,7 +359,6 @@ impl Driver {
             }
             Happened::Message(Some(message)) => {
                 self.receiver.handle_message(&message.headers, message.payload, now);
-                self.connection.record_arrived(self.receiver.arrived_until());
             }
             Happened::Event(event) => {
                 if let Some(error) = self.denial(event) {

@@ -40,8 +40,11 @@ pub enum Error {
         /// The stores that relays serve, or some of them. Empty if nats-server denies the question.
         stores: Vec<StoreName>,
     },
-    /// No relay receives requests for the store now, but one did a short time ago. It may be restarting.
-    #[error("no relay serves store {0} at the moment: its relay may be restarting or reconnecting")]
+    /// No relay receives requests for the store now, but one serves it, or did a short time ago. It may be restarting, or
+    /// nats-server may forbid it the subscription.
+    #[error(
+        "no relay serves store {0} at the moment: its relay may be restarting or reconnecting, or lack a permission"
+    )]
     StoreLeft(StoreName),
     /// A relay receives requests, but no answer arrives: it may not be permitted to answer.
     #[error("no relay answered to {inbox} within the time limit ({requests} requests)")]

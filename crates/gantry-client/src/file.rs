@@ -8,23 +8,24 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use gantry_proto::chunk::Chunk;
-use gantry_proto::receiver::Stats;
-use gantry_proto::{Code, Get, Span, Via, WireError};
+use gantry_proto::{Code, Get, ObjectInfo, Span, Via, WireError};
 
 use crate::connection::Connection;
 use crate::download::{self, Download};
-use crate::driver::join;
+use crate::driver::join_or_stop;
 use crate::error::Error;
+use crate::parallel::{self, Job};
 use crate::part::{self, PartFile, PartWriter};
+use crate::parts::{Fetched, Parts};
 use crate::progress::Progress;
 use crate::verify::Proof;
-use crate::{stated, written};
+use crate::written;
 
 /// How to write a file.
 ///
@@ -44,6 +45,11 @@ pub struct FileOptions {
     pub progress: Option<watch::Sender<Progress>>,
     /// Stops the download. The bytes received so far are kept.
     pub cancel: CancellationToken,
+    /// The number of transfers that fetch the file at the same time, from 1 to 16. 1 by default: several help only if the
+    /// relays or their stores are slower than the consumer's connection. Smaller files than 16 MiB have one.
+    pub streams: usize,
+    /// The smallest piece of a file in several streams.
+    pub(crate) piece_min_bytes: u64,
 }
 
 impl FileOptions {
@@ -67,11 +73,33 @@ impl FileOptions {
         self.cancel = cancel;
         self
     }
+
+    /// Fetches the file with up to this many transfers at the same time, which several relays may serve.
+    #[must_use]
+    pub const fn streams(mut self, streams: usize) -> Self {
+        self.streams = streams;
+        self
+    }
+
+    /// Returns what to request first: with several streams, only the first piece.
+    fn first_of(&self, mut get: Get) -> Get {
+        if self.streams > 1 {
+            let end = get.span.start.saturating_add(self.piece_min_bytes);
+            get.span.end = Some(get.span.end.map_or(end, |whole| whole.min(end)));
+        }
+        get
+    }
 }
 
 impl Default for FileOptions {
     fn default() -> Self {
-        Self { resume: true, progress: None, cancel: CancellationToken::new() }
+        Self {
+            resume: true,
+            progress: None,
+            cancel: CancellationToken::new(),
+            streams: 1,
+            piece_min_bytes: parallel::PIECE_MIN_BYTES,
+        }
     }
 }
 
@@ -148,16 +176,23 @@ async fn attempt(
     let cancel = options.cancel.clone();
 
     let download = tokio::select! {
-        download = begin(connection, get, &part, &mut restarted) => download?,
+        download = begin(connection, get, &part, &options, &mut restarted) => download?,
         () = cancel.cancelled() => return Err(Error::Cancelled),
     };
-    let range = get.span.start..download.range().end;
+    let range = whole_range(get, &download);
     if let Err(error) = has_bytes(get, &range) {
         download.stop().await;
         return Err(error);
     }
 
-    let parts = download.into_parts();
+    let mut parts = download.into_parts();
+    if options.streams > 1 && range == (0..parts.accepted.object.size) {
+        let described = describe(connection, get, &parts.accepted.object);
+        parts.accepted.object = tokio::select! {
+            described = described => described?,
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+        };
+    }
     let from = parts.accepted.start;
     let object = parts.accepted.object.clone();
     let resumed_from = (from > range.start).then_some(from);
@@ -168,22 +203,22 @@ async fn attempt(
     let part_range = range.clone();
     let writer = stoppable(&cancel, move |stop| part.begin(&part_object, part_range, from, stop)).await?;
 
-    let sink = spawn_blocking(move || write(writer, parts.chunks, parts.written));
-    let completed = async {
-        let progress = forward_progress(parts.progress, range.start, options.progress);
-        let (driven, ()) = tokio::join!(join(parts.driver), progress);
-        finish(driven, sink, &parts.restated, &cancel).await
+    let fetched = if parts.accepted.end == range.end {
+        fetch(parts, writer, range.start, options.progress, &cancel).await?
+    } else {
+        let job = Job {
+            connection: Arc::clone(connection),
+            get: get.clone(),
+            range: range.clone(),
+            streams: options.streams.min(parallel::STREAMS_MAX),
+            piece_min_bytes: options.piece_min_bytes,
+            progress: options.progress,
+            cancel: cancel.clone(),
+        };
+        parallel::fetch(job, parts, writer).await?
     };
-    // Cancels the transfer. The driver then ends, and with it `completed`, which keeps the bytes.
-    let cancelling = async {
-        cancel.cancelled().await;
-        drop(parts.cancel);
-        std::future::pending::<()>().await;
-    };
-    let (proof, stats, output) = tokio::select! {
-        completed = completed => completed?,
-        () = cancelling => return Err(Error::Cancelled),
-    };
+    let recoveries = fetched.recoveries;
+    let (proof, output) = finish(fetched, &cancel).await?;
 
     Ok(Report {
         path,
@@ -196,10 +231,34 @@ async fn attempt(
         version_id: object.version_id,
         last_modified: object.last_modified,
         stale_s: object.stale_s,
-        recoveries: stats.recoveries,
+        recoveries,
         elapsed: started.elapsed(),
         output,
     })
+}
+
+/// Returns the range of the file, of which the first transfer may fetch only the start.
+fn whole_range(get: &Get, download: &Download) -> Range<u64> {
+    let whole = get.span.resolve(download.object().size);
+    whole.unwrap_or(get.span.start..download.range().end)
+}
+
+/// Returns a whole object's description with its checksum, which relays state only to a consumer that requests all the
+/// rest. Therefore this requests all that follows the last byte.
+async fn describe(connection: &Arc<Connection>, get: &Get, object: &ObjectInfo) -> Result<ObjectInfo, Error> {
+    if object.checksum.is_some() {
+        return Ok(object.clone());
+    }
+
+    let end = get.clone().range(object.size..);
+    let mut download = match download::start_of_version(connection, end, object).await {
+        Ok(download) => download,
+        // A store may permit only downloads. Then only the checksum is missing.
+        Err(Error::Refused(error)) if error.code == Code::Denied => return Ok(object.clone()),
+        Err(error) => return Err(error),
+    };
+    while download.try_next().await?.is_some() {}
+    Ok(download.object().clone())
 }
 
 /// Rejects a range that starts at the object's end, since an empty file would look like a download of the range.
@@ -240,18 +299,19 @@ async fn begin(
     connection: &Arc<Connection>,
     get: &Get,
     part: &PartFile,
+    options: &FileOptions,
     restarted: &mut Option<String>,
 ) -> Result<Download, Error> {
     let Some(point) = part.resume_point() else {
-        return download::start(connection, get.clone(), &Via::default()).await;
+        return download::start(connection, options.first_of(get.clone()), &Via::default()).await;
     };
 
     let span = Span { start: point.proved, end: get.span.end };
     let rest = get.clone().range(span).pin(point.pin.clone());
-    let reason = match download::start(connection, rest, &Via::default()).await {
+    let reason = match download::start(connection, options.first_of(rest), &Via::default()).await {
         Ok(download) => {
-            let Range { start: from, end } = download.range();
-            if part.resumes(download.object(), &(get.span.start..end), from) {
+            let from = download.range().start;
+            if part.resumes(download.object(), &whole_range(get, &download), from) {
                 return Ok(download);
             }
             "the object's description differs from the one in the part file".to_owned()
@@ -262,7 +322,33 @@ async fn begin(
 
     info!(reason, "the part file can't be resumed: restarting the download");
     *restarted = Some(reason);
-    download::start(connection, get.clone(), &Via::default()).await
+    download::start(connection, options.first_of(get.clone()), &Via::default()).await
+}
+
+/// Fetches and writes the bytes of one transfer.
+///
+/// # Errors
+/// [`Error::Cancelled`] if the writer was lost in a panic. Other errors are in the result, with the writer.
+async fn fetch(
+    parts: Parts,
+    writer: PartWriter,
+    start: u64,
+    progress: Option<watch::Sender<Progress>>,
+    cancel: &CancellationToken,
+) -> Result<Fetched, Error> {
+    let sink = spawn_blocking(move || write(writer, parts.chunks, parts.written));
+    let driving = join_or_stop(parts.driver, parts.cancel, cancel);
+    let (driven, ()) = tokio::join!(driving, forward_progress(parts.progress, start, progress));
+    let (writer, written) = sink.await.map_err(|_| Error::Cancelled)?;
+
+    let recoveries = driven.as_ref().map_or(0, |stats| stats.recoveries);
+    let outcome = match (written, driven) {
+        (Ok(output), Ok(_)) => Ok(output),
+        // The driver's error would only state that its reader is gone.
+        (Err(error), _) => Err(error.into()),
+        (Ok(_), Err(error)) => Err(error),
+    };
+    Ok(Fetched { writer, outcome, recoveries, restated: parts.restated })
 }
 
 /// Writes chunks until there are no more. Blocks. Returns the time that writing took, or an error.
@@ -296,16 +382,11 @@ async fn forward_progress(mut from: watch::Receiver<Progress>, start: u64, to: O
 }
 
 /// Verifies the file and moves it to its target, or keeps the bytes after a failure.
-async fn finish(
-    driven: Result<Stats, Error>,
-    sink: JoinHandle<(PartWriter, Result<Duration, part::Error>)>,
-    restated: &stated::Later,
-    cancel: &CancellationToken,
-) -> Result<(Proof, Stats, Duration), Error> {
-    let Ok((mut writer, written)) = sink.await else { return Err(Error::Cancelled) };
+async fn finish(fetched: Fetched, cancel: &CancellationToken) -> Result<(Proof, Duration), Error> {
+    let Fetched { mut writer, outcome, restated, .. } = fetched;
 
-    let failure = match (written, driven) {
-        (Ok(output), Ok(stats)) => {
+    let failure = match outcome {
+        Ok(output) => {
             let begun = Instant::now();
             let restated = restated.checksum().cloned();
             let proof = stoppable(cancel, move |stop| {
@@ -314,11 +395,9 @@ async fn finish(
                 }
                 writer.commit()
             });
-            return Ok((proof.await?, stats, output + begun.elapsed()));
+            return Ok((proof.await?, output + begun.elapsed()));
         }
-        // The driver's error would only state that its reader is gone.
-        (Err(error), _) => error.into(),
-        (Ok(_), Err(error)) => error,
+        Err(error) => error,
     };
 
     if let Err(error) = blocking(move || writer.suspend()).await {

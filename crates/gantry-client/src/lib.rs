@@ -13,6 +13,7 @@ mod error;
 mod file;
 mod listing;
 mod options;
+mod parallel;
 pub mod part;
 mod parts;
 mod progress;

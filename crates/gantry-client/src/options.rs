@@ -21,7 +21,9 @@ use gantry_proto::subject::Prefix;
 pub struct Options {
     /// The first tokens of every subject.
     pub prefix: Prefix,
-    /// The first window of a download, in bytes.
+    /// The first window of a download, in bytes, if the relay is connected to the same nats-server or cluster. Otherwise
+    /// a slow link may be between them, and the first window is small, unless a download on the same connection has just
+    /// measured a larger one. On a fast link, it becomes large within a few round trips.
     pub window_initial_bytes: u64,
     /// The largest window of a download, in bytes.
     pub window_max_bytes: u64,
@@ -31,7 +33,7 @@ pub struct Options {
     pub connection_window_bytes: u64,
     /// The largest chunk payload to request, in bytes. The server's `max_payload` may lower it.
     pub chunk_max_bytes: u64,
-    /// The silence after which a relay is considered lost.
+    /// The silence after which a relay is considered lost. On a slow link it is longer, and follows the measured delay.
     pub stall_timeout: Duration,
     /// How long to retry while no relay has ever answered.
     pub no_relay_patience: Duration,

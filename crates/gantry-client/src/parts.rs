@@ -1,4 +1,6 @@
-//! A download without its stream, for a sink that acknowledges its own writes.
+//! A download without its stream, for a sink that acknowledges its own writes, and what the sink then has.
+
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -9,6 +11,7 @@ use gantry_proto::chunk::Chunk;
 use gantry_proto::receiver::Stats;
 
 use crate::error::Error;
+use crate::part::PartWriter;
 use crate::progress::Progress;
 use crate::{stated, written};
 
@@ -22,4 +25,14 @@ pub(crate) struct Parts {
     pub(crate) driver: JoinHandle<Result<Stats, Error>>,
     pub(crate) restated: stated::Later,
     pub(crate) cancel: DropGuard,
+}
+
+/// What was fetched, before it is verified.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) writer: PartWriter,
+    /// The time that writing took.
+    pub(crate) outcome: Result<Duration, Error>,
+    pub(crate) recoveries: u64,
+    pub(crate) restated: stated::Later,
 }

@@ -33,7 +33,8 @@ impl ServedBy {
 pub struct Progress {
     /// The start of the range.
     pub start: u64,
-    /// The offset up to which bytes are written. The latest writes may be missing until the next update.
+    /// The offset up to which bytes are written; with several streams, the start plus the number of bytes written. The
+    /// latest writes may be missing until the next update.
     pub written: u64,
     /// The exclusive end of the range. 0 before the first transfer is accepted.
     pub end: u64,

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use gantry_proto::{Accepted, Checksum};
+use gantry_proto::Checksum;
 
 use crate::error::Error;
 
@@ -28,13 +28,13 @@ pub(crate) struct Sender {
 pub(crate) struct Later(Arc<OnceLock<Checksum>>);
 
 impl Sender {
-    /// Records the checksum in an acceptance, if it has one.
+    /// Records the checksum that the next relay states, if it does.
     ///
     /// # Errors
     /// [`Error::Changed`] if it contradicts the checksum of an earlier relay.
-    pub(crate) fn note(&mut self, accepted: &Accepted) -> Result<(), Error> {
+    pub(crate) fn note(&mut self, stated: Option<&Checksum>) -> Result<(), Error> {
         let is_first = std::mem::replace(&mut self.is_first, false);
-        let Some(stated) = &accepted.object.checksum else { return Ok(()) };
+        let Some(stated) = stated else { return Ok(()) };
 
         match &self.known {
             Some(known) if known.contradicts(stated) => {

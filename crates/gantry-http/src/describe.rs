@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED,
+    ACCEPT_RANGES, AGE, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, EXPIRES, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED,
 };
 
 use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, ObjectInfo};
@@ -50,6 +50,9 @@ pub(crate) fn version(object: &ObjectInfo) -> HeaderMap {
     }
     if let Some(version) = &object.version_id {
         insert(&mut headers, HeaderName::from_static("x-amz-version-id"), version);
+    }
+    if let Some(stale_s) = object.stale_s {
+        headers.insert(AGE, HeaderValue::from(stale_s));
     }
     // A client that keeps the object learns for how much longer: RFC 9110, section 15.4.5.
     stored(object, &[CACHE_CONTROL, EXPIRES], &mut headers);
@@ -209,6 +212,16 @@ mod tests {
         let mut invalid = of("a.json");
         invalid.content_type = Some("a\r\nb: c".to_owned());
         assert_eq!(described(&invalid), "application/json");
+    }
+
+    /// RFC 9111, section 5.1.
+    #[test]
+    fn a_version_from_a_cache_without_its_store_has_an_age() {
+        let mut object = of("a");
+        assert_eq!(value(&version(&object), "age"), None);
+        object.stale_s = Some(312);
+        assert_eq!(value(&version(&object), "age").unwrap(), "312");
+        assert_eq!(value(&super::object(&object, &Query::default()), "age").unwrap(), "312");
     }
 
     #[test]

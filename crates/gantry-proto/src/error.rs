@@ -103,7 +103,7 @@ impl std::fmt::Display for Code {
     }
 }
 
-/// The JSON body of an error message: `{code, message, retryable, retry_after_ms?}`.
+/// The JSON body of an error message: `{code, message, retryable, retry_after_ms?, needs_operator?}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct WireError {
@@ -116,6 +116,9 @@ pub struct WireError {
     /// How long to wait before a retry, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// `true` if this relay can't serve the request before its operator has corrected something, such as its credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs_operator: Option<bool>,
 }
 
 impl WireError {
@@ -124,7 +127,7 @@ impl WireError {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let mut message = message.into();
         limits::truncate(&mut message, MESSAGE_MAX_BYTES);
-        Self { code, message, retryable: code.is_retryable(), retry_after_ms: None }
+        Self { code, message, retryable: code.is_retryable(), retry_after_ms: None, needs_operator: None }
     }
 
     /// Creates a `bad_request`.
@@ -173,6 +176,17 @@ mod tests {
             assert_eq!(serde_json::to_value(code).unwrap(), code.name());
             assert_eq!(serde_json::from_value::<Code>(code.name().into()).unwrap(), code);
         }
+    }
+
+    #[test]
+    fn the_need_for_an_operator_is_written_only_if_there_is_one() {
+        let error = WireError::new(Code::StoreUnavailable, "m");
+        assert!(!serde_json::to_string(&error).unwrap().contains("operator"));
+
+        let error = WireError { needs_operator: Some(true), ..error };
+        let body = serde_json::to_string(&error).unwrap();
+        assert!(body.ends_with(r#","needs_operator":true}"#), "{body}");
+        assert_eq!(serde_json::from_str::<WireError>(&body).unwrap(), error);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use limits::OFFSET_MAX;
 pub use message::{Body, Headers};
 pub use names::{Key, StoreName, TransferId};
 pub use object::{Checksum, ChecksumAlgorithm, ChecksumKind, ObjectInfo, PartRun, Pin, STORED_HEADERS, Span};
-pub use request::{Control, GetRequest, ListRequest, StatRequest, is_valid_context};
+pub use request::{Control, GetRequest, ListRequest, Location, Near, StatRequest, is_valid_context};
 pub use via::Via;
 
 /// The protocol's major version: the `v1` in every subject.

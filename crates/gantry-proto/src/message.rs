@@ -353,7 +353,8 @@ mod tests {
     fn body() -> impl Strategy<Value = Body> {
         let chunk = (0..=OFFSET_MAX, 0..=OFFSET_MAX, vec(any::<u8>(), 1..100));
         let beat = (0..=OFFSET_MAX, 0..=OFFSET_MAX, any::<bool>());
-        let error = (0..Code::ALL.len(), "\\PC{0,60}", any::<bool>(), option::of(any::<u64>()));
+        let error =
+            (0..Code::ALL.len(), "\\PC{0,60}", any::<bool>(), option::of(any::<u64>()), option::of(any::<bool>()));
 
         prop_oneof![
             accepted().prop_map(|accepted| Body::Accepted(Box::new(accepted))),
@@ -364,8 +365,8 @@ mod tests {
                 wait: if credit { Wait::Credit } else { Wait::Store },
             }),
             (any::<u64>(), any::<u64>()).prop_map(|(chunks, bytes)| Body::End(End { chunks, bytes })),
-            error.prop_map(|(code, message, retryable, retry_after_ms)| {
-                Body::Error(WireError { code: Code::ALL[code], message, retryable, retry_after_ms })
+            error.prop_map(|(code, message, retryable, retry_after_ms, needs_operator)| {
+                Body::Error(WireError { code: Code::ALL[code], message, retryable, retry_after_ms, needs_operator })
             }),
             Just(Body::Goaway),
         ]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::error::WireError;
-use super::json::object;
+use super::json::{object, optional};
 use super::limits::{TOKEN_MAX_BYTES, VERSION_MAX_BYTES};
 use super::names::Key;
 use super::object::{Pin, Span};
@@ -46,6 +46,46 @@ pub struct GetRequest {
     /// it has left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps_alive: bool,
+    /// More credit, for a relay that is close to the consumer.
+    #[serde(default, deserialize_with = "optional", skip_serializing_if = "Option::is_none")]
+    pub near: Option<Near>,
+}
+
+/// Credit that applies only if the relay is connected to the consumer's nats-server, or to one of its cluster. Between
+/// clusters, and behind leaf nodes, many consumers may share a slow link that none of them can see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Near {
+    /// The id of the consumer's nats-server.
+    pub server: String,
+    /// The name of that server's cluster, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// The initial credit, an absolute offset.
+    #[serde(deserialize_with = "offset")]
+    pub credit: u64,
+}
+
+/// Where a client is connected, as its nats-server states it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The server's id.
+    pub server: String,
+    /// The name of its cluster, if it has one.
+    pub cluster: Option<String>,
+}
+
+impl Near {
+    /// States credit for relays near `location`.
+    #[must_use]
+    pub fn to(location: &Location, credit: u64) -> Self {
+        Self { server: location.server.clone(), cluster: location.cluster.clone(), credit }
+    }
+
+    /// Returns whether a relay at `location` is connected to the consumer's server, or to one of its cluster.
+    #[must_use]
+    pub fn includes(&self, location: &Location) -> bool {
+        self.server == location.server || self.cluster.is_some() && self.cluster == location.cluster
+    }
 }
 
 impl GetRequest {
@@ -63,6 +103,17 @@ impl GetRequest {
             chunk_max: None,
             context: None,
             keeps_alive: false,
+            near: None,
+        }
+    }
+
+    /// Raises the credit to that for a near relay, if the relay is near, which is at `location`.
+    pub fn apply_location(&mut self, location: &Location) {
+        if let Some(near) = &self.near
+            && near.includes(location)
+            && let Some(credit) = &mut self.credit
+        {
+            *credit = near.credit.max(*credit);
         }
     }
 
@@ -251,6 +302,8 @@ enum Kind {
     Positive,
     /// A number that fits into 32 bits.
     Small,
+    /// A [`Near`].
+    Near,
 }
 
 /// The members of each body. These rules only provide messages; the types above enforce them.
@@ -266,6 +319,7 @@ const GET: &[(&str, Kind)] = &[
     ("chunk_max", Kind::Positive),
     ("context", Kind::Text),
     ("keeps_alive", Kind::Flag),
+    ("near", Kind::Near),
 ];
 const STAT: &[(&str, Kind)] =
     &[("v", Kind::Small), ("key", Kind::Key), ("if_match", Kind::Text), ("version_id", Kind::Text)];
@@ -281,7 +335,7 @@ const CONTROL: &[(&str, Kind)] =
 
 /// Members without a default. For these, `null` means that they are absent.
 const NULLABLE: &[&str] =
-    &["v", "end", "if_match", "version_id", "credit", "window", "chunk_max", "context", "limit", "token"];
+    &["v", "end", "if_match", "version_id", "credit", "window", "chunk_max", "context", "near", "limit", "token"];
 
 impl Kind {
     fn is_met_by(self, value: &Value) -> bool {
@@ -292,6 +346,7 @@ impl Kind {
             Self::Number => value.as_u64().is_some_and(|number| number <= OFFSET_MAX),
             Self::Positive => value.as_u64().is_some_and(|number| (1..=OFFSET_MAX).contains(&number)),
             Self::Small => value.as_u64().is_some_and(|number| u32::try_from(number).is_ok()),
+            Self::Near => value.is_object() && Near::deserialize(value).is_ok(),
         }
     }
 
@@ -303,6 +358,9 @@ impl Kind {
             Self::Number => "must be an integer from 0 to 2^63 - 1",
             Self::Positive => "must be an integer from 1 to 2^63 - 1",
             Self::Small => "must be an integer from 0 to 2^32 - 1",
+            Self::Near => {
+                "must be an object with the text `server` and the offset `credit`, and perhaps the text `cluster`"
+            }
         }
     }
 }
@@ -447,6 +505,10 @@ mod tests {
             (r#"{"key":"a","version_id":[]}"#.to_owned(), "`version_id` must be text"),
             (r#"{"key":7}"#.to_owned(), "`key` must be text of 1 to 1024 bytes"),
             (r#"{"key":"a","keeps_alive":1}"#.to_owned(), "keeps_alive"),
+            (r#"{"key":"a","near":7}"#.to_owned(), "`near`"),
+            (r#"{"key":"a","near":["s","c",1]}"#.to_owned(), "`near`"),
+            (r#"{"key":"a","near":{"server":"s"}}"#.to_owned(), "`near`"),
+            (r#"{"key":"a","near":{"server":"s","credit":-1}}"#.to_owned(), "`near`"),
             (r#"{"key":"a","if_match":""}"#.to_owned(), "`if_match`"),
             (format!(r#"{{"key":"a","context":"{context}"}}"#), "`context`"),
             (r#"{"key":"a","context":"a\r\nB: c"}"#.to_owned(), "`context`"),
@@ -505,6 +567,25 @@ mod tests {
         state.merge(Control { probe: true, ..Control::written(3) });
         state.merge(Control { cancel: true, ..Control::credit(5) });
         assert_eq!(state, Control { credit: 7, written: 3, cancel: true, probe: true });
+    }
+
+    #[test]
+    fn only_a_near_relay_applies_the_credit_for_near_relays() {
+        let at = |server: &str, cluster: Option<&str>| Location {
+            server: server.to_owned(),
+            cluster: cluster.map(str::to_owned),
+        };
+        for (relay, credit) in
+            [(at("s1", None), 900), (at("s2", Some("c1")), 900), (at("s2", Some("c2")), 4), (at("s2", None), 4)]
+        {
+            let body = br#"{"key":"a","credit":4,"near":{"server":"s1","cluster":"c1","credit":900}}"#;
+            let mut request = GetRequest::parse(body).unwrap();
+            request.apply_location(&relay);
+            assert_eq!(request.credit, Some(credit), "{relay:?}");
+        }
+
+        // Two servers without a cluster are not in the same one.
+        assert!(!Near::to(&at("s1", None), 1).includes(&at("s2", None)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tracing::warn;
 use crate::lifetime::Lifetime;
 use crate::throttle::{REFUSALS, Throttle};
 use gantry_bus::{Bus, Message, Status};
+use gantry_proto::Location;
 
 /// The number of transfers that may hand a chunk to the bus at once. The others wait here and send beats meanwhile. If
 /// all of them waited in the bus's own queue, the beats of a thousand transfers would arrive seconds late.
@@ -112,6 +113,11 @@ impl Outbox {
     pub(crate) async fn flush_within(&self, limit: Duration) {
         // If it fails, the next message fails as well, and reports the error.
         drop(timeout(limit, self.data.flush()).await);
+    }
+
+    /// Returns where transfers are published.
+    pub(crate) fn location(&self) -> Option<Arc<Location>> {
+        self.data.location()
     }
 
     /// Returns the server's limit on payload and headers together, in bytes.

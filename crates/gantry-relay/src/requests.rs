@@ -89,7 +89,7 @@ impl Requests {
     }
 
     async fn handle_get(&self, requester: Requester, limits: &StoreLimits, store: Arc<dyn Store>, message: &Message) {
-        let request = match GetRequest::parse(&message.payload) {
+        let mut request = match GetRequest::parse(&message.payload) {
             Ok(request) => request,
             Err(error) => {
                 let context = GetRequest::context_of(&message.payload);
@@ -100,6 +100,11 @@ impl Requests {
             Ok(via) => via,
             Err(error) => return self.refuse_aside(requester, request.context, error).await,
         };
+        if request.near.is_some()
+            && let Some(location) = self.answering.outbox.location()
+        {
+            request.apply_location(&location);
+        }
         let place = match limits.admit_transfer() {
             Ok(place) => place,
             Err(error) => return self.refuse_aside(requester, request.context, error).await,

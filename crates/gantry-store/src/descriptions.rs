@@ -109,4 +109,5 @@ impl Drop for Forgets<'_> {
 pub(crate) fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
     (&one.etag, &one.version_id, one.size, &one.last_modified)
         == (&other.etag, &other.version_id, other.size, &other.last_modified)
+        && !one.contradicts(other)
 }

@@ -31,6 +31,7 @@ mod headers;
 mod jobs;
 #[cfg(feature = "http")]
 mod listing;
+pub mod misplaced;
 mod observe;
 #[cfg(feature = "http")]
 mod position;
@@ -40,6 +41,7 @@ mod ranged;
 mod release;
 #[cfg(feature = "s3")]
 pub mod s3;
+pub mod secret_text;
 pub mod shared;
 pub mod shares;
 pub mod via;
@@ -227,18 +229,62 @@ pub enum UnavailableKind {
     UnknownAuthority,
     /// The file with the certificate authorities can't be read, or contains none.
     UnusableAuthorities,
-    /// The server's certificate is invalid for another reason: it has expired, or belongs to another host.
+    /// The server's certificate is not valid now, by the relay's clock: one of them is wrong.
+    CertificateTime,
+    /// The server's certificate is invalid for another reason, such as belonging to another host.
     InvalidCertificate,
+    /// The service that issues tokens for the store does not answer, or fails for a while.
+    TokenService,
+    /// The store demands TLS, but the relay's address of it has none.
+    TlsRequired,
+    /// The store's network rules exclude the relay.
+    NetworkRules,
     /// The AWS profile uses a way to sign in that is not supported, such as SSO.
     UnsupportedProfile,
     /// The bucket bills the requester, and the relay names no project that pays.
     NoBillingProject,
     /// The storage account or the container is disabled.
     AccountDisabled,
+    /// A policy of the organisation forbids the request.
+    OrganisationPolicy,
+    /// The service that issues tokens does not know the tenant of the relay's credentials.
+    UnknownTenant,
+    /// The service that issues tokens does not know the application of the relay's credentials.
+    UnknownApplication,
+    /// An upstream relay can't read its store before its operator has corrected something.
+    Upstream,
     /// The store fails for a while, or asks to slow down.
     Busy,
     /// Any other reason, such as a server that does not answer.
     Other,
+}
+
+impl UnavailableKind {
+    /// Returns whether the store stays unavailable to the relay until its operator, or another administrator, corrects
+    /// something.
+    #[must_use]
+    pub const fn needs_operator(self) -> bool {
+        match self {
+            Self::Credentials
+            | Self::TlsNotOffered
+            | Self::Clock
+            | Self::UnusableCredentials
+            | Self::UnknownAuthority
+            | Self::UnusableAuthorities
+            | Self::CertificateTime
+            | Self::InvalidCertificate
+            | Self::TlsRequired
+            | Self::NetworkRules
+            | Self::UnsupportedProfile
+            | Self::NoBillingProject
+            | Self::AccountDisabled
+            | Self::OrganisationPolicy
+            | Self::UnknownTenant
+            | Self::UnknownApplication
+            | Self::Upstream => true,
+            Self::TokenService | Self::Busy | Self::Other => false,
+        }
+    }
 }
 
 impl Error {
@@ -252,6 +298,25 @@ impl Error {
     #[must_use]
     pub fn unavailable_because(kind: UnavailableKind, message: impl Into<String>) -> Self {
         Self::Unavailable { kind, message: message.into(), retry_after: None }
+    }
+
+    /// Adds to the message where the error comes from.
+    #[must_use]
+    pub fn from_place(self, place: &str) -> Self {
+        let add = |message: String| format!("{place}: {message}");
+        match self {
+            Self::NotFound(message) => Self::NotFound(add(message)),
+            Self::NoBucket(message) => Self::NoBucket(add(message)),
+            Self::Changed(message) => Self::Changed(add(message)),
+            Self::Denied(message) => Self::Denied(add(message)),
+            Self::Archived(message) => Self::Archived(add(message)),
+            Self::Range { .. } => self,
+            Self::Invalid(message) => Self::Invalid(add(message)),
+            Self::Unavailable { kind, message, retry_after } => {
+                Self::Unavailable { kind, message: add(message), retry_after }
+            }
+            Self::Protocol(message) => Self::Protocol(add(message)),
+        }
     }
 
     /// Returns whether the same request may succeed later, or at another relay.
@@ -286,7 +351,9 @@ impl Error {
     /// Converts the error to the form in which a consumer receives it.
     #[must_use]
     pub fn to_wire(&self) -> WireError {
-        let wire = WireError { retryable: self.is_retryable(), ..WireError::new(self.code(), self.to_string()) };
+        let needs_operator = matches!(self, Self::Unavailable { kind, .. } if kind.needs_operator()).then_some(true);
+        let wire = WireError::new(self.code(), self.to_string());
+        let wire = WireError { retryable: self.is_retryable(), needs_operator, ..wire };
 
         match self {
             Self::Unavailable { retry_after: Some(after), .. } => {
@@ -317,5 +384,14 @@ mod tests {
         assert!(!invalid.is_retryable() && !invalid.to_wire().retryable);
         assert!(unavailable.is_retryable() && unavailable.to_wire().retryable);
         assert_eq!((invalid.code(), unavailable.code()), (Code::StoreUnavailable, Code::StoreUnavailable));
+    }
+
+    #[test]
+    fn a_consumer_learns_that_only_the_operator_can_act() {
+        let of = |kind| Error::unavailable_because(kind, "m").to_wire().needs_operator;
+
+        assert_eq!(of(UnavailableKind::Credentials), Some(true));
+        assert_eq!(of(UnavailableKind::Busy), None);
+        assert_eq!(Error::Denied("m".to_owned()).to_wire().needs_operator, None);
     }
 }

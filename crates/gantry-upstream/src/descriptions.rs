@@ -77,7 +77,8 @@ impl Descriptions {
         let state = self.state();
         let known = state.known.get(subject)?;
 
-        (known.confirmed.elapsed() <= self.age_max).then(|| Arc::clone(&known.object))
+        let age = known.confirmed.elapsed();
+        (age <= self.age_max).then(|| aged(&known.object, age))
     }
 
     /// Returns the description, from memory or from a relay. `ask` asks a relay.
@@ -101,13 +102,17 @@ impl Descriptions {
         if self.age_max.is_zero() {
             return;
         }
+        let stale_s = object.stale_s;
         let mut state = self.state();
 
         // A description of a transfer may lack what one from a question contains.
         let known = state.known.get(&subject).map(|known| Arc::clone(&known.object));
         let same = known.filter(|known| known.pin() == object.pin() && known.size == object.size);
 
-        let object = same.unwrap_or_else(|| Arc::new(object.clone()));
+        let mut object = same.unwrap_or_else(|| Arc::new(object.clone()));
+        if object.stale_s != stale_s {
+            Arc::make_mut(&mut object).stale_s = stale_s;
+        }
         state.insert(subject, object, self.bytes_max);
     }
 
@@ -208,6 +213,14 @@ impl State {
     }
 }
 
+/// Returns a description that was kept for this long. A version that a cache could not confirm has become older meanwhile.
+fn aged(object: &Arc<ObjectInfo>, age: Duration) -> Arc<ObjectInfo> {
+    let Some(stale_s) = object.stale_s.filter(|_| age.as_secs() > 0) else { return Arc::clone(object) };
+    let mut object = ObjectInfo::clone(object);
+    object.stale_s = Some(stale_s.saturating_add(age.as_secs()));
+    Arc::new(object)
+}
+
 /// Returns about how much memory a description takes, in bytes.
 fn memory_of(subject: &Subject, object: &ObjectInfo) -> usize {
     let metadata = object.metadata.iter().chain(&object.headers);
@@ -252,6 +265,27 @@ mod tests {
 
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(descriptions.known(&subject("k")).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_age_of_a_version_that_could_not_be_confirmed_grows() {
+        let descriptions = Arc::new(Descriptions::new(Duration::from_secs(60), 1 << 20, Arc::default()));
+        let known = || descriptions.known(&subject("k")).unwrap().stale_s;
+        let mut stale = object("k", "1");
+        stale.stale_s = Some(100);
+
+        descriptions.confirm(subject("k"), &stale);
+        assert_eq!(known(), Some(100));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(known(), Some(107));
+
+        // A transfer states the age of its own moment, or that the version is current.
+        stale.stale_s = Some(110);
+        descriptions.confirm(subject("k"), &stale);
+        assert_eq!(known(), Some(110));
+        descriptions.confirm(subject("k"), &object("k", "1"));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(known(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,7 +40,9 @@ fn of_relay(refusal: &WireError) -> store::Error {
         Code::StoreUnavailable if !refusal.retryable => store::Error::Protocol(message),
         Code::Idle | Code::Ended | Code::Busy | Code::StoreUnavailable | Code::Draining | Code::Internal => {
             let retry_after = refusal.retry_after();
-            store::Error::Unavailable { kind: UnavailableKind::Other, message, retry_after }
+            let needs_operator = refusal.needs_operator.unwrap_or_default();
+            let kind = if needs_operator { UnavailableKind::Upstream } else { UnavailableKind::Other };
+            store::Error::Unavailable { kind, message, retry_after }
         }
     }
 }
@@ -78,6 +80,15 @@ mod tests {
 
         let store::Error::Unavailable { retry_after, .. } = converted else { panic!("{converted:?}") };
         assert_eq!(retry_after, Some(Duration::from_millis(700)));
+    }
+
+    #[test]
+    fn the_need_for_an_operator_is_passed_on() {
+        let refused = WireError { needs_operator: Some(true), ..WireError::new(Code::StoreUnavailable, "m") };
+
+        let converted = of_client(&Error::GaveUp { cause: Cause::Refused(refused), requests: 3 });
+
+        assert_eq!(converted.to_wire().needs_operator, Some(true));
     }
 
     #[test]

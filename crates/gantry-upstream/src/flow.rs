@@ -1,10 +1,12 @@
 //! A transfer from which the bytes of several ranges are taken, one range after the other.
 
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use gantry_client::{Download, Error};
 use gantry_proto::ObjectInfo;
@@ -18,18 +20,24 @@ pub(crate) struct Flow {
     /// Bytes that have arrived and belong to the next range.
     held: Bytes,
     offset: u64,
+    accepted_at: Instant,
     /// The place among the transfers that read ahead, if it may read past its range.
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Flow {
-    pub(crate) const fn new(download: Download, place: Option<OwnedSemaphorePermit>) -> Self {
+    pub(crate) fn new(download: Download, place: Option<OwnedSemaphorePermit>) -> Self {
         let offset = download.range().start;
-        Self { download, held: Bytes::new(), offset, _place: place }
+        Self { download, held: Bytes::new(), offset, accepted_at: Instant::now(), _place: place }
     }
 
     pub(crate) const fn object(&self) -> &ObjectInfo {
         self.download.object()
+    }
+
+    /// Returns how long ago a relay accepted the transfer.
+    pub(crate) fn age(&self) -> Duration {
+        self.accepted_at.elapsed()
     }
 
     /// Returns the offset of the next byte.

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -33,10 +34,15 @@ pub type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Bus>, Strin
 ///
 /// It exists before the connection does. Without a connection, all methods fail with [`Error::Unavailable`]: within
 /// [`Options::connection_patience`] after the connection was lost, and at once later. They fail likewise if no relay
-/// serves the store, since one may return.
+/// answers, or none serves the store any longer, since one may return. All other errors keep their kind. All messages name
+/// the upstream store, since their readers know this relay only.
 pub struct Uplink {
+    /// How messages name the upstream.
+    place: String,
     state: watch::Receiver<State>,
     patience: Duration,
+    /// Whether a relay has served the store since the start.
+    was_served: AtomicBool,
     task: JoinHandle<()>,
 }
 
@@ -54,9 +60,27 @@ impl Uplink {
     #[must_use]
     pub fn start(name: StoreName, connect: Connect, client: client::Options, options: Options) -> Self {
         let (sender, state) = watch::channel(State::Waiting);
-        let patience = options.connection_patience;
+        let (place, patience) = (format!("the relay's upstream store {name}"), options.connection_patience);
         let keeper = Keeper { name, connect, client, options, state: sender };
-        Self { state, patience, task: tokio::spawn(keeper.run()) }
+        let task = tokio::spawn(keeper.run());
+        Self { place, state, patience, was_served: AtomicBool::new(false), task }
+    }
+
+    /// Asks the relays, and names them in the error.
+    async fn ask<T, F>(&self, ask: impl FnOnce(Upstream) -> F + Send) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>> + Send,
+    {
+        let answer = match self.reach().await {
+            Ok(upstream) => ask(upstream).await,
+            Err(error) => Err(error),
+        };
+
+        if matches!(answer, Ok(_) | Err(Error::NotFound(_) | Error::Changed(_) | Error::Range { .. })) {
+            self.was_served.store(true, Ordering::Relaxed);
+        }
+        let was_served = self.was_served.load(Ordering::Relaxed);
+        answer.map_err(|error| may_return(error, was_served).from_place(&self.place))
     }
 
     /// Waits for the connection.
@@ -90,27 +114,36 @@ impl Drop for Uplink {
 
 impl Store for Uplink {
     fn open<'a>(&'a self, key: &'a Key, pin: &'a Pin, span: Span) -> BoxFuture<'a, Result<Opened, Error>> {
-        async move { self.reach().await?.open(key, pin, span).await.map_err(may_return) }.boxed()
+        async move {
+            let opened = self.ask(move |upstream| async move { upstream.open(key, pin, span).await }).await?;
+            let place = self.place.clone();
+            let body = opened.body.map_err(move |error| error.from_place(&place)).boxed();
+            Ok(Opened { body, ..opened })
+        }
+        .boxed()
     }
 
     fn stat<'a>(&'a self, key: &'a Key, pin: &'a Pin) -> BoxFuture<'a, Result<ObjectInfo, Error>> {
-        async move { self.reach().await?.stat(key, pin).await.map_err(may_return) }.boxed()
+        self.ask(move |upstream| async move { upstream.stat(key, pin).await }).boxed()
     }
 
     fn list<'a>(&'a self, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage, Error>> {
-        async move { self.reach().await?.list(request).await.map_err(may_return) }.boxed()
+        self.ask(move |upstream| async move { upstream.list(request).await }).boxed()
     }
 
     /// Checks only whether there is a connection. A question to the relays would cost a request to their store, for each
     /// site and probe.
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
-        async move { self.reach().await.map(|_| ()) }.boxed()
+        async move { self.reach().await.map(|_| ()).map_err(|error| error.from_place(&self.place)) }.boxed()
     }
 }
 
-/// Relays that serve the store may return.
-fn may_return(error: Error) -> Error {
-    if let Error::NoBucket(reason) = error { Error::unavailable(reason) } else { error }
+/// A relay that served the store may return. Without one since the start, its name may be wrong.
+fn may_return(error: Error, was_served: bool) -> Error {
+    if was_served && let Error::NoBucket(reason) = &error {
+        return Error::unavailable(reason.clone());
+    }
+    error
 }
 
 /// Makes and watches the connection.
@@ -189,5 +222,18 @@ impl Keeper {
             warn!(store = %self.name, reason, "the upstream relays can't be reached: retrying");
         }
         self.state.send_replace(State::Away(reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_store_that_was_served_may_return() {
+        let missing = || Error::NoBucket("no relay serves it".to_owned());
+        assert!(!may_return(missing(), false).is_retryable());
+        assert!(may_return(missing(), true).is_retryable());
+        assert!(!may_return(Error::NotFound("no such key".to_owned()), true).is_retryable());
     }
 }

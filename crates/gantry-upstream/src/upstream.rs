@@ -274,7 +274,8 @@ impl Upstream {
     }
 
     fn opened_at(&self, version: Arc<Version>, flow: Flow, end: u64) -> Opened {
-        let object = flow.object().clone();
+        let mut object = flow.object().clone();
+        object.stale_s = object.stale_s.map(|stale_s| stale_s.saturating_add(flow.age().as_secs()));
         Opened { object, body: Range::new(Arc::clone(&self.shared), version, flow, end).boxed() }
     }
 

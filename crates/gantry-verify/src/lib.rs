@@ -65,13 +65,24 @@ impl Verifier {
 
     /// Adds the next bytes, with their CRC-64/NVME.
     pub fn update_summed(&mut self, bytes: &[u8], crc: u64) {
-        match &mut self.check {
-            Some(Check { digest: Digest::Bytes(Hasher::Crc64Nvme(so_far)), .. }) => {
-                *so_far = join_crcs(*so_far, crc, bytes.len() as u64);
-                self.seen = self.seen.saturating_add(bytes.len() as u64);
-            }
-            _ => self.update(bytes),
+        if !self.join_summed(bytes.len() as u64, crc) {
+            self.update(bytes);
         }
+    }
+
+    /// Adds the next `len` bytes by their CRC-64/NVME alone. Returns false, and adds nothing, if the stored checksum is of
+    /// another kind and needs the bytes themselves.
+    #[must_use]
+    pub fn join_summed(&mut self, len: u64, crc: u64) -> bool {
+        match &mut self.check {
+            None => {}
+            Some(Check { digest: Digest::Bytes(Hasher::Crc64Nvme(so_far)), .. }) => {
+                *so_far = join_crcs(*so_far, crc, len);
+            }
+            Some(_) => return false,
+        }
+        self.seen = self.seen.saturating_add(len);
+        true
     }
 
     /// Returns the CRC-64/NVME of the bytes so far, if it is computed for the stored checksum.

@@ -1,15 +1,17 @@
 //! The consumer's state machine against a relay that sends anything, at any time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-use crate::gantry::{Arrivals, Chunk, Get, Output, Prefix, Receiver, Span, receiver, subject};
+use crate::gantry::{Chunk, Get, Location, Output, Prefix, Receiver, Span, receiver, subject};
 use crate::machine::{Number, Position, Said};
 
 #[derive(Arbitrary, Debug)]
 struct Input {
     window_initial: Number,
+    window_near: Option<Number>,
     window_max: Number,
     chunk_max: Number,
     start: u8,
@@ -27,7 +29,6 @@ enum Event {
     Disconnected,
     Connected,
     NoResponders,
-    Link(Number, Number),
     Share(Number),
 }
 
@@ -37,12 +38,18 @@ const OUTPUTS_MAX: usize = 8;
 /// An upper bound on the memory that the receiver requests, whatever the relay claims.
 const HELD_MAX: u64 = 4 * 1024 * 1024;
 
+/// Returns where the consumer is connected.
+fn here() -> Arc<Location> {
+    Arc::new(Location { server: "here".to_owned(), cluster: None })
+}
+
 pub(crate) fn run(data: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(data)) else { return };
     let window_max = input.window_max.0 % HELD_MAX + 1;
     let settings = receiver::Settings {
         prefix: Prefix::default(),
         window_initial: input.window_initial.0 % HELD_MAX,
+        near: input.window_near.map(|window| (here(), window.0 % HELD_MAX)),
         window_max,
         chunk_max: input.chunk_max.0 % HELD_MAX,
         stall_timeout: Duration::from_secs(3),
@@ -115,10 +122,6 @@ impl World {
             Event::Disconnected => self.receiver.handle_disconnected(),
             Event::Connected => self.receiver.handle_connected(self.now),
             Event::NoResponders => self.receiver.handle_no_responders(self.now),
-            Event::Link(bytes, ms) => {
-                let arrived_until = Duration::from_millis(ms.0);
-                self.receiver.handle_arrivals(Arrivals { received_bytes: bytes.0, arrived_until });
-            }
             Event::Share(share) => self.receiver.handle_window_limit(share.0),
         }
     }
@@ -157,7 +160,9 @@ impl World {
             Output::Request(request) => {
                 assert_eq!(request.start, self.receiver.next_offset());
                 assert_eq!(request.end, self.end);
-                self.begin_transfer(request.credit.unwrap_or_default());
+                // Nobody but the relay knows whether it is near.
+                let near = request.near.map_or(0, |near| near.credit);
+                self.begin_transfer(request.credit.unwrap_or_default().max(near));
                 self.position = Position { start: request.start, seq: 0, offset: request.start };
             }
             Output::Control { subject, control } => {

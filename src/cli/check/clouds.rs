@@ -1,6 +1,8 @@
 //! Names the key that explains an error of a store in Google Cloud or Azure, and what to do.
 
-use super::{again, find, named};
+use super::{
+    CERTIFICATE_TIME_CURE, PLACE_IN_ENDPOINT_CURE, TOKEN_SERVICE_CURE, again, endpoint_names_place, find, named,
+};
 use crate::config::Effective;
 use gantry_proto::StoreName;
 use gantry_store::{Error, UnavailableKind};
@@ -77,6 +79,9 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
     let endpoint = || server(name, effective);
 
     let is_anonymous = is_anonymous(name, effective);
+    if let Some((key, cure)) = blamed_on_administration(cloud, error, name, effective) {
+        return format!("{key}: {error}: {cure}");
+    }
 
     let (key, cure) = match error {
         Error::Unavailable { kind: UnavailableKind::Credentials, .. } | Error::Denied(_) if is_anonymous => (
@@ -103,6 +108,16 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
         Error::Unavailable { kind: UnavailableKind::InvalidCertificate, .. } => {
             (endpoint(), "use the host name of the server's certificate, or renew the certificate".to_owned())
         }
+        Error::Unavailable { kind: UnavailableKind::CertificateTime, .. } => {
+            (endpoint(), CERTIFICATE_TIME_CURE.to_owned())
+        }
+        Error::Unavailable { kind: UnavailableKind::TlsRequired, .. } => (endpoint(), "use https://".to_owned()),
+        Error::Unavailable { kind: UnavailableKind::NetworkRules, .. } => {
+            (endpoint(), "permit the relay's network in the rules, or use a private endpoint".to_owned())
+        }
+        Error::Unavailable { kind: UnavailableKind::TokenService, .. } => {
+            (credentials(cloud, name, effective), TOKEN_SERVICE_CURE.to_owned())
+        }
         Error::Unavailable { kind: UnavailableKind::NoBillingProject, .. } => {
             (named(effective, &key("billing_project")), "set it to the project that pays for the requests".to_owned())
         }
@@ -114,10 +129,14 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
         Error::Unavailable { kind: UnavailableKind::Busy, retry_after, .. } => {
             (named(effective, &key("url")), again(*retry_after))
         }
-        Error::Unavailable { .. } | Error::Protocol(_) => {
+        Error::Unavailable { .. } => {
             (endpoint(), format!("correct the address, or let the relay reach {}", cloud.name))
         }
+        Error::Protocol(_) => (endpoint(), "correct the address of the server".to_owned()),
         Error::Denied(_) => (credentials(cloud, name, effective), cloud.permission.to_owned()),
+        Error::NotFound(_) | Error::NoBucket(_) if endpoint_names_place(effective, name) => {
+            (endpoint(), PLACE_IN_ENDPOINT_CURE.to_owned())
+        }
         Error::NotFound(_) | Error::NoBucket(_) => (
             named(effective, &key("url")),
             format!("create the {}, or correct its name or the server's address", cloud.place),
@@ -125,6 +144,31 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
         _ => (named(effective, &key("url")), "correct the address or the credentials".to_owned()),
     };
     format!("{key}: {error}: {cure}")
+}
+
+/// Names the key of an id that the service for tokens does not know, or of a place that a policy protects, and what to do.
+fn blamed_on_administration(
+    cloud: &Cloud,
+    error: &Error,
+    name: &StoreName,
+    effective: &[Effective],
+) -> Option<(String, String)> {
+    let Error::Unavailable { kind, .. } = error else { return None };
+
+    let is = |wanted: UnavailableKind| *kind == wanted;
+    if is(UnavailableKind::UnknownTenant) {
+        let id = id(name, effective, "tenant_id", "AZURE_TENANT_ID");
+        Some((id, "set it to the id or a domain of the application's tenant".to_owned()))
+    } else if is(UnavailableKind::UnknownApplication) {
+        let id = id(name, effective, "client_id", "AZURE_CLIENT_ID");
+        Some((id, "set it to the id of an application in this tenant".to_owned()))
+    } else if is(UnavailableKind::OrganisationPolicy) {
+        let administrator = "let the organisation's administrator exempt the project of the";
+        let cure = format!("fulfil the policy, or {administrator} {}", cloud.place);
+        Some((named(effective, &format!("stores.{name}.url")), cure))
+    } else {
+        None
+    }
 }
 
 /// Names the key that determines the server: the endpoint, or the Azure account.
@@ -161,6 +205,15 @@ fn credentials(cloud: &Cloud, name: &StoreName, effective: &[Effective]) -> Stri
 fn variable(cloud: &Cloud) -> Option<&'static str> {
     let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     cloud.variables.iter().copied().find(is_set)
+}
+
+/// Names the key or the variable with an id.
+fn id(name: &StoreName, effective: &[Effective], key: &str, variable: &str) -> String {
+    let key = format!("stores.{name}.{key}");
+    match find(effective, &key) {
+        Some(_) => named(effective, &key),
+        None => format!("`{key}` is not set, the id comes from {variable}"),
+    }
 }
 
 /// Names the place of the credentials if no key sets them.

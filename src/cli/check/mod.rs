@@ -25,6 +25,12 @@ pub(super) use self::stores::explained;
 /// The time limit for the collector of traces to accept a connection.
 const COLLECTOR_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What to do about a certificate that is not valid at the time of the clock.
+const CERTIFICATE_TIME_CURE: &str = "correct this machine's clock, or renew the certificate if the clock is right";
+
+/// What to do if the service that issues tokens for a store is unavailable.
+const TOKEN_SERVICE_CURE: &str = "let the relay reach this service, try again later, or use other credentials";
+
 /// Prints the effective settings, and tests the parts of the configuration.
 pub(super) async fn run(config: &Config, effective: &[Effective]) -> Result<(), Failure> {
     print(effective)?;
@@ -89,6 +95,19 @@ fn report(what: &str, outcome: Result<String, String>, problems: &mut Vec<String
 fn named(effective: &[Effective], key: &str) -> String {
     find(effective, key)
         .map_or_else(|| format!("`{key}` is not set"), |line| format!("`{key}` = {} in {}", line.value, line.origin))
+}
+
+/// What to do about an address of a server that also names the bucket or container.
+const PLACE_IN_ENDPOINT_CURE: &str = "remove the bucket or container from the end of the address, since `url` names it";
+
+/// Returns whether the address of a store's server ends with the name of the bucket or container.
+fn endpoint_names_place(effective: &[Effective], name: &StoreName) -> bool {
+    let value = |key: &str| find(effective, &format!("stores.{name}.{key}")).map(|line| line.value.trim_matches('"'));
+    let place = value("url").and_then(|url| url.split_once("://")?.1.split('/').next());
+    let path = value("endpoint_url").and_then(|url| url.split_once("://")?.1.split_once('/'));
+
+    let last = path.and_then(|(_, path)| path.trim_end_matches('/').rsplit('/').next());
+    last.is_some() && last == place
 }
 
 fn find<'a>(effective: &'a [Effective], key: &str) -> Option<&'a Effective> {

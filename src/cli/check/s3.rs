@@ -1,6 +1,8 @@
 //! Names the key that explains an error of a store in S3, and what to do.
 
-use super::{again, find, named};
+use super::{
+    CERTIFICATE_TIME_CURE, PLACE_IN_ENDPOINT_CURE, TOKEN_SERVICE_CURE, again, endpoint_names_place, find, named,
+};
 use crate::config::Effective;
 use gantry_proto::StoreName;
 use gantry_store::{Error, UnavailableKind};
@@ -33,12 +35,17 @@ pub(super) fn blamed(error: &Error, name: &StoreName, effective: &[Effective]) -
         Error::Unavailable { kind: UnavailableKind::InvalidCertificate, .. } => {
             (endpoint(), "use the host name of the server's certificate, or renew the certificate")
         }
+        Error::Unavailable { kind: UnavailableKind::CertificateTime, .. } => (endpoint(), CERTIFICATE_TIME_CURE),
+        Error::Unavailable { kind: UnavailableKind::TokenService, .. } => {
+            (credentials(name, effective), TOKEN_SERVICE_CURE)
+        }
         Error::Unavailable { kind: UnavailableKind::Busy, retry_after, .. } => {
             return format!("{}: {error}: {}", url(), again(*retry_after));
         }
-        Error::Unavailable { kind: UnavailableKind::Other, .. } | Error::Protocol(_) => {
+        Error::Unavailable { kind: UnavailableKind::Other, .. } => {
             (endpoint(), "start the S3 server, or correct the address")
         }
+        Error::Protocol(_) => (endpoint(), "correct the address of the S3 server"),
         Error::Denied(_) if is_anonymous(name, effective) => {
             (named(effective, &anonymous(name)), "give the relay credentials, the bucket is not public")
         }
@@ -47,6 +54,9 @@ pub(super) fn blamed(error: &Error, name: &StoreName, effective: &[Effective]) -
             "check these credentials and their permissions (deploy/iam/policy.json), and set `requester_pays` if the \
              bucket demands it",
         ),
+        Error::NotFound(_) | Error::NoBucket(_) if endpoint_names_place(effective, name) => {
+            (endpoint(), PLACE_IN_ENDPOINT_CURE)
+        }
         Error::NotFound(_) | Error::NoBucket(_) => {
             (url(), "create the bucket, or correct its name or the server's address")
         }

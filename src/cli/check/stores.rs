@@ -26,11 +26,11 @@ pub(super) async fn check(config: &Config, name: &StoreName, effective: &[Effect
         match store {
             StoreConfig::Nats(uplink) => relays(&*opened, uplink).await,
             StoreConfig::File(_) => Ok("answers".to_owned()),
-            StoreConfig::S3(_) => rights(&*opened, &s3::to_list(name, effective)).await,
+            StoreConfig::S3(_) => rights(&*opened, &s3::to_list(name, effective), false).await,
             #[cfg(feature = "gcs")]
-            StoreConfig::Gcs(_) => rights(&*opened, &clouds::GCS.to_list(name, effective)).await,
+            StoreConfig::Gcs(_) => rights(&*opened, &clouds::GCS.to_list(name, effective), false).await,
             #[cfg(feature = "azure")]
-            StoreConfig::Azure(_) => rights(&*opened, &clouds::AZURE.to_list(name, effective)).await,
+            StoreConfig::Azure(_) => rights(&*opened, &clouds::AZURE.to_list(name, effective), true).await,
         }
     };
 
@@ -85,11 +85,17 @@ fn blamed_on_uplink(error: &Error, uplink: &Uplink, name: &StoreName, effective:
 /// Number of objects whose descriptions are requested, until one shows whether the relay may read.
 const SAMPLE: u32 = 5;
 
+/// A key that is requested if no key is known. Hardly any store has it.
+const ABSENT: &str = "gantry-check/absent";
+
 /// Reports what the credentials permit, as far as this can be tested without knowing a key. `to_list` describes how to
-/// permit listing.
-async fn rights(store: &dyn Store, to_list: &str) -> Result<String, Error> {
-    let first = ListRequest { recursive: true, limit: Some(SAMPLE), ..ListRequest::default() };
-    let denied = match store.list(&first).await {
+/// permit listing. With `tells_missing`, the store reports a missing object as missing to those who may read, but not
+/// list.
+///
+/// # Errors
+/// That of a request that is refused, or not answered.
+async fn rights(store: &dyn Store, to_list: &str, tells_missing: bool) -> Result<String, Error> {
+    let denied = match store.list(&first_page()).await {
         Ok(page) => return may_read(store, &page).await,
         Err(Error::Denied(text)) => text,
         Err(error) => return Err(error),
@@ -100,11 +106,21 @@ async fn rights(store: &dyn Store, to_list: &str) -> Result<String, Error> {
         Ok(Err(Error::Denied(reason))) => reason,
         _ => denied,
     };
-    let effect = "missing keys will be reported as denied; reading was not tested";
+    let effect = match stat(store, ABSENT).await {
+        Ok(_) | Err(Error::NotFound(_)) => "the relay may read",
+        Err(Error::Denied(text)) if tells_missing => {
+            return Err(Error::Denied(format!("may neither list ({reason}) nor read: {text}")));
+        }
+        Err(Error::Denied(_)) => "missing keys will be reported as denied; reading was not tested",
+        Err(error) => return Err(reading_fails(error)),
+    };
     Ok(format!("answers, but the relay may not list: {effect}: {reason}: {to_list}"))
 }
 
 /// Reports whether the relay may read the objects of a page, as far as the first ones show.
+///
+/// # Errors
+/// That of a request that is refused, or not answered.
 async fn may_read(store: &dyn Store, page: &ListPage) -> Result<String, Error> {
     let untested = |reason: &str| Ok(format!("answers; the relay may list; reading was not tested{reason}"));
     if page.entries.is_empty() {
@@ -112,18 +128,56 @@ async fn may_read(store: &dyn Store, page: &ListPage) -> Result<String, Error> {
         return untested(if is_all { ", there is no object" } else { ", the first page has no object" });
     }
 
-    let mut has_archived = false;
+    let mut reason = String::new();
+    let mut missing = None;
     for entry in &page.entries {
         match stat(store, &entry.key).await {
             Ok(_) => return Ok("answers; the relay may list and read".to_owned()),
             Err(Error::Denied(text)) => return Err(Error::Denied(format!("may list, but not read: {text}"))),
-            Err(Error::Archived(_)) => has_archived = true,
-            // It was deleted in the meantime.
-            Err(Error::NotFound(_)) => {}
-            Err(_) => return untested(""),
+            Err(Error::Archived(_)) => ", the first objects are archived".clone_into(&mut reason),
+            Err(Error::NotFound(text)) => missing = Some(text),
+            // It is encrypted with a key of the customer, or no URL can name it.
+            Err(Error::Invalid(text)) => reason = format!(", the first objects can't be requested: {text}"),
+            Err(error) => return Err(reading_fails(error)),
         }
     }
-    untested(if has_archived { ", the first objects are archived" } else { "" })
+    match missing.filter(|_| reason.is_empty()) {
+        Some(text) if still_lists(store, page).await? => {
+            let what = "the store lists objects, but none of the first ones can be read, they are missing";
+            Err(Error::Protocol(format!("{what}: {text}")))
+        }
+        Some(_) => untested(", the first objects were deleted meanwhile"),
+        None => untested(&reason),
+    }
+}
+
+/// Returns whether the first page of the listing still has an object of an earlier one.
+///
+/// # Errors
+/// That of a request that is refused, or not answered.
+async fn still_lists(store: &dyn Store, page: &ListPage) -> Result<bool, Error> {
+    let again = store.list(&first_page()).await?;
+    let is_listed = |key: &str| again.entries.iter().any(|entry| entry.key == key);
+    Ok(page.entries.iter().any(|entry| is_listed(&entry.key)))
+}
+
+/// Requests the first objects, in all folders.
+fn first_page() -> ListRequest {
+    ListRequest { recursive: true, limit: Some(SAMPLE), ..ListRequest::default() }
+}
+
+/// Adds to an error that only reading fails.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other errors are complete")]
+fn reading_fails(error: Error) -> Error {
+    match error {
+        Error::Unavailable { kind, message, retry_after } => Error::Unavailable {
+            kind,
+            message: format!("the store answers, but reading fails: {message}"),
+            retry_after,
+        },
+        Error::Protocol(message) => Error::Protocol(format!("the store answers, but reading fails: {message}")),
+        other => other,
+    }
 }
 
 async fn stat(store: &dyn Store, key: &str) -> Result<ObjectInfo, Error> {

@@ -6,7 +6,7 @@ mod summary;
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, value_parser};
 
 use self::one::One;
 use super::address::{ByteRange, Correlation, ObjectAddress, Rate};
@@ -82,6 +82,14 @@ pub(super) struct Get {
     verify_etag: bool,
     #[arg(long, help_heading = ONE, help = "Start from the beginning instead of resuming an interrupted download")]
     no_resume: bool,
+    #[arg(
+        long,
+        help_heading = ONE,
+        value_name = "N",
+        value_parser = value_parser!(u8).range(1..=16),
+        help = "Fetch up to N pieces at the same time, from several relays if there are several; for files of more than 16 MiB [default: 1]"
+    )]
+    streams: Option<u8>,
     #[arg(long, value_name = "RATE", help = "Maximum bytes per second, such as 500K, 10M or 1.5MiB")]
     limit_rate: Option<Rate>,
     #[arg(
@@ -161,6 +169,11 @@ impl Get {
                 let message = format!("{option} is for several objects: add -r to download all keys that begin so");
                 return Err(Failure::usage(message).about(address.to_string()));
             }
+            if self.streams.is_some() && self.stream_target().is_some() {
+                let message =
+                    "--streams needs a file, since pieces are written out of order: leave it out, or change -o";
+                return Err(Failure::usage(message).about(address.to_string()));
+            }
             return Ok(Mode::One(address.object()?));
         }
 
@@ -184,6 +197,7 @@ impl Get {
             (self.if_match.is_some(), "--if-match"),
             (self.version_id.is_some(), "--version-id"),
             (self.no_resume, "--no-resume"),
+            (self.streams.is_some(), "--streams"),
         ];
         options.into_iter().filter_map(|(is_given, name)| is_given.then_some(name)).collect()
     }

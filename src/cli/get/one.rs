@@ -107,8 +107,11 @@ impl One<'_> {
         shutdown: &Shutdown,
     ) -> Result<Summary, Failure> {
         let (progress, seen) = watch::channel(Progress::default());
-        let options =
-            FileOptions::default().resume(!self.get.no_resume).progress(progress).cancel(shutdown.drain.clone());
+        let options = FileOptions::default()
+            .resume(!self.get.no_resume)
+            .progress(progress)
+            .cancel(shutdown.drain.clone())
+            .streams(self.get.streams.unwrap_or(1).into());
 
         let download = client.download(get, target, options);
         let report = self.meter().follow(self.watched(), seen.clone(), download).await;

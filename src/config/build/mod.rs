@@ -19,13 +19,14 @@ use gantry_proto::StoreName;
 use gantry_proto::subject::{DeliveryAllow, Prefix};
 use gantry_relay as relay;
 use gantry_store::budget::Budget;
+use gantry_store::misplaced;
 
-use super::address;
+use super::address::{self, StoreAddress};
 use super::check;
 use super::environment::Environment;
 use super::error::{Error, Problem};
 use super::keys;
-use super::layer::{DEFAULTS, Layer};
+use super::layer::{DEFAULTS, Layer, Setting};
 use super::lookup;
 use super::otel::{self, Otel};
 use super::redact::{self, Secret};
@@ -147,13 +148,23 @@ impl Build {
             in_effect.insert(setting.key(), setting.clone());
         }
 
+        let url = |store: &str| in_effect.get(&format!("stores.{store}.url")).and_then(|url| text(&url.value));
+        // Such a key is reported, whatever its value.
+        let is_foreign = |setting: &Setting| {
+            let url = setting.store().and_then(url).filter(|url| StoreAddress::parse(url).is_ok());
+            url.is_some_and(|url| setting.path.get(2).is_some_and(|key| stores::is_of_other_kind(key, &url)))
+        };
+
         let mut invalid = Vec::new();
-        for (name, setting) in in_effect {
+        for (name, setting) in &in_effect {
             let check = lookup::find(&setting.path).and_then(|key| key.check);
             let (Some(check), Some(text)) = (check, text(&setting.value)) else { continue };
+            if is_foreign(setting) {
+                continue;
+            }
             if let Err(cure) = check(&text) {
-                self.value(&name, &text, cure);
-                invalid.push(name);
+                self.value(name, &text, cure);
+                invalid.push(name.clone());
             }
         }
 
@@ -182,7 +193,22 @@ impl Build {
         let log = log(sections.log);
         let telemetry = self.telemetry(sections.telemetry, self.environment.otel());
         let ignored = std::mem::take(&mut self.ignored);
-        Config { prefix, nats, relay, stores, shared_reads, caches, gateway, http, log, telemetry, ignored, settings }
+        let await_relay = Duration::from_millis(settings.root.await_relay_ms);
+        Config {
+            prefix,
+            await_relay,
+            nats,
+            relay,
+            stores,
+            shared_reads,
+            caches,
+            gateway,
+            http,
+            log,
+            telemetry,
+            ignored,
+            settings,
+        }
     }
 
     fn nats(&mut self, section: &str, keys: keys::Nats) -> nats::Options {
@@ -338,8 +364,12 @@ impl Build {
     }
 
     fn file(&mut self, key: &str, path: &Path, check: fn(&Path) -> Result<(), String>) {
-        if let Err(cure) = check(path) {
-            self.value(key, &path, cure);
+        match check(path) {
+            Ok(()) => {}
+            Err(_) if misplaced::is_secret(&path.to_string_lossy()) => {
+                self.value(key, &redact::HIDDEN, misplaced::CURE.to_owned());
+            }
+            Err(problem) => self.value(key, &path, problem),
         }
     }
 

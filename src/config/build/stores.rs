@@ -79,13 +79,7 @@ impl Build {
         if !url.starts_with("nats:") {
             self.report_uplink_keys(name);
         }
-        for (scheme, of_kind) in OF_KINDS {
-            // Keys of S3 have always been ignored for directories.
-            let is_ignored = scheme == "s3://" && url.starts_with("file:");
-            if url.starts_with(scheme) || is_ignored {
-                continue;
-            }
-
+        for (scheme, of_kind) in OF_KINDS.into_iter().filter(|(scheme, _)| !has_keys_of(url, scheme)) {
             let keys = of_kind.iter().map(|key| format!("stores.{name}.{key}"));
             let set: Vec<_> = keys.filter(|key| self.origin(key) != DEFAULTS).collect();
             for key in set {
@@ -94,7 +88,10 @@ impl Build {
                     "`{key}` ({place}) and `stores.{name}.url` ({})",
                     self.origin(&format!("stores.{name}.url"))
                 );
-                let cure = format!("`{key}` applies only to stores in {scheme}, remove it");
+                let cure = match key.ends_with(".requester_pays") && url.starts_with("gs://") {
+                    true => format!("`{key}` applies only to stores in s3://: set `stores.{name}.billing_project`"),
+                    false => format!("`{key}` applies only to stores in {scheme}, remove it"),
+                };
                 self.problems.push(Problem::Conflict { keys, cure });
             }
         }
@@ -165,6 +162,18 @@ impl Build {
             self.problems.push(Problem::Conflict { keys: set.join(" and "), cure: "keep one of them".to_owned() });
         }
     }
+}
+
+/// Returns whether a key belongs only to stores of another kind than the one at this address.
+pub(super) fn is_of_other_kind(key: &str, url: &str) -> bool {
+    OF_KINDS.into_iter().any(|(scheme, keys)| keys.contains(&key) && !has_keys_of(url, scheme))
+}
+
+/// Returns whether a store at this address may have the keys of stores with this scheme.
+fn has_keys_of(url: &str, scheme: &str) -> bool {
+    // Keys of S3 have always been ignored for directories.
+    let is_ignored = scheme == "s3://" && url.starts_with("file:");
+    url.starts_with(scheme) || is_ignored
 }
 
 /// Returns the limits of shared reads, if the store has them. A directory does not need them: the kernel keeps what was

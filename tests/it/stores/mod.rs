@@ -1,9 +1,11 @@
 //! Stores: one set of tests for all of them, and tests of what only some can do.
 
 mod azure;
+mod azure_suite;
 mod conformance;
 mod file;
 mod gcs;
+mod gcs_suite;
 mod memory;
 mod reading;
 mod s3;

@@ -1,7 +1,7 @@
 //! A double of Azure Blob Storage, written from Azure's documentation, since no emulator is available to the tests.
 //!
-//! It knows *Get Blob*, *Get Blob Properties* and *List Blobs*, checks signatures with the account's key, and fails on
-//! demand. Its addresses have the account in the path, as those of Azure's own emulator.
+//! It knows *Get Blob*, *Get Blob Properties*, *List Blobs*, *Put Blob*, *Put Block*, *Put Block List* and *Delete Blob*,
+//! checks signatures with the account's key, and fails on demand. Its addresses have the account in the path, as those of Azure's own emulator.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -26,6 +26,8 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use sha2::Sha256;
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
+
+use super::cloud_writers::AzureWriter;
 
 /// The account and the container of every double.
 pub(crate) const ACCOUNT: &str = "account";
@@ -86,6 +88,8 @@ type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 struct Shared {
     /// The versions of each blob, oldest first.
     blobs: Mutex<BTreeMap<String, Vec<Blob>>>,
+    /// The blocks that were put, by the blob's name and their id.
+    blocks: Mutex<BTreeMap<(String, String), Bytes>>,
     log: Mutex<Vec<Asked>>,
     script: Script,
     /// Whether a container is public.
@@ -108,8 +112,8 @@ impl AzureDouble {
     pub(crate) async fn scripted(is_public: bool, script: impl Fn(&Asked) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared =
-            Arc::new(Shared { blobs: Mutex::default(), log: Mutex::default(), script: Box::new(script), is_public });
+        let (blobs, blocks, log) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { blobs, blocks, log, script: Box::new(script), is_public });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { address, shared, task: task.abort_handle() }
     }
@@ -139,18 +143,29 @@ impl AzureDouble {
     }
 
     fn insert(&self, name: &str, bytes: Bytes, has_md5: bool, marks_folder: bool) -> String {
-        let mut blobs = self.shared.blobs.lock().unwrap();
+        self.shared.insert(name, bytes, has_md5, marks_folder)
+    }
+
+    /// Returns what writes to the container.
+    pub(crate) fn writer(&self) -> AzureWriter {
+        AzureWriter { endpoint: self.endpoint(), container: CONTAINER.to_owned(), sas: SAS.to_owned() }
+    }
+
+    /// Returns all requests so far.
+    pub(crate) fn requests(&self) -> Vec<Asked> {
+        self.shared.log.lock().unwrap().clone()
+    }
+}
+
+impl Shared {
+    fn insert(&self, name: &str, bytes: Bytes, has_md5: bool, marks_folder: bool) -> String {
+        let mut blobs = self.blobs.lock().unwrap();
         let number = blobs.values().map(Vec::len).sum::<usize>() + 1;
         let version = format!("2026-11-28T21:30:12.{number:07}Z");
         let etag = format!("\"0x8D{number:012X}\"");
         let blob = Blob { bytes, etag, version: version.clone(), has_md5, marks_folder };
         blobs.entry(name.to_owned()).or_default().push(blob);
         version
-    }
-
-    /// Returns all requests so far.
-    pub(crate) fn requests(&self) -> Vec<Asked> {
-        self.shared.log.lock().unwrap().clone()
     }
 }
 
@@ -209,7 +224,46 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
     if asked.is_list {
         return list(shared, &asked.query);
     }
-    blob(shared, &request, &asked, &act)
+    match *request.method() {
+        Method::PUT => put(shared, request, &asked).await,
+        Method::DELETE => {
+            let found = shared.blobs.lock().unwrap().remove(&asked.name);
+            found.map_or_else(|| failure(404, "BlobNotFound", ("", ""), ""), |_| accepted(202))
+        }
+        _ => blob(shared, &request, &asked, &act),
+    }
+}
+
+/// Stores a blob or a block, or makes a blob of blocks.
+async fn put(shared: &Shared, request: Request<Incoming>, asked: &Asked) -> Response<Body> {
+    let query = |name: &str| asked.query.get(name).map(String::as_str).unwrap_or_default();
+    let has_type = request.headers().contains_key("x-ms-blob-type");
+    let marks_folder = request.headers().contains_key("x-ms-meta-hdi_isfolder");
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+
+    match query("comp") {
+        "block" => {
+            let block = (asked.name.clone(), query("blockid").to_owned());
+            shared.blocks.lock().unwrap().insert(block, body);
+        }
+        "blocklist" => {
+            let list = String::from_utf8(body.to_vec()).unwrap();
+            let ids = list.split("<Latest>").skip(1).map(|rest| rest.split('<').next().unwrap().to_owned());
+            let mut blocks = shared.blocks.lock().unwrap();
+            let parts: Vec<_> = ids.map(|id| blocks.remove(&(asked.name.clone(), id)).unwrap()).collect();
+            drop(blocks);
+            shared.insert(&asked.name, parts.concat().into(), false, false);
+        }
+        _ if has_type => {
+            shared.insert(&asked.name, body, true, marks_folder);
+        }
+        _ => return failure(400, "MissingRequiredHeader", ("", ""), ""),
+    }
+    accepted(201)
+}
+
+fn accepted(status: u16) -> Response<Body> {
+    Response::builder().status(status).body(full("")).unwrap()
 }
 
 fn query(request: &Request<Incoming>) -> BTreeMap<String, String> {

@@ -43,14 +43,24 @@ pub(crate) fn assert_same_file(one: &Path, other: &Path) {
 }
 
 /// Returns a free loopback port, for programs that can't choose one themselves.
+///
+/// It lies below the range from which Linux takes the ports of outgoing connections: a port from that range can be
+/// taken between its choice here and the moment when a server listens on it.
 pub(crate) fn free_port() -> u16 {
     free_ports::<1>()[0]
 }
 
 /// Returns several different free loopback ports.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+    let held: [TcpListener; N] = std::array::from_fn(|_| listener());
     held.map(|listener| listener.local_addr().unwrap().port())
+}
+
+fn listener() -> TcpListener {
+    // Ends below ip_local_port_range of ip(7).
+    const PORTS: std::ops::Range<u16> = 10_000..32_768;
+    const TRIES: usize = 1000;
+    (0..TRIES).find_map(|_| TcpListener::bind(("127.0.0.1", fastrand::u16(PORTS))).ok()).expect("most ports are free")
 }
 
 /// A folder that is deleted when dropped.

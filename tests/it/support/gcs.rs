@@ -3,13 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::TempDir;
 
+use super::cloud_writers::GcsWriter;
 use super::process::{self, Process, supervised};
 use super::{data, until};
 
@@ -41,12 +37,17 @@ impl Gcs {
         let process = spawn(port, folder.as_ref());
         let server = Self { port, process, folder };
         server.ready().await;
-        server.create_bucket().await;
+        server.writer().create_bucket().await;
         server
     }
 
     pub(crate) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Returns what writes to the bucket.
+    pub(crate) fn writer(&self) -> GcsWriter {
+        GcsWriter { endpoint: self.endpoint(), bucket: BUCKET.to_owned(), token: None }
     }
 
     /// Sends a signal by its name: `STOP` and `CONT` freeze and resume the server.
@@ -71,41 +72,16 @@ impl Gcs {
 
     /// Puts one object with a `Content-Encoding`, unless it is empty.
     pub(crate) async fn put_encoded(&self, key: &str, bytes: impl Into<Bytes>, coding: &str) {
-        let name = utf8_percent_encode(key, NON_ALPHANUMERIC);
-        let path = format!("/upload/storage/v1/b/{BUCKET}/o?uploadType=media&name={name}&contentEncoding={coding}");
-        self.ask(Method::POST, &path, bytes.into()).await;
+        self.writer().put(key, bytes.into(), coding).await;
     }
 
     /// Deletes one object.
     pub(crate) async fn delete(&self, key: &str) {
-        let name = utf8_percent_encode(key, NON_ALPHANUMERIC);
-        self.ask(Method::DELETE, &format!("/storage/v1/b/{BUCKET}/o/{name}"), Bytes::new()).await;
-    }
-
-    async fn create_bucket(&self) {
-        let body = format!("{{\"name\":\"{BUCKET}\"}}");
-        self.ask(Method::POST, "/storage/v1/b", body.into()).await;
+        self.writer().delete(key).await;
     }
 
     async fn ready(&self) {
         until("fake-gcs-server", async || tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.ok()).await;
-    }
-
-    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Bytes {
-        let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.endpoint()))
-            .header("content-type", "application/octet-stream")
-            .body(Full::new(body))
-            .unwrap();
-
-        let response = client.request(request).await.unwrap();
-        let status = response.status();
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        let is_done = matches!(status, StatusCode::OK | StatusCode::NO_CONTENT);
-        assert!(is_done, "{path}: {status} {}", String::from_utf8_lossy(&body));
-        body
     }
 }
 

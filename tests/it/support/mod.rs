@@ -5,11 +5,13 @@
 #![allow(dead_code, unused_imports, reason = "a harness offers what its tests may need")]
 
 pub(crate) mod azure_double;
+pub(crate) mod cloud_writers;
 pub(crate) mod cluster;
 pub(crate) mod data;
 pub(crate) mod doc;
 pub(crate) mod gantry;
 pub(crate) mod gcs;
+pub(crate) mod http;
 pub(crate) mod nats;
 pub(crate) mod process;
 pub(crate) mod s3;

@@ -1,5 +1,6 @@
 //! TLS in front of a server, with a certificate of a private authority, and with HTTP/2 offered.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -23,8 +24,13 @@ pub(crate) struct TlsFront {
 impl TlsFront {
     /// Starts a front for the server at an `http://` URL. Its certificate is for `name`.
     pub(crate) async fn start(url: &str, name: &str) -> Self {
+        Self::start_valid(url, name, 1975..4096).await
+    }
+
+    /// Starts a front like [`Self::start`], whose certificate is valid from the beginning of one year to that of another.
+    pub(crate) async fn start_valid(url: &str, name: &str, years: Range<i32>) -> Self {
         let target = url.strip_prefix("http://").expect("the server has no TLS").to_owned();
-        let (authority, config) = certificate(name);
+        let (authority, config) = certificate(name, years);
         let folder = super::data::folder();
         std::fs::write(folder.path().join("ca.pem"), authority).unwrap();
 
@@ -80,8 +86,8 @@ async fn pass_on(stream: TcpStream, acceptor: TlsAcceptor, target: String, proto
     drop(copy_bidirectional(&mut client, &mut server).await);
 }
 
-/// Creates an authority, and a server certificate for `name`. Returns the authority as PEM.
-fn certificate(name: &str) -> (String, ServerConfig) {
+/// Creates an authority, and a server certificate for `name` in these years. Returns the authority as PEM.
+fn certificate(name: &str, years: Range<i32>) -> (String, ServerConfig) {
     let mut authority = rcgen::CertificateParams::default();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let authority_key = rcgen::KeyPair::generate().unwrap();
@@ -89,7 +95,9 @@ fn certificate(name: &str) -> (String, ServerConfig) {
     let issuer = rcgen::Issuer::new(authority, authority_key);
 
     let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+    params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
     let certificate = params.signed_by(&key, &issuer).unwrap();
 
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -241,14 +241,18 @@ fn judge(error: &ConnectError, server: &Server, pool: &Pool) -> Error {
             let reason = format!("nats-server at {servers} can't be used: {reason}");
             Error::option(OptionKind::Address, reason)
         }
-        // The server's messages for expired credentials, such as "User Authentication Expired".
-        ConnectErrorKind::Io if reason.to_lowercase().contains("authentication") => {
-            Error::Unauthorized { servers, reason }
-        }
+        ConnectErrorKind::Io if refuses_credentials(&reason) => Error::Unauthorized { servers, reason },
         ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::MaxReconnects => {
             Error::Unreachable { servers, reason }
         }
     }
+}
+
+/// Returns whether a server's message is about the credentials, such as "User Authentication Expired". An
+/// "Authentication Timeout" is not: they did not arrive in time, which a slow link or a busy machine can cause.
+fn refuses_credentials(reason: &str) -> bool {
+    let reason = reason.to_lowercase();
+    reason.contains("authentication") && !reason.contains("authentication timeout")
 }
 
 fn tls_failed(option: OptionKind, servers: &str, reason: &str) -> Error {

@@ -16,6 +16,7 @@ use super::dial::{self, Dialled};
 use super::options::Options;
 use super::shared::{Reports, Shared};
 use crate::{Error, Event};
+use gantry_proto::Location;
 
 /// One connection of async-nats, and the totals of its predecessors.
 pub(super) struct Link {
@@ -23,6 +24,7 @@ pub(super) struct Link {
     /// The server that was dialled.
     pub(super) addr: ServerAddr,
     pub(super) made_at: Instant,
+    pub(super) location: Option<Arc<Location>>,
     over: Arc<Over>,
     earlier: Totals,
 }
@@ -83,11 +85,19 @@ pub(super) async fn make(options: &Options, shared: &Arc<Shared>, earlier: Optio
     let (guard, over) = guard.ok_or(Error::Closed)?;
     shared.payload.note_connected();
     let earlier = earlier.unwrap_or_default();
-    let link = Arc::new(Link { client, addr, made_at: Instant::now(), over, earlier });
+    let location = location(&client);
+    let link = Arc::new(Link { client, addr, made_at: Instant::now(), location, over, earlier });
     if let Some(guard) = guard.upgrade() {
         guard.link.get_or_init(|| Arc::downgrade(&link));
     }
     Ok(link)
+}
+
+/// Returns where the client is connected, as the server states it.
+fn location(client: &Client) -> Option<Arc<Location>> {
+    let info = client.server_info();
+    let cluster = info.cluster.filter(|cluster| !cluster.is_empty());
+    (!info.server_id.is_empty()).then(|| Arc::new(Location { server: info.server_id, cluster }))
 }
 
 impl Link {

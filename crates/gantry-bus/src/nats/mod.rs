@@ -36,6 +36,7 @@ use self::options::without_credentials;
 use self::pool::Pool;
 use self::shared::Shared;
 use crate::{Bus, Error, Event, Message, Status, Subscription};
+use gantry_proto::Location;
 use gantry_proto::subject::is_literal;
 
 pub use self::losses::expect_end;
@@ -158,6 +159,10 @@ impl Bus for Nats {
 
     fn server(&self) -> String {
         without_credentials(self.inner.link().addr.as_url_str())
+    }
+
+    fn location(&self) -> Option<Arc<Location>> {
+        self.inner.link().location.clone()
     }
 
     fn received_bytes(&self) -> u64 {

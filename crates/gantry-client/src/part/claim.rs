@@ -1,7 +1,7 @@
 //! The lock on a part file, and the operations that need it.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, ErrorKind, Seek as _, SeekFrom};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -85,13 +85,8 @@ impl Claim {
         Ok(metadata.len())
     }
 
-    pub(super) fn seek(&mut self, to: u64) -> Result<(), Error> {
-        let moved = self.file.seek(SeekFrom::Start(to));
-        moved.map(drop).map_err(|source| Error::io(&self.names.part, source))
-    }
-
     /// Checks before the first byte that the file may have `len` bytes, and warns if the disk has less space.
-    pub(super) fn admit_len(&mut self, len: u64) -> Result<(), Error> {
+    pub(super) fn admit_len(&self, len: u64) -> Result<(), Error> {
         let part = &self.names.part;
         let written = self.len()?;
         // Past a limit of the process, the kernel would end it.
@@ -116,9 +111,8 @@ impl Claim {
         Ok(())
     }
 
-    pub(super) fn cut(&mut self, len: u64) -> Result<(), Error> {
-        self.file.set_len(len).map_err(|source| Error::io(&self.names.part, source))?;
-        self.seek(len)
+    pub(super) fn cut(&self, len: u64) -> Result<(), Error> {
+        self.file.set_len(len).map_err(|source| Error::io(&self.names.part, source))
     }
 
     /// Gives the part file its final permission bits. Before that, only its owner may read or write it.
@@ -309,7 +303,7 @@ mod tests {
     #[test]
     fn a_file_that_can_not_become_so_large_is_refused_and_keeps_its_length() {
         let folder = tempfile::tempdir().unwrap();
-        let Held { mut claim, .. } = Claim::acquire(&folder.path().join("target")).unwrap();
+        let Held { claim, .. } = Claim::acquire(&folder.path().join("target")).unwrap();
 
         let refused = claim.admit_len(i64::MAX.unsigned_abs());
         assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");

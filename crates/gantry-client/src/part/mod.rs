@@ -26,6 +26,11 @@
 //! The file is verified against the checksum that a relay states now. If the kept bytes were hashed for another
 //! checksum, or for none, they are read again.
 //!
+//! # Several streams
+//! If several transfers fetch one file, each writes its bytes at their place. Only the contiguous bytes from the start
+//! count as written, have marks and are reused. Bytes past a gap count once the gap is closed: their CRC is combined
+//! with that of the bytes before them, or they are read again if the stored checksum is of another kind.
+//!
 //! # A full disk
 //! The space for the sidecar's marks is allocated at the start, so that bytes written before the disk was full can
 //! still be recorded. A mark that can't be written costs only itself: the previous one remains valid. Only if the
@@ -47,6 +52,7 @@
 //! `protected_symlinks`, and the file that it leads to is replaced. Devices, FIFOs and folders are refused, and so are
 //! paths that name an open file: see [`destination`].
 
+mod ahead;
 mod checkpoint;
 mod claim;
 mod descriptor;

@@ -81,6 +81,18 @@ impl Tally {
         }
     }
 
+    /// Adds the next `len` bytes by their CRC-64/NVME alone. Returns false, and adds nothing, if the stored checksum needs
+    /// the bytes themselves.
+    pub(super) fn join(&mut self, len: u64, crc: u64) -> bool {
+        if !self.verifier.join_summed(len, crc) {
+            return false;
+        }
+        if let Some(so_far) = &mut self.crc {
+            *so_far = chunk::join_crcs(*so_far, crc, len);
+        }
+        true
+    }
+
     /// Adds the file's bytes up to the last of `marks` that they match, unless `stop` is set meanwhile.
     ///
     /// The marks are in ascending order of length. Bytes past the last match are not added, since nothing vouches for

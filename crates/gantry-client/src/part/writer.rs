@@ -1,11 +1,12 @@
 //! A part file that is being written.
 
-use std::io::Write as _;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::AtomicBool;
 
 use tokio::time::Instant;
 
+use super::ahead::{Ahead, Run};
 use super::checkpoint::{Checkpoint, Lapse};
 use super::claim::{Claim, tolerate_unsynced};
 use super::kept::{Base, Found};
@@ -29,6 +30,8 @@ pub struct PartWriter {
     pub(super) record: Record,
     trail: Trail,
     tally: Tally,
+    /// The bytes past a gap.
+    ahead: Ahead,
     start: u64,
     /// The size of the whole object.
     size: u64,
@@ -93,6 +96,7 @@ impl PartFile {
             record,
             trail,
             tally,
+            ahead: Ahead::default(),
             start: range.start,
             size: object.size,
             durable: mark,
@@ -126,13 +130,60 @@ impl PartWriter {
         self.write_summed(&chunk.payload, chunk.crc)
     }
 
+    /// Writes the bytes of a chunk whose checksum was checked, at their place. Bytes past a gap count as written once the
+    /// gap is closed. No byte may be written twice.
+    ///
+    /// Closing a gap may include reading what follows it, until `stop` is set.
+    ///
+    /// # Errors
+    /// As [`Self::write`]. [`Error::Altered`] if the bytes past the gap are not those that were written.
+    /// [`Error::Stopped`]. The writer can't close the gap after these two.
+    pub(crate) fn write_chunk_at_its_place(&mut self, chunk: &Chunk, stop: &AtomicBool) -> Result<(), Error> {
+        let at = chunk.offset.saturating_sub(self.start);
+        if at > self.tally.len() {
+            self.collect_checkpoint(false)?;
+            self.write_at(&chunk.payload, at)?;
+            self.ahead.add(at, Run { len: chunk.payload.len() as u64, crc: chunk.crc });
+            return Ok(());
+        }
+
+        self.write_chunk(chunk)?;
+        while let Some(run) = self.ahead.take(self.tally.len()) {
+            self.join(run, stop)?;
+            self.keep_record()?;
+        }
+        Ok(())
+    }
+
     fn write_summed(&mut self, bytes: &[u8], crc: u64) -> Result<(), Error> {
         self.collect_checkpoint(false)?;
-        if let Err(source) = self.claim.file.write_all(bytes) {
-            self.claim.seek(self.tally.len())?;
-            return Err(Error::io(&self.claim.names.part, source));
-        }
+        self.write_at(bytes, self.tally.len())?;
         self.tally.update(bytes, crc);
+        self.keep_record()
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> Result<(), Error> {
+        self.claim.file.write_all_at(bytes, at).map_err(|source| Error::io(&self.claim.names.part, source))
+    }
+
+    /// Counts the bytes that follow the written ones as written.
+    fn join(&mut self, run: Run, stop: &AtomicBool) -> Result<(), Error> {
+        let before = self.tally.mark();
+        if self.tally.join(run.len, run.crc) {
+            return Ok(());
+        }
+
+        let part = &self.claim.names.part;
+        let mark = Mark { len: before.len + run.len, crc: chunk::join_crcs(before.crc, run.crc, run.len) };
+        match self.tally.read(&self.claim.file, &[mark], stop).map_err(|source| Error::io(part, source))? {
+            tally::Outcome::Read => Ok(()),
+            tally::Outcome::Stopped => Err(Error::Stopped(part.clone())),
+            tally::Outcome::Differs => Err(Error::Altered(part.clone())),
+        }
+    }
+
+    /// Records the written bytes, as often as it is due.
+    fn keep_record(&mut self) -> Result<(), Error> {
         self.claim.keep = self.tally.len() > 0;
 
         self.leave_trail();
@@ -200,6 +251,7 @@ impl PartWriter {
     /// # Errors
     /// An error of the file system. The bytes that the last checkpoint covers are kept in any case.
     pub fn suspend(mut self) -> Result<(), Error> {
+        self.cut_ahead();
         self.collect_checkpoint(true)?;
         if self.tally.len() > self.durable.len {
             self.start_checkpoint()?;
@@ -282,6 +334,17 @@ impl PartWriter {
         }
     }
 
+    /// Frees the space of the bytes past a gap, which the next download fetches again.
+    fn cut_ahead(&mut self) {
+        if self.broken || self.ahead.is_empty() {
+            return;
+        }
+        self.ahead = Ahead::default();
+        if let Err(error) = self.claim.cut(self.tally.len()) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the part file's end can't be cut off");
+        }
+    }
+
     /// Discards the bytes past the last checkpoint. The system failed to write them to the disk and may have dropped
     /// them, so no record may cover them.
     fn cut_back(&mut self, error: Error) -> Error {
@@ -296,6 +359,7 @@ impl Drop for PartWriter {
         if self.broken {
             return;
         }
+        self.cut_ahead();
         // The thread shares the lock, and writes a sidecar that must not outlive the part file.
         if let Err(error) = self.collect_checkpoint(true) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the part file could not be made durable");

@@ -1,5 +1,6 @@
 //! The consumer with a scripted relay, on an in-memory bus.
 
+mod parallel;
 mod resumed;
 mod waiting;
 
@@ -59,7 +60,8 @@ impl Relay {
     async fn accept(&mut self) -> GetRequest {
         let message = self.requests.next().await.unwrap();
         self.inbox = message.reply.unwrap();
-        let request = GetRequest::parse(&message.payload).unwrap();
+        let mut request = GetRequest::parse(&message.payload).unwrap();
+        request.apply_location(&self.bus.location().unwrap());
         let accepted = Accepted {
             host: None,
             transfer: self.transfer,
@@ -291,6 +293,27 @@ async fn reports_a_missing_store_only_if_a_relay_with_the_same_prefix_answers() 
             matches!(ended, Err(Error::NoStore { .. }) if is_ours)
                 || matches!(ended, Err(Error::NoRelay { .. }) if !is_ours)
         );
+    }
+}
+
+/// A relay that came back between the request and the question which stores there are was once named as the only one that
+/// exists instead.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_back_is_left_for_a_moment_only() {
+    for (name, is_back) in [("s", true), ("t", false)] {
+        let network = MemoryNetwork::new(1);
+        let client = client(&network.connect(), Options::default());
+        let endpoints = format!(r#","endpoints":[{{"metadata":{{"store":"{name}"}}}}]"#);
+        let about = |more: &str| format!(r#"{{"name":"gantry","id":"1","metadata":{{"prefix":"gantry"}}{more}}}"#);
+
+        let ended = tokio::select! {
+            ended = client.get(wanted()) => ended.map(|_| ()),
+            () = answer(network.connect(), "$SRV.PING.gantry", about("")) => panic!("the subscription ended"),
+            () = answer(network.connect(), "$SRV.INFO.gantry", about(&endpoints)) => panic!("the subscription ended"),
+        };
+
+        assert_eq!(matches!(ended, Err(Error::StoreLeft(_))), is_back, "{ended:?}");
+        assert_eq!(matches!(ended, Err(Error::NoStore { .. })), !is_back, "{ended:?}");
     }
 }
 

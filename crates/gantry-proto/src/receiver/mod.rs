@@ -6,7 +6,6 @@
 //! | `admit` | whether an `accepted` is valid |
 //! | `credit` | how far the relay may send, and how large the window is |
 //! | `recovery` | the next request after a failure, or the end of the download |
-//! | `silence` | whether a silent relay is lost or the link is slow |
 //! | `timers` | one table of all timers |
 //! | `failure` | the reasons for a recovery and for the end of a download |
 
@@ -14,13 +13,13 @@ mod admit;
 mod credit;
 mod failure;
 mod recovery;
-mod silence;
 #[cfg(test)]
 mod tests;
 mod timers;
 mod transfer;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,8 +27,6 @@ use bytes::Bytes;
 use self::credit::Credit;
 pub use self::failure::{Cause, Failure};
 use self::recovery::Recovery;
-pub use self::silence::Arrivals;
-use self::silence::Silence;
 use self::transfer::Transfer;
 use super::OFFSET_MAX;
 use super::answer::Accepted;
@@ -41,7 +38,7 @@ use super::message::{self, Body, Headers};
 use super::names::TransferId;
 use super::object::ObjectInfo;
 use super::quota::Quota;
-use super::request::{Control, GetRequest};
+use super::request::{Control, GetRequest, Location};
 use super::subject::Prefix;
 
 /// The limits of a [`Receiver`].
@@ -51,12 +48,15 @@ pub struct Settings {
     pub prefix: Prefix,
     /// The first window, in bytes.
     pub window_initial: u64,
+    /// Where the consumer is connected, and the first window of a transfer from a relay near it, in bytes, if it
+    /// is larger.
+    pub near: Option<(Arc<Location>, u64)>,
     /// The largest window, in bytes.
     pub window_max: u64,
     /// The largest chunk payload to request, in bytes.
     pub chunk_max: u64,
-    /// Silence after which a relay counts as lost, but at least three of its beats. Until a relay's first message, the
-    /// timeout is shorter and follows the time of earlier answers.
+    /// Silence after which a relay counts as lost, but at least three of its beats. On a slow link, it is longer and follows
+    /// the measured delay. Until a relay's first message, it is shorter and follows the time of earlier answers.
     pub stall_timeout: Duration,
     /// How long to retry while nobody listens and no relay has ever accepted.
     pub no_relay_patience: Duration,
@@ -115,10 +115,12 @@ enum State {
         asked: Duration,
         /// Whether a relay has responded, even if only with a beat.
         heard: bool,
-        /// The time since the request, or since the relay's last message.
-        silence: Silence,
+        /// The time of the request, or of the relay's last message.
+        heard_at: Duration,
         /// The credit in the request.
         credit: u64,
+        /// The credit in the request for a near relay; the same if there is none.
+        near_credit: u64,
     },
     /// A relay is sending.
     Streaming(Box<Transfer>),
@@ -132,20 +134,20 @@ enum State {
 ///
 /// Invariants:
 /// - [`Self::poll_deliver`] returns a prefix of the requested range of one version of the object, each byte once.
-/// - Credit never decreases, and never exceeds the written bytes by more than a window.
+/// - Credit never decreases, and never exceeds the written bytes by more than the largest window.
+/// - Credit never exceeds the arrived bytes by more than the window, unless the window has shrunk since it was given.
 /// - The download ends only when every byte and the end message have arrived.
 #[derive(Debug)]
 pub struct Receiver {
     settings: Settings,
     get: Get,
-    /// The version that is being downloaded, once a relay has accepted.
+    /// The version that is being downloaded, once it is known.
     object: Option<ObjectInfo>,
-    /// The exclusive end of the range, once a relay has stated the object's size.
+    /// The exclusive end of the range, once the object's size is known.
     limit: Option<u64>,
     /// The offset of the next byte to arrive.
     next: u64,
     credit: Credit,
-    arrivals: Arrivals,
     state: State,
     recovery: Recovery,
     /// Limits control messages.
@@ -162,16 +164,29 @@ impl Receiver {
     /// already, because its request would be malformed.
     #[must_use]
     pub fn new(settings: Settings, get: Get, now: Duration) -> Self {
+        Self::starting(settings, get, None, now)
+    }
+
+    /// As [`Self::new`], for a range of the version `object`, which a relay has described before. Its pin replaces the one
+    /// of `get`, and a missing relay or store is retried as in a recovery.
+    ///
+    /// The window starts small even if the relay is near, since other downloads of the version may use the same link.
+    #[must_use]
+    pub fn of_version(settings: Settings, get: Get, object: ObjectInfo, now: Duration) -> Self {
+        Self::starting(Settings { near: None, ..settings }, get, Some(object), now)
+    }
+
+    fn starting(settings: Settings, get: Get, object: Option<ObjectInfo>, now: Duration) -> Self {
         let start = get.span.start;
+        let range = object.as_ref().and_then(|object| get.span.resolve(object.size));
         let mut receiver = Self {
-            credit: Credit::new(start, settings.window_initial, settings.window_max, settings.chunk_max),
+            credit: Credit::new(start, settings.window_initial, settings.window_max),
             recovery: Recovery::new(&settings, now),
             settings,
             get,
-            object: None,
-            limit: None,
+            object,
+            limit: range.map(|range| range.end),
             next: start,
-            arrivals: Arrivals::default(),
             state: State::Waiting { until: now },
             controls: Quota::new(CONTROLS_BURST, CONTROLS_EVERY),
             repeats: Quota::new(REPEATS_BURST, REPEATS_EVERY),
@@ -188,7 +203,7 @@ impl Receiver {
         receiver
     }
 
-    /// Returns the version that is being downloaded, once a relay has accepted.
+    /// Returns the version that is being downloaded, once it is known.
     #[must_use]
     pub const fn object(&self) -> Option<&ObjectInfo> {
         self.object.as_ref()
@@ -255,11 +270,12 @@ impl Receiver {
         !self.deliver.is_empty()
     }
 
-    /// Returns when the latest credit was given whose bytes have arrived. Everything sent to the consumer before then has
-    /// arrived as well.
+    /// Returns the window that this download's link is known to carry, in bytes; `None` until a delay was measured, and if
+    /// the relay is near. Another download on the same connection may start with it, whatever relay it gets.
     #[must_use]
-    pub const fn arrived_until(&self) -> Duration {
-        self.credit.window().arrived_until()
+    pub fn measured_window(&self) -> Option<u64> {
+        let window = self.credit.window();
+        window.delay().filter(|_| !self.credit.is_near()).map(|_| window.size())
     }
 
     /// Returns the written offset from which on [`Self::handle_written`] has an effect. Until then it need not be called.
@@ -273,14 +289,7 @@ impl Receiver {
 
         let limit = self.limit.unwrap_or(OFFSET_MAX);
         let may_give_credit = transfer.credit < limit && transfer.control_due.is_none();
-        let credit_due = if may_give_credit { self.credit.written_at_step(transfer.credit, limit) } else { u64::MAX };
-        let caught_up = self.credit.written_to_keep_up(self.next).unwrap_or(u64::MAX);
-        credit_due.min(caught_up)
-    }
-
-    /// Records what the connection has carried by now.
-    pub const fn handle_arrivals(&mut self, arrivals: Arrivals) {
-        self.arrivals = arrivals;
+        if may_give_credit { self.credit.written_at_step(transfer.credit, self.next, limit) } else { u64::MAX }
     }
 
     /// Records the connection's share of the window budget, in bytes.
@@ -295,8 +304,10 @@ impl Receiver {
         }
 
         self.count_recovery();
+        // The next server may be another one.
+        self.settings.near = None;
         self.recovery.handle_disconnected();
-        self.learn_from_end();
+        self.credit.handle_end();
         self.credit.window_mut().handle_lost();
 
         // Unsent messages belong to a transfer that is gone. A new request follows the reconnect.
@@ -347,17 +358,17 @@ impl Receiver {
         let is_news = self.is_news(&body);
         self.recovery.handle_heard();
         match &mut self.state {
-            State::Requested { asked, heard, silence, credit } => {
-                *silence = Silence::new(now, self.arrivals);
+            State::Requested { asked, heard, heard_at, credit, near_credit } => {
+                *heard_at = now;
                 if !std::mem::replace(heard, true) {
                     self.recovery.handle_answered(now.saturating_sub(*asked));
                 }
-                let credit = *credit;
-                self.handle_answer(body, envelope.transfer, credit, now);
+                let credits = (*credit, *near_credit);
+                self.handle_answer(body, envelope.transfer, credits, now);
             }
             State::Streaming(transfer) if envelope.transfer == Some(transfer.id()) => {
                 if is_news {
-                    transfer.silence = Silence::new(now, self.arrivals);
+                    transfer.heard_at = now;
                 }
                 self.handle_body(body, now);
             }
@@ -368,10 +379,10 @@ impl Receiver {
         }
     }
 
-    /// Handles a message before `accepted`. `credit` is the one in the request.
-    fn handle_answer(&mut self, body: Body, transfer: Option<TransferId>, credit: u64, now: Duration) {
+    /// Handles a message before `accepted`. `credits` are those in the request, for any relay and for a near one.
+    fn handle_answer(&mut self, body: Body, transfer: Option<TransferId>, credits: (u64, u64), now: Duration) {
         match body {
-            Body::Accepted(accepted) => self.handle_accepted(accepted, transfer, credit, now),
+            Body::Accepted(accepted) => self.handle_accepted(accepted, transfer, credits, now),
             Body::Beat { .. } => {}
             Body::Error(error) => self.handle_error(error, transfer.is_none(), now),
             Body::Goaway => self.recover(Cause::Goaway, None, now),

@@ -9,21 +9,23 @@ use super::super::limits::{RECOVERIES_BURST, RECOVERIES_EVERY};
 use super::super::message::Body;
 use super::super::object::ObjectInfo;
 use super::super::quota::Quota;
-use super::super::request::GetRequest;
+use super::super::request::{GetRequest, Near};
 use super::failure::{Cause, Failure};
-use super::silence::Silence;
 use super::{Output, Receiver, Settings, State};
 
 /// The shortest time that a relay has to answer a request. A live relay answers, or sends a beat, within 50 ms and a
 /// round trip.
-pub(super) const ANSWER_TIMEOUT_MIN: Duration = Duration::from_millis(200);
+const ANSWER_TIMEOUT_MIN: Duration = Duration::from_millis(200);
 
 /// The time to answer until an answer has been seen: TCP's first retransmission timeout. Source: RFC 6298, section 2.1.
 const ANSWER_TIMEOUT_INITIAL: Duration = Duration::from_secs(1);
 
 /// The number of successive requests with the same answer timeout, which doubles with each further one. If one of two
-/// relays is frozen, the probability that it receives this many successive requests is one in 64.
-const ANSWER_TRIES: u32 = 6;
+/// relays is frozen, it probably does not receive all of them.
+const ANSWER_TRIES: u32 = 3;
+
+/// The number of successive requests without an answer after which an answer may take longer than the stall timeout.
+const ANSWERS_LATE: u32 = 6;
 
 /// The longest pause between requests that reach nobody before any relay has accepted. A relay that keeps reconnecting
 /// hears one of several.
@@ -91,15 +93,22 @@ impl Recovery {
     }
 
     /// Returns the silence after which a request that no relay has answered is sent again, since another relay may then
-    /// receive it. `longest` is the timeout for a relay that has answered.
-    pub(super) fn answer_timeout(&self, longest: Duration) -> Duration {
-        let base =
-            self.answered_in.map_or(ANSWER_TIMEOUT_INITIAL, |took| took.saturating_mul(4).max(ANSWER_TIMEOUT_MIN));
+    /// receive it. It follows the measured `delay`, and doubles after some requests, whose answers may be queued. `longest`
+    /// is the timeout for a relay that has answered.
+    pub(super) fn answer_timeout(&self, delay: Option<Duration>, longest: Duration) -> Duration {
+        let base = self.answered_in.map_or(ANSWER_TIMEOUT_INITIAL, |took| {
+            took.max(delay.unwrap_or_default()).saturating_mul(4).max(ANSWER_TIMEOUT_MIN)
+        });
         let doublings = self.unanswered.saturating_sub(ANSWER_TRIES.saturating_sub(1)).min(16);
 
         // Nobody answers, or nobody can answer within the stall timeout. Only a longer wait helps then.
-        let longest = longest.saturating_mul(if doublings > 0 { 4 } else { 1 });
+        let longest = longest.saturating_mul(if self.unanswered >= ANSWERS_LATE { 4 } else { 1 });
         base.saturating_mul(1_u32 << doublings).min(longest)
+    }
+
+    /// Returns whether the previous request met silence.
+    pub(super) const fn is_unanswered(&self) -> bool {
+        self.unanswered > 0
     }
 
     /// Records that some message arrived, so a relay is listening.
@@ -176,10 +185,15 @@ impl Receiver {
     /// Sends a request for the rest.
     pub(super) fn request(&mut self, now: Duration) {
         self.stats.requests = self.stats.requests.saturating_add(1);
-        let credit = self.grant();
+        let is_first = self.stats.requests == 1;
+        let limit = self.limit.or(self.get.span.end);
+        let credit = self.credit.grant_request(self.next, limit, is_first, self.recovery.is_unanswered());
+        self.credit.handle_granted(credit, self.next, now);
         let pin = self.object.as_ref().map_or_else(|| self.get.pin.clone(), ObjectInfo::pin);
 
-        self.state = State::Requested { asked: now, heard: false, silence: Silence::new(now, self.arrivals), credit };
+        let near = self.near(credit, limit);
+        let near_credit = near.as_ref().map_or(credit, |near| near.credit);
+        self.state = State::Requested { asked: now, heard: false, heard_at: now, credit, near_credit };
         let request = GetRequest {
             v: None,
             key: self.get.key.clone(),
@@ -188,11 +202,19 @@ impl Receiver {
             pin,
             credit: Some(credit),
             window: None,
-            chunk_max: Some(self.credit.window().chunk_max()),
+            chunk_max: Some(self.settings.chunk_max),
             context: self.get.context.clone(),
             keeps_alive: true,
+            near,
         };
         self.outputs.push_back(Output::Request(request));
+    }
+
+    /// Returns the credit for a near relay, if it is more than `credit`.
+    fn near(&self, credit: u64, limit: Option<u64>) -> Option<Near> {
+        let (location, window) = self.settings.near.as_ref()?;
+        let near_credit = self.credit.grant_near(self.next, limit, *window);
+        (near_credit > credit && !self.recovery.is_unanswered()).then(|| Near::to(location, near_credit))
     }
 
     /// Abandons the transfer and requests the rest: immediately if bytes have arrived since the last recovery,
@@ -203,9 +225,9 @@ impl Receiver {
         }
 
         let is_unanswered = cause == Cause::Stall && matches!(self.state, State::Requested { heard: false, .. });
-        self.learn_from_end();
+        self.credit.handle_end();
         if cause == Cause::Stall {
-            self.learn_from_stall(is_unanswered);
+            self.learn_from_stall();
         }
 
         let is_nobody = cause == Cause::NoResponders;
@@ -267,25 +289,18 @@ impl Receiver {
         self.recover(Cause::Refused(error), None, now);
     }
 
-    /// Updates the estimate of the link's capacity when a transfer ends.
-    pub(super) fn learn_from_end(&mut self) {
-        if let State::Streaming(transfer) = &self.state {
-            let window = self.credit.window_mut();
-            window.handle_end(self.next, transfer.silence.since());
-            window.handle_relay_left();
-        }
-    }
+    /// Adapts the window and the timeouts to a silent relay.
+    fn learn_from_stall(&mut self) {
+        let has_answered_only = match &self.state {
+            State::Streaming(transfer) => transfer.seq == 0,
+            State::Requested { heard, .. } => *heard,
+            State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => false,
+        };
 
-    fn learn_from_stall(&mut self, is_unanswered: bool) {
         let window = self.credit.window_mut();
-        window.handle_lost();
-        if let State::Streaming(transfer) = &self.state
-            && transfer.seq == 0
-        {
-            window.handle_nothing_arrived(transfer.chunk_max);
-        }
-        if is_unanswered {
-            window.handle_unanswered();
+        window.handle_silence();
+        if has_answered_only {
+            window.handle_nothing_arrived();
         }
     }
 

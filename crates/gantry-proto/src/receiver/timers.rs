@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::failure::Cause;
-use super::recovery::ANSWER_TIMEOUT_MIN;
 use super::transfer::Transfer;
 use super::{Receiver, State};
 
 /// The shortest stall timeout for a relay with slow beats, even if the patience is short.
 const BEATS_TIMEOUT_MIN: Duration = Duration::from_secs(3);
+
+/// The longest silence of a live relay, as long as it has not stated its own.
+const BEAT_DEFAULT: Duration = Duration::from_secs(1);
 
 /// The timers of a download. If several have expired, the first in this order counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +37,11 @@ impl Receiver {
 
         match &self.state {
             State::Waiting { until } => request = Some(*until),
-            State::Requested { heard, silence, .. } => answer = Some(silence.due(self.answer_timeout(*heard))),
+            State::Requested { heard, heard_at, .. } => {
+                answer = Some(heard_at.saturating_add(self.answer_timeout(*heard)));
+            }
             State::Streaming(transfer) => {
-                stall = Some(transfer.silence.due(self.stall_timeout(transfer)));
+                stall = Some(transfer.heard_at.saturating_add(self.stall_timeout(transfer)));
                 control = Some(transfer.control_at());
             }
             State::Offline | State::Ended | State::Failed(_) => {}
@@ -68,38 +72,17 @@ impl Receiver {
                 self.give_up(if is_offline { Cause::Disconnected } else { Cause::Stall });
             }
             Some((Timer::Request, _)) => self.request(now),
-            Some((Timer::Answer | Timer::Stall, _)) => self.handle_silence(now),
+            Some((Timer::Answer | Timer::Stall, _)) => self.recover(Cause::Stall, None, now),
             Some((Timer::Control, _)) => self.send_control(now),
             None => {}
         }
     }
 
-    /// Handles a silence that is too long, unless the relay's next message may still be in flight.
-    fn handle_silence(&mut self, now: Duration) {
-        let arrivals = self.arrivals;
-        // nats-server holds at most the windows of all downloads. Together they are about as large as the largest
-        // window of one.
-        let ahead_max = self.settings.window_max;
-        let limit = match &self.state {
-            State::Streaming(transfer) => self.stall_timeout(transfer),
-            State::Requested { heard, .. } => self.answer_timeout(*heard),
-            State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => return,
-        };
-
-        let is_extended = match &mut self.state {
-            State::Streaming(transfer) => transfer.silence.extend(now, arrivals, limit, transfer.beat, ahead_max),
-            State::Requested { silence, .. } => silence.extend(now, arrivals, limit, ANSWER_TIMEOUT_MIN, ahead_max),
-            State::Waiting { .. } | State::Offline | State::Ended | State::Failed(_) => true,
-        };
-        if !is_extended {
-            self.recover(Cause::Stall, None, now);
-        }
-    }
-
     /// Returns the silence after which a request is sent again. `heard` means that a relay has sent beats.
     fn answer_timeout(&self, heard: bool) -> Duration {
-        let longest = self.credit.window().silence_timeout(self.settings.stall_timeout);
-        if heard { longest } else { self.recovery.answer_timeout(longest) }
+        let window = self.credit.window();
+        let longest = window.silence_timeout(self.settings.stall_timeout, BEAT_DEFAULT);
+        if heard { longest } else { self.recovery.answer_timeout(window.delay(), longest) }
     }
 
     /// Returns the silence after which a sending relay is lost.
@@ -107,6 +90,6 @@ impl Receiver {
         // However slow the beats, some patience must remain for another relay.
         let beats_max = (self.settings.patience / 2).max(BEATS_TIMEOUT_MIN);
         let beats = transfer.beat.saturating_mul(3).min(beats_max);
-        self.credit.window().silence_timeout(self.settings.stall_timeout.max(beats))
+        self.credit.window().silence_timeout(self.settings.stall_timeout.max(beats), transfer.beat)
     }
 }

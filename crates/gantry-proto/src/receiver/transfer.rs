@@ -10,7 +10,6 @@ use super::super::names::TransferId;
 use super::super::object::Span;
 use super::super::request::Control;
 use super::failure::{Cause, Failure};
-use super::silence::Silence;
 use super::{Output, Receiver, State, admit};
 
 /// The maximum number of chunks that wait to be written, whatever their size. It bounds the memory that a relay can
@@ -47,8 +46,6 @@ pub(super) struct Transfer {
     pub(super) seq: u64,
     /// The highest credit that was sent to the relay.
     pub(super) credit: u64,
-    /// The largest window that the relay accepts, in bytes.
-    window_max: u64,
     pub(super) chunk_max: u64,
     /// The longest silence of a live relay.
     pub(super) beat: Duration,
@@ -56,7 +53,8 @@ pub(super) struct Transfer {
     probe_after: Duration,
     /// The longest time without a control message.
     control_interval: Duration,
-    pub(super) silence: Silence,
+    /// When the relay was last heard.
+    pub(super) heard_at: Duration,
     last_control: Duration,
     /// When a control message is due that the quota delayed.
     pub(super) control_due: Option<Duration>,
@@ -72,7 +70,7 @@ pub(super) struct Transfer {
 
 impl Transfer {
     /// `credit` is the relay's first credit. `answered_in` is how long its answer took.
-    fn new(accepted: &Accepted, credit: u64, answered_in: Option<Duration>, silence: Silence, now: Duration) -> Self {
+    fn new(accepted: &Accepted, credit: u64, answered_in: Option<Duration>, now: Duration) -> Self {
         let beat = limits::beat(Duration::from_millis(accepted.beat_ms));
         let idle = limits::idle(Duration::from_millis(accepted.idle_ms));
         let repeat_after = answered_in.unwrap_or_default().saturating_mul(2).clamp(CONTROL_LOST_MIN, CONTROL_LOST_MAX);
@@ -83,12 +81,11 @@ impl Transfer {
             start: accepted.start,
             seq: 0,
             credit,
-            window_max: accepted.window_max,
             chunk_max: accepted.chunk_max,
             beat,
             probe_after: (beat / 2).max(PROBE_MIN),
             control_interval: idle / 4,
-            silence,
+            heard_at: now,
             last_control: now,
             control_due: None,
             unheard_at: None,
@@ -110,7 +107,7 @@ impl Transfer {
     /// Returns when the relay counts as lost if nobody hears control messages. A live relay sends something every beat.
     pub(super) fn absent_at(&self) -> Duration {
         let beat = self.beat.saturating_add(self.beat / 4);
-        self.silence.since().saturating_add(beat.max(ABSENCE_MIN))
+        self.heard_at.saturating_add(beat.max(ABSENCE_MIN))
     }
 
     /// Returns when the next control message is due: as a keep-alive, once in each silence of the relay, or because the
@@ -123,7 +120,7 @@ impl Transfer {
             return at.saturating_add(CONTROL_AGAIN);
         }
 
-        let is_unanswered = self.is_blocked && self.last_control >= self.silence.since();
+        let is_unanswered = self.is_blocked && self.last_control >= self.heard_at;
         if is_unanswered && (1..=CONTROL_REPEATS).contains(&self.unanswered_controls) {
             // The message may have been lost with the relay's request connection, and the relay waits for nothing else.
             let doublings = (self.unanswered_controls - 1) / CONTROL_REPEATS_AT_ONE_PAUSE;
@@ -131,13 +128,13 @@ impl Transfer {
         }
 
         let keep_alive = self.last_control.saturating_add(self.control_interval);
-        let probe = self.silence.since().saturating_add(self.probe_after);
+        let probe = self.heard_at.saturating_add(self.probe_after);
         if self.last_control >= probe { keep_alive } else { keep_alive.min(probe) }
     }
 
     /// Records a control message with at least this credit, and returns it.
     fn control(&mut self, granted: u64, now: Duration) -> Output {
-        let is_repeat = self.last_control >= self.silence.since();
+        let is_repeat = self.last_control >= self.heard_at;
         self.unanswered_controls = if is_repeat { self.unanswered_controls.saturating_add(1) } else { 1 };
 
         // Without new credit, the message only asks whether the relay is alive.
@@ -197,7 +194,7 @@ impl Receiver {
         &mut self,
         accepted: Box<Accepted>,
         transfer: Option<TransferId>,
-        requested_credit: u64,
+        (requested_credit, near_credit): (u64, u64),
         now: Duration,
     ) {
         // Until this check has passed, nothing may be sent to the control subject in the message.
@@ -212,8 +209,7 @@ impl Receiver {
         }
 
         let span = Span { start: self.next, end: self.get.span.end };
-        let chunk_max = self.credit.window().chunk_max();
-        if let Err(what) = admit::check_terms(&accepted, span, chunk_max, self.object.as_ref()) {
+        if let Err(what) = admit::check_terms(&accepted, span, self.settings.chunk_max, self.object.as_ref()) {
             return self.recover(Cause::Violation(what), None, now);
         }
 
@@ -224,16 +220,16 @@ impl Receiver {
         self.recovery.handle_accepted();
 
         // The relay ignores credit past its own limit, so the consumer would have to give it again after a round trip.
-        let credit = accepted.credit.min(requested_credit);
-        let window = self.credit.window_mut();
-        window.handle_relay_max(accepted.window_max);
-        window.handle_granted(credit, self.next, now);
+        let credit = accepted.credit.min(near_credit);
+        let near_limit = near_credit.min(accepted.end).min(self.next.saturating_add(accepted.window_max));
+        let is_near = near_credit > requested_credit && credit >= near_limit;
+        self.credit.handle_accepted(credit, self.next, is_near, now);
+        self.credit.handle_relay_max(accepted.window_max);
 
-        let silence = Silence::new(now, self.arrivals);
-        let transfer = Transfer::new(&accepted, credit, self.recovery.answered_in(), silence, now);
+        let transfer = Transfer::new(&accepted, credit, self.recovery.answered_in(), now);
         self.state = State::Streaming(Box::new(transfer));
         self.outputs.push_back(Output::Accepted(accepted));
-        self.handle_written(self.credit.written(), now);
+        self.give_credit(now);
     }
 
     pub(super) fn handle_body(&mut self, body: Body, now: Duration) {
@@ -265,6 +261,7 @@ impl Receiver {
 
         self.credit.handle_arrived(self.next, now);
         self.recovery.handle_progress(&self.settings, now);
+        self.give_credit(now);
     }
 
     fn handle_beat(&mut self, seq: u64, offset: u64, wait: Wait, now: Duration) {
@@ -285,8 +282,9 @@ impl Receiver {
             self.recovery.handle_held_up(now);
         }
 
-        if wait == Wait::Credit {
-            self.handle_blocked(offset, now);
+        match wait {
+            Wait::Credit => self.handle_blocked(offset, now),
+            Wait::Store => self.credit.window_mut().handle_store_slow(),
         }
     }
 
@@ -296,9 +294,8 @@ impl Receiver {
         let State::Streaming(transfer) = &mut self.state else { return };
         transfer.is_blocked = true;
         let credit = transfer.credit;
-        let relay_max = transfer.window_max;
 
-        self.credit.handle_blocked(self.next, relay_max, now);
+        self.credit.handle_blocked(offset);
 
         let is_control_lost = credit > offset;
         if self.grant() > credit || (is_control_lost && self.repeats.try_take(now)) {
@@ -322,10 +319,12 @@ impl Receiver {
     /// enough.
     pub fn handle_written(&mut self, limit: u64, now: Duration) {
         self.credit.handle_written(limit, self.next);
+        self.give_credit(now);
+    }
 
+    /// Sends credit if it has increased enough.
+    fn give_credit(&mut self, now: Duration) {
         let State::Streaming(transfer) = &self.state else { return };
-        self.credit.handle_writer_kept_up(self.next, transfer.window_max, now);
-
         let granted = self.grant();
         let is_last = granted > transfer.credit && Some(granted) == self.limit;
         if is_last || granted >= self.credit.step_from(transfer.credit) {
@@ -343,7 +342,7 @@ impl Receiver {
         }
 
         if granted > transfer.credit {
-            self.credit.window_mut().handle_granted(granted, self.next, now);
+            self.credit.handle_granted(granted, self.next, now);
         }
         self.outputs.push_back(transfer.control(granted, now));
     }

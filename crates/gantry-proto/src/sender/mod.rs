@@ -406,10 +406,12 @@ impl Sender {
         true
     }
 
-    /// Returns whether credit cuts the next chunk short. The first chunk is small in any case, and must not be delayed.
+    /// Returns whether credit cuts the next chunk short. The first chunk is small in any case, and must not be delayed;
+    /// neither must the next ones, from whose arrival the consumer learns how large its window may be.
     fn is_cut_short(&self) -> bool {
         let allowed = self.allowed();
-        self.seq > 0 && 0 < allowed && allowed < self.buffer.len() && allowed < to_u64(self.settings.chunk_max)
+        let is_prompt = self.short_chunks.is_prompt(self.seq, allowed);
+        !is_prompt && 0 < allowed && allowed < self.buffer.len() && allowed < to_u64(self.settings.chunk_max)
     }
 
     /// Cuts the next chunk if the transfer has a turn.

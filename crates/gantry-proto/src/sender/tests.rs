@@ -341,29 +341,46 @@ fn never_sends_past_credit_and_beats_once_when_it_is_blocked() {
     assert_eq!(drain(&mut sender, START), [chunk(0, 0, b"abc"), blocked(1, 3)]);
     assert!(!sender.wants_data());
     sender.handle_control(Control::credit(5), START);
-    assert_eq!(drain(&mut sender, START), []);
-    assert_eq!(drain(&mut sender, MORE_CREDIT_WITHIN), [chunk(1, 3, b"de"), blocked(2, 5)]);
+    assert_eq!(drain(&mut sender, START), [chunk(1, 3, b"de"), blocked(2, 5)]);
     sender.handle_control(Control::credit(4), MORE_CREDIT_WITHIN);
     assert_eq!(drain(&mut sender, MORE_CREDIT_WITHIN * 2), []);
 }
 
+/// A consumer's window starts small. On a fast link, a wait for each chunk would be most of the time.
+#[test]
+fn the_first_chunks_that_credit_cuts_short_do_not_wait_for_more() {
+    let mut sender = sender(0..30, 1);
+    sender.handle_data(Bytes::from_static(b"0123456789abcdef"));
+    for (seq, credit) in [1, 3, 5, 7].into_iter().enumerate() {
+        sender.handle_control(Control::credit(credit), START);
+        let sent = drain(&mut sender, START);
+        assert!(matches!(sent[0], Body::Chunk(Chunk { seq: sent, .. }) if sent == seq as u64), "{sent:?}");
+    }
+
+    sender.handle_control(Control::credit(9), START);
+    assert_eq!(drain(&mut sender, START), []);
+}
+
 #[test]
 fn a_chunk_cut_short_by_credit_waits_briefly_for_more() {
-    let mut sender = sender(0..30, 5);
+    let mut sender = sender(0..30, 2);
     sender.handle_data(Bytes::from_static(b"0123456789abcdef"));
-    drain(&mut sender, START);
+    for credit in 2..=5 {
+        sender.handle_control(Control::credit(credit), START);
+        drain(&mut sender, START);
+    }
 
     sender.handle_control(Control::credit(7), BEAT / 2);
     assert_eq!(drain(&mut sender, BEAT / 2), []);
     assert_eq!(sender.poll_timeout(), Some(BEAT / 2 + MORE_CREDIT_WITHIN));
     sender.handle_control(Control::credit(13), BEAT / 2);
-    assert_eq!(drain(&mut sender, BEAT / 2)[..1], [chunk(1, 5, b"56789abc")]);
+    assert_eq!(drain(&mut sender, BEAT / 2)[..1], [chunk(4, 5, b"56789abc")]);
 
     // Further credit in small steps does not prolong the wait.
     sender.handle_control(Control::credit(14), BEAT);
     assert_eq!(drain(&mut sender, BEAT)[..], []);
     sender.handle_control(Control::credit(15), BEAT + MORE_CREDIT_WITHIN);
-    assert_eq!(drain(&mut sender, BEAT + MORE_CREDIT_WITHIN)[..1], [chunk(2, 13, b"de")]);
+    assert_eq!(drain(&mut sender, BEAT + MORE_CREDIT_WITHIN)[..1], [chunk(5, 13, b"de")]);
 }
 
 #[test]

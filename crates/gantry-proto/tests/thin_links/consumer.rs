@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use gantry_proto::Get;
-use gantry_proto::receiver::{Arrivals, Receiver, Settings};
+use gantry_proto::receiver::{Receiver, Settings};
 use gantry_proto::subject::Prefix;
 
 /// The settings of Gantry's own consumer.
 fn settings(jitter_seed: u64) -> Settings {
     Settings {
         prefix: Prefix::default(),
-        window_initial: 2 << 20,
+        window_initial: 4 << 10,
+        near: None,
         window_max: 24 << 20,
         chunk_max: 1 << 20,
         stall_timeout: Duration::from_secs(3),
@@ -37,7 +38,6 @@ pub(crate) struct Consumer {
     /// The disk's rate, in bytes per second. A disk without one is never behind.
     write_rate: Option<u64>,
     written: u64,
-    received_bytes: u64,
     pub(crate) controls: u64,
     pub(crate) chunks: u64,
 }
@@ -55,17 +55,9 @@ impl Consumer {
             is_writing: false,
             write_rate,
             written: 0,
-            received_bytes: 0,
             controls: 0,
             chunks: 0,
         }
-    }
-
-    /// Counts bytes that the connection has read.
-    pub(crate) fn note_received(&mut self, bytes: usize) {
-        self.received_bytes += bytes as u64;
-        let arrived_until = self.receiver.arrived_until();
-        self.receiver.handle_arrivals(Arrivals { received_bytes: self.received_bytes, arrived_until });
     }
 
     /// Writes the next chunk. Returns its size and how long that takes, unless the disk is busy or never behind.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use gantry_proto::Headers;
 
 /// The approximate size of what NATS adds to a message on a leaf link, in bytes: subjects, sizes and line ends.
-const ENVELOPE_BYTES: u64 = 160;
+pub(crate) const ENVELOPE_BYTES: u64 = 160;
 
 /// A message on its way to the site.
 pub(crate) enum Packet {
@@ -22,12 +22,15 @@ impl Packet {
     fn size(&self) -> u64 {
         match self {
             Self::Probe { .. } => ENVELOPE_BYTES,
-            Self::Message { headers, payload, .. } => {
-                let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
-                ENVELOPE_BYTES + (headers + payload.len()) as u64
-            }
+            Self::Message { headers, payload, .. } => message_bytes(headers, payload),
         }
     }
+}
+
+/// Returns the number of bytes that a link carries for a message.
+pub(crate) fn message_bytes(headers: &Headers, payload: &Bytes) -> u64 {
+    let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    ENVELOPE_BYTES + (headers + payload.len()) as u64
 }
 
 /// The link's queue, first in, first out.

@@ -6,13 +6,18 @@ use bytes::Bytes;
 use gantry_proto::message::Envelope;
 use gantry_proto::sender::{Identity, Sender, Settings};
 use gantry_proto::subject::Prefix;
-use gantry_proto::{Body, GetRequest, ObjectInfo, TransferId};
+use gantry_proto::{Body, GetRequest, Key, ObjectInfo, TransferId};
 use uuid::Uuid;
 
 /// The largest chunk, and the size of a piece of the store.
 const CHUNK_BYTES: usize = 508 << 10;
 
 static BYTES: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
+
+/// Returns `len` of the object's bytes, at most [`CHUNK_BYTES`]. All of them are zero.
+pub(crate) fn zeros(len: usize) -> Bytes {
+    Bytes::from_static(&BYTES[..len])
+}
 
 /// What a relay does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,20 +38,19 @@ pub(crate) struct Transfer {
     /// The number of the inbox to which it publishes.
     pub(crate) inbox: u64,
     pub(crate) timer_at: Option<Duration>,
+    key: Key,
     /// The offset of the store's next byte.
-    read: u64,
-    size: u64,
+    pub(crate) read: u64,
 }
 
 impl Transfer {
-    /// Accepts a request for an object of `size` bytes.
-    pub(crate) fn open(
+    /// Handles a request. The store is still opening the object.
+    pub(crate) fn new(
         number: u128,
         relay: usize,
         consumer: usize,
         inbox: u64,
         request: &GetRequest,
-        size: u64,
         now: Duration,
     ) -> Self {
         let settings = Settings {
@@ -61,18 +65,23 @@ impl Transfer {
         let control = Prefix::default().control(&instance, transfer);
 
         let identity = Identity { transfer, instance, control, host: None };
-        let mut sender = Sender::new(settings, request, identity, now);
-        sender.handle_opened(ObjectInfo::new(request.key.clone(), size, "\"one\"".to_owned()), now);
+        let sender = Sender::new(settings, request, identity, now);
         let envelope = Envelope { transfer: Some(transfer), context: None };
-        Self { sender, envelope, relay, consumer, inbox, timer_at: None, read: request.start, size }
+        Self { sender, envelope, relay, consumer, inbox, timer_at: None, key: request.key.clone(), read: request.start }
     }
 
-    /// Returns the next message, if there is one. It is always this transfer's turn.
-    pub(crate) fn next_message(&mut self, now: Duration) -> Option<Body> {
-        while self.sender.wants_data() {
+    /// Records that the store has opened the object, which has `size` bytes.
+    pub(crate) fn handle_opened(&mut self, size: u64, now: Duration) {
+        self.sender.handle_opened(ObjectInfo::new(self.key.clone(), size, "\"one\"".to_owned()), now);
+    }
+
+    /// Returns the next message, if there is one. It is always this transfer's turn. The store has the bytes up to
+    /// `available`, exclusive.
+    pub(crate) fn next_message(&mut self, available: u64, now: Duration) -> Option<Body> {
+        while self.sender.wants_data() && self.read < available {
             let into = self.read % CHUNK_BYTES as u64;
-            let len = (CHUNK_BYTES as u64 - into).min(self.size - self.read);
-            self.sender.handle_data(Bytes::from_static(&BYTES[..usize::try_from(len).expect("a piece")]));
+            let len = (CHUNK_BYTES as u64 - into).min(available - self.read);
+            self.sender.handle_data(zeros(usize::try_from(len).expect("a piece")));
             self.read += len;
         }
 

@@ -61,6 +61,24 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Returns the worse of two results, number by number.
+    pub(crate) fn worse_of(&self, other: &Self) -> Self {
+        Self {
+            failed: self.failed.max(other.failed),
+            total_over_ideal: self.total_over_ideal.max(other.total_over_ideal),
+            total: self.total.max(other.total),
+            recoveries_max: self.recoveries_max.max(other.recoveries_max),
+            slowest_over_fastest: self.slowest_over_fastest.max(other.slowest_over_fastest),
+            probe_p99: self.probe_p99.max(other.probe_p99),
+            probe_max: self.probe_max.max(other.probe_max),
+            crossed_over_wanted: self.crossed_over_wanted.max(other.crossed_over_wanted),
+            controls: self.controls.max(other.controls),
+            chunks: self.chunks.max(other.chunks),
+        }
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

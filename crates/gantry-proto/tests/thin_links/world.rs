@@ -10,6 +10,7 @@ use gantry_proto::{Control, GetRequest, Headers, TransferId};
 
 use crate::consumer::Consumer;
 use crate::link::{Link, Packet};
+use crate::random::Random;
 use crate::relay::{Health, Transfer};
 use crate::report::Report;
 
@@ -95,7 +96,7 @@ pub(crate) struct World {
     now: Duration,
     events: BTreeMap<(Duration, u64), Event>,
     scheduled: u64,
-    random: u64,
+    random: Random,
     scenario: Scenario,
     link: Link,
     relays: Vec<Health>,
@@ -112,7 +113,7 @@ impl World {
             now: Duration::ZERO,
             events: BTreeMap::new(),
             scheduled: 0,
-            random: seed,
+            random: Random::new(seed),
             link: Link::new(scenario.rate, scenario.round_trip / 2),
             relays: vec![Health::Up; scenario.relays],
             consumers: BTreeMap::new(),
@@ -125,7 +126,7 @@ impl World {
         for index in 0..scenario.consumers {
             let at = match scenario.apart {
                 Some(apart) => apart * u32::try_from(index).expect("few consumers"),
-                None => world.up_to(Duration::from_millis(50)),
+                None => world.random.up_to(Duration::from_millis(50)),
             };
             world.schedule(at, Event::Start(index));
         }
@@ -183,10 +184,11 @@ impl World {
             return self.schedule(self.link.delay, Event::Nobody { consumer, inbox });
         }
 
-        let relay = listening[self.below(listening.len())];
+        let relay = listening[self.random.below(listening.len())];
         if self.relays[relay] == Health::Up {
             self.opened += 1;
-            let transfer = Transfer::open(self.opened, relay, consumer, inbox, request, self.scenario.size, self.now);
+            let mut transfer = Transfer::new(self.opened, relay, consumer, inbox, request, self.now);
+            transfer.handle_opened(self.scenario.size, self.now);
             let id = transfer.envelope.transfer.expect("an id");
             self.transfers.insert(id, transfer);
             self.serve(id);
@@ -217,7 +219,7 @@ impl World {
             return;
         }
 
-        while let Some(body) = transfer.next_message(self.now) {
+        while let Some(body) = transfer.next_message(self.scenario.size, self.now) {
             let consumer = &self.consumers[&transfer.consumer];
             if consumer.inbox != transfer.inbox && self.now > consumer.moved_at + self.link.delay {
                 // nats-server reports that nobody listens on the inbox.
@@ -233,6 +235,7 @@ impl World {
         if let Some(at) = transfer.sender.poll_timeout()
             && transfer.timer_at.is_none_or(|set| at < set)
         {
+            let at = at.max(self.now);
             transfer.timer_at = Some(at);
             self.schedule(at.saturating_sub(self.now), Event::RelayTimer(id));
         }
@@ -240,7 +243,10 @@ impl World {
     }
 
     fn relay_timer(&mut self, id: TransferId) {
-        let Some(transfer) = self.transfers.get_mut(&id) else { return };
+        let now = self.now;
+        let Some(transfer) = self.transfers.get_mut(&id).filter(|transfer| transfer.timer_at == Some(now)) else {
+            return;
+        };
         if self.relays[transfer.relay] == Health::Up {
             transfer.timer_at = None;
             transfer.sender.handle_timeout(self.now);
@@ -267,7 +273,6 @@ impl World {
     fn arrive(&mut self, index: usize, inbox: u64, headers: &Headers, payload: Bytes) {
         let Some(consumer) = self.consumers.get_mut(&index) else { return };
         if consumer.inbox == inbox {
-            consumer.note_received(payload.len());
             consumer.receiver.handle_message(headers, payload, self.now);
             self.pump(index);
         }
@@ -282,7 +287,10 @@ impl World {
     }
 
     fn consumer_timer(&mut self, index: usize) {
-        let Some(consumer) = self.consumers.get_mut(&index) else { return };
+        let now = self.now;
+        let Some(consumer) = self.consumers.get_mut(&index).filter(|consumer| consumer.timer_at == Some(now)) else {
+            return;
+        };
         consumer.timer_at = None;
         consumer.receiver.handle_timeout(self.now);
         self.pump(index);
@@ -297,7 +305,7 @@ impl World {
     fn probe(&mut self) {
         self.send(Packet::Probe { sent: self.now });
         let every = self.scenario.probe_every;
-        let pause = every / 2 + self.up_to(every);
+        let pause = every / 2 + self.random.up_to(every);
         self.schedule(pause, Event::Probe);
     }
 
@@ -330,25 +338,12 @@ impl World {
         } else if let Some(at) = consumer.receiver.poll_timeout()
             && consumer.timer_at.is_none_or(|set| at < set)
         {
+            let at = at.max(now);
             consumer.timer_at = Some(at);
             events.push((at.saturating_sub(now), Event::ConsumerTimer(index)));
         }
         for (pause, event) in events {
             self.schedule(pause, event);
         }
-    }
-
-    /// Returns a random number below `limit`. The generator is `SplitMix64`.
-    fn below(&mut self, limit: usize) -> usize {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % limit as u64).expect("below a usize")
-    }
-
-    fn up_to(&mut self, longest: Duration) -> Duration {
-        let nanos = usize::try_from(longest.as_nanos()).expect("a short time");
-        Duration::from_nanos(self.below(nanos.max(1)) as u64)
     }
 }

@@ -12,9 +12,9 @@ use object_store::{CredentialProvider, RetryConfig};
 use super::cli::Cli;
 use super::options::Credentials;
 use super::sas;
-use crate::Error;
 use crate::cloud::{self, Loaded, Source, Tokens, check_endpoint, secret_file, shown_path, unusable_credentials};
 use crate::connections::innermost;
+use crate::{Error, misplaced, secret_text};
 
 /// Loads the credentials. Returns `None` for anonymous requests.
 ///
@@ -26,7 +26,8 @@ pub(super) fn credentials(from: Credentials) -> Result<Option<cloud::Credentials
     }
 
     let tokens = Tokens::new()?;
-    cloud::Credentials::new(move || load(&from, &tokens)).map(Some)
+    let asking = tokens.clone();
+    Ok(Some(cloud::Credentials::new(move || load(&from, &tokens))?.asking(asking)))
 }
 
 fn load(from: &Credentials, tokens: &Tokens) -> Result<Loaded<AzureCredential>, Error> {
@@ -57,10 +58,10 @@ fn of_environment(tokens: &Tokens) -> Result<Loaded<AzureCredential>, Error> {
     let unusable = |name: &'static str| move |problem: String| unusable_credentials(format!("{name}: {problem}"));
 
     if let Some(key) = set(KEY) {
-        return account_key(&key).map(Loaded::constant).map_err(unusable(KEY));
+        return account_key(secret_text::trimmed(&key)).map(Loaded::constant).map_err(unusable(KEY));
     }
     if let Some(text) = set(SAS) {
-        let pairs = sas::parse(&text).map_err(unusable(SAS))?;
+        let pairs = sas::parse(secret_text::trimmed(&text)).map_err(unusable(SAS))?;
         return Ok(Loaded::constant(AzureCredential::SASToken(pairs)));
     }
     if let Some(path) = set(TOKEN_FILE) {
@@ -69,7 +70,7 @@ fn of_environment(tokens: &Tokens) -> Result<Loaded<AzureCredential>, Error> {
     }
     if let Some(secret) = set(SECRET) {
         let builder = Application::of(None, None, SECRET)?.builder(tokens, "client_secret")?;
-        return built(builder.with_client_secret(secret)).map(Loaded::tokens);
+        return built(builder.with_client_secret(secret_text::trimmed(&secret))).map(Loaded::tokens);
     }
     managed_identity(tokens, None)
 }
@@ -126,6 +127,13 @@ impl Application {
         let tenant = required(tenant, "AZURE_TENANT_ID")?;
         let client = required(client, "AZURE_CLIENT_ID")?;
 
+        // The service would repeat it in its refusal.
+        for (id, variable) in [(&tenant, "AZURE_TENANT_ID"), (&client, "AZURE_CLIENT_ID")] {
+            if misplaced::is_token(id) {
+                let problem = "must be an id, not a secret, which belongs to AZURE_CLIENT_SECRET";
+                return Err(unusable_credentials(format!("{variable}: {problem}")));
+            }
+        }
         // It becomes a part of a URL.
         if !tenant.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.')) {
             return Err(unusable_credentials("AZURE_TENANT_ID: must be the id of a tenant, or one of its domains"));
@@ -149,7 +157,12 @@ fn workload_identity(
     application: Application,
     token: &Path,
 ) -> Result<Loaded<AzureCredential>, Error> {
-    secret_file(token)?;
+    let text = secret_file(token)?;
+    // `object_store` reads the file itself.
+    if secret_text::read(token).is_ok_and(|file| file.trim() != text) {
+        let problem = "has quotes or a byte order mark around the token: remove them";
+        return Err(unusable_credentials(format!("{}: {problem}", shown_path(token))));
+    }
     let builder = application.builder(tokens, "workload_identity")?;
     let source = built(builder.with_federated_token_file(token.to_string_lossy()))?;
     Ok(Loaded::tokens(Arc::new(OfFile { path: token.to_owned(), source })))
@@ -226,9 +239,35 @@ mod tests {
             assert!(error.contains(problem) && !error.contains("hush"), "{error}");
         }
 
-        std::fs::write(&path, "aGVsbG8=\n").unwrap();
-        let found = credentials(Credentials::AccountKey(path)).unwrap();
-        assert_eq!(format!("{found:?}"), "Some(Credentials { .. })");
+        for text in ["aGVsbG8=\n", "\"aGVsbG8=\"\r\n", "\u{feff}aGVsbG8=", "' aGVsbG8= '"] {
+            std::fs::write(&path, text).unwrap();
+            let found = credentials(Credentials::AccountKey(path.clone())).unwrap();
+            assert_eq!(format!("{found:?}"), "Some(Credentials { .. })", "{text:?}");
+        }
+        for text in ["\"?sv=2023-11-03&sig=x\"", "\u{feff}sv=2023-11-03&sig=x\n", "'sv=2023-11-03&sig=x'"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(credentials(Credentials::Sas(path.clone())).unwrap().is_some(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_in_place_of_an_id_and_quotes_around_a_token_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "\"eyJhush\"").unwrap();
+        let some = |text: &str| Some(text.to_owned());
+
+        let quoted = Credentials::WorkloadIdentity { tenant: some("t"), client: some("c"), token: file.clone() };
+        let error = credentials(quoted).unwrap_err().to_string();
+        assert!(error.ends_with("token: has quotes or a byte order mark around the token: remove them"), "{error}");
+
+        for (tenant, client, variable) in [("abc8Q~hush", "c", "TENANT"), ("t", "abc8Q~hush", "CLIENT")] {
+            let (tenant, client) = (some(tenant), some(client));
+            let from = Credentials::ClientSecret { tenant, client, secret: file.clone() };
+            let error = credentials(from).unwrap_err().to_string();
+            let problem = "must be an id, not a secret, which belongs to AZURE_CLIENT_SECRET";
+            assert_eq!(error, format!("AZURE_{variable}_ID: {problem}"));
+        }
     }
 
     #[tokio::test]

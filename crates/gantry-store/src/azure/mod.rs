@@ -9,6 +9,7 @@ mod options;
 mod sas;
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use hyper::HeaderMap;
@@ -156,8 +157,8 @@ impl Cloud for Azure {
         self.credentials.as_ref().map_or(0, cloud::Credentials::number)
     }
 
-    fn awaits_credentials(&self) -> bool {
-        self.credentials.as_ref().is_some_and(cloud::Credentials::are_awaited)
+    fn awaits(&self) -> Option<String> {
+        self.credentials.as_ref().and_then(cloud::Credentials::awaited)
     }
 
     fn reload(&self, used: u64, only_other: bool) -> Result<bool, Error> {
@@ -209,18 +210,30 @@ impl Cloud for Azure {
                 (denied("encrypted with a key of the customer, which the relay does not have"), Retry::Never)
             }
             (401, _) if self.credentials.is_none() => (not_public(answer), Retry::Never),
-            // A container whose blobs are public, but not their listing, also answers so.
-            (404, "ResourceNotFound") if self.credentials.is_none() && answer.subject == Subject::Listing => {
-                (denied("the container or its listing is not public"), Retry::Never)
+            // Azure does not tell a private container from a missing one. A container whose blobs are public, but not
+            // their listing, also answers so to a listing. A blob that is missing in it is a `BlobNotFound`.
+            (404, "ResourceNotFound") if self.credentials.is_none() => {
+                let text = match answer.subject {
+                    Subject::Listing => "the container or its listing is not public, or there is no such container",
+                    Subject::Object { .. } => "the container is not public, or there is no such container",
+                };
+                (denied(text), Retry::Never)
             }
             (403, "AuthenticationFailed") => (self.unknown(answer), Retry::AfterCure(Cure::OtherKey)),
             (401, "AuthenticationFailed") | (401 | 403, "InvalidAuthenticationInfo") => {
                 (self.unknown(answer), Retry::AfterCure(Cure::Credentials))
             }
-            // The relay may be in another network than its peers.
+            // The relay may have another address than its peers.
+            (403, "AuthorizationSourceIPMismatch") if self.sas().is_some() => {
+                let text = "the relay's SAS does not permit the relay's address, see its parameter `sip`";
+                let message = format!("{about}: {text} ({})", answer.label());
+                (cloud::without_credentials(message), Retry::AfterCure(Cure::OtherKey))
+            }
+            // Azure also answers so to a SAS for something else.
             (403, "AuthorizationFailure" | "AuthorizationSourceIPMismatch" | "IpAuthorizationError") => {
                 let message = format!("{about}: the account's network rules exclude the relay ({})", answer.label());
-                (Error::unavailable_because(UnavailableKind::Other, message), Retry::Never)
+                let error = Error::unavailable_because(UnavailableKind::NetworkRules, message);
+                (error, Retry::AfterCure(Cure::OtherKey))
             }
             (400, "InvalidQueryParameterValue")
                 if matches!(answer.subject, Subject::Object { has_version: true, .. }) =>
@@ -276,16 +289,22 @@ impl Azure {
 
     /// Describes why the SAS is not valid at the time of Azure's clock, if its parameters show that.
     fn problem_with_time(&self, answer: &Answer<'_>) -> Option<String> {
-        let credential = self.credentials.as_ref()?.constant()?;
+        let credential = self.sas()?;
         let AzureCredential::SASToken(pairs) = &*credential else { return None };
         sas::check_time(pairs, answer.date()?.into()).err()
+    }
+
+    /// Returns the credential in use if it is a SAS.
+    fn sas(&self) -> Option<Arc<AzureCredential>> {
+        let credential = self.credentials.as_ref()?.constant()?;
+        matches!(*credential, AzureCredential::SASToken(_)).then_some(credential)
     }
 }
 
 /// Explains why nothing in the container can be read. Another attempt helps only with other credentials: otherwise an
 /// administrator must act.
 fn unreadable(answer: &Answer<'_>) -> Option<(UnavailableKind, &'static str, Retry<Cure>)> {
-    use UnavailableKind::{AccountDisabled, Credentials};
+    use UnavailableKind::{AccountDisabled, Credentials, TlsRequired};
 
     Some(match (answer.status.as_u16(), answer.code()) {
         (409, "PublicAccessNotPermitted") => (Credentials, "the account permits no anonymous access", Retry::Never),
@@ -296,8 +315,9 @@ fn unreadable(answer: &Answer<'_>) -> Option<(UnavailableKind, &'static str, Ret
         (403, "AuthorizationServiceMismatch") => {
             (Credentials, "the relay's SAS is not for Blob Storage", Retry::AfterCure(Cure::OtherKey))
         }
+        (400, "AccountRequiresHttps") => (TlsRequired, "the account permits only https://", Retry::Never),
         (403, "AuthorizationProtocolMismatch") => {
-            (Credentials, "the relay's SAS permits only https://", Retry::AfterCure(Cure::OtherKey))
+            (TlsRequired, "the relay's SAS permits only https://", Retry::AfterCure(Cure::OtherKey))
         }
         (403 | 409, "AccountIsDisabled") => (AccountDisabled, "the account is disabled", Retry::Never),
         (403, "InsufficientAccountPermissions") => (AccountDisabled, "the account permits no reading", Retry::Never),

@@ -18,6 +18,10 @@ pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>, String> {
         return Err(format!("is an address: {form}, the part after the question mark"));
     }
 
+    if text.contains(char::is_whitespace) {
+        return Err(format!("has white space inside: {form}, on one line"));
+    }
+
     let pairs = split_sas(text).map_err(|_| form.to_owned())?;
     let has = |wanted: &str| pairs.iter().any(|(name, value)| name == wanted && !value.is_empty());
     if has("sig") && has("sv") { Ok(pairs) } else { Err(form.to_owned()) }
@@ -34,7 +38,7 @@ pub(super) fn check_time(pairs: &[(String, String)], now: OffsetDateTime) -> Res
         return Err(format!("it expired at {}", shown(end)));
     }
     if let Some(start) = time("st").filter(|start| *start > now) {
-        return Err(format!("it is valid from {}: wait", shown(start)));
+        return Err(format!("it is valid from {}", shown(start)));
     }
     Ok(())
 }
@@ -64,6 +68,7 @@ mod tests {
 
         for (text, problem) in [
             ("hush", "must be a shared access signature"),
+            ("sv=1&sp=rl\n&sig=hush", "has white space inside: must be a shared access signature"),
             ("sv=1&sig=", "must be a shared access signature"),
             ("https://a.blob.core.windows.net/c?sv=1&sig=hush", "is an address"),
             ("AccountName=a;AccountKey=hush==", "is a connection string"),
@@ -80,7 +85,7 @@ mod tests {
         let check = |name: &str, time: &str| check_time(&[(name.to_owned(), time.to_owned())], now);
         assert_eq!(check("se", "2020-01-02T03:04Z").unwrap_err(), "it expired at 2020-01-02T03:04:00Z");
         assert!(check("se", "2020-01-02").is_err());
-        assert_eq!(check("st", "2999-01-02T03:04:05Z").unwrap_err(), "it is valid from 2999-01-02T03:04:05Z: wait");
+        assert_eq!(check("st", "2999-01-02T03:04:05Z").unwrap_err(), "it is valid from 2999-01-02T03:04:05Z");
         for (name, time) in [("se", "2999-01-01"), ("st", "2020-01-02T03:04:05Z"), ("se", "never")] {
             assert_eq!(check(name, time), Ok(()));
         }

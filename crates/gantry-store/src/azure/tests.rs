@@ -61,20 +61,26 @@ fn urls_name_versions_and_encode_keys() {
 #[test]
 fn errors_are_classified() {
     let about = about_key(&"k".parse().unwrap());
-    let error = |azure: &Azure, status, code: &'static str, detail: &str| {
+    let answer_to = |subject, azure: &Azure, status, code: &'static str, detail: &str| {
         let body = format!(
             "\u{feff}<?xml version=\"1.0\"?><Error><Code>x</Code><Message>No.\nRequestId:1</Message>\
              <AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail></Error>"
         );
-        let subject = Subject::Object { is_pinned: false, has_version: false };
         let answer = Answer::of_parts(status, headers(&[("x-ms-error-code", code)]), &body, &about, subject);
         cloud::of_answer(azure, &answer)
     };
+    let object = Subject::Object { is_pinned: false, has_version: false };
+    let error = |azure: &Azure, status, code, detail: &str| answer_to(object, azure, status, code, detail);
     let of = |status, code| error(&signed(), status, code, "").error;
+    let pinned = Subject::Object { is_pinned: true, has_version: false };
+    let unmet = |subject| answer_to(subject, &signed(), 412, "ConditionNotMet", "").error;
 
     assert!(matches!(of(404, "BlobNotFound"), Error::NotFound(_)));
     assert!(matches!(of(404, "ContainerNotFound"), Error::NoBucket(_)));
-    assert!(matches!(of(412, "ConditionNotMet"), Error::Changed(_)));
+    assert!(matches!(unmet(pinned), Error::Changed(_)));
+    for subject in [object, Subject::Listing] {
+        assert!(matches!(unmet(subject), Error::Invalid(_)), "nothing is pinned");
+    }
     assert!(matches!(of(403, "AuthorizationPermissionMismatch"), Error::Denied(_)));
     assert!(of(409, "BlobArchived").to_string().contains("archived, it must be rehydrated first"));
     assert!(matches!(of(409, "BlobArchived"), Error::Archived(_)));
@@ -135,6 +141,8 @@ fn a_listing_reports_an_account_that_can_not_be_read() {
         (409, "AccountIsDisabled", UnavailableKind::AccountDisabled),
         (403, "InsufficientAccountPermissions", UnavailableKind::AccountDisabled),
         (409, "ContainerDisabled", UnavailableKind::AccountDisabled),
+        (400, "AccountRequiresHttps", UnavailableKind::TlsRequired),
+        (403, "AuthorizationProtocolMismatch", UnavailableKind::TlsRequired),
     ] {
         let listing = failure(status, code, Subject::Listing);
         assert!(matches!(listing.error, Error::Unavailable { kind, .. } if kind == expected), "{listing:?}");
@@ -148,6 +156,31 @@ fn a_listing_reports_an_account_that_can_not_be_read() {
     assert!(matches!(deleted.error, Error::NoBucket(_)) && deleted.retry == Retry::Never, "{deleted:?}");
     let created = failure(409, "AccountBeingCreated", Subject::Listing);
     assert_eq!(created.retry, Retry::Later);
+}
+
+#[test]
+fn a_refusal_that_another_sas_may_cure_is_tried_with_the_one_in_the_file() {
+    let load = || {
+        let pairs = sas::parse("sv=1&sip=192.0.2.1&sig=hush").unwrap();
+        Ok(cloud::Loaded::constant(AzureCredential::SASToken(pairs)))
+    };
+    let with_sas = Azure { credentials: Some(cloud::Credentials::new(load).unwrap()), ..azure() };
+    let about = About::Operator("container".to_owned());
+    let object = Subject::Object { is_pinned: false, has_version: false };
+
+    for (cloud, code, kind) in [
+        (&with_sas, "AuthorizationSourceIPMismatch", UnavailableKind::Credentials),
+        (&with_sas, "AuthorizationFailure", UnavailableKind::NetworkRules),
+        (&with_sas, "IpAuthorizationError", UnavailableKind::NetworkRules),
+        (&signed(), "AuthorizationSourceIPMismatch", UnavailableKind::NetworkRules),
+    ] {
+        for subject in [object, Subject::Listing] {
+            let answer = Answer::of_parts(403, headers(&[("x-ms-error-code", code)]), "", &about, subject);
+            let failure = cloud::of_answer(cloud, &answer);
+            assert!(matches!(failure.error, Error::Unavailable { kind: found, .. } if found == kind), "{failure:?}");
+            assert_eq!(failure.retry, Retry::AfterCure(Cure::OtherKey), "{code}");
+        }
+    }
 }
 
 #[test]
@@ -166,6 +199,7 @@ fn refusals_of_anonymous_requests_are_told_apart() {
         (401, "NoAuthenticationInformation", object, "the container is not public"),
         (401, "NoAuthenticationInformation", Subject::Listing, "the container or its listing is not public"),
         (404, "ResourceNotFound", Subject::Listing, "the container or its listing is not public"),
+        (404, "ResourceNotFound", object, "the container is not public, or there is no such container"),
         (
             401,
             "InvalidAuthenticationInfo",
@@ -215,14 +249,14 @@ struct Silent;
 impl object_store::CredentialProvider for Silent {
     type Credential = AzureCredential;
 
-    async fn get_credential(&self) -> object_store::Result<std::sync::Arc<AzureCredential>> {
+    async fn get_credential(&self) -> object_store::Result<Arc<AzureCredential>> {
         std::future::pending().await
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_without_a_token_blames_the_credentials() {
-    let load = || Ok(cloud::Loaded::tokens(std::sync::Arc::new(Silent)));
+async fn a_probe_without_a_token_blames_the_service_that_issues_tokens() {
+    let load = || Ok(cloud::Loaded::tokens(Arc::new(Silent)));
     let azure = Azure { credentials: Some(cloud::Credentials::new(load).unwrap()), ..azure() };
     let options = Options::new("account", "container");
     let connections = Connections::new(None, &options.observer).unwrap();
@@ -231,7 +265,8 @@ async fn a_probe_without_a_token_blames_the_credentials() {
 
     let error = store.probe().await.unwrap_err();
 
-    assert!(matches!(error, Error::Unavailable { kind: UnavailableKind::Credentials, .. }), "{error:?}");
-    let expected = "the relay can't obtain credentials for Azure Blob Storage: no answer in time";
+    assert!(matches!(error, Error::Unavailable { kind: UnavailableKind::TokenService, .. }), "{error:?}");
+    let expected = "the relay can't obtain credentials for Azure Blob Storage, the service that issues tokens is \
+                    unavailable: what issues the tokens did not answer in time";
     assert!(error.to_string().ends_with(expected), "{error}");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::format::About;
 use super::name::{KeyName, VersionName};
-use gantry_proto::{ChecksumKind, ObjectInfo};
+use gantry_proto::{Checksum, ChecksumKind, ObjectInfo};
 
 /// How often the time is written down at which a version is known to be current.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(60);
@@ -35,9 +35,10 @@ pub(super) struct Currents {
     writing: Option<KeyName>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
     version: VersionName,
+    checksum: Option<Checksum>,
     detail: Detail,
     confirmed: SystemTime,
     /// The time that was written down.
@@ -56,8 +57,13 @@ impl Currents {
     /// Records that a version is current. Returns whether there is something to write down.
     pub(super) fn confirm(&mut self, key: KeyName, version: VersionName, about: &Arc<About>, now: SystemTime) -> bool {
         let detail = Detail::of(&about.object);
-        let Some(seen) = self.seen.get_mut(&key).filter(|seen| seen.version == version && seen.detail >= detail) else {
-            self.seen.insert(key, Seen { version, detail, confirmed: now, written: now });
+        let checksum = about.object.stated_checksum();
+        let is_known = |seen: &&mut Seen| {
+            let contradicts = checksum.zip(seen.checksum.as_ref()).is_some_and(|(one, other)| one.contradicts(other));
+            seen.version == version && seen.detail >= detail && !contradicts
+        };
+        let Some(seen) = self.seen.get_mut(&key).filter(is_known) else {
+            self.seen.insert(key, Seen { version, checksum: checksum.cloned(), detail, confirmed: now, written: now });
             self.change(key, Change::Write(Arc::clone(about), now));
             return true;
         };

@@ -137,22 +137,36 @@ impl Disk {
 
     /// Sets the modification time of a file.
     pub(super) fn mark(&self, name: FileName, marked: SystemTime) -> io::Result<()> {
-        match absent(open(&self.dir, &name.to_string()))? {
+        let marked = absent(open(&self.dir, &name.to_string())).and_then(|file| match file {
             Some(file) => file.set_modified(marked),
             None => Ok(()),
-        }
+        });
+        // The next reader of this block replaces the file.
+        marked.or_else(|error| if is_of_file(&error) { Ok(()) } else { Err(error) })
     }
 
     /// Writes a file. After a crash it may be missing, truncated or damaged, which its checksum shows.
     pub(super) fn write(&self, name: FileName, head: &[u8], payload: &[Bytes]) -> io::Result<()> {
         let unfinished = format!("{}{UNFINISHED}", self.written.fetch_add(1, Ordering::Relaxed));
         let written = self.write_new(&unfinished, head, payload);
-        let renamed = written.and_then(|()| self.dir.rename(&unfinished, &self.dir, name.to_string()));
+        let renamed = written.and_then(|()| self.replace(&unfinished, name));
 
         if renamed.is_err() {
             drop(self.dir.remove_file(&unfinished));
         }
         renamed
+    }
+
+    /// Gives an unfinished file its name.
+    fn replace(&self, unfinished: &str, name: FileName) -> io::Result<()> {
+        let rename = || self.dir.rename(unfinished, &self.dir, name.to_string());
+        match rename() {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                self.remove(name)?;
+                rename()
+            }
+            renamed => renamed,
+        }
     }
 
     fn write_new(&self, name: &str, head: &[u8], payload: &[Bytes]) -> io::Result<()> {
@@ -171,9 +185,36 @@ impl Disk {
         payload.iter().try_for_each(|piece| file.write_all(piece))
     }
 
+    /// Returns whether there is something under this name.
+    pub(super) fn has(&self, name: FileName) -> io::Result<bool> {
+        absent(self.dir.symlink_metadata(name.to_string())).map(|found| found.is_some())
+    }
+
     /// Removes a file, if there is one.
     pub(super) fn remove(&self, name: FileName) -> io::Result<()> {
-        absent(self.dir.remove_file(name.to_string())).map(|_| ())
+        remove(&self.dir, name)
+    }
+}
+
+/// Returns whether a failure concerns one file, in contrast to the folder or the disk.
+pub(super) fn is_of_file(error: &io::Error) -> bool {
+    let is_kind = matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory);
+    // A link or a socket in the file's place. Source: open(2).
+    is_kind || matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO))
+}
+
+/// Removes a file, if there is one, or an empty directory in its place. A directory with content is left there: no cache
+/// has created it.
+pub(super) fn remove(dir: &Dir, name: FileName) -> io::Result<()> {
+    let name = name.to_string();
+    let removed = match dir.remove_file(&name) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => dir.remove_dir(&name),
+        removed => removed,
+    };
+
+    match absent(removed) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => removed.map(|_| ()),
     }
 }
 

@@ -11,6 +11,7 @@
 //! | … | the description: JSON of the store's name and the object |
 //! | … | the payload |
 
+use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -64,6 +65,8 @@ pub(super) enum Damage {
     Checksum,
     #[error("it belongs to another object or position")]
     Misplaced,
+    #[error("it can't be read: {0}")]
+    Unreadable(io::ErrorKind),
 }
 
 /// Returns everything before the payload.

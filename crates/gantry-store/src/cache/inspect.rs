@@ -82,18 +82,14 @@ impl Inspection {
     /// Returns the kept versions by store and key. Versions whose files can't be read are left out.
     #[must_use]
     pub fn objects(&self) -> Vec<KeptObject> {
-        let mut versions: BTreeMap<VersionName, Option<KeptObject>> = BTreeMap::new();
+        let mut versions: BTreeMap<VersionName, Vec<(Found, u64)>> = BTreeMap::new();
         for file in &self.files {
-            let FileName::Block(block) = file.name else { continue };
-
-            let kept = versions.entry(block.version).or_insert_with(|| self.described(file.name, block.version));
-            if let Some(kept) = kept {
-                kept.kept_bytes += format::payload_len(kept.size, block.number);
-                kept.used = kept.used.max(file.modified);
+            if let FileName::Block(block) = file.name {
+                versions.entry(block.version).or_default().push((*file, block.number));
             }
         }
 
-        let mut objects: Vec<_> = versions.into_values().flatten().collect();
+        let mut objects: Vec<_> = versions.iter().filter_map(|(version, blocks)| self.kept(*version, blocks)).collect();
         objects.sort_by(|one, other| (&one.store, &one.key, one.used).cmp(&(&other.store, &other.key, other.used)));
         objects
     }
@@ -106,11 +102,12 @@ impl Inspection {
         let mut damaged = Vec::new();
         for file in &self.files {
             let bytes = match self.read(file.name, FILE_MAX_BYTES + 1) {
-                Ok(bytes) => bytes,
+                Ok(bytes) => Ok(bytes),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if disk::is_of_file(&error) => Err(Damage::Unreadable(error.kind())),
                 Err(error) => return Err(Trouble::of(&error)),
             };
-            if let Err(damage) = checked(file.name, vec![bytes]) {
+            if let Err(damage) = bytes.and_then(|bytes| checked(file.name, vec![bytes])) {
                 damaged.push(DamagedFile { name: file.name.to_string(), reason: damage.to_string(), file: file.name });
             }
         }
@@ -131,15 +128,20 @@ impl Inspection {
     /// # Errors
     /// If the disk fails, or this process may not write to the folder.
     pub fn purge(&self, matches: impl Fn(&str, &str) -> bool) -> Result<(u64, u64), Trouble> {
-        let mut names: BTreeMap<KeyName, bool> = BTreeMap::new();
-        let (mut bytes, mut count) = (0, 0);
-
+        let mut keys: BTreeMap<KeyName, Vec<&Found>> = BTreeMap::new();
         for file in &self.files {
-            let key = file.name.key();
-            let is_wanted = *names.entry(key).or_insert_with(|| {
-                self.about(file.name).is_ok_and(|about| matches(&about.store, about.object.key.as_str()))
-            });
-            if is_wanted {
+            keys.entry(file.name.key()).or_default().push(file);
+        }
+
+        let (mut bytes, mut count) = (0, 0);
+        for files in keys.values() {
+            // Any intact file names the object.
+            let is_own = |file: &Found, about: &About| KeyName::of(&about.store, &about.object.key) == file.name.key();
+            let about = files.iter().find_map(|file| self.about(file.name).ok().filter(|about| is_own(file, about)));
+            if about.is_none_or(|about| !matches(&about.store, about.object.key.as_str())) {
+                continue;
+            }
+            for file in files {
                 self.remove(file.name)?;
                 bytes += file.len;
                 count += 1;
@@ -156,6 +158,16 @@ impl Inspection {
         self.files.iter().try_for_each(|file| self.remove(file.name))?;
         let (bytes, count) = self.total();
         Ok((bytes, count as u64))
+    }
+
+    /// Describes a version by any of its blocks that can be read.
+    fn kept(&self, version: VersionName, blocks: &[(Found, u64)]) -> Option<KeptObject> {
+        let mut kept = blocks.iter().find_map(|(file, _)| self.described(file.name, version))?;
+        for (file, number) in blocks {
+            kept.kept_bytes += format::payload_len(kept.size, *number);
+            kept.used = kept.used.max(file.modified);
+        }
+        Some(kept)
     }
 
     fn described(&self, name: FileName, version: VersionName) -> Option<KeptObject> {
@@ -187,9 +199,6 @@ impl Inspection {
     }
 
     fn remove(&self, name: FileName) -> Result<(), Trouble> {
-        match self.dir.remove_file(name.to_string()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Trouble::of(&error)),
-            _ => Ok(()),
-        }
+        disk::remove(&self.dir, name).map_err(|error| Trouble::of(&error))
     }
 }

@@ -283,9 +283,10 @@ enum Detail {
     Whole,
 }
 
-/// Returns whether a store is unreachable, in contrast to one that refuses.
+/// Returns whether a store, or the service that issues tokens for it, is unreachable, in contrast to one that refuses.
 fn is_away(error: &Error) -> bool {
-    matches!(error, Error::Unavailable { kind: UnavailableKind::Other, .. })
+    use UnavailableKind::{Other, TokenService, Upstream};
+    matches!(error, Error::Unavailable { kind: Other | TokenService | Upstream, .. })
 }
 
 impl Store for CacheStore {

@@ -16,7 +16,7 @@ use super::name::{FileName, VersionName};
 use super::observe::Report;
 use super::table::Moment;
 use crate::{Body, Budget, Error, Opened, Store};
-use gantry_proto::{ObjectInfo, Span};
+use gantry_proto::{Checksum, ObjectInfo, Span};
 
 /// What the readers of one store share.
 #[derive(Debug)]
@@ -111,7 +111,16 @@ impl Reader {
     /// Returns the bytes of the next block from its next byte on.
     async fn block(&mut self) -> Option<VecDeque<Bytes>> {
         let number = self.rest.start / BLOCK_BYTES;
-        let (_, parts) = self.room.folder.read(FileName::Block(self.version.block(number))).await?;
+        let (head, parts) = self.room.folder.read(FileName::Block(self.version.block(number))).await?;
+        if head.about.object.contradicts(&self.object) {
+            let key = self.object.key.as_str();
+            warn!(
+                store = self.room.name,
+                key, "the cached blocks of an object are discarded: its stored checksum changed"
+            );
+            self.room.folder.forget(self.version).await;
+            return None;
+        }
 
         let mut skipped = usize::try_from(self.rest.start - number * BLOCK_BYTES).unwrap_or(usize::MAX);
         let mut rest = VecDeque::new();
@@ -183,7 +192,7 @@ impl Reader {
         let Some(Check { verifier, started }) = self.check.take() else { return };
         let folder = &self.room.folder;
         match verifier.finish() {
-            Ok(_) => folder.lock().table.prove(self.version, self.object.size, started),
+            Ok(_) => folder.lock().table.prove(self.version, &self.object, started),
             Err(mismatch) => {
                 let key = self.object.key.as_str();
                 warn!(store = self.room.name, key, "the cached blocks of an object are discarded: {mismatch}");
@@ -198,7 +207,7 @@ impl Check {
     fn new(folder: &Folder, object: &ObjectInfo, version: VersionName, range: &Range<u64>) -> Option<Self> {
         let checksum = object.stated_checksum()?;
         let state = folder.lock();
-        let is_due = *range == (0..object.size) && !state.table.is_proved(version);
+        let is_due = *range == (0..object.size) && !state.table.is_proved(version, checksum);
         is_due.then(|| Self { verifier: Verifier::new(Some(checksum), object.size), started: state.table.now() })
     }
 }
@@ -221,7 +230,7 @@ pub(super) async fn prove(room: &Arc<Room>, object: &ObjectInfo, version: Versio
         folder.forget(version).await;
         return Err(());
     }
-    folder.lock().table.prove(version, object.size, check.started);
+    folder.lock().table.prove(version, object, check.started);
     Ok(())
 }
 
@@ -230,10 +239,13 @@ pub(super) fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
     (&one.etag, &one.version_id, one.size) == (&other.etag, &other.version_id, other.size) && !one.contradicts(other)
 }
 
-/// Returns what identifies a version, without what would make each block's head large.
+/// Returns what identifies a version and its bytes, without what would make each block's head large.
 fn identity(object: &ObjectInfo) -> ObjectInfo {
     let mut identity = ObjectInfo::new(object.key.clone(), object.size, object.etag.clone());
     identity.version_id.clone_from(&object.version_id);
     identity.last_modified.clone_from(&object.last_modified);
+    let without_parts = |checksum: &Checksum| Checksum { parts: Vec::new(), ..checksum.clone() };
+    identity.checksum = object.checksum.as_ref().map(without_parts);
+    identity.other_checksum = object.other_checksum.as_ref().map(without_parts);
     identity
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::Limits;
 use super::format::BLOCK_BYTES;
 use super::name::{BlockName, FileName, KeyName, VersionName};
-use gantry_proto::ObjectInfo;
+use gantry_proto::{Checksum, ObjectInfo};
 
 /// The files of a folder.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ struct Version {
     blocks: u64,
     /// The best description so far.
     object: Option<Arc<ObjectInfo>>,
-    /// Whether the blocks match the stored checksum.
-    is_proved: bool,
+    /// The stored checksum that the blocks match.
+    proved: Option<Checksum>,
     /// When the first block was added.
     added: u64,
     /// When a block was last removed, or 0.
@@ -95,7 +95,7 @@ impl Table {
 
         if let FileName::Block(block) = name {
             self.pending.remove(&block);
-            let new = Version { blocks: 0, object: None, is_proved: false, added: used, removed: 0 };
+            let new = Version { blocks: 0, object: None, proved: None, added: used, removed: 0 };
             self.versions.entry(block.version).or_insert(new).blocks += 1;
         }
     }
@@ -109,7 +109,7 @@ impl Table {
         let now = self.next_count();
 
         if let Some(version) = self.versions.get_mut(&block.version) {
-            version.is_proved = false;
+            version.proved = None;
             version.removed = now;
         } else {
             self.gone = now;
@@ -212,15 +212,18 @@ impl Table {
         Moment(self.count)
     }
 
-    /// Returns whether the blocks match the stored checksum.
-    pub(super) fn is_proved(&self, version: VersionName) -> bool {
-        self.versions.get(&version).is_some_and(|version| version.is_proved)
+    /// Returns whether the blocks are known to match this stored checksum.
+    pub(super) fn is_proved(&self, version: VersionName, checksum: &Checksum) -> bool {
+        let proved = self.versions.get(&version).and_then(|version| version.proved.as_ref());
+        proved.is_some_and(|proved| {
+            (proved.algorithm, proved.kind, &proved.value) == (checksum.algorithm, checksum.kind, &checksum.value)
+        })
     }
 
-    /// Records that the bytes that the version had, or got, since some moment match the stored checksum. This has no effect
-    /// if a block is missing, or may have been replaced meanwhile.
-    pub(super) fn prove(&mut self, version: VersionName, size: u64, Moment(since): Moment) {
-        if !self.is_complete(version, size) {
+    /// Records that the bytes that the version had, or got, since some moment match the object's stored checksum. This has
+    /// no effect if a block is missing, or may have been replaced meanwhile.
+    pub(super) fn prove(&mut self, version: VersionName, object: &ObjectInfo, Moment(since): Moment) {
+        if !self.is_complete(version, object.size) {
             return;
         }
         let gone = self.gone;
@@ -228,7 +231,7 @@ impl Table {
             && version.removed <= since
             && (version.added <= since || gone <= since)
         {
-            version.is_proved = true;
+            version.proved = object.stated_checksum().cloned();
         }
     }
 
@@ -258,6 +261,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
+    use gantry_proto::{ChecksumAlgorithm, ChecksumKind};
 
     const SIZE: u64 = 2 * BLOCK_BYTES + 1;
 
@@ -313,15 +317,23 @@ mod tests {
     fn a_proof_is_void_once_a_block_was_removed() {
         let mut table = table(100, 9);
         let one = version("one");
+        let checksum = Checksum {
+            algorithm: ChecksumAlgorithm::Sha256,
+            kind: ChecksumKind::FullObject,
+            value: "one".to_owned(),
+            parts: Vec::new(),
+        };
+        let mut object = ObjectInfo::new("k".parse().unwrap(), SIZE, "e".to_owned());
+        object.checksum = Some(checksum.clone());
 
         // While the first blocks arrive.
         let since = table.now();
         add(&mut table, one, 0..2);
-        table.prove(one, SIZE, since);
-        assert!(!table.is_proved(one), "a block is missing");
+        table.prove(one, &object, since);
+        assert!(!table.is_proved(one, &checksum), "a block is missing");
         add(&mut table, one, 2..3);
-        table.prove(one, SIZE, since);
-        assert!(table.is_proved(one));
+        table.prove(one, &object, since);
+        assert!(table.is_proved(one, &checksum));
 
         // A block is removed and read again, then all of them.
         for numbers in [1..2, 0..3] {
@@ -329,12 +341,13 @@ mod tests {
             for number in numbers.clone() {
                 table.remove(FileName::Block(one.block(number)));
             }
-            assert!(!table.is_proved(one));
+            assert!(!table.is_proved(one, &checksum));
             add(&mut table, one, numbers);
-            table.prove(one, SIZE, since);
-            assert!(!table.is_proved(one));
+            table.prove(one, &object, since);
+            assert!(!table.is_proved(one, &checksum));
         }
-        table.prove(one, SIZE, table.now());
-        assert!(table.is_proved(one));
+        table.prove(one, &object, table.now());
+        assert!(table.is_proved(one, &checksum));
+        assert!(!table.is_proved(one, &Checksum { value: "other".to_owned(), ..checksum }));
     }
 }

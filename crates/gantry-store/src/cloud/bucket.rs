@@ -8,6 +8,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use object_store::client::HttpRequestBody;
 
+use super::credentials::outage;
 use super::failure::{Cure, Failure};
 use super::{Cloud, without_credentials};
 use crate::connections::{Connections, Pool};
@@ -81,11 +82,10 @@ impl<C: Cloud> Ranged for Bucket<C> {
     }
 
     fn silence(&self, about: &About) -> Failure {
-        if !self.cloud.awaits_credentials() {
-            return Failure::passing(format!("{about}: {} did not answer in time", C::NAME));
+        match self.cloud.awaits() {
+            None => Failure::passing(format!("{about}: {} did not answer in time", C::NAME)),
+            Some(service) => Failure::by_kind(outage(C::NAME, about, &format!("{service} did not answer in time"))),
         }
-        let text = format!("{about}: the relay can't obtain credentials for {}: no answer in time", C::NAME);
-        Failure::by_kind(without_credentials(text))
     }
 
     async fn next(body: &mut Incoming) -> Option<Result<Bytes, Box<dyn StdError + Send + Sync>>> {

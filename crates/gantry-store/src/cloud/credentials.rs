@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::failure::Failure;
-use super::{unusable_credentials, without_credentials};
-use crate::Error;
-use crate::connections::innermost;
+use super::tokens::{Problem, Tokens};
+use super::unusable_credentials;
+use crate::connections::{innermost, links};
 use crate::ranged::{About, Retry};
+use crate::{Error, UnavailableKind, misplaced, secret_text};
 
 /// Minimum time between two loads of tokens, unless their file has changed.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
@@ -61,6 +62,8 @@ pub(crate) struct Credentials<T> {
     current: RwLock<Current<T>>,
     /// Locked while the credentials are loaded again.
     reloaded: Mutex<Instant>,
+    /// Asks the services that issue tokens.
+    tokens: Option<Tokens>,
 }
 
 struct Current<T> {
@@ -70,8 +73,27 @@ struct Current<T> {
     requested: Mutex<Option<Requested<T>>>,
 }
 
-/// A credential, or a description of the problem.
-type Obtained<T> = Result<Arc<T>, String>;
+/// A credential, or why it can't be obtained.
+type Obtained<T> = Result<Arc<T>, Missing>;
+
+/// Why no credential can be obtained.
+#[derive(Clone, Debug)]
+struct Missing {
+    reason: String,
+    kind: UnavailableKind,
+}
+
+impl Missing {
+    fn because(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), kind: UnavailableKind::Credentials }
+    }
+
+    fn of(error: &object_store::Error) -> Self {
+        let problem = links(error).find_map(|link| link.downcast_ref::<Problem>());
+        let kind = problem.map_or(UnavailableKind::Credentials, |problem| problem.kind);
+        Self { reason: innermost(error), kind }
+    }
+}
 
 /// Receives the result of a request for a token, once. It is `None` until then.
 type Requested<T> = watch::Receiver<Option<Obtained<T>>>;
@@ -89,10 +111,10 @@ impl<T: Send + Sync + 'static> Current<T> {
         }
 
         let source = Arc::clone(&self.loaded.source);
-        let request = async move { source.get_credential().await.map_err(|error| innermost(&error)) };
+        let request = async move { source.get_credential().await.map_err(|error| Missing::of(&error)) };
         // The first poll is the caller's, which a panic must not end.
         let request = AssertUnwindSafe(request).catch_unwind();
-        let panicked = || Err("the request for a token panicked".to_owned());
+        let panicked = || Err(Missing::because("the request for a token panicked"));
         let mut request = request.map(move |obtained| obtained.unwrap_or_else(|_| panicked())).boxed();
         if let Some(obtained) = (&mut request).now_or_never() {
             return Ok(obtained);
@@ -123,7 +145,12 @@ impl<T: Send + Sync + 'static> Credentials<T> {
     /// Those of `load`.
     pub(crate) fn new(load: impl Fn() -> Result<Loaded<T>, Error> + Send + Sync + 'static) -> Result<Self, Error> {
         let current = RwLock::new(Current::new(load()?, 0));
-        Ok(Self { load: Box::new(load), current, reloaded: Mutex::new(Instant::now()) })
+        Ok(Self { load: Box::new(load), current, reloaded: Mutex::new(Instant::now()), tokens: None })
+    }
+
+    /// Names the service that `tokens` asks in messages.
+    pub(crate) fn asking(self, tokens: Tokens) -> Self {
+        Self { tokens: Some(tokens), ..self }
     }
 
     /// Returns the number of the current credentials.
@@ -136,7 +163,8 @@ impl<T: Send + Sync + 'static> Credentials<T> {
     /// which the credentials were read has changed, those of the new file are tried.
     ///
     /// # Errors
-    /// A failure with [`UnavailableKind::Credentials`](crate::UnavailableKind).
+    /// A failure with [`UnavailableKind::Credentials`], with the kind of an id that is unknown, or with
+    /// [`UnavailableKind::TokenService`] if the service that issues tokens is unavailable.
     pub(crate) async fn get(&self, cloud: &str, about: &About) -> Result<Arc<T>, Failure> {
         let used = self.number();
         let problem = match self.obtain().await {
@@ -150,12 +178,16 @@ impl<T: Send + Sync + 'static> Credentials<T> {
                 Ok(credential) => return Ok(credential),
                 Err(problem) => problem,
             },
-            Err(error) => error.to_string(),
+            Err(error) => Missing::because(error.to_string()),
         };
 
-        let text = format!("the relay can't obtain credentials for {cloud}");
-        let error = without_credentials(about.with_cause(&text, &problem));
-        // The service that issues tokens may be restarting.
+        let error = if problem.kind == UnavailableKind::TokenService {
+            outage(cloud, about, &problem.reason)
+        } else {
+            let text = format!("the relay can't obtain credentials for {cloud}");
+            Error::unavailable_because(problem.kind, about.with_cause(&text, &problem.reason))
+        };
+        // An administrator may be correcting it.
         Err(Failure { error, retry: Retry::Later })
     }
 
@@ -177,14 +209,17 @@ impl<T: Send + Sync + 'static> Credentials<T> {
         };
 
         let result = requested.wait_for(Option::is_some).await.ok().and_then(|result| result.clone());
-        result.unwrap_or_else(|| Err("the request for a token was abandoned".to_owned()))
+        result.unwrap_or_else(|| Err(Missing::because("the request for a token was abandoned")))
     }
 
-    /// Returns whether a token is being requested, so that requests wait for it.
-    pub(crate) fn are_awaited(&self) -> bool {
+    /// Returns whether a token is being requested, so that requests wait for it. Names the service that is asked.
+    pub(crate) fn awaited(&self) -> Option<String> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let requested = current.requested.lock().unwrap_or_else(PoisonError::into_inner);
-        requested.as_ref().is_some_and(is_running)
+        let is_awaited = requested.as_ref().is_some_and(is_running);
+
+        let asked = || self.tokens.as_ref().and_then(Tokens::asked);
+        is_awaited.then(|| asked().unwrap_or_else(|| "what issues the tokens".to_owned()))
     }
 
     /// Loads the credentials again, as [`Cloud::reload`](super::Cloud::reload) describes.
@@ -211,14 +246,22 @@ impl<T: Send + Sync + 'static> Credentials<T> {
     }
 }
 
-/// Reads a file with a secret. Leading and trailing white space is ignored.
+/// Returns the error for a service that issues tokens and is unavailable.
+pub(super) fn outage(cloud: &str, about: &About, problem: &str) -> Error {
+    let text = format!("the relay can't obtain credentials for {cloud}, the service that issues tokens is unavailable");
+    Error::unavailable_because(UnavailableKind::TokenService, about.with_cause(&text, problem))
+}
+
+/// Reads a file with a secret, without what surrounds it.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if it can't be read or is empty. The message contains the path.
 pub(crate) fn secret_file(path: &Path) -> Result<String, Error> {
     let unusable = |problem: &str| unusable_credentials(format!("{}: {problem}", shown_path(path)));
-    let text = std::fs::read_to_string(path).map_err(|error| unusable(&format!("can't be read: {error}")))?;
-    match text.trim() {
+    let text = secret_text::read(path).map_err(|error| {
+        if is_pasted(path) { unusable(misplaced::CURE) } else { unusable(&format!("can't be read: {error}")) }
+    })?;
+    match secret_text::trimmed(&text) {
         "" => Err(unusable("the file is empty")),
         text => Ok(text.to_owned()),
     }
@@ -226,15 +269,11 @@ pub(crate) fn secret_file(path: &Path) -> Result<String, Error> {
 
 /// Returns the path for a message, unless it looks like a secret that was pasted in its place.
 pub(crate) fn shown_path(path: &Path) -> String {
-    /// Longer names without a folder are rather tokens or keys.
-    const NAME_MAX: usize = 40;
+    if is_pasted(path) { "[redacted]".to_owned() } else { path.display().to_string() }
+}
 
-    let text = path.display().to_string();
-    let is_pasted = text.contains(['{', '\n', '='])
-        || (text.contains('~') && !text.contains('/'))
-        || text.starts_with("eyJ")
-        || (text.len() > NAME_MAX && !text.starts_with(['/', '.']));
-    if is_pasted && !path.exists() { "[redacted], which must be the path of a file".to_owned() } else { text }
+fn is_pasted(path: &Path) -> bool {
+    misplaced::is_secret(&path.to_string_lossy())
 }
 
 #[cfg(test)]
@@ -244,7 +283,6 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::UnavailableKind;
 
     fn about() -> About {
         About::Operator("bucket".to_owned())
@@ -333,15 +371,10 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_place_of_a_path_is_not_shown() {
-        let token = format!("eyJ{}", "a".repeat(20));
-        let key = "k".repeat(86) + "==";
-        for secret in [r#"{"private_key":"hush"}"#, &token, &key, "abc8Q~hush", "key\n"] {
+    fn a_secret_in_place_of_a_path_is_not_shown_and_has_a_cure() {
+        for secret in [r#"{"private_key":"hush"}"#, "eyJhush", "abc8Q~hush", "AKIAIOSFODNN7EXAMPLE"] {
             let shown = secret_file(Path::new(secret)).unwrap_err().to_string();
-            assert!(
-                shown.contains("[redacted], which must be the path of a file") && !shown.contains(secret),
-                "{shown}"
-            );
+            assert_eq!(shown, format!("[redacted]: {}", misplaced::CURE));
         }
         for path in ["/etc/gantry/a.json", "./key", "key.txt"] {
             assert_eq!(shown_path(Path::new(path)), path);
@@ -399,10 +432,10 @@ mod tests {
         let waited = |secs| tokio::time::timeout(Duration::from_secs(secs), credentials.get("a cloud", &about));
 
         let (first, second) = tokio::join!(waited(4), waited(4));
-        assert!(first.is_err() && second.is_err() && credentials.are_awaited());
+        assert!(first.is_err() && second.is_err() && credentials.awaited().is_some());
         assert_eq!(*waited(4).await.unwrap().unwrap(), "token");
         assert_eq!(began.elapsed().as_secs(), 6);
-        assert!(!credentials.are_awaited());
+        assert!(credentials.awaited().is_none());
         assert_eq!(*waited(4).await.unwrap().unwrap(), "token");
         assert_eq!(slow.requests.load(Ordering::Relaxed), 1);
     }

@@ -59,7 +59,9 @@ fn by_status<C: Cloud>(answer: &Answer<'_>) -> (Error, Retry<Cure>) {
         403 => (denied(answer), Retry::AfterCure(Cure::OtherKey)),
         404 | 410 if answer.subject == Subject::Listing => (no_place::<C>(answer), Retry::Never),
         404 | 410 => (missing(answer), Retry::Never),
-        412 => (Error::Changed(format!("{about}: no longer the pinned version ({})", answer.label())), Retry::Never),
+        412 if matches!(answer.subject, Subject::Object { is_pinned: true, .. }) => {
+            (Error::Changed(format!("{about}: no longer the pinned version ({})", answer.label())), Retry::Never)
+        }
         416 => {
             let error = Error::Protocol(format!("{about}: no such range ({})", answer.label()));
             (error, Retry::AfterCure(Cure::Size))

@@ -102,8 +102,8 @@ pub(crate) trait Cloud: fmt::Debug + Send + Sync + 'static {
     /// Returns the number of the current credentials. It changes when they are loaded again.
     fn credentials(&self) -> u64;
 
-    /// Returns whether a token is being requested, so that requests wait for it.
-    fn awaits_credentials(&self) -> bool;
+    /// Returns whether a token is being requested, so that requests wait for it. Names the service that is asked.
+    fn awaits(&self) -> Option<String>;
 
     /// Loads the credentials again, unless those with the number `used` were already replaced. Returns whether another
     /// attempt makes sense: if a file has changed, or another token can be requested. With `only_other`, only a changed

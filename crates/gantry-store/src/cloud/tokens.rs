@@ -2,7 +2,7 @@
 //!
 //! A store's own certificate authorities need not have issued the certificates of these services.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::secrets::Secrets;
 use crate::connections::{CONNECT_TIMEOUT, Connections, Pool, innermost};
 use crate::ranged::excerpt;
-use crate::{Error, Unobserved};
+use crate::{Error, UnavailableKind, Unobserved};
 
 /// Maximum time until an answer is complete.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
@@ -34,6 +34,8 @@ pub(crate) struct Tokens {
     services: Pool<HttpRequestBody>,
     /// For metadata servers, which only this machine can reach. Their addresses are the only ones without TLS.
     metadata: Pool<HttpRequestBody>,
+    /// The service that was asked last. Clones share it.
+    asked: Arc<Mutex<Option<String>>>,
 }
 
 impl Tokens {
@@ -42,18 +44,30 @@ impl Tokens {
     pub(crate) fn new() -> Result<Self, Error> {
         let connections = Connections::new(None, &(Arc::new(Unobserved) as _))?;
         let metadata = connections.without_proxies().pool(CONNECT_TIMEOUT);
-        Ok(Self { services: connections.pool(CONNECT_TIMEOUT), metadata })
+        Ok(Self { services: connections.pool(CONNECT_TIMEOUT), metadata, asked: Arc::default() })
+    }
+
+    /// Returns the service that was asked last, if any was.
+    pub(super) fn asked(&self) -> Option<String> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 /// Why a service issued no token. The text names the service and has no part of the request.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Problem(String);
+#[error("{text}")]
+pub(crate) struct Problem {
+    text: String,
+    pub(super) kind: UnavailableKind,
+}
 
 impl Problem {
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self { text: text.into(), kind: UnavailableKind::Credentials }
+    }
+
+    fn outage(text: impl Into<String>) -> Self {
+        Self { text: text.into(), kind: UnavailableKind::TokenService }
     }
 }
 
@@ -68,10 +82,11 @@ impl Tokens {
 
     async fn answer(&self, request: HttpRequest) -> Result<Response<Bytes>, (HttpErrorKind, Problem)> {
         let service = service(&request);
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(service.clone());
         let answered = timeout(ANSWER_TIMEOUT, self.exchange(request, &service)).await;
         answered.unwrap_or_else(|_| {
             let text = format!("{service} did not answer within {ANSWER_TIMEOUT:?}");
-            Err((HttpErrorKind::Timeout, Problem(text)))
+            Err((HttpErrorKind::Timeout, Problem::outage(text)))
         })
     }
 
@@ -81,19 +96,28 @@ impl Tokens {
         let pool = if is_metadata { &self.metadata } else { &self.services };
         let answer = pool.send(request).await.map_err(|error| {
             let text = format!("can't reach {service}: {}", innermost(&error));
-            (HttpErrorKind::Connect, Problem(text))
+            (HttpErrorKind::Connect, Problem::outage(text))
         })?;
 
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await.map_err(|error| {
             let text = format!("the answer of {service} is incomplete: {}", innermost(&*error));
-            (HttpErrorKind::Interrupted, Problem(text))
+            (HttpErrorKind::Interrupted, Problem::outage(text))
         })?;
         let body = body.to_bytes();
 
         if !head.status.is_success() {
-            let text = format!("{service} issues no token ({})", refusal(head.status, &body, &secrets));
-            return Err((HttpErrorKind::Unknown, Problem(text)));
+            let refusal = refusal(head.status, &body, &secrets);
+            let text = format!("{service} issues no token ({refusal})");
+            let problem = match unknown_id(&refusal) {
+                _ if is_outage(head.status, &body) => Problem::outage(text),
+                // The end of a long text is cut.
+                Some((kind, id)) => {
+                    Problem { text: format!("{service} issues no token, {id} is wrong ({refusal})"), kind }
+                }
+                None => Problem::new(text),
+            };
+            return Err((HttpErrorKind::Unknown, problem));
         }
         Ok(Response::from_parts(head, body))
     }
@@ -102,6 +126,25 @@ impl Tokens {
 /// Names the service that a request is for.
 fn service(request: &HttpRequest) -> String {
     request.uri().authority().map_or_else(String::new, |host| excerpt(host.as_str()))
+}
+
+/// Names the id that Azure does not know. Source: Microsoft, "Microsoft Entra authentication and authorization error codes".
+fn unknown_id(refusal: &str) -> Option<(UnavailableKind, &'static str)> {
+    let has = |codes: &[&str]| codes.iter().any(|code| refusal.contains(&format!("{code}:")));
+    if has(&["AADSTS90002", "AADSTS900021", "AADSTS900023"]) {
+        return Some((UnavailableKind::UnknownTenant, "the tenant's id (`tenant_id` or AZURE_TENANT_ID)"));
+    }
+    let application = (UnavailableKind::UnknownApplication, "the application's id (`client_id` or AZURE_CLIENT_ID)");
+    has(&["AADSTS700016"]).then_some(application)
+}
+
+/// Returns whether a service fails for a while, or asks to slow down. Azure's metadata server answers 410 while it is
+/// updated. Source: Azure, "How to use managed identities", "Error handling"; RFC 6749, section 4.1.2.1.
+fn is_outage(status: StatusCode, body: &[u8]) -> bool {
+    let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    status.is_server_error()
+        || matches!(status.as_u16(), 408 | 410 | 425 | 429)
+        || matches!(answer["error"].as_str(), Some("temporarily_unavailable" | "server_error"))
 }
 
 /// Describes an answer with a status of failure: the status, and the error that it contains as RFC 6749, section 5.2,
@@ -134,7 +177,7 @@ impl HttpService for Tokens {
 
         let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
         let body = complete(body).map_err(|missing| {
-            let problem = Problem(format!("the answer of {service} has no {missing}"));
+            let problem = Problem::new(format!("the answer of {service} has no {missing}"));
             HttpError::new(HttpErrorKind::Decode, problem)
         })?;
         let body = body.to_string();
@@ -202,6 +245,23 @@ mod tests {
         ] {
             let problem = complete(serde_json::from_str(answer).unwrap()).unwrap_err();
             assert!(problem.starts_with(missing), "{answer}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_service_that_fails_does_not_refuse() {
+        for (status, body, expected) in [
+            (500, "", true),
+            (503, "<html>", true),
+            (429, "{}", true),
+            (410, "", true),
+            (400, r#"{"error":"temporarily_unavailable"}"#, true),
+            (400, r#"{"error":"invalid_grant"}"#, false),
+            (401, r#"{"error":{"status":"UNAUTHENTICATED"}}"#, false),
+            (403, "", false),
+            (404, "", false),
+        ] {
+            assert_eq!(is_outage(StatusCode::from_u16(status).unwrap(), body.as_bytes()), expected, "{status} {body}");
         }
     }
 

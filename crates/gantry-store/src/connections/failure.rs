@@ -3,7 +3,10 @@
 use std::error::Error as StdError;
 use std::io;
 
+use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, InvalidMessage};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::ranged::{About, Failure, Retry, excerpt};
 use crate::{Error, UnavailableKind};
@@ -13,6 +16,12 @@ const CAUSE_MAX_LINES: usize = 10;
 
 /// Classifies a failed connection to a service of this name.
 pub(crate) fn unreachable<C>(error: &(dyn StdError + 'static), about: &About, service: &str) -> Failure<C> {
+    if let Some(cause) = wrong_time(error) {
+        let text = format!("by the relay's clock, the certificate of {service} is not valid now");
+        let message = about.with_cause(&text, &cause);
+        return Failure::is_final(Error::unavailable_because(UnavailableKind::CertificateTime, message));
+    }
+
     let cause = innermost(error);
     let failed = |kind, text: &str| Error::unavailable_because(kind, about.with_cause(text, &cause));
 
@@ -37,8 +46,37 @@ pub(crate) fn unreachable<C>(error: &(dyn StdError + 'static), about: &About, se
     }
 }
 
+/// Describes a certificate that is not valid at the time of this machine's clock. Returns `None` for other problems.
+fn wrong_time(error: &(dyn StdError + 'static)) -> Option<String> {
+    let invalid = links(error).find_map(|link| match link.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(error)) => Some(error),
+        Some(_) | None => None,
+    });
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all other problems have nothing to do with the time")]
+    match invalid? {
+        CertificateError::ExpiredContext { time, not_after } => {
+            Some(format!("it expired at {}, and the clock shows {}", shown(*not_after), shown(*time)))
+        }
+        CertificateError::NotValidYetContext { time, not_before } => {
+            Some(format!("it is valid from {}, and the clock shows {}", shown(*not_before), shown(*time)))
+        }
+        CertificateError::Expired => Some("it has expired".to_owned()),
+        CertificateError::NotValidYet => Some("it is not valid yet".to_owned()),
+        _ => None,
+    }
+}
+
+fn shown(time: UnixTime) -> String {
+    let time = i64::try_from(time.as_secs()).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
 /// Returns the first cause in a chain of errors, on one line. The outer errors only state that something failed.
 pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
+    if let Some(problem) = wrong_time(error) {
+        return format!("by the relay's clock, the certificate is not valid now: {problem}");
+    }
     one_line(&links(error).last().map_or_else(String::new, ToString::to_string))
 }
 
@@ -60,6 +98,43 @@ pub(crate) fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<It
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A failed handshake, as hyper's connector returns it.
+    fn failed(error: CertificateError) -> io::Error {
+        io::Error::other(rustls::Error::InvalidCertificate(error))
+    }
+
+    #[test]
+    fn a_certificate_at_the_wrong_time_is_reported_with_the_clock() {
+        let at = |secs| UnixTime::since_unix_epoch(std::time::Duration::from_secs(secs));
+        let (early, late) = (at(0), at(1_800_000_000));
+        for (error, expected) in [
+            (
+                CertificateError::NotValidYetContext { time: early, not_before: late },
+                "it is valid from 2027-01-15T08:00:00Z, and the clock shows 1970-01-01T00:00:00Z",
+            ),
+            (
+                CertificateError::ExpiredContext { time: late, not_after: early },
+                "it expired at 1970-01-01T00:00:00Z, and the clock shows 2027-01-15T08:00:00Z",
+            ),
+            (CertificateError::Expired, "it has expired"),
+            (CertificateError::NotValidYet, "it is not valid yet"),
+        ] {
+            let error = failed(error);
+            assert!(innermost(&error).ends_with(expected) && innermost(&error).contains("clock"), "{error}");
+
+            let operator = About::Operator("bucket \"b\"".to_owned());
+            let failure: Failure<()> = unreachable(&error, &operator, "S3");
+            let Error::Unavailable { kind, message, .. } = failure.error else { panic!("{error}") };
+            assert_eq!((kind, failure.retry), (UnavailableKind::CertificateTime, Retry::Never));
+            let text = "bucket \"b\": by the relay's clock, the certificate of S3 is not valid now: ";
+            assert_eq!(message, format!("{text}{expected}"));
+        }
+
+        let other: Failure<()> =
+            unreachable(&failed(CertificateError::NotValidForName), &About::Operator(String::new()), "S3");
+        assert!(matches!(other.error, Error::Unavailable { kind: UnavailableKind::InvalidCertificate, .. }));
+    }
 
     #[test]
     fn a_cause_of_several_lines_becomes_one_bounded_line() {

@@ -22,9 +22,7 @@ use hyper_util::client::legacy;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-#[cfg(feature = "s3")]
-pub(crate) use self::failure::links;
-pub(crate) use self::failure::{innermost, unreachable};
+pub(crate) use self::failure::{innermost, links, unreachable};
 use self::pooled::Connector;
 use crate::{Error, Observer};
 

@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use super::external::{Account, External, field};
 use super::options::Credentials;
-use crate::Error;
 use crate::cloud::{self, Loaded, Tokens, check_endpoint, secret_file, shown_path, unusable_credentials};
 use crate::connections::innermost;
+use crate::{Error, secret_text};
 
 /// The file that the `gcloud` command writes, below its folder.
 const OF_GCLOUD: &str = "application_default_credentials.json";
@@ -46,8 +46,9 @@ pub(super) fn credentials(from: Credentials) -> Result<Option<cloud::Credentials
     };
 
     let tokens = Tokens::new()?;
-    cloud::Credentials::new(move || file.as_ref().map_or_else(|| of_machine(&tokens), |file| of_file(file, &tokens)))
-        .map(Some)
+    let asking = tokens.clone();
+    let load = move || file.as_ref().map_or_else(|| of_machine(&tokens), |file| of_file(file, &tokens));
+    Ok(Some(cloud::Credentials::new(load)?.asking(asking)))
 }
 
 /// Returns the file with application default credentials, if there is one.
@@ -82,10 +83,19 @@ fn of_file(file: &File, tokens: &Tokens) -> Result<Loaded<GcpCredential>, Error>
     })?;
 
     let source = match kind(&text).map_err(|problem| file.unusable(&problem))? {
-        Kind::Own => {
-            let built = builder(tokens).with_application_credentials(file.path.to_string_lossy()).build();
+        Kind::ServiceAccount => {
+            let built = builder(tokens).with_service_account_key(text.as_str()).build();
             // All other fields were checked.
             let store = built.map_err(|_| file.unusable("`private_key` is not an RSA key in PEM form"))?;
+            Arc::clone(store.credentials())
+        }
+        Kind::User => {
+            // `object_store` reads the file itself.
+            if secret_text::read(&file.path).is_ok_and(|found| found.trim() != text) {
+                return Err(file.unusable("has quotes or a byte order mark around the JSON: remove them"));
+            }
+            let built = builder(tokens).with_application_credentials(file.path.to_string_lossy()).build();
+            let store = built.map_err(|error| file.unusable(&innermost(&error)))?;
             Arc::clone(store.credentials())
         }
         Kind::External(account) => Arc::new(External::new(*account, tokens.clone())),
@@ -102,8 +112,10 @@ fn builder(tokens: &Tokens) -> GoogleCloudStorageBuilder {
 
 /// What a file contains.
 enum Kind {
-    /// The key of a service account, or the credentials of a user.
-    Own,
+    /// The key of a service account.
+    ServiceAccount,
+    /// The credentials of a user.
+    User,
     /// The settings for tokens of another identity provider.
     External(Box<Account>),
 }
@@ -114,9 +126,9 @@ fn kind(text: &str) -> Result<Kind, String> {
     let form = "must be the key file of a service account, as Google's console creates it";
     let file: Value = serde_json::from_str(text).map_err(|_| format!("is not JSON: {form}"))?;
 
-    let required: &[&str] = match file["type"].as_str() {
-        Some("service_account") => &["client_email", "private_key", "private_key_id"],
-        Some("authorized_user") => &["client_id", "client_secret", "refresh_token"],
+    let (kind, required) = match file["type"].as_str() {
+        Some("service_account") => (Kind::ServiceAccount, ["client_email", "private_key", "private_key_id"]),
+        Some("authorized_user") => (Kind::User, ["client_id", "client_secret", "refresh_token"]),
         Some("external_account") => return Account::parse(&file).map(Box::new).map(Kind::External),
         Some(
             other @ ("impersonated_service_account" | "external_account_authorized_user" | "gdch_service_account"),
@@ -130,7 +142,7 @@ fn kind(text: &str) -> Result<Kind, String> {
     for name in required {
         field(&file, name)?;
     }
-    Ok(Kind::Own)
+    Ok(kind)
 }
 
 #[cfg(test)]
@@ -157,6 +169,25 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             let error = credentials(Credentials::File(path.clone())).unwrap_err().to_string();
             assert!(error.contains(problem) && !error.contains("hush") && !error.contains("Generic"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_quotes_around_the_json_are_accepted_or_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.json");
+        let user = r#"{"type":"authorized_user","client_id":"a","client_secret":"hush","refresh_token":"c"}"#;
+        let account = r#"{"type":"service_account","client_email":"a@b","private_key":"hush","private_key_id":"1"}"#;
+
+        for text in [format!("\u{feff}{account}"), format!("'{account}'\n"), format!(" {account}\r\n")] {
+            std::fs::write(&path, text).unwrap();
+            let error = credentials(Credentials::File(path.clone())).unwrap_err().to_string();
+            assert!(error.ends_with("`private_key` is not an RSA key in PEM form"), "the JSON was read: {error}");
+        }
+        for text in [format!("\u{feff}{user}"), format!("'{user}'\n")] {
+            std::fs::write(&path, text).unwrap();
+            let error = credentials(Credentials::File(path.clone())).unwrap_err().to_string();
+            assert!(error.ends_with("has quotes or a byte order mark around the JSON: remove them"), "{error}");
         }
     }
 

@@ -152,8 +152,8 @@ impl Cloud for Gcs {
         self.credentials.as_ref().map_or(0, cloud::Credentials::number)
     }
 
-    fn awaits_credentials(&self) -> bool {
-        self.credentials.as_ref().is_some_and(cloud::Credentials::are_awaited)
+    fn awaits(&self) -> Option<String> {
+        self.credentials.as_ref().and_then(cloud::Credentials::awaited)
     }
 
     fn reload(&self, used: u64, only_other: bool) -> Result<bool, Error> {
@@ -204,6 +204,17 @@ impl Cloud for Gcs {
                 let text = "the relay may not bill `billing_project`, which requires serviceusage.services.use";
                 Some((of_place(answer, UnavailableKind::NoBillingProject, text), Retry::AfterCure(Cure::OtherKey)))
             }
+            // Source: Google, "Troubleshoot VPC Service Controls".
+            (403, "SecurityPolicyViolated") => {
+                let text = "a perimeter of VPC Service Controls excludes the relay";
+                Some((of_place(answer, UnavailableKind::NetworkRules, text), Retry::AfterCure(Cure::OtherKey)))
+            }
+            // Source: Google, "HTTP status and error codes for XML".
+            (412, "OrgPolicyConstraintFailed") => {
+                let text = "a policy of the organisation forbids the request";
+                let message = format!("{}: {text} ({})", answer.about, answer.reason());
+                Some((of_kind(answer, UnavailableKind::OrganisationPolicy, message), Retry::AfterCure(Cure::OtherKey)))
+            }
             (400, "RequestTimeout") => Some((cloud::busy::<Self>(answer), Retry::Later)),
             (400, code @ ("UserProjectMissing" | "UserProjectInvalid")) => {
                 let text = match code {
@@ -249,7 +260,10 @@ impl Cloud for Gcs {
 /// Returns the error for a bucket of which nothing can be read. The operator learns the kind of the problem, a consumer
 /// that access is denied.
 fn of_place(answer: &Answer<'_>, kind: UnavailableKind, text: &str) -> Error {
-    let message = format!("{}: {text} ({})", answer.about, answer.label());
+    of_kind(answer, kind, format!("{}: {text} ({})", answer.about, answer.label()))
+}
+
+fn of_kind(answer: &Answer<'_>, kind: UnavailableKind, message: String) -> Error {
     match answer.subject {
         Subject::Listing => Error::unavailable_because(kind, message),
         Subject::Object { .. } => Error::Denied(message),

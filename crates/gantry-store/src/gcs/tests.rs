@@ -94,6 +94,8 @@ fn errors_are_classified() {
         (403, "UserProjectAccountProblem", UnavailableKind::NoBillingProject),
         (403, "UserProjectAccessDenied", UnavailableKind::NoBillingProject),
         (403, "AccountProblem", UnavailableKind::AccountDisabled),
+        (403, "SecurityPolicyViolated", UnavailableKind::NetworkRules),
+        (412, "OrgPolicyConstraintFailed", UnavailableKind::OrganisationPolicy),
     ] {
         let operator = About::Operator("bucket".to_owned());
         let body = format!("<Error><Code>{code}</Code></Error>");

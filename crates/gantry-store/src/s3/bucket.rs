@@ -234,6 +234,13 @@ impl Ranged for Bucket {
         Ok(self.get_more(client, object, range).await?.body)
     }
 
+    fn silence(&self, about: &About) -> Failure {
+        match self.live.outage() {
+            None => Failure::passing(format!("{about}: S3 did not answer in time")),
+            Some(outage) => Failure::outage(about, &outage),
+        }
+    }
+
     async fn next(body: &mut ByteStream) -> Option<Result<Bytes, Box<dyn StdError + Send + Sync>>> {
         body.next().await.map(|piece| piece.map_err(Into::into))
     }

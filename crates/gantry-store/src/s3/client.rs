@@ -18,7 +18,7 @@ use aws_sdk_s3::config::{
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::connections;
+use super::connections::{self, Outages};
 use super::every_request::EveryRequest;
 use super::options::{Credentials, Options, StaticCredentials};
 use crate::{Error, Unobserved};
@@ -46,6 +46,7 @@ struct Http {
     s3: SharedHttpClient,
     /// A store's own certificate authorities need not have issued these services' certificates.
     credentials: SharedHttpClient,
+    outages: Outages,
 }
 
 impl Http {
@@ -53,9 +54,12 @@ impl Http {
         let of_environment = ca_of_environment();
         let ca = options.tls_ca_file.as_deref().or(of_environment.as_deref());
 
+        let outages = Outages::default();
+        let unobserved = Arc::new(Unobserved) as _;
         Ok(Self {
             s3: connections::pool(ca, &options.observer)?,
-            credentials: connections::pool(of_environment.as_deref(), &(Arc::new(Unobserved) as _))?,
+            credentials: connections::pool_for_credentials(of_environment.as_deref(), &unobserved, &outages)?,
+            outages,
         })
     }
 }
@@ -79,6 +83,11 @@ impl Live {
 
     pub(super) fn client(&self) -> Arc<Client> {
         Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the outage of the services that issue credentials, if there is one now.
+    pub(super) fn outage(&self) -> Option<String> {
+        self.http.outages.current()
     }
 
     /// Signs for `region` from now on. Returns whether the region has changed.

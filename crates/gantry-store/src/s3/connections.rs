@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_s3::config::SharedHttpClient;
@@ -14,10 +14,12 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_runtime_api::shared::IntoShared as _;
+use hyper::StatusCode;
 use hyper_util::client::legacy;
 use tokio::time::timeout;
 
-use crate::connections::{self, CONNECT_TIMEOUT, Connections, is_request_invalid};
+use crate::connections::{self, CONNECT_TIMEOUT, Connections, innermost, is_request_invalid};
+use crate::ranged::excerpt;
 use crate::{Error, Observer};
 
 /// Creates a pool of connections for the SDK, as [`Connections::new`] does.
@@ -25,12 +27,56 @@ use crate::{Error, Observer};
 /// # Errors
 /// [`Error::Invalid`] if the file can't be read, or contains no valid certificate.
 pub(super) fn pool(ca: Option<&Path>, observer: &Observer) -> Result<SharedHttpClient, Error> {
+    shared(ca, observer, None)
+}
+
+/// Creates a pool of connections to the services that issue credentials. Its errors contain an [`Outage`], and the last
+/// one is kept in `outages`.
+///
+/// # Errors
+/// Those of [`pool`].
+pub(super) fn pool_for_credentials(
+    ca: Option<&Path>,
+    observer: &Observer,
+    outages: &Outages,
+) -> Result<SharedHttpClient, Error> {
+    shared(ca, observer, Some(outages.clone()))
+}
+
+fn shared(ca: Option<&Path>, observer: &Observer, outages: Option<Outages>) -> Result<SharedHttpClient, Error> {
     #[cfg(feature = "fuzzing")]
     if let Some(client) = super::fuzzing::client() {
         return Ok(client);
     }
 
-    Ok(Pools { connections: Connections::new(ca, observer)?, pools: Mutex::default() }.into_shared())
+    Ok(Pools { connections: Connections::new(ca, observer)?, outages, pools: Mutex::default() }.into_shared())
+}
+
+/// A service that issues credentials is unavailable. The text names it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Outage(String);
+
+/// The last outage, until a service answers. The SDK waits between its attempts, so that a request for an object may end
+/// before the outage is reported.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outages(Arc<Mutex<Option<String>>>);
+
+impl Outages {
+    pub(super) fn current(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, outage: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = outage;
+    }
+
+    /// Keeps an outage, and returns it as the cause of an error.
+    fn report(&self, service: &str, problem: &str) -> Box<dyn std::error::Error + Send + Sync> {
+        let outage = format!("{service} {problem}");
+        self.set(Some(outage.clone()));
+        Outage(outage).into()
+    }
 }
 
 type Pool = connections::Pool<SdkBody>;
@@ -38,6 +84,8 @@ type Pool = connections::Pool<SdkBody>;
 /// Creates connectors for the SDK.
 struct Pools {
     connections: Connections,
+    /// Where outages of services are kept. Without it, they are not told from other failures.
+    outages: Option<Outages>,
     /// A pool for each timeout. The SDK uses very few.
     pools: Mutex<Vec<(Duration, Pool)>>,
 }
@@ -66,6 +114,7 @@ impl HttpClient for Pools {
         SharedHttpConnector::new(Requests {
             pool: self.pool(settings.connect_timeout().unwrap_or(CONNECT_TIMEOUT)),
             answer_timeout: settings.read_timeout(),
+            outages: self.outages.clone(),
         })
     }
 }
@@ -76,6 +125,7 @@ struct Requests {
     pool: Pool,
     /// Maximum time until the head of the answer.
     answer_timeout: Option<Duration>,
+    outages: Option<Outages>,
 }
 
 impl HttpConnector for Requests {
@@ -85,19 +135,43 @@ impl HttpConnector for Requests {
             Err(error) => return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into()))),
         };
 
+        let service = request.uri().authority().map_or_else(String::new, |host| excerpt(host.as_str()));
+        let outages = self.outages.clone();
         let answer = self.pool.send(request);
         let answer_timeout = self.answer_timeout;
 
         HttpConnectorFuture::new(async move {
             let answer = match answer_timeout {
                 None => answer.await,
-                Some(limit) => timeout(limit, answer).await.map_err(|error| ConnectorError::timeout(error.into()))?,
+                Some(limit) => timeout(limit, answer).await.map_err(|error| match &outages {
+                    Some(outages) => ConnectorError::timeout(outages.report(&service, "did not answer in time")),
+                    None => ConnectorError::timeout(error.into()),
+                })?,
             };
 
+            if let Some(outages) = &outages {
+                let problem = match &answer {
+                    Err(error) if is_request_invalid(error) => None,
+                    Err(error) => Some(format!("can't be reached: {}", innermost(error))),
+                    Ok(response) if is_outage(response.status()) => {
+                        Some(format!("fails at the moment ({})", response.status().as_u16()))
+                    }
+                    Ok(_) => None,
+                };
+                match problem {
+                    Some(problem) => return Err(ConnectorError::io(outages.report(&service, &problem))),
+                    None => outages.set(None),
+                }
+            }
             let response = answer.map_err(failure)?.map(SdkBody::from_body_1_x);
             HttpResponse::try_from(response).map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
+}
+
+/// Returns whether a service fails for a while, or asks to slow down.
+fn is_outage(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// A request that hyper rejects is the SDK's fault. Everything else is the connection's.

@@ -6,6 +6,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::coding::Accepted;
+use super::connections::Outage;
 use super::witness;
 use crate::connections::{innermost, links, unreachable};
 use crate::headers::retry_after;
@@ -80,6 +81,10 @@ impl Subject {
         matches!(self, Self::Object { has_version: true, .. })
     }
 
+    const fn is_pinned(self) -> bool {
+        matches!(self, Self::Object { is_pinned: true, .. })
+    }
+
     const fn is_head(self) -> bool {
         matches!(self, Self::Object { is_head: true, .. })
     }
@@ -91,6 +96,12 @@ impl Failure {
         Self::is_final(Error::Protocol(format!(
             "{what}: what answers is not S3, but a web page or another service: check the address of the S3 server"
         )))
+    }
+
+    /// The service that issues credentials is unavailable.
+    pub(super) fn outage(what: &About, outage: &str) -> Self {
+        let text = "the relay can't obtain credentials for S3, the service that issues them is unavailable";
+        Self::by_kind(Error::unavailable_because(UnavailableKind::TokenService, what.with_cause(text, outage)))
     }
 
     /// The key files can't be read, so no request can be signed.
@@ -146,6 +157,10 @@ impl Failure {
 /// Returns the failure of a request that can't be signed, or `None` for another cause. Only the text distinguishes
 /// them.
 fn without_credentials(error: &(dyn StdError + 'static), what: &About) -> Option<Failure> {
+    if let Some(outage) = links(error).find_map(|link| link.downcast_ref::<Outage>()) {
+        return Some(Failure::outage(what, &outage.to_string()));
+    }
+
     let texts: Vec<_> = links(error).map(ToString::to_string).collect();
     let failed = |kind, text: &str| {
         // The SDK lists all places where it looked.
@@ -154,6 +169,12 @@ fn without_credentials(error: &(dyn StdError + 'static), what: &About) -> Option
         Some(Failure::is_final(Error::unavailable_because(kind, what.with_cause(text, cause))))
     };
 
+    if texts.iter().any(|text| text.starts_with("identity resolver timed out") || text.contains("provider timed out")) {
+        return failed(
+            UnavailableKind::TokenService,
+            "the relay can't obtain credentials for S3, the service that issues them does not answer in time",
+        );
+    }
     if texts.iter().any(|text| text.contains("cargo feature")) {
         return failed(
             UnavailableKind::UnsupportedProfile,
@@ -277,7 +298,7 @@ impl Answer<'_> {
             }
             // Many servers answer a rotated key like a key without permission, and the answer to a HEAD has no code.
             (401 | 403, _) => (denied("access denied", &self.reason()), Retry::AfterCure(Cure::OtherKey)),
-            (412, _) => {
+            (412, _) if self.asked.subject.is_pinned() => {
                 (Error::Changed(format!("{what}: no longer the pinned version ({})", self.label())), Retry::Never)
             }
             (416, _) => {

@@ -1,11 +1,11 @@
 //! Options of an [`S3Store`](super::S3Store).
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fmt, fs};
 
 pub use crate::ranged::Limits;
-use crate::{Error, Observer, Unobserved};
+use crate::{Error, Observer, Unobserved, secret_text};
 
 /// A bucket, a prefix in it, and how to reach it.
 #[derive(Clone, Debug)]
@@ -88,9 +88,9 @@ impl KeyFiles {
     /// [`Error::Invalid`] if a file can't be read or is empty. Retryable only after the file was corrected.
     pub fn read(&self) -> Result<StaticCredentials, Error> {
         let read = |path: &Path| {
-            let text = fs::read_to_string(path)
+            let text = secret_text::read(path)
                 .map_err(|error| Error::Invalid(format!("{}: can't be read: {error}", path.display())))?;
-            match text.trim() {
+            match secret_text::trimmed(&text) {
                 "" => Err(Error::Invalid(format!("{}: the file is empty", path.display()))),
                 text => Ok(text.to_owned()),
             }

@@ -17,6 +17,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, Sleep};
 
 use gantry_bus::{Bus, Error, Event, Message, Status, Subscription};
+use gantry_proto::Location;
 use gantry_proto::subject::is_literal;
 
 pub use fault::{Action, ClientId, Fault, Tally, When, WhileCut};
@@ -191,6 +192,10 @@ impl Bus for Memory {
 
     fn server(&self) -> String {
         "memory".to_owned()
+    }
+
+    fn location(&self) -> Option<Arc<Location>> {
+        Some(Arc::new(Location { server: "memory".to_owned(), cluster: None }))
     }
 
     /// A message counts as a whole, when it is read.

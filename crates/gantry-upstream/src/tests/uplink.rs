@@ -6,6 +6,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::ready;
 use gantry_proto::Via;
 use gantry_store::via;
+use gantry_testing::store::Fault as StoreFault;
 use tokio::time::{Instant, sleep};
 
 use super::*;
@@ -13,12 +14,16 @@ use crate::{Connect, Uplink};
 
 /// Returns an uplink to the world's relay. It can connect while the flag is set.
 fn uplink(world: &World, is_up: &Arc<AtomicBool>) -> Uplink {
+    uplink_to("s", world, is_up)
+}
+
+fn uplink_to(store: &str, world: &World, is_up: &Arc<AtomicBool>) -> Uplink {
     let (bus, is_up) = (Arc::clone(&world.consumer) as Arc<dyn Bus>, Arc::clone(is_up));
     let connect: Connect = Box::new(move || {
         let connected = if is_up.load(Ordering::Relaxed) { Ok(Arc::clone(&bus)) } else { Err("refused".to_owned()) };
         ready(connected).boxed()
     });
-    Uplink::start("s".parse().unwrap(), connect, gantry_client::Options::default(), Options::fresh())
+    Uplink::start(store.parse().unwrap(), connect, gantry_client::Options::default(), Options::fresh())
 }
 
 #[tokio::test(start_paused = true)]
@@ -53,6 +58,32 @@ async fn an_uplink_asks_for_the_version_of_each_request() {
         assert_eq!(object.size, text.len() as u64);
         let opened = uplink.open(&key(), &object.pin(), Span { start: 0, end: Some(2) }).await.unwrap();
         assert_eq!(read(opened).await.unwrap(), text.as_bytes()[..2]);
+    }
+}
+
+/// Consumers retried them, and read the upstream's address as that of their own nats-server.
+#[tokio::test(start_paused = true)]
+async fn final_refusals_of_an_upstream_stay_final_and_name_it() {
+    let world = World::new().await;
+    let is_up = Arc::new(AtomicBool::new(true));
+    let (known, unknown) = (uplink(&world, &is_up), uplink_to("other", &world, &is_up));
+    world.objects.put(key(), content(5, 0));
+    world.objects.plan([StoreFault::Denied]);
+    let (current, whole) = (Pin::default(), Span { start: 0, end: None });
+    let outdated = Pin { if_match: Some("\"0\"".to_owned()), version_id: None };
+
+    let denied = known.open(&key(), &current, whole).await.unwrap_err();
+    let missing = known.stat(&"missing".parse().unwrap(), &current).await.unwrap_err();
+    let changed = known.open(&key(), &outdated, whole).await.unwrap_err();
+    let no_store = unknown.stat(&key(), &current).await.unwrap_err();
+    for (error, expected, store) in [
+        (denied, Error::Denied(String::new()), "s"),
+        (missing, Error::NotFound(String::new()), "s"),
+        (changed, Error::Changed(String::new()), "s"),
+        (no_store, Error::NoBucket(String::new()), "other"),
+    ] {
+        assert_eq!(std::mem::discriminant(&error), std::mem::discriminant(&expected), "{error:?}");
+        assert!(error.to_string().starts_with(&format!("the relay's upstream store {store}: ")), "{error}");
     }
 }
 

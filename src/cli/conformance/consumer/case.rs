@@ -50,6 +50,8 @@ pub(super) enum Step {
     AcceptOdd,
     /// Sends this many chunks, as credit permits.
     Chunks(usize),
+    /// Sends up to this many chunks, as far as the credit of the request reaches.
+    GrantedChunks(usize),
     /// Sends all chunks that are left, as credit permits.
     Rest,
     /// Sends the next chunk after a change.

@@ -74,6 +74,7 @@ impl Transfer {
             Step::AcceptAsAnother => self.accept(|_| {}, ANOTHER.to_string()).await,
             Step::AcceptOdd => self.accept_odd().await,
             Step::Chunks(count) => self.chunks(count).await,
+            Step::GrantedChunks(count) => self.granted_chunks(count).await,
             Step::Rest => self.chunks(usize::MAX).await,
             Step::Chunk(change) => self.changed_chunk(change).await,
             Step::ForeignChunk => self.foreign_chunk().await,
@@ -170,6 +171,15 @@ impl Transfer {
             self.send(draft).await;
 
             self.note_delivered();
+        }
+    }
+
+    /// Sends up to `count` chunks without waiting for credit.
+    async fn granted_chunks(&mut self, count: usize) {
+        for _ in 0..count {
+            if self.credit > self.offset {
+                self.chunks(1).await;
+            }
         }
     }
 
@@ -432,6 +442,7 @@ impl Step {
             | Self::Raw(_) => true,
             Self::Accept(_)
             | Self::Chunks(_)
+            | Self::GrantedChunks(_)
             | Self::Rest
             | Self::ForeignChunk
             | Self::NamelessChunk

@@ -317,7 +317,8 @@ mod floods {
                 pair.transfer = transfer(number);
             }
         }
-        assert!((50..=10 * 11 + 10).contains(&asked), "{asked} requests in 10 s");
+        // Ten a second are immediate, and fewer than that come after a pause.
+        assert!((50..=10 * 20).contains(&asked), "{asked} requests in 10 s");
     }
 
     /// Each chunk has one byte and is written at once. The control messages stay within the quota.
@@ -367,7 +368,8 @@ fn hostile_body() -> impl Strategy<Value = Body> {
     let error = (0..Code::ALL.len(), any::<bool>(), proptest::option::of(number())).prop_map(
         |(code, retryable, retry_after_ms)| {
             let (code, message) = (Code::ALL[code], "no".to_owned());
-            Body::Error(WireError { code, message, retryable: retryable || code.is_retryable(), retry_after_ms })
+            let retryable = retryable || code.is_retryable();
+            Body::Error(WireError { code, message, retryable, retry_after_ms, needs_operator: None })
         },
     );
     prop_oneof![

@@ -5,6 +5,7 @@ use super::super::answer::End;
 use super::super::error::{Code, WireError};
 use super::super::message::{Envelope, Wait};
 use super::super::object::{Pin, Span};
+use super::super::request::Near;
 use super::*;
 use uuid::Uuid;
 
@@ -30,18 +31,10 @@ impl Pair {
     }
 
     fn wanting(span: Span, pin: Pin) -> Self {
-        let settings = Settings {
-            prefix: Prefix::default(),
-            window_initial: 100,
-            window_max: 800,
-            chunk_max: 50,
-            stall_timeout: STALL,
-            no_relay_patience: NO_RELAY_PATIENCE,
-            patience: PATIENCE,
-            backoff_min: 100 * MS,
-            backoff_max: BACKOFF_MAX,
-            jitter_seed: 1,
-        };
+        Self::with(settings(), span, pin)
+    }
+
+    fn with(settings: Settings, span: Span, pin: Pin) -> Self {
         let get = Get::at("s/a/b").unwrap().range(span).pin(pin).context("mine");
         Self { receiver: Receiver::new(settings, get, START), transfer: transfer(1) }
     }
@@ -98,6 +91,27 @@ impl Pair {
             collected.extend(self.outputs().into_iter().map(|output| (at, output)));
         }
         collected
+    }
+}
+
+/// Returns the first window for relays near the consumer.
+fn near(window: u64) -> Option<(Arc<Location>, u64)> {
+    Some((Arc::new(Location { server: "s1".to_owned(), cluster: None }), window))
+}
+
+fn settings() -> Settings {
+    Settings {
+        prefix: Prefix::default(),
+        window_initial: 100,
+        near: None,
+        window_max: 800,
+        chunk_max: 50,
+        stall_timeout: STALL,
+        no_relay_patience: NO_RELAY_PATIENCE,
+        patience: PATIENCE,
+        backoff_min: 100 * MS,
+        backoff_max: BACKOFF_MAX,
+        jitter_seed: 1,
     }
 }
 
@@ -216,8 +230,81 @@ mod progress {
             chunk_max: Some(50),
             context: Some("mine".to_owned()),
             keeps_alive: true,
+            near: None,
         };
         assert_eq!(pair.outputs(), [Output::Request(expected)]);
+    }
+
+    #[test]
+    fn only_a_near_relay_may_send_the_window_for_near_relays_at_once() {
+        let near = Settings { near: near(400), ..settings() };
+        for (credit, window) in [(100, 100), (400, 400)] {
+            let mut pair = Pair::with(near.clone(), Span::default(), Pin::default());
+            let outputs = pair.outputs();
+            let Output::Request(request) = &outputs[0] else { panic!("{outputs:?}") };
+            assert_eq!(request.credit, Some(100));
+            assert_eq!(request.near, Some(Near { server: "s1".to_owned(), cluster: None, credit: 400 }));
+
+            pair.accept_as(Accepted { credit, ..accepted(transfer(1), 0) }, START);
+            assert_eq!(pair.receiver.credit.window().size(), window);
+            assert_eq!(pair.receiver.credit.grant(0, None), credit);
+
+            // A near relay's delay shows nothing about the link to others.
+            pair.hear(&chunk(0, 0, credit), MS);
+            assert_eq!(pair.receiver.measured_window().is_some(), credit == 100);
+        }
+    }
+
+    /// The credit for near relays can exceed the object. Its acceptance then does not show that its relay is near.
+    #[test]
+    fn a_small_object_from_a_near_relay_is_not_measured() {
+        let near = Settings { window_initial: SIZE, window_max: 2000, near: near(2000), ..settings() };
+        let mut pair = Pair::with(near, Span::default(), Pin::default());
+        pair.accept_as(Accepted { credit: SIZE, window_max: 2000, ..accepted(transfer(1), 0) }, START);
+        pair.hear(&chunk(0, 0, SIZE), MS);
+
+        assert_eq!(pair.receiver.measured_window(), None);
+    }
+
+    /// A relay on the consumer's nats-server may have queued its first credit on a slow link to that server.
+    #[test]
+    fn a_near_relay_behind_a_slow_link_is_lost_only_after_its_first_credit() {
+        let near = Settings { near: near(800), ..settings() };
+        let mut pair = Pair::with(near, Span::default(), Pin::default());
+        pair.accept_as(Accepted { credit: 800, ..accepted(transfer(1), 0) }, START);
+        // The other 750 bytes take 6 s at this rate.
+        pair.hear(&chunk(0, 0, 50), 400 * MS);
+        let is_lost = |outputs: &[(Duration, Output)]| {
+            outputs.iter().any(|(_, output)| matches!(output, Output::Recovering(Cause::Stall)))
+        };
+
+        assert!(!is_lost(&pair.run(13 * SECOND)));
+        assert!(is_lost(&pair.run(14 * SECOND)));
+    }
+
+    #[test]
+    fn a_relay_that_is_not_near_does_not_get_the_window_of_a_near_one() {
+        let near = Settings { near: near(400), ..settings() };
+        let mut pair = Pair::with(near, Span::default(), Pin::default());
+        pair.accept_as(Accepted { credit: 400, ..accepted(transfer(1), 0) }, START);
+        pair.hear(&chunk(0, 0, 50), MS);
+        assert_eq!(pair.receiver.credit.window().size(), 400);
+
+        pair.hear(&Body::Goaway, MS);
+        pair.accept(50, MS);
+
+        assert_eq!(pair.receiver.credit.window().size(), 100);
+    }
+
+    #[test]
+    fn the_window_for_near_relays_is_not_offered_after_a_reconnect() {
+        let near = Settings { near: near(400), ..settings() };
+        let mut pair = Pair::with(near, Span::default(), Pin::default());
+        pair.outputs();
+        pair.receiver.handle_disconnected();
+        pair.receiver.handle_connected(SECOND);
+        let outputs = pair.outputs();
+        assert!(matches!(outputs.last(), Some(Output::Request(GetRequest { near: None, .. }))), "{outputs:?}");
     }
 
     #[test]
@@ -313,11 +400,12 @@ mod recovery {
             start: 50,
             end: None,
             pin: object().pin(),
-            credit: Some(100),
+            credit: Some(150),
             window: None,
             chunk_max: Some(50),
             context: Some("mine".to_owned()),
             keeps_alive: true,
+            near: None,
         };
         assert_eq!(outputs.first(), Some(&cancel(transfer(1), 100)));
         assert_eq!(outputs.last(), Some(&Output::Request(pinned)));
@@ -440,7 +528,7 @@ mod recovery {
         let mut pair = Pair::new();
         pair.outputs();
         let asked = seconds_of_requests(&pair.run(13 * SECOND));
-        assert_eq!(asked, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0]);
+        assert_eq!(asked, [1.0, 2.0, 3.0, 5.0, 8.0, 11.0]);
     }
 
     /// If a link takes longer than the stall timeout to deliver an answer, each request was once abandoned too early.
@@ -765,102 +853,197 @@ mod ending {
 mod credit {
     use super::*;
 
+    const KIB: u64 = 1024;
+
+    /// The delay of a grant that lets the window grow by little: between half of the aim and the aim.
+    const USUAL: Duration = Duration::from_millis(400);
+
+    /// Starts a download of `size` KiB, with a first window of `initial` and a largest of `max` KiB. The relay accepts it,
+    /// and windows of up to `relay_max` bytes.
+    fn streaming_with(initial: u64, max: u64, size: u64, relay_max: u64) -> Pair {
+        let windows =
+            Settings { window_initial: initial * KIB, window_max: max * KIB, chunk_max: size * KIB, ..settings() };
+        let mut pair = Pair::with(windows, Span::default(), Pin::default());
+        assert_eq!(pair.receiver.awaited_written(), u64::MAX);
+
+        let object = ObjectInfo { size: size * KIB, ..object() };
+        let terms = Accepted {
+            end: object.size,
+            chunk_max: object.size,
+            window_max: relay_max,
+            object,
+            ..accepted(transfer(1), 0)
+        };
+        pair.accept_as(terms, START);
+        pair.outputs();
+        pair
+    }
+
+    fn streaming(initial: u64, max: u64) -> Pair {
+        streaming_with(initial, max, 1000, OFFSET_MAX)
+    }
+
+    fn hear_chunk(pair: &mut Pair, seq: u64, offset: u64, len: u64, now: Duration) {
+        pair.hear(&chunk(seq, offset * KIB, len * KIB), now);
+    }
+
+    /// Returns the latest credit of the outputs, in KiB.
+    fn given(pair: &mut Pair) -> Option<u64> {
+        credit_in(&pair.outputs()).map(|credit| credit / KIB)
+    }
+
     #[test]
-    fn credit_follows_written_bytes_in_steps_of_an_eighth_of_the_window() {
-        let mut pair = Pair::streaming();
-        pair.hear(&chunk(0, 0, 50), START);
-        assert_eq!(pair.outputs(), []);
-        pair.receiver.handle_written(11, START);
-        assert_eq!(pair.outputs(), []);
-        pair.receiver.handle_written(12, START);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 112)]);
+    fn credit_follows_arrived_bytes_in_steps_of_an_eighth_of_the_window() {
+        let mut pair = streaming(160, 800);
+        hear_chunk(&mut pair, 0, 0, 19, START);
+        assert_eq!(given(&mut pair), None);
+        hear_chunk(&mut pair, 1, 19, 1, START);
+        assert_eq!(given(&mut pair), Some(20 + 160));
+    }
+
+    #[test]
+    fn credit_follows_written_bytes_if_writing_is_slow() {
+        let mut pair = streaming(160, 160);
+        hear_chunk(&mut pair, 0, 0, 100, START);
+        assert_eq!(given(&mut pair), None);
+        pair.receiver.handle_written(19 * KIB, START);
+        assert_eq!(given(&mut pair), None);
+        pair.receiver.handle_written(20 * KIB, START);
+        assert_eq!(given(&mut pair), Some(20 + 160));
     }
 
     #[test]
     fn written_bytes_have_no_effect_below_the_awaited_offset() {
-        let wanted = [Span::default(), Span { start: 0, end: Some(110) }];
-        for (span, end) in wanted.into_iter().zip([SIZE, 110]) {
-            let mut pair = Pair::wanting(span, Pin::default());
-            assert_eq!(pair.receiver.awaited_written(), u64::MAX);
-            pair.accept_as(Accepted { end, ..accepted(transfer(1), 0) }, START);
-            pair.outputs();
-            let (mut seq, mut next, mut limit) = (0, 0, 100);
-            for written in 0..=end {
-                if written == next && next < end {
+        for (initial, max) in [(100, 100), (100, 300), (2, 2)] {
+            let mut pair = streaming(initial, max);
+            let (mut seq, mut next, mut limit) = (0, 0, initial);
+            for written in 0..=1000 {
+                let now = USUAL * u32::try_from(seq).unwrap();
+                if written >= next && limit > next {
                     // The whole window arrives at once, and the relay reports that it waits.
-                    pair.hear(&chunk(seq, next, limit - next), START);
+                    hear_chunk(&mut pair, seq, next, limit - next, now);
                     (seq, next) = (seq + 1, limit);
-                    if next < end {
-                        pair.hear(&beat(seq, next, Wait::Credit), START);
+                    if next < 1000 {
+                        pair.hear(&beat(seq, next * KIB, Wait::Credit), now);
                     }
                 }
-                limit = credit_in(&pair.outputs()).unwrap_or(limit);
+                limit = given(&mut pair).unwrap_or(limit);
                 let due = pair.receiver.awaited_written();
-                pair.receiver.handle_written(written, START);
-                let told = credit_in(&pair.outputs());
-                assert!(told.is_none() || written >= due, "{written} of {due}: {told:?}");
-                assert!(pair.receiver.awaited_written() > written, "the driver would be woken over and over");
+                pair.receiver.handle_written(written * KIB, now);
+                let told = given(&mut pair);
+                assert!(told.is_none() || written * KIB >= due, "{written} of {due}: {told:?}");
+                assert!(pair.receiver.awaited_written() > written * KIB, "the driver would be woken over and over");
                 limit = told.unwrap_or(limit);
             }
-            assert_eq!((next, limit), (end, end));
-            pair.hear(&Body::End(End { chunks: seq, bytes: end }), START);
-            assert_eq!(pair.receiver.awaited_written(), end);
+            assert_eq!((next, limit), (1000, 1000));
+            pair.hear(&Body::End(End { chunks: seq, bytes: 1000 * KIB }), START);
+            assert_eq!(pair.receiver.awaited_written(), 1000 * KIB);
         }
     }
 
     #[test]
     fn never_runs_past_the_end_of_the_range() {
-        let mut pair = Pair::wanting(Span { start: 0, end: Some(110) }, Pin::default());
-        pair.accept_as(Accepted { end: 110, ..accepted(transfer(1), 0) }, START);
-        pair.outputs();
-        pair.hear(&chunk(0, 0, 50), START);
-        pair.receiver.handle_written(10, START);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 110)]);
-        pair.receiver.handle_written(50, START);
-        assert_eq!(pair.outputs(), []);
+        let mut pair = streaming(900, 900);
+        hear_chunk(&mut pair, 0, 0, 500, START);
+        pair.receiver.handle_written(100 * KIB, START);
+        assert_eq!(given(&mut pair), Some(1000));
+        pair.receiver.handle_written(500 * KIB, START);
+        assert_eq!(given(&mut pair), None);
+    }
+
+    /// A delay far below the aim shows that the link carries more. A window up to 2 MiB needs no other reason to grow.
+    #[test]
+    fn a_short_delay_lets_the_window_leap() {
+        for (delay, expected) in [(START, 128 * 4), (MS, 20 * 4), (5 * MS, 4 * 4), (100 * MS, 2 * 4)] {
+            let mut pair = streaming(4, 24 * 1024);
+            hear_chunk(&mut pair, 0, 0, 4, delay);
+            assert_eq!(given(&mut pair), Some((4 + expected).min(1000)), "{delay:?}");
+        }
     }
 
     #[test]
-    fn the_window_grows_only_while_writing_keeps_up() {
-        let mut pair = Pair::streaming();
-        pair.hear(&chunk(0, 0, 50), START);
-        pair.hear(&chunk(1, 50, 50), START);
-        pair.hear(&beat(2, 100, Wait::Credit), START);
-        assert_eq!(pair.outputs(), []);
-        pair.receiver.handle_written(100, 100 * MS);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 200)]);
-        pair.hear(&chunk(2, 100, 100), 100 * MS);
-        pair.receiver.handle_written(190, 100 * MS);
-        pair.hear(&beat(3, 200, Wait::Store), 100 * MS);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 290)]);
-        pair.hear(&beat(3, 200, Wait::Credit), 100 * MS);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 390)]);
+    fn a_long_delay_shrinks_the_window() {
+        let mut pair = streaming(100, 100);
+        hear_chunk(&mut pair, 0, 0, 100, USUAL);
+        pair.receiver.handle_written(100 * KIB, USUAL);
+        assert_eq!(given(&mut pair), Some(200));
+        hear_chunk(&mut pair, 1, 100, 100, USUAL + SECOND);
+        let window = pair.receiver.measured_window().unwrap() / KIB;
+        assert!((50..55).contains(&window), "{window}");
+    }
+
+    /// A link that has become slow must not fill up until all of a window has arrived.
+    #[test]
+    fn bytes_that_are_overdue_shrink_the_window_once() {
+        let mut pair = streaming(100, 800);
+        let windows = [1, 4, 5].map(|after| {
+            let seq = pair.receiver.next_offset() / KIB;
+            hear_chunk(&mut pair, seq, seq, 1, after * SECOND);
+            pair.receiver.credit.window().size() / KIB
+        });
+        assert_eq!(windows, [100, 30, 30]);
     }
 
     #[test]
-    fn the_window_grows_although_it_arrives_in_one_chunk() {
-        let mut pair = Pair::streaming();
-        pair.hear(&chunk(0, 0, 100), START);
-        pair.hear(&beat(1, 100, Wait::Credit), START);
-        pair.receiver.handle_written(100, 10 * MS);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 300)]);
+    fn a_delay_that_slow_writing_causes_does_not_let_the_window_grow() {
+        let mut pair = streaming(100, 800);
+        pair.receiver.handle_window_limit(100 * KIB);
+        hear_chunk(&mut pair, 0, 0, 100, USUAL);
+        pair.receiver.handle_written(20 * KIB, USUAL);
+        assert_eq!(given(&mut pair), Some(20 + 100));
+        pair.receiver.handle_window_limit(800 * KIB);
+        hear_chunk(&mut pair, 1, 100, 20, USUAL);
+        assert_eq!(pair.receiver.measured_window(), Some(100 * KIB));
+    }
+
+    #[test]
+    fn a_store_that_stalls_is_not_mistaken_for_a_slow_link() {
+        let mut pair = streaming(100, 800);
+        pair.hear(&beat(0, 0, Wait::Store), SECOND);
+        hear_chunk(&mut pair, 0, 0, 100, 2 * SECOND);
+        assert_eq!(pair.receiver.measured_window(), None);
+        assert_eq!(given(&mut pair), Some(200));
+    }
+
+    #[test]
+    fn a_large_window_grows_only_while_the_relay_waits() {
+        let mut pair = streaming_with(2048, 24 * 1024, 9000, OFFSET_MAX);
+        hear_chunk(&mut pair, 0, 0, 2048, START);
+        pair.receiver.handle_written(2048 * KIB, START);
+        assert_eq!(given(&mut pair), Some(2 * 2048));
+        pair.hear(&beat(1, 2048 * KIB, Wait::Store), START);
+        assert_eq!(given(&mut pair), None);
+        pair.hear(&beat(1, 2048 * KIB, Wait::Credit), START);
+        assert_eq!(given(&mut pair), Some(3 * 2048));
+    }
+
+    /// The relay waits because of the disk. Each doubling once made room for the bytes that were not written, so a consumer
+    /// held 24 MiB instead of 2.
+    #[test]
+    fn a_large_window_does_not_grow_while_writing_is_slow() {
+        let mut pair = streaming_with(2048, 24 * 1024, 9000, OFFSET_MAX);
+        let (mut next, mut limit) = (0, 2048);
+        for seq in 0..8 {
+            if limit > next {
+                hear_chunk(&mut pair, seq, next, limit - next, START);
+                next = limit;
+            }
+            pair.hear(&beat(seq + 1, next * KIB, Wait::Credit), START);
+            limit = given(&mut pair).unwrap_or(limit);
+        }
+        assert_eq!((next, limit), (2048, 2048));
     }
 
     #[test]
     fn the_window_does_not_outgrow_the_settings_or_the_relay() {
-        for (relay_max, expected) in [(OFFSET_MAX, 800), (300, 300)] {
-            let mut pair = Pair::new();
-            let object = ObjectInfo { size: 10 * SIZE, ..object() };
-            let end = object.size;
-            pair.accept_as(Accepted { window_max: relay_max, object, end, ..accepted(transfer(1), 0) }, START);
-            let (mut next, mut limit) = (0, 100);
-            for seq in 0..6 {
-                pair.hear(&chunk(seq, next, limit - next), START);
+        for (relay_max, expected) in [(OFFSET_MAX, 800), (300 * KIB, 300)] {
+            let mut pair = streaming_with(4, 800, 9000, relay_max);
+            let (mut next, mut limit) = (0, 4);
+            for seq in 0..4 {
+                hear_chunk(&mut pair, seq, next, limit - next, START);
                 next = limit;
-                pair.receiver.handle_written(next, START);
-                pair.hear(&beat(seq + 1, next, Wait::Credit), START);
-                let Some(Output::Control { control, .. }) = pair.outputs().pop() else { panic!("no credit") };
-                limit = control.credit;
+                pair.receiver.handle_written(next * KIB, START);
+                limit = given(&mut pair).expect("credit");
             }
             assert_eq!(limit - next, expected);
         }
@@ -868,52 +1051,63 @@ mod credit {
 
     #[test]
     fn a_smaller_share_never_revokes_credit() {
-        let mut pair = Pair::streaming();
-        pair.receiver.handle_window_limit(10);
-        pair.hear(&chunk(0, 0, 100), START);
-        pair.receiver.handle_written(80, START);
-        assert_eq!(pair.outputs(), []);
-        pair.receiver.handle_written(100, START);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 110)]);
+        let mut pair = streaming(100, 800);
+        pair.receiver.handle_window_limit(10 * KIB);
+        hear_chunk(&mut pair, 0, 0, 100, USUAL);
+        pair.receiver.handle_written(80 * KIB, USUAL);
+        assert_eq!(given(&mut pair), None);
+        pair.receiver.handle_written(100 * KIB, USUAL);
+        assert_eq!(given(&mut pair), Some(110));
     }
 
     #[test]
     fn a_larger_share_is_due_at_once() {
-        let mut pair = Pair::streaming();
-        pair.receiver.handle_window_limit(50);
-        pair.hear(&chunk(0, 0, 50), START);
-        pair.receiver.handle_written(50, START);
-        assert_eq!(pair.outputs(), []);
-        assert!(pair.receiver.awaited_written() > 50);
-        pair.receiver.handle_window_limit(100);
-        assert!(pair.receiver.awaited_written() <= 50);
-        pair.receiver.handle_written(50, START);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 150)]);
-        assert!(pair.receiver.awaited_written() > 50);
+        let mut pair = streaming(100, 800);
+        pair.receiver.handle_window_limit(50 * KIB);
+        hear_chunk(&mut pair, 0, 0, 50, USUAL);
+        pair.receiver.handle_written(50 * KIB, USUAL);
+        assert_eq!(given(&mut pair), None);
+        assert!(pair.receiver.awaited_written() > 50 * KIB);
+        pair.receiver.handle_window_limit(100 * KIB);
+        assert!(pair.receiver.awaited_written() <= 50 * KIB);
+        pair.receiver.handle_written(50 * KIB, USUAL);
+        assert_eq!(given(&mut pair), Some(150));
+        assert!(pair.receiver.awaited_written() > 50 * KIB);
+    }
+
+    /// The answer to the earlier request, and the bytes that it asked for, may still be queued.
+    #[test]
+    fn a_request_after_an_unanswered_one_gives_no_credit() {
+        let mut pair = Pair::new();
+        let first = requests(&pair.outputs())[0].credit;
+        let outputs: Vec<_> = pair.run(SECOND).into_iter().map(|(_, output)| output).collect();
+        assert_eq!((first, requests(&outputs)[0].credit), (Some(100), Some(0)));
+        pair.accept(0, SECOND);
+        assert_eq!(credit_in(&pair.outputs()), Some(100));
     }
 
     #[test]
     fn lost_credit_is_repeated_when_the_relay_reports_that_it_waits() {
         let mut pair = Pair::streaming();
-        pair.hear(&chunk(0, 0, 100), START);
-        pair.receiver.handle_written(40, START);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 140)]);
+        pair.hear(&chunk(0, 0, 100), USUAL);
+        let given = credit_in(&pair.outputs()).unwrap();
         pair.hear(&beat(1, 100, Wait::Credit), SECOND);
-        assert_eq!(pair.outputs(), [probe(transfer(1), 140)]);
+        assert_eq!(pair.outputs(), [probe(transfer(1), given)]);
     }
 
     /// A relay that replaces its request connection loses the messages in flight to it.
     #[test]
     fn credit_for_a_waiting_relay_is_repeated_while_it_is_silent() {
-        let mut pair = Pair::streaming();
-        pair.hear(&chunk(0, 0, 100), START);
-        pair.hear(&beat(1, 100, Wait::Credit), START + MS);
-        pair.receiver.handle_written(100, START + 2 * MS);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 300)]);
+        let mut pair = streaming(100, 100);
+        hear_chunk(&mut pair, 0, 0, 100, START);
+        pair.hear(&beat(1, 100 * KIB, Wait::Credit), START + MS);
+        pair.receiver.handle_written(100 * KIB, START + 2 * MS);
+        assert_eq!(pair.outputs(), [credit(transfer(1), 200 * KIB)]);
 
         let sent = pair.run(START + 900 * MS);
 
-        let expected = [52, 102, 152, 202, 302, 402, 502, 602].map(|at| (START + at * MS, probe(transfer(1), 300)));
+        let expected =
+            [52, 102, 152, 202, 302, 402, 502, 602].map(|at| (START + at * MS, probe(transfer(1), 200 * KIB)));
         assert_eq!(sent, expected);
     }
 
@@ -985,7 +1179,9 @@ mod regressions {
 
     #[test]
     fn a_disk_that_stalls_after_a_recovery_does_not_end_the_download() {
-        let mut pair = Pair::streaming();
+        let mut pair = Pair::with(Settings { window_max: 100, ..settings() }, Span::default(), Pin::default());
+        pair.outputs();
+        pair.accept(0, START);
         pair.hear(&chunk(0, 0, 100), START);
         pair.hear(&Body::Goaway, START);
         pair.accept(100, START);
@@ -1013,18 +1209,6 @@ mod regressions {
         let mut pair = Pair::new();
         pair.receiver.handle_disconnected();
         assert_eq!(pair.outputs(), [Output::Recovering(Cause::Disconnected)]);
-    }
-
-    #[test]
-    fn a_window_larger_than_its_share_does_not_delay_credit() {
-        let mut pair = Pair::streaming();
-        pair.receiver.handle_window_limit(10);
-        pair.hear(&chunk(0, 0, 100), START);
-        pair.receiver.handle_written(100, START);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 110)]);
-        pair.hear(&chunk(1, 100, 10), START);
-        pair.receiver.handle_written(101, START);
-        assert_eq!(pair.outputs(), [credit(transfer(1), 111)]);
     }
 
     #[test]
@@ -1056,17 +1240,17 @@ mod links {
     #[test]
     fn the_window_stays_small_on_a_slow_link() {
         for rate in [MIB / 2, MIB, 2 * MIB, 8 * MIB] {
-            let mut rig = Rig::new(rate, 20 * MS, true);
+            let mut rig = Rig::new(rate, 20 * MS);
             let arrived = rig.run(MINUTE);
             assert!(arrived > rate * 57, "{rate} B/s: {arrived} bytes in a minute");
-            assert!(rig.queued_max < rate * 5, "{rate} B/s: {} bytes were queued", rig.queued_max);
+            assert!(rig.queued_max < rate, "{rate} B/s: {} bytes were queued", rig.queued_max);
             assert_eq!(rig.receiver.stats().recoveries, 0, "{rate} B/s");
         }
     }
 
     #[test]
     fn the_window_grows_to_the_capacity_of_a_long_fast_link() {
-        let mut rig = Rig::new(160 * MIB, 100 * MS, true);
+        let mut rig = Rig::new(160 * MIB, 100 * MS);
         rig.run(3 * SECOND);
         let arrived = rig.run(SECOND);
         assert!(arrived > 100 * MIB, "{arrived} bytes in a second");
@@ -1074,91 +1258,37 @@ mod links {
 
     #[test]
     fn the_window_shrinks_when_the_link_becomes_slow() {
-        let mut rig = Rig::new(160 * MIB, 20 * MS, true);
+        let mut rig = Rig::new(160 * MIB, 20 * MS);
         rig.run(2 * SECOND);
         rig.rate = 2 * MIB;
         rig.run(MINUTE);
         rig.queued_max = 0;
         assert!(rig.run(MINUTE) > rig.rate * 57);
-        assert!(rig.queued_max < rig.rate * 4, "{} bytes were queued", rig.queued_max);
+        assert!(rig.queued_max < rig.rate, "{} bytes were queued", rig.queued_max);
         assert_eq!(rig.receiver.stats().recoveries, 0);
         rig.rate = 160 * MIB;
         rig.run(5 * SECOND);
         assert!(rig.run(SECOND) > 100 * MIB);
     }
 
+    /// With a window of little more than one step of credit, a very slow link is idle for some of each round trip.
     #[test]
-    fn a_chunk_may_take_longer_than_the_stall_timeout() {
+    fn slow_links_carry_what_they_can() {
         for rate in [20 * KIB, 50 * KIB, 100 * KIB] {
-            let mut rig = Rig::new(rate, 100 * MS, true);
+            let mut rig = Rig::new(rate, 100 * MS);
             let arrived = rig.run(2 * MINUTE);
-            assert!(arrived > rate * 100, "{rate} B/s: {arrived} bytes in two minutes");
+            assert!(arrived > rate * 90, "{rate} B/s: {arrived} bytes in two minutes");
             assert_eq!(rig.receiver.stats().recoveries, 0, "{rate} B/s");
-        }
-    }
-
-    /// A proxy that forwards only complete messages behaves like this.
-    #[test]
-    fn stalls_without_bytes_shrink_chunks_and_extend_the_timeout() {
-        for rate in [50 * KIB, 100 * KIB] {
-            let mut rig = Rig::new(rate, 100 * MS, false);
-            rig.run(2 * MINUTE);
-            let before = rig.receiver.stats().recoveries;
-            let arrived = rig.run(5 * MINUTE);
-            assert!(arrived > rate * 270, "{rate} B/s: {arrived} bytes in five minutes");
-            let recoveries = rig.receiver.stats().recoveries - before;
-            assert!(recoveries < 3, "{rate} B/s: {recoveries} recoveries in five minutes");
         }
     }
 
     #[test]
     fn a_fast_link_forgets_that_it_was_slow() {
-        let mut rig = Rig::new(50 * KIB, 100 * MS, false);
+        let mut rig = Rig::new(50 * KIB, 100 * MS);
         rig.run(2 * MINUTE);
         rig.rate = 100 * MIB;
         rig.run(10 * SECOND);
         assert!(rig.run(SECOND) > 90 * MIB);
-        let transfer = Pair::streaming();
-        assert_eq!(
-            rig.receiver.credit.window().silence_timeout(STALL),
-            transfer.receiver.credit.window().silence_timeout(STALL)
-        );
-    }
-
-    /// Bytes of other transfers must not hide for long that the relay is dead.
-    #[test]
-    fn a_dead_relay_is_abandoned_soon_on_a_busy_connection() {
-        let busy = |bytes_per_s: u64, caught_up: bool| {
-            let mut pair = Pair::streaming();
-            let mut now = START;
-            while pair.receiver.stats().recoveries == 0 {
-                now += 10 * MS;
-                let received_bytes = bytes_per_s * u64::try_from(now.as_millis()).unwrap() / 1000;
-                let arrived_until = if caught_up { now.saturating_sub(500 * MS) } else { START };
-                pair.receiver.handle_arrivals(Arrivals { received_bytes, arrived_until });
-                pair.run(now);
-            }
-            now
-        };
-        assert_eq!(busy(0, false), STALL);
-        assert_eq!(busy(4000, false), STALL, "others' beats");
-        // At most one window can have been ahead of the relay's message, and that much has passed.
-        assert_eq!(busy(MIB, false), STALL);
-        assert_eq!(busy(SIZE, true), STALL);
-    }
-
-    #[test]
-    fn the_timeout_on_a_busy_link_is_limited() {
-        let mut silence = Silence::new(START, Arrivals::default());
-        let mut now = START;
-        loop {
-            now = silence.due(STALL).max(now);
-            let received_bytes = 20 * u64::try_from(now.as_millis()).unwrap();
-            let arrivals = Arrivals { received_bytes, arrived_until: START };
-            if !silence.extend(now, arrivals, STALL, SECOND, u64::MAX) {
-                break;
-            }
-        }
-        assert_eq!(now, 30 * SECOND);
+        assert!(rig.receiver.credit.window().silence_timeout(STALL, SECOND) < STALL * 2);
     }
 }

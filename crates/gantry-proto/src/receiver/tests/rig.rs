@@ -24,25 +24,23 @@ pub(super) struct Rig {
     /// In bytes per second.
     pub(super) rate: u64,
     half_trip: Duration,
-    /// Whether the receiver learns about bytes before their message is complete.
-    counts_bytes: bool,
     pub(super) now: Duration,
     relay: Option<Sender>,
     inbox: u64,
     up: VecDeque<(Duration, Output)>,
     queue: VecDeque<Packet>,
     down: VecDeque<(Duration, Packet)>,
-    received_bytes: u64,
     /// The maximum number of bytes queued for the link.
     pub(super) queued_max: u64,
 }
 
 impl Rig {
     /// Starts a download of an endless object with the consumer's default settings.
-    pub(super) fn new(rate: u64, round_trip: Duration, counts_bytes: bool) -> Self {
+    pub(super) fn new(rate: u64, round_trip: Duration) -> Self {
         let settings = Settings {
             prefix: Prefix::default(),
-            window_initial: 2 * MIB,
+            window_initial: 4 * KIB,
+            near: None,
             window_max: 24 * MIB,
             chunk_max: MIB,
             stall_timeout: STALL,
@@ -56,14 +54,12 @@ impl Rig {
             receiver: Receiver::new(settings, Get::at("s/a/b").unwrap(), START),
             rate,
             half_trip: round_trip / 2,
-            counts_bytes,
             now: START,
             relay: None,
             inbox: 0,
             up: VecDeque::new(),
             queue: VecDeque::new(),
             down: VecDeque::new(),
-            received_bytes: 0,
             queued_max: 0,
         }
     }
@@ -151,7 +147,6 @@ impl Rig {
             let taken = budget.min(packet.left);
             packet.left -= taken;
             budget -= taken;
-            self.received_bytes += taken;
             if packet.left > 0 {
                 break;
             }
@@ -161,8 +156,6 @@ impl Rig {
     }
 
     fn hear(&mut self) {
-        let received_bytes = if self.counts_bytes { self.received_bytes } else { 0 };
-        self.receiver.handle_arrivals(Arrivals { received_bytes, arrived_until: self.receiver.arrived_until() });
         while self.down.front().is_some_and(|(due, _)| *due <= self.now) {
             let (_, packet) = self.down.pop_front().unwrap();
             if packet.inbox == self.inbox {

@@ -229,13 +229,16 @@ impl Folder {
         let mark = matches!(name, FileName::Block(_)) && age >= MARK_AGE;
 
         let work = move |_: &Abandoned| {
-            let read = disk.read(name, len, mark.then_some(now)).map_err(|error| Trouble::of(&error));
-            Ok(read.map(|parts| parts.map(|parts| checked(name, parts))))
+            Ok(match disk.read(name, len, mark.then_some(now)) {
+                Ok(parts) => Ok(parts.map(|parts| checked(name, parts))),
+                Err(error) if disk::is_of_file(&error) => Ok(Some(Err(Damage::Unreadable(error.kind())))),
+                Err(error) => Err(Trouble::of(&error)),
+            })
         };
         let checked = match self.readers.run(work).await {
             Ok(Ok(Some(checked))) => checked,
             Ok(Ok(None)) => {
-                self.lock().table.remove(name);
+                self.note_missing(name).await;
                 return None;
             }
             Ok(Err(trouble)) => {
@@ -263,6 +266,28 @@ impl Folder {
         }
     }
 
+    /// Forgets a file that another process has removed, and the blocks after it that are missing, too. A reader then reads
+    /// all of them from the store at once.
+    async fn note_missing(self: &Arc<Self>, name: FileName) {
+        self.lock().table.remove(name);
+        let (FileName::Block(block), Some(disk)) = (name, self.disk()) else { return self.record_kept() };
+
+        let folder = Arc::clone(self);
+        let work = move |abandoned: &Abandoned| {
+            let following = (block.number + 1..).map(|number| FileName::Block(block.version.block(number)));
+            for name in following.take_while(|name| folder.lock().table.has(*name)) {
+                if abandoned.is_set() || !matches!(disk.has(name), Ok(false)) {
+                    break;
+                }
+                folder.lock().table.remove(name);
+            }
+            Ok(())
+        };
+        // Without this look, the reader notices each file by itself.
+        drop(self.readers.run(work).await);
+        self.record_kept();
+    }
+
     fn note_damage(&self, name: FileName, damage: Damage) {
         self.record(Report::Damaged);
 
@@ -271,7 +296,9 @@ impl Folder {
         if !is_quiet {
             state.warned_at = Some(Instant::now());
             let folder = self.path.display();
-            warn!("the cache file {folder}/{name} is damaged and removed, its bytes are fetched again: {damage}");
+            warn!(
+                "the cache file {folder}/{name} is damaged: it is removed, and its bytes are fetched again: {damage}"
+            );
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a cache folder writes and removes. A single thread does it, so that the limits hold at all times.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -188,7 +189,14 @@ impl Folder {
                 }
             }
         }
-        disk.write(name, &head, payload).map_err(|error| Trouble::of(&error))?;
+        match disk.write(name, &head, payload) {
+            // A directory in the file's place, which nothing of a cache has created.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                self.record(Report::Skipped);
+                return Ok(());
+            }
+            written => written.map_err(|error| Trouble::of(&error))?,
+        }
 
         let mut state = self.lock();
         state.table.insert(name, len, disk::now());

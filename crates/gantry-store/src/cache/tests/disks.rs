@@ -12,7 +12,7 @@ use crate::double::Handle;
 type Damaging = fn(&World, u64);
 
 /// Ways to damage a block.
-const DAMAGES: [(&str, Damaging); 8] = [
+const DAMAGES: [(&str, Damaging); 9] = [
     ("a flipped bit", |world, number| {
         let mut bytes = fs::read(world.block(number)).unwrap();
         let middle = bytes.len() / 2;
@@ -45,6 +45,11 @@ const DAMAGES: [(&str, Damaging); 8] = [
         fs::rename(&path, path.with_extension("moved")).unwrap();
         std::os::unix::fs::symlink(path.with_extension("moved"), &path).unwrap();
     }),
+    ("a directory", |world, number| {
+        let path = world.block(number);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(path).unwrap();
+    }),
 ];
 
 #[tokio::test]
@@ -61,15 +66,83 @@ async fn every_damaged_block_is_detected_removed_and_read_again() {
 
             assert_eq!(world.read(WHOLE).await.unwrap(), bytes, "{name}");
             world.folder.settled().await;
-            if name == "a link" {
-                // The disk is left alone for a while instead.
-                continue;
-            }
+            assert!(world.folder.is_usable() && world.blocks().iter().all(|path| path.is_file()), "{name}");
             assert_eq!(world.reports.take(Report::Damaged), 2, "{name}");
             assert_eq!((world.take_read(), world.blocks().len()), (2 * MIB, 4), "{name}");
             assert_eq!(world.fill().await, bytes);
             assert_eq!(world.take_read(), 0, "{name}");
         }
+    }
+}
+
+/// Such a block made the whole folder unusable for a while.
+#[tokio::test]
+async fn a_block_that_can_not_be_opened_is_read_from_the_store_and_replaced() {
+    let (world, bytes) = filled().await;
+    *world.folder.disk_of_tests().faults.read.lock().unwrap() = Some(io::ErrorKind::PermissionDenied);
+    assert_eq!(world.fill().await, bytes);
+    assert_eq!((world.reports.take(Report::Damaged), world.folder.trouble()), (4, None));
+
+    *world.folder.disk_of_tests().faults.read.lock().unwrap() = None;
+    world.take_read();
+    assert_eq!(world.fill().await, bytes);
+    assert_eq!((world.take_read(), world.blocks().len()), (0, 4));
+}
+
+/// Nothing of a cache has created it, so it stays, and its block is always read from the store.
+#[tokio::test]
+async fn a_directory_with_content_in_a_blocks_place_costs_only_that_block() {
+    let (mut world, bytes) = filled().await;
+    let path = world.block(1);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("notes.txt"), "mine").unwrap();
+
+    for is_restarted in [false, true] {
+        if is_restarted {
+            world.restart(AMPLE, Options::default()).await;
+        }
+        for _ in 0..2 {
+            assert_eq!(world.fill().await, bytes);
+            assert_eq!((world.take_read(), world.folder.trouble()), (MIB, None));
+        }
+    }
+    assert_eq!(fs::read(path.join("notes.txt")).unwrap(), b"mine");
+}
+
+#[tokio::test]
+async fn blocks_that_are_purged_while_they_are_read_are_read_from_the_store_at_once() {
+    for purged in [&[1, 2][..], &[2, 3], &[1, 2, 3]] {
+        let (world, bytes) = filled().await;
+        let mut opened = world.open(WHOLE).await.unwrap();
+        let first = opened.body.next().await.unwrap().unwrap();
+        let opens = Double::count(&world.double.opens);
+
+        for number in purged {
+            fs::remove_file(world.block(*number)).unwrap();
+        }
+        let rest = collect(opened).await.unwrap();
+        assert!([first, rest].concat() == bytes, "{purged:?}");
+        assert_eq!(Double::count(&world.double.opens) - opens, 1, "{purged:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_look_at_a_folder_names_what_can_not_be_read_and_purges_it() {
+    for (name, damage) in DAMAGES {
+        let (world, _) = filled().await;
+        let whole = Inspection::open(&world.path()).unwrap().objects();
+        for number in [0, 2] {
+            damage(&world, number);
+        }
+
+        let look = Inspection::open(&world.path()).unwrap();
+        assert_eq!(look.verify().unwrap().len(), 2, "{name}");
+        assert_eq!((look.objects().len(), &look.objects()[0].key), (1, &whole[0].key), "{name}");
+
+        assert_eq!(look.purge(|_, key| key == "other").unwrap(), (0, 0));
+        assert_eq!(look.purge(|store, key| (store, key) == ("s", "k")).unwrap().1, 4, "{name}");
+        assert!(world.blocks().is_empty(), "{name}");
     }
 }
 

@@ -149,8 +149,10 @@ async fn refusals_are_not_answered_from_the_cache() {
     let (world, _) = filled_for_stale().await;
     let denied = Error::Denied("no".to_owned());
     let credentials = Error::unavailable_because(UnavailableKind::Credentials, "expired");
+    let excluded = Error::unavailable_because(UnavailableKind::NetworkRules, "excluded");
 
-    assert!(is_away(&Error::unavailable("away")));
+    let outage = Error::unavailable_because(UnavailableKind::TokenService, "can't reach it");
+    assert!(is_away(&Error::unavailable("away")) && is_away(&outage) && !is_away(&excluded));
     assert!(!is_away(&denied) && !is_away(&credentials) && !is_away(&Error::Changed(String::new())));
     world.double.remove("k");
     assert!(matches!(world.open(WHOLE).await, Err(Error::NotFound(_))));

@@ -50,11 +50,12 @@ pub(super) const CASES: &[Case] = &[
         section: LIVENESS,
         rule: "a relay that is not silent lives, although nobody receives the control messages for a moment",
         level: Level::Resuming,
-        // Three chunks are more than half of the window, so that every consumer sends a control message meanwhile.
+        // Three chunks, or all that a smaller window permits, are more than half of the window, so that every consumer sends
+        // a control message meanwhile.
         scripts: &[&[
             Step::Accept(|body| body["beat_ms"] = 3000.into()),
             Step::Die,
-            Step::Chunks(3),
+            Step::GrantedChunks(3),
             Step::Beats(4),
             Step::Revive,
             Step::Rest,
