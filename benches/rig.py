@@ -16,6 +16,7 @@ import demo
 import gcs
 import s3
 from demo import say
+from ports import free_port
 from servers import DEV, Problem
 
 BUCKET = "bench"
@@ -56,9 +57,7 @@ class Rig:
         """Starts fake-gcs-server, which keeps its objects on disk, like SeaweedFS, unless it runs."""
         if self.gcs_port:
             return
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.gcs_port = probe.getsockname()[1]
+        self.gcs_port = free_port()
         folder = self.stage.folder / "gcs"
         folder.mkdir()
         process = self.stage.start("gcs", gcs.command(folder, self.gcs_port))

@@ -331,13 +331,17 @@ def nats():
     for file in files:
         run([servers.path_of("nats-server"), "-t", "-c", file], f"nats-server rejects {file.relative_to(ROOT)}", env=env)
 
-    single, shared, site = ((folder / name).read_text() for name in ("server.conf", "permissions.conf", "hub/site.conf"))
+    names = ("server.conf", "permissions.conf", "hub/site.conf", "hub/hub.conf")
+    single, shared, site, hub = ((folder / name).read_text() for name in names)
     for user in ("relay_may", "device1_may", "monitor_may"):
         expect(subjects(single, user) == subjects(shared, user), f"permissions.conf has another {user} than server.conf")
     expect(subjects(single, "relay_may", "subscribe") == subjects(site, "relay_may", "subscribe"),
            "site.conf has another relay_may than server.conf")
     expect(subjects(single, "device1_may", "publish") == subjects(site, "device1_may", "publish"),
            "site.conf has another device1_may than server.conf")
+    for user in ("site1_may", "site2_may", "edge1_may"):
+        expect(subjects(hub, user, "publish") == subjects(single, "device1_may", "publish"),
+               f"hub.conf permits {user} more or less than server.conf permits device1_may")
     return f"nats-server accepts {len(files)} files of several servers, whose permissions agree"
 
 

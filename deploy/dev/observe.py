@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import check_deploy
 import demo
 import s3
 from demo import Stage, say
+from ports import free_port
 from servers import DEV, ROOT, Problem
 
 MIB = 32
@@ -71,12 +71,6 @@ class Prometheus:
             if error.code == 503:  # still starting up
                 raise
             raise Problem(f"Prometheus refuses {parameters}: {error.read().decode()}") from None
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def panels():

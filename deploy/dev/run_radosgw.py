@@ -9,14 +9,14 @@ their libraries on LD_LIBRARY_PATH.
 """
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import uuid
 from pathlib import Path
+
+from ports import free_port
 
 # How long each step of the start may take, on a busy machine.
 STEP_S = 60
@@ -123,12 +123,6 @@ class Cluster:
             code, _, reason = cluster.mon_command(json.dumps(command), b"", timeout=STEP_S)
         if code:
             raise SystemExit(f"run_radosgw.py: {command['prefix']}: {reason}")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def main():

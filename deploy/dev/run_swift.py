@@ -11,9 +11,10 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
+
+from ports import free_port
 
 PIPELINE = ("catch_errors gatekeeper healthcheck proxy-logging cache listing_formats bulk s3api tempauth copy slo dlo "
             "versioned_writes symlink proxy-server")
@@ -63,12 +64,6 @@ def serve(folder, kind):
     # Swift would leave the process group, and so outlive a caller that ends the group.
     os.setsid = lambda: None
     sys.exit(run_wsgi(str(folder / "etc" / f"{kind}.conf"), f"{kind}-server", verbose=True))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def main():

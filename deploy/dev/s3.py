@@ -18,7 +18,6 @@ import hmac
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ import urllib.parse
 from pathlib import Path
 
 import servers
+from ports import free_port
 
 RUN = Path(__file__).resolve().parent / "run.py"
 REGION = "us-east-1"
@@ -102,10 +102,7 @@ def kept_ports(folder):
     kept = folder / "ports.json"
     if not kept.exists():
         names = [name for part in PARTS for name in (part, f"{part}.grpc")]
-        held = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-        kept.write_text(json.dumps({name: hold.getsockname()[1] for name, hold in zip(names, held)}))
-        for hold in held:
-            hold.close()
+        kept.write_text(json.dumps({name: free_port() for name in names}))
     return json.loads(kept.read_text())
 
 

@@ -241,7 +241,7 @@ def s3_http(make):
     """S3 responds incorrectly for a while, also to requests in flight, which the relay then repeats."""
     async def strike(hit):
         hit.begins(lambda other: True)
-        broken = [relay.s3_proxy for relay in hit.rig.relays]
+        broken = hit.rig.s3_proxies()
         try:
             for proxy in broken:
                 proxy.http_fault = make()
@@ -303,7 +303,7 @@ def consumer_link(fault):
 
 
 def s3_link(fault):
-    return link(lambda hit: [relay.s3_proxy for relay in hit.rig.relays], lambda hit: lambda other: True, fault,
+    return link(lambda hit: hit.rig.s3_proxies(), lambda hit: lambda other: True, fault,
                 fault in (blackhole, down))
 
 
@@ -349,12 +349,17 @@ RARE = {"nats-server stopped for a while": 4, "consumer frozen, resumed": 2, "S3
 def plan(random, count, nodes, consumers, kinds=None):
     """Returns this many faults, each kind equally often, in an order that depends on the seed."""
     able = [name for name in kinds or KINDS if KINDS[name][3] in (None, nodes)]
+    return [Order(name, random.randrange(consumers), round(random.uniform(0.02, 0.6), 3),
+                  round(random.uniform(*KINDS[name][1:3]), 1), random.choice(["consumer", "relay"]))
+            for name in shuffled(random, count, able, RARE)]
+
+
+def shuffled(random, count, kinds, rare):
+    """Returns this many kinds, each equally often except for rare ones."""
     names, round_number = [], 0
     while len(names) < count:
-        deck = [name for name in able if round_number % RARE.get(name, 1) == 0]
+        deck = [name for name in kinds if round_number % rare.get(name, 1) == 0]
         random.shuffle(deck)
         names += deck
         round_number += 1
-    return [Order(name, random.randrange(consumers), round(random.uniform(0.02, 0.6), 3),
-                  round(random.uniform(*KINDS[name][1:3]), 1), random.choice(["consumer", "relay"]))
-            for name in names[:count]]
+    return names[:count]

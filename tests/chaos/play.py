@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 # Appended last, because this folder has a run.py too.
@@ -17,7 +18,7 @@ import s3
 import servers
 from consumer import Consumer
 from demo import Problem, say
-from rig import Rig, until, usage
+from rig import Rig, answered, until, usage
 
 # Allowed growth of an idle relay since its start: threads that wait for work, a connection for a probe.
 FDS_MORE, THREADS_MORE = 4, 24
@@ -95,6 +96,25 @@ async def place(name, stage, gantry, report, seed, sizes, nodes=1, consumers=1, 
         raise
 
 
+async def inject(hit, fault, report, where):
+    """Injects a fault. A failure does not end the run."""
+    rig, kind, consumer = hit.rig, hit.order.kind, hit.consumer
+    # The peak of a killed process is lost, so record it first.
+    rig.sample()
+    began, at_share = time.monotonic(), consumer.meter.high / consumer.size
+    try:
+        await fault(hit)
+    except (Problem, OSError) as problem:
+        (report.hang if "no bytes" in str(problem) else report.unexpected)(f"{where} {kind}: {problem}")
+        await rig.mend()
+
+    samples = hit.samples()
+    report.fault(kind, samples)
+    rig.sample()
+    gaps = ", ".join(f"{gap:.2f} s" for gap, _ in samples) or "-"
+    say(f"  {where} {kind}, at {at_share:.0%}: no new byte for {gaps} ({time.monotonic() - began:.1f} s)")
+
+
 async def fits(rig, crowd, report, where):
     """Checks after each fault that no relay uses more resources than the running downloads explain."""
     state = {}
@@ -102,7 +122,7 @@ async def fits(rig, crowd, report, where):
     async def fit():
         running = sum(consumer.running for consumer in crowd)
         for relay in rig.relays:
-            now, active, s3 = usage(relay.process.pid), await relay.active(), relay.s3_proxy.connections
+            now, active, s3 = usage(relay.process.pid), await relay.active(), relay.s3_connections
             state.update(relay=relay.number, running=running, active=active, s3=s3, idle=relay.idle, **now)
             if (active > running or s3 > S3_CONNECTIONS_MAX + S3_CONNECTIONS_PER_TRANSFER * active
                     or now["fds"] - s3 > relay.idle["fds"] + FDS_MORE + FDS_PER_TRANSFER * active
@@ -111,7 +131,7 @@ async def fits(rig, crowd, report, where):
         return True
 
     try:
-        await until("relays use only what the downloads explain", fit, FITS_WITHIN_S)
+        await until("relays use only what the downloads explain", answered(fit), FITS_WITHIN_S)
     except Problem as problem:
         report.leak(f"{where}: {problem}: {state}")
 
@@ -133,14 +153,16 @@ async def at_rest(rig, report):
 
         async def rests(relay=relay, state=state):
             now = usage(relay.process.pid)
-            state.update(now, active=await relay.active(), s3=relay.s3_proxy.connections,
+            state.update(now, active=await relay.active(), s3=relay.s3_connections,
                          nats=sum(proxy.connections for proxy in relay.nats_proxies))
-            return (state["active"] == 0 and state["nats"] == 2 and state["s3"] <= S3_CONNECTIONS_MAX
+            # A relay without proxies for NATS is looked at from nats-server.
+            return (state["active"] == 0 and state["nats"] == (2 if relay.nats_proxies else 0)
+                    and state["s3"] <= S3_CONNECTIONS_MAX
                     and state["fds"] - state["s3"] <= relay.idle["fds"] + FDS_MORE
                     and state["threads"] <= relay.idle["threads"] + THREADS_MORE and state["rss_bytes"] <= RSS_MAX_BYTES)
 
         try:
-            await until("the relay is at rest", rests, IDLE_WITHIN_S)
+            await until("the relay is at rest", answered(rests), IDLE_WITHIN_S)
         except Problem as problem:
             report.leak(f"{rig.name} relay {relay.number}: {problem}: {state}, at the start {relay.idle}")
         report.notes.append(

@@ -24,7 +24,7 @@ class Proxy:
         self.delay_s = 0.0
         # The active HTTP fault, from http_faults.
         self.http_fault = None
-        self.bytes_down = 0
+        self.bytes_up = self.bytes_down = 0
         self._passing = asyncio.Event()
         self._passing.set()
         self._refusing = False
@@ -150,6 +150,8 @@ class Link:
                 piece, last = self._meddle(way, piece)
                 if way == "down":
                     self.proxy.bytes_down += len(piece)
+                else:
+                    self.proxy.bytes_up += len(piece)
                 writer.write(piece)
                 await writer.drain()
                 if last:

@@ -20,6 +20,7 @@ import gcs
 import s3
 import servers
 from demo import Problem
+from ports import free_port
 from proxy import Proxy
 
 STORE, BUCKET = "chaos", "chaos"
@@ -80,11 +81,15 @@ class Relay:
         if found:
             self.instance = found.group(1).decode()
 
+    def command(self):
+        return [self.rig.gantry, "serve", *self.rig.stores, "--http", self.http]
+
+    def env(self):
+        return {"NATS_URL": urls(self.nats_proxies), **self.rig.store_env(self.s3_proxy.port)}
+
     async def start(self):
-        env = {**demo.clean_env(), "NATS_URL": urls(self.nats_proxies), **self.rig.store_env(self.s3_proxy.port),
-               "GANTRY_RELAY__DRAIN_GRACE_MS": str(DRAIN_GRACE_MS)}
-        self.process = self.rig.spawn(f"relay-{self.number}", [
-            self.rig.gantry, "serve", *self.rig.stores, "--http", self.http], env)
+        env = {**demo.clean_env(), "GANTRY_RELAY__DRAIN_GRACE_MS": str(DRAIN_GRACE_MS), **self.env()}
+        self.process = self.rig.spawn(f"relay-{self.number}", self.command(), env)
         await until(f"relay {self.number} is ready", self._ready, READY_WITHIN_S)
         self.idle = usage(self.process.pid)
 
@@ -95,6 +100,10 @@ class Relay:
             return await fetch(f"http://{self.http}/readyz")
         except OSError:
             return False
+
+    @property
+    def s3_connections(self):
+        return self.s3_proxy.connections if self.s3_proxy else 0
 
     def signal(self, number):
         os.kill(self.process.pid, number)
@@ -113,6 +122,9 @@ class Relay:
 
 class Rig:
     """The whole setup. `pace_bytes_per_s` limits S3's rate for each relay: the only bottleneck without faults."""
+
+    # The name under which the relays serve the bucket.
+    store = STORE
 
     def __init__(self, name, folder, gantry, alive_fd, nodes=1, pace_bytes_per_s=None,
                  stores=None, direct=False, cloud="s3"):
@@ -197,17 +209,20 @@ class Rig:
         """A link to each nats-server, for one client."""
         return [await self.proxy(node.port, **hooks) for node in self.nodes]
 
+    def s3_proxies(self):
+        return [relay.s3_proxy for relay in self.relays if relay.s3_proxy]
+
     def relay_of(self, instance):
         return next((relay for relay in self.relays if relay.instance == instance), None)
 
     def log(self, name):
         return self.folder / f"{name}.log"
 
-    def spawn(self, name, command, env=None, stdout=None):
+    def spawn(self, name, command, env=None, stdout=None, cwd=None):
         """Starts a command that can't outlive this process, and logs its output."""
         with open(self.log(name), "ab") as log:
             process = subprocess.Popen(demo.supervised(command), stdin=self.alive_fd, stdout=stdout or log, stderr=log,
-                                       env=env, cwd=self.folder)
+                                       env=env, cwd=cwd or self.folder)
         self.processes = [other for other in self.processes if other.poll() is None] + [process]
         return process
 
@@ -250,12 +265,6 @@ def usage(pid):
         return {"fds": 0, "threads": 0, "rss_bytes": 0, "rss_peak_bytes": 0}
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def answers(port):
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -273,6 +282,16 @@ async def fetch(url):
 
 async def ended(process, within_s=READY_WITHIN_S):
     await until(f"process {process.pid} ended", lambda: process.poll() is not None, within_s)
+
+
+def answered(holds):
+    """Turns a condition, a coroutine function, into one that does not hold while a server does not answer."""
+    async def answers_and_holds():
+        try:
+            return await holds()
+        except OSError:
+            return False
+    return answers_and_holds
 
 
 async def until(what, holds, within_s):

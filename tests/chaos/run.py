@@ -17,7 +17,7 @@ import asyncio
 import random
 import time
 
-from play import at_rest, check_memory, fits, options, place, play
+from play import at_rest, check_memory, fits, inject, options, place, play
 from demo import Problem, say
 from faults import KINDS, Hit, plan
 from rig import until
@@ -86,21 +86,8 @@ async def strike(rig, crowd, order, report, where):
                     rig.relay_of(consumer.meter.instance), NEXT_WITHIN_S)
     except Problem as problem:
         return report.hang(f"{where}: {problem}")
-    hit = Hit(rig, crowd, order)
-    # The peak of a killed process is lost, so record it first.
-    rig.sample()
-    began, at_share = time.monotonic(), consumer.meter.high / consumer.size
-    try:
-        await KINDS[order.kind][0](hit)
-    except (Problem, OSError) as problem:
-        (report.hang if "no bytes" in str(problem) else report.unexpected)(f"{where} {order.kind}: {problem}")
-        await rig.mend()
-    samples = hit.samples()
-    report.fault(order.kind, samples)
-    rig.sample()
+    await inject(Hit(rig, crowd, order), KINDS[order.kind][0], report, where)
     await fits(rig, crowd, report, f"{where} {order.kind}")
-    gaps = ", ".join(f"{gap:.2f} s" for gap, _ in samples) or "-"
-    say(f"  {where} {order.kind}, at {at_share:.0%}: no new byte for {gaps} ({time.monotonic() - began:.1f} s)")
 
 
 def places(args):

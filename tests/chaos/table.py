@@ -10,6 +10,8 @@ MIB = 1 << 20
 class Report:
     """Collects the results of all setups. Any entry in `problems` fails the run."""
 
+    HEADING = ("fault", "count", "downloads affected", "median s", "p99 s", "max s", "MiB fetched twice: median", "max")
+
     def __init__(self, say):
         self.say = say
         self.samples = collections.defaultdict(list)
@@ -52,15 +54,15 @@ class Report:
         self.problems[kind] += 1
         self.say(f"FAILED ({kind}): {text}")
 
+    def row(self, kind):
+        gaps = [gap for gap, _ in self.samples[kind]]
+        twice = [amount / MIB for _, amount in self.samples[kind]]
+        return (kind, self.struck[kind], len(gaps), *(show(of(gaps)) for of in (median, p99, maximum)),
+                show(median(twice), 1), show(maximum(twice), 1))
+
     def print(self):
         self.say("")
-        rows = [("fault", "count", "downloads affected", "median s", "p99 s", "max s", "MiB fetched twice: median", "max")]
-        for kind, count in sorted(self.struck.items()):
-            gaps = [gap for gap, _ in self.samples[kind]]
-            twice = [amount / MIB for _, amount in self.samples[kind]]
-            rows.append((kind, count, len(gaps), *(show(of(gaps)) for of in (median, p99, maximum)),
-                         show(median(twice), 1), show(maximum(twice), 1)))
-        print_rows(rows, self.say)
+        print_rows([self.HEADING, *(self.row(kind) for kind in sorted(self.struck))], self.say)
         self.say("")
         self.say(f"{sum(self.struck.values())} faults, {self.downloads} downloads, {self.object_bytes / MIB:.0f} MiB; over the "
                  f"consumers' links {self.link_bytes / MIB:.0f} MiB, of which {self.twice_bytes / MIB:.1f} MiB were redundant")

@@ -22,7 +22,6 @@ import argparse
 import os
 import re
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -42,6 +41,7 @@ import servers
 from demo import Problem, say
 from front import TlsFront
 from hanging import HangingDirectory
+from ports import free_port
 from wire import Connection, Stalled
 
 MIB = 1 << 20
@@ -288,12 +288,6 @@ def reply(place, store, key):
         return str(error).encode()
     finally:
         client.close()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def page(http, name):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -18,19 +19,25 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT / "deploy" / "dev"), str(ROOT / "tests" / "chaos")]
 
 import demo
+import gcs
 import servers
 from demo import Problem
 from rig import answers, fetch, free_port, until
 
 SHIPPED = ROOT / "deploy" / "nats"
-USERS = ("relay", "device1", "device2", "monitor", "line1", "line2", "site1", "site2", "cluster", "gateway", "sys")
+USERS = ("relay", "device1", "device2", "monitor", "line1", "line2", "site1", "site2", "edge1", "cluster", "gateway", "sys")
 # Each password is its variable's name in lower case.
 PASSWORDS = {f"{user.upper()}_PASSWORD": f"{user}_password" for user in USERS}
 STORE, KEY, SIZE = "firmware", "image.bin", 4 << 20
+OBJECT = f"{STORE}/{KEY}"
 SLOW_RATE = "2MiB"
+# How much of a slow download is read before something is done to it.
+HELD_BYTES = SIZE // 4
 # A link that carries only requests, credit and interest stays below this.
 CHATTER_BYTES = 128 << 10
 WITHIN_S = 60
+# How long a part that comes back, or a link, may take.
+RETURN_S = 30
 # Source: linux/prctl.h.
 PR_SET_PDEATHSIG = 1
 PRCTL = ctypes.CDLL(None).prctl
@@ -62,7 +69,7 @@ class Server:
 
     async def start(self):
         command = [servers.path_of("nats-server"), *self.options, "--config", self.config]
-        self.process = self.topology.spawn(self.name, command, self.env, self.folder)
+        self.process = self.topology.spawn(self.name, command, self.env, cwd=self.folder)
         await until(f"{self.name} answers", lambda: self.alive() and answers(self.port), WITHIN_S)
 
     def alive(self):
@@ -97,22 +104,25 @@ class Server:
 
 
 class Relay:
-    """A `gantry serve` of some folders, as the user `relay` of a server."""
+    """A `gantry serve` of some stores, or with a file of deploy/nats, as the user `relay` of a server."""
 
-    def __init__(self, topology, name, url, stores, env=None):
-        self.topology, self.name, self.stores = topology, name, stores
+    def __init__(self, topology, name, url, stores, env=None, config=None):
+        self.topology, self.name, self.stores, self.config = topology, name, stores, config
         self.http = f"127.0.0.1:{free_port()}"
-        self.env = {**demo.clean_env(), "NATS_URL": url, "NATS_USER": "relay", "NATS_PASSWORD": "relay_password",
-                    **(env or {})}
+        # The first variable has priority over a file. With keys in the log, /transfers shows correlations.
+        self.env = {**demo.clean_env(), "GANTRY_NATS__URL": url, "NATS_USER": "relay", "NATS_PASSWORD": "relay_password",
+                    "GANTRY_LOG__KEYS": "true", **(env or {})}
         self.process = self.instance = None
 
     def command(self):
-        stores = [f"--store={store}=file://{folder}" for store, folder in self.stores.items()]
+        stores = [f"--store={store}={place}" for store, place in self.stores.items()]
+        if self.config:
+            stores = ["--config", SHIPPED / self.config]
         return [self.topology.gantry, "serve", *stores, "--http", self.http]
 
     async def start(self):
         log = self.topology.log(self.name)
-        before = log.stat().st_size if log.exists() else 0
+        before = len(log.read_text()) if log.exists() else 0
         self.process = self.topology.spawn(self.name, self.command(), self.env)
 
         def serves():
@@ -138,21 +148,43 @@ class Relay:
         self.process.kill()
         await asyncio.to_thread(self.process.wait)
 
-    async def is_sending(self):
-        """Whether a transfer is in progress, of which the consumer must have received some bytes."""
+    async def requests(self):
+        """The number of requests for bytes that were answered."""
+        text = await fetch(f"http://{self.http}/metrics")
+        return sum(map(float, re.findall(r'^gantry_requests_total\{[^}]*operation="get"[^}]*\} (\S+)$', text, re.M)))
+
+    async def is_sending(self, correlation):
+        """Whether this download is in progress here. Transfers of consumers that have ended may still be listed."""
         try:
             text = await asyncio.wait_for(fetch(f"http://{self.http}/transfers"), 2)
         except (OSError, TimeoutError):
             return False
-        return any(json.loads(line)["sent_bytes"] >= SIZE // 4 for line in text.splitlines())
+        transfers = map(json.loads, text.splitlines())
+        return any(each["sent_bytes"] >= HELD_BYTES and each.get("correlation") == correlation for each in transfers)
 
 
 class Got:
     """A completed download: its time, its longest time without a byte, and the relay that ended it."""
 
-    def __init__(self, took_s, gap_s, relay, recoveries):
-        self.took_s, self.gap_s, self.relay, self.recoveries = took_s, gap_s, relay, recoveries
-        self.links = None
+    def __init__(self, took_s, gap_s, relay, stale_s):
+        self.took_s, self.gap_s, self.relay, self.stale_s = took_s, gap_s, relay, stale_s
+        # The links that carried the object, and the bytes on each link.
+        self.links = self.carried = None
+
+
+class Hold:
+    """Stops the reading of a download at HELD_BYTES, until it is released."""
+
+    def __init__(self):
+        self.reached, self.released = asyncio.Event(), asyncio.Event()
+
+    async def stop(self, count):
+        """Returns whether the reading was stopped."""
+        if count < HELD_BYTES or self.released.is_set():
+            return False
+        self.reached.set()
+        await self.released.wait()
+        return True
 
 
 class Topology:
@@ -162,13 +194,15 @@ class Topology:
         self.name, self.folder, self.gantry, self.alive_fd = name, folder, gantry, alive_fd
         self.servers, self.relays, self.instances = [], [], {}
         self.rows, self.processes, self.proxies = [], [], []
+        # Proxies whose bytes count as a link's, for links that are connections of clients.
+        self.uplinks = {}
         self.files = folder / STORE
         self.files.mkdir(parents=True)
         self.original = os.urandom(SIZE)
         (self.files / KEY).write_bytes(self.original)
         (folder / "models").mkdir()
         (folder / "models" / KEY).write_bytes(b"secret")
-        self.stores = {STORE: self.files, "models": folder / "models"}
+        self.stores = {STORE: f"file://{self.files}", "models": f"file://{folder / 'models'}"}
 
     def log(self, name):
         return self.folder / f"{name}.log"
@@ -201,7 +235,7 @@ class Topology:
         if not holds:
             raise Problem(f"{self.name}: {what}")
 
-    async def run(self, place, *args):
+    async def run(self, place, *args, hold=None):
         """Runs `gantry ARGS…` at a place. Returns the exit code, stdout, stderr, the longest silence and the time."""
         url, user, inbox, env = place
         env = {**demo.clean_env(), "NATS_URL": url, "NATS_USER": user, "NATS_PASSWORD": f"{user}_password",
@@ -217,6 +251,8 @@ class Topology:
                 while piece := await process.stdout.read(1 << 20):
                     gap, last = max(gap, time.monotonic() - last), time.monotonic()
                     out += piece
+                    if hold and await hold.stop(len(out)):
+                        last = time.monotonic()
                 code = await process.wait()
         except TimeoutError:
             process.kill()
@@ -229,23 +265,25 @@ class Topology:
             if server.process and server.process.poll() is None:
                 for link, count in (await server.carried()).items():
                     total[link] = total.get(link, 0) + count
+        for link, proxies in self.uplinks.items():
+            total[link] = sum(proxy.bytes_up + proxy.bytes_down for proxy in proxies)
         return total
 
-    async def get(self, place, *args, links=None):
+    async def get(self, place, *args, links=None, hold=None):
         """Downloads and compares. With `links`, exactly these must have carried the object, apart from routes."""
         before = await self.carried() if links is not None else {}
         code, out, said, gap_s, took_s = await self.run(
-            place, "get", f"{STORE}/{KEY}", "-o", "-", "--json", "--progress", "none", *args)
+            place, "get", OBJECT, "-o", "-", "--json", "--progress", "none", *args, hold=hold)
         self.check(code == 0, f"exit code {code}: {said.strip()}")
         self.check(out == self.original, "the bytes differ")
 
         summary = json.loads(said.strip().splitlines()[-1])
         relay = self.instances.get(summary["relay"]["id"], "?")
-        got = Got(took_s, gap_s, relay, summary["recoveries"])
+        got = Got(took_s, gap_s, relay, summary.get("stale_s"))
         if links is not None:
             await asyncio.sleep(0.1)
             now = await self.carried()
-            deltas = {link: now[link] - before.get(link, 0) for link in now}
+            got.carried = deltas = {link: now[link] - before.get(link, 0) for link in now}
             got.links = {link for link, count in deltas.items() if count >= SIZE}
             # Which server of a cluster a relay is connected to, and so whether a route is used, does not matter here.
             self.check(got.links - {"route"} == set(links) - {"route"}, f"not carried by {sorted(links)}, but: {deltas}")
@@ -254,21 +292,29 @@ class Topology:
         return got
 
     async def get_during(self, place, action, relays=None):
-        """Downloads slowly, calls `action` with the relay that sends once bytes arrive, and compares."""
-        get = asyncio.ensure_future(self.get(place, "--limit-rate", SLOW_RATE))
-        found = []
+        """Downloads slowly, calls `action` with the relay that sends once bytes have arrived, and compares.
+
+        However slow this machine is, the transfer is still in progress then: a consumer with this rate limit has requested
+        at most the bytes of a second beyond those that are read from it.
+        """
+        hold, correlation, found = Hold(), uuid.uuid4().hex, []
+        options = ("--limit-rate", SLOW_RATE, "--correlation", correlation)
+        get = asyncio.ensure_future(self.get(place, *options, hold=hold))
 
         async def sending():
             if get.done():
                 get.result()
                 raise Problem(f"{self.name}: the download ended too early")
+            if not hold.reached.is_set():
+                return False
             for relay in relays or self.relays:
-                if relay.process.poll() is None and await relay.is_sending():
+                if relay.process.poll() is None and await relay.is_sending(correlation):
                     return found.append(relay) or True
             return False
 
         try:
             await until("a relay sends", sending, WITHIN_S)
+            hold.released.set()
             await action(found[0])
             return await get
         finally:
@@ -287,11 +333,11 @@ class Topology:
             if relay.name in names:
                 await relay.kill()
 
-    def check_violations(self):
+    def check_violations(self, user="relay"):
         """Checks that relays did nothing that the shipped permissions deny."""
         for server in self.servers:
             for line in self.log(server.name).read_text().splitlines():
-                self.check("Violation" not in line or 'user:relay"' not in line, f"{server.name}: {line}")
+                self.check("Violation" not in line or f'user:{user}"' not in line, f"{server.name}: {line}")
 
     async def close(self):
         for process in self.processes:
@@ -311,6 +357,33 @@ def end_with_parent():
 def place(url, user, inbox, **env):
     """Where a consumer is: the addresses of its nats-server, its user, its inbox prefix."""
     return url, user, inbox, env
+
+
+def at(server, user="device1", inbox="_INBOX.device1"):
+    return place(f"nats://{server.address}", user, inbox)
+
+
+async def routed(nodes, others):
+    """Whether each node has routes to this number of others."""
+    for node in nodes:
+        routes = (await node.page("routez"))["routes"] or []
+        if len({route["remote_name"] for route in routes}) < others:
+            return False
+    return True
+
+
+async def relay_killed(topology, consumer):
+    """Kills the relay that sends, and starts it again afterwards."""
+    killed = []
+
+    async def kill(sending):
+        killed.append(sending)
+        await sending.kill()
+
+    got = await topology.get_during(consumer, kill)
+    topology.check(got.relay not in (killed[0].name, "?"), f"{got.relay} served a download after it was killed")
+    topology.row(f"{killed[0].name} killed during a download", f"continued, {got.relay}", got)
+    await killed[0].start()
 
 
 def call(*command):

@@ -13,6 +13,7 @@ Exits with 1 if a client ends without an error and has another file.
 import argparse
 import asyncio
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -122,7 +123,7 @@ class Rig:
 
 def answers(port):
     try:
-        with places.socket.create_connection(("127.0.0.1", port), timeout=1):
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
             return True
     except OSError:
         return False

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import socket
 import sys
 import tempfile
 import urllib.error
@@ -17,6 +16,7 @@ sys.path.insert(0, str(ROOT / "deploy" / "dev"))
 import demo
 import s3
 import servers
+from ports import free_port
 
 BUCKET, OBJECTS, FILES = "objects", "objects", "files"
 # Without keys of its own, a gateway on loopback ignores signatures. S3 clients refuse to start without a key.
@@ -100,12 +100,6 @@ def page(url):
         return error.read().decode()
     except OSError:
         return ""
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def binary(given):

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "deploy" / "dev"))
 
 import s3  # noqa: E402
 import servers  # noqa: E402
+from ports import free_port  # noqa: E402
 
 READY_WITHIN_S = 30.0
 
@@ -165,12 +166,6 @@ def is_open(port: int) -> bool:
     """Returns whether a process listens on the port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    """Returns a port that no process listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def sha256(path: Path) -> str:

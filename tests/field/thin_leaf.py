@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Measures how consumers share a thin leaf link that none of them can see.
+
+    thin_leaf.py                                  1, 4 and 12 consumers of 3 MB each at 1 MB/s: about a minute
+    thin_leaf.py --consumers 24,48 --size 6000000
+    thin_leaf.py --consumers 3 --size 1000000 --rate 20000
+    thin_leaf.py --consumers 1,4 --size 100000000 --rate 12500000 --rtt-ms 100
+    thin_leaf.py --gantry target/debug/gantry
+
+A relay and a nats-server are at the hub. The nats-server of the site is a leaf node of it, behind a proxy that passes
+so many bytes per second to the site. All consumers start at once, each as a process of its own. Beside them, a request
+and its reply cross the link ten times a second.
+
+Each line must be within these bars: all files are right, the time is at most 1.15 times that of the bytes at the
+link's rate, no consumer recovers more than once, the slowest takes at most 1.5 times as long as the fastest, and 99 of
+100 requests take less than 1 s.
+
+All processes listen on 127.0.0.1 and stop when this process ends. Exits with 1 if a bar is missed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1] / "deploy" / "dev"), str(HERE)]
+
+import demo
+import servers
+from demo import Problem, say
+from isolation import page
+from ports import free_port
+from throttle import Throttle
+from wire import Connection
+
+TOTAL_MAX, RECOVERIES_MAX, SPREAD_MAX, P99_MAX_S = 1.15, 1, 1.5, 1.0
+# The time that processes need to start, which is not the link's.
+START_S = 1.0
+
+
+class Probe(threading.Thread):
+    """A request from the site to the hub and its reply, ten times a second. The reply crosses the thin link."""
+
+    def __init__(self, hub, site):
+        super().__init__(daemon=True)
+        self.hub, self.site, self.took, self.ends = Connection(hub), Connection(site), [], threading.Event()
+        self.hub.subscribe("probe.ask")
+        self.site.subscribe("probe.reply")
+        threading.Thread(target=self._reply, daemon=True).start()
+        threading.Thread(target=self._note, daemon=True).start()
+        self.start()
+
+    def run(self):
+        while not self.ends.wait(0.1):
+            self.site.publish("probe.ask", time.monotonic())
+
+    def _reply(self):
+        try:
+            while True:
+                self.hub.publish("probe.reply", json.loads(self.hub.next()[1]))
+        except (OSError, EOFError, ValueError):
+            pass
+
+    def _note(self):
+        try:
+            while True:
+                self.took.append(time.monotonic() - json.loads(self.site.next()[1]))
+        except (OSError, EOFError, ValueError):
+            pass
+
+    def stop(self):
+        """Ends the requests, and returns how long they took, in seconds, in ascending order."""
+        self.ends.set()
+        self.join()
+        self.hub.close()
+        self.site.close()
+        return sorted(self.took)
+
+
+class Scene:
+    """A hub with a relay, and a site behind a thin link."""
+
+    def __init__(self, stage, gantry, size, rate, rtt_ms):
+        self.stage, self.gantry, self.size, self.rate = stage, gantry, size, rate
+        self.body = os.urandom(size)
+        files = stage.folder / "files"
+        files.mkdir()
+        (files / "object").write_bytes(self.body)
+
+        leaf_port = free_port()
+        self.hub = self._nats("hub", f"leafnodes {{ listen: 127.0.0.1:{leaf_port} }}")
+        self.link = Throttle(("127.0.0.1", leaf_port), rate, delay_s=rtt_ms / 2000)
+        self.site = self._nats("site", f"leafnodes {{ remotes: [ {{ url: nats://127.0.0.1:{self.link.port} }} ] }}")
+
+        http = f"127.0.0.1:{free_port()}"
+        env = {**demo.clean_env(), "NATS_URL": self.hub}
+        stage.start("relay", [gantry, "serve", f"--store=thin=file://{files}", "--http", http], env)
+        stage.wait_for("the relay is not ready", lambda: "nats: connected" in page(http, "readyz"))
+        stage.wait_for("the leaf link is not up", self._is_linked)
+
+    def _nats(self, name, config):
+        file = self.stage.folder / f"{name}.conf"
+        file.write_text(config + "\n")
+        return demo.start_nats(self.stage, "-c", file)
+
+    def _is_linked(self):
+        command = [self.gantry, "stat", "thin/object"]
+        return self.stage.run(command, env=self.env(), capture_output=True, timeout=60).returncode == 0
+
+    def env(self):
+        return {**demo.clean_env(), "NATS_URL": self.site}
+
+    def run(self, count):
+        """Starts `count` consumers at once, and returns whether all bars are met."""
+        probe, passed, began = Probe(self.hub, self.site), self.link.passed, time.monotonic()
+        names = [f"get-{count}-{index}" for index in range(count)]
+        many = [self.stage.start(name, [self.gantry, "get", "thin/object", "-o", f"{name}.bin", "--json"], self.env())
+                for name in names]
+
+        ideal = count * self.size / self.rate
+        deadline = began + 10 * ideal + 60
+        for process in many:
+            try:
+                process.wait(max(0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                raise Problem(f"{count} consumers did not end within {deadline - began:.0f} s") from None
+        total, crossed, waits = time.monotonic() - began, self.link.passed - passed, probe.stop()
+        return self.judge(names, many, total, crossed / (count * self.size), waits)
+
+    def judge(self, names, many, total, crossed, waits):
+        ideal = len(names) * self.size / self.rate
+        codes = {process.returncode for process in many}
+        reports = [summary(self.stage.log(name)) for name in names]
+        copies = [self.stage.folder / f"{name}.bin" for name in names]
+        is_right = codes == {0} and all(copy.read_bytes() == self.body for copy in copies)
+        for copy in copies:
+            copy.unlink(missing_ok=True)
+
+        recoveries = max(report.get("recoveries", 0) for report in reports)
+        took = [report.get("elapsed_ms", 0) / 1000 for report in reports]
+        spread = max(took) / max(min(took), 0.001)
+        p50, p99 = (waits[int(len(waits) * part)] for part in (0.5, 0.99))
+        say(f"{len(names):3} x {self.size} B at {self.rate} B/s: {total:.1f} s, {total / ideal:.2f} times the link alone; "
+            f"{crossed:.2f} times the bytes crossed; recoveries at most {recoveries}; slowest / fastest {spread:.2f}; "
+            f"other requests p50 {p50:.2f}, p99 {p99:.2f}, max {waits[-1]:.2f} s; "
+            f"{'all files right' if is_right else f'exit codes {sorted(codes)}'}")
+
+        is_fast = total - START_S <= TOTAL_MAX * ideal
+        is_fair = recoveries <= RECOVERIES_MAX and spread <= SPREAD_MAX
+        return is_right and is_fast and is_fair and p99 < P99_MAX_S
+
+
+def summary(log):
+    """Returns the report of `gantry get --json`."""
+    lines = [line for line in log.read_text().splitlines() if line.startswith("{")]
+    return json.loads(lines[-1]) if lines else {}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--consumers", default="1,4,12", help="how many at once; several numbers make several lines")
+    parser.add_argument("--size", type=int, default=3_000_000, help="bytes of the object")
+    parser.add_argument("--rate", type=int, default=1_000_000, help="bytes per second of the link to the site")
+    parser.add_argument("--rtt-ms", type=int, default=0, help="round trip of the link without a queue")
+    parser.add_argument("--gantry", type=lambda path: Path(path).resolve(), help="use this binary, do not build")
+    args = parser.parse_args()
+
+    stage, missed = demo.Stage(), []
+    try:
+        servers.DEV.mkdir(exist_ok=True)
+        gantry = args.gantry or demo.build(stage)
+        stage.folder = Path(tempfile.mkdtemp(dir=servers.DEV, prefix="field-"))
+        scene = Scene(stage, gantry, args.size, args.rate, args.rtt_ms)
+        for count in map(int, args.consumers.split(",")):
+            if not scene.run(count):
+                missed.append(str(count))
+    except Problem as problem:
+        sys.exit(f"thin_leaf: {problem}")
+    finally:
+        stage.close()
+    sys.exit(f"bars missed by: {', '.join(missed)}" if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
