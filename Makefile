@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help servers demo dev test test-field test-field-long test-gateway test-python test-containers sim chaos chaos-more flood resume-proof bench check-deploy \
+.PHONY: help servers demo dev test test-field test-field-long test-edge test-gateway test-python test-containers sim fleet chaos chaos-sites chaos-more flood resume-proof bench check-deploy \
 	observe fuzz fmt lint lint-features
 
 help: ## list the targets
@@ -26,6 +26,10 @@ test-field: ## test with servers and set-ups as in the field, and print a table 
 test-field-long: ## the same with Ceph radosgw and OpenStack Swift, from Debian's packages
 	@$(PYTHON) tests/field/run.py --long $(ARGS)
 
+test-edge: ## kill edge relays, cut their uplinks, damage their caches, and let their upstreams die and lie; needs root
+	@$(PYTHON) tests/field/edge_faults.py $(ARGS)
+	@$(PYTHON) tests/field/edge_upstreams.py $(ARGS)
+
 test-gateway: ## download with real clients through the gateway, compare it with nginx, and inject 108 faults
 	@$(PYTHON) tests/gateway/run.py $(ARGS)
 	@$(PYTHON) tests/gateway/nginx.py $(ARGS)
@@ -39,9 +43,18 @@ sim: ## simulate SEEDS=100000 downloads with faults, or a single SEED=1234 with 
 	@GANTRY_SIM_SEEDS=$(SEEDS) $(if $(SEED),GANTRY_SIM_SEED=$(SEED)) \
 		cargo test --locked --test sim -- --nocapture every_world
 
+# For example ARGS=twenty_sites for a part of it; see docs/BENCHMARKS.md. glibc reuses chunks at once if its cache of each
+# thread takes them. Otherwise half of the time is spent in searching the heap.
+fleet: ## simulate 1,000 sites of 100 devices, with and without edge relays: ten minutes or more, 1 GB of memory
+	@GLIBC_TUNABLES=glibc.malloc.tcache_max=131072 cargo test --release -p gantry-proto --locked --test thin_links -- --ignored --nocapture --test-threads 1 $(or $(ARGS),fleet)
+
 # For example ARGS="--seed 7" or ARGS="--plan"; see tests/chaos/run.py.
 chaos: ## inject 212 seeded faults during downloads and compare every file
 	@$(PYTHON) tests/chaos/run.py $(ARGS)
+
+# For example ARGS="--short" or ARGS="--seed 7 --plan"; see tests/chaos/sites.py.
+chaos-sites: ## inject 104 seeded faults between a hub and its sites, with leaf nodes and edge relays
+	@$(PYTHON) tests/chaos/sites.py $(ARGS)
 
 chaos-more: ## measure failover, 20 kills during 1 GiB, 10 GiB over a link that keeps failing, and a slow consumer
 	@for script in failover kills long slow; do $(PYTHON) tests/chaos/$$script.py $(ARGS) || exit 1; done
