@@ -80,7 +80,8 @@ fn another(site: &Site) -> RelayBuilder {
         .store(FILES, format!("file://{}", site.files().display()))
 }
 
-/// 17 transfers and a description, each of which nats-server gives to a random relay: all go to the same one once in 65,000 times.
+/// 17 transfers and a description, each of which nats-server gives to a random relay: all go to the same one once in
+/// 65,000 times. On a busy machine, a piece may be late and is then requested again.
 #[tokio::test]
 async fn several_relays_serve_pieces_of_one_file() {
     let pair = Pair::start().await;
@@ -88,14 +89,14 @@ async fn several_relays_serve_pieces_of_one_file() {
 
     let json = pair.get(OBJECTS, 4).run().await.expect_code(0).json();
 
-    assert_eq!((&json["bytes"], &json["recoveries"]), (&(320 * MIB).into(), &0.into()), "{json}");
+    assert_eq!(json["bytes"], 320 * MIB, "{json}");
     assert_eq!(json["proof"]["kind"], "full_object", "{json}");
     pair.assert_done();
 
     let transfers = pair.metric("gantry_transfers_total{store=\"objects\",outcome=\"completed\"}").await;
     let sent = pair.metric("gantry_sent_bytes_total{store=\"objects\"}").await;
-    assert_eq!(transfers.iter().sum::<u64>(), 18, "{transfers:?}");
-    assert_eq!(sent.iter().sum::<u64>(), 320 * MIB, "{sent:?}");
+    assert!((18..36).contains(&transfers.iter().sum::<u64>()), "{transfers:?}");
+    assert!((320 * MIB..400 * MIB).contains(&sent.iter().sum::<u64>()), "{sent:?}");
     assert!(transfers.iter().all(|count| *count > 0), "{transfers:?}");
 }
 
@@ -159,7 +160,7 @@ async fn an_interrupted_download_ends_all_transfers_at_once() {
 
     let ended = Instant::now();
     until("the end of all transfers", async || (active().await == 0).then_some(())).await;
-    assert!(ended.elapsed() < Duration::from_secs(2), "{:?}", ended.elapsed());
+    assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
 }
 
 #[tokio::test]

@@ -27,6 +27,9 @@ use crate::progress::Progress;
 use crate::verify::Proof;
 use crate::written;
 
+/// Why a download was restarted.
+const OTHER_DESCRIPTION: &str = "the object's description differs from the one in the part file";
+
 /// How to write a file.
 ///
 /// # Examples
@@ -43,10 +46,11 @@ pub struct FileOptions {
     pub resume: bool,
     /// Receives the progress.
     pub progress: Option<watch::Sender<Progress>>,
-    /// Stops the download. The bytes received so far are kept.
+    /// Stops the download. The bytes received so far are kept; with several streams, those before the first gap.
     pub cancel: CancellationToken,
-    /// The number of transfers that fetch the file at the same time, from 1 to 16. 1 by default: several help only if the
-    /// relays or their stores are slower than the consumer's connection. Smaller files than 16 MiB have one.
+    /// The number of transfers that fetch the file at the same time, from 1 to 16; a number outside counts as the nearest
+    /// one inside. 1 by default: several help only if the relays or their stores are slower than the consumer's connection.
+    /// Files of up to 16 MiB have one.
     pub streams: usize,
     /// The smallest piece of a file in several streams.
     pub(crate) piece_min_bytes: u64,
@@ -67,7 +71,8 @@ impl FileOptions {
         self
     }
 
-    /// Stops the download once this token is cancelled. The bytes received so far are kept.
+    /// Stops the download once this token is cancelled. The bytes received so far are kept; with several streams, those
+    /// before the first gap.
     #[must_use]
     pub fn cancel(mut self, cancel: CancellationToken) -> Self {
         self.cancel = cancel;
@@ -135,6 +140,10 @@ pub struct Report {
     pub output: Duration,
 }
 
+/// The time in which a relay can state the checksum of a file in several streams. The first transfer waits meanwhile, and
+/// may have taken the last place.
+const DESCRIBE_WITHIN: Duration = Duration::from_secs(5);
+
 /// Downloads to a file. If the bytes of an earlier download turn out to be wrong, repeats it once from the start.
 pub(crate) async fn download(
     connection: &Arc<Connection>,
@@ -146,19 +155,19 @@ pub(crate) async fn download(
     let mut resumed = false;
     let outcome = attempt(connection, &get, target, options.clone(), &mut resumed).await;
 
-    // The fetched bytes were checked as they arrived, so most likely the bytes on our own disk are wrong.
-    let mismatch = match outcome {
-        Err(Error::Part(error @ part::Error::Mismatch { .. })) if resumed => error,
+    let (error, reason) = match outcome {
+        // The fetched bytes were checked as they arrived, so most likely the bytes on our own disk are wrong.
+        Err(Error::Part(error @ part::Error::Mismatch { .. })) if resumed => {
+            (error, "the bytes of an earlier download do not match the store's checksum")
+        }
+        // The checksum became known after the first transfer was accepted.
+        Err(Error::Part(error @ part::Error::Unresumable { .. })) if resumed => (error, OTHER_DESCRIPTION),
         outcome => return outcome,
     };
-    warn!(
-        error = &mismatch as &dyn std::error::Error,
-        "the kept bytes do not match the checksum: restarting the download"
-    );
+    warn!(error = &error as &dyn std::error::Error, "the kept bytes can't be used: restarting the download");
 
     let options = FileOptions { resume: false, ..options };
     let report = attempt(connection, &get, target, options, &mut resumed).await?;
-    let reason = "the bytes of an earlier download do not match the store's checksum";
     Ok(Report { restarted: Some(reason.to_owned()), elapsed: started.elapsed(), ..report })
 }
 
@@ -243,22 +252,33 @@ fn whole_range(get: &Get, download: &Download) -> Range<u64> {
     whole.unwrap_or(get.span.start..download.range().end)
 }
 
-/// Returns a whole object's description with its checksum, which relays state only to a consumer that requests all the
-/// rest. Therefore this requests all that follows the last byte.
+/// Returns an object's description with its checksum. Relays state the checksum only if a request has no `end`, so this
+/// requests the empty range after the last byte.
+///
+/// If that fails, or takes too long, returns `object`: the request for the file's last bytes has no `end` either.
+///
+/// # Errors
+/// [`Error::Changed`] if the version is no longer available.
 async fn describe(connection: &Arc<Connection>, get: &Get, object: &ObjectInfo) -> Result<ObjectInfo, Error> {
     if object.checksum.is_some() {
         return Ok(object.clone());
     }
 
     let end = get.clone().range(object.size..);
-    let mut download = match download::start_of_version(connection, end, object).await {
-        Ok(download) => download,
-        // A store may permit only downloads. Then only the checksum is missing.
-        Err(Error::Refused(error)) if error.code == Code::Denied => return Ok(object.clone()),
-        Err(error) => return Err(error),
+    let describing = async {
+        let mut download = download::start_of_version(connection, end, object).await?;
+        while download.try_next().await?.is_some() {}
+        Ok(download.object().clone())
     };
-    while download.try_next().await?.is_some() {}
-    Ok(download.object().clone())
+    let until = connection.clock.now().saturating_add(DESCRIBE_WITHIN);
+    let described = tokio::select! {
+        described = describing => described,
+        () = connection.clock.sleep_until(until) => return Ok(object.clone()),
+    };
+    match described {
+        Err(error @ Error::Changed(_)) => Err(error),
+        described => Ok(described.unwrap_or_else(|_| object.clone())),
+    }
 }
 
 /// Rejects a range that starts at the object's end, since an empty file would look like a download of the range.
@@ -314,7 +334,7 @@ async fn begin(
             if part.resumes(download.object(), &whole_range(get, &download), from) {
                 return Ok(download);
             }
-            "the object's description differs from the one in the part file".to_owned()
+            OTHER_DESCRIPTION.to_owned()
         }
         Err(Error::Changed(message)) => message,
         Err(error) => return Err(error),

@@ -107,7 +107,7 @@ impl GetRequest {
         }
     }
 
-    /// Raises the credit to that for a near relay, if the relay is near, which is at `location`.
+    /// Raises the credit to that in `near`, if this relay, which is at `location`, is near the consumer.
     pub fn apply_location(&mut self, location: &Location) {
         if let Some(near) = &self.near
             && near.includes(location)

@@ -159,6 +159,7 @@ impl World {
         match output {
             Output::Request(request) => {
                 assert_eq!(request.start, self.receiver.next_offset());
+                assert!(request.credit.is_some_and(|credit| credit >= request.start), "{:?}", request.credit);
                 assert_eq!(request.end, self.end);
                 // Nobody but the relay knows whether it is near.
                 let near = request.near.map_or(0, |near| near.credit);
@@ -178,11 +179,10 @@ impl World {
         }
     }
 
-    /// Applies the credit of a request. It is below the request's start if the window shrank while bytes wait to be
-    /// written.
+    /// Applies the credit of a request.
     fn begin_transfer(&mut self, credit: u64) {
         self.check_window(credit);
-        self.granted = credit.max(self.receiver.next_offset());
+        self.granted = credit;
         self.controlled = 0;
     }
 

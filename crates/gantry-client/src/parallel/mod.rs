@@ -5,9 +5,9 @@
 //! chooses the relay of each transfer, so several relays take part if there are several. All streams write into one part
 //! file, which is verified as a whole.
 //!
-//! A transfer recovers as every other one. A stream whose transfer fails all the same leaves its piece to the others,
-//! and the download fails with the last stream. If a stream is much slower than others were a moment ago, it requests the
-//! rest of its piece again, since another relay may serve it.
+//! Each transfer recovers like any other. If one fails nevertheless, its stream ends and leaves its piece to the others.
+//! The download fails when the last stream does. If a stream is much slower than others were a moment ago, it requests
+//! the rest of its piece again, since another relay may serve it.
 
 mod plan;
 
@@ -42,7 +42,8 @@ use crate::{stated, written};
 /// for its first byte than it gains.
 pub(crate) const PIECE_MIN_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The largest piece, in bytes. What a killed process has fetched past a gap is fetched again.
+/// The largest piece, in bytes. After an interruption, bytes past a gap are fetched again, and larger pieces would make
+/// that more.
 const PIECE_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The maximum number of streams. More would only make the windows smaller, since they share the connection's.
@@ -132,6 +133,15 @@ struct State {
     recoveries: u64,
 }
 
+/// Stops the reading of written bytes when the streams end, also if their future is dropped.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 struct Sink {
     writer: PartWriter,
     /// The time that writing took.
@@ -141,6 +151,7 @@ struct Sink {
 impl Fetching {
     /// Runs the streams until every byte is written, or until the first error that ends the download.
     async fn run(self: &Arc<Self>, first: (Piece, Parts), others: u64) -> Result<(), Error> {
+        let _stops = SetOnDrop(&self.stopped);
         let mut streams = FuturesUnordered::new();
         streams.push(self.stream(Some(first)));
         streams.extend((0..others).map(|_| self.stream(None)));
@@ -157,14 +168,15 @@ impl Fetching {
             }
             outcome
         };
+        // The streams end by themselves, but one of them may be reading what is written.
         let stopping = async {
             self.stop.cancelled().await;
             self.stopped.store(true, Ordering::Relaxed);
-            std::future::pending::<()>().await;
+            std::future::pending::<Infallible>().await
         };
         tokio::select! {
             outcome = running => outcome,
-            () = stopping => Err(Error::Cancelled),
+            never = stopping => match never {},
         }
     }
 
@@ -188,7 +200,7 @@ impl Fetching {
         }
     }
 
-    /// Waits for a piece to fetch. Returns `None` if there is none.
+    /// Waits until there is a piece to fetch, and returns it. Returns `None` once no piece is left, or on a stop.
     async fn next(&self) -> Option<Piece> {
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
@@ -212,16 +224,17 @@ impl Fetching {
     /// # Errors
     /// The piece's error, if the download has failed with it.
     fn record(&self, piece: &Piece, fetched: Result<Ended, Error>) -> Result<bool, Error> {
-        let plan = &mut self.lock().plan;
+        let mut state = self.lock();
         let Range { start, end } = piece.range;
         let error = match fetched {
             Ok(Ended::Complete) => {
-                plan.complete(piece.ticket, self.connection.clock.now());
+                state.plan.complete(piece.ticket, self.connection.clock.now());
                 return Ok(true);
             }
             Ok(Ended::Late) => {
                 info!(start, end, "a stream is slow: requesting the rest of its piece again");
-                plan.give_back(piece.ticket);
+                state.recoveries = state.recoveries.saturating_add(1);
+                state.plan.give_back(piece.ticket);
                 return Ok(true);
             }
             Err(error) => error,
@@ -229,7 +242,7 @@ impl Fetching {
 
         // No other stream can write what this one could not.
         let may_others = error.is_retryable() && !matches!(error, Error::Part(_)) && !self.stop.is_cancelled();
-        if may_others && plan.fail(piece.ticket) {
+        if may_others && state.plan.fail(piece.ticket) {
             info!(start, end, %error, "a stream failed: the others fetch its piece");
             return Ok(false);
         }
@@ -270,7 +283,9 @@ impl Fetching {
 
     /// Requests a piece.
     async fn request(&self, piece: &Piece, over: &CancellationToken) -> Result<Parts, Error> {
-        let get = self.get.clone().range(piece.range.clone());
+        let mut get = self.get.clone().range(piece.range.clone());
+        // Relays state the checksum if a request has no end.
+        get.span.end = get.span.end.filter(|end| *end < self.object.size);
         let download = tokio::select! {
             download = download::start_of_version(&self.connection, get, &self.object) => download?,
             () = over.cancelled() => return Err(Error::Cancelled),

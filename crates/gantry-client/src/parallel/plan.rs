@@ -69,8 +69,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Splits `rest` into pieces of `piece_bytes`: the smallest and the largest size. At most `streams` streams fetch them
-    /// and the piece in front of them, which is begun separately.
+    /// Splits `rest` into pieces. `piece_bytes` are the smallest and the largest size of a piece. At most `streams` streams
+    /// fetch them and the piece in front of them, which is begun separately.
     pub(super) fn new(rest: Range<u64>, streams: u64, piece_bytes: (u64, u64)) -> Self {
         let (least, most) = piece_bytes;
         let len = rest.end - rest.start;

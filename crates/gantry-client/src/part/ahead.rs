@@ -17,10 +17,6 @@ pub(super) struct Run {
 pub(super) struct Ahead(BTreeMap<u64, Run>);
 
 impl Ahead {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Adds bytes at a position that no run covers.
     pub(super) fn add(&mut self, at: u64, bytes: Run) {
         let before = self.0.range_mut(..at).next_back();
@@ -60,6 +56,6 @@ mod tests {
         assert_eq!(ahead.take(13), None);
         assert_eq!(ahead.take(10), Some(run(b"one two")));
         assert_eq!(ahead.take(20), Some(run(b"other")));
-        assert!(ahead.is_empty());
+        assert!(ahead.0.is_empty());
     }
 }

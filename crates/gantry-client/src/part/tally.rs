@@ -96,14 +96,15 @@ impl Tally {
     /// Adds the file's bytes up to the last of `marks` that they match, unless `stop` is set meanwhile.
     ///
     /// The marks are in ascending order of length. Bytes past the last match are not added, since nothing vouches for
-    /// them.
+    /// them. Without a match, nothing is added.
     pub(super) fn read(&mut self, file: &File, marks: &[Mark], stop: &AtomicBool) -> io::Result<Outcome> {
         let mut buffer = vec![0; READ_BYTES];
+        let mut tally = self.clone();
         let mut last = None;
         for mark in marks {
-            match self.read_to(file, mark.len, &mut buffer, stop) {
+            match tally.read_to(file, mark.len, &mut buffer, stop) {
                 Ok(Outcome::Stopped) => return Ok(Outcome::Stopped),
-                Ok(Outcome::Read) if self.crc64nvme() == mark.crc => last = Some(self.clone()),
+                Ok(Outcome::Read) if tally.crc64nvme() == mark.crc => last = Some(tally.clone()),
                 Ok(Outcome::Read | Outcome::Differs) => break,
                 // The bytes before the failed read match their mark.
                 Err(error) if last.is_some() => {

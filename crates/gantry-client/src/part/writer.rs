@@ -336,7 +336,7 @@ impl PartWriter {
 
     /// Frees the space of the bytes past a gap, which the next download fetches again.
     fn cut_ahead(&mut self) {
-        if self.broken || self.ahead.is_empty() {
+        if self.broken || self.claim.len().is_ok_and(|len| len <= self.tally.len()) {
             return;
         }
         self.ahead = Ahead::default();

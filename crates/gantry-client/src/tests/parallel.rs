@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::part::{self, PartFile};
+use gantry_proto::{Code, WireError};
 
 /// The size of a piece. It is less than the first window, so that the relays need no more credit.
 const PIECE: u64 = 4000;
@@ -79,8 +80,8 @@ impl Relays {
         self.say(&asked.inbox, transfer, &Body::End(End { chunks, bytes })).await;
     }
 
-    async fn say(&self, inbox: &str, transfer: TransferId, body: &Body) {
-        let (headers, payload) = Envelope { transfer: Some(transfer), context: None }.encode(body);
+    async fn say(&self, inbox: &str, transfer: impl Into<Option<TransferId>>, body: &Body) {
+        let (headers, payload) = Envelope { transfer: transfer.into(), context: None }.encode(body);
         let message = Message { subject: inbox.to_owned(), headers, payload, ..Message::default() };
         self.bus.publish(message).await.unwrap();
     }
@@ -117,7 +118,7 @@ async fn pieces_that_arrive_in_any_order_become_one_verified_file() {
             assert_eq!(asked.request.pin.if_match.as_deref(), Some("\"one\""), "pinned to the first version");
             relays.serve(asked).await;
         }
-        assert_eq!(ranges(&others), [(PIECE, Some(2 * PIECE)), (2 * PIECE, Some(3 * PIECE)), (3 * PIECE, Some(LEN))]);
+        assert_eq!(ranges(&others), [(PIECE, Some(2 * PIECE)), (2 * PIECE, Some(3 * PIECE)), (3 * PIECE, None)]);
         relays.say(&first.inbox, transfer, &Body::End(End { chunks: 1, bytes: PIECE })).await;
     };
     let (report, ()) = tokio::join!(download, serve);
@@ -199,7 +200,7 @@ async fn a_piece_of_another_version_ends_the_download() {
 async fn another_stream_fetches_the_piece_of_a_failed_one() {
     let network = MemoryNetwork::new(1);
     let mut relays = Relays::on(&network).await;
-    let client = client(&network.connect(), Options::default().patience(Duration::from_millis(500)));
+    let client = client(&network.connect(), Options::default().patience(Duration::from_millis(900)));
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("file");
 
@@ -224,7 +225,7 @@ async fn another_stream_fetches_the_piece_of_a_failed_one() {
 async fn a_download_fails_with_its_last_stream() {
     let network = MemoryNetwork::new(1);
     let mut relays = Relays::on(&network).await;
-    let client = client(&network.connect(), Options::default().patience(Duration::from_millis(500)));
+    let client = client(&network.connect(), Options::default().patience(Duration::from_secs(2)));
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("file");
 
@@ -282,6 +283,80 @@ async fn verifies_checksum_that_only_a_request_for_all_the_rest_gets() {
             Err(error) => panic!("{error:?}"),
         }
     }
+}
+
+/// A store may permit nothing but downloads, or have no place for the description.
+#[tokio::test]
+async fn the_last_piece_gets_the_checksum_if_the_description_is_refused() {
+    let network = MemoryNetwork::new(1);
+    let mut relays = Relays::on(&network).await;
+    let client = client(&network.connect(), Options::default());
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("file");
+
+    let download = client.download(wanted(), &target, options(2));
+    let serve = async {
+        let checksum = relays.object.checksum.take();
+        let first = relays.next().await;
+        relays.serve(&first).await;
+        let description = relays.next().await;
+        relays.say(&description.inbox, None, &Body::Error(WireError::new(Code::Denied, "no"))).await;
+        for _ in 0..3 {
+            let asked = relays.next().await;
+            relays.object.checksum = checksum.clone().filter(|_| asked.request.end.is_none());
+            relays.serve(&asked).await;
+        }
+    };
+    let (report, ()) = tokio::join!(download, serve);
+
+    let report = report.unwrap();
+    assert!(matches!(report.proof, Proof::FullObject { .. }), "{:?}", report.proof);
+    assert_eq!(std::fs::read(&target).unwrap(), relays.body);
+}
+
+/// The request for the first piece does not get the checksum, so its relay accepts the pin.
+#[tokio::test]
+async fn restarts_when_the_description_contradicts_the_part_file() {
+    let network = MemoryNetwork::new(1);
+    let mut relays = Relays::on(&network).await;
+    let client = client(&network.connect(), Options::default());
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("file");
+    let right = std::mem::replace(&mut relays.object.checksum, stored(b"other"));
+
+    let interrupted = options(1);
+    let cancel = interrupted.cancel.clone();
+    let (progress, mut seen) = watch::channel(crate::Progress::default());
+    let download = client.download(wanted(), &target, interrupted.progress(progress));
+    let serve = async {
+        let asked = relays.next().await;
+        relays.send(&asked, 1000).await;
+        seen.wait_for(|seen| seen.written == 1000).await.unwrap();
+        cancel.cancel();
+    };
+    let (report, ()) = tokio::join!(download, serve);
+    assert!(matches!(report, Err(Error::Cancelled)), "{report:?}");
+
+    let download = client.download(wanted(), &target, options(2));
+    let serve = async {
+        for start in [1000, LEN, 0, LEN] {
+            let asked = relays.next().await;
+            assert_eq!(asked.request.start, start);
+            relays.object.checksum = right.clone().filter(|_| asked.request.end.is_none());
+            relays.serve(&asked).await;
+        }
+        for _ in 0..3 {
+            let asked = relays.next().await;
+            relays.serve(&asked).await;
+        }
+    };
+    let (report, ()) = tokio::join!(download, serve);
+
+    let report = report.unwrap();
+    assert_eq!((report.fetched_bytes, report.resumed_from), (LEN, None));
+    assert!(report.restarted.is_some());
+    assert!(matches!(report.proof, Proof::FullObject { .. }), "{:?}", report.proof);
+    assert_eq!(std::fs::read(&target).unwrap(), relays.body);
 }
 
 #[tokio::test]

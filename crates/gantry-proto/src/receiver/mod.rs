@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::credit::Credit;
+use self::credit::{Credit, Nearness};
 pub use self::failure::{Cause, Failure};
 use self::recovery::Recovery;
 use self::transfer::Transfer;
@@ -119,7 +119,7 @@ enum State {
         heard_at: Duration,
         /// The credit in the request.
         credit: u64,
-        /// The credit in the request for a near relay; the same if there is none.
+        /// The request's credit for a near relay. If it states none, `credit`.
         near_credit: u64,
     },
     /// A relay is sending.
@@ -173,7 +173,9 @@ impl Receiver {
     /// The window starts small even if the relay is near, since other downloads of the version may use the same link.
     #[must_use]
     pub fn of_version(settings: Settings, get: Get, object: ObjectInfo, now: Duration) -> Self {
-        Self::starting(Settings { near: None, ..settings }, get, Some(object), now)
+        // The smallest larger credit, only to learn whether a relay is near.
+        let near = settings.near.map(|(location, _)| (location, settings.window_initial.saturating_add(1)));
+        Self::starting(Settings { near, ..settings }, get, Some(object), now)
     }
 
     fn starting(settings: Settings, get: Get, object: Option<ObjectInfo>, now: Duration) -> Self {
@@ -270,12 +272,13 @@ impl Receiver {
         !self.deliver.is_empty()
     }
 
-    /// Returns the window that this download's link is known to carry, in bytes; `None` until a delay was measured, and if
-    /// the relay is near. Another download on the same connection may start with it, whatever relay it gets.
+    /// Returns the window that this download's link is known to carry, in bytes; `None` until a delay was measured, and
+    /// unless the relay is known not to be near. Another download on the same connection may start with it, whatever relay
+    /// it gets.
     #[must_use]
     pub fn measured_window(&self) -> Option<u64> {
         let window = self.credit.window();
-        window.delay().filter(|_| !self.credit.is_near()).map(|_| window.size())
+        window.delay().filter(|_| self.credit.nearness() == Nearness::Far).map(|_| window.size())
     }
 
     /// Returns the written offset from which on [`Self::handle_written`] has an effect. Until then it need not be called.
@@ -383,7 +386,8 @@ impl Receiver {
     fn handle_answer(&mut self, body: Body, transfer: Option<TransferId>, credits: (u64, u64), now: Duration) {
         match body {
             Body::Accepted(accepted) => self.handle_accepted(accepted, transfer, credits, now),
-            Body::Beat { .. } => {}
+            // The time that the store takes to open shows nothing about the link.
+            Body::Beat { .. } => self.credit.window_mut().handle_store_slow(),
             Body::Error(error) => self.handle_error(error, transfer.is_none(), now),
             Body::Goaway => self.recover(Cause::Goaway, None, now),
             Body::Chunk(_) | Body::End(_) => self.recover(Cause::Gap, None, now),

@@ -9,6 +9,7 @@ use super::super::message::{Body, Wait};
 use super::super::names::TransferId;
 use super::super::object::Span;
 use super::super::request::Control;
+use super::credit::Nearness;
 use super::failure::{Cause, Failure};
 use super::{Output, Receiver, State, admit};
 
@@ -222,8 +223,12 @@ impl Receiver {
         // The relay ignores credit past its own limit, so the consumer would have to give it again after a round trip.
         let credit = accepted.credit.min(near_credit);
         let near_limit = near_credit.min(accepted.end).min(self.next.saturating_add(accepted.window_max));
-        let is_near = near_credit > requested_credit && credit >= near_limit;
-        self.credit.handle_accepted(credit, self.next, is_near, now);
+        let nearness = match near_credit > requested_credit {
+            true if credit >= near_limit => Nearness::Near,
+            true => Nearness::Far,
+            false => Nearness::Unknown,
+        };
+        self.credit.handle_accepted(credit, self.next, accepted.end, nearness, now);
         self.credit.handle_relay_max(accepted.window_max);
 
         let transfer = Transfer::new(&accepted, credit, self.recovery.answered_in(), now);
@@ -342,7 +347,7 @@ impl Receiver {
         }
 
         if granted > transfer.credit {
-            self.credit.handle_granted(granted, self.next, now);
+            self.credit.handle_granted(granted, self.next, self.limit, now);
         }
         self.outputs.push_back(transfer.control(granted, now));
     }

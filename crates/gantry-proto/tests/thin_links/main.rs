@@ -76,6 +76,7 @@ mod tests {
 
                 assert_bars(&report);
                 assert_fair(&report);
+                assert_eq!(report.recoveries_max, 0, "{report}");
             }
         }
     }

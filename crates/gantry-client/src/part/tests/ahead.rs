@@ -81,6 +81,9 @@ fn bytes_that_were_changed_past_a_gap_are_noticed_when_they_are_read_again() {
 
     let altered = part.write_chunk_at_its_place(&chunks[0], &RUN_ON);
     assert!(matches!(altered, Err(Error::Altered(_))), "{altered:?}");
+    part.suspend().unwrap();
+    assert_eq!(scene.part().metadata().unwrap().len(), 1000, "the space is free again");
+    assert_eq!(scene.open().resume_point().unwrap().proved, 1000);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::super::OFFSET_MAX;
 /// A credit is worth a message if it exceeds the previous one by this fraction of the window, or by [`STEP_MIN`].
 const STEPS_PER_WINDOW: u64 = 8;
 
-/// The same for a large window, whose chunks are whole: it needs no more than one message for two chunks.
+/// The same for a large window. Its chunks are whole, so one message for two chunks is enough.
 const STEPS_PER_LARGE_WINDOW: u64 = 4;
 
 /// Less credit, in bytes, is not worth a message, unless the whole window is smaller.
@@ -32,8 +32,17 @@ pub(super) struct Credit {
     relay_max: u64,
     /// The largest window that the connection's budget allows now, in bytes.
     share: u64,
-    /// Whether the last relay that accepted is near, so that the window says nothing about a slow link.
-    is_near: bool,
+    nearness: Nearness,
+}
+
+/// Whether the last relay that accepted is near, so that its window says nothing about a slow link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nearness {
+    Near,
+    /// Not near, or no relay has accepted.
+    Far,
+    /// The request stated no credit for near relays.
+    Unknown,
 }
 
 impl Credit {
@@ -47,7 +56,7 @@ impl Credit {
             window_max,
             relay_max: u64::MAX,
             share: window_max.max(1),
-            is_near: false,
+            nearness: Nearness::Far,
         }
     }
 
@@ -94,23 +103,24 @@ impl Credit {
         next.saturating_add(size).min(unwritten).min(limit).min(OFFSET_MAX).max(next)
     }
 
-    /// Records that a relay has accepted credit up to `limit`. Bytes from `next` on have not arrived. `is_near` means that
-    /// no slow link is between the relay and the consumer.
-    pub(super) fn handle_accepted(&mut self, limit: u64, next: u64, is_near: bool, now: Duration) {
-        if self.is_near && !is_near {
+    /// Records that a relay has accepted credit up to `limit`, in a transfer that ends at `end`. Bytes from `next` on have
+    /// not arrived.
+    pub(super) fn handle_accepted(&mut self, limit: u64, next: u64, end: u64, nearness: Nearness, now: Duration) {
+        if self.nearness == Nearness::Near && nearness != Nearness::Near {
             self.window.handle_left_near(self.window_initial.min(SIZE_MIN));
         }
-        self.is_near = is_near;
+        self.nearness = nearness;
 
-        self.window.handle_accepted(limit, next, now);
-        if is_near {
+        let is_full = !self.is_cut_short(limit, next, Some(end));
+        self.window.handle_accepted(limit, next, is_full, now);
+        if nearness == Nearness::Near {
             self.window.handle_near(limit.saturating_sub(next));
         }
     }
 
     /// Returns whether the last relay that accepted is near.
-    pub(super) const fn is_near(&self) -> bool {
-        self.is_near
+    pub(super) const fn nearness(&self) -> Nearness {
+        self.nearness
     }
 
     /// Returns the smallest credit that is worth sending after `credit`.
@@ -140,9 +150,9 @@ impl Credit {
         self.written = self.written.max(limit.min(next));
     }
 
-    /// Records credit up to `limit`. Bytes from `next` on have not arrived.
-    pub(super) fn handle_granted(&mut self, limit: u64, next: u64, now: Duration) {
-        let is_full = !self.is_writing_slow(next);
+    /// Records credit up to `limit`, in a range that ends at `end`, if that is known. Bytes from `next` on have not arrived.
+    pub(super) fn handle_granted(&mut self, limit: u64, next: u64, end: Option<u64>, now: Duration) {
+        let is_full = !self.is_cut_short(limit, next, end) && !self.is_writing_slow(next);
         self.window.handle_granted(limit, next, is_full, now);
     }
 
@@ -168,7 +178,15 @@ impl Credit {
     pub(super) fn handle_end(&mut self) {
         self.relay_max = u64::MAX;
         self.window.handle_end();
+        if self.nearness == Nearness::Unknown {
+            self.window.handle_lost();
+        }
         self.window.handle_relay_left(self.window_initial);
+    }
+
+    /// Returns whether credit up to `limit` is less than a window because the range ends there.
+    fn is_cut_short(&self, limit: u64, next: u64, end: Option<u64>) -> bool {
+        Some(limit) == end && limit < next.saturating_add(self.size())
     }
 
     /// Returns how many bytes may be in flight.

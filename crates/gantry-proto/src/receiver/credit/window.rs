@@ -1,9 +1,10 @@
-//! The number of bytes in flight. It follows the measured delay, so that downloads that share a slow link divide it
-//! evenly and keep its queue short, although none of them can see the others.
+//! How many bytes may be in flight. This window follows the measured delay, so that downloads that share a slow link
+//! divide it evenly and keep its queue short, although none of them can see the others.
 //!
-//! The delay of a grant is the time from giving credit to the arrival of its last byte. All downloads behind one link see
-//! about the same delay. The delay that a download aims at falls with its own rate: whoever gets more than the others is
-//! above its aim and shrinks its window, while those that get less are still below theirs and grow.
+//! The delay of a grant is the time from giving the credit to the arrival of its last byte. All downloads behind one link
+//! measure about the same delay, but each aims at its own: the faster the download, the shorter its aim. One that gets
+//! more than its share measures a delay above its aim, and shrinks its window. One that gets less is still below its aim,
+//! and grows.
 
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ const AIM_PER_DOUBLING: Duration = Duration::from_micros(30_103);
 /// The shortest delay to aim at. It is above usual round trips.
 const AIM_MIN: Duration = Duration::from_millis(200);
 
-/// By how much the aim exceeds the link's own delay. With more, downloads that start late take the queue for that delay.
+/// By how much the aim exceeds the link's own delay. With a larger margin, downloads that start late would take the queue
+/// for the link's own delay.
 const AIM_ABOVE_LEAST: Duration = Duration::from_millis(100);
 
 /// The link's own delay counts up to this.
@@ -65,10 +67,21 @@ struct Mark {
     /// The absolute offset of the credit, exclusive.
     limit: u64,
     at: Duration,
-    /// Whether the window limited the credit. If slow writing limited it, its delay shows nothing about a larger window.
+    /// Whether the window limited the credit. If slow writing or the end of the range did, its delay shows nothing about a
+    /// larger window.
     is_full: bool,
     /// The window before it shrank because this grant is late.
     before_late: Option<u64>,
+}
+
+/// The first credit of a transfer.
+#[derive(Clone, Copy, Debug)]
+struct First {
+    /// The next offset to arrive when the relay accepted.
+    from: u64,
+    /// The absolute offset of the credit, exclusive.
+    limit: u64,
+    accepted_at: Duration,
 }
 
 /// The window, and the delays that have been measured.
@@ -86,11 +99,21 @@ pub(in super::super) struct Window {
     may_grow: bool,
     /// How often the timeout for silence has doubled.
     doublings: u32,
-    /// The next offset to arrive when a relay accepted, and the time.
-    accepted: Option<(u64, Duration)>,
+    /// The first credit of a transfer, until all of it has arrived.
+    first: Option<First>,
     /// How long the rest of the first credit takes at the rate of its first bytes. A relay that counts as near may have
     /// sent all of it onto a slow link.
     first_takes: Option<Duration>,
+}
+
+impl First {
+    /// Returns how long the bytes from `next` on take at the rate of those before.
+    fn rest(self, next: u64, now: Duration) -> Option<Duration> {
+        let arrived = next.checked_sub(self.from).filter(|arrived| *arrived > 0)?;
+        let took = now.saturating_sub(self.accepted_at);
+        let micros = u128::from(self.limit.saturating_sub(next)) * took.as_micros() / u128::from(arrived);
+        Some(Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
+    }
 }
 
 impl Window {
@@ -104,7 +127,7 @@ impl Window {
             period_began: Duration::ZERO,
             may_grow: false,
             doublings: 0,
-            accepted: None,
+            first: None,
             first_takes: None,
         }
     }
@@ -146,11 +169,13 @@ impl Window {
     }
 
     /// Records that a relay has accepted a request, with credit up to `limit`. Bytes from `next` on have not arrived.
-    pub(super) const fn handle_accepted(&mut self, limit: u64, next: u64, now: Duration) {
+    /// `is_full` means that the window limits it.
+    pub(super) const fn handle_accepted(&mut self, limit: u64, next: u64, is_full: bool, now: Duration) {
         if let Some(mark) = &mut self.mark {
             mark.limit = limit;
+            mark.is_full = mark.is_full && is_full;
         }
-        self.accepted = Some((next, now));
+        self.first = Some(First { from: next, limit, accepted_at: now });
         self.first_takes = None;
     }
 
@@ -166,19 +191,17 @@ impl Window {
 
     /// Records that bytes arrived up to `next`. The window may become at most `max`.
     pub(super) fn handle_arrived(&mut self, next: u64, max: u64, now: Duration) {
+        self.first = self.first.filter(|first| first.limit > next);
+        self.first_takes = self.first.and_then(|first| first.rest(next, now));
         let Some(mark) = self.mark else { return };
 
         let delay = now.saturating_sub(mark.at);
         if mark.limit > next {
-            self.first_takes =
-                self.accepted.and_then(|(from, at)| rest(mark.limit, from, next, now.saturating_sub(at)));
             self.shrink_if_late(mark, delay);
             return;
         }
 
         self.mark = None;
-        self.accepted = None;
-        self.first_takes = None;
         self.doublings = 0;
         self.record(delay, now);
 
@@ -202,7 +225,7 @@ impl Window {
     /// Records the end of a transfer: what it was measuring does not arrive.
     pub(in super::super) const fn handle_end(&mut self) {
         self.mark = None;
-        self.accepted = None;
+        self.first = None;
         self.first_takes = None;
         self.may_grow = false;
     }
@@ -212,7 +235,8 @@ impl Window {
         self.mark = None;
     }
 
-    /// Records that messages in flight to the consumer were lost. The next transfer starts with a small window.
+    /// Records that messages in flight to the consumer were lost, or that the next link may be slower. The next transfer
+    /// starts with a small window.
     pub(in super::super) fn handle_lost(&mut self) {
         self.size = self.size.min(SIZE_MIN);
     }
@@ -296,13 +320,6 @@ impl Window {
     fn set(&mut self, size: u64, max: u64) {
         self.size = size.min(max.max(self.size));
     }
-}
-
-/// Returns how long the bytes from `next` to `limit` take, if those from `from` to `next` took `took`.
-fn rest(limit: u64, from: u64, next: u64, took: Duration) -> Option<Duration> {
-    let arrived = next.checked_sub(from).filter(|arrived| *arrived > 0)?;
-    let micros = u128::from(limit.saturating_sub(next)) * took.as_micros() / u128::from(arrived);
-    Some(Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
 }
 
 /// Returns `size` times `factor`, which is in thousandths.

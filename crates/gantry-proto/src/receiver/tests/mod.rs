@@ -296,6 +296,47 @@ mod progress {
         assert_eq!(pair.receiver.credit.window().size(), 100);
     }
 
+    /// Only the smallest larger credit shows whether the relay of a known version is near.
+    #[test]
+    fn a_download_of_a_known_version_notices_a_near_relay() {
+        let near = Settings { near: near(400), ..settings() };
+        for credit in [100, 101] {
+            let get = Get::at("s/a/b").unwrap();
+            let mut pair = Pair { receiver: Receiver::of_version(near.clone(), get, object(), START), ..Pair::new() };
+            let outputs = pair.outputs();
+            let Output::Request(request) = &outputs[0] else { panic!("{outputs:?}") };
+            assert_eq!(request.near.as_ref().map(|near| near.credit), Some(101));
+
+            pair.accept_as(Accepted { credit, ..accepted(transfer(1), 0) }, START);
+            pair.hear(&chunk(0, 0, 50), MS);
+            pair.hear(&chunk(1, 50, credit - 50), MS);
+
+            assert_eq!(pair.receiver.measured_window().is_some(), credit == 100);
+        }
+    }
+
+    #[test]
+    fn the_time_that_a_store_takes_to_open_is_not_measured() {
+        let mut pair = Pair::new();
+        pair.hear(&beat(0, 0, Wait::Store), 10 * MS);
+        pair.accept(0, 5 * SECOND);
+        pair.hear(&chunk(0, 0, 100), 5 * SECOND + MS);
+        assert_eq!(pair.receiver.credit.window().delay(), None);
+
+        pair.hear(&chunk(1, 100, 100), 5 * SECOND + 3 * MS);
+        assert_eq!(pair.receiver.credit.window().delay(), Some(2 * MS));
+    }
+
+    /// The last bytes arrive at once, whatever the window is.
+    #[test]
+    fn the_end_of_a_range_does_not_enlarge_the_window() {
+        let mut pair = Pair::wanting(Span { start: 0, end: Some(60) }, Pin::default());
+        pair.accept_as(Accepted { end: 60, credit: 60, ..accepted(transfer(1), 0) }, START);
+        pair.hear(&chunk(0, 0, 60), MS);
+        assert_eq!(pair.receiver.credit.window().delay(), Some(MS));
+        assert_eq!(pair.receiver.credit.window().size(), 100);
+    }
+
     #[test]
     fn the_window_for_near_relays_is_not_offered_after_a_reconnect() {
         let near = Settings { near: near(400), ..settings() };
@@ -968,8 +1009,21 @@ mod credit {
         pair.receiver.handle_written(100 * KIB, USUAL);
         assert_eq!(given(&mut pair), Some(200));
         hear_chunk(&mut pair, 1, 100, 100, USUAL + SECOND);
-        let window = pair.receiver.measured_window().unwrap() / KIB;
+        let window = pair.receiver.credit.window().size() / KIB;
         assert!((50..55).contains(&window), "{window}");
+    }
+
+    /// The relay may be near, and the next one may not.
+    #[test]
+    fn a_window_of_which_nobody_knows_whether_its_relay_is_near_applies_to_no_other() {
+        let mut pair = streaming(1, 800);
+        hear_chunk(&mut pair, 0, 0, 1, MS);
+        assert!(pair.receiver.credit.window().size() > 10 * KIB);
+        assert_eq!(pair.receiver.measured_window(), None);
+
+        pair.hear(&Body::Goaway, 2 * MS);
+
+        assert_eq!(pair.receiver.credit.window().size(), 4 * KIB);
     }
 
     /// A link that has become slow must not fill up until all of a window has arrived.
@@ -993,7 +1047,7 @@ mod credit {
         assert_eq!(given(&mut pair), Some(20 + 100));
         pair.receiver.handle_window_limit(800 * KIB);
         hear_chunk(&mut pair, 1, 100, 20, USUAL);
-        assert_eq!(pair.receiver.measured_window(), Some(100 * KIB));
+        assert_eq!(pair.receiver.credit.window().size(), 100 * KIB);
     }
 
     #[test]
@@ -1001,7 +1055,7 @@ mod credit {
         let mut pair = streaming(100, 800);
         pair.hear(&beat(0, 0, Wait::Store), SECOND);
         hear_chunk(&mut pair, 0, 0, 100, 2 * SECOND);
-        assert_eq!(pair.receiver.measured_window(), None);
+        assert_eq!(pair.receiver.credit.window().delay(), None);
         assert_eq!(given(&mut pair), Some(200));
     }
 

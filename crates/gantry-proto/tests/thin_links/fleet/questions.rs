@@ -7,7 +7,7 @@ use std::time::Duration;
 /// How long a question waits for the answer to the one before it.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Who asks.
+/// The relay that asks.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
     /// A relay at the hub.
@@ -16,7 +16,7 @@ pub(super) enum Place {
     Edge(usize),
 }
 
-/// Who waits for an answer.
+/// What waits for an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Waiter {
     /// A transfer of the relay that asks.
