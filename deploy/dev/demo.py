@@ -32,9 +32,14 @@ STALLED_AFTER_S = 300
 
 
 class Stage:
-    """Processes and their folder. The processes end when the pipe closes; this object holds its writing end."""
+    """Processes and their folder. The processes end when the pipe closes; this object holds its writing end.
+
+    From then on, SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, so that the script calls `close`.
+    """
 
     def __init__(self):
+        for sig in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sig, signal.default_int_handler)
         self.folder = None
         self.alive_fd, self.hold_fd = os.pipe()
         self.processes = []
@@ -203,8 +208,6 @@ def main():
     parser.add_argument("--stay", action="store_true", help="keep everything running until Ctrl-C")
     parser.add_argument("--mib", type=int, default=256, help="size of the object")
     args = parser.parse_args()
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, signal.default_int_handler)
     stage = Stage()
     try:
         for name in ("nats-server", "weed"):

@@ -7,8 +7,8 @@ Standard input must be a pipe whose writing end the caller keeps open. This
 process becomes COMMAND (same pid, own process group, empty standard input). A
 watchdog process waits until COMMAND exits or the pipe closes; the kernel closes
 it even if the caller is killed by SIGKILL. The watchdog then ends the whole group
-(SIGTERM, then SIGKILL after a grace of 3 s; a grace of 0 sends SIGKILL at once) and
-removes every PATH.
+(SIGTERM, then SIGKILL after a grace of 3 s; a grace of 0 sends SIGKILL at once),
+unmounts the file systems below every PATH, and removes it.
 """
 
 import os
@@ -75,6 +75,7 @@ def watch(pid, command_fd, grace_s, remove):
         signal_group(pid, signal.SIGKILL)
         wait_any(command_fd)
         for path in remove:
+            unmount_below(path)
             if os.path.isdir(path) and not os.path.islink(path):
                 import shutil
                 shutil.rmtree(path, ignore_errors=True)
@@ -82,6 +83,17 @@ def watch(pid, command_fd, grace_s, remove):
                 os.unlink(path)
     finally:
         os._exit(0)
+
+
+def unmount_below(path):
+    """Unmounts what this process sees below a folder. A mounted folder can't be removed."""
+    with open("/proc/self/mounts", "rb") as mounts:
+        # A space in a path is written as \\040.
+        points = [line.split()[1].decode("unicode_escape").encode("latin-1") for line in mounts]
+    below = os.fsencode(os.path.realpath(path)) + b"/"
+    for point in reversed(points):
+        if point.startswith(below):
+            os.spawnvp(os.P_WAIT, "umount", ["umount", "-l", point])
 
 
 def wait_any(*fds, timeout_s=None):

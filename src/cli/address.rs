@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use bytesize::ByteSize;
 
+use crate::config::begins_connection_string;
 use gantry_proto::{Get, Key, OFFSET_MAX, Span, StoreName};
 
 /// `STORE/KEY`. Everything after the first slash is the key, so a key that begins with a slash is `STORE//KEY`.
@@ -96,9 +97,13 @@ fn is_folder(path: &Path) -> bool {
     path.as_os_str().to_string_lossy().ends_with('/') || path.is_dir()
 }
 
-/// Rejects what is meant as a path of this machine or as a URL.
+/// Rejects what is meant as a path of this machine, as a URL or as a connection string. The message repeats no part of it,
+/// which may be a password.
 pub(super) fn reject_path(text: &str) -> Result<(), String> {
-    if text.starts_with(['/', '.', '~']) || text.contains("://") {
+    let store = text.split('/').next().unwrap_or_default();
+    let is_url = text.contains("://") || store.contains('@');
+    let is_connection = store.split_once('=').is_some_and(|(name, _)| begins_connection_string(name));
+    if text.starts_with(['/', '.', '~']) || is_url || is_connection {
         return Err("must be STORE/KEY, such as files/a.bin, not a path or URL".to_owned());
     }
     Ok(())
@@ -188,7 +193,9 @@ mod tests {
 
     #[test]
     fn a_path_or_url_is_not_an_address() {
-        for text in ["/files/a", "./files/a", "../a", "~/a", "s3://bucket/a", "file:///a"] {
+        for text in
+            ["/files/a", "./files/a", "../a", "~/a", "s3://bucket/a", "file:///a", "me:hush@demo/a", "AccountName=a"]
+        {
             let object = text.parse::<ObjectAddress>().unwrap_err();
             let list = text.parse::<ListAddress>().unwrap_err();
             assert!(object.contains("STORE/KEY") && list == object, "{text}: {object}, {list}");

@@ -1,6 +1,6 @@
 //! `gantry cache`: what a relay keeps on disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
@@ -176,9 +176,11 @@ fn verify(place: &Place, remove: bool, config: &Config) -> Result<(), Failure> {
     }
     let count = damaged.len();
     if remove {
-        inspection.remove_damaged(&damaged).map_err(|trouble| failure(&dir, &trouble))?;
-        output::note(&format!("removed {count} of {files} files: their bytes are read again when they are requested"));
-        return Ok(());
+        let removed = inspection.remove_damaged(&damaged).map_err(|trouble| failure(&dir, &trouble))?;
+        output::note(&format!(
+            "removed {removed} of {files} files: their bytes are read again when they are requested"
+        ));
+        return if removed == count { Ok(()) } else { Err(left(&dir, count - removed)) };
     }
     let message = format!(
         "{}: {count} of {files} files are damaged: a relay detects them and reads their bytes again; use --remove to \
@@ -186,6 +188,15 @@ fn verify(place: &Place, remove: bool, config: &Config) -> Result<(), Failure> {
         dir.display()
     );
     Err(Failure::new(Exit::Integrity, message))
+}
+
+/// Describes directories with content in the place of damaged files.
+fn left(dir: &Path, count: usize) -> Failure {
+    let message = format!(
+        "{}: {count} of the damaged files are directories with content, which no cache has created: remove them by hand",
+        dir.display()
+    );
+    Failure::new(Exit::Integrity, message)
 }
 
 fn purge(place: &Place, all: bool, config: &Config) -> Result<(), Failure> {
@@ -200,6 +211,6 @@ fn purge(place: &Place, all: bool, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn failure(dir: &std::path::Path, trouble: &Trouble) -> Failure {
+fn failure(dir: &Path, trouble: &Trouble) -> Failure {
     Failure::new(Exit::Failed, format!("the cache folder {}: {trouble}", dir.display()))
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::config;
+use crate::config::{self, without_credentials_in};
 use gantry_bus as bus;
 use gantry_client::{self as consumer, Cause, part};
 use gantry_proto::{Code, TransferId, printable};
@@ -128,13 +128,14 @@ fn name_of<S: serde::Serializer>(exit: &Exit, serializer: S) -> Result<S::Ok, S:
 }
 
 impl Failure {
-    /// Makes a failure without a subject.
+    /// Makes a failure without a subject. An address in the message, such as one in place of a path, loses its
+    /// credentials.
     #[must_use]
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
             subject: None,
-            message: message.into(),
+            message: without_credentials_in(&message.into()),
             is_one_line: false,
             transfer: None,
             correlation: None,
@@ -154,10 +155,10 @@ impl Failure {
         Self::new(Exit::Interrupted, "interrupted")
     }
 
-    /// Adds the subject.
+    /// Adds the subject, without credentials.
     #[must_use]
     pub(super) fn about(mut self, subject: impl Into<String>) -> Self {
-        self.subject = Some(subject.into());
+        self.subject = Some(without_credentials_in(&subject.into()));
         self
     }
 
@@ -433,6 +434,15 @@ mod tests {
         assert_eq!(failure.lines(), ["gantry: files/a: no such key"]);
         let json = serde_json::to_string(&failure).unwrap();
         assert_eq!(json, r#"{"code":"not_found","subject":"files/a","message":"no such key"}"#);
+    }
+
+    #[test]
+    fn failure_contains_no_credentials() {
+        let failure = Failure::usage("configuration file s3://me:hush@demo/x: no such file").about("http://me:hush@h/");
+        assert_eq!(
+            failure.lines(),
+            ["gantry: http://[redacted]@h/: configuration file s3://[redacted]@demo/x: no such file"]
+        );
     }
 
     #[test]

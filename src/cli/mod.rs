@@ -1,6 +1,7 @@
 //! The `gantry` command line: one file per subcommand. Results go to stdout, everything else to stderr.
 
 mod address;
+mod arguments;
 mod cache;
 mod caches;
 mod cat;
@@ -36,7 +37,7 @@ mod watch;
 
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio::time::Instant;
 
 use self::exit::Failure;
@@ -52,13 +53,30 @@ use gantry_relay::shutdown::{Shutdown, Signals};
 pub use self::exit::Exit;
 
 /// Serve S3 objects and local files over NATS, and download them, verified and resumable
-#[derive(Debug, Parser)]
-#[command(name = "gantry", version, propagate_version = true, disable_help_subcommand = true, after_help = help::EXIT_CODES)]
+#[derive(Args, Debug)]
+#[command(version, propagate_version = true, disable_help_subcommand = true, after_help = help::EXIT_CODES)]
 pub struct Cli {
     #[command(flatten)]
     global: global::Global,
     #[command(subcommand)]
     command: Command,
+}
+
+impl CommandFactory for Cli {
+    fn command() -> clap::Command {
+        Self::augment_args(clap::Command::new("gantry"))
+    }
+
+    fn command_for_update() -> clap::Command {
+        Self::augment_args_for_update(clap::Command::new("gantry"))
+    }
+}
+
+impl Parser for Cli {
+    /// Parses the arguments of this process, or ends it with a message without their credentials.
+    fn parse() -> Self {
+        Self::try_parse().unwrap_or_else(|error| arguments::exit(&error))
+    }
 }
 
 #[derive(Clone, Debug, Subcommand)]

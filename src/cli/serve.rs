@@ -28,6 +28,7 @@ use gantry_relay::metrics::{Facts, RelayMetrics, ResultLabel, Sampled};
 use gantry_relay::shutdown::{self, Shutdown};
 use gantry_relay::{self as relay, Buses, Readiness, Relay, Replaced, Stores};
 use gantry_store::budget::Budget;
+use gantry_store::misplaced;
 
 const ABOUT: &str = "Serve stores to consumers
 
@@ -79,9 +80,10 @@ impl FromStr for StoreArg {
             return Err(without_name(text));
         };
 
-        // The error of an invalid name contains the name, which may be an address with a password.
+        // The error of an invalid name contains the name, which may be an address with a password, or a key.
         let name = name.parse().map_err(|error| {
-            if name.contains('@') { STORE_ARG_FORM.to_owned() } else { format!("{error}: {STORE_ARG_FORM}") }
+            let is_secret = name.contains('@') || misplaced::is_secret(name) || without_credentials(text) != text;
+            if is_secret { STORE_ARG_FORM.to_owned() } else { format!("{error}: {STORE_ARG_FORM}") }
         })?;
         let url = if url.starts_with(['.', '/']) { file_url(Path::new(url))? } else { url.to_owned() };
         StoreAddress::parse(&url)?;
@@ -98,9 +100,14 @@ impl StoreArg {
             return Err(format!("it must be a directory: use --store {address} for a store at an address"));
         }
 
-        let named = folder.to_str().and_then(|text| text.split_once('='));
-        if let Some((name, _)) = named.filter(|(name, _)| name.parse::<StoreName>().is_ok() && !folder.exists()) {
-            return Err(format!("there is no such directory: use --store {} for a store {name}", folder.display()));
+        let text = folder.to_str().filter(|_| !folder.exists()).unwrap_or_default();
+        if let Some((name, _)) = text.split_once('=') {
+            if is_address(name) {
+                return Err(without_name(text));
+            }
+            if name.parse::<StoreName>().is_ok() {
+                return Err(format!("there is no such directory: use --store {} for a store {name}", shown(text)));
+            }
         }
 
         let url = file_url(folder)?;
@@ -186,12 +193,12 @@ impl Serve {
             sources.flags.set_store(&name, &url);
         }
         for folder in &self.folders {
-            let StoreArg { name, url } = StoreArg::of_folder(folder)
-                .map_err(|error| Failure::usage(format!("{}: {error}", folder.display())))?;
+            let place = shown(&folder.to_string_lossy());
+            let StoreArg { name, url } =
+                StoreArg::of_folder(folder).map_err(|error| Failure::usage(format!("{place}: {error}")))?;
             if !seen.insert(name.clone()) {
                 return Err(Failure::usage(format!(
-                    "{}: there is another store {name}: use --store NAME={0} with a different name",
-                    folder.display()
+                    "{place}: there is another store {name}: use --store NAME={place} with a different name"
                 )));
             }
             sources.flags.set_store(&name, &url);
@@ -442,6 +449,8 @@ impl From<relay::Error> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     #[test]
@@ -496,6 +505,7 @@ mod tests {
     #[cfg(all(feature = "azure", feature = "gcs"))]
     #[test]
     fn a_store_without_a_name_has_the_form_to_write() {
+        let key = format!("{}==", "aB3+hush".repeat(11).split_at(86).0);
         for (text, expected) in [
             ("s3://bucket", "has no name: must be bucket=s3://bucket, or another NAME=URL"),
             ("gs://bucket/a/b/", "has no name: must be b=gs://bucket/a/b/, or another NAME=URL"),
@@ -512,6 +522,19 @@ mod tests {
                 "must be NAME=URL, and this URL is a connection string: must be az://container/prefix with `account` set",
             ),
             ("UseDevelopmentStorage=true", "must be NAME=URL, and this URL is a connection string of an emulator: "),
+            (
+                "az://models/a&sv=1&sig=hush",
+                "must be NAME=URL, and this URL must be az://models, and the SAS in a file that `sas_token_file` names",
+            ),
+            (&*key, STORE_ARG_FORM),
+            (
+                &*format!("az://{key}"),
+                "must be NAME=URL, and this URL must be az://container/prefix with the account's",
+            ),
+            (
+                &*format!("m=az://{key}"),
+                "must be az://container/prefix with the account's name in `account`, and the key",
+            ),
             ("me:hush@demo", STORE_ARG_FORM),
             ("files", STORE_ARG_FORM),
         ] {
@@ -520,5 +543,26 @@ mod tests {
         }
         let folder = StoreArg::of_folder(Path::new("s3://bucket")).unwrap_err();
         assert!(folder.contains("use --store bucket=s3://bucket for a store at an address"), "{folder}");
+    }
+
+    #[test]
+    fn an_address_in_place_of_a_directory_is_reported_without_credentials() {
+        for (folder, cure) in [
+            (
+                "https://acct.blob.core.windows.net/m?sv=1&sig=hush",
+                "https://acct.blob.core.windows.net/m?[redacted]: it must be a directory: use --store NAME=URL",
+            ),
+            ("s3://me:hush@b", "s3://[redacted]@b: it must be a directory: use --store NAME=URL"),
+            (
+                "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=hush==",
+                "[redacted]: must be NAME=URL, and this URL is a connection string: must be az://container/prefix",
+            ),
+            ("m=az://me:hush@c", "m=az://[redacted]@c: it must be a directory: use --store NAME=URL"),
+            ("m=./sv=1&sig=hush", "m=[redacted]: there is no such directory: use --store m=[redacted]"),
+        ] {
+            let cli = Cli::try_parse_from(["gantry", "serve", folder]).unwrap();
+            let message = cli.sources().unwrap_err().message;
+            assert!(message.starts_with(cure) && !message.contains("hush"), "{folder}: {message}");
+        }
     }
 }

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use gantry_proto::StoreName;
-use gantry_store::misplaced;
+use gantry_store::{endpoint, misplaced};
 
 use super::pasted;
 use super::place::{STORE_FORM, access_point, is_bucket, is_container, percent_decode, written};
+use super::redact;
 
 /// The message repeats no part of the address, since everything before its last `@` may be a password.
 const NO_USER: &str = "must not contain a user and password: must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, nats:STORE or file:///dir";
@@ -95,8 +96,22 @@ impl StoreAddress {
         if let Some(cure) = pasted::of_connection_string(url) {
             return Err(cure);
         }
+        if redact::has_storage_key(url) {
+            return Err(pasted::KEY_CURE.to_owned());
+        }
+
+        let parsed = Self::parse_place(url);
+        match pasted::before_signature(url).filter(|_| parsed.is_err() || url.contains('&')) {
+            Some(place) => Err(pasted::of_signature(url, place, Self::parse_place(place).err())),
+            None => parsed,
+        }
+    }
+
+    /// Parses the address of a bucket, a container or a directory.
+    fn parse_place(url: &str) -> Result<Self, String> {
         let Some((scheme, rest)) = url.split_once("://") else {
-            return Err(pasted::of_bare_host(url).unwrap_or_else(|| STORE_FORM.to_owned()));
+            let cure = pasted::of_bare_host(url).or_else(|| pasted::of_missing_slashes(url));
+            return Err(cure.unwrap_or_else(|| STORE_FORM.to_owned()));
         };
         if let Some(cure) = pasted::of_scheme(scheme, rest) {
             return Err(cure);
@@ -238,6 +253,8 @@ fn parse_file(rest: &str) -> Result<StoreAddress, String> {
         } else if path.starts_with(['.', '~']) {
             "must be an absolute path after three slashes, as in file:///srv/files; --store accepts NAME=./DIR"
                 .to_owned()
+        } else if path.contains(['=', '&']) {
+            "must be an absolute path after three slashes, as in file:///srv/files".to_owned()
         } else {
             format!("must be an absolute path after three slashes, as in file:///{path}")
         });
@@ -256,9 +273,16 @@ fn after_scheme(url: &str, is_tls_allowed: bool) -> Option<&str> {
     url.strip_prefix("http://").or(tls).filter(|rest| !rest.is_empty())
 }
 
+fn is_web_scheme(scheme: &str) -> bool {
+    matches!(scheme, "http" | "https")
+}
+
 /// Checks the address of a server of objects.
 pub(super) fn check_endpoint(url: &str) -> Result<(), String> {
     match after_scheme(url, true) {
+        None if url.split_once("://").is_some_and(|(scheme, _)| is_web_scheme(&scheme.to_ascii_lowercase())) => {
+            Err("must begin with http:// or https://, in lower case, and name a host".to_owned())
+        }
         None => Err("must begin with http:// or https:// and name a host".to_owned()),
         Some(rest) if rest.contains('@') => {
             Err("must not contain a user and password: credentials have keys of their own".to_owned())
@@ -271,6 +295,7 @@ pub(super) fn check_endpoint(url: &str) -> Result<(), String> {
             Err("must begin with http:// or https:// and name a host".to_owned())
         }
         Some(rest) => {
+            endpoint::check(url)?;
             let scheme = url.split_once("://").map_or("https", |(scheme, _)| scheme);
             pasted::of_endpoint(scheme, rest).map_or(Ok(()), Err)
         }
@@ -320,6 +345,41 @@ mod tests {
             let error = StoreAddress::parse(url).unwrap_err();
             assert!(error.starts_with("has no valid ") && !error.contains("hush"), "{url}: {error}");
         }
+    }
+
+    #[cfg(all(feature = "azure", feature = "gcs"))]
+    #[test]
+    fn a_secret_in_a_path_is_rejected_and_not_repeated() {
+        let sas = "and the SAS in a file that `sas_token_file` names";
+        let of_account = format!("must be az://models with `account` set to \"acct\", {sas}");
+        for (url, cure) in [
+            ("https://acct.blob.core.windows.net/models/a&sig=hush", &*of_account),
+            ("https://acct.blob.core.windows.net/models/sv=1&sr=c&sig=hu/sh%3D", &*of_account),
+            ("acct.blob.core.windows.net/models/sv=1&sig=hush", &*of_account),
+            ("az://acct.blob.core.windows.net/models/sv=1&sig=hush", &*of_account),
+            ("az://models/a&sv=1&sig=hush", &*format!("must be az://models, {sas}")),
+            ("az://models/b/sv=1&sig=hush", &*format!("must be az://models/b, {sas}")),
+            (
+                "az://Models/a&sv=1&sig=hush",
+                "must be az://models, since the names of containers are in lower case, and",
+            ),
+            ("AZ://models/a&sig=hush", "must be az://models, with the scheme in lower case, and the SAS in a file"),
+            ("azure://models/a&sig=hush", "must be az://models for Azure Blob Storage, with the account's name in"),
+            ("gcs://b/o&X-Goog-Signature=hush", "must be gs://b for Google Cloud Storage, without the signature"),
+            ("https://storage.googleapis.com/b/o&X-Goog-Signature=hush", "must be gs://b, without the signature"),
+            ("http://127.0.0.1:10000/devstoreaccount1/models/sv=1&sig=hush", sas),
+        ] {
+            let error = StoreAddress::parse(url).unwrap_err();
+            assert!(error.contains(cure) && !error.contains("hu"), "{url}: {error}");
+        }
+
+        let key = format!("{}==", "aB3+hush".repeat(11).split_at(86).0);
+        for url in [format!("az://{key}"), format!("az://models/{key}"), key] {
+            let error = StoreAddress::parse(&url).unwrap_err();
+            assert!(error.contains("the key in a file that `account_key_file` names"), "{error}");
+            assert!(!error.to_ascii_lowercase().contains("hush"), "{error}");
+        }
+        assert!(StoreAddress::parse("s3://b/date=1/sig=2").is_ok());
     }
 
     #[cfg(all(feature = "azure", feature = "gcs"))]

@@ -1,6 +1,7 @@
 //! The requirements for the values of single keys, beyond their types.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -27,10 +28,19 @@ pub(super) fn prefix(text: &str) -> Checked {
     })
 }
 
+/// What is pasted from elsewhere is rejected here, since messages about connections repeat the addresses.
 pub(super) fn servers(text: &str) -> Checked {
-    match address::servers(text).next() {
-        Some(_) => Ok(()),
-        None => Err("must be addresses such as nats://127.0.0.1:4222".to_owned()),
+    let has_scheme = |server: &str| {
+        let scheme = server.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        scheme.is_none_or(|scheme| ["nats", "tls", "ws", "wss"].contains(&&*scheme))
+    };
+    let is_server = |server: &str| has_scheme(server) && redact::without_credentials(server) != redact::HIDDEN;
+
+    let mut servers = address::servers(text).peekable();
+    if servers.peek().is_some() && servers.all(is_server) {
+        Ok(())
+    } else {
+        Err("must be addresses such as nats://127.0.0.1:4222".to_owned())
     }
 }
 
@@ -57,7 +67,7 @@ pub(super) fn endpoint(text: &str) -> Checked {
 
 /// Source: Azure, "Storage account overview", "Storage account name".
 pub(super) fn account(text: &str) -> Checked {
-    if text.contains("AccountKey=") || redact::is_storage_key(text) {
+    if text.contains("AccountKey=") || redact::has_storage_key(text) {
         return Err(
             "must be the account's name alone; the key belongs to a file that `account_key_file` names".to_owned()
         );
@@ -151,27 +161,65 @@ pub(super) fn log_level(text: &str) -> Checked {
 
 /// Checks that a file can be read now, since it may be needed only much later.
 pub(super) fn file(path: &Path) -> Checked {
-    let unreadable = |error: std::io::Error| format!("can't be read: {error}");
-    let metadata = File::open(path).and_then(|file| file.metadata()).map_err(unreadable)?;
+    let metadata =
+        File::open(path).and_then(|file| file.metadata()).map_err(|error| secret_text::unreadable(path, &error))?;
     if metadata.is_dir() { Err("is a directory: must be a file".to_owned()) } else { Ok(()) }
 }
 
-/// Checks that a file can be read and holds a secret. Only regular files are read: a pipe yields its text only once.
-pub(super) fn secret_file(path: &Path) -> Checked {
+/// Checks that a file can be read and contains text. Only regular files are read: a pipe yields its text only once.
+pub(super) fn text_file(path: &Path) -> Checked {
     file(path)?;
     if !path.is_file() {
         return Ok(());
     }
-    match secret_text::read(path) {
+    is_filled(path, fs::read(path).and_then(secret_text::decoded))
+}
+
+/// Checks that a file can be read and holds a secret of a store. A store reads only regular files, again and again.
+pub(super) fn secret_file(path: &Path) -> Checked {
+    if path.is_dir() {
+        return Err("is a directory: must be a file".to_owned());
+    }
+    is_filled(path, secret_text::read(path))
+}
+
+fn is_filled(path: &Path, content: io::Result<String>) -> Checked {
+    match content {
         Ok(text) if secret_text::trimmed(&text).is_empty() => Err("the file is empty".to_owned()),
         Ok(_) => Ok(()),
-        Err(error) => Err(format!("can't be read: {error}")),
+        Err(error) => Err(secret_text::unreadable(path, &error)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_a_shell_would_expand_has_a_cure() {
+        for (path, cure) in [
+            ("~/key.json", ": write the whole path, since ~ and variables are not expanded"),
+            ("$HOME/key.json", ": write the whole path, since ~ and variables are not expanded"),
+            ("file:///none/key.json", ": write the path alone, without file://"),
+            ("/none/key.json", "can't be read: No such file or directory (os error 2)"),
+        ] {
+            for check in [file, secret_file] {
+                let error = check(Path::new(path)).unwrap_err();
+                assert!(error.ends_with(cure), "{path}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pipe_or_a_device_is_no_file_with_a_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [Path::new("/dev/zero"), &pipe] {
+            let expected = "can't be read: it is a pipe or a device, name a regular file";
+            assert_eq!(secret_file(path), Err(expected.to_owned()));
+        }
+    }
 
     #[test]
     fn log_levels_are_levels_or_modules_with_levels() {

@@ -110,7 +110,8 @@ impl Problem {
     /// Reports a store without an address. `origin` is the place of some other setting of the store.
     pub(super) fn store_url_missing(store: &str, origin: &str) -> Self {
         let cure = format!(
-            "set it to `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or `file:///dir` for the store in {origin}"
+            "set it to `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, `nats:STORE` or `file:///dir` \
+             for the store in {origin}"
         );
         Self::Missing { key: format!("stores.{store}.url"), cure }
     }

@@ -66,7 +66,7 @@ keys! {
                 .check(check::prefix)
                 .flag(Scope::Global, "prefix", "PREFIX");
         await_relay_ms: u64 =
-            "How long commands of consumers retry while no relay is listening, for example while a site has no uplink",
+            "How long consumers retry while no relay is listening, as when a site has no uplink, and at least wait for a silent one",
             millis(100, 86_400_000)
                 .default_of(|| consumer::Options::default().no_relay_patience.as_millis().to_string())
                 .flag(Scope::Global, "await-relay", "DURATION");

@@ -8,7 +8,7 @@ use gantry_proto::StoreName;
 use super::error::Problem;
 use super::keys::KEYS;
 use super::lookup::{self, STORE_PLACEHOLDER};
-use super::redact::without_credentials;
+use super::redact::{self, without_credentials};
 use super::table::Kind;
 
 /// The origin of a value that no place sets.
@@ -122,8 +122,9 @@ fn check(setting: Setting) -> Result<Setting, Problem> {
     if let Some(store) = setting.store()
         && let Err(error) = store.parse::<StoreName>()
     {
-        let value = format!("{store:?}");
-        return Err(Problem::Value { key: setting.key(), value, origin: setting.origin, cure: error.to_string() });
+        let value = format!("{:?}", redact::without_secret(store.to_owned()));
+        let cure = redact::without_credentials_in(&error.to_string());
+        return Err(Problem::Value { key: redact::shown_key(&setting.path), value, origin: setting.origin, cure });
     }
     let Some(key) = lookup::find(&setting.path) else {
         return Err(not_a_key(setting));

@@ -1,7 +1,11 @@
 //! Finds keys by path or by variable, and the known key closest to an unknown one.
 
+use std::collections::BTreeMap;
+
+use super::build::is_of_other_kind;
 use super::error::Problem;
 use super::keys::KEYS;
+use super::redact;
 use super::similar::nearest_of;
 use super::synonyms::{self, Meaning};
 use super::table::{ENV_PREFIX, Key};
@@ -37,7 +41,7 @@ pub(super) fn is_section(path: &[String]) -> bool {
 
 /// Reports a key that does not exist.
 pub(super) fn unknown(path: &[String], origin: String) -> Problem {
-    let key = path.join(".");
+    let key = redact::shown_key(path);
     if let Some(Meaning::Cure(cure)) = synonyms::of(path) {
         return Problem::Foreign { key, origin, cure };
     }
@@ -73,14 +77,43 @@ fn nearest(path: &[String]) -> Option<String> {
         return similar.filter(|key| key.starts_with("nats.")).map(|key| format!("{section}.{store}.{key}"));
     }
 
+    if let [section, store, last] = path
+        && section == "stores"
+    {
+        let of_store = synonyms::similar(last).map(|key| format!("{section}.{store}.{key}"));
+        // A user or a token is rather one of the cloud than one of nats-server.
+        return of_store.or_else(|| in_another_section(path).filter(|key| !key.starts_with("nats.")));
+    }
+
     let wanted = generic(path);
     let similar = nearest_of(&wanted, KEYS.iter().map(|key| key.name.to_owned()));
     let found = similar.or_else(|| in_another_section(path))?;
-
     Some(match path {
         [section, store, ..] if section == "stores" => found.replace(STORE_PLACEHOLDER, store),
         _ => found,
     })
+}
+
+/// Removes hints at keys that belong only to stores of another kind. `urls` are the addresses of the stores.
+pub(super) fn keep_hints_of_kind(problems: &mut [Problem], urls: &BTreeMap<String, String>) {
+    for problem in problems {
+        let Problem::Unknown { nearest, .. } = problem else { continue };
+        let Some(hint) = nearest.clone() else { continue };
+        let is_variable = hint.starts_with(ENV_PREFIX);
+        let path: Vec<String> = match hint.strip_prefix(ENV_PREFIX) {
+            Some(rest) => rest.to_lowercase().split("__").map(str::to_owned).collect(),
+            None => hint.split('.').map(str::to_owned).collect(),
+        };
+        let [section, store, key] = path.as_slice() else { continue };
+        let url = urls.get(store).filter(|url| section == "stores" && is_of_other_kind(key, url));
+        let Some(url) = url else { continue };
+
+        let same = synonyms::of_kind(key, url).map(|key| format!("{section}.{store}.{key}"));
+        *nearest = same.map(|key| match is_variable {
+            true => format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase()),
+            false => key,
+        });
+    }
 }
 
 /// Finds the key of this name in another section, for example if `chunk_max_bytes` is at the top.

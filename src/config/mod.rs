@@ -63,7 +63,7 @@ pub use self::environment::Environment;
 pub use self::error::{Error, Problem};
 pub use self::keys::KEYS;
 pub(crate) use self::pasted::begins_connection_string;
-pub use self::redact::without_credentials;
+pub use self::redact::{without_credentials, without_credentials_in};
 pub(crate) use self::similar::nearest_of;
 pub use self::sources::{Flags, Sources};
 pub use self::table::{ENV_PREFIX, Flag, Key, Kind, Scope};

@@ -1,6 +1,6 @@
 //! The places where settings come from, and their order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -14,6 +14,7 @@ use super::environment::Environment;
 use super::error::{Error, Problem};
 use super::file;
 use super::layer::{self, Layer, text_of};
+use super::lookup;
 
 /// The places where settings come from.
 #[derive(Clone, Debug, Default)]
@@ -124,10 +125,23 @@ impl Sources {
         let clouds = cloud_layer(&self.environment, &set);
         let links = uplink_layer(&uplinks, &surroundings, &set, &mut problems);
 
+        let urls = urls(&stores, &set);
+
         let layers = [Layer::defaults(&stores, &uplinks), clouds, links].into_iter().chain(set);
         let layers = layers.map(|layer| layer.check(&mut problems)).collect();
+        lookup::keep_hints_of_kind(&mut problems, &urls);
         (layers, problems)
     }
+}
+
+/// Returns the addresses of the stores that have one.
+fn urls(stores: &BTreeSet<String>, layers: &[Layer]) -> BTreeMap<String, String> {
+    let url = |store: &String| {
+        let key = format!("stores.{store}.url");
+        let setting = layers.iter().rev().find_map(|layer| layer.get(&key))?;
+        Some((store.clone(), text_of(&setting.value)?.to_owned()))
+    };
+    stores.iter().filter_map(url).collect()
 }
 
 /// Returns the settings from the clouds' variables for every store: the server, the certificate authorities, the

@@ -1,6 +1,7 @@
 //! Names that the clouds' libraries and other programs have for the settings of a store.
 
 use super::keys;
+use super::similar::nearest_of;
 
 /// What to write in place of a name.
 pub(super) enum Meaning {
@@ -69,7 +70,7 @@ const CURES: [(&[&str], &str); 4] = [
     (
         &["bucket", "bucketname", "container", "containername", "filesystem", "prefix", "root"],
         "the bucket or container and the prefix belong to `url`, as in s3://bucket/prefix, gs://bucket/prefix or \
-         az://container/prefix",
+         az://container/prefix; that of upstream relays belongs to `nats.prefix`",
     ),
     (
         &["project", "projectid", "projectnumber"],
@@ -101,6 +102,19 @@ pub(super) fn of(path: &[String]) -> Option<Meaning> {
     let synonym = || KEYS.iter().find(|(_, names)| is_named(names)).map(|(key, _)| *key);
     let cure = || CURES.iter().find(|(names, _)| is_named(names)).map(|(_, cure)| Meaning::Cure(cure));
     spelled.or_else(synonym).map(Meaning::Key).or_else(cure)
+}
+
+/// Returns the key of a store that a misspelled name stands for. Less similar names rather have another meaning.
+pub(super) fn similar(name: &str) -> Option<String> {
+    let found = nearest_of(name, own_keys().map(str::to_owned))?;
+    (3 * strsim::damerau_levenshtein(name, &found) <= name.len()).then_some(found)
+}
+
+/// Returns the key of stores at `url` with the meaning that `key` has for stores of another kind.
+pub(super) fn of_kind(key: &str, url: &str) -> Option<&'static str> {
+    // Azure calls the keys of an account its access keys.
+    let is_access_key = matches!(key, "access_key_id_file" | "secret_access_key_file");
+    (is_access_key && url.starts_with("az://")).then_some("account_key_file")
 }
 
 /// Returns the keys of a store.

@@ -494,6 +494,106 @@ fn names_that_can_not_be_sent_are_rejected() {
     }
 }
 
+#[test]
+fn an_address_of_a_server_that_can_not_be_parsed_names_its_key() {
+    for (address, problem) in [
+        ("http://127.0.0.1:99999/acct", "must have a port from 1 to 65535"),
+        ("http://127.0.0.1:x/acct", "must have a port from 1 to 65535"),
+        ("http://:9/acct", "must begin with http:// or https:// and name a host"),
+        ("http://1.2.3.999/acct", "must name a valid host: invalid IPv4 address"),
+        ("http://xn--/acct", "must name a valid host: invalid international domain name"),
+        ("http://[::1/acct", "must name a valid host: invalid IPv6 address"),
+        ("http://%41:9/acct", "must contain only characters that URLs permit"),
+    ] {
+        for url in ["az://models", "gs://models", "s3://models"] {
+            let setup = Setup::new(&format!("[stores.m]\nurl = {url:?}\nendpoint_url = {address:?}\n"));
+            let error = setup.env("AZURE_STORAGE_ACCOUNT", "acct").error();
+            assert!(error.starts_with(&format!("`stores.m.endpoint_url` = {address:?} in ")), "{error}");
+            assert!(error.ends_with(&format!(":3: {problem}")), "{error}");
+        }
+    }
+    for host in [":4443", "localhost:abc"] {
+        let error = Setup::new("[stores.m]\nurl = \"gs://models\"\n").env("STORAGE_EMULATOR_HOST", host).error();
+        let place = format!("`stores.m.endpoint_url` = \"http://{host}\" in STORAGE_EMULATOR_HOST: must ");
+        assert!(error.starts_with(&place), "{error}");
+    }
+}
+
+#[test]
+fn an_address_of_another_account_is_rejected() {
+    for (account, address, problem) in [
+        (
+            "acct",
+            "http://127.0.0.1:10000/devstoreaccount1",
+            "the address belongs to the account \"devstoreaccount1\": ",
+        ),
+        ("acct", "https://other.blob.core.windows.net", "the address belongs to the account \"other\": correct one"),
+        ("acct", "https://blob.core.windows.net", "must be https://ACCOUNT.blob.core.windows.net, with the account's"),
+        ("acct", "http://127.0.0.1:10000/acct/good", "remove the container from the end of the address, since `url`"),
+        ("devstoreaccount1", "", "is the account of Azure's emulators: set it to the emulator's address, as in"),
+    ] {
+        let line = if address.is_empty() { String::new() } else { format!("endpoint_url = {address:?}\n") };
+        let toml = format!("[stores.m]\nurl = \"az://good\"\naccount = {account:?}\n{line}");
+        let error = Setup::new(&toml).error();
+        assert!(error.contains("`stores.m.endpoint_url`") && error.contains(problem), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    for (account, address) in [
+        ("acct", "https://acct-secondary.blob.core.windows.net"),
+        ("acct", "https://acct.privatelink.blob.core.windows.net:443"),
+        ("acct", "http://127.0.0.1:10000/acct"),
+        ("devstoreaccount1", "http://azurite:10000/devstoreaccount1"),
+        ("acct", "https://blobs.example.org"),
+    ] {
+        let toml = format!("[stores.m]\nurl = \"az://good\"\naccount = {account:?}\nendpoint_url = {address:?}\n");
+        Setup::new(&toml).ok();
+    }
+}
+
+#[test]
+fn a_variable_for_the_account_that_is_not_read_is_named() {
+    for (variable, value, cure) in [
+        (
+            "AZURE_STORAGE_CONNECTION_STRING",
+            "AccountName=acct;AccountKey=hush==",
+            "set AZURE_STORAGE_ACCOUNT to its AccountName, and AZURE_STORAGE_KEY to its AccountKey",
+        ),
+        (
+            "AZURE_STORAGE_CONNECTION_STRING",
+            "AccountName=acct;SharedAccessSignature=sv=1&sig=hush",
+            "set AZURE_STORAGE_ACCOUNT to its AccountName, and AZURE_STORAGE_SAS_TOKEN to its SharedAccessSignature",
+        ),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "acct", "set AZURE_STORAGE_ACCOUNT in its place"),
+    ] {
+        let error = Setup::new("[stores.m]\nurl = \"az://models\"\n").env(variable, value).error();
+        assert_eq!(error, format!("`stores.m.account` is missing: {variable} is not read: {cure}"));
+    }
+}
+
+#[test]
+fn a_secret_in_place_of_a_name_or_a_server_is_not_printed() {
+    let key = format!("{}==", "aB3+hush".repeat(11).split_at(86).0);
+    let connection = "AccountName=a;AccountKey=hush==";
+    for secret in ["sv=2023-11-03&sig=hush", connection, &key] {
+        for toml in [
+            format!("{secret:?} = 1\n"),
+            format!("[stores.{secret:?}]\nurl = \"s3://b\"\n"),
+            format!("[stores.s]\nurl = \"s3://b\"\n{secret:?} = 1\n"),
+            format!("nats.url = {secret:?}\n"),
+        ] {
+            let error = Setup::new(&toml).error();
+            assert!(error.contains("[redacted]") && !error.contains("hush"), "{toml}: {error}");
+        }
+    }
+    let error = Setup::new("").env("NATS_URL", "az://models?sv=1&sig=hush%3D").error();
+    let expected =
+        "`nats.url` = \"az://models?[redacted]\" in NATS_URL: must be addresses such as nats://127.0.0.1:4222";
+    assert_eq!(error, expected);
+    for url in ["nats://a:1,tls://b", "WSS://h", "127.0.0.1:4222", "me:pw@h"] {
+        Setup::new("").env("NATS_URL", url).ok();
+    }
+}
+
 /// The key for the file of a secret was once suggested only if no other key was more similar.
 #[test]
 fn names_that_other_programs_have_for_a_key_are_known() {
@@ -522,7 +622,12 @@ fn names_that_other_programs_have_for_a_key_are_known() {
         ("endpoint", "endpoint_url"),
         ("accountKeyFile", "account_key_file"),
     ] {
-        let error = Setup::new(&format!("[stores.s]\nurl = \"az://models\"\n{name} = \"hush\"\n")).error();
+        let url = match key {
+            "credentials_file" | "billing_project" => "gs://models",
+            "access_key_id_file" | "secret_access_key_file" | "session_token_file" | "path_style" => "s3://models",
+            _ => "az://models",
+        };
+        let error = Setup::new(&format!("[stores.s]\nurl = {url:?}\n{name} = \"hush\"\n")).error();
         assert!(error.contains(&format!("did you mean `stores.s.{key}`")), "{error}");
         assert!(error.lines().count() == 1 && !error.contains("hush"), "{error}");
 
@@ -534,6 +639,11 @@ fn names_that_other_programs_have_for_a_key_are_known() {
         ("connection_string", "set `account` to the AccountName of the connection string, and write its AccountKey to"),
         ("AZURE_STORAGE_CONNECTION_STRING", "set `account` to the AccountName of the connection string"),
         ("container_name", "the bucket or container and the prefix belong to `url`, as in"),
+        (
+            "prefix",
+            "the bucket or container and the prefix belong to `url`, as in s3://bucket/prefix, gs://bucket/prefix or \
+             az://container/prefix; that of upstream relays belongs to `nats.prefix`",
+        ),
         ("project_id", "reading a bucket requires no project, remove the key; a project that pays"),
         ("use_managed_identity", "the managed identity of the machine is used if no credentials are set"),
     ] {
@@ -542,6 +652,39 @@ fn names_that_other_programs_have_for_a_key_are_known() {
         assert!(error.starts_with(&start) && error.lines().count() == 1 && !error.contains("hush"), "{error}");
         assert!(error.contains(&format!(" is not a configuration key: {cure}")), "{error}");
     }
+}
+
+#[test]
+fn a_name_that_no_key_of_the_store_resembles_has_no_hint() {
+    for name in [
+        "client_certificate_file",
+        "key",
+        "auth",
+        "user",
+        "username",
+        "password",
+        "token",
+        "access_token",
+        "cloud",
+        "allow_http",
+        "version_id",
+        "subscription",
+        "use_emulator",
+        "authority_host",
+        "secret_access_token",
+        "credentials",
+        "user_project",
+        "force_path_style",
+    ] {
+        let error = Setup::new(&format!("[stores.s]\nurl = \"az://models\"\n{name} = \"hush\"\n")).error();
+        assert!(error.ends_with(" is not a configuration key") && error.lines().count() == 1, "{error}");
+    }
+    for (name, key) in [("access_key", "account_key_file"), ("acount", "account"), ("endpiont_url", "endpoint_url")] {
+        let error = Setup::new(&format!("[stores.s]\nurl = \"az://models\"\n{name} = \"hush\"\n")).error();
+        assert!(error.contains(&format!("did you mean `stores.s.{key}`")), "{error}");
+    }
+    let setup = Setup::new("[stores.s]\nurl = \"az://models\"\n").env("GANTRY_STORES__S__ACCESS_KEY", "hush");
+    assert!(setup.error().contains("did you mean `GANTRY_STORES__S__ACCOUNT_KEY_FILE`"));
 }
 
 #[test]
@@ -744,9 +887,10 @@ fn problems_of_stores_name_key_value_line_and_cure() {
     assert_problems(&[
         (
             "[stores.a]",
-            "`stores.a.url` is missing: set it to `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or `file:///dir` for the store in {file}:1",
+            "`stores.a.url` is missing: set it to `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, `nats:STORE` or `file:///dir` for the store in {file}:1",
         ),
         ("[stores.a]\nregion = \"x\"", "for the store in {file}:2"),
+        ("[stores.a.nats]\nurl = \"nats://h\"", "`nats:STORE` or `file:///dir` for the store in {file}:2"),
         (
             "[stores.a]\nurl = \"ftp://x\"",
             "`stores.a.url` = \"ftp://x\" in {file}:2: must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, nats:STORE or file:///dir, not ftp://",

@@ -349,6 +349,8 @@ RARE = {"nats-server stopped for a while": 4, "consumer frozen, resumed": 2, "S3
 def plan(random, count, nodes, consumers, kinds=None):
     """Returns this many faults, each kind equally often, in an order that depends on the seed."""
     able = [name for name in kinds or KINDS if KINDS[name][3] in (None, nodes)]
+    if not able:
+        raise Problem(f"none of these faults applies to a setup with {nodes} nats-server(s): add others")
     return [Order(name, random.randrange(consumers), round(random.uniform(0.02, 0.6), 3),
                   round(random.uniform(*KINDS[name][1:3]), 1), random.choice(["consumer", "relay"]))
             for name in shuffled(random, count, able, RARE)]

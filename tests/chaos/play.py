@@ -3,7 +3,6 @@
 import asyncio
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -41,8 +40,6 @@ def options(parser):
 
 def play(acted, args):
     """Runs `acted(stage, gantry, args)`. On failure, exits with a message."""
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, signal.default_int_handler)
     name = Path(sys.argv[0]).stem
     stage = demo.Stage()
     try:

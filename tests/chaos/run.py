@@ -15,6 +15,7 @@ never on slowness. All processes listen on 127.0.0.1 and stop when this process 
 import argparse
 import asyncio
 import random
+import sys
 import time
 
 from play import at_rest, check_memory, fits, inject, options, place, play
@@ -113,9 +114,12 @@ def main():
     args.within_s = args.within_s or (SHORT_WITHIN_S if args.short else WITHIN_S)
     if not args.plan:
         return play(run, args)
-    for name, _, orders in places(args):
-        for order in orders:
-            say(f"{name}: {order}")
+    try:
+        for name, _, orders in places(args):
+            for order in orders:
+                say(f"{name}: {order}")
+    except Problem as problem:
+        sys.exit(f"chaos, run: {problem}")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ a proxy.
 
 For each fault, up to three consumers download with `gantry get`, and the fault occurs in the middle of the first
 download. A table shows for each kind of fault how long no new byte arrived, and how often consumers recovered. The run
-fails on wrong bytes, on downloads that have not ended after 400 s, and on leaked resources, but never on slowness. All
-processes listen on 127.0.0.1 and stop when this process ends, even if it is killed.
+fails on wrong bytes, on downloads that have not ended after 400 s, and on leaked resources. A fault that comes too late
+for its download fails the run, too. All processes listen on 127.0.0.1 and stop when this process ends, even if it is
+killed.
 """
 
 import argparse

@@ -141,12 +141,14 @@ def full(stage, gantry, counts):
     counts.right(readonly.get("later"), later)
     readonly.filled(3)
     readonly.cache.chmod(0o500)
+    broken = time.monotonic()
     for _ in range(3):
         counts.right(small.get("object"), body)
         counts.right(readonly.get("object"), body)
         counts.right(readonly.get("later"), later)
     one_line(counts, small, "its file system is full")
-    one_line(counts, readonly, "it is read-only")
+    # It is tried again after each pause.
+    one_line(counts, readonly, "it is read-only", 1 + int((time.monotonic() - broken) / PAUSE_S))
     for site in (small, readonly):
         counts.ran(site.cached("verify"), 0, "files are intact")
     counts.ran(small.cached("ls"), 0, "partial", f"{STORE}/object")
@@ -167,10 +169,11 @@ def full(stage, gantry, counts):
     counts.add("folders used again", 2)
 
 
-def one_line(counts, site, words):
-    """Checks that the log has exactly one warning about the cache, with these words and what to do."""
+def one_line(counts, site, words, most=1):
+    """Checks that the log has one warning about the cache, or a few, with these words and what to do."""
     lines = site.warnings()
-    counts.expect(len(lines) == 1 and words in lines[0], f"{site.name}: not one line with {words!r}: {lines}")
+    counts.expect(1 <= len(lines) <= most and all(words in line for line in lines),
+                  f"{site.name}: not one line with {words!r}, or at most {most}: {lines}")
     counts.add("single lines")
 
 

@@ -241,7 +241,7 @@ def run_cases(title, cases, args, gantry_of):
         stage.folder = gantry_of.folder()
         try:
             cases[name](stage, gantry_of.gantry, counts)
-        except Problem as problem:
+        except (Problem, OSError, subprocess.SubprocessError) as problem:
             counts.expect(False, str(problem))
         finally:
             unmount_below(stage.folder)

@@ -1,4 +1,4 @@
-"""Operators, accounts and users as JWTs, for nat-servers in operator mode. Keys and signatures come from openssl.
+"""Operators, accounts and users as JWTs, for nats-servers in operator mode. Keys and signatures come from openssl.
 
 Source of the forms: github.com/nats-io/nkeys and github.com/nats-io/jwt.
 """

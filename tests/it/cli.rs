@@ -76,6 +76,58 @@ async fn one_id_is_in_the_json_and_in_the_logs_of_both_sides() {
     assert!(invalid.stderr.contains("--correlation") && !invalid.stderr.contains("order\u{1b}"), "{invalid:?}");
 }
 
+/// clap and messages about files repeat arguments.
+#[tokio::test]
+async fn arguments_with_secrets_are_not_printed() {
+    let nats = Nats::plain().await;
+    let sas = "https://acct.blob.core.windows.net/m/a?sv=1&sig=hush";
+    let connection = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=hush==";
+    for secret in [sas, connection, "s3://me:hush@demo/a"] {
+        for command in
+            [&["get"][..], &["ls"], &["stat"], &["cat"], &["find"], &["cache", "purge"], &["serve"], &["ping"], &[]]
+        {
+            let failed = gantry(command.iter().copied()).arg(secret).nats(&nats).run().await;
+            assert!(failed.code == Some(2) && !failed.stderr.contains("hush"), "{command:?}: {}", failed.stderr);
+        }
+    }
+    let path = "s3://me:hush@demo/a";
+    for options in [
+        ["stat", "m/a", "--config", path],
+        ["stat", "m/a", "--context", path],
+        ["stat", "m/a", "--creds", path],
+        ["stat", "m/a", "--server", "nats://me:hush@"],
+        ["health", "--url", "http://me:hush@127.0.0.1:1", "--no-context"],
+        ["cache", "ls", "--dir", path],
+        ["get", "--from", path, "-o."],
+    ] {
+        let failed = gantry(options).nats(&nats).run().await;
+        assert!(failed.code != Some(0) && !failed.stderr.contains("hush"), "{options:?}: {}", failed.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_in_the_place_of_a_damaged_cache_file_is_not_removed() {
+    let folder = data::folder();
+    let dir = folder.path().join("cache");
+    let block = dir.join(format!("{:032x}-{:032x}-0.block", 1, 2));
+    std::fs::create_dir_all(&block).unwrap();
+    std::fs::write(block.join("notes.txt"), "mine").unwrap();
+    std::fs::write(dir.join(format!("{:032x}.current", 1)), "damaged").unwrap();
+    std::fs::write(dir.join("gantry-cache"), "gantry cache 1\n").unwrap();
+    let cache = |action: &str, option: &str| gantry(["cache", action, option]).arg("--dir").arg(&dir).run();
+
+    let verified = cache("verify", "--remove").await.expect_code(6);
+    let expected = "1 of the damaged files are directories with content";
+    assert!(
+        verified.stderr.contains("removed 1 of 2 files") && verified.stderr.contains(expected),
+        "{}",
+        verified.stderr
+    );
+    let purged = cache("purge", "--all").await.expect_code(0);
+    assert!(purged.stderr.contains("removed 0 bytes in 0 files"), "{}", purged.stderr);
+    assert_eq!(std::fs::read(block.join("notes.txt")).unwrap(), b"mine");
+}
+
 #[tokio::test]
 async fn quiet_prints_nothing_on_success() {
     let site = Site::start().await;

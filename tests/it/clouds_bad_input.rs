@@ -186,7 +186,7 @@ async fn what_google_refuses_is_one_line_with_its_key_and_cure() {
             412,
             "OrgPolicyConstraintFailed",
             "",
-            "a policy of the organisation forbids the request (412 OrgPolicyConstraintFailed: No.): fulfil the policy, or",
+            "a policy of the organisation forbids the request (412 OrgPolicyConstraintFailed: No.): comply with the policy, or ask",
         ),
         (412, "PreconditionFailed", "", "Google Cloud Storage refuses the request (412 PreconditionFailed: No.)"),
         (
@@ -201,7 +201,12 @@ async fn what_google_refuses_is_one_line_with_its_key_and_cure() {
             "",
             "`stores.s.billing_project` is not set: bucket \"bucket\": the relay may not",
         ),
-        (200, "", "", "what answers is not Google Cloud Storage, but a web page or another service: check the address"),
+        (
+            200,
+            "",
+            "",
+            "what answers is not Google Cloud Storage, but a web page or another service: correct the address of the server",
+        ),
     ] {
         let double = ServiceDouble::scripted(move |_, _| {
             let text = format!("<Error><Code>{code}</Code><Message>No.</Message></Error>");

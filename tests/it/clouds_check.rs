@@ -124,6 +124,37 @@ async fn the_check_of_a_google_bucket_fails_if_reading_is_refused_or_fails() {
 }
 
 #[tokio::test]
+async fn the_check_of_a_google_bucket_fails_if_neither_listing_nor_reading_is_permitted() {
+    let folder = data::folder();
+    let file = format!("credentials_file = {:?}\n", secret(&folder, &service_account()));
+    let listing_only = "storage.objects.list";
+    for (lines, status, of_object, expected) in [
+        (&*file, 403, "relay@p does not have storage.objects.get access.", "deploy/iam/gcs-role.yaml"),
+        ("anonymous = true\n", 401, "Anonymous caller does not have storage.objects.get access.", "give the relay"),
+        ("anonymous = true\n", 403, "No.", "give the relay credentials, or make the bucket public"),
+        (&*file, 403, listing_only, ""),
+        ("anonymous = true\n", 401, listing_only, ""),
+    ] {
+        let google = ServiceDouble::scripted(move |asked, _| {
+            let reason = if asked.contains("list-type=2") { listing_only } else { of_object };
+            let text =
+                format!("<Error><Code>AccessDenied</Code><Message>No.</Message><Details>{reason}</Details></Error>");
+            Response::builder().status(status).body(Full::new(Bytes::from(text))).unwrap()
+        });
+        let google = google.await;
+        let checked = check("gs://bucket", &format!("endpoint_url = {:?}\n{lines}", google.url())).await;
+        if expected.is_empty() {
+            let said = checked.expect_code(0).stdout_text();
+            assert!(said.contains("missing keys will be reported as denied; reading was not tested"), "{said}");
+            continue;
+        }
+        let said = checked.expect_code(2).stderr;
+        assert!(said.contains("may neither list (bucket \"bucket\": ") && said.contains(") nor read: "), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn the_check_names_the_reason_why_listing_is_forbidden() {
     let folder = data::folder();
     let key = format!("account_key_file = {:?}\n", secret(&folder, KEY));

@@ -91,6 +91,112 @@ async fn a_store_without_a_name_is_one_line() {
 }
 
 #[tokio::test]
+async fn a_secret_that_was_pasted_elsewhere_is_not_printed() {
+    let nats = Nats::plain().await;
+    let sas = "sv=2023-11-03&sr=c&sig=hush%3D";
+    let connection = "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=hush==";
+    let url = format!("https://acct.blob.core.windows.net/models/a&{sas}");
+    let store = format!("m={url}");
+    let server = format!("az://models?{sas}");
+    for arguments in [
+        &["serve", "--check", "--store", &*store][..],
+        &["serve", "--check", "--store", &url],
+        &["serve", "--check", "--server", &server],
+        &["ls", "m", "--server", &server],
+        &["ls", "m", "--server", connection],
+        &["serve", &url],
+        &["get", &url],
+        &["stat", connection],
+    ] {
+        let output = gantry(arguments).nats(&nats).run().await;
+        let said = format!("{}{}", output.stderr, output.stdout_text());
+        assert!(said.contains("[redacted]") || said.contains("must be"), "{arguments:?}: {said}");
+        assert!(!said.contains("hush"), "{arguments:?}: {said}");
+    }
+}
+
+/// A signature by the account's key once panicked, and ended the relay.
+#[tokio::test]
+async fn an_address_that_can_not_be_parsed_is_reported() {
+    let folder = data::folder();
+    let key = secret(&folder, KEY);
+    for endpoint in ["http://127.0.0.1:99999/acct", "http://1.2.3.999/acct"] {
+        let lines = format!("account = \"acct\"\naccount_key_file = {key:?}\nendpoint_url = {endpoint:?}\n");
+        let checked = check("az://good", &lines).await.expect_code(2);
+        assert_line(&checked, &format!("`stores.s.endpoint_url` = {endpoint:?} in "));
+    }
+    let variables =
+        [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c"), ("AZURE_AUTHORITY_HOST", "http://127.0.0.1:99999")];
+    let lines = format!("account = \"acct\"\nclient_secret_file = {key:?}\n");
+    let checked = check_with("az://good", &lines, &variables).await.expect_code(2);
+    assert_line(&checked, "AZURE_AUTHORITY_HOST: must have a port from 1 to 65535, as in https://login.");
+}
+
+#[tokio::test]
+async fn the_host_or_the_proxy_that_can_not_be_reached_is_named() {
+    let folder = data::folder();
+    let key = format!("account = \"acct\"\naccount_key_file = {:?}\n", secret(&folder, KEY));
+    let unknown = check("az://good", &key.replace("acct", "nosuchaccount")).await.expect_code(2);
+    assert_line(&unknown, "can't resolve nosuchaccount.blob.core.windows.net: ");
+    assert_line(&unknown, ": correct the account's name, or let the relay reach Azure Blob Storage");
+
+    let host = format!("127.0.0.1:{}", data::free_port());
+    for (proxy, expected) in [
+        (format!("http://me:hush@{host}"), format!("the proxy {host} of HTTPS_PROXY: Connection refused")),
+        (format!("socks5://{host}"), format!("the proxy {host} of HTTPS_PROXY: SOCKS is not supported")),
+    ] {
+        let said = check_with("az://good", &key, &[("HTTPS_PROXY", &proxy)]).await.expect_code(2).stderr;
+        assert!(said.starts_with("gantry: HTTPS_PROXY in the environment: container \"good\": can't reach "), "{said}");
+        assert!(said.contains(&expected) && !said.contains("hush"), "{said}");
+        assert!(
+            said.trim_end().ends_with(": correct the proxy's address, or add the store's host to NO_PROXY"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_address_of_an_emulator_without_the_account_is_named() {
+    let nothing = ServiceDouble::refusing(404, "<Error><Code>ResourceNotFound</Code></Error>").await;
+    let folder = data::folder();
+    let key = secret(&folder, KEY);
+    let lines = format!("account = \"acct\"\naccount_key_file = {key:?}\nendpoint_url = {:?}\n", nothing.url());
+    let checked = check("az://good", &lines).await.expect_code(2);
+    assert_line(&checked, "`stores.s.endpoint_url` = ");
+    assert_line(&checked, ": add the account to the end of the address, as emulators require");
+}
+
+#[tokio::test]
+async fn a_sas_that_covers_too_little_and_a_late_request_have_a_cure() {
+    let folder = data::folder();
+    let sas = format!("sas_token_file = {:?}\n", secret(&folder, SAS));
+    let code = "AuthorizationResourceTypeMismatch";
+    let azure = AzureDouble::scripted(
+        false,
+        move |asked: &Asked| {
+            if asked.is_list { Act::Serve } else { Act::Fail(403, code, ("", "")) }
+        },
+    );
+    let azure = azure.await;
+    azure.put("a", "x");
+    let checked = check("az://container", &azure_lines(&azure, &sas)).await.expect_code(2);
+    assert_line(&checked, "the relay's SAS must cover containers and objects: srt=co (403 Authorization");
+    assert_line(&checked, ": use a SAS with the permissions rl for the container, or one of the account with srt=co");
+
+    let detail = "Request date header too old: 'Sat, 28 Nov 2026 21:30:12 GMT'";
+    let late = ServiceDouble::scripted(move |_, _| {
+        let text = format!(
+            "<Error><Code>AuthenticationFailed</Code><AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail></Error>"
+        );
+        Response::builder().status(403).body(Full::new(Bytes::from(text))).unwrap()
+    });
+    let late = late.await;
+    let lines = format!("account = \"account\"\nendpoint_url = \"{}/account\"\n{sas}", late.url());
+    let checked = check("az://container", &lines).await.expect_code(2);
+    assert_line(&checked, "finds the request too old, by its clock (403 AuthenticationFailed): correct the clock");
+}
+
+#[tokio::test]
 async fn a_tenant_or_an_application_that_azure_does_not_know_is_named() {
     let azure = AzureDouble::start().await;
     let folder = data::folder();

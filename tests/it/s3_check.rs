@@ -1,6 +1,8 @@
 //! `gantry serve --check` with S3 setups that need a key of their own, or that are not supported.
 
 use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Response, StatusCode};
 
 use crate::support::gantry::Output;
 use crate::support::s3_double::{Act, Request, S3Double};
@@ -134,6 +136,74 @@ async fn a_service_for_credentials_that_is_unavailable_is_not_blamed_on_the_cred
             assert!(said.contains(source) && said.contains(&expected) && !said.contains("hush"), "{said}");
             assert!(said.contains(": let the relay reach this service, try again later, or use other"), "{said}");
         }
+    }
+}
+
+/// Checks a store whose credentials come from the metadata service of a machine at AWS. Its bucket is empty, and accepts
+/// their key only.
+async fn check_with_metadata(url: &str) -> Output {
+    let server = S3Double::start(Bytes::new(), |request: &Request| {
+        let is_signed = request.header("authorization").is_some_and(|text| text.contains("Credential=ASIATEST/"));
+        let page = "<?xml version='1.0'?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+        if is_signed {
+            Act::Raw(200, "x-amz-request-id: 1", page.to_owned())
+        } else {
+            Act::Fail(403, "AccessDenied", "")
+        }
+    })
+    .await;
+    let lines = format!("region = \"us-east-1\"\nendpoint_url = {:?}\n", server.endpoint());
+    let variables = [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", url)];
+    check(&lines, &variables).await
+}
+
+/// Answers as the metadata service of a machine at AWS. Source: Amazon EC2, "Use the Instance Metadata Service".
+fn metadata(request: &str) -> Response<Full<Bytes>> {
+    let text = if request.contains("/latest/api/token") {
+        "token"
+    } else if request.contains("/security-credentials/role") {
+        r#"{"Code":"Success","Type":"AWS-HMAC","AccessKeyId":"ASIATEST","SecretAccessKey":"hush","Token":"hush",
+            "LastUpdated":"2026-01-01T00:00:00Z","Expiration":"2099-01-01T00:00:00Z"}"#
+    } else {
+        "role"
+    };
+    let answer = Response::builder().header("x-aws-ec2-metadata-token-ttl-seconds", "21600");
+    answer.body(Full::new(Bytes::from_static(text.as_bytes()))).unwrap()
+}
+
+/// The SDK repeats requests only after an answer.
+#[tokio::test]
+async fn a_metadata_service_that_fails_for_a_moment_is_asked_again() {
+    for failing in 0..3 {
+        let service = ServiceDouble::scripted(move |request, number| {
+            let mut answer = metadata(request);
+            if number == failing {
+                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            }
+            answer
+        });
+        let service = service.await;
+        let checked = check_with_metadata(&service.url()).await.expect_code(0);
+        let said = checked.stdout_text();
+        assert!(said.contains("the relay may list"), "{failing}: {said}");
+        assert_eq!(service.asked().len(), 4, "{:?}", service.asked());
+    }
+}
+
+#[tokio::test]
+async fn only_a_metadata_service_that_answers_is_blamed() {
+    for status in [500, 503, 429] {
+        let failing = ServiceDouble::refusing(status, "").await;
+        let said = check_with_metadata(&failing.url()).await.expect_code(2).stderr;
+        let outage = format!("the service that issues them is unavailable: {} fails at the moment", failing.host());
+        assert!(said.contains(&format!("{outage} ({status})")) && !said.contains("has no credentials"), "{said}");
+    }
+
+    // A machine elsewhere has no such service. What has the address may also not answer.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for host in [format!("127.0.0.1:{}", data::free_port()), silent.local_addr().unwrap().to_string()] {
+        let said = check_with_metadata(&format!("http://{host}")).await.expect_code(2).stderr;
+        assert!(said.contains("the relay has no credentials for S3") && !said.contains("unavailable"), "{said}");
     }
 }
 

@@ -23,6 +23,10 @@ pub(crate) struct Double {
     surplus: Mutex<VecDeque<i64>>,
     /// Whether `stat` does not return the sizes of parts.
     pub(crate) forget_parts_in_stat: AtomicBool,
+    /// Whether an `open` with an end does not return the checksum, as that of S3.
+    pub(crate) forget_checksum_in_ranges: AtomicBool,
+    /// Whether `stat` is refused, in contrast to `open`.
+    pub(crate) denies_stat: AtomicBool,
     /// Whether nothing answers.
     pub(crate) is_away: AtomicBool,
     /// One permit for each answer to `open` and `stat`, and for each piece.
@@ -43,6 +47,8 @@ impl Double {
             breaks: Mutex::default(),
             surplus: Mutex::default(),
             forget_parts_in_stat: AtomicBool::new(false),
+            forget_checksum_in_ranges: AtomicBool::new(false),
+            denies_stat: AtomicBool::new(false),
             is_away: AtomicBool::new(false),
             open_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             stat_gate: Semaphore::new(Semaphore::MAX_PERMITS),
@@ -134,7 +140,10 @@ impl Store for Handle {
         async move {
             let double = Arc::clone(&self.0);
             double.opens.fetch_add(1, Ordering::SeqCst);
-            let (object, bytes) = double.find(key, pin)?;
+            let (mut object, bytes) = double.find(key, pin)?;
+            if span.end.is_some() && double.forget_checksum_in_ranges.load(Ordering::SeqCst) {
+                object.checksum = None;
+            }
             Double::pass(&double.open_gate).await;
 
             let range = span.resolve(object.size).ok_or(Error::Range { start: span.start, size: object.size })?;
@@ -162,6 +171,9 @@ impl Store for Handle {
             self.0.stats.fetch_add(1, Ordering::SeqCst);
             // The answer is that of the moment when the request arrived.
             let mut found = self.0.find(key, pin);
+            if self.0.denies_stat.load(Ordering::SeqCst) {
+                found = Err(Error::Denied("no description, as planned".to_owned()));
+            }
             if self.0.forget_parts_in_stat.load(Ordering::SeqCst)
                 && let Ok((ObjectInfo { checksum: Some(checksum), .. }, _)) = &mut found
             {

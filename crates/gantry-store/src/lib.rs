@@ -20,6 +20,8 @@ pub mod crowd;
 mod descriptions;
 #[cfg(test)]
 mod double;
+#[cfg(feature = "http")]
+pub mod endpoint;
 #[cfg(feature = "file")]
 pub mod file;
 #[cfg(feature = "gcs")]
@@ -57,6 +59,8 @@ use sha2::{Digest as _, Sha256};
 use gantry_proto::{Code, Key, ListPage, ListRequest, ObjectInfo, Pin, Span, WireError};
 
 pub use budget::Budget;
+#[cfg(feature = "http")]
+pub use connections::proxy_variable;
 pub use observe::{Observe, Observer, Unobserved};
 
 /// Maximum number of entries and prefixes in a page of a listing. Source: S3's `MaxKeys`.
@@ -255,6 +259,8 @@ pub enum UnavailableKind {
     Upstream,
     /// The store fails for a while, or asks to slow down.
     Busy,
+    /// The proxy that a variable of the environment names can't be reached, or refuses the connection.
+    Proxy,
     /// Any other reason, such as a server that does not answer.
     Other,
 }
@@ -282,7 +288,7 @@ impl UnavailableKind {
             | Self::UnknownTenant
             | Self::UnknownApplication
             | Self::Upstream => true,
-            Self::TokenService | Self::Busy | Self::Other => false,
+            Self::TokenService | Self::Busy | Self::Proxy | Self::Other => false,
         }
     }
 }

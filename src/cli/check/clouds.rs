@@ -1,11 +1,21 @@
 //! Names the key that explains an error of a store in Google Cloud or Azure, and what to do.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::{
-    CERTIFICATE_TIME_CURE, PLACE_IN_ENDPOINT_CURE, TOKEN_SERVICE_CURE, again, endpoint_names_place, find, named,
+    CERTIFICATE_TIME_CURE, PLACE_IN_ENDPOINT_CURE, TOKEN_SERVICE_CURE, again, endpoint_names_place, find, named, proxy,
 };
 use crate::config::Effective;
 use gantry_proto::StoreName;
+#[cfg(feature = "gcs")]
+use gantry_store::gcs;
 use gantry_store::{Error, UnavailableKind};
+
+/// What to do if the command az issues no token in time.
+const COMMAND_CURE: &str = "run az account get-access-token to see why, try again later, or use other credentials";
+
+/// What to do if a shared access signature permits too little.
+const SAS_CURE: &str = "use a SAS with the permissions rl for the container, or one of the account with srt=co";
 
 /// What the messages about a cloud name.
 pub(super) struct Cloud {
@@ -68,6 +78,14 @@ impl Cloud {
     }
 }
 
+/// Returns whether Google's refusal of a request for a missing object means that the relay may not read. It does not if it
+/// names the permission to list. The refusal of a request with credentials may have another reason.
+#[cfg(feature = "gcs")]
+pub(super) fn forbids_reading(refusal: &str, name: &StoreName, effective: &[Effective]) -> bool {
+    let is_for_listing = refusal.contains(gcs::PERMISSION_TO_LIST);
+    refusal.contains(gcs::PERMISSION_TO_READ) || (is_anonymous(name, effective) && !is_for_listing)
+}
+
 fn is_anonymous(name: &StoreName, effective: &[Effective]) -> bool {
     find(effective, &format!("stores.{name}.anonymous")).is_some_and(|line| line.value == "true")
 }
@@ -80,6 +98,11 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
 
     let is_anonymous = is_anonymous(name, effective);
     if let Some((key, cure)) = blamed_on_administration(cloud, error, name, effective) {
+        return format!("{key}: {error}: {cure}");
+    }
+    if let Error::Unavailable { kind, .. } = error
+        && let Some((key, cure)) = blamed_on_connection(*kind, name, effective)
+    {
         return format!("{key}: {error}: {cure}");
     }
 
@@ -95,28 +118,10 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
             (named(effective, &key("url")), "correct the clock".to_owned())
         }
         Error::Unavailable { kind: UnavailableKind::UnusableCredentials, .. } => unusable(cloud, name, effective),
-        Error::Unavailable { kind: UnavailableKind::UnusableAuthorities, .. } => {
-            (named(effective, &key("tls_ca_file")), "correct the file, or name another".to_owned())
-        }
-        Error::Unavailable { kind: UnavailableKind::TlsNotOffered, .. } => {
-            (endpoint(), "use http://, the server does not use TLS".to_owned())
-        }
-        Error::Unavailable { kind: UnavailableKind::UnknownAuthority, .. } => (
-            named(effective, &key("tls_ca_file")),
-            "name a PEM file of the authority that issued the server's certificate".to_owned(),
-        ),
-        Error::Unavailable { kind: UnavailableKind::InvalidCertificate, .. } => {
-            (endpoint(), "use the host name of the server's certificate, or renew the certificate".to_owned())
-        }
-        Error::Unavailable { kind: UnavailableKind::CertificateTime, .. } => {
-            (endpoint(), CERTIFICATE_TIME_CURE.to_owned())
-        }
-        Error::Unavailable { kind: UnavailableKind::TlsRequired, .. } => (endpoint(), "use https://".to_owned()),
-        Error::Unavailable { kind: UnavailableKind::NetworkRules, .. } => {
-            (endpoint(), "permit the relay's network in the rules, or use a private endpoint".to_owned())
-        }
         Error::Unavailable { kind: UnavailableKind::TokenService, .. } => {
-            (credentials(cloud, name, effective), TOKEN_SERVICE_CURE.to_owned())
+            let is_command = chosen(cloud, name, effective).is_some_and(|key| key.ends_with(".azure_cli"));
+            let cure = if is_command { COMMAND_CURE } else { TOKEN_SERVICE_CURE };
+            (credentials(cloud, name, effective), cure.to_owned())
         }
         Error::Unavailable { kind: UnavailableKind::NoBillingProject, .. } => {
             (named(effective, &key("billing_project")), "set it to the project that pays for the requests".to_owned())
@@ -130,10 +135,17 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
             (named(effective, &key("url")), again(*retry_after))
         }
         Error::Unavailable { .. } => {
-            (endpoint(), format!("correct the address, or let the relay reach {}", cloud.name))
+            let what = if has_account_only(name, effective) { "the account's name" } else { "the address" };
+            (endpoint(), format!("correct {what}, or let the relay reach {}", cloud.name))
         }
         Error::Protocol(_) => (endpoint(), "correct the address of the server".to_owned()),
-        Error::Denied(_) => (credentials(cloud, name, effective), cloud.permission.to_owned()),
+        Error::Denied(_) => {
+            let cure = if is_sas(cloud, name, effective) { SAS_CURE } else { cloud.permission };
+            (credentials(cloud, name, effective), cure.to_owned())
+        }
+        Error::NotFound(_) | Error::NoBucket(_) if endpoint_lacks_account(name, effective) => {
+            (endpoint(), "add the account to the end of the address, as emulators require".to_owned())
+        }
         Error::NotFound(_) | Error::NoBucket(_) if endpoint_names_place(effective, name) => {
             (endpoint(), PLACE_IN_ENDPOINT_CURE.to_owned())
         }
@@ -144,6 +156,35 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
         _ => (named(effective, &key("url")), "correct the address or the credentials".to_owned()),
     };
     format!("{key}: {error}: {cure}")
+}
+
+/// Names the key that explains a failed or forbidden connection, and what to do.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other errors have nothing to do with the connection")]
+fn blamed_on_connection(
+    kind: UnavailableKind,
+    name: &StoreName,
+    effective: &[Effective],
+) -> Option<(String, &'static str)> {
+    let authorities = || named(effective, &format!("stores.{name}.tls_ca_file"));
+    let endpoint = || server(name, effective);
+
+    Some(match kind {
+        UnavailableKind::UnusableAuthorities => (authorities(), "correct the file, or name another"),
+        UnavailableKind::TlsNotOffered => (endpoint(), "use http://, the server does not use TLS"),
+        UnavailableKind::UnknownAuthority => {
+            (authorities(), "name a PEM file of the authority that issued the server's certificate")
+        }
+        UnavailableKind::InvalidCertificate => {
+            (endpoint(), "use the host name of the server's certificate, or renew the certificate")
+        }
+        UnavailableKind::CertificateTime => (endpoint(), CERTIFICATE_TIME_CURE),
+        UnavailableKind::TlsRequired => (endpoint(), "use https://"),
+        UnavailableKind::NetworkRules => {
+            (endpoint(), "permit the relay's network in the rules, or use a private endpoint")
+        }
+        UnavailableKind::Proxy => proxy(effective, name),
+        _ => return None,
+    })
 }
 
 /// Names the key of an id that the service for tokens does not know, or of a place that a policy protects, and what to do.
@@ -163,8 +204,8 @@ fn blamed_on_administration(
         let id = id(name, effective, "client_id", "AZURE_CLIENT_ID");
         Some((id, "set it to the id of an application in this tenant".to_owned()))
     } else if is(UnavailableKind::OrganisationPolicy) {
-        let administrator = "let the organisation's administrator exempt the project of the";
-        let cure = format!("fulfil the policy, or {administrator} {}", cloud.place);
+        let administrator = "ask the organisation's administrator to exempt";
+        let cure = format!("comply with the policy, or {administrator} the {}'s project", cloud.place);
         Some((named(effective, &format!("stores.{name}.url")), cure))
     } else {
         None
@@ -173,10 +214,32 @@ fn blamed_on_administration(
 
 /// Names the key that determines the server: the endpoint, or the Azure account.
 fn server(name: &StoreName, effective: &[Effective]) -> String {
-    let endpoint = format!("stores.{name}.endpoint_url");
-    let account = format!("stores.{name}.account");
-    let has_account_only = find(effective, &endpoint).is_none() && find(effective, &account).is_some();
-    named(effective, if has_account_only { &account } else { &endpoint })
+    let key = if has_account_only(name, effective) { "account" } else { "endpoint_url" };
+    named(effective, &format!("stores.{name}.{key}"))
+}
+
+/// Returns whether the name of an Azure account determines the server.
+fn has_account_only(name: &StoreName, effective: &[Effective]) -> bool {
+    let is_set = |key: &str| find(effective, &format!("stores.{name}.{key}")).is_some();
+    is_set("account") && !is_set("endpoint_url")
+}
+
+/// Returns whether the address of a server of Azure is an IP address without the account in its path. Those of emulators
+/// have it there.
+fn endpoint_lacks_account(name: &StoreName, effective: &[Effective]) -> bool {
+    let value = |key: &str| find(effective, &format!("stores.{name}.{key}")).map(|line| line.value.trim_matches('"'));
+    let server =
+        value("endpoint_url").and_then(|url| url.split_once("://")).map(|(_, rest)| rest.trim_end_matches('/'));
+    let is_local = |server: &str| server.parse::<SocketAddr>().is_ok() || server.parse::<IpAddr>().is_ok();
+    value("account").is_some() && server.is_some_and(|server| is_local(&server.replace("localhost", "127.0.0.1")))
+}
+
+/// Returns whether the credentials are a shared access signature.
+fn is_sas(cloud: &Cloud, name: &StoreName, effective: &[Effective]) -> bool {
+    match chosen(cloud, name, effective) {
+        Some(key) => key.ends_with(".sas_token_file"),
+        None => variable(cloud) == Some("AZURE_STORAGE_SAS_TOKEN"),
+    }
 }
 
 fn chosen(cloud: &Cloud, name: &StoreName, effective: &[Effective]) -> Option<String> {

@@ -19,6 +19,7 @@ use crate::config::{self, Config, Effective, http_authority};
 use crate::http;
 use gantry_proto::{StoreName, printable};
 use gantry_store::cache::{Folder, Trouble, Unobserved};
+use gantry_store::proxy_variable;
 
 pub(super) use self::stores::explained;
 
@@ -95,6 +96,14 @@ fn report(what: &str, outcome: Result<String, String>, problems: &mut Vec<String
 fn named(effective: &[Effective], key: &str) -> String {
     find(effective, key)
         .map_or_else(|| format!("`{key}` is not set"), |line| format!("`{key}` = {} in {}", line.value, line.origin))
+}
+
+/// Names the variable with the proxy for a store, and what to do.
+fn proxy(effective: &[Effective], name: &StoreName) -> (String, &'static str) {
+    let endpoint = find(effective, &format!("stores.{name}.endpoint_url"));
+    let is_tls = !endpoint.is_some_and(|line| line.value.starts_with("\"http://"));
+    let variable = proxy_variable(is_tls).unwrap_or("the proxy");
+    (format!("{variable} in the environment"), "correct the proxy's address, or add the store's host to NO_PROXY")
 }
 
 /// What to do about an address of a server that also names the bucket or container.

@@ -1,7 +1,7 @@
 //! Names the key that explains an error of a store in S3, and what to do.
 
 use super::{
-    CERTIFICATE_TIME_CURE, PLACE_IN_ENDPOINT_CURE, TOKEN_SERVICE_CURE, again, endpoint_names_place, find, named,
+    CERTIFICATE_TIME_CURE, PLACE_IN_ENDPOINT_CURE, TOKEN_SERVICE_CURE, again, endpoint_names_place, find, named, proxy,
 };
 use crate::config::Effective;
 use gantry_proto::StoreName;
@@ -42,6 +42,7 @@ pub(super) fn blamed(error: &Error, name: &StoreName, effective: &[Effective]) -
         Error::Unavailable { kind: UnavailableKind::Busy, retry_after, .. } => {
             return format!("{}: {error}: {}", url(), again(*retry_after));
         }
+        Error::Unavailable { kind: UnavailableKind::Proxy, .. } => proxy(effective, name),
         Error::Unavailable { kind: UnavailableKind::Other, .. } => {
             (endpoint(), "start the S3 server, or correct the address")
         }

@@ -26,11 +26,14 @@ pub(super) async fn check(config: &Config, name: &StoreName, effective: &[Effect
         match store {
             StoreConfig::Nats(uplink) => relays(&*opened, uplink).await,
             StoreConfig::File(_) => Ok("answers".to_owned()),
-            StoreConfig::S3(_) => rights(&*opened, &s3::to_list(name, effective), false).await,
+            StoreConfig::S3(_) => rights(&*opened, &s3::to_list(name, effective), |_| false).await,
             #[cfg(feature = "gcs")]
-            StoreConfig::Gcs(_) => rights(&*opened, &clouds::GCS.to_list(name, effective), false).await,
+            StoreConfig::Gcs(_) => {
+                let forbids_reading = |refusal: &str| clouds::forbids_reading(refusal, name, effective);
+                rights(&*opened, &clouds::GCS.to_list(name, effective), forbids_reading).await
+            }
             #[cfg(feature = "azure")]
-            StoreConfig::Azure(_) => rights(&*opened, &clouds::AZURE.to_list(name, effective), true).await,
+            StoreConfig::Azure(_) => rights(&*opened, &clouds::AZURE.to_list(name, effective), |_| true).await,
         }
     };
 
@@ -89,12 +92,12 @@ const SAMPLE: u32 = 5;
 const ABSENT: &str = "gantry-check/absent";
 
 /// Reports what the credentials permit, as far as this can be tested without knowing a key. `to_list` describes how to
-/// permit listing. With `tells_missing`, the store reports a missing object as missing to those who may read, but not
-/// list.
+/// permit listing. `forbids_reading` returns whether the refusal of a request for a missing object means that the relay may
+/// not read. Some stores also refuse it to those who may read, but not list.
 ///
 /// # Errors
 /// That of a request that is refused, or not answered.
-async fn rights(store: &dyn Store, to_list: &str, tells_missing: bool) -> Result<String, Error> {
+async fn rights(store: &dyn Store, to_list: &str, forbids_reading: impl Fn(&str) -> bool) -> Result<String, Error> {
     let denied = match store.list(&first_page()).await {
         Ok(page) => return may_read(store, &page).await,
         Err(Error::Denied(text)) => text,
@@ -108,7 +111,7 @@ async fn rights(store: &dyn Store, to_list: &str, tells_missing: bool) -> Result
     };
     let effect = match stat(store, ABSENT).await {
         Ok(_) | Err(Error::NotFound(_)) => "the relay may read",
-        Err(Error::Denied(text)) if tells_missing => {
+        Err(Error::Denied(text)) if forbids_reading(&text) => {
             return Err(Error::Denied(format!("may neither list ({reason}) nor read: {text}")));
         }
         Err(Error::Denied(_)) => "missing keys will be reported as denied; reading was not tested",

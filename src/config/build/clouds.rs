@@ -12,6 +12,8 @@ use super::Build;
 use super::stores::limits;
 #[cfg(feature = "azure")]
 use crate::config::error::Problem;
+#[cfg(feature = "azure")]
+use crate::config::pasted::{self, EMULATED_ACCOUNT};
 use crate::config::{check, keys};
 
 /// Variables with credentials for Google Cloud that are not read, and what to do.
@@ -30,11 +32,14 @@ const OF_GOOGLE: &str = "name a file with the credentials in GOOGLE_APPLICATION_
 const READ_FOR_AZURE: [&str; 4] =
     ["AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_CLIENT_SECRET"];
 
+#[cfg(feature = "azure")]
+const CONNECTION_STRING: &str = "AZURE_STORAGE_CONNECTION_STRING";
+
 /// Variables with credentials for Azure that are not read, and what to do.
 #[cfg(feature = "azure")]
 const UNREAD_OF_AZURE: [(&str, &str); 5] = [
     (
-        "AZURE_STORAGE_CONNECTION_STRING",
+        CONNECTION_STRING,
         "set AZURE_STORAGE_KEY to its AccountKey, or AZURE_STORAGE_SAS_TOKEN to its SharedAccessSignature",
     ),
     ("AZURE_STORAGE_ACCOUNT_KEY", "set AZURE_STORAGE_KEY in its place"),
@@ -100,11 +105,11 @@ impl Build {
         let Some(account) = keys.account else {
             let account = format!("{section}.account");
             if !self.problems.iter().any(|problem| problem.is_about(&account)) {
-                let place = self.origin(&format!("{section}.url"));
-                self.missing(&account, format!("`{section}.url` ({place}) requires it, or AZURE_STORAGE_ACCOUNT"));
+                self.missing(&account, self.cure_without_account(&section));
             }
             return None;
         };
+        self.check_address_of_account(&section, &account, &container, keys.endpoint_url.as_deref());
         Some(azure::Options {
             prefix,
             endpoint_url: keys.endpoint_url,
@@ -113,6 +118,47 @@ impl Build {
             limits,
             ..azure::Options::new(account, container)
         })
+    }
+
+    /// Describes how to name the account. Other programs have other variables for it, which are not read.
+    fn cure_without_account(&self, section: &str) -> String {
+        if let Some(text) = self.environment.get(CONNECTION_STRING) {
+            let (variable, part) = match text.contains("SharedAccessSignature=") {
+                true => ("AZURE_STORAGE_SAS_TOKEN", "SharedAccessSignature"),
+                false => ("AZURE_STORAGE_KEY", "AccountKey"),
+            };
+            let name = "set AZURE_STORAGE_ACCOUNT to its AccountName";
+            return format!("{CONNECTION_STRING} is not read: {name}, and {variable} to its {part}");
+        }
+
+        let other = "AZURE_STORAGE_ACCOUNT_NAME";
+        if self.environment.get(other).is_some() {
+            return format!("{other} is not read: set AZURE_STORAGE_ACCOUNT in its place");
+        }
+        format!("`{section}.url` ({}) requires it, or AZURE_STORAGE_ACCOUNT", self.origin(&format!("{section}.url")))
+    }
+
+    /// Reports an address that does not belong to the account.
+    fn check_address_of_account(&mut self, section: &str, account: &str, container: &str, endpoint: Option<&str>) {
+        let place = |build: &Self, key: &str| {
+            let key = format!("{section}.{key}");
+            format!("`{key}` ({})", build.origin(&key))
+        };
+        let Some(endpoint) = endpoint else {
+            if account == EMULATED_ACCOUNT {
+                let cure = format!(
+                    "{} is the account of Azure's emulators: set it to the emulator's address, as in \
+                     http://127.0.0.1:10000/{EMULATED_ACCOUNT}",
+                    place(self, "account")
+                );
+                self.missing(&format!("{section}.endpoint_url"), cure);
+            }
+            return;
+        };
+        if let Some(cure) = pasted::of_other_account(endpoint, account, container) {
+            let keys = format!("{} and {}", place(self, "account"), place(self, "endpoint_url"));
+            self.problems.push(Problem::Conflict { keys, cure });
+        }
     }
 
     fn azure_credentials(&mut self, section: &str, keys: &keys::Store) -> azure::Credentials {

@@ -21,6 +21,7 @@ use gantry_relay as relay;
 use gantry_store::budget::Budget;
 use gantry_store::misplaced;
 
+pub(super) use self::stores::is_of_other_kind;
 use super::address::{self, StoreAddress};
 use super::check;
 use super::environment::Environment;
@@ -152,7 +153,7 @@ impl Build {
         // Such a key is reported, whatever its value.
         let is_foreign = |setting: &Setting| {
             let url = setting.store().and_then(url).filter(|url| StoreAddress::parse(url).is_ok());
-            url.is_some_and(|url| setting.path.get(2).is_some_and(|key| stores::is_of_other_kind(key, &url)))
+            url.is_some_and(|url| setting.path.get(2).is_some_and(|key| is_of_other_kind(key, &url)))
         };
 
         let mut invalid = Vec::new();
@@ -345,8 +346,10 @@ impl Build {
         match (first, second) {
             (Some(first), Some(second)) => {
                 let pair = (PathBuf::from(first), PathBuf::from(second));
-                self.file(&first_key, &pair.0, check::secret_file);
-                self.file(&second_key, &pair.1, check::secret_file);
+                let is_of_store = section.starts_with("stores.") && !section.ends_with(".nats");
+                let check = if is_of_store { check::secret_file } else { check::text_file };
+                self.file(&first_key, &pair.0, check);
+                self.file(&second_key, &pair.1, check);
                 Some(pair)
             }
             (None, None) => None,

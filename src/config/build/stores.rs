@@ -165,7 +165,7 @@ impl Build {
 }
 
 /// Returns whether a key belongs only to stores of another kind than the one at this address.
-pub(super) fn is_of_other_kind(key: &str, url: &str) -> bool {
+pub(in crate::config) fn is_of_other_kind(key: &str, url: &str) -> bool {
     OF_KINDS.into_iter().any(|(scheme, keys)| keys.contains(&key) && !has_keys_of(url, scheme))
 }
 

@@ -23,6 +23,9 @@ const NAMES: [&str; 12] = [
 /// The emulator's address of blobs, unless a connection string has another one.
 const EMULATOR: &str = "http://127.0.0.1:10000/devstoreaccount1";
 
+/// How the hosts of Azure's public cloud end.
+const PUBLIC_SUFFIX: &str = "core.windows.net";
+
 /// Returns whether what precedes the first `=` of a text is the beginning of a connection string.
 pub(crate) fn begins_connection_string(name: &str) -> bool {
     NAMES.contains(&&*name.trim().to_ascii_lowercase())
@@ -50,15 +53,20 @@ pub(in crate::config) fn of_connection_string(text: &str) -> Option<String> {
         ""
     };
 
-    let suffix = value("EndpointSuffix").unwrap_or("core.windows.net");
+    let suffix = value("EndpointSuffix").unwrap_or(PUBLIC_SUFFIX);
     let of_name = || azure_account(&format!("{}.blob.{suffix}", value("AccountName")?).to_ascii_lowercase());
     let of_url = |url: &str| of_endpoint(url, value("AccountName"));
     let account = match value("BlobEndpoint") {
         Some(url) => of_url(url),
         None => of_name(),
     };
+    // Without the address, the credentials would be sent to Azure's public one.
+    let is_elsewhere = value("BlobEndpoint").is_some() || !suffix.eq_ignore_ascii_case(PUBLIC_SUFFIX);
     let account = account.map_or_else(
-        || " with the account's name in `account`".to_owned(),
+        || {
+            let address = if is_elsewhere { ", and its address in `endpoint_url`" } else { "" };
+            format!(" with the account's name in `account`{address}")
+        },
         |account| format!(" with {}", account.settings()),
     );
     Some(format!("is a connection string: must be az://container/prefix{account}{credential}"))

@@ -20,7 +20,31 @@ pub(in crate::config) fn of_endpoint(scheme: &str, rest: &str) -> Option<String>
         .or_else(|| of_server(scheme, host, path))
 }
 
+/// Explains why the address `url` of a server is not that of this account: it names another account, or the container as
+/// well.
+#[cfg(feature = "azure")]
+pub(in crate::config) fn of_other_account(url: &str, account: &str, container: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host).to_ascii_lowercase();
+    let path = path.trim_matches('/');
+    if path == format!("{account}/{container}") {
+        return Some("remove the container from the end of the address, since `url` names it".to_owned());
+    }
+
+    let first = path.split('/').next().unwrap_or_default();
+    let first = first.strip_suffix("-secondary").unwrap_or(first);
+    let emulated = || (first == EMULATED_ACCOUNT).then(|| first.to_owned());
+    let named = azure_account(&host).map(|found| found.name).or_else(emulated)?;
+    (named != account).then(|| format!("the address belongs to the account {named:?}: correct one of them"))
+}
+
 fn of_azure(scheme: &str, host: &str, path: &str) -> Option<String> {
+    let of_service = host.strip_prefix("blob.").and_then(|domain| azure_account(&format!("account.blob.{domain}")));
+    if of_service.is_some() {
+        return Some(format!("must be {scheme}://ACCOUNT.{host}, with the account's name in place of ACCOUNT"));
+    }
+
     let account = azure_account(host)?;
     let public = format!("https://{}.blob.core.windows.net", account.name);
     let is_blob = host.split('.').any(|label| label == "blob");

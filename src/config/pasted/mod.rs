@@ -6,6 +6,7 @@
 mod connection;
 mod endpoints;
 mod hosts;
+mod secrets;
 
 use std::net::IpAddr;
 
@@ -14,10 +15,13 @@ use hosts::{Account, azure_account, in_aws, in_google, of_json_api};
 pub(crate) use self::connection::begins_connection_string;
 pub(super) use self::connection::of_connection_string;
 pub(super) use self::endpoints::of_endpoint;
+#[cfg(feature = "azure")]
+pub(super) use self::endpoints::of_other_account;
+pub(super) use self::secrets::{KEY_CURE, before_signature, of_signature};
 use super::place::{STORE_FORM, is_account, is_container, written};
 
 /// The account of Azure's emulators. Source: Azure, "Use the Azurite emulator", "Well-known storage account and key".
-const EMULATED_ACCOUNT: &str = "devstoreaccount1";
+pub(super) const EMULATED_ACCOUNT: &str = "devstoreaccount1";
 
 /// Where the signature of a pasted address belongs.
 const SAS_CURE: &str = "the part after the question mark in a file that `sas_token_file` names";
@@ -64,6 +68,14 @@ pub(super) fn of_bare_host(text: &str) -> Option<String> {
     let (address, has_sas) = without_query(text);
     let (host, path) = address.split_once('/').unwrap_or((address, ""));
     if text.contains('@') { None } else { of_known_host(&host.to_ascii_lowercase(), path.trim_matches('/'), has_sas) }
+}
+
+/// Explains what to write for an address such as `az:models` or `az:/models`.
+pub(super) fn of_missing_slashes(text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once(':')?;
+    let scheme = scheme.to_ascii_lowercase();
+    let is_known = matches!(&*scheme, "s3" | "gs" | "az" | "file");
+    is_known.then(|| format!("must be {}", repeated(&scheme, rest.trim_start_matches('/'))))
 }
 
 /// Returns whether an authority is an IP address or has a port, so that it is not the name of a bucket.

@@ -34,6 +34,20 @@ fn assert_accepted(url: &str, message: &str) {
 }
 
 #[test]
+fn missing_slashes_are_added() {
+    assert_translated(&[
+        ("az:/models/a", "must be az://models/a"),
+        ("az:models/a", "must be az://models/a"),
+        ("GS:b/a", "must be gs://b/a"),
+        ("s3:b", "must be s3://b"),
+        ("file:/srv/files", "must be file:///srv/files"),
+        ("az:models&sig=hush", "must be az://container/prefix"),
+    ]);
+    let upper = check::endpoint("HTTP://127.0.0.1:10000/acct").unwrap_err();
+    assert_eq!(upper, "must begin with http:// or https://, in lower case, and name a host");
+}
+
+#[test]
 fn addresses_of_azure_are_translated() {
     let sas = "in a file that `sas_token_file` names";
     let of_emulator = "must be az://models/a with `account` set to \"devstoreaccount1\" and `endpoint_url` set to \
@@ -327,6 +341,17 @@ fn connection_strings_are_translated() {
             "AccountName=acct;AccountKey=hush==;BlobEndpoint=https://blobs.example.com",
             "`account` set to \"acct\" and `endpoint_url` set to \"https://blobs.example.com\", and its AccountKey",
         ),
-        ("AccountName=A b;AccountKey=hush", "must be az://container/prefix with the account's name in `account`, and"),
+        (
+            "AccountName=A b;AccountKey=hush",
+            "must be az://container/prefix with the account's name in `account`, and its AccountKey in a file",
+        ),
+        (
+            "BlobEndpoint=http://azurite:10000/devstoreaccount1;SharedAccessSignature=sv=1&sig=hush",
+            "with the account's name in `account`, and its address in `endpoint_url`, and its SharedAccessSignature in",
+        ),
+        (
+            "AccountName=acct;AccountKey=hush==;EndpointSuffix=local.azurestack.external",
+            "with the account's name in `account`, and its address in `endpoint_url`, and its AccountKey in a file",
+        ),
     ]);
 }

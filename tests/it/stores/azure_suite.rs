@@ -1,10 +1,7 @@
 //! What the store in Azure does with a container that answers: the double's, or a real one that the environment names.
 
-use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::sync::Mutex;
-
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use gantry_proto::{ChecksumAlgorithm, ChecksumKind, Key, ListRequest, Pin, Span};
 use gantry_store::azure::{AzureStore, Credentials, Limits, Options};
@@ -12,6 +9,7 @@ use gantry_store::{Budget, Error, Store};
 
 use super::azure::{self, SecretFile};
 use super::conformance::{self, Ways};
+use super::written::Written;
 use super::{collect, key, list_all, read};
 use crate::support::azure_double::{AzureDouble, KEY};
 use crate::support::cloud_writers::AzureWriter;
@@ -21,8 +19,7 @@ use crate::support::data::random_bytes;
 struct Place {
     options: Options,
     writer: AzureWriter,
-    /// The blobs that were put.
-    written: Mutex<BTreeSet<String>>,
+    written: Written,
     large_bytes: usize,
     double: Option<(AzureDouble, SecretFile)>,
 }
@@ -32,7 +29,7 @@ impl Place {
     async fn of_double() -> Self {
         let (double, file) = (AzureDouble::start().await, SecretFile::new(KEY));
         let options = azure::options(&double, Credentials::AccountKey(file.path()));
-        let (writer, written) = (double.writer(), Mutex::default());
+        let (writer, written) = (double.writer(), Written::default());
         Self { options, writer, written, large_bytes: 1 << 30, double: Some((double, file)) }
     }
 
@@ -45,7 +42,7 @@ impl Place {
         let writer = AzureWriter { endpoint, container: container.clone(), sas: set("GANTRY_TEST_AZURE_SAS") };
         let prefix = format!("gantry-test-{}/", fastrand::u64(..));
         let options = Options { prefix, ..Options::new(account, container) };
-        Self { options, writer, written: Mutex::default(), large_bytes: 1 << 30, double: None }
+        Self { options, writer, written: Written::default(), large_bytes: 1 << 30, double: None }
     }
 
     fn store(&self, folder: &str) -> AzureStore {
@@ -60,7 +57,7 @@ impl Place {
     /// Returns the whole name of a blob that is about to be put.
     fn named(&self, name: &str) -> String {
         let name = format!("{}{name}", self.options.prefix);
-        self.written.lock().unwrap().insert(name.clone());
+        self.written.add(&name);
         name
     }
 
@@ -79,15 +76,7 @@ impl Place {
     async fn delete(&self, name: &str) {
         let name = self.named(name);
         self.writer.delete(&name).await;
-        self.written.lock().unwrap().remove(&name);
-    }
-
-    /// Deletes all blobs of the tests.
-    async fn empty(&self) {
-        let written = std::mem::take(&mut *self.written.lock().unwrap());
-        for name in written {
-            self.writer.delete(&name).await;
-        }
+        self.written.remove(&name);
     }
 }
 
@@ -262,11 +251,12 @@ async fn passes_all(place: &Place) {
         reads_what_is_replaced_midway(place).await;
         reads_large_and_many(place).await;
     };
-    let passed = AssertUnwindSafe(all).catch_unwind().await;
-    place.empty().await;
-    if let Err(panic) = passed {
-        resume_unwind(panic);
-    }
+    leaves_nothing(place, all.boxed_local()).await;
+}
+
+/// Runs tests, and deletes what they have put.
+async fn leaves_nothing(place: &Place, tests: LocalBoxFuture<'_, ()>) {
+    place.written.deleted_after(tests, async |name: &str| place.writer.delete_if_present(name).await).await;
     assert_eq!(list_all(&place.store(""), "", true, 1000).await, (vec![], vec![]));
 }
 
@@ -276,6 +266,17 @@ async fn the_tests_of_a_real_container_leave_it_empty() {
     place.options.prefix = "gantry-test/".to_owned();
     place.large_bytes = 200_000_000;
     passes_all(&place).await;
+}
+
+/// A request that failed once ended the deletion, and the rest stayed in the account.
+#[tokio::test]
+async fn blobs_are_deleted_although_one_was_not_put() {
+    let place = Place::of_double().await;
+    let tests = async {
+        place.named("a");
+        place.put("b", "x").await;
+    };
+    leaves_nothing(&place, tests.boxed_local()).await;
 }
 
 #[tokio::test]

@@ -1,18 +1,17 @@
 //! What the store in Google Cloud Storage does with a bucket that answers: fake-gcs-server's, or a real one that the
 //! environment names.
 
-use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::sync::Mutex;
 
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use gantry_proto::{ChecksumAlgorithm, ChecksumKind, Key, ListRequest, Pin, Span};
 use gantry_store::gcs::{GcsStore, Limits, Options};
 use gantry_store::{Budget, Error, Store};
 
 use super::conformance::{self, Ways};
+use super::written::Written;
 use super::{gcs, key, list_all, read};
 use crate::support::cloud_writers::GcsWriter;
 use crate::support::data::random_bytes;
@@ -22,8 +21,7 @@ use crate::support::gcs::Gcs;
 struct Place {
     options: Options,
     writer: GcsWriter,
-    /// The objects that were put.
-    written: Mutex<BTreeSet<String>>,
+    written: Written,
     large_bytes: usize,
     emulator: Option<Gcs>,
 }
@@ -35,7 +33,7 @@ impl Place {
 
     fn of(emulator: Gcs) -> Self {
         let (options, writer) = (gcs::options(&emulator), emulator.writer());
-        Self { options, writer, written: Mutex::default(), large_bytes: 1 << 30, emulator: Some(emulator) }
+        Self { options, writer, written: Written::default(), large_bytes: 1 << 30, emulator: Some(emulator) }
     }
 
     /// The bucket `GANTRY_TEST_GCS_BUCKET`. The store uses application default credentials, and the tests write with the
@@ -47,7 +45,7 @@ impl Place {
         let writer = GcsWriter { endpoint, bucket: bucket.clone(), token: Some(set("GANTRY_TEST_GCS_TOKEN")) };
         let prefix = format!("gantry-test-{}/", fastrand::u64(..));
         let options = Options { prefix, ..Options::new(bucket) };
-        Self { options, writer, written: Mutex::default(), large_bytes: 1 << 30, emulator: None }
+        Self { options, writer, written: Written::default(), large_bytes: 1 << 30, emulator: None }
     }
 
     fn store(&self, folder: &str) -> GcsStore {
@@ -65,22 +63,14 @@ impl Place {
 
     async fn put_encoded(&self, name: &str, bytes: impl Into<Bytes>, coding: &str) {
         let name = format!("{}{name}", self.options.prefix);
-        self.written.lock().unwrap().insert(name.clone());
+        self.written.add(&name);
         self.writer.put(&name, bytes.into(), coding).await;
     }
 
     async fn delete(&self, name: &str) {
         let name = format!("{}{name}", self.options.prefix);
         self.writer.delete(&name).await;
-        self.written.lock().unwrap().remove(&name);
-    }
-
-    /// Deletes all objects of the tests.
-    async fn empty(&self) {
-        let written = std::mem::take(&mut *self.written.lock().unwrap());
-        for name in written {
-            self.writer.delete(&name).await;
-        }
+        self.written.remove(&name);
     }
 }
 
@@ -239,11 +229,12 @@ async fn passes_all(place: &Place) {
         reads_many_at_once(place).await;
         notices_changes_after_a_listing(place).await;
     };
-    let passed = AssertUnwindSafe(all).catch_unwind().await;
-    place.empty().await;
-    if let Err(panic) = passed {
-        resume_unwind(panic);
-    }
+    leaves_nothing(place, all.boxed_local()).await;
+}
+
+/// Runs tests, and deletes what they have put.
+async fn leaves_nothing(place: &Place, tests: LocalBoxFuture<'_, ()>) {
+    place.written.deleted_after(tests, async |name: &str| place.writer.delete_if_present(name).await).await;
     assert_eq!(list_all(&place.store(""), "", true, 1000).await, (vec![], vec![]));
 }
 
@@ -253,6 +244,17 @@ async fn the_tests_of_a_real_bucket_leave_it_empty() {
     place.options.prefix = "gantry-test/".to_owned();
     place.large_bytes = 64 << 20;
     passes_all(&place).await;
+}
+
+/// A request that failed once ended the deletion, and the rest stayed in the bucket.
+#[tokio::test]
+async fn objects_are_deleted_although_one_was_not_put() {
+    let place = Place::emulated().await;
+    let tests = async {
+        place.written.add("a");
+        place.put("b", "x").await;
+    };
+    leaves_nothing(&place, tests.boxed_local()).await;
 }
 
 #[tokio::test]

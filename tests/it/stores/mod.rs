@@ -14,5 +14,6 @@ mod s3_odd;
 mod s3_setups;
 mod s3_tls;
 mod shared;
+mod written;
 
 pub(crate) use reading::{collect, key, list_all, read};

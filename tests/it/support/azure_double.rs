@@ -33,8 +33,8 @@ use super::cloud_writers::AzureWriter;
 pub(crate) const ACCOUNT: &str = "account";
 pub(crate) const CONTAINER: &str = "container";
 
-/// The account's key.
-pub(crate) const KEY: &str = "c2VjcmV0IGtleSBvZiB0aGUgYWNjb3VudA==";
+/// The account's key, of 64 bytes.
+pub(crate) const KEY: &str = "c2VjcmV0IGtleSBvZiB0aGUgYWNjb3VudCwgd2hpY2ggaGFzIGFzIG1hbnkgYnl0ZXMgYXMgQXp1cmUncyBkbw==";
 
 /// A SAS that the double accepts.
 pub(crate) const SAS: &str = "sv=2023-11-03&sp=rl&se=2999-01-01T00%3A00%3A00Z&sig=hush";

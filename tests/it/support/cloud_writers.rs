@@ -30,27 +30,35 @@ impl GcsWriter {
         let bucket = &self.bucket;
         let coding = if coding.is_empty() { String::new() } else { format!("&contentEncoding={coding}") };
         let path = format!("/upload/storage/v1/b/{bucket}/o?uploadType=media&name={}{coding}", encoded(key));
-        self.ask(Method::POST, &path, bytes).await;
+        done(self.request(Method::POST, &path), bytes).await;
     }
 
     pub(crate) async fn delete(&self, key: &str) {
-        self.ask(Method::DELETE, &format!("/storage/v1/b/{}/o/{}", self.bucket, encoded(key)), Bytes::new()).await;
+        done(self.deletion(key), Bytes::new()).await;
+    }
+
+    /// Deletes an object if it exists.
+    pub(crate) async fn delete_if_present(&self, key: &str) {
+        done_or_missing(self.deletion(key)).await;
+    }
+
+    fn deletion(&self, key: &str) -> Builder {
+        self.request(Method::DELETE, &format!("/storage/v1/b/{}/o/{}", self.bucket, encoded(key)))
     }
 
     /// Creates the bucket in an emulator.
     pub(crate) async fn create_bucket(&self) {
         let body = format!("{{\"name\":\"{}\"}}", self.bucket);
-        self.ask(Method::POST, "/storage/v1/b", body.into()).await;
+        done(self.request(Method::POST, "/storage/v1/b"), body.into()).await;
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Bytes) {
+    fn request(&self, method: Method, path: &str) -> Builder {
         let request = Request::builder().method(method).uri(format!("{}{path}", self.endpoint));
         let request = request.header("content-type", "application/octet-stream");
-        let request = match &self.token {
+        match &self.token {
             Some(token) => request.header("authorization", format!("Bearer {token}")),
             None => request,
-        };
-        done(request, body).await;
+        }
     }
 }
 
@@ -95,6 +103,11 @@ impl AzureWriter {
         done(self.request(Method::DELETE, name, ""), Bytes::new()).await;
     }
 
+    /// Deletes a blob if it exists.
+    pub(crate) async fn delete_if_present(&self, name: &str) {
+        done_or_missing(self.request(Method::DELETE, name, "")).await;
+    }
+
     fn request(&self, method: Method, name: &str, query: &str) -> Builder {
         let Self { endpoint, container, sas } = self;
         let url = format!("{endpoint}/{container}/{}?{query}{}", encoded(name), sas.trim_start_matches('?'));
@@ -108,8 +121,21 @@ fn encoded(text: &str) -> String {
 
 /// Sends a request, and asserts that it is done.
 async fn done(request: Builder, body: Bytes) {
+    let (is_done, answer) = sent(request, body).await;
+    assert!(is_done, "{answer}");
+}
+
+/// Sends a request without a body, and asserts that it is done, or that its object does not exist.
+async fn done_or_missing(request: Builder) {
+    let (is_done, answer) = sent(request, Bytes::new()).await;
+    assert!(is_done || answer.contains(": 404 "), "{answer}");
+}
+
+/// Sends a request. Returns whether it is done, and a description of the answer.
+async fn sent(request: Builder, body: Bytes) -> (bool, String) {
     let request = request.header("content-length", body.len()).body(Full::new(body)).unwrap();
     let what = format!("{} {}", request.method(), request.uri().path());
     let answer = http::send(request).await;
-    assert!(answer.status().is_success(), "{what}: {} {}", answer.status(), String::from_utf8_lossy(answer.body()));
+    let text = String::from_utf8_lossy(answer.body());
+    (answer.status().is_success(), format!("{what}: {} {text}", answer.status()))
 }

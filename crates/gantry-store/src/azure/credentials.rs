@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use hyper::header::HeaderValue;
 use object_store::azure::{AzureAccessKey, AzureCredential, MicrosoftAzureBuilder};
 use object_store::{CredentialProvider, RetryConfig};
@@ -12,27 +14,42 @@ use object_store::{CredentialProvider, RetryConfig};
 use super::cli::Cli;
 use super::options::Credentials;
 use super::sas;
-use crate::cloud::{self, Loaded, Source, Tokens, check_endpoint, secret_file, shown_path, unusable_credentials};
+use crate::cloud::{self, Loaded, Source, Tokens, check_address, secret_file, shown_path, unusable_credentials};
 use crate::connections::innermost;
 use crate::{Error, misplaced, secret_text};
+
+/// Length of an account's key. Source: Azure, "Manage storage account access keys": a key has 512 bits.
+const KEY_BYTES: usize = 64;
+
+/// The accounts that a server has.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Accounts {
+    /// Those of Azure.
+    OfAzure,
+    /// Those of an emulator, whose keys may have any length.
+    OfEmulator,
+}
 
 /// Loads the credentials. Returns `None` for anonymous requests.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if a file can't be read, or contains no credentials, or an id is missing.
-pub(super) fn credentials(from: Credentials) -> Result<Option<cloud::Credentials<AzureCredential>>, Error> {
+pub(super) fn credentials(
+    from: Credentials,
+    accounts: Accounts,
+) -> Result<Option<cloud::Credentials<AzureCredential>>, Error> {
     if matches!(from, Credentials::Anonymous) {
         return Ok(None);
     }
 
     let tokens = Tokens::new()?;
     let asking = tokens.clone();
-    Ok(Some(cloud::Credentials::new(move || load(&from, &tokens))?.asking(asking)))
+    Ok(Some(cloud::Credentials::new(move || load(&from, accounts, &tokens))?.asking(asking)))
 }
 
-fn load(from: &Credentials, tokens: &Tokens) -> Result<Loaded<AzureCredential>, Error> {
+fn load(from: &Credentials, accounts: Accounts, tokens: &Tokens) -> Result<Loaded<AzureCredential>, Error> {
     match from {
-        Credentials::AccountKey(path) => of_file(path, account_key),
+        Credentials::AccountKey(path) => of_file(path, |text| account_key(text, accounts)),
         Credentials::Sas(path) => of_file(path, |text| sas::parse(text).map(AzureCredential::SASToken)),
         Credentials::ClientSecret { tenant, client, secret } => {
             let text = secret_file(secret)?;
@@ -45,12 +62,12 @@ fn load(from: &Credentials, tokens: &Tokens) -> Result<Loaded<AzureCredential>, 
             workload_identity(tokens, application, token)
         }
         Credentials::ManagedIdentity { client } => managed_identity(tokens, client.as_deref()),
-        Credentials::Cli => Ok(Loaded::tokens(Arc::new(Cli::default()))),
-        Credentials::Environment | Credentials::Anonymous => of_environment(tokens),
+        Credentials::Cli => Ok(Loaded::tokens(Arc::new(Cli::default())).issued_by("the command az")),
+        Credentials::Environment | Credentials::Anonymous => of_environment(accounts, tokens),
     }
 }
 
-fn of_environment(tokens: &Tokens) -> Result<Loaded<AzureCredential>, Error> {
+fn of_environment(accounts: Accounts, tokens: &Tokens) -> Result<Loaded<AzureCredential>, Error> {
     const KEY: &str = "AZURE_STORAGE_KEY";
     const SAS: &str = "AZURE_STORAGE_SAS_TOKEN";
     const TOKEN_FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
@@ -58,7 +75,7 @@ fn of_environment(tokens: &Tokens) -> Result<Loaded<AzureCredential>, Error> {
     let unusable = |name: &'static str| move |problem: String| unusable_credentials(format!("{name}: {problem}"));
 
     if let Some(key) = set(KEY) {
-        return account_key(secret_text::trimmed(&key)).map(Loaded::constant).map_err(unusable(KEY));
+        return account_key(secret_text::trimmed(&key), accounts).map(Loaded::constant).map_err(unusable(KEY));
     }
     if let Some(text) = set(SAS) {
         let pairs = sas::parse(secret_text::trimmed(&text)).map_err(unusable(SAS))?;
@@ -82,8 +99,9 @@ fn set(name: &str) -> Option<String> {
 /// Returns a variable with the address of a service.
 fn address(name: &str, example: &str) -> Result<Option<String>, Error> {
     let Some(address) = set(name) else { return Ok(None) };
-    let form = || unusable_credentials(format!("{name}: must begin with http:// or https://, as in {example}"));
-    check_endpoint(&address).map(|_| Some(address)).map_err(|_| form())
+    let invalid = |problem| unusable_credentials(format!("{name}: {problem}, as in {example}"));
+    check_address(&address).map_err(invalid)?;
+    Ok(Some(address))
 }
 
 /// Reads a credential from a file.
@@ -98,7 +116,7 @@ fn of_file(
 }
 
 /// Reads a key of an account. The error contains no part of it.
-fn account_key(text: &str) -> Result<AzureCredential, String> {
+fn account_key(text: &str, accounts: Accounts) -> Result<AzureCredential, String> {
     let form = "must be a key of the account alone, which is Base64";
     if text.contains("AccountKey=") {
         return Err(format!("is a connection string: {form}, the part after AccountKey= up to the semicolon"));
@@ -107,6 +125,12 @@ fn account_key(text: &str) -> Result<AzureCredential, String> {
         return Err(format!(
             "is a shared access signature: {form}; a signature has a key of its own, `sas_token_file`"
         ));
+    }
+
+    let bytes = BASE64_STANDARD.decode(text).map_err(|_| form.to_owned())?;
+    if matches!(accounts, Accounts::OfAzure) && bytes.len() != KEY_BYTES {
+        let problem = format!("decodes to {} bytes, must be {KEY_BYTES}", bytes.len());
+        return Err(format!("{problem}: copy the whole key, and encode it no further"));
     }
     AzureAccessKey::try_new(text).map(AzureCredential::AccessKey).map_err(|_| form.to_owned())
 }
@@ -158,9 +182,9 @@ fn workload_identity(
     token: &Path,
 ) -> Result<Loaded<AzureCredential>, Error> {
     let text = secret_file(token)?;
-    // `object_store` reads the file itself.
-    if secret_text::read(token).is_ok_and(|file| file.trim() != text) {
-        let problem = "has quotes or a byte order mark around the token: remove them";
+    // `object_store` reads the file itself, and sends all of it.
+    if secret_text::read(token).is_ok_and(|file| file != text) {
+        let problem = "has white space, quotes or a byte order mark around the token: remove them";
         return Err(unusable_credentials(format!("{}: {problem}", shown_path(token))));
     }
     let builder = application.builder(tokens, "workload_identity")?;
@@ -224,6 +248,31 @@ fn built(builder: MicrosoftAzureBuilder) -> Result<Source<AzureCredential>, Erro
 mod tests {
     use super::*;
 
+    fn credentials(from: Credentials) -> Result<Option<cloud::Credentials<AzureCredential>>, Error> {
+        super::credentials(from, Accounts::OfEmulator)
+    }
+
+    #[test]
+    fn a_key_of_an_account_of_azure_has_64_bytes() {
+        // Azure, "Use the Azurite emulator", "Well-known storage account and key".
+        let azurite = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+        let path = "run/secrets/key/";
+        for (key, problem) in [
+            (azurite, None),
+            (&azurite[..40], Some("decodes to 30 bytes, must be 64: copy the whole key")),
+            (&azurite[..80], Some("decodes to 60 bytes, must be 64: copy")),
+            (&*BASE64_STANDARD.encode(azurite), Some("decodes to 88 bytes, must be 64: copy")),
+            (path, Some("decodes to 12 bytes, must be 64: copy")),
+        ] {
+            assert!(account_key(key, Accounts::OfEmulator).is_ok(), "{key}");
+            let found = account_key(key, Accounts::OfAzure).err();
+            match problem {
+                None => assert_eq!(found, None, "{key}"),
+                Some(problem) => assert!(found.unwrap().starts_with(problem), "{key}"),
+            }
+        }
+    }
+
     #[test]
     fn a_file_with_something_else_than_a_key_is_rejected_without_its_text() {
         let folder = tempfile::tempdir().unwrap();
@@ -254,12 +303,18 @@ mod tests {
     fn a_secret_in_place_of_an_id_and_quotes_around_a_token_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
-        std::fs::write(&file, "\"eyJhush\"").unwrap();
         let some = |text: &str| Some(text.to_owned());
 
-        let quoted = Credentials::WorkloadIdentity { tenant: some("t"), client: some("c"), token: file.clone() };
-        let error = credentials(quoted).unwrap_err().to_string();
-        assert!(error.ends_with("token: has quotes or a byte order mark around the token: remove them"), "{error}");
+        for text in ["\"eyJhush\"", "eyJhush\n", " eyJhush", "\u{feff}eyJhush"] {
+            std::fs::write(&file, text).unwrap();
+            let token = Credentials::WorkloadIdentity { tenant: some("t"), client: some("c"), token: file.clone() };
+            let error = credentials(token).unwrap_err().to_string();
+            let problem = "token: has white space, quotes or a byte order mark around the token: remove them";
+            assert!(error.ends_with(problem), "{text:?}: {error}");
+        }
+        std::fs::write(&file, "eyJhush").unwrap();
+        let token = Credentials::WorkloadIdentity { tenant: some("t"), client: some("c"), token: file.clone() };
+        assert!(credentials(token).unwrap().is_some());
 
         for (tenant, client, variable) in [("abc8Q~hush", "c", "TENANT"), ("t", "abc8Q~hush", "CLIENT")] {
             let (tenant, client) = (some(tenant), some(client));

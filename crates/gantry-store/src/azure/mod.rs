@@ -17,7 +17,7 @@ use hyper::header::{ACCEPT_ENCODING, HeaderValue};
 use object_store::azure::{AzureAuthorizer, AzureCredential};
 use object_store::client::HttpRequest;
 
-use self::credentials::credentials;
+use self::credentials::{Accounts, credentials};
 pub use self::options::{Credentials, Limits, Options};
 use crate::cloud::{
     self, Answer, Bucket, Checksums, Cloud, CloudStore, Cure, Element, Failure, PageRequest, Query, Refusal, Subject,
@@ -56,12 +56,16 @@ impl AzureStore {
         let endpoint = check_endpoint(&options.endpoint_url.clone().unwrap_or_else(of_account))?;
         let connections = Connections::new(options.tls_ca_file.as_deref(), &options.observer)?;
 
+        // Only emulators have the account in the path.
+        let is_emulator = endpoint.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+        let accounts = if is_emulator { Accounts::OfEmulator } else { Accounts::OfAzure };
+
         let fingerprint = crate::fingerprint("azure", &[&endpoint, &options.container, &options.prefix]);
         let azure = Azure {
             url: format!("{endpoint}/{}", options.container),
             container: options.container,
             account: options.account,
-            credentials: credentials(options.credentials)?,
+            credentials: credentials(options.credentials, accounts)?,
         };
         let bucket = Bucket::new(azure, options.prefix, options.limits, options.observer, &connections)?;
         Ok(Self(CloudStore::new(bucket, budget, fingerprint)))
@@ -199,8 +203,10 @@ impl Cloud for Azure {
         }
 
         Some(match (answer.status.as_u16(), answer.code()) {
-            (404, "ContainerNotFound" | "ContainerBeingDeleted") | (409, "ContainerBeingDeleted") => {
-                (cloud::no_place::<Self>(answer), Retry::Never)
+            (404, "ContainerNotFound") => (cloud::no_place::<Self>(answer), Retry::Never),
+            (404 | 409, "ContainerBeingDeleted") => {
+                let text = "no such container, it is being deleted: wait until that ends before you create it";
+                (Error::NoBucket(format!("{about}: {text} ({})", answer.label())), Retry::Never)
             }
             (409, "BlobArchived" | "BlobBeingRehydrated") => {
                 let text = "archived, it must be rehydrated first";
@@ -279,6 +285,15 @@ impl Azure {
         }
 
         let detail = answer.text("AuthenticationErrorDetail").unwrap_or_default();
+        if detail.starts_with("Request date header too old") {
+            let text = format!(
+                "{}: {} finds the request too old, by its clock ({})",
+                answer.about,
+                Self::NAME,
+                answer.label()
+            );
+            return Error::unavailable_because(UnavailableKind::Clock, text);
+        }
         // The other details repeat what was signed.
         if detail.starts_with("Signature not valid in the specified time frame") {
             let text = format!("{}: the SAS is expired, or not valid yet ({})", answer.about, answer.label());
@@ -310,6 +325,10 @@ fn unreadable(answer: &Answer<'_>) -> Option<(UnavailableKind, &'static str, Ret
         (409, "PublicAccessNotPermitted") => (Credentials, "the account permits no anonymous access", Retry::Never),
         (403, "KeyBasedAuthenticationNotPermitted") => {
             let text = "the account permits neither its keys nor a SAS that is signed with one: use an identity";
+            (Credentials, text, Retry::AfterCure(Cure::OtherKey))
+        }
+        (403, "AuthorizationResourceTypeMismatch") => {
+            let text = "the relay's SAS must cover containers and objects: srt=co";
             (Credentials, text, Retry::AfterCure(Cure::OtherKey))
         }
         (403, "AuthorizationServiceMismatch") => {

@@ -95,6 +95,9 @@ fn errors_are_classified() {
     let failure = error(&signed(), 403, "AuthenticationFailed", "Signature not valid in the specified time frame: ...");
     assert!(failure.error.to_string().contains("the SAS is expired"), "{failure:?}");
     assert_eq!(failure.retry, Retry::AfterCure(Cure::OtherKey));
+    let detail = "Request date header too old: 'Sat, 28 Nov 2026 21:30:12 GMT'";
+    let failure = error(&signed(), 403, "AuthenticationFailed", detail);
+    assert!(matches!(failure.error, Error::Unavailable { kind: UnavailableKind::Clock, .. }), "{failure:?}");
     let failure = error(&signed(), 403, "AuthenticationFailed", "The MAC signature 'hush' is not the same");
     assert!(matches!(failure.error, Error::Unavailable { kind: UnavailableKind::Credentials, .. }));
     assert!(!failure.error.to_string().contains("hush"));
@@ -137,6 +140,7 @@ fn a_listing_reports_an_account_that_can_not_be_read() {
     for (status, code, expected) in [
         (403, "KeyBasedAuthenticationNotPermitted", UnavailableKind::Credentials),
         (403, "AuthorizationServiceMismatch", UnavailableKind::Credentials),
+        (403, "AuthorizationResourceTypeMismatch", UnavailableKind::Credentials),
         (403, "AccountIsDisabled", UnavailableKind::AccountDisabled),
         (409, "AccountIsDisabled", UnavailableKind::AccountDisabled),
         (403, "InsufficientAccountPermissions", UnavailableKind::AccountDisabled),
@@ -154,6 +158,7 @@ fn a_listing_reports_an_account_that_can_not_be_read() {
 
     let deleted = failure(409, "ContainerBeingDeleted", Subject::Listing);
     assert!(matches!(deleted.error, Error::NoBucket(_)) && deleted.retry == Retry::Never, "{deleted:?}");
+    assert!(deleted.error.to_string().contains("wait until that ends before you create it"), "{deleted:?}");
     let created = failure(409, "AccountBeingCreated", Subject::Listing);
     assert_eq!(created.retry, Retry::Later);
 }
@@ -256,17 +261,34 @@ impl object_store::CredentialProvider for Silent {
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_without_a_token_blames_the_service_that_issues_tokens() {
-    let load = || Ok(cloud::Loaded::tokens(Arc::new(Silent)));
-    let azure = Azure { credentials: Some(cloud::Credentials::new(load).unwrap()), ..azure() };
-    let options = Options::new("account", "container");
-    let connections = Connections::new(None, &options.observer).unwrap();
-    let bucket = Bucket::new(azure, String::new(), options.limits, options.observer, &connections).unwrap();
-    let store = CloudStore::new(bucket, Budget::new(1 << 20), String::new());
+    for (issuer, expected) in [
+        (
+            None,
+            "the relay can't obtain credentials for Azure Blob Storage, the service that issues tokens is unavailable: \
+             the source of the tokens did not answer in time",
+        ),
+        (
+            Some("the command az"),
+            "the relay can't obtain credentials for Azure Blob Storage, the service that issues tokens is unavailable: \
+             the command az did not answer in time",
+        ),
+    ] {
+        let load = move || {
+            let loaded = cloud::Loaded::tokens(Arc::new(Silent));
+            Ok(match issuer {
+                None => loaded,
+                Some(issuer) => loaded.issued_by(issuer),
+            })
+        };
+        let azure = Azure { credentials: Some(cloud::Credentials::new(load).unwrap()), ..azure() };
+        let options = Options::new("account", "container");
+        let connections = Connections::new(None, &options.observer).unwrap();
+        let bucket = Bucket::new(azure, String::new(), options.limits, options.observer, &connections).unwrap();
+        let store = CloudStore::new(bucket, Budget::new(1 << 20), String::new());
 
-    let error = store.probe().await.unwrap_err();
+        let error = store.probe().await.unwrap_err();
 
-    assert!(matches!(error, Error::Unavailable { kind: UnavailableKind::TokenService, .. }), "{error:?}");
-    let expected = "the relay can't obtain credentials for Azure Blob Storage, the service that issues tokens is \
-                    unavailable: what issues the tokens did not answer in time";
-    assert!(error.to_string().ends_with(expected), "{error}");
+        assert!(matches!(error, Error::Unavailable { kind: UnavailableKind::TokenService, .. }), "{error:?}");
+        assert!(error.to_string().ends_with(expected), "{error}");
+    }
 }

@@ -93,14 +93,15 @@ impl Disk {
             let name = entry.file_name();
             let Some(text) = name.to_str() else { continue };
 
+            // Another process may remove each file meanwhile.
             if text.ends_with(UNFINISHED) {
-                self.dir.remove_file(text)?;
+                absent(self.dir.remove_file(text))?;
             } else if let Some(name) = FileName::parse(text) {
                 if found.len() == FILES_MAX {
                     self.remove(name)?;
                     continue;
                 }
-                let metadata = entry.metadata()?;
+                let Some(metadata) = absent(entry.metadata())? else { continue };
                 let modified = metadata.modified().map_or(SystemTime::UNIX_EPOCH, cap_std::time::SystemTime::into_std);
                 found.push(Found { modified, name, len: metadata.len() });
             }
@@ -190,9 +191,9 @@ impl Disk {
         absent(self.dir.symlink_metadata(name.to_string())).map(|found| found.is_some())
     }
 
-    /// Removes a file, if there is one.
+    /// Removes a file, if there is one. A directory with content in its place stays.
     pub(super) fn remove(&self, name: FileName) -> io::Result<()> {
-        remove(&self.dir, name)
+        remove(&self.dir, name).map(|_| ())
     }
 }
 
@@ -203,9 +204,9 @@ pub(super) fn is_of_file(error: &io::Error) -> bool {
     is_kind || matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO))
 }
 
-/// Removes a file, if there is one, or an empty directory in its place. A directory with content is left there: no cache
-/// has created it.
-pub(super) fn remove(dir: &Dir, name: FileName) -> io::Result<()> {
+/// Removes a file, if there is one, or an empty directory in its place. Returns whether nothing is left there: a directory
+/// with content stays, since no cache has created it.
+pub(super) fn remove(dir: &Dir, name: FileName) -> io::Result<bool> {
     let name = name.to_string();
     let removed = match dir.remove_file(&name) {
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => dir.remove_dir(&name),
@@ -213,8 +214,8 @@ pub(super) fn remove(dir: &Dir, name: FileName) -> io::Result<()> {
     };
 
     match absent(removed) {
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-        removed => removed.map(|_| ()),
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
+        removed => removed.map(|_| true),
     }
 }
 
@@ -324,7 +325,30 @@ fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    /// `gantry cache purge` during the scan at a relay's start once made the whole folder unusable for a while.
+    #[test]
+    fn a_scan_skips_files_that_are_removed_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        let disk = Disk::open(&path).unwrap();
+        let names = [format!("{:032x}.current", 1), format!("{:032x}.current", 2), "7.unfinished".to_owned()];
+        names.iter().for_each(|name| std::fs::write(path.join(name), "").unwrap());
+
+        // The names of a small folder are read at once, so the scan still gets those of the removed files.
+        let is_purged = Cell::new(false);
+        let purge = || {
+            if !is_purged.replace(true) {
+                names.iter().for_each(|name| std::fs::remove_file(path.join(name)).unwrap());
+            }
+            false
+        };
+        assert_eq!(disk.scan(&purge).unwrap(), []);
+        assert!(is_purged.get());
+    }
 
     #[test]
     fn a_folder_that_others_may_write_to_is_refused() {

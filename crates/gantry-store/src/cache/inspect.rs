@@ -114,16 +114,20 @@ impl Inspection {
         Ok(damaged)
     }
 
-    /// Removes damaged files.
+    /// Removes damaged files, and returns how many. A directory with content in a file's place stays.
     ///
     /// # Errors
     /// If the disk fails, or this process may not write to the folder.
-    pub fn remove_damaged(&self, damaged: &[DamagedFile]) -> Result<(), Trouble> {
-        damaged.iter().try_for_each(|damaged| self.remove(damaged.file))
+    pub fn remove_damaged(&self, damaged: &[DamagedFile]) -> Result<usize, Trouble> {
+        let mut count = 0;
+        for damaged in damaged {
+            count += usize::from(self.remove(damaged.file)?);
+        }
+        Ok(count)
     }
 
     /// Removes all files of objects that `matches` accepts by store and key, and returns the length and the number of
-    /// the files.
+    /// the removed files. A directory with content in a file's place stays.
     ///
     /// # Errors
     /// If the disk fails, or this process may not write to the folder.
@@ -133,7 +137,7 @@ impl Inspection {
             keys.entry(file.name.key()).or_default().push(file);
         }
 
-        let (mut bytes, mut count) = (0, 0);
+        let mut purged = Vec::new();
         for files in keys.values() {
             // Any intact file names the object.
             let is_own = |file: &Found, about: &About| KeyName::of(&about.store, &about.object.key) == file.name.key();
@@ -141,23 +145,29 @@ impl Inspection {
             if about.is_none_or(|about| !matches(&about.store, about.object.key.as_str())) {
                 continue;
             }
-            for file in files {
-                self.remove(file.name)?;
+            purged.extend(files);
+        }
+        self.remove_all(purged)
+    }
+
+    /// Removes all files, also those that can't be read, and returns the length and the number of the removed files. A
+    /// directory with content in a file's place stays.
+    ///
+    /// # Errors
+    /// If the disk fails, or this process may not write to the folder.
+    pub fn purge_all(&self) -> Result<(u64, u64), Trouble> {
+        self.remove_all(&self.files)
+    }
+
+    fn remove_all<'a>(&self, files: impl IntoIterator<Item = &'a Found>) -> Result<(u64, u64), Trouble> {
+        let (mut bytes, mut count) = (0, 0);
+        for file in files {
+            if self.remove(file.name)? {
                 bytes += file.len;
                 count += 1;
             }
         }
         Ok((bytes, count))
-    }
-
-    /// Removes all files, also those that can't be read.
-    ///
-    /// # Errors
-    /// If the disk fails, or this process may not write to the folder.
-    pub fn purge_all(&self) -> Result<(u64, u64), Trouble> {
-        self.files.iter().try_for_each(|file| self.remove(file.name))?;
-        let (bytes, count) = self.total();
-        Ok((bytes, count as u64))
     }
 
     /// Describes a version by any of its blocks that can be read.
@@ -198,7 +208,7 @@ impl Inspection {
         Ok(bytes.into())
     }
 
-    fn remove(&self, name: FileName) -> Result<(), Trouble> {
+    fn remove(&self, name: FileName) -> Result<bool, Trouble> {
         disk::remove(&self.dir, name).map_err(|error| Trouble::of(&error))
     }
 }

@@ -4,7 +4,11 @@
 //! others need the room.
 //!
 //! - **Nothing is older than the request.** A request of which something is kept first asks the store for the current
-//!   version. Requests that arrive together share this question. Other requests are passed to the store.
+//!   version, and so does a request for a range. Requests that arrive together share this question. Other requests are
+//!   passed to the store.
+//! - **Versions do not mix**, even if a store replaces an object under its `ETag`. Each block has the stored checksum of a
+//!   description that was requested before its bytes, or together with them. It is served only for descriptions with the
+//!   same checksum, or without any.
 //! - **Every block is checked before its bytes are served**, over all of its file. A damaged one is removed, and its bytes
 //!   are read from the store. There is no index on disk: a scan at the start finds the files.
 //! - **Bytes are never delayed.** They go to the consumer as they arrive, and to the disk once a block is whole. If the disk
@@ -95,32 +99,45 @@ impl CacheStore {
             return store.open(key, pin, span).await;
         }
         let key_name = KeyName::of(name, key);
-        if !folder.lock().table.has_key(key_name) {
-            return self.open_upstream(key, pin, span).await;
+        // The answer to a request for a range lacks the stored checksum, which its blocks need.
+        let is_range = span.end.is_some();
+        if !is_range && !folder.lock().table.has_key(key_name) {
+            return self.open_upstream(key, pin, span, None).await;
         }
 
         match self.describe(key_name, key, pin, Detail::Whole).await {
-            Ok(object) => match self.open_kept(key_name, object, span).await {
+            Ok(object) => match self.open_kept(key_name, Arc::clone(&object), span).await {
                 Some(opened) => opened,
-                None => self.open_upstream(key, pin, span).await,
+                None => self.open_upstream(key, pin, span, Some(&object)).await,
             },
             Err(error) if is_away(&error) => self.open_stale(key_name, pin, span).await.unwrap_or(Err(error)),
             Err(error) if error.is_retryable() => Err(error),
             // A store may describe objects by other rules than it reads them, so it decides.
-            Err(_) => self.open_upstream(key, pin, span).await,
+            Err(_) => self.open_upstream(key, pin, span, None).await,
         }
     }
 
-    /// Opens an object in the store, and keeps what passes by.
-    async fn open_upstream(&self, key: &Key, pin: &Pin, span: Span) -> Result<Opened, Error> {
+    /// Opens an object in the store, and keeps what passes by. `described` is what the store said about it before.
+    async fn open_upstream(
+        &self,
+        key: &Key,
+        pin: &Pin,
+        span: Span,
+        described: Option<&ObjectInfo>,
+    ) -> Result<Opened, Error> {
         let Room { store, name, folder, .. } = &*self.room;
         let key_name = KeyName::of(name, key);
         let opened = store.open(key, pin, span).await;
         let detail = if span.end.is_none() { Detail::Whole } else { Detail::Range };
         self.note(key_name, pin, &opened.as_ref().map(|opened| &opened.object), detail);
 
-        let Opened { object, body } = opened?;
+        let Opened { mut object, body } = opened?;
         folder.record(Report::Miss);
+        if let Some(described) = described.filter(|described| is_same(described, &object))
+            && (span.end.is_some() || object.stated_checksum().is_none())
+        {
+            copy_checksum(described, &mut object);
+        }
         let Some(range) = span.resolve(object.size) else { return Ok(Opened { object, body }) };
         let end = range.end;
         let opened = self.reader(key_name, object, range).starting_with(body, end);
@@ -183,8 +200,7 @@ impl CacheStore {
         self.room.folder.lock().table.set_object(version, &full);
 
         let mut object = Arc::unwrap_or_clone(object);
-        object.checksum.clone_from(&full.checksum);
-        object.other_checksum.clone_from(&full.other_checksum);
+        copy_checksum(&full, &mut object);
         Ok(Arc::new(object))
     }
 
@@ -233,7 +249,8 @@ impl CacheStore {
         detail: Detail,
     ) -> Result<Arc<ObjectInfo>, Error> {
         let describing = self.descriptions.describe(&self.room.store, key, pin);
-        let described = if self.options.serve_stale {
+        let may_be_stale = self.options.serve_stale && self.room.folder.lock().table.has_key(key_name);
+        let described = if may_be_stale {
             let described = timeout(STALE_AFTER, describing).await;
             described.unwrap_or_else(|_| Err(Error::unavailable("the store does not answer")))
         } else {
@@ -283,10 +300,17 @@ enum Detail {
     Whole,
 }
 
-/// Returns whether a store, or the service that issues tokens for it, is unreachable, in contrast to one that refuses.
+/// Copies the stored checksum of a description to another one of the same bytes.
+fn copy_checksum(from: &ObjectInfo, to: &mut ObjectInfo) {
+    to.checksum.clone_from(&from.checksum);
+    to.other_checksum.clone_from(&from.other_checksum);
+}
+
+/// Returns whether a store, or the service that issues tokens for it, is unreachable, in contrast to one that refuses. A
+/// store that an upstream relay can't read before its operator has corrected something refuses.
 fn is_away(error: &Error) -> bool {
-    use UnavailableKind::{Other, TokenService, Upstream};
-    matches!(error, Error::Unavailable { kind: Other | TokenService | Upstream, .. })
+    use UnavailableKind::{Other, Proxy, TokenService};
+    matches!(error, Error::Unavailable { kind: Other | Proxy | TokenService, .. })
 }
 
 impl Store for CacheStore {

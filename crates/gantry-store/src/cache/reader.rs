@@ -7,14 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use gantry_verify::Verifier;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::fill::Fill;
 use super::folder::Folder;
 use super::format::{About, BLOCK_BYTES};
 use super::name::{FileName, VersionName};
 use super::observe::Report;
-use super::table::Moment;
+use super::table::{Moment, is_same_checksum};
 use crate::{Body, Budget, Error, Opened, Store};
 use gantry_proto::{Checksum, ObjectInfo, Span};
 
@@ -112,13 +112,8 @@ impl Reader {
     async fn block(&mut self) -> Option<VecDeque<Bytes>> {
         let number = self.rest.start / BLOCK_BYTES;
         let (head, parts) = self.room.folder.read(FileName::Block(self.version.block(number))).await?;
-        if head.about.object.contradicts(&self.object) {
-            let key = self.object.key.as_str();
-            warn!(
-                store = self.room.name,
-                key, "the cached blocks of an object are discarded: its stored checksum changed"
-            );
-            self.room.folder.forget(self.version).await;
+        if !belongs_to(&head.about.object, &self.object) {
+            self.discard(&head.about.object).await;
             return None;
         }
 
@@ -132,6 +127,18 @@ impl Reader {
             skipped = skipped.saturating_sub(len);
         }
         Some(rest)
+    }
+
+    /// Removes all blocks of the version, since `kept` describes one of other, or unknown, bytes. Without the other blocks,
+    /// the rest is one request.
+    async fn discard(&mut self, kept: &ObjectInfo) {
+        let (store, key) = (&self.room.name, self.object.key.as_str());
+        if kept.contradicts(&self.object) {
+            warn!(store, key, "the cached blocks of an object are discarded: its stored checksum changed");
+        } else {
+            debug!(store, key, "the cached blocks of an object are discarded: they lack its stored checksum");
+        }
+        self.room.folder.forget(self.version).await;
     }
 
     /// Returns the next bytes from the store.
@@ -215,13 +222,17 @@ impl Check {
 /// Compares the blocks of a version with the stored checksum, unless that was done.
 ///
 /// # Errors
-/// If a block is missing or damaged, or if the bytes do not match. The blocks are then removed.
+/// If a block is missing, damaged or not of this object, or if the bytes do not match. In the last case, all blocks are
+/// removed.
 pub(super) async fn prove(room: &Arc<Room>, object: &ObjectInfo, version: VersionName) -> Result<(), ()> {
     let folder = &room.folder;
     let Some(mut check) = Check::new(folder, object, version, &(0..object.size)) else { return Ok(()) };
 
     for number in 0..object.size.div_ceil(BLOCK_BYTES) {
-        let (_, parts) = folder.read(FileName::Block(version.block(number))).await.ok_or(())?;
+        let (head, parts) = folder.read(FileName::Block(version.block(number))).await.ok_or(())?;
+        if !belongs_to(&head.about.object, object) {
+            return Err(());
+        }
         parts.iter().for_each(|part| check.verifier.update(part));
     }
 
@@ -237,6 +248,13 @@ pub(super) async fn prove(room: &Arc<Room>, object: &ObjectInfo, version: Versio
 /// Returns whether two descriptions are of the same bytes. Dates and metadata may differ among relays.
 pub(super) fn is_same(one: &ObjectInfo, other: &ObjectInfo) -> bool {
     (&one.etag, &one.version_id, one.size) == (&other.etag, &other.version_id, other.size) && !one.contradicts(other)
+}
+
+/// Returns whether a block of `kept` has bytes of `object`, another description of its version. A store may replace an
+/// object under its `ETag`, so the stored checksum must be the same. If `object` has none, nothing can be compared.
+fn belongs_to(kept: &ObjectInfo, object: &ObjectInfo) -> bool {
+    let is_of_kept = |stated| kept.stated_checksum().is_some_and(|kept| is_same_checksum(kept, stated));
+    object.stated_checksum().is_none_or(is_of_kept)
 }
 
 /// Returns what identifies a version and its bytes, without what would make each block's head large.

@@ -215,9 +215,7 @@ impl Table {
     /// Returns whether the blocks are known to match this stored checksum.
     pub(super) fn is_proved(&self, version: VersionName, checksum: &Checksum) -> bool {
         let proved = self.versions.get(&version).and_then(|version| version.proved.as_ref());
-        proved.is_some_and(|proved| {
-            (proved.algorithm, proved.kind, &proved.value) == (checksum.algorithm, checksum.kind, &checksum.value)
-        })
+        proved.is_some_and(|proved| is_same_checksum(proved, checksum))
     }
 
     /// Records that the bytes that the version had, or got, since some moment match the object's stored checksum. This has
@@ -250,6 +248,11 @@ impl Table {
         self.count += 1;
         self.count
     }
+}
+
+/// Returns whether two checksums are equal, whatever is known about the sizes of upload parts.
+pub(super) fn is_same_checksum(one: &Checksum, other: &Checksum) -> bool {
+    (one.algorithm, one.kind, &one.value) == (other.algorithm, other.kind, &other.value)
 }
 
 /// A file that is larger than the whole cache may be.

@@ -34,18 +34,26 @@ pub(crate) struct Loaded<T> {
     digest: Option<[u8; 32]>,
     /// Whether they are tokens, so that another one can be requested. Keys and signatures stay the same.
     are_tokens: bool,
+    /// What issues the tokens, unless it is a service.
+    issuer: Option<&'static str>,
 }
 
 impl<T: fmt::Debug + Send + Sync + 'static> Loaded<T> {
     /// A key or a signature.
     pub(crate) fn constant(credential: T) -> Self {
         let source = Arc::new(StaticCredentialProvider::new(credential));
-        Self { source, digest: None, are_tokens: false }
+        Self { source, digest: None, are_tokens: false, issuer: None }
     }
 
     /// Tokens, which `source` requests when they are needed.
     pub(crate) fn tokens(source: Source<T>) -> Self {
-        Self { source, digest: None, are_tokens: true }
+        Self { source, digest: None, are_tokens: true, issuer: None }
+    }
+
+    /// Names what issues the tokens in messages, if it is not a service.
+    #[cfg(feature = "azure")]
+    pub(crate) fn issued_by(self, issuer: &'static str) -> Self {
+        Self { issuer: Some(issuer), ..self }
     }
 
     /// Marks these credentials as read from a file with this text.
@@ -159,8 +167,8 @@ impl<T: Send + Sync + 'static> Credentials<T> {
     }
 
     /// Returns the credentials for a request. A token may have to be requested first, which goes on if this future is
-    /// dropped. If that fails, and the file from
-    /// which the credentials were read has changed, those of the new file are tried.
+    /// dropped. If that fails, and the file from which the credentials were read has changed, those of the new file are
+    /// tried.
     ///
     /// # Errors
     /// A failure with [`UnavailableKind::Credentials`], with the kind of an id that is unknown, or with
@@ -212,14 +220,17 @@ impl<T: Send + Sync + 'static> Credentials<T> {
         result.unwrap_or_else(|| Err(Missing::because("the request for a token was abandoned")))
     }
 
-    /// Returns whether a token is being requested, so that requests wait for it. Names the service that is asked.
+    /// Returns what is asked for a token at the moment, such as the name of a service. Requests wait for it.
     pub(crate) fn awaited(&self) -> Option<String> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let requested = current.requested.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_awaited = requested.as_ref().is_some_and(is_running);
+        if !requested.as_ref().is_some_and(is_running) {
+            return None;
+        }
 
-        let asked = || self.tokens.as_ref().and_then(Tokens::asked);
-        is_awaited.then(|| asked().unwrap_or_else(|| "what issues the tokens".to_owned()))
+        let issuer = current.loaded.issuer.map(str::to_owned);
+        let asked = issuer.or_else(|| self.tokens.as_ref().and_then(Tokens::asked));
+        Some(asked.unwrap_or_else(|| "the source of the tokens".to_owned()))
     }
 
     /// Loads the credentials again, as [`Cloud::reload`](super::Cloud::reload) describes.
@@ -259,7 +270,7 @@ pub(super) fn outage(cloud: &str, about: &About, problem: &str) -> Error {
 pub(crate) fn secret_file(path: &Path) -> Result<String, Error> {
     let unusable = |problem: &str| unusable_credentials(format!("{}: {problem}", shown_path(path)));
     let text = secret_text::read(path).map_err(|error| {
-        if is_pasted(path) { unusable(misplaced::CURE) } else { unusable(&format!("can't be read: {error}")) }
+        if is_pasted(path) { unusable(misplaced::CURE) } else { unusable(&secret_text::unreadable(path, &error)) }
     })?;
     match secret_text::trimmed(&text) {
         "" => Err(unusable("the file is empty")),

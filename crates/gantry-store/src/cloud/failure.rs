@@ -46,7 +46,7 @@ pub(crate) fn of_answer<C: Cloud>(cloud: &C, answer: &Answer<'_>) -> Failure {
 /// The server that answers is another one.
 pub(super) fn foreign<C: Cloud>(about: &About) -> Failure {
     Failure::is_final(Error::Protocol(format!(
-        "{about}: what answers is not {}, but a web page or another service: check the address of the server",
+        "{about}: what answers is not {}, but a web page or another service",
         C::NAME
     )))
 }

@@ -32,6 +32,8 @@ pub(crate) use self::failure::{Cure, Failure, busy, denied, expired, missing, no
 pub(crate) use self::object::{header, rfc3339};
 pub(crate) use self::store::CloudStore;
 pub(crate) use self::tokens::{Problem, Tokens};
+#[cfg(feature = "azure")]
+pub(crate) use self::url::check_address;
 pub(crate) use self::url::{Query, check_endpoint, encoded, encoded_text};
 pub(crate) use self::xml::{Element, parse};
 use crate::listing;

@@ -1,9 +1,8 @@
 //! Writes URLs.
 
-use hyper::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::Error;
+use crate::{Error, endpoint};
 
 /// Characters that are encoded in a query: all but the unreserved ones of RFC 3986, section 2.3.
 const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -64,16 +63,19 @@ impl Query {
 /// # Errors
 /// [`Error::Invalid`] if it is not an `http://` or `https://` URL with a host and without credentials.
 pub(crate) fn check_endpoint(url: &str) -> Result<String, Error> {
-    let invalid = || {
-        let form = "must begin with http:// or https://, and name a host without credentials";
-        Error::Invalid(format!("the endpoint URL {form}"))
-    };
-
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).ok_or_else(invalid)?;
-    if rest.is_empty() || rest.contains(['@', '?', '#']) || url.parse::<Uri>().is_err() {
-        return Err(invalid());
-    }
+    check_address(url).map_err(|problem| Error::Invalid(format!("the endpoint URL {problem}")))?;
     Ok(url.trim_end_matches('/').to_owned())
+}
+
+/// Checks the address of a server, which has neither credentials nor options.
+///
+/// # Errors
+/// If it is not valid. The error describes a valid address.
+pub(crate) fn check_address(url: &str) -> Result<(), String> {
+    if url.contains(['@', '?', '#']) {
+        return Err("must begin with http:// or https:// and name a host, without credentials and options".to_owned());
+    }
+    endpoint::check(url)
 }
 
 #[cfg(test)]
@@ -108,7 +110,17 @@ mod tests {
     #[test]
     fn endpoints_are_checked() {
         assert_eq!(check_endpoint("http://127.0.0.1:4443/x/").unwrap(), "http://127.0.0.1:4443/x");
-        for url in ["", "h", "ftp://h", "https://", "http://u:p@h", "https://h?sig=x", "https://h#x", "http://a b"] {
+        for url in [
+            "",
+            "h",
+            "ftp://h",
+            "https://",
+            "http://u:p@h",
+            "https://h?sig=x",
+            "https://h#x",
+            "http://a b",
+            "http://h:x",
+        ] {
             assert!(matches!(check_endpoint(url), Err(Error::Invalid(_))), "{url}");
         }
     }

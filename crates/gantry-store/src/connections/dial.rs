@@ -36,7 +36,8 @@ impl Service<Uri> for Dial {
     fn call(&mut self, url: Uri) -> Self::Future {
         Box::pin(async move {
             let (host, port) = target(&url)?;
-            let addresses = lookup_host((host, port)).await?.take(ADDRESSES_MAX).collect();
+            let unknown = |error: io::Error| io::Error::new(error.kind(), format!("can't resolve {host}: {error}"));
+            let addresses = lookup_host((host, port)).await.map_err(unknown)?.take(ADDRESSES_MAX).collect();
 
             let stream = first(alternated(addresses), TcpStream::connect).await?;
             stream.set_nodelay(true)?;

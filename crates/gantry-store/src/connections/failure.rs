@@ -8,6 +8,7 @@ use rustls::{CertificateError, InvalidMessage};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::proxy::Broken;
 use crate::ranged::{About, Failure, Retry, excerpt};
 use crate::{Error, UnavailableKind};
 
@@ -40,8 +41,9 @@ pub(crate) fn unreachable<C>(error: &(dyn StdError + 'static), about: &About, se
             Failure { error: failed(UnavailableKind::TlsNotOffered, &text), retry: Retry::Later }
         }
         Some(_) | None => {
-            let text = format!("can't reach {service}");
-            Failure { error: failed(UnavailableKind::Other, &text), retry: Retry::Later }
+            let is_of_proxy = links(error).any(|link| link.is::<Broken>());
+            let kind = if is_of_proxy { UnavailableKind::Proxy } else { UnavailableKind::Other };
+            Failure { error: failed(kind, &format!("can't reach {service}")), retry: Retry::Later }
         }
     }
 }

@@ -7,6 +7,7 @@
 mod dial;
 mod failure;
 mod pooled;
+mod proxy;
 mod tls;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 pub(crate) use self::failure::{innermost, links, unreachable};
 use self::pooled::Connector;
+pub use self::proxy::variable as proxy_variable;
 use crate::{Error, Observer};
 
 /// How long a connection without a request is kept. As in the AWS SDK.

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use super::dial::Dial;
+use super::proxy::Broken;
 use crate::Observer;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -58,11 +59,17 @@ impl Connector {
 
         let (io, is_proxied): (Box<dyn Io>, bool) = match self.proxies.intercept(&url) {
             None => (Box::new(direct.call(url).await?), false),
-            Some(proxy) if url.scheme() == Some(&Scheme::HTTPS) => {
-                let mut tunnelled = HttpsConnector::from((tunnel(&proxy, direct), self.tls));
-                (Box::new(tunnelled.call(url).await?), false)
+            Some(proxy) => {
+                let is_tls = url.scheme() == Some(&Scheme::HTTPS);
+                Broken::check(&proxy, is_tls)?;
+                let broken = |error| Broken::blame(error, &proxy, is_tls);
+                if is_tls {
+                    let mut tunnelled = HttpsConnector::from((tunnel(&proxy, direct), self.tls));
+                    (Box::new(tunnelled.call(url).await.map_err(broken)?), false)
+                } else {
+                    (Box::new(direct.call(proxy.uri().clone()).await.map_err(broken)?), true)
+                }
             }
-            Some(proxy) => (Box::new(direct.call(proxy.uri().clone()).await?), true),
         };
 
         Ok(Counted { io, is_proxied, _open: Open::new(self.observer) })

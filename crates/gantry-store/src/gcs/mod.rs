@@ -29,6 +29,12 @@ use gantry_proto::{Checksum, ChecksumAlgorithm, ChecksumKind, Key, ListPage, Lis
 /// Google's own address.
 const ENDPOINT: &str = "https://storage.googleapis.com";
 
+/// The permission to read objects. A refusal that names it means that no object can be read.
+pub const PERMISSION_TO_READ: &str = "storage.objects.get";
+
+/// The permission to list objects. Without it, Google also refuses a request for a missing object.
+pub const PERMISSION_TO_LIST: &str = "storage.objects.list";
+
 /// A bucket, or the objects below a prefix in it.
 pub struct GcsStore(CloudStore<Gcs>);
 
@@ -187,6 +193,10 @@ impl Cloud for Gcs {
     }
 
     fn refusal(&self, answer: &Answer<'_>) -> Option<(Error, Retry<Cure>)> {
+        if let Some(error) = self.lack(answer) {
+            return Some((error, Retry::AfterCure(Cure::OtherKey)));
+        }
+
         match (answer.status.as_u16(), answer.code()) {
             (404, "NoSuchBucket") => Some((cloud::no_place::<Self>(answer), Retry::Never)),
             // Google answers 401 to an anonymous request for what is not public.
@@ -254,6 +264,24 @@ impl Cloud for Gcs {
             is_truncated: root.text_of("IsTruncated") == Some("true"),
             token: root.text_of("NextContinuationToken").map(str::to_owned),
         })
+    }
+}
+
+impl Gcs {
+    /// Returns the error for an object if an answer names the permission that is missing. For a missing object, that is the
+    /// one to list. The answer itself also names the identity, which a consumer must not learn.
+    fn lack(&self, answer: &Answer<'_>) -> Option<Error> {
+        let status = answer.status.as_u16();
+        let is_refused = status == 403 || (status == 401 && self.credentials.is_none());
+        if !is_refused || answer.subject == Subject::Listing {
+            return None;
+        }
+
+        let said =
+            ["Details", "Message"].into_iter().filter_map(|name| answer.text(name)).collect::<Vec<_>>().join(" ");
+        let permission = [PERMISSION_TO_READ, PERMISSION_TO_LIST].into_iter().find(|name| said.contains(name))?;
+        let text = format!("access denied, the permission {permission} is missing");
+        Some(Error::Denied(format!("{}: {text} ({})", answer.about, answer.label())))
     }
 }
 

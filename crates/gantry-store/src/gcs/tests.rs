@@ -64,6 +64,24 @@ fn only_a_number_is_a_generation() {
 }
 
 #[test]
+fn a_missing_permission_is_named_without_the_identity() {
+    let about = about_key(&"k".parse().unwrap());
+    let error = |permission: &str, subject| {
+        let said = format!("relay@p.iam.gserviceaccount.com does not have {permission} access to the object.");
+        let body = format!("<Error><Code>AccessDenied</Code><Message>No.</Message><Details>{said}</Details></Error>");
+        cloud::of_answer(&gcs(), &Answer::of_parts(403, HeaderMap::new(), &body, &about, subject)).error.to_string()
+    };
+
+    let object = Subject::Object { is_pinned: false, has_version: false };
+    for permission in [PERMISSION_TO_READ, PERMISSION_TO_LIST] {
+        let expected = format!("key \"k\": access denied, the permission {permission} is missing (403 AccessDenied)");
+        assert_eq!(error(permission, object), expected);
+    }
+    assert!(!error(PERMISSION_TO_LIST, Subject::Listing).contains("the permission"));
+    assert!(!error("storage.buckets.get", object).contains("the permission"));
+}
+
+#[test]
 fn errors_are_classified() {
     let about = about_key(&"k".parse().unwrap());
     let error = |status, code: &str, is_pinned| {

@@ -113,8 +113,13 @@ impl Bucket {
         format!("{}{key}", self.prefix)
     }
 
+    /// Describes a request, to classify its failure.
+    pub(super) fn asked_for<'a>(&'a self, about: &'a About, subject: Subject) -> Asked<'a> {
+        Asked { about, subject, bucket: &self.name, outages: self.live.outages() }
+    }
+
     fn asked_listing<'a>(&'a self, about: &'a About) -> Asked<'a> {
-        Asked { about, subject: Subject::Listing, bucket: &self.name }
+        self.asked_for(about, Subject::Listing)
     }
 
     /// Requests a page of keys once.
@@ -235,7 +240,7 @@ impl Ranged for Bucket {
     }
 
     fn silence(&self, about: &About) -> Failure {
-        match self.live.outage() {
+        match self.live.outages().current() {
             None => Failure::passing(format!("{about}: S3 did not answer in time")),
             Some(outage) => Failure::outage(about, &outage),
         }

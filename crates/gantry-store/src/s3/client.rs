@@ -57,7 +57,7 @@ impl Http {
         let outages = Outages::default();
         let unobserved = Arc::new(Unobserved) as _;
         Ok(Self {
-            s3: connections::pool(ca, &options.observer)?,
+            s3: connections::pool(ca, &options.observer, &outages)?,
             credentials: connections::pool_for_credentials(of_environment.as_deref(), &unobserved, &outages)?,
             outages,
         })
@@ -85,9 +85,9 @@ impl Live {
         Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns the outage of the services that issue credentials, if there is one now.
-    pub(super) fn outage(&self) -> Option<String> {
-        self.http.outages.current()
+    /// Returns the outages of the services that issue credentials.
+    pub(super) const fn outages(&self) -> &Outages {
+        &self.http.outages
     }
 
     /// Signs for `region` from now on. Returns whether the region has changed.

@@ -6,7 +6,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::coding::Accepted;
-use super::connections::Outage;
+use super::connections::{Outage, Outages};
 use super::witness;
 use crate::connections::{innermost, links, unreachable};
 use crate::headers::retry_after;
@@ -58,6 +58,8 @@ pub(super) struct Asked<'a> {
     pub(super) subject: Subject,
     /// A consumer must not learn the bucket's name.
     pub(super) bucket: &'a str,
+    /// Those of the services that issue credentials.
+    pub(super) outages: &'a Outages,
 }
 
 /// The subject of a request.
@@ -140,7 +142,7 @@ impl Failure {
                 unreachable(error, what, "S3")
             }
             SdkError::DispatchFailure(failure) => {
-                if let Some(failure) = without_credentials(error, what) {
+                if let Some(failure) = without_credentials(error, asked) {
                     failure
                 } else if failure.is_user() {
                     is_final("the request can't be made", &innermost(error))
@@ -156,7 +158,8 @@ impl Failure {
 
 /// Returns the failure of a request that can't be signed, or `None` for another cause. Only the text distinguishes
 /// them.
-fn without_credentials(error: &(dyn StdError + 'static), what: &About) -> Option<Failure> {
+fn without_credentials(error: &(dyn StdError + 'static), asked: Asked<'_>) -> Option<Failure> {
+    let what = asked.about;
     if let Some(outage) = links(error).find_map(|link| link.downcast_ref::<Outage>()) {
         return Some(Failure::outage(what, &outage.to_string()));
     }
@@ -169,7 +172,13 @@ fn without_credentials(error: &(dyn StdError + 'static), what: &About) -> Option
         Some(Failure::is_final(Error::unavailable_because(kind, what.with_cause(text, cause))))
     };
 
+    // The text of a service's own failure does not name it.
+    let answered = || asked.outages.answered().map(|outage| Failure::outage(what, &outage));
+
     if texts.iter().any(|text| text.starts_with("identity resolver timed out") || text.contains("provider timed out")) {
+        if let Some(failure) = answered() {
+            return Some(failure);
+        }
         return failed(
             UnavailableKind::TokenService,
             "the relay can't obtain credentials for S3, the service that issues them does not answer in time",
@@ -183,6 +192,9 @@ fn without_credentials(error: &(dyn StdError + 'static), what: &About) -> Option
     }
     // The SDK has tried every source by now, each with its own retries.
     if texts.iter().any(|text| text.contains("credential")) {
+        if let Some(failure) = answered() {
+            return Some(failure);
+        }
         return failed(UnavailableKind::Credentials, "the relay has no credentials for S3");
     }
     None

@@ -70,7 +70,7 @@ pub enum Credentials {
     Anonymous,
 }
 
-/// Files that contain an access key. Leading and trailing white space is ignored.
+/// Files that contain an access key. White space, a byte order mark and quotes around the text are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFiles {
     /// The key's id.
@@ -88,8 +88,9 @@ impl KeyFiles {
     /// [`Error::Invalid`] if a file can't be read or is empty. Retryable only after the file was corrected.
     pub fn read(&self) -> Result<StaticCredentials, Error> {
         let read = |path: &Path| {
-            let text = secret_text::read(path)
-                .map_err(|error| Error::Invalid(format!("{}: can't be read: {error}", path.display())))?;
+            let text = secret_text::read(path).map_err(|error| {
+                Error::Invalid(format!("{}: {}", path.display(), secret_text::unreadable(path, &error)))
+            })?;
             match secret_text::trimmed(&text) {
                 "" => Err(Error::Invalid(format!("{}: the file is empty", path.display()))),
                 text => Ok(text.to_owned()),

@@ -311,6 +311,6 @@ impl Bucket {
     pub(super) fn asked<'a>(&'a self, about: &'a About, pin: &Pin, version: Option<&str>, is_head: bool) -> Asked<'a> {
         let is_pinned = pin.if_match.is_some();
         let subject = Subject::Object { is_pinned, has_version: version.is_some(), is_head };
-        Asked { about, subject, bucket: self.name() }
+        self.asked_for(about, subject)
     }
 }

@@ -107,6 +107,13 @@ async fn a_directory_with_content_in_a_blocks_place_costs_only_that_block() {
             assert_eq!((world.take_read(), world.folder.trouble()), (MIB, None));
         }
     }
+
+    // It does not count as removed.
+    let look = Inspection::open(&world.path()).unwrap();
+    let damaged = look.verify().unwrap();
+    assert_eq!((damaged.len(), look.remove_damaged(&damaged).unwrap()), (1, 0));
+    assert_eq!(look.purge(|store, key| (store, key) == ("s", "k")).unwrap().1, 3);
+    assert_eq!(Inspection::open(&world.path()).unwrap().purge_all().unwrap(), (0, 0));
     assert_eq!(fs::read(path.join("notes.txt")).unwrap(), b"mine");
 }
 

@@ -227,6 +227,77 @@ async fn an_object_that_was_replaced_under_its_etag_is_read_again() {
     }
 }
 
+/// A store whose answers to ranges have no checksum, with an object of two blocks: the first one is read as a range, the
+/// second one up to the end.
+async fn filled_in_two_parts(denies_stat: bool) -> (World, Bytes) {
+    let world = World::new(AMPLE, Options::default()).await;
+    world.double.forget_checksum_in_ranges.store(true, Ordering::SeqCst);
+    world.double.denies_stat.store(denies_stat, Ordering::SeqCst);
+    let bytes = pattern(2 * MIB, 1);
+    world.double.put_object(checked("k", "\"1\"", &bytes), &bytes);
+
+    for span in [Span { start: 0, end: Some(MIB as u64) }, Span { start: MIB as u64, end: None }] {
+        world.read(span).await.unwrap();
+        world.folder.settled().await;
+    }
+    assert_eq!((world.blocks().len(), world.take_read()), (2, bytes.len()));
+    world.double.denies_stat.store(false, Ordering::SeqCst);
+    (world, bytes)
+}
+
+/// Blocks that were read as a range once had no checksum. They were served beside those of a later object with the same
+/// `ETag`.
+#[tokio::test]
+async fn blocks_of_objects_with_the_same_etag_do_not_mix() {
+    for denies_stat in [false, true] {
+        let (world, _) = filled_in_two_parts(denies_stat).await;
+        let other = pattern(2 * MIB, 2);
+        world.double.put_object(checked("k", "\"1\"", &other), &other);
+
+        let all = Span { start: 0, end: Some(other.len() as u64) };
+        let read = world.read(all).await;
+        assert!(read.unwrap() == other, "{denies_stat}");
+        world.folder.settled().await;
+        assert!(world.fill().await == other, "{denies_stat}");
+    }
+}
+
+/// Also if only the block that was read as a range is left.
+#[tokio::test]
+async fn a_block_without_a_checksum_is_not_served_for_an_object_with_one() {
+    let (world, _) = filled_in_two_parts(true).await;
+    std::fs::remove_file(world.block(1)).unwrap();
+    let other = pattern(2 * MIB, 2);
+    world.double.put_object(checked("k", "\"1\"", &other), &other);
+
+    assert!(world.fill().await == other);
+    assert!(world.fill().await == other);
+    assert_eq!(world.take_read(), other.len());
+}
+
+#[tokio::test]
+async fn blocks_that_were_read_as_ranges_are_served() {
+    let (world, bytes) = filled_in_two_parts(false).await;
+    for span in [WHOLE, Span { start: 5, end: Some(bytes.len() as u64 - 5) }] {
+        let opened = world.open(span).await.unwrap();
+        assert_eq!(opened.object, checked("k", "\"1\"", &bytes));
+        collect(opened).await.unwrap();
+    }
+    assert_eq!(world.take_read(), 0);
+}
+
+/// A store without checksums, or whose descriptions lack them.
+#[tokio::test]
+async fn blocks_are_served_for_a_description_without_a_checksum() {
+    let (world, bytes) = filled().await;
+    let mut object = checked("k", "\"1\"", &bytes);
+    object.checksum = None;
+    world.double.put_object(object, &bytes);
+
+    assert!(world.read(WHOLE).await.unwrap() == bytes);
+    assert_eq!(world.take_read(), 0);
+}
+
 #[tokio::test]
 async fn a_description_has_the_sizes_of_the_parts_as_without_a_cache() {
     let (world, bytes) = filled().await;

@@ -153,6 +153,8 @@ async fn refusals_are_not_answered_from_the_cache() {
 
     let outage = Error::unavailable_because(UnavailableKind::TokenService, "can't reach it");
     assert!(is_away(&Error::unavailable("away")) && is_away(&outage) && !is_away(&excluded));
+    let of_upstream = Error::unavailable_because(UnavailableKind::Upstream, "upstream store: no credentials");
+    assert!(!is_away(&of_upstream));
     assert!(!is_away(&denied) && !is_away(&credentials) && !is_away(&Error::Changed(String::new())));
     world.double.remove("k");
     assert!(matches!(world.open(WHOLE).await, Err(Error::NotFound(_))));
