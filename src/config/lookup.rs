@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::build::is_of_other_kind;
 use super::error::Problem;
 use super::keys::KEYS;
+use super::kinds::is_of_other_kind;
 use super::redact;
 use super::similar::nearest_of;
 use super::synonyms::{self, Meaning};

@@ -21,6 +21,7 @@ mod environment;
 mod error;
 mod file;
 mod keys;
+mod kinds;
 mod layer;
 mod lookup;
 mod otel;

@@ -21,12 +21,12 @@ use gantry_relay as relay;
 use gantry_store::budget::Budget;
 use gantry_store::misplaced;
 
-pub(super) use self::stores::is_of_other_kind;
 use super::address::{self, StoreAddress};
 use super::check;
 use super::environment::Environment;
 use super::error::{Error, Problem};
 use super::keys;
+use super::kinds::is_of_other_kind;
 use super::layer::{DEFAULTS, Layer, Setting};
 use super::lookup;
 use super::otel::{self, Otel};

@@ -9,39 +9,9 @@ use gantry_store::{file, s3, shared};
 use super::Build;
 use crate::config::address::StoreAddress;
 use crate::config::error::Problem;
+use crate::config::kinds::{OF_KINDS, has_keys_of};
 use crate::config::layer::DEFAULTS;
 use crate::config::{Settings, Store, check, keys};
-
-/// The keys that only one kind of store has, and the beginning of its address.
-const OF_KINDS: [(&str, &[&str]); 4] = [
-    (
-        "s3://",
-        &[
-            "region",
-            "path_style",
-            "profile",
-            "access_key_id_file",
-            "secret_access_key_file",
-            "session_token_file",
-            "requester_pays",
-        ],
-    ),
-    ("nats:", &["nats_context"]),
-    ("gs://", &["credentials_file", "billing_project"]),
-    (
-        "az://",
-        &[
-            "account",
-            "account_key_file",
-            "sas_token_file",
-            "tenant_id",
-            "client_id",
-            "client_secret_file",
-            "federated_token_file",
-            "azure_cli",
-        ],
-    ),
-];
 
 impl Build {
     pub(super) fn store(&mut self, name: &StoreName, keys: keys::Store, settings: &Settings) -> Option<Store> {
@@ -162,18 +132,6 @@ impl Build {
             self.problems.push(Problem::Conflict { keys: set.join(" and "), cure: "keep one of them".to_owned() });
         }
     }
-}
-
-/// Returns whether a key belongs only to stores of another kind than the one at this address.
-pub(in crate::config) fn is_of_other_kind(key: &str, url: &str) -> bool {
-    OF_KINDS.into_iter().any(|(scheme, keys)| keys.contains(&key) && !has_keys_of(url, scheme))
-}
-
-/// Returns whether a store at this address may have the keys of stores with this scheme.
-fn has_keys_of(url: &str, scheme: &str) -> bool {
-    // Keys of S3 have always been ignored for directories.
-    let is_ignored = scheme == "s3://" && url.starts_with("file:");
-    url.starts_with(scheme) || is_ignored
 }
 
 /// Returns the limits of shared reads, if the store has them. A directory does not need them: the kernel keeps what was

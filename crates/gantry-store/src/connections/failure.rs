@@ -8,12 +8,19 @@ use rustls::{CertificateError, InvalidMessage};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::proxy::Broken;
 use crate::ranged::{About, Failure, Retry, excerpt};
 use crate::{Error, UnavailableKind};
 
 /// Maximum number of lines of a cause in a message. The AWS SDK looks for credentials in fewer places.
 const CAUSE_MAX_LINES: usize = 10;
+
+/// Why no connection can be established through a proxy. It contains no password of the proxy.
+#[derive(Debug, thiserror::Error)]
+#[error("the proxy {proxy}: {cause}")]
+pub(super) struct Broken {
+    pub(super) proxy: String,
+    pub(super) cause: String,
+}
 
 /// Classifies a failed connection to a service of this name.
 pub(crate) fn unreachable<C>(error: &(dyn StdError + 'static), about: &About, service: &str) -> Failure<C> {

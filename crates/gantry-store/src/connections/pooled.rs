@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use super::dial::Dial;
-use super::proxy::Broken;
+use super::failure::Broken;
 use crate::Observer;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -5,15 +5,7 @@ use std::error::Error as StdError;
 use hyper_util::client::proxy::matcher::Intercept;
 use rustls::Error as TlsError;
 
-use super::failure::{innermost, links};
-
-/// Why no connection can be established through a proxy. It contains no password of the proxy.
-#[derive(Debug, thiserror::Error)]
-#[error("the proxy {proxy}: {cause}")]
-pub(super) struct Broken {
-    proxy: String,
-    cause: String,
-}
+use super::failure::{Broken, innermost, links};
 
 impl Broken {
     /// Blames a proxy for a failure, unless TLS with the server behind it failed. `is_tls` concerns that server.
