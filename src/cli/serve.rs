@@ -109,6 +109,9 @@ impl StoreArg {
                 return Err(format!("there is no such directory: use --store {} for a store {name}", shown(text)));
             }
         }
+        if is_secret(folder) {
+            return Err("there is no such directory".to_owned());
+        }
 
         let url = file_url(folder)?;
         let name = std::path::absolute(folder).ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
@@ -118,6 +121,12 @@ impl StoreArg {
             name.get(..64).unwrap_or(&name).parse().map_err(|_| "it has no name: use --store NAME=DIR".to_owned())?;
         Ok(Self { name, url })
     }
+}
+
+/// Returns whether what is given in place of a directory looks like a secret.
+fn is_secret(folder: &Path) -> bool {
+    let text = folder.to_string_lossy();
+    !folder.exists() && !text.starts_with(['.', '~']) && misplaced::is_secret(&text)
 }
 
 /// Returns whether what precedes the first `=` is the beginning of an address, and not a name.
@@ -193,7 +202,11 @@ impl Serve {
             sources.flags.set_store(&name, &url);
         }
         for folder in &self.folders {
-            let place = shown(&folder.to_string_lossy());
+            let text = folder.to_string_lossy();
+            let place = match shown(&text) {
+                shown if shown == text && is_secret(folder) => "[redacted]".to_owned(),
+                shown => shown,
+            };
             let StoreArg { name, url } =
                 StoreArg::of_folder(folder).map_err(|error| Failure::usage(format!("{place}: {error}")))?;
             if !seen.insert(name.clone()) {
@@ -559,6 +572,7 @@ mod tests {
             ),
             ("m=az://me:hush@c", "m=az://[redacted]@c: it must be a directory: use --store NAME=URL"),
             ("m=./sv=1&sig=hush", "m=[redacted]: there is no such directory: use --store m=[redacted]"),
+            ("{\"private_key\": \"hush\"}", "[redacted]: there is no such directory"),
         ] {
             let cli = Cli::try_parse_from(["gantry", "serve", folder]).unwrap();
             let message = cli.sources().unwrap_err().message;

@@ -143,6 +143,9 @@ pub(super) fn blamed(cloud: &Cloud, error: &Error, name: &StoreName, effective: 
             let cure = if is_sas(cloud, name, effective) { SAS_CURE } else { cloud.permission };
             (credentials(cloud, name, effective), cure.to_owned())
         }
+        Error::NoBucket(text) if text.contains("it is being deleted") => {
+            (named(effective, &key("url")), "wait until that ends and create it again, or name another".to_owned())
+        }
         Error::NotFound(_) | Error::NoBucket(_) if endpoint_lacks_account(name, effective) => {
             (endpoint(), "add the account to the end of the address, as emulators require".to_owned())
         }

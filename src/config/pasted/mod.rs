@@ -17,7 +17,7 @@ pub(super) use self::connection::of_connection_string;
 pub(super) use self::endpoints::of_endpoint;
 #[cfg(feature = "azure")]
 pub(super) use self::endpoints::of_other_account;
-pub(super) use self::secrets::{KEY_CURE, before_signature, of_signature};
+pub(super) use self::secrets::{KEY_CURE, before_signature, has_parameters_of_signature, of_signature};
 use super::place::{STORE_FORM, is_account, is_container, written};
 
 /// The account of Azure's emulators. Source: Azure, "Use the Azurite emulator", "Well-known storage account and key".

@@ -22,6 +22,13 @@ pub(in crate::config) fn before_signature(url: &str) -> Option<&str> {
     Some(&address[..start + slash])
 }
 
+/// Returns whether a valid address has parameters of a signature in its prefix. A prefix may well contain `sig=`.
+pub(in crate::config) fn has_parameters_of_signature(url: &str) -> bool {
+    let url = url.to_ascii_lowercase();
+    let is_sas = url.starts_with("az:") && url.contains('&') && url.contains("sig=");
+    is_sas || ["x-amz-signature=", "x-goog-signature="].iter().any(|name| url.contains(name))
+}
+
 /// Explains what to write for an address with a signature in its path. `place` is what precedes it, and `problem` what is
 /// wrong with that.
 pub(in crate::config) fn of_signature(url: &str, place: &str, problem: Option<String>) -> String {

@@ -205,7 +205,7 @@ impl Cloud for Azure {
         Some(match (answer.status.as_u16(), answer.code()) {
             (404, "ContainerNotFound") => (cloud::no_place::<Self>(answer), Retry::Never),
             (404 | 409, "ContainerBeingDeleted") => {
-                let text = "no such container, it is being deleted: wait until that ends before you create it";
+                let text = "no such container, it is being deleted";
                 (Error::NoBucket(format!("{about}: {text} ({})", answer.label())), Retry::Never)
             }
             (409, "BlobArchived" | "BlobBeingRehydrated") => {

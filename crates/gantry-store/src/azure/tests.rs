@@ -158,7 +158,7 @@ fn a_listing_reports_an_account_that_can_not_be_read() {
 
     let deleted = failure(409, "ContainerBeingDeleted", Subject::Listing);
     assert!(matches!(deleted.error, Error::NoBucket(_)) && deleted.retry == Retry::Never, "{deleted:?}");
-    assert!(deleted.error.to_string().contains("wait until that ends before you create it"), "{deleted:?}");
+    assert!(deleted.error.to_string().contains("it is being deleted (409"), "{deleted:?}");
     let created = failure(409, "AccountBeingCreated", Subject::Listing);
     assert_eq!(created.retry, Retry::Later);
 }

@@ -78,14 +78,14 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Returns the status, the code, and the first line of the cloud's message, unless the message goes to a consumer
-    /// and names a place.
+    /// Returns the status, the code, and the first line of the cloud's message, unless the message repeats the request's
+    /// credentials, or goes to a consumer and names a place.
     pub(crate) fn reason(&self) -> String {
         let is_for_consumer = matches!(self.about, About::Consumer(_));
         let names_place = |text: &str| [self.place, "://", "@"].iter().any(|part| text.contains(part));
 
         let said = self.text("Details").or_else(|| self.text("Message")).and_then(|text| text.lines().next());
-        let said = said.filter(|text| !(is_for_consumer && names_place(text)));
+        let said = said.filter(|text| !(repeats_credentials(text) || is_for_consumer && names_place(text)));
         said.map_or_else(|| self.label(), |text| format!("{}: {}", self.label(), excerpt(text)))
     }
 
@@ -93,5 +93,24 @@ impl<'a> Answer<'a> {
     pub(super) fn is_page(&self) -> bool {
         let media_type = header(&self.headers, "content-type").and_then(|text| text.split(';').next());
         media_type.is_some_and(|name| name.trim().eq_ignore_ascii_case("text/html"))
+    }
+}
+
+/// Returns whether a message contains a signature or a header with credentials, as those of some proxies do.
+fn repeats_credentials(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["sig=", "signature=", "bearer ", "sharedkey "].iter().any(|mark| text.contains(mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_repeats_credentials_is_recognised() {
+        for text in ["/c?sv=1&sig=hush", "X-Goog-Signature=hush", "token Bearer hush", "SharedKey acct:hush"] {
+            assert!(repeats_credentials(text), "{text}");
+        }
+        assert!(!repeats_credentials("Make sure that the Authorization header includes the signature."));
     }
 }
