@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -100,7 +101,9 @@ class Link:
         """Closes the connection, unless the caller owns it."""
         self._closed = True
         if self._reopen is not None:
-            await self._nc.close()
+            # nats-py sends what is buffered first, which fails if nats-server has closed the connection.
+            with contextlib.suppress(OSError):
+                await self._nc.close()
 
     async def _replace(self, dead: NatsClient) -> None:
         if self._reopen is None:
