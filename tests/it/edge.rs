@@ -11,8 +11,9 @@ use tempfile::TempDir;
 
 use crate::gateway;
 use crate::ops::{address, page};
-use crate::support::gantry::Command;
+use crate::support::gantry::{BINARY, Command};
 use crate::support::{Nats, Relay, S3, data, gantry, until};
+use crate::watch::event;
 
 const LEN: usize = (5 << 20) + 7;
 
@@ -148,6 +149,38 @@ async fn an_object_crosses_the_uplink_once_and_later_rounds_ask_for_its_version_
     let listed = gantry(["ls", "models"]).nats(&world.site).run().await.expect_code(0).stdout_text();
     assert!(listed.contains("a.bin"), "{listed}");
     gantry(["stat", "models/missing"]).nats(&world.site).run().await.expect_code(4);
+}
+
+#[tokio::test]
+async fn objects_are_fetched_ahead_of_time_by_commands_and_on_events() {
+    let mut world = World::start("serve_stale = true").await;
+    let [bytes, new, other] = [1, 2, 3].map(|seed| data::random_bytes(seed, LEN));
+    world.put("a.bin", &bytes).await;
+    world.put("set/b/1.bin", &other).await;
+    let fetched = async |objects: u64| {
+        let all_filled = async || world.edge_metric("filled_bytes_total").await == objects * LEN as u64;
+        until("the objects on disk", async || all_filled().await.then_some(())).await;
+    };
+
+    gantry(["get", "models/a.bin", "-o", "/dev/null"]).nats(&world.site).run().await.expect_code(0);
+    gantry(["cat", "models/set/**"]).nats(&world.site).run().await.expect_code(0);
+    fetched(2).await;
+
+    let printed = world.target("events.json");
+    let fetch = ["--", BINARY, "get", "{}", "-o", "/dev/null", "--server", &world.site.url()];
+    let watch = gantry(["watch", "events.models", "models", "--json"]).nats(&world.site).stdout_to(&printed);
+    let watch = fetch.iter().fold(watch, |watch, arg| watch.arg(arg)).spawn();
+    let is_watching = || std::fs::read_to_string(&printed).is_ok_and(|text| text.contains("watching"));
+    until("the watch", async || is_watching().then_some(())).await;
+    world.put("a.bin", &new).await;
+    let client = world.site.client().await;
+    client.publish("events.models", event("a.bin").to_string().into()).await.unwrap();
+    fetched(3).await;
+    watch.signal("INT");
+    watch.output().await.expect_code(130);
+
+    world.hub.kill().await;
+    assert!(world.check("copy", &new).await["stale_s"].is_u64());
 }
 
 #[tokio::test]

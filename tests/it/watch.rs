@@ -120,7 +120,8 @@ impl Watching {
 }
 
 /// Returns an event message as `MinIO` publishes it.
-fn event(encoded_key: &str) -> Value {
+/// Returns what `MinIO` publishes about a stored object.
+pub(crate) fn event(encoded_key: &str) -> Value {
     let object = json!({"key": encoded_key, "size": 1, "eTag": "e", "contentType": "text/plain"});
     json!({"EventName": "s3:ObjectCreated:Put", "Key": "bucket/?", "Records": [{
         "eventVersion": "2.0", "eventSource": "minio:s3", "eventName": "s3:ObjectCreated:Put",

@@ -4,8 +4,8 @@
 //! read-ahead can't keep a request from being served. The other half is for read-ahead, and for further transfers. In
 //! both halves each store has its own share.
 //!
-//! The half for read-ahead may also hold bytes that are kept for other consumers. They use only what nobody else needs:
-//! their holders discard them when a transfer needs the memory.
+//! Bytes that are kept for other consumers use what is left of both halves. Their holders discard them when somebody else
+//! needs the memory.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -24,6 +24,10 @@ pub const PLACE_BYTES: u64 = 1536 * 1024;
 /// of its blocks is used again much sooner.
 const KEPT_IDLE: Duration = Duration::from_millis(1500);
 
+/// The part of the budget that kept bytes leave to read-ahead, as a divisor. With a budget of 512 MiB, it is enough for the
+/// read-ahead of one object in S3.
+const AHEAD_DIVISOR: u64 = 16;
+
 /// Holds memory of a [`Budget`] that it can return at any time.
 pub trait Holder: fmt::Debug + Send + Sync {
     /// Returns at least `bytes` to the budget, if that much has been unused for `idle`. Must not reserve memory.
@@ -40,6 +44,8 @@ pub struct Budget {
     places: Share,
     /// For read-ahead, and for places once the first half is used up.
     common: Share,
+    /// For kept bytes, which are taken from what is left.
+    kept: Share,
     holders: Arc<Mutex<Vec<Weak<dyn Holder>>>>,
     crowd: Crowd,
 }
@@ -67,6 +73,7 @@ impl Budget {
         Self {
             places: Shares::new(for_places, PLACE_BYTES).of_nobody(),
             common: Shares::new(bytes - for_places, 1).of_nobody(),
+            kept: Shares::new(bytes, 1).of_nobody(),
             holders: Arc::default(),
             crowd: Crowd::default(),
         }
@@ -78,6 +85,7 @@ impl Budget {
         Self {
             places: self.places.shares().of_store(name),
             common: self.common.shares().of_store(name),
+            kept: self.kept.shares().of_store(name),
             holders: Arc::clone(&self.holders),
             crowd: self.crowd.clone(),
         }
@@ -92,22 +100,26 @@ impl Budget {
     /// Takes `bytes` for a place of a transfer. Returns `None` if fewer are available, even without kept bytes.
     #[must_use]
     pub fn try_admit(&self, bytes: u64) -> Option<Reservation> {
-        let permit = self.places.try_take(bytes).or_else(|| self.take_common(bytes, Duration::ZERO))?;
+        let permit = self.places.try_take(bytes).or_else(|| self.common.try_take(bytes))?;
+        self.displace(Duration::ZERO);
         Some(Reservation { permit })
     }
 
     /// Takes `bytes` for reading ahead. Returns `None` if fewer are available, even without kept bytes that are idle.
     #[must_use]
     pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
-        let permit = self.take_common(bytes, KEPT_IDLE)?;
-        Some(Reservation { permit })
+        let permit = self.common.try_take(bytes)?;
+        self.displace(KEPT_IDLE).then_some(Reservation { permit })
     }
 
-    /// Takes `bytes` for what a [`Holder`] keeps. Returns `None` if fewer are available.
+    /// Takes `bytes` for what a [`Holder`] keeps. Returns `None` if fewer are left.
     #[must_use]
     pub fn try_keep(&self, bytes: u64) -> Option<Reservation> {
-        let permit = self.common.try_take(bytes)?;
-        Some(Reservation { permit })
+        // Taken before the look at the whole: of two that take the last bytes at the same time, one or both see it.
+        let permit = self.kept.try_take(bytes)?;
+        let ahead = self.total_bytes() / AHEAD_DIVISOR;
+        let in_use = self.common.shares().taken().min(ahead);
+        (self.reserved_bytes() + (ahead - in_use) <= self.total_bytes()).then_some(Reservation { permit })
     }
 
     /// Lets the budget ask `holder` for memory, as long as it exists.
@@ -117,17 +129,19 @@ impl Budget {
         holders.push(holder);
     }
 
-    /// Takes from the common half. If it is used up, holders return what has been unused for `idle`.
-    fn take_common(&self, bytes: u64, idle: Duration) -> Option<Permit> {
-        if let Some(permit) = self.common.try_take(bytes) {
-            return Some(permit);
+    /// Discards kept bytes that have been unused for `idle`, as long as more is reserved than there is. Returns whether that
+    /// was enough.
+    fn displace(&self, idle: Duration) -> bool {
+        let excess = || self.reserved_bytes().saturating_sub(self.total_bytes());
+        if excess() == 0 {
+            return true;
         }
 
         // Holders have locks of their own, which must not be taken within this one.
         let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        holders.iter().filter_map(Weak::upgrade).find_map(|holder| {
-            holder.give_back(bytes, idle);
-            self.common.try_take(bytes)
+        holders.iter().filter_map(Weak::upgrade).any(|holder| {
+            holder.give_back(excess(), idle);
+            excess() == 0
         })
     }
 
@@ -147,13 +161,13 @@ impl Budget {
     /// Returns how many bytes are reserved.
     #[must_use]
     pub fn reserved_bytes(&self) -> u64 {
-        self.places.shares().taken() + self.common.shares().taken()
+        [&self.places, &self.common, &self.kept].iter().map(|share| share.shares().taken()).sum()
     }
 
     /// Returns how many bytes are available.
     #[must_use]
     pub fn available_bytes(&self) -> u64 {
-        self.total_bytes() - self.reserved_bytes()
+        self.total_bytes().saturating_sub(self.reserved_bytes())
     }
 }
 
@@ -196,6 +210,50 @@ mod tests {
 
         assert_eq!(budget.places(PLACE_BYTES), Some(341));
         assert_eq!(admitted(&budget).len(), 341);
+    }
+
+    /// Keeps blocks, as far as the budget has room for them.
+    #[derive(Debug)]
+    struct Keeper(Mutex<Vec<Reservation>>);
+
+    impl Keeper {
+        fn fill(budget: &Budget) -> Arc<Self> {
+            let keeper = Arc::new(Self(Mutex::new(std::iter::from_fn(|| budget.try_keep(1 << 20)).collect())));
+            let holder: Weak<dyn Holder> = Arc::<Self>::downgrade(&keeper);
+            budget.add_holder(holder);
+            keeper
+        }
+
+        fn kept_mib(&self) -> usize {
+            self.0.lock().unwrap().len()
+        }
+    }
+
+    impl Holder for Keeper {
+        /// All blocks have been unused for a second.
+        fn give_back(&self, bytes: u64, idle: Duration) {
+            let count = if idle <= Duration::from_secs(1) { bytes.div_ceil(1 << 20) } else { 0 };
+            let mut blocks = self.0.lock().unwrap();
+            let left = blocks.len().saturating_sub(usize::try_from(count).unwrap());
+            blocks.truncate(left);
+        }
+    }
+
+    #[test]
+    fn kept_bytes_take_what_is_left_and_give_way() {
+        let budget = Budget::new(BUDGET_BYTES);
+        let [fleet, other] = ["fleet", "other"].map(|name| budget.of_store(name));
+        let keeper = Keeper::fill(&fleet);
+        assert_eq!(keeper.kept_mib(), 384, "a quarter is for what the other store keeps");
+        let others = Keeper::fill(&other);
+        assert_eq!(others.kept_mib(), 96, "the read-ahead of one object fits in addition");
+        assert!(fleet.try_reserve(32 << 20).is_some());
+        assert!(fleet.try_reserve(33 << 20).is_none(), "the blocks are in use");
+
+        // As many transfers as without kept bytes.
+        let places = [admitted(&fleet), admitted(&other)];
+        assert_eq!(places.map(|places| places.len()), [256, 85]);
+        assert!(budget.reserved_bytes() <= BUDGET_BYTES);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub(crate) struct Double {
     pub(crate) denies_stat: AtomicBool,
     /// Whether nothing answers.
     pub(crate) is_away: AtomicBool,
+    pub(crate) keeps: AtomicBool,
     /// One permit for each answer to `open` and `stat`, and for each piece.
     pub(crate) open_gate: Semaphore,
     pub(crate) stat_gate: Semaphore,
@@ -50,6 +51,7 @@ impl Double {
             forget_checksum_in_ranges: AtomicBool::new(false),
             denies_stat: AtomicBool::new(false),
             is_away: AtomicBool::new(false),
+            keeps: AtomicBool::new(false),
             open_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             stat_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             piece_gate: Semaphore::new(Semaphore::MAX_PERMITS),
@@ -191,5 +193,9 @@ impl Store for Handle {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), Error>> {
         async { Ok(()) }.boxed()
+    }
+
+    fn keeps(&self, _: &ObjectInfo) -> bool {
+        self.0.keeps.load(Ordering::SeqCst)
     }
 }

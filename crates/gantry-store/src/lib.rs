@@ -150,6 +150,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         self.probe()
     }
 
+    /// Returns whether this store keeps what is read of an object, so that reading it again costs little.
+    fn keeps(&self, object: &ObjectInfo) -> bool {
+        let _ = object;
+        false
+    }
+
     /// Returns a text that distinguishes this place from others, created by [`fingerprint`]. Returns `None` if it is
     /// unknown.
     fn fingerprint(&self) -> Option<String> {

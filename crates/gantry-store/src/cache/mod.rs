@@ -346,6 +346,10 @@ impl Store for CacheStore {
         self.room.store.probe_listing()
     }
 
+    fn keeps(&self, object: &ObjectInfo) -> bool {
+        self.room.folder.takes(object.size)
+    }
+
     fn fingerprint(&self) -> Option<String> {
         self.room.store.fingerprint()
     }

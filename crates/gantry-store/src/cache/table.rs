@@ -142,6 +142,12 @@ impl Table {
         Ok(if fits { None } else { self.recency.values().next().copied() })
     }
 
+    /// Returns whether all blocks of an object of `size` bytes fit, if others go.
+    pub(super) fn may_hold(&self, size: u64) -> bool {
+        let Limits { bytes_max, files_max } = self.limits;
+        size < bytes_max && size.div_ceil(BLOCK_BYTES) <= files_max
+    }
+
     /// Records that a block is about to be written. Returns `false` if it is there or being written already.
     pub(super) fn begin(&mut self, block: BlockName) -> bool {
         !self.files.contains_key(&FileName::Block(block)) && self.pending.insert(block)

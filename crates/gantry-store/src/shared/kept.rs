@@ -75,6 +75,10 @@ struct Version<S> {
     is_complete: bool,
     /// Whether a second reader has found something of it.
     is_shared: bool,
+    /// When its last bytes were read.
+    read_at: Instant,
+    /// Whether it is left to the readers that it has.
+    is_retired: bool,
     /// The number of bytes that were read while it was not shared.
     read_alone: u64,
     readers: BTreeMap<ReaderId, Range<u64>>,
@@ -131,7 +135,7 @@ impl<S: Clone + PartialEq> Kept<S> {
     }
 
     /// Returns the version that `object` describes, and adds it if nothing of it is known.
-    pub(super) fn enter(&mut self, object: &Arc<ObjectInfo>, is_complete: bool) -> VersionId {
+    pub(super) fn enter(&mut self, object: &Arc<ObjectInfo>, is_complete: bool, now: Instant) -> VersionId {
         let known = self.versions_of(&object.key).find(|(_, version)| is_same(&version.object, object));
         let known = known.map(|(id, _)| id);
 
@@ -148,6 +152,8 @@ impl<S: Clone + PartialEq> Kept<S> {
             object: Arc::clone(object),
             is_complete,
             is_shared: false,
+            read_at: now,
+            is_retired: false,
             read_alone: 0,
             readers: BTreeMap::new(),
             sources: Vec::new(),
@@ -156,6 +162,17 @@ impl<S: Clone + PartialEq> Kept<S> {
         self.versions.insert(id, version);
         self.of_key.entry(object.key.clone()).or_default().push(id);
         id
+    }
+
+    /// Leaves the version that `object` describes to the readers that it has, if nothing of it was read for long.
+    pub(super) fn retire(&mut self, object: &ObjectInfo, now: Instant) {
+        let known = self.versions_of(&object.key).find(|(_, version)| is_same(&version.object, object));
+        let Some(id) = known.map(|(id, _)| id) else { return };
+        let Some(version) = self.versions.get_mut(&id) else { return };
+
+        let is_old = now.saturating_duration_since(version.read_at) >= self.limits.retire_after;
+        version.is_retired = is_old && version.sources.is_empty();
+        self.discard_if_retired(id);
     }
 
     /// Adds a reader of `range`.
@@ -224,6 +241,7 @@ impl<S: Clone + PartialEq> Kept<S> {
 
         let mut offset = running.rest.start;
         running.rest.start += piece.len() as u64;
+        version.read_at = now;
         if running.rest.is_empty() {
             version.sources.retain(|running| running.source != *source);
         }
@@ -256,6 +274,7 @@ impl<S: Clone + PartialEq> Kept<S> {
         let unwanted = sources.extract_if(.., |running| !is_wanted(&running.rest));
         let unwanted = unwanted.map(|running| running.source).collect();
 
+        self.discard_if_retired(id);
         self.forget_if_unused(id);
         unwanted
     }
@@ -306,9 +325,11 @@ impl<S: Clone + PartialEq> Kept<S> {
         std::mem::replace(&mut self.evicted, 0)
     }
 
+    /// Returns the versions of an object that new readers may join.
     fn versions_of(&self, key: &Key) -> impl Iterator<Item = (VersionId, &Version<S>)> {
         let ids = self.of_key.get(key).into_iter().flatten();
-        ids.filter_map(|id| Some((*id, self.versions.get(id)?)))
+        let versions = ids.filter_map(|id| Some((*id, self.versions.get(id)?)));
+        versions.filter(|(_, version)| !version.is_retired)
     }
 
     fn next_count(&mut self) -> u64 {
@@ -335,7 +356,10 @@ impl<S: Clone + PartialEq> Kept<S> {
             let piece = part.split_to(len.min(part.len()));
             let piece_at = offset;
             offset += piece.len() as u64;
+            let is_shared = version.is_shared;
             if let Some(block) = version.blocks.get_mut(&number).filter(|_| covered.is_none()) {
+                // A piece keeps the whole buffer into which it was read. With several readers, a copy costs little.
+                let piece = if is_shared { Bytes::copy_from_slice(&piece) } else { piece };
                 block.pieces.insert(piece_at, piece);
             }
         }
@@ -350,8 +374,8 @@ impl<S: Clone + PartialEq> Kept<S> {
         let Some(version) = self.versions.get(&id) else { return false };
         let is_shared = version.is_shared;
         let start = number * BLOCK_BYTES;
-        // A piece keeps the whole buffer into which it was read.
-        let bytes = (version.object.size.min(start + BLOCK_BYTES) - start) * 3 / 2;
+        let len = version.object.size.min(start + BLOCK_BYTES) - start;
+        let bytes = if is_shared { copied_bytes(len) } else { len * 3 / 2 };
 
         let is_wanted = version.readers_of(number) > 1;
         let Some(reservation) = self.make_room(bytes, is_shared, is_wanted) else { return false };
@@ -403,6 +427,13 @@ impl<S: Clone + PartialEq> Kept<S> {
         self.recency.insert(block.rank, (id, number));
     }
 
+    /// Discards what is kept of a retired version without readers.
+    fn discard_if_retired(&mut self, id: VersionId) {
+        if self.versions.get(&id).is_some_and(|version| version.is_retired && version.readers.is_empty()) {
+            self.discard(id);
+        }
+    }
+
     /// Discards all that is kept of a version.
     fn discard(&mut self, id: VersionId) {
         let Some(version) = self.versions.get(&id) else { return };
@@ -438,6 +469,11 @@ impl<S: Clone + PartialEq> Kept<S> {
             }
         }
     }
+}
+
+/// Returns the memory for copies of `len` bytes. The allocator's sizes are up to a quarter apart, and half of that on average.
+const fn copied_bytes(len: u64) -> u64 {
+    len * 9 / 8
 }
 
 impl<S> Version<S> {
@@ -501,7 +537,7 @@ mod tests {
 
     /// What is kept of objects of ten blocks, with room for `blocks`.
     fn kept(blocks: u64) -> Kept<&'static str> {
-        let bytes_max = Some(blocks * BLOCK * 3 / 2);
+        let bytes_max = Some(blocks * copied_bytes(BLOCK));
         Kept::new(Limits { bytes_max, ..Limits::default() }, Budget::new(1 << 30))
     }
 
@@ -511,7 +547,7 @@ mod tests {
 
     /// Starts to read a version with this source.
     fn start(kept: &mut Kept<&'static str>, etag: &str, source: &'static str) -> (VersionId, ReaderId) {
-        let id = kept.enter(&object("k", etag), true);
+        let id = kept.enter(&object("k", etag), true, Instant::now());
         let reader = kept.join(id, 0..10 * BLOCK);
         kept.add_source(id, 0..10 * BLOCK, source);
         (id, reader)
@@ -537,7 +573,7 @@ mod tests {
         assert!(matches!(kept.step(id, second, 5, now), Some(Step::Open { end }) if end == BLOCK));
         assert!(kept.leave(id, first).is_empty(), "the second reader wants the source");
         assert_eq!(kept.leave(id, second), ["a"]);
-        assert_eq!(kept.reserved(), BLOCK * 3 / 2);
+        assert_eq!(kept.reserved(), copied_bytes(BLOCK));
     }
 
     #[tokio::test]
@@ -565,7 +601,7 @@ mod tests {
 
     #[tokio::test]
     async fn versions_are_kept_apart_and_one_reader_alone_displaces_nothing_that_is_shared() {
-        let (mut kept, now) = (kept(3), Instant::now());
+        let (mut kept, now) = (kept(4), Instant::now());
         let (old, _) = start(&mut kept, "1", "a");
         kept.share(old);
         kept.push(old, &"a", blocks(2), now);
@@ -574,7 +610,7 @@ mod tests {
 
         kept.push(new, &"b", blocks(2), now);
         assert_eq!((kept.has(old, 0), kept.has(old, BLOCK)), (true, true));
-        assert_eq!(kept.reserved(), 3 * BLOCK * 3 / 2);
+        assert_eq!(kept.reserved(), 2 * copied_bytes(BLOCK) + BLOCK * 3 / 2);
         let found = kept.find(&object("k", "2"), WHOLE).map(|(id, _)| id);
         assert_eq!(found, Some(new));
         assert!(kept.find(&object("k", "3"), WHOLE).is_none());
@@ -593,7 +629,7 @@ mod tests {
 
         kept.share(id);
         kept.push(id, &"a", blocks(1), now);
-        assert_eq!(kept.reserved(), BLOCK * 3 / 2);
+        assert_eq!(kept.reserved(), copied_bytes(BLOCK));
         kept.leave(id, reader);
         kept.expire(now + Duration::from_secs(60));
         assert!(kept.reserved() == 0 && kept.versions.is_empty() && kept.of_key.is_empty() && kept.recency.is_empty());

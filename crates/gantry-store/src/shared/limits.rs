@@ -11,6 +11,8 @@ pub struct Limits {
     pub first_bytes: u64,
     /// How long bytes are kept after they were last used.
     pub linger: Duration,
+    /// How long bytes of a store that keeps what is read are given to new readers after they were read.
+    pub retire_after: Duration,
 }
 
 impl Default for Limits {
@@ -22,6 +24,8 @@ impl Default for Limits {
             first_bytes: 16 << 20,
             // A fleet whose members start within some seconds of one another finds what the first ones have read.
             linger: Duration::from_secs(10),
+            // Longer than a cache folder that has failed is left alone.
+            retire_after: Duration::from_secs(60),
         }
     }
 }

@@ -11,6 +11,8 @@
 //! - **Nothing is older than the request.** A request joins others only if the store describes the same version after
 //!   the request has arrived. Requests that arrive together share this description.
 //! - **Versions do not mix.** Kept bytes belong to an `ETag`, a version id, a size and a date.
+//! - **A store that keeps what is read sees every object from time to time**, even one that is always in memory. Otherwise
+//!   it would not notice that it lacks something, and discard what nobody seems to use.
 //! - **Errors are not kept.** Only requests that were waiting for the same bytes share one.
 
 mod kept;
@@ -26,6 +28,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use tokio::time::Instant;
 
 use self::leads::{Lead, Leads, Opening};
 use self::observe::Report as Event;
@@ -68,6 +71,9 @@ impl SharedStore {
                 Ok(object) => {
                     if let Some(opened) = self.follow(leads, &object, span).await {
                         return opened;
+                    }
+                    if self.room.store.keeps(&object) {
+                        self.room.retire(&object);
                     }
                     if let Some(opened) = self.find(&object, span) {
                         return Ok(opened);
@@ -127,7 +133,7 @@ impl SharedStore {
         let source = lead.take_source();
 
         let mut state = self.room.lock();
-        let version = state.kept.enter(object, lead.is_complete);
+        let version = state.kept.enter(object, lead.is_complete, Instant::now());
         let id = state.kept.join(version, range.clone());
         let event = if let Some(source) = &source {
             state.kept.add_source(version, lead.range.clone(), source.clone());
@@ -182,6 +188,10 @@ impl Store for SharedStore {
 
     fn probe_listing(&self) -> BoxFuture<'_, Result<(), Error>> {
         self.room.store.probe_listing()
+    }
+
+    fn keeps(&self, object: &ObjectInfo) -> bool {
+        self.room.store.keeps(object)
     }
 
     fn fingerprint(&self) -> Option<String> {

@@ -72,6 +72,13 @@ impl Room {
         }
     }
 
+    /// Leaves a version to its readers, if nothing of it was read for long, so that the next request reads the store.
+    pub(super) fn retire(&self, object: &ObjectInfo) {
+        let mut state = self.lock();
+        state.kept.retire(object, Instant::now());
+        self.report(&mut state);
+    }
+
     fn report(&self, state: &mut State) {
         let evicted = state.kept.take_evicted();
         if evicted > 0 {

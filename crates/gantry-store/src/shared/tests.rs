@@ -1,6 +1,7 @@
 //! The decorator over a store that counts what is read from it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -256,7 +257,7 @@ async fn a_failed_open_is_reported_to_each_that_shares_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_laggard_reads_for_itself_and_the_budget_is_kept() {
-    // Half of the budget is for kept bytes: four blocks, with the buffers that their pieces keep.
+    // Nobody else uses the budget. It has room for ten blocks, and for some read-ahead.
     let world = World::new(24 * MIB, 12 * MIB, Limits::default());
     let mut laggard = world.open(WHOLE).await.unwrap();
     let mut fast = world.open(WHOLE).await.unwrap();
@@ -265,13 +266,13 @@ async fn a_laggard_reads_for_itself_and_the_budget_is_kept() {
     while let Some(piece) = fast.body.try_next().await.unwrap() {
         assert!(piece == world.bytes.slice(got..got + piece.len()));
         got += piece.len();
-        assert!(world.budget.reserved_bytes() <= 6 * MIB as u64, "{}", world.budget.reserved_bytes());
+        assert!(world.budget.reserved_bytes() <= 45 * MIB as u64 / 4, "{}", world.budget.reserved_bytes());
     }
     assert_eq!((got, world.bytes_read()), (24 * MIB, 24 * MIB));
 
     assert!(take(&mut laggard, 24 * MIB).await == world.bytes);
     // The laggard reads up to what is still kept, and nothing twice.
-    assert!(world.bytes_read() < 45 * MIB, "{}", world.bytes_read());
+    assert!(world.bytes_read() < 40 * MIB, "{}", world.bytes_read());
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,6 +298,34 @@ async fn kept_bytes_linger_and_then_return_to_the_budget() {
     assert_eq!((world.opens(), world.stats(), world.bytes_read()), (2, 1, 6 * MIB));
 }
 
+/// An edge relay whose cache folder was deleted never filled it again while its memory had the object.
+#[tokio::test(start_paused = true)]
+async fn what_is_always_in_memory_is_read_again_from_a_store_that_keeps_it() {
+    let world = World::new(3 * MIB, 64 * MIB, Limits::default());
+    let read_for_s = async |seconds: u64| {
+        for _ in 0..seconds / 5 {
+            assert!(world.read(WHOLE).await.unwrap() == world.bytes);
+            sleep(Duration::from_secs(5)).await;
+        }
+    };
+    read_for_s(200).await;
+    assert_eq!((world.opens(), world.bytes_read()), (1, 3 * MIB));
+
+    let mut reading = world.open(WHOLE).await.unwrap();
+    let first = take(&mut reading, MIB).await;
+    world.double.keeps.store(true, Ordering::SeqCst);
+    read_for_s(5).await;
+    assert_eq!((world.opens(), world.bytes_read()), (2, 6 * MIB));
+    read_for_s(120).await;
+    assert_eq!((world.opens(), world.bytes_read()), (4, 12 * MIB));
+
+    // A reader keeps what it has started with.
+    assert!([first, collect(reading).await.unwrap()].concat() == world.bytes);
+    assert_eq!(world.opens(), 4);
+    sleep(Duration::from_secs(12)).await;
+    assert_eq!(world.budget.reserved_bytes(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_transfer_takes_the_memory_of_kept_bytes() {
     let world = World::new(3 * MIB, 12 * MIB, Limits::default());
@@ -304,11 +333,12 @@ async fn a_transfer_takes_the_memory_of_kept_bytes() {
     assert_eq!(world.budget.reserved_bytes(), 9 * MIB as u64 / 2);
 
     // Read-ahead may take it only once it is idle.
+    let mut places: Vec<_> = (0..4).filter_map(|_| world.budget.try_admit(PLACE_BYTES)).collect();
     assert!(world.budget.try_reserve(3 * MIB as u64).is_none());
-    let places: Vec<_> = std::iter::from_fn(|| world.budget.try_admit(PLACE_BYTES)).collect();
-    assert_eq!(places.len(), 8);
+    places.extend(std::iter::from_fn(|| world.budget.try_admit(PLACE_BYTES)));
+    assert_eq!((places.len(), world.budget.reserved_bytes()), (8, 12 * MIB as u64));
 
-    drop(places);
+    places.truncate(4);
     assert!(world.read(WHOLE).await.unwrap() == world.bytes);
     sleep(Duration::from_secs(2)).await;
     assert!(world.budget.try_reserve(3 * MIB as u64).is_some());

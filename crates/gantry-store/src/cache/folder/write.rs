@@ -40,6 +40,15 @@ impl Folder {
         self.record_kept();
     }
 
+    /// Returns whether blocks of an object of `size` bytes are written at present, and all of them have room.
+    pub(in crate::cache) fn takes(self: &Arc<Self>, size: u64) -> bool {
+        if self.disk().is_none() {
+            return false;
+        }
+        let state = self.lock();
+        state.unfilled_until.is_none_or(|until| until <= Instant::now()) && state.table.may_hold(size)
+    }
+
     /// Returns whether a block is worth collecting.
     pub(in crate::cache) fn wants(self: &Arc<Self>, block: BlockName) -> bool {
         if self.disk().is_none() {
