@@ -36,10 +36,9 @@ from rig import MIB
 from servers import ROOT, Problem
 
 sys.path.insert(0, str(ROOT / "tests" / "field"))
-from throttle import Throttle
+from throttle import UNLIMITED, Throttle
 
 SLOW = "4MiB"
-UNLIMITED = 1 << 50
 
 
 def main():
@@ -78,8 +77,8 @@ def measure(scene, args):
 
     alone(scene, args.repeats)
     ratio, shared_rate = one_object(scene, args)
-    rate, memory, _ = together(scene, args, "files", "different")
-    say(f"different objects: {rate:.0f} MiB/s, relay {memory:.0f} MiB")
+    rate, sample, _ = together(scene, args, "files", "different")
+    say(f"different objects: {rate:.0f} MiB/s, relay {used(sample)}")
     return ratio <= 1.02 and shared_rate >= rate
 
 
@@ -114,20 +113,20 @@ def one_object(scene, args):
     direct = scene.s3_env["AWS_ENDPOINT_URL"]
     scene.s3_env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{proxy.port}"
     try:
-        rate, memory, slow_s = together(scene, args, "s3", "one", args.slow)
+        rate, sample, slow_s = together(scene, args, "s3", "one", args.slow)
     finally:
         scene.s3_env["AWS_ENDPOINT_URL"] = direct
         proxy.close()
 
     ratio = proxy.passed / scene.sets["one"][1]
     slow = f", the slow one took {slow_s:.0f} s" if args.slow else ""
-    say(f"one object: S3 sent {ratio:.3f} times the object; {rate:.0f} MiB/s, relay {memory:.0f} MiB with a budget of "
+    say(f"one object: S3 sent {ratio:.3f} times the object; {rate:.0f} MiB/s, relay {used(sample)} with a budget of "
         f"{args.budget_mib} MiB{slow}")
     return ratio, rate
 
 
 def together(scene, args, store, name, with_slow=False):
-    """Returns the rate of all consumers in MiB/s, the relay's peak memory in MiB, and the time of the slow consumer."""
+    """Returns the rate of all consumers in MiB/s, what the relay used, and the time of the slow consumer."""
     groups = [args.consumers // 5 + (number < args.consumers % 5) for number in range(5)]
     groups = [count for count in groups if count]
     slow = {}
@@ -153,7 +152,11 @@ def together(scene, args, store, name, with_slow=False):
         scene.compare(name, result["downloads"], count)
     if with_slow and slow.get("code") != 0:
         raise Problem(f"the slow consumer: {slow}")
-    return args.consumers * scene.sets[name][1] / MIB / took, sample["rss_mib"]["relay"], slow.get("seconds")
+    return args.consumers * scene.sets[name][1] / MIB / took, sample, slow.get("seconds")
+
+
+def used(sample):
+    return f"{sample['rss_mib']['relay']:.0f} MiB and {sample['cpu_s']['relay']:.1f} s of CPU"
 
 
 def get_slowly(scene, store, name, found):

@@ -7,7 +7,10 @@ import struct
 import threading
 import time
 
-PIECE_BYTES = 16 * 1024
+PIECE_BYTES, BUFFER_BYTES = 16 * 1024, 64 * 1024
+# A link without a limit costs the machine as little as possible.
+UNLIMITED = 1 << 50
+LARGE_BYTES = 4 << 20
 # Closing resets the connection.
 RESET = struct.pack("ii", 1, 0)
 # On a very slow link, pieces are smaller, so that bytes arrive evenly.
@@ -38,7 +41,8 @@ class Throttle:
                 return
             server = socket.socket()
             # Small buffers, so that the slow side is felt at once.
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+            if self.bytes_per_s < UNLIMITED:
+                server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
             try:
                 if self.is_cut:
                     raise ConnectionRefusedError
@@ -51,7 +55,8 @@ class Throttle:
             threading.Thread(target=self._pass, args=(server, client, not self.up), daemon=True).start()
 
     def _pass(self, source, sink, is_slow):
-        piece_bytes = min(PIECE_BYTES, max(256, self.bytes_per_s // PIECES_PER_S))
+        largest = PIECE_BYTES if self.bytes_per_s < UNLIMITED else LARGE_BYTES
+        piece_bytes = min(largest, max(256, self.bytes_per_s // PIECES_PER_S))
         # Twice as many pieces as the delay holds back at the link's rate, so that a sink that takes nothing is felt.
         on_the_way = queue.Queue(1 + int(2 * self.delay_s * self.bytes_per_s / piece_bytes))
         threading.Thread(target=self._deliver, args=(on_the_way, source, sink), daemon=True).start()

@@ -50,6 +50,8 @@ pub(super) struct Kept<S> {
     versions: HashMap<VersionId, Version<S>>,
     /// The versions of each key.
     of_key: HashMap<Key, Vec<VersionId>>,
+    /// How many requests for each key are about to learn which version they want.
+    expected: HashMap<Key, usize>,
     /// The blocks in the order of their last use, first those that only one reader has requested.
     recency: BTreeMap<Rank, (VersionId, u64)>,
     /// How many bytes are reserved for all blocks.
@@ -110,6 +112,7 @@ impl<S: Clone + PartialEq> Kept<S> {
             budget,
             versions: HashMap::new(),
             of_key: HashMap::new(),
+            expected: HashMap::new(),
             recency: BTreeMap::new(),
             reserved: 0,
             reserved_alone: 0,
@@ -151,7 +154,7 @@ impl<S: Clone + PartialEq> Kept<S> {
         let version = Version {
             object: Arc::clone(object),
             is_complete,
-            is_shared: false,
+            is_shared: self.expected.contains_key(&object.key),
             read_at: now,
             is_retired: false,
             read_alone: 0,
@@ -194,6 +197,23 @@ impl<S: Clone + PartialEq> Kept<S> {
             block.rank.is_shared = true;
             self.recency.insert(block.rank, (id, *number));
             self.reserved_alone -= block.bytes;
+        }
+    }
+
+    /// Records that a request for this key is about to learn which version it wants. Until it does, it counts as a reader
+    /// of each: the first one may read much in this time.
+    pub(super) fn expect(&mut self, key: &Key) {
+        *self.expected.entry(key.clone()).or_default() += 1;
+        let versions: Vec<_> = self.versions_of(key).map(|(id, _)| id).collect();
+        versions.into_iter().for_each(|id| self.share(id));
+    }
+
+    /// Records that a request for this key has learnt it.
+    pub(super) fn expect_no_more(&mut self, key: &Key) {
+        let Some(count) = self.expected.get_mut(key) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.expected.remove(key);
         }
     }
 

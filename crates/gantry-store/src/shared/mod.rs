@@ -67,6 +67,7 @@ impl SharedStore {
         let _forgets = self.leads.forgets(key);
         let leads = self.leads.helpful(key, span);
         if !leads.is_empty() || self.room.lock().kept.may_serve(key, span) {
+            let _expected = self.room.expect(key);
             match self.descriptions.describe(&self.room.store, key, pin).await {
                 Ok(object) => {
                     if let Some(opened) = self.follow(leads, &object, span).await {

@@ -13,7 +13,7 @@ use super::source::Source;
 use crate::budget::Holder;
 use crate::descriptions::is_same;
 use crate::{Budget, Error, Store};
-use gantry_proto::{ObjectInfo, Span};
+use gantry_proto::{Key, ObjectInfo, Span};
 
 /// How often bytes that nobody uses are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -72,6 +72,12 @@ impl Room {
         }
     }
 
+    /// Announces a reader of some version of an object, until the value is dropped.
+    pub(super) fn expect<'a>(&'a self, key: &'a Key) -> Expected<'a> {
+        self.lock().kept.expect(key);
+        Expected { room: self, key }
+    }
+
     /// Leaves a version to its readers, if nothing of it was read for long, so that the next request reads the store.
     pub(super) fn retire(&self, object: &ObjectInfo) {
         let mut state = self.lock();
@@ -85,6 +91,19 @@ impl Room {
             self.observer.record(Report::Evicted(evicted));
         }
         self.observer.record(Report::Kept(state.kept.reserved()));
+    }
+}
+
+/// A reader of a version that is not known yet.
+#[derive(Debug)]
+pub(super) struct Expected<'a> {
+    room: &'a Room,
+    key: &'a Key,
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.room.lock().kept.expect_no_more(self.key);
     }
 }
 

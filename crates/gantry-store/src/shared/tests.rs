@@ -377,6 +377,35 @@ async fn a_late_consumer_reads_only_what_the_first_has_had_alone() {
     assert!((10 * MIB..11 * MIB).contains(&alone), "{alone}");
 }
 
+/// Of 20 consumers that started at once, the first had read up to 30 MiB when S3 had described the object to the others.
+#[tokio::test(start_paused = true)]
+async fn what_the_first_reads_while_others_wait_for_the_description_is_kept() {
+    let limits = Limits { first_bytes: 4 * MIB as u64, ..Limits::default() };
+    let world = Arc::new(World::new(24 * MIB, 512 * MIB, limits));
+    Double::close(&world.double.stat_gate);
+    Double::close(&world.double.open_gate);
+    let started = [0; 2].map(|_| {
+        let world = Arc::clone(&world);
+        tokio::spawn(async move { world.open(WHOLE).await.unwrap() })
+    });
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((world.opens(), world.stats()), (1, 1));
+
+    world.double.open_gate.add_permits(1);
+    let [first, second] = started;
+    assert!(collect(first.await.unwrap()).await.unwrap() == world.bytes);
+    Double::reopen(&world.double.stat_gate);
+    assert!(collect(second.await.unwrap()).await.unwrap() == world.bytes);
+    assert_eq!((world.opens(), world.bytes_read()), (1, 24 * MIB));
+
+    // Later versions are not expected any more.
+    sleep(Duration::from_secs(12)).await;
+    Double::reopen(&world.double.open_gate);
+    let alone = world.open(WHOLE).await.unwrap();
+    assert!(collect(alone).await.unwrap() == world.bytes);
+    assert_eq!((world.opens(), world.budget.reserved_bytes()), (2, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_is_read_that_nobody_wants() {
     let world = World::new(24 * MIB, 512 * MIB, Limits::default());
