@@ -3,6 +3,8 @@
 //! It has no I/O and no clock. The bytes of a version are kept in blocks on a fixed grid. A block is reserved from the
 //! budget before its first byte is kept, and is evicted as a whole.
 
+mod version;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,22 +13,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use self::version::{BLOCK_BYTES, Block, Rank, Running, Version};
 use super::limits::Limits;
 use crate::Budget;
 use crate::budget::Reservation;
 use crate::descriptions::is_same;
 use gantry_proto::{Key, ObjectInfo, Span};
 
-/// Size of a block, in bytes. Smaller blocks are evicted more precisely, larger ones are found faster.
-pub(super) const BLOCK_BYTES: u64 = 1 << 20;
+pub(super) use self::version::ReaderId;
 
 /// Identifies a version of an object, for as long as anything of it is kept or read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct VersionId(u64);
-
-/// Identifies a reader of a version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ReaderId(u64);
 
 /// What a reader does next.
 #[derive(Debug)]
@@ -61,48 +59,6 @@ pub(super) struct Kept<S> {
     /// Counts uses, versions and readers.
     count: u64,
     evicted: u64,
-}
-
-/// The rank of a block among those to evict. The lowest goes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
-    is_shared: bool,
-    used: u64,
-}
-
-#[derive(Debug)]
-struct Version<S> {
-    object: Arc<ObjectInfo>,
-    /// Whether the description is that of a request up to the object's end, which has the stored checksum.
-    is_complete: bool,
-    /// Whether a second reader has found something of it.
-    is_shared: bool,
-    /// When its last bytes were read.
-    read_at: Instant,
-    /// Whether it is left to the readers that it has.
-    is_retired: bool,
-    /// The number of bytes that were read while it was not shared.
-    read_alone: u64,
-    readers: BTreeMap<ReaderId, Range<u64>>,
-    sources: Vec<Running<S>>,
-    blocks: BTreeMap<u64, Block>,
-}
-
-/// A source, and the bytes that are still to come from it.
-#[derive(Debug)]
-struct Running<S> {
-    source: S,
-    rest: Range<u64>,
-}
-
-#[derive(Debug)]
-struct Block {
-    /// The pieces by offset, which do not overlap.
-    pieces: BTreeMap<u64, Bytes>,
-    rank: Rank,
-    used_at: Instant,
-    bytes: u64,
-    _reservation: Reservation,
 }
 
 impl<S: Clone + PartialEq> Kept<S> {
@@ -400,7 +356,7 @@ impl<S: Clone + PartialEq> Kept<S> {
         let is_wanted = version.readers_of(number) > 1;
         let Some(reservation) = self.make_room(bytes, is_shared, is_wanted) else { return false };
         let rank = Rank { is_shared, used: self.next_count() };
-        let block = Block { pieces: BTreeMap::new(), rank, used_at: now, bytes, _reservation: reservation };
+        let block = Block::new(rank, bytes, reservation, now);
         let Some(version) = self.versions.get_mut(&id) else { return false };
 
         version.blocks.insert(number, block);
@@ -494,58 +450,6 @@ impl<S: Clone + PartialEq> Kept<S> {
 /// Returns the memory for copies of `len` bytes. The allocator's sizes are up to a quarter apart, and half of that on average.
 const fn copied_bytes(len: u64) -> u64 {
     len * 9 / 8
-}
-
-impl<S> Version<S> {
-    /// Returns whether a request is served better from here than by the store alone.
-    ///
-    /// A request up to the object's end is, if anything ahead of it is kept or being read: the rest is read in between.
-    /// A request for a range is only if nothing of it is missing, since a store reads it with a single request.
-    fn serves(&self, span: Span) -> bool {
-        let Some(range) = span.resolve(self.object.size).filter(|range| !range.is_empty()) else { return false };
-        if span.end.is_some() {
-            return self.reach(range.start) >= range.end;
-        }
-        self.is_complete && (self.reach(range.start) > range.start || self.next_after(range.start).is_some())
-    }
-
-    /// Returns the number of readers that have not passed the end of a block.
-    fn readers_of(&self, number: u64) -> usize {
-        let (start, end) = (number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES);
-        self.readers.values().filter(|rest| rest.start < end && start < rest.end).count()
-    }
-
-    /// Returns up to which offset (exclusive) the bytes from `offset` on are kept or being read.
-    fn reach(&self, mut offset: u64) -> u64 {
-        loop {
-            offset = if let Some(piece) = self.piece_at(offset) {
-                offset + piece.len() as u64
-            } else if let Some(running) = self.sources.iter().find(|running| running.rest.start == offset) {
-                running.rest.end
-            } else {
-                return offset;
-            };
-        }
-    }
-
-    /// Returns the kept bytes from `offset` on, to the end of their piece.
-    fn piece_at(&self, offset: u64) -> Option<Bytes> {
-        let block = self.blocks.get(&(offset / BLOCK_BYTES))?;
-        let (start, piece) = block.pieces.range(..=offset).next_back()?;
-        let skip = usize::try_from(offset - start).ok().filter(|skip| *skip < piece.len())?;
-        Some(piece.slice(skip..))
-    }
-
-    /// Returns where bytes after `offset` are kept or come from a source.
-    fn next_after(&self, offset: u64) -> Option<u64> {
-        let after = offset + 1;
-        let kept = self
-            .blocks
-            .range(offset / BLOCK_BYTES..)
-            .find_map(|(_, block)| block.pieces.range(after..).next().map(|(start, _)| *start));
-        let read = self.sources.iter().map(|running| running.rest.start).filter(|start| *start >= after).min();
-        kept.into_iter().chain(read).min()
-    }
 }
 
 #[cfg(test)]
