@@ -8,9 +8,9 @@ import threading
 import time
 
 PIECE_BYTES, BUFFER_BYTES = 16 * 1024, 64 * 1024
-# A link without a limit costs the machine as little as possible.
+# A link without a limit costs the machine less with larger pieces.
 UNLIMITED = 1 << 50
-LARGE_BYTES = 4 << 20
+LARGE_BYTES = 64 * 1024
 # Closing resets the connection.
 RESET = struct.pack("ii", 1, 0)
 # On a very slow link, pieces are smaller, so that bytes arrive evenly.
@@ -41,8 +41,7 @@ class Throttle:
                 return
             server = socket.socket()
             # Small buffers, so that the slow side is felt at once.
-            if self.bytes_per_s < UNLIMITED:
-                server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
             try:
                 if self.is_cut:
                     raise ConnectionRefusedError

@@ -26,6 +26,10 @@ use crate::release::{self, ReadsAhead};
 use crate::{Body, Budget, Error};
 use gantry_proto::ObjectInfo;
 
+/// Number of ranges that a response has at most once the reader has abandoned one. Another response is never abandoned, so
+/// this delays the next read-ahead.
+const RANGES_AFTER_SWITCH: u64 = 4;
+
 /// Reads a range of one version of an object.
 ///
 /// If a body breaks, stalls or ends early, the rest is requested again from the next byte to return.
@@ -45,6 +49,8 @@ pub(crate) struct Reader<R: Ranged> {
     /// Bytes of the current response that have been read but not returned. Empty unless the reader has gone back to
     /// that response.
     surplus: Bytes,
+    /// Whether a response was abandoned for read-ahead. What the store has sent of it by then is lost.
+    has_switched: bool,
     start: SlowStart,
     read_ahead: ReadAhead,
     client: R::Client,
@@ -102,6 +108,7 @@ impl<R: Ranged> Reader<R> {
             ahead: VecDeque::new(),
             previous: None,
             surplus: Bytes::new(),
+            has_switched: false,
             start: SlowStart::default(),
             read_ahead: ReadAhead::new(source.limits()),
             client: source.client(),
@@ -149,6 +156,7 @@ impl<R: Ranged> Reader<R> {
         let previous = std::mem::replace(&mut self.current, ahead.map(Current::Ahead));
 
         if let (Some(Current::Direct(response)), Some(_)) = (previous, &self.current) {
+            self.has_switched = true;
             self.previous = Some(Previous { response, surplus });
         }
     }
@@ -169,11 +177,18 @@ impl<R: Ranged> Reader<R> {
             Some(Current::Direct(response)) => response.end,
             None => {
                 let range_bytes = self.source.limits().range_bytes;
-                self.budget.crowd().response_end(range_bytes, self.next, Some(self.end)).unwrap_or(self.end)
+                let end = if self.has_switched { self.end.min(self.next_switch()) } else { self.end };
+                self.budget.crowd().response_end(range_bytes, self.next, Some(end)).unwrap_or(end)
             }
         };
 
         self.ahead.front().map_or(end, |ahead| end.min(ahead.range.start))
+    }
+
+    /// Returns up to which offset a response goes that is not to be abandoned.
+    fn next_switch(&self) -> u64 {
+        let range_bytes = self.source.limits().range_bytes;
+        self.next - self.next % range_bytes + RANGES_AFTER_SWITCH * range_bytes
     }
 
     /// Returns the next bytes, at least one, from the current source or a new one.
@@ -218,6 +233,9 @@ impl<R: Ranged> Reader<R> {
         while self.ahead.len() < self.read_ahead.ranges() && !self.budget.crowd().is_dense() {
             let start = match (self.ahead.back(), &self.current) {
                 (Some(Ahead { range, .. }), _) | (None, Some(Current::Ahead(Ahead { range, .. }))) => range.end,
+                (None, Some(Current::Direct(response))) if self.has_switched && response.end <= self.next_switch() => {
+                    response.end
+                }
                 // If a response is abandoned soon, many of its bytes are in flight.
                 (None, _) => (self.next + range_bytes / 4).next_multiple_of(range_bytes),
             };
@@ -347,7 +365,7 @@ async fn next_piece<R: Ranged>(source: &R, object: &ObjectInfo, body: &mut R::Bo
 mod tests {
     use std::convert::Infallible;
     use std::error::Error as StdError;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
     use futures_util::{FutureExt, StreamExt, TryStreamExt};
     use tokio::time::sleep;
@@ -368,6 +386,7 @@ mod tests {
         ignores_ranges: bool,
         has_ignored_one: AtomicBool,
         requests: AtomicUsize,
+        requested_bytes: AtomicU64,
     }
 
     struct Pieces {
@@ -395,6 +414,7 @@ mod tests {
 
         async fn get(&self, (): &(), _: &ObjectInfo, range: Range<u64>) -> Result<Pieces, Failure<Infallible>> {
             self.requests.fetch_add(1, Ordering::Relaxed);
+            self.requested_bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
             if !self.ignores_ranges {
                 return Ok(Pieces { range, delay: self.delay });
             }
@@ -439,15 +459,20 @@ mod tests {
 
     impl Reading {
         fn start(delay: Duration, ignores_ranges: bool) -> Self {
+            Self::with(Limits::default(), delay, ignores_ranges)
+        }
+
+        fn with(limits: Limits, delay: Duration, ignores_ranges: bool) -> Self {
             let object = ObjectInfo::new("key".parse().unwrap(), SIZE, "\"1\"".to_owned());
             let budget = Budget::new(1 << 30);
             let member = budget.crowd().enter();
             let source = Arc::new(Steady {
-                limits: Limits::default(),
+                limits,
                 delay,
                 ignores_ranges,
                 has_ignored_one: AtomicBool::new(false),
                 requests: AtomicUsize::new(0),
+                requested_bytes: AtomicU64::new(0),
             });
             let response = Response { body: Pieces { range: 0..SIZE, delay }, end: SIZE };
             let reader = Reader::new(Arc::clone(&source), &object, 0..SIZE, Some(response), budget.clone(), member);
@@ -496,6 +521,28 @@ mod tests {
         }
 
         assert_eq!(reading.requests(), 0);
+    }
+
+    /// A consumer whose speed changed made S3 send up to twice as much as it read: each time it became faster, a response up
+    /// to the object's end was abandoned, with megabytes on their way.
+    #[tokio::test(start_paused = true)]
+    async fn only_the_first_response_is_abandoned_however_often_the_consumers_speed_changes() {
+        let limits = Limits { range_bytes: 2 * MIB, ..Limits::default() };
+        let mut reading = Reading::with(limits, Duration::from_millis(1), false);
+        let mut offset = 0;
+        let mut was_slow = false;
+        while offset < SIZE {
+            if (12 * MIB..36 * MIB).contains(&offset) {
+                sleep(Duration::from_millis(40)).await;
+                was_slow |= reading.budget.reserved_bytes() == 0;
+            }
+            offset = reading.take(offset).await;
+        }
+
+        assert!(was_slow, "everything was read ahead");
+        let bytes = reading.source.requested_bytes.load(Ordering::Relaxed);
+        assert!((SIZE - 8 * MIB..SIZE).contains(&bytes), "{bytes}");
+        assert!(reading.requests() > 20, "nothing was read ahead afterwards");
     }
 
     #[tokio::test(start_paused = true)]
