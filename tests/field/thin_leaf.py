@@ -42,7 +42,7 @@ from throttle import Throttle
 from wire import Connection
 
 TOTAL_MAX, RECOVERIES_MAX, SPREAD_MAX, P99_MAX_S = 1.15, 1, 1.5, 1.0
-# The time that processes need to start: at least, and for each.
+# The time that processes need to start: at least, and for each. After 4 s without an answer of nats-server, they fail.
 START_S, START_EACH_S = 0.5, 0.02
 
 
@@ -122,8 +122,8 @@ class Scene:
     def run(self, count):
         """Starts `count` consumers at once, and returns whether all bars are met."""
         names = [f"get-{count}-{index}" for index in range(count)]
-        many = self._start(names)
-        probe, passed, began = Probe(self.hub, self.site), self.link.passed, time.monotonic()
+        many, passed, began = self._start(names)
+        probe = Probe(self.hub, self.site)
 
         within_s, ended = 10 * count * self.size / self.rate + 60, {}
         watches = [threading.Thread(target=watch, args=(process, began, within_s, ended), daemon=True) for process in many]
@@ -137,15 +137,16 @@ class Scene:
         return self.judge(names, many, list(ended.values()), crossed / (count * self.size), waits)
 
     def _start(self, names):
-        """Starts the consumers, which begin all at once."""
+        """Starts the consumers, which begin all at once. Returns them, what the link has carried, and the time."""
         self.site_server.send_signal(signal.SIGSTOP)
         try:
             many = [self.stage.start(name, [self.gantry, "get", "thin/object", "-o", f"{name}.bin", "--json"], self.env())
                     for name in names]
             time.sleep(START_S + len(names) * START_EACH_S)
+            passed, began = self.link.passed, time.monotonic()
         finally:
             self.site_server.send_signal(signal.SIGCONT)
-        return many
+        return many, passed, began
 
     def judge(self, names, many, took, crossed, waits):
         total, ideal = max(took), len(names) * self.size / self.rate

@@ -42,6 +42,7 @@ class Throttle:
             server = socket.socket()
             # Small buffers, so that the slow side is felt at once.
             server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
             try:
                 if self.is_cut:
                     raise ConnectionRefusedError

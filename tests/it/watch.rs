@@ -120,7 +120,6 @@ impl Watching {
 }
 
 /// Returns an event message as `MinIO` publishes it.
-/// Returns what `MinIO` publishes about a stored object.
 pub(crate) fn event(encoded_key: &str) -> Value {
     let object = json!({"key": encoded_key, "size": 1, "eTag": "e", "contentType": "text/plain"});
     json!({"EventName": "s3:ObjectCreated:Put", "Key": "bucket/?", "Records": [{

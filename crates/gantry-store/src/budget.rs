@@ -4,8 +4,8 @@
 //! read-ahead can't keep a request from being served. The other half is for read-ahead, and for further transfers. In
 //! both halves each store has its own share.
 //!
-//! Bytes that are kept for other consumers use what is left of both halves. Their holders discard them when somebody else
-//! needs the memory.
+//! Bytes that are kept for other consumers use what is left of both halves. Their holders discard them for transfers. For
+//! read-ahead they discard what is idle, and whatever is in the way of a part that is guaranteed to another store.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -24,9 +24,9 @@ pub const PLACE_BYTES: u64 = 1536 * 1024;
 /// of its blocks is used again much sooner.
 const KEPT_IDLE: Duration = Duration::from_millis(1500);
 
-/// The part of the budget that kept bytes leave to read-ahead, as a divisor. With a budget of 512 MiB, it is enough for the
-/// read-ahead of one object in S3.
-const AHEAD_DIVISOR: u64 = 16;
+/// The part of the budget that kept bytes leave to read-ahead, as a divisor. With a budget of 512 MiB, it is enough for one
+/// object in S3: four ranges of 8 MiB, and the buffers behind their pieces.
+const AHEAD_DIVISOR: u64 = 8;
 
 /// Holds memory of a [`Budget`] that it can return at any time.
 pub trait Holder: fmt::Debug + Send + Sync {
@@ -46,7 +46,9 @@ pub struct Budget {
     common: Share,
     /// For kept bytes, which are taken from what is left.
     kept: Share,
-    holders: Arc<Mutex<Vec<Weak<dyn Holder>>>>,
+    /// With the names of their stores.
+    holders: Arc<Mutex<Vec<(Option<Arc<str>>, Weak<dyn Holder>)>>>,
+    store: Option<Arc<str>>,
     crowd: Crowd,
 }
 
@@ -75,6 +77,7 @@ impl Budget {
             common: Shares::new(bytes - for_places, 1).of_nobody(),
             kept: Shares::new(bytes, 1).of_nobody(),
             holders: Arc::default(),
+            store: None,
             crowd: Crowd::default(),
         }
     }
@@ -87,6 +90,7 @@ impl Budget {
             common: self.common.shares().of_store(name),
             kept: self.kept.shares().of_store(name),
             holders: Arc::clone(&self.holders),
+            store: Some(Arc::from(name)),
             crowd: self.crowd.clone(),
         }
     }
@@ -101,15 +105,20 @@ impl Budget {
     #[must_use]
     pub fn try_admit(&self, bytes: u64) -> Option<Reservation> {
         let permit = self.places.try_take(bytes).or_else(|| self.common.try_take(bytes))?;
-        self.displace(Duration::ZERO);
+        self.displace(0, |_| true);
         Some(Reservation { permit })
     }
 
-    /// Takes `bytes` for reading ahead. Returns `None` if fewer are available, even without kept bytes that are idle.
+    /// Takes `bytes` for reading ahead. Returns `None` if fewer are available, even without kept bytes that must give way.
     #[must_use]
     pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        let is_guaranteed = self.common.guarantees(bytes);
+        // Nothing is taken before there is room: meanwhile, a holder would discard its blocks in favour of new ones.
+        if !self.displace(bytes, |store| is_guaranteed && *store != self.store) {
+            return None;
+        }
         let permit = self.common.try_take(bytes)?;
-        self.displace(KEPT_IDLE).then_some(Reservation { permit })
+        (self.reserved_bytes() <= self.total_bytes()).then_some(Reservation { permit })
     }
 
     /// Takes `bytes` for what a [`Holder`] keeps. Returns `None` if fewer are left.
@@ -125,24 +134,30 @@ impl Budget {
     /// Lets the budget ask `holder` for memory, as long as it exists.
     pub fn add_holder(&self, holder: Weak<dyn Holder>) {
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
-        holders.retain(|holder| holder.strong_count() > 0);
-        holders.push(holder);
+        holders.retain(|(_, holder)| holder.strong_count() > 0);
+        holders.push((self.store.clone(), holder));
     }
 
-    /// Discards kept bytes that have been unused for `idle`, as long as more is reserved than there is. Returns whether that
-    /// was enough.
-    fn displace(&self, idle: Duration) -> bool {
-        let excess = || self.reserved_bytes().saturating_sub(self.total_bytes());
-        if excess() == 0 {
+    /// Discards kept bytes until `bytes` fit in addition to all that is reserved: first those that are idle, then others of
+    /// the stores that must give way. Returns whether they fit.
+    fn displace(&self, bytes: u64, must_give_way: impl Fn(&Option<Arc<str>>) -> bool) -> bool {
+        let lacking = || (self.reserved_bytes() + bytes).saturating_sub(self.total_bytes());
+        if lacking() == 0 {
             return true;
         }
 
         // Holders have locks of their own, which must not be taken within this one.
         let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        holders.iter().filter_map(Weak::upgrade).any(|holder| {
-            holder.give_back(excess(), idle);
-            excess() == 0
-        })
+        for idle in [KEPT_IDLE, Duration::ZERO] {
+            let asked = holders.iter().filter(|(store, _)| !idle.is_zero() || must_give_way(store));
+            for holder in asked.filter_map(|(_, holder)| holder.upgrade()) {
+                holder.give_back(lacking(), idle);
+                if lacking() == 0 {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// Returns how many places of `bytes` fit, or `None` if they need no memory.
@@ -246,11 +261,18 @@ mod tests {
         let keeper = Keeper::fill(&fleet);
         assert_eq!(keeper.kept_mib(), 384, "a quarter is for what the other store keeps");
         let others = Keeper::fill(&other);
-        assert_eq!(others.kept_mib(), 96, "the read-ahead of one object fits in addition");
-        assert!(fleet.try_reserve(32 << 20).is_some());
-        assert!(fleet.try_reserve(33 << 20).is_none(), "the blocks are in use");
+        assert_eq!(others.kept_mib(), 64, "some is for read-ahead");
+
+        let ahead = fleet.try_reserve(64 << 20);
+        assert!(ahead.is_some());
+        assert!(fleet.try_reserve(1 << 20).is_none(), "the blocks are in use");
+        // What is guaranteed to the other store is not in use by it.
+        let of_other = other.try_reserve(64 << 20);
+        assert_eq!((of_other.is_some(), keeper.kept_mib(), others.kept_mib()), (true, 320, 64));
+        assert!(other.try_reserve(1 << 20).is_none());
 
         // As many transfers as without kept bytes.
+        drop((ahead, of_other));
         let places = [admitted(&fleet), admitted(&other)];
         assert_eq!(places.map(|places| places.len()), [256, 85]);
         assert!(budget.reserved_bytes() <= BUDGET_BYTES);

@@ -150,7 +150,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         self.probe()
     }
 
-    /// Returns whether this store keeps what is read of an object, so that reading it again costs little.
+    /// Returns whether this store keeps what is read of an object, so that reading it again usually costs little.
     fn keeps(&self, object: &ObjectInfo) -> bool {
         let _ = object;
         false

@@ -124,6 +124,14 @@ impl Share {
         Some(Permit { share: self.clone(), amount })
     }
 
+    /// Returns whether `amount` in addition is within the part that no other store can take.
+    #[must_use]
+    pub fn guarantees(&self, amount: u64) -> bool {
+        let state = self.shares.lock();
+        let member = self.store.as_ref().and_then(|name| state.stores.get(name));
+        member.is_some_and(|member| member.taken + amount <= state.guaranteed())
+    }
+
     /// Returns the quantity that this is a share of.
     #[must_use]
     pub const fn shares(&self) -> &Shares {

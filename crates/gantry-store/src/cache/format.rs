@@ -29,6 +29,9 @@ pub(super) const FORMAT: u32 = 1;
 /// Number of bytes before the description.
 pub(super) const HEAD_BYTES: usize = 40;
 
+/// Number of bytes before the payload, of most files.
+pub(super) const HEAD_USUAL_BYTES: u64 = 1024;
+
 /// Longest description, in bytes. An object's metadata has at most 64 KiB, and up to 10,000 runs of parts follow.
 pub(super) const DESCRIPTION_MAX_BYTES: usize = 1 << 20;
 

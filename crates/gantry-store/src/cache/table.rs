@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Limits;
-use super::format::BLOCK_BYTES;
+use super::format::{BLOCK_BYTES, HEAD_USUAL_BYTES};
 use super::name::{BlockName, FileName, KeyName, VersionName};
 use gantry_proto::{Checksum, ObjectInfo};
 
@@ -142,10 +142,11 @@ impl Table {
         Ok(if fits { None } else { self.recency.values().next().copied() })
     }
 
-    /// Returns whether all blocks of an object of `size` bytes fit, if others go.
+    /// Returns whether all blocks of an object of `size` bytes and the file that describes it fit, if others go.
     pub(super) fn may_hold(&self, size: u64) -> bool {
         let Limits { bytes_max, files_max } = self.limits;
-        size < bytes_max && size.div_ceil(BLOCK_BYTES) <= files_max
+        let files = size.div_ceil(BLOCK_BYTES) + 1;
+        size + files * HEAD_USUAL_BYTES <= bytes_max && files <= files_max
     }
 
     /// Records that a block is about to be written. Returns `false` if it is there or being written already.

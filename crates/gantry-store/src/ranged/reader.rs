@@ -2,7 +2,7 @@
 //!
 //! The bytes that the consumer currently requests come directly from a response, with TCP's back pressure. Later ranges
 //! are fetched into memory at the same time: as many as keep the consumer from waiting, and as fit into the budget. If
-//! the budget is used up, one response is read from beginning to end.
+//! the budget is used up, responses are read from beginning to end.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -149,13 +149,15 @@ impl<R: Ranged> Reader<R> {
         piece
     }
 
-    /// Continues with the fetched range that starts here, if there is one.
+    /// Continues with the fetched range that starts here, if there is one. It may be where the response ends.
     fn switch(&mut self, surplus: Bytes) {
         let next = self.next;
         let ahead = self.ahead.pop_front_if(|ahead| ahead.range.start == next);
         let previous = std::mem::replace(&mut self.current, ahead.map(Current::Ahead));
 
-        if let (Some(Current::Direct(response)), Some(_)) = (previous, &self.current) {
+        if let (Some(Current::Direct(response)), Some(_)) = (previous, &self.current)
+            && response.end > next
+        {
             self.has_switched = true;
             self.previous = Some(Previous { response, surplus });
         }
@@ -543,6 +545,30 @@ mod tests {
         let bytes = reading.source.requested_bytes.load(Ordering::Relaxed);
         assert!((SIZE - 8 * MIB..SIZE).contains(&bytes), "{bytes}");
         assert!(reading.requests() > 20, "nothing was read ahead afterwards");
+    }
+
+    /// A pause there once ended in a failure, since the response that had ended was continued.
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_where_a_response_ends_and_the_next_range_begins_is_no_failure() {
+        // Slow, so that a response is read directly, then fast again, so that the next range is read ahead.
+        let slow = 6 * MIB..20 * MIB;
+        for pause_at in (10..19).map(|range| range * 2 * MIB) {
+            let limits = Limits { range_bytes: 2 * MIB, ..Limits::default() };
+            let mut reading = Reading::with(limits, Duration::from_millis(1), false);
+            let mut offset = 0;
+            while offset < 40 * MIB {
+                if slow.contains(&offset) {
+                    sleep(Duration::from_millis(40)).await;
+                }
+                let is_pause = offset == pause_at;
+                if is_pause {
+                    sleep(2 * release::RELEASE_AFTER).await;
+                }
+                let began = Instant::now();
+                offset = reading.take(offset).await;
+                assert!(!is_pause || began.elapsed() <= Duration::from_millis(2), "{pause_at}: {:?}", began.elapsed());
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,8 +11,8 @@ pub struct Limits {
     pub first_bytes: u64,
     /// How long bytes are kept after they were last used.
     pub linger: Duration,
-    /// How long bytes of a store that keeps what is read are given to new readers after they were read.
-    pub retire_after: Duration,
+    /// How long after the last read a store that keeps what is read is read again, even if all bytes are in memory.
+    pub read_again_after: Duration,
 }
 
 impl Default for Limits {
@@ -25,7 +25,7 @@ impl Default for Limits {
             // A fleet whose members start within some seconds of one another finds what the first ones have read.
             linger: Duration::from_secs(10),
             // Longer than a cache folder that has failed is left alone.
-            retire_after: Duration::from_secs(60),
+            read_again_after: Duration::from_secs(60),
         }
     }
 }

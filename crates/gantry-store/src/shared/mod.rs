@@ -73,10 +73,9 @@ impl SharedStore {
                     if let Some(opened) = self.follow(leads, &object, span).await {
                         return opened;
                     }
-                    if self.room.store.keeps(&object) {
-                        self.room.retire(&object);
-                    }
-                    if let Some(opened) = self.find(&object, span) {
+                    if !self.is_due(&object)
+                        && let Some(opened) = self.find(&object, span)
+                    {
                         return Ok(opened);
                     }
                 }
@@ -106,6 +105,11 @@ impl SharedStore {
             }
         }
         None
+    }
+
+    /// Returns whether the store is to be read, although the version may be in memory.
+    fn is_due(&self, object: &ObjectInfo) -> bool {
+        self.room.store.keeps(object) && self.room.lock().kept.is_due(object, Instant::now())
     }
 
     /// Opens a version of which something is kept or being read.

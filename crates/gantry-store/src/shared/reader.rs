@@ -88,7 +88,7 @@ impl Stream for Reader {
             }
             let Some(source) = this.following.clone() else { break };
 
-            let push = |piece: &Bytes| this.room.push(this.version, &source, piece.clone());
+            let push = |piece: &Bytes| this.room.push(this.version, &source, piece);
             let poured = ready!(source.poll(this.id, this.rest.start, context, push));
             if !matches!(poured, Poured::Piece(_) | Poured::Past) {
                 this.room.lock().kept.remove_source(this.version, &source);

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::time::{Instant, sleep};
 
@@ -61,7 +62,10 @@ impl Room {
     }
 
     /// Accounts for the next bytes of a source, and keeps them if there is reason and room to do so.
-    pub(super) fn push(self: &Arc<Self>, id: VersionId, source: &Source, piece: bytes::Bytes) {
+    pub(super) fn push(self: &Arc<Self>, id: VersionId, source: &Source, piece: &Bytes) {
+        let is_shared = self.lock().kept.is_shared(id);
+        let piece = if is_shared { Bytes::copy_from_slice(piece) } else { piece.clone() };
+
         let mut state = self.lock();
         state.kept.push(id, source, piece, Instant::now());
         self.report(&mut state);
@@ -76,13 +80,6 @@ impl Room {
     pub(super) fn expect<'a>(&'a self, key: &'a Key) -> Expected<'a> {
         self.lock().kept.expect(key);
         Expected { room: self, key }
-    }
-
-    /// Leaves a version to its readers, if nothing of it was read for long, so that the next request reads the store.
-    pub(super) fn retire(&self, object: &ObjectInfo) {
-        let mut state = self.lock();
-        state.kept.retire(object, Instant::now());
-        self.report(&mut state);
     }
 
     fn report(&self, state: &mut State) {

@@ -78,12 +78,12 @@ async fn every_damaged_block_is_detected_removed_and_read_again() {
 /// Reads that memory shares come here from time to time, unless that would read the upstream again.
 #[tokio::test(start_paused = true)]
 async fn a_store_keeps_objects_that_fit_while_its_folder_can_be_filled() {
-    let limits = Limits { bytes_max: 3 << 20, files_max: 2 };
+    let limits = Limits { bytes_max: (3 << 20) + 5000, files_max: 3 };
     let world = World::new(limits, Options::default()).await;
     let keeps = |size: usize| world.store.keeps(&ObjectInfo::new("k".parse().unwrap(), size as u64, String::new()));
     assert!(keeps(0) && keeps(2 * MIB) && !keeps(2 * MIB + 1));
     world.folder.set_limits(Limits { files_max: 9, ..limits });
-    assert!(keeps(3 * MIB - 1) && !keeps(3 * MIB));
+    assert!(keeps(3 * MIB) && !keeps(3 * MIB + 5000));
 
     let bytes = pattern(MIB, 1);
     world.double.put("k", "\"1\"", &bytes);

@@ -112,7 +112,6 @@ impl<S: Clone + PartialEq> Kept<S> {
             is_complete,
             is_shared: self.expected.contains_key(&object.key),
             read_at: now,
-            is_retired: false,
             read_alone: 0,
             readers: BTreeMap::new(),
             sources: Vec::new(),
@@ -123,15 +122,19 @@ impl<S: Clone + PartialEq> Kept<S> {
         id
     }
 
-    /// Leaves the version that `object` describes to the readers that it has, if nothing of it was read for long.
-    pub(super) fn retire(&mut self, object: &ObjectInfo, now: Instant) {
+    /// Returns whether the version that `object` describes should be read again, since nothing of it was read for long. The
+    /// caller should do so: others are told not to for as long.
+    pub(super) fn is_due(&mut self, object: &ObjectInfo, now: Instant) -> bool {
         let known = self.versions_of(&object.key).find(|(_, version)| is_same(&version.object, object));
-        let Some(id) = known.map(|(id, _)| id) else { return };
-        let Some(version) = self.versions.get_mut(&id) else { return };
+        let Some(id) = known.map(|(id, _)| id) else { return false };
+        let Some(version) = self.versions.get_mut(&id) else { return false };
 
-        let is_old = now.saturating_duration_since(version.read_at) >= self.limits.retire_after;
-        version.is_retired = is_old && version.sources.is_empty();
-        self.discard_if_retired(id);
+        let is_due = version.sources.is_empty()
+            && now.saturating_duration_since(version.read_at) >= self.limits.read_again_after;
+        if is_due {
+            version.read_at = now;
+        }
+        is_due
     }
 
     /// Adds a reader of `range`.
@@ -141,6 +144,11 @@ impl<S: Clone + PartialEq> Kept<S> {
             version.readers.insert(reader, range);
         }
         reader
+    }
+
+    /// Returns whether more than one reader wants, or wanted, the version.
+    pub(super) fn is_shared(&self, id: VersionId) -> bool {
+        self.versions.get(&id).is_some_and(|version| version.is_shared)
     }
 
     /// Records that more than one reader wants the version, so that its bytes are worth keeping.
@@ -156,8 +164,8 @@ impl<S: Clone + PartialEq> Kept<S> {
         }
     }
 
-    /// Records that a request for this key is about to learn which version it wants. Until it does, it counts as a reader
-    /// of each: the first one may read much in this time.
+    /// Records that a request for this key is about to learn which version it wants. It counts as a second reader of all
+    /// versions, since the first one may read much in this time.
     pub(super) fn expect(&mut self, key: &Key) {
         *self.expected.entry(key.clone()).or_default() += 1;
         let versions: Vec<_> = self.versions_of(key).map(|(id, _)| id).collect();
@@ -210,7 +218,8 @@ impl<S: Clone + PartialEq> Kept<S> {
         Some(Step::Open { end: version.next_after(offset).map_or(end, |next| next.min(end)) })
     }
 
-    /// Accounts for the next bytes of a source, and keeps them if there is reason and room to do so.
+    /// Accounts for the next bytes of a source, and keeps them if there is reason and room to do so. Those of a shared version
+    /// should be copies, since a piece keeps the whole buffer into which it was read.
     pub(super) fn push(&mut self, id: VersionId, source: &S, mut piece: Bytes, now: Instant) {
         let Some(version) = self.versions.get_mut(&id) else { return };
         let Some(running) = version.sources.iter_mut().find(|running| running.source == *source) else { return };
@@ -250,7 +259,6 @@ impl<S: Clone + PartialEq> Kept<S> {
         let unwanted = sources.extract_if(.., |running| !is_wanted(&running.rest));
         let unwanted = unwanted.map(|running| running.source).collect();
 
-        self.discard_if_retired(id);
         self.forget_if_unused(id);
         unwanted
     }
@@ -301,11 +309,9 @@ impl<S: Clone + PartialEq> Kept<S> {
         std::mem::replace(&mut self.evicted, 0)
     }
 
-    /// Returns the versions of an object that new readers may join.
     fn versions_of(&self, key: &Key) -> impl Iterator<Item = (VersionId, &Version<S>)> {
         let ids = self.of_key.get(key).into_iter().flatten();
-        let versions = ids.filter_map(|id| Some((*id, self.versions.get(id)?)));
-        versions.filter(|(_, version)| !version.is_retired)
+        ids.filter_map(|id| Some((*id, self.versions.get(id)?)))
     }
 
     fn next_count(&mut self) -> u64 {
@@ -332,10 +338,7 @@ impl<S: Clone + PartialEq> Kept<S> {
             let piece = part.split_to(len.min(part.len()));
             let piece_at = offset;
             offset += piece.len() as u64;
-            let is_shared = version.is_shared;
             if let Some(block) = version.blocks.get_mut(&number).filter(|_| covered.is_none()) {
-                // A piece keeps the whole buffer into which it was read. With several readers, a copy costs little.
-                let piece = if is_shared { Bytes::copy_from_slice(&piece) } else { piece };
                 block.pieces.insert(piece_at, piece);
             }
         }
@@ -401,13 +404,6 @@ impl<S: Clone + PartialEq> Kept<S> {
         block.rank.used = used;
         block.used_at = now;
         self.recency.insert(block.rank, (id, number));
-    }
-
-    /// Discards what is kept of a retired version without readers.
-    fn discard_if_retired(&mut self, id: VersionId) {
-        if self.versions.get(&id).is_some_and(|version| version.is_retired && version.readers.is_empty()) {
-            self.discard(id);
-        }
     }
 
     /// Discards all that is kept of a version.

@@ -30,12 +30,10 @@ pub(super) struct Version<S> {
     pub(super) object: Arc<ObjectInfo>,
     /// Whether the description is that of a request up to the object's end, which has the stored checksum.
     pub(super) is_complete: bool,
-    /// Whether a second reader has found something of it.
+    /// Whether a second reader has found something of it, or may want to.
     pub(super) is_shared: bool,
     /// When its last bytes were read.
     pub(super) read_at: Instant,
-    /// Whether it is left to the readers that it has.
-    pub(super) is_retired: bool,
     /// The number of bytes that were read while it was not shared.
     pub(super) read_alone: u64,
     pub(super) readers: BTreeMap<ReaderId, Range<u64>>,
