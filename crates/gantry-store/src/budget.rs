@@ -46,10 +46,16 @@ pub struct Budget {
     common: Share,
     /// For kept bytes, which are taken from what is left.
     kept: Share,
-    /// With the names of their stores.
-    holders: Arc<Mutex<Vec<(Option<Arc<str>>, Weak<dyn Holder>)>>>,
+    holders: Arc<Mutex<Vec<HolderOf>>>,
     store: Option<Arc<str>>,
     crowd: Crowd,
+}
+
+/// A holder, and its store.
+#[derive(Clone, Debug)]
+struct HolderOf {
+    store: Option<Arc<str>>,
+    holder: Weak<dyn Holder>,
 }
 
 /// A reserved part of a [`Budget`]. It is returned when dropped.
@@ -134,8 +140,8 @@ impl Budget {
     /// Lets the budget ask `holder` for memory, as long as it exists.
     pub fn add_holder(&self, holder: Weak<dyn Holder>) {
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
-        holders.retain(|(_, holder)| holder.strong_count() > 0);
-        holders.push((self.store.clone(), holder));
+        holders.retain(|other| other.holder.strong_count() > 0);
+        holders.push(HolderOf { store: self.store.clone(), holder });
     }
 
     /// Discards kept bytes until `bytes` fit in addition to all that is reserved: first those that are idle, then others of
@@ -149,8 +155,8 @@ impl Budget {
         // Holders have locks of their own, which must not be taken within this one.
         let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for idle in [KEPT_IDLE, Duration::ZERO] {
-            let asked = holders.iter().filter(|(store, _)| !idle.is_zero() || must_give_way(store));
-            for holder in asked.filter_map(|(_, holder)| holder.upgrade()) {
+            let asked = holders.iter().filter(|holder| !idle.is_zero() || must_give_way(&holder.store));
+            for holder in asked.filter_map(|asked| asked.holder.upgrade()) {
                 holder.give_back(lacking(), idle);
                 if lacking() == 0 {
                     return true;
