@@ -156,15 +156,18 @@ async fn objects_are_fetched_ahead_of_time_by_commands_and_on_events() {
     let mut world = World::start("serve_stale = true").await;
     let [bytes, new, other] = [1, 2, 3].map(|seed| data::random_bytes(seed, LEN));
     world.put("a.bin", &bytes).await;
-    world.put("set/b/1.bin", &other).await;
+    world.put("set/1.bin", &other).await;
+    world.put("set/b/2.bin", &other).await;
     let fetched = async |objects: u64| {
         let all_filled = async || world.edge_metric("filled_bytes_total").await >= objects * LEN as u64;
         until("the objects on disk", async || all_filled().await.then_some(())).await;
     };
 
     gantry(["get", "models/a.bin", "-o", "/dev/null"]).nats(&world.site).run().await.expect_code(0);
-    gantry(["cat", "models/set/**"]).nats(&world.site).run().await.expect_code(0);
-    fetched(2).await;
+    let found = gantry(["find", "models/set/"]).nats(&world.site).run().await.expect_code(0).stdout_text();
+    let cat = found.lines().fold(gantry(["cat"]).nats(&world.site), |cat, address| cat.arg(address));
+    cat.run().await.expect_code(0);
+    fetched(3).await;
 
     let printed = world.target("events.json");
     let fetch = ["--", BINARY, "get", "{}", "-o", "/dev/null", "--server", &world.site.url()];
@@ -175,7 +178,7 @@ async fn objects_are_fetched_ahead_of_time_by_commands_and_on_events() {
     world.put("a.bin", &new).await;
     let client = world.site.client().await;
     client.publish("events.models", event("a.bin").to_string().into()).await.unwrap();
-    fetched(3).await;
+    fetched(4).await;
     watch.signal("INT");
     watch.output().await.expect_code(130);
 
