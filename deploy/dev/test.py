@@ -29,6 +29,8 @@ LONG = re.compile(r"^test \S+ \.\.\. ignored, takes (many )?minutes: make \w+$")
 FAILURE = re.compile(r"\bFAIL(ED|URE)?\b|\bERROR\b|\w*Error\b|panicked|^error")
 SHOWN_LINES, SHOWN_COLUMNS = 8, 300
 LEFT_BEHIND_S = 10
+# Most tests wait for servers and time limits, so more of them than there are cores run at once.
+THREADS_FOR_EACH_CORE = 2
 
 
 def main():
@@ -133,7 +135,8 @@ def run_tests():
     command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast", "--", "--skip", NEEDS_ACCOUNT]
     if servers.path_of("debian-nats-server") is None:
         command += ["--skip", NEEDS_APT]
-    code, lines = run("tests", command, {})
+    threads = THREADS_FOR_EACH_CORE * (os.cpu_count() or 1)
+    code, lines = run("tests", command, {"RUST_TEST_THREADS": str(threads)})
     counts = counts_of(lines)
     # What a test panicked with follows the line that names it.
     reasons = [" ".join(lines[at:at + 3]) for at, line in enumerate(lines) if "panicked at" in line]
