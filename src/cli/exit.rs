@@ -225,7 +225,10 @@ impl From<consumer::Error> for Failure {
             | consumer::Error::GaveUp { .. } => Exit::GaveUp,
             consumer::Error::Address(_) => Exit::Usage,
             consumer::Error::NoStore { .. } => Exit::NotFound,
-            consumer::Error::Refused(ref error) => Exit::of_code(error.code),
+            consumer::Error::Refused(ref error) => match Exit::of_code(error.code) {
+                Exit::GaveUp if !error.retryable => Exit::Failed,
+                exit => exit,
+            },
             consumer::Error::NotPermitted { .. } => Exit::Denied,
             consumer::Error::Changed(_) => Exit::Changed,
             consumer::Error::Mismatch(_) | consumer::Error::Part(part::Error::Mismatch { .. }) => Exit::Integrity,
@@ -329,6 +332,7 @@ mod tests {
     fn every_consumer_error_has_an_exit_code() {
         let mismatch = || Mismatch::Length { expected: 2, actual: 1 };
         let of_part = |error| consumer::Error::Part(error);
+        let looping = WireError { retryable: false, ..WireError::new(Code::StoreUnavailable, "in a circle") };
         for (error, exit) in [
             (consumer::Error::NoRelay { prefix: "gantry".to_owned(), server: String::new() }, Exit::GaveUp),
             (consumer::Error::NoStore { store: "files".parse().unwrap(), stores: Vec::new() }, Exit::NotFound),
@@ -337,6 +341,8 @@ mod tests {
             (consumer::Error::Refused(WireError::new(Code::Denied, "")), Exit::Denied),
             (consumer::Error::Refused(WireError::new(Code::NotFound, "")), Exit::NotFound),
             (consumer::Error::Refused(WireError::new(Code::Range, "")), Exit::Usage),
+            (consumer::Error::Refused(WireError::new(Code::StoreUnavailable, "")), Exit::GaveUp),
+            (consumer::Error::Refused(looping), Exit::Failed),
             (consumer::Error::NotPermitted { what: "publishing to", subject: "x".to_owned() }, Exit::Denied),
             (consumer::Error::Changed(String::new()), Exit::Changed),
             (consumer::Error::GaveUp { cause: Cause::Stall, requests: 1 }, Exit::GaveUp),

@@ -181,7 +181,9 @@ impl Get {
             return Err(Failure::usage(format!("{option} is for one object: leave it out, or give one address")));
         }
         if self.stream_target().is_some() {
-            return Err(Failure::usage("several objects need a folder: add -o with a folder, or use gantry cat"));
+            return Err(Failure::usage(
+                "several objects need a folder: add -o with a folder, or pass what gantry find prints to gantry cat",
+            ));
         }
         if let Some(path) = &self.from {
             return Ok(Mode::Tree(vec![Selection::Lines(path.clone())]));

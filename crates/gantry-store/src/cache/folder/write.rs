@@ -55,7 +55,16 @@ impl Folder {
             return false;
         }
         let state = self.lock();
-        state.unfilled_until.is_none_or(|until| until <= Instant::now()) && !state.table.has(FileName::Block(block))
+        if state.table.has(FileName::Block(block)) {
+            return false;
+        }
+
+        let is_full = state.unfilled_until.is_some_and(|until| Instant::now() < until);
+        drop(state);
+        if is_full {
+            self.record(Report::Skipped);
+        }
+        !is_full
     }
 
     /// Writes a block, unless the disk is busy with others.

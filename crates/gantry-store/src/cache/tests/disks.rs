@@ -90,6 +90,7 @@ async fn a_store_keeps_objects_that_fit_while_its_folder_can_be_filled() {
     *world.folder.disk_of_tests().faults.write.lock().unwrap() = Some(io::ErrorKind::StorageFull);
     assert_eq!(world.fill().await, bytes);
     assert!(world.folder.is_usable() && !keeps(1));
+    assert_eq!((world.fill().await, world.reports.take(Report::Skipped)), (bytes, 1));
     advance(Duration::from_secs(31)).await;
     assert!(keeps(1));
 }
