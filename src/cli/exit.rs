@@ -225,10 +225,10 @@ impl From<consumer::Error> for Failure {
             | consumer::Error::GaveUp { .. } => Exit::GaveUp,
             consumer::Error::Address(_) => Exit::Usage,
             consumer::Error::NoStore { .. } => Exit::NotFound,
-            consumer::Error::Refused(ref error) => match Exit::of_code(error.code) {
-                Exit::GaveUp if !error.retryable => Exit::Failed,
-                exit => exit,
-            },
+            consumer::Error::Refused(ref error) if !error.retryable && Exit::of_code(error.code) == Exit::GaveUp => {
+                Exit::Failed
+            }
+            consumer::Error::Refused(ref error) => Exit::of_code(error.code),
             consumer::Error::NotPermitted { .. } => Exit::Denied,
             consumer::Error::Changed(_) => Exit::Changed,
             consumer::Error::Mismatch(_) | consumer::Error::Part(part::Error::Mismatch { .. }) => Exit::Integrity,
