@@ -73,7 +73,7 @@ impl SharedStore {
                     if let Some(opened) = self.follow(leads, &object, span).await {
                         return opened;
                     }
-                    if !self.is_due(&object)
+                    if !self.claims_read(&object)
                         && let Some(opened) = self.find(&object, span)
                     {
                         return Ok(opened);
@@ -107,9 +107,9 @@ impl SharedStore {
         None
     }
 
-    /// Returns whether the store is to be read, although the version may be in memory.
-    fn is_due(&self, object: &ObjectInfo) -> bool {
-        self.room.store.keeps(object) && self.room.lock().kept.is_due(object, Instant::now())
+    /// Returns whether this request reads the store, even if the version is in memory.
+    fn claims_read(&self, object: &ObjectInfo) -> bool {
+        self.room.store.keeps(object) && self.room.lock().kept.claim_read(object, Instant::now())
     }
 
     /// Opens a version of which something is kept or being read.

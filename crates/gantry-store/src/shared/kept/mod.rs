@@ -122,9 +122,9 @@ impl<S: Clone + PartialEq> Kept<S> {
         id
     }
 
-    /// Returns whether the version that `object` describes should be read again, since nothing of it was read for long. The
-    /// caller should do so: others are told not to for as long.
-    pub(super) fn is_due(&mut self, object: &ObjectInfo, now: Instant) -> bool {
+    /// Returns whether the caller should read the version that `object` describes from the store, because nothing of it has
+    /// been read for a while. Only one caller in that time gets `true`.
+    pub(super) fn claim_read(&mut self, object: &ObjectInfo, now: Instant) -> bool {
         let known = self.versions_of(&object.key).find(|(_, version)| is_same(&version.object, object));
         let Some(id) = known.map(|(id, _)| id) else { return false };
         let Some(version) = self.versions.get_mut(&id) else { return false };

@@ -1,4 +1,4 @@
-//! A version of an object: which of its bytes are in memory or on their way, and who reads them.
+//! One version of an object: the bytes in memory, the sources that deliver more, and the readers.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
