@@ -2,26 +2,33 @@
 """Checks the Python client: builds its wheel, installs it, runs mypy and all tests, the consumers of
 docs/PROTOCOL.md, and the conformance kit.
 
-    check.py [--chaos] [--large]
+    check.py [--chaos] [--large] [--conformance]
+    check.py --prepare
 
 Everything is installed into .dev/python-venv from requirements.txt, where pip checks every hash. GANTRY_BINARY names
 the relay to test with; the default is the one that cargo builds for tests. `--chaos` adds 50 kills, `--large` an
 object of 300 MiB for each bare consumer, and `--conformance` the kit's runs with all consumers and with broken ones.
+`--prepare` only installs the packages.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 VENV = ROOT / ".dev" / "python-venv"
 PYTHON = VENV / "bin" / "python"
+PIP = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
 REQUIREMENTS = HERE / "requirements.txt"
+# A registry may be away for some minutes.
+PAUSES_S = (20, 60, 180)
 WITHIN_S = 900
 
 sys.path.insert(0, str(ROOT / "deploy" / "dev"))
@@ -34,9 +41,12 @@ def main():
     parser.add_argument("--chaos", action="store_true", help="add 50 kills of relays, nats-server and clients")
     parser.add_argument("--conformance", action="store_true", help="add the examples, and broken consumers")
     parser.add_argument("--large", action="store_true", help="add an object of 300 MiB for each bare consumer")
+    parser.add_argument("--prepare", action="store_true", help="only install the packages that the checks need")
     args = parser.parse_args()
 
     prepare()
+    if args.prepare:
+        return
     wheel = build()
     pip("install", "--no-deps", "--no-index", "--force-reinstall", wheel)
 
@@ -81,8 +91,15 @@ def prepare():
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    run([sys.executable, "-m", "venv", "--clear", VENV])
-    pip("install", "--require-hashes", "--only-binary=:all:", "-r", REQUIREMENTS)
+    run("venv", [sys.executable, "-m", "venv", "--clear", VENV])
+    packages = ["install", "--require-hashes", "--only-binary=:all:", "-r", REQUIREMENTS]
+    for pause_s in PAUSES_S:
+        if succeeds([*PIP, *packages]):
+            break
+        print(f"check.py: the packages could not be installed, trying again in {pause_s} s", flush=True)
+        time.sleep(pause_s)
+    else:
+        pip(*packages)
     stamp.write_text(wanted)
 
 
@@ -112,18 +129,30 @@ def gantry():
 
 
 def pip(verb, *arguments):
-    run([PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", verb, "--quiet", *arguments])
+    run(f"pip {verb}", [*PIP, verb, *arguments])
 
 
-def run(command):
-    if subprocess.run(command, cwd=HERE, stdin=subprocess.DEVNULL).returncode != 0:
-        raise SystemExit(f"check.py: failed: {' '.join(map(str, command))}")
+def run(name, command):
+    if not succeeds(command):
+        raise SystemExit(f"check.py: FAILED: {name}")
+
+
+def succeeds(command):
+    print(f"check.py: {' '.join(map(str, command))}", flush=True)
+    return subprocess.run(command, cwd=HERE, stdin=subprocess.DEVNULL).returncode == 0
 
 
 def passes(name, arguments, env):
     print(f"--- Python client, {name}", flush=True)
-    done = subprocess.run([PYTHON, *arguments], cwd=HERE, env=env, stdin=subprocess.DEVNULL, timeout=WITHIN_S)
-    return done.returncode == 0
+    # With faulthandler, SIGABRT makes Python print what each thread is doing.
+    process = subprocess.Popen([PYTHON, "-X", "faulthandler", *arguments], cwd=HERE, env=env, stdin=subprocess.DEVNULL)
+    try:
+        return process.wait(WITHIN_S) == 0
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        process.wait()
+        print(f"FAILED: Python client, {name}: still running after {WITHIN_S} s", flush=True)
+        return False
 
 
 if __name__ == "__main__":

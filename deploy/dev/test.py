@@ -27,7 +27,8 @@ NEEDS_ACCOUNT = "a_real_"
 LONG = re.compile(r"^test \S+ \.\.\. ignored, takes (many )?minutes: make \w+$")
 # Lines of a failed check that are printed again at the end, where they are found even if a log was cut.
 FAILURE = re.compile(r"\bFAIL(ED|URE)?\b|\bERROR\b|\w*Error\b|panicked|^error")
-SHOWN_LINES, SHOWN_COLUMNS = 8, 300
+# The last lines are printed as well, for checks that were killed or fail in words of their own.
+SHOWN_LINES, SHOWN_LAST_LINES, SHOWN_COLUMNS = 4, 4, 300
 LEFT_BEHIND_S = 10
 # Most tests wait for servers and time limits, so more of them than there are cores run at once.
 THREADS_FOR_EACH_CORE = 2
@@ -49,7 +50,10 @@ def main():
         ("deployment files", [sys.executable, "deploy/dev/check_deploy.py"], {}),
         ("bench", [sys.executable, "benches/build.py", "--check"], {}),
         ("lines of bench", [sys.executable, "benches/run.py", "--list"], {}),
+        ("lines of fuzz", [sys.executable, "fuzz/run.py", "--check"], {}),
     ]
+    # Early, since a registry may be away for some minutes. If this fails, the check of the client tries again.
+    run("packages of the Python client", [sys.executable, "clients/python/check.py", "--prepare"], {})
     failed = [name for name, command, env in checks if not passes(name, command, env)]
     counts, tests_ok = run_tests()
     if not tests_ok:
@@ -76,9 +80,8 @@ def main():
     if not passes("Python client", [sys.executable, "clients/python/check.py"], {"GANTRY_BINARY": tested_binary()}):
         failed.append("Python client")
 
-    for name, arguments in (("lines of fuzz", ["--check"]), ("fuzz", ["--seconds", "3"])):
-        if not passes(name, [sys.executable, "fuzz/run.py", *arguments], {}):
-            failed.append(name)
+    if not passes("fuzz", [sys.executable, "fuzz/run.py", "--seconds", "3"], {}):
+        failed.append("fuzz")
 
     for name in failed:
         print(f"FAILED: {name}")
@@ -96,7 +99,7 @@ def tested_binary():
     return os.path.join(json.loads(metadata.stdout)["target_directory"], "debug", "gantry")
 
 
-# The first lines of each failed check that state a failure.
+# Of each failed check, the lines that are printed again.
 failures = {}
 
 
@@ -104,7 +107,8 @@ def passes(name, command, env):
     """Runs a check, and returns whether it succeeded."""
     code, lines = run(name, command, env)
     if code != 0:
-        failures[name] = [line for line in lines if FAILURE.search(line)][:SHOWN_LINES]
+        stated = [line for line in lines[:-SHOWN_LAST_LINES] if FAILURE.search(line)][:SHOWN_LINES]
+        failures[name] = [f"exit code {code}, after {len(lines)} lines", *stated, *lines[-SHOWN_LAST_LINES:]]
     return code == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import hashlib
 import logging
 import os
@@ -12,7 +13,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import unittest
 from pathlib import Path
 from typing import Any, Optional
 
@@ -25,8 +28,37 @@ from ports import free_port  # noqa: E402
 
 READY_WITHIN_S = 30.0
 
+# Several times what the longest test takes on a busy machine.
+TEST_WITHIN_S = 300.0
+
 # asyncio's debug mode, which unittest enables, reports each step that takes longer than 100 ms.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
+
+
+class AsyncTest(unittest.IsolatedAsyncioTestCase):
+    """A test that ends the process if it takes too long, after printing what each of its tasks waits for."""
+
+    _loop: Optional[asyncio.AbstractEventLoop] = None
+
+    def run(self, result: Optional[unittest.TestResult] = None) -> Optional[unittest.TestResult]:
+        timer = threading.Timer(TEST_WITHIN_S, self._end_process)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().run(result)
+        finally:
+            timer.cancel()
+
+    async def asyncSetUp(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def _end_process(self) -> None:
+        tasks = [] if self._loop is None else asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.print_stack(file=sys.stderr)
+        faulthandler.dump_traceback(file=sys.stderr)
+        print(f"FAILED: {self.id()}: still running after {TEST_WITHIN_S:.0f} s", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 class Harness:

@@ -15,12 +15,12 @@ from unittest import mock
 
 import gantry_client
 from gantry_client.connection import redacted
-from harness import Harness, NatsServer, free_port
+from harness import AsyncTest, Harness, NatsServer, free_port
 
 SECRET = "geheim"
 
 
-class Connecting(unittest.IsolatedAsyncioTestCase):
+class Connecting(AsyncTest):
     @classmethod
     def setUpClass(cls) -> None:
         cls.harness = Harness()

@@ -10,7 +10,7 @@ from unittest import mock
 
 import gantry_client
 from fake_relay import FakeRelay, Script, Transfer, correct
-from harness import Harness
+from harness import AsyncTest, Harness
 
 DATA = os.urandom(10_000)
 
@@ -21,7 +21,7 @@ AT_ONCE_S = 15.0
 without_timeouts = mock.patch.multiple("gantry_client.download", _STALL_S=30.0, _ANSWER_S=30.0)
 
 
-class WithFakeRelay(unittest.IsolatedAsyncioTestCase):
+class WithFakeRelay(AsyncTest):
     @classmethod
     def setUpClass(cls) -> None:
         cls.harness = Harness()
@@ -29,6 +29,7 @@ class WithFakeRelay(unittest.IsolatedAsyncioTestCase):
         cls.nats = cls.harness.nats()
 
     async def asyncSetUp(self) -> None:
+        await super().asyncSetUp()
         self.client = await gantry_client.connect(self.nats.url, patience_s=25)
         self.addAsyncCleanup(self.client.close)
 
@@ -428,7 +429,7 @@ class OtherRules(WithFakeRelay):
         self.assertEqual(len(relay.requests), 1)
 
 
-class Denied(unittest.IsolatedAsyncioTestCase):
+class Denied(AsyncTest):
     async def test_a_denied_subject_is_reported_at_once(self) -> None:
         harness = Harness()
         self.addCleanup(harness.close)

@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import gantry_client
-from harness import Harness, kill, serving, sha256
+from harness import AsyncTest, Harness, kill, serving, sha256
 
 CHUNK = 520_192
 MIB = 1 << 20
@@ -23,7 +23,7 @@ SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK - 1, 3 * CHUNK, 3 * CHUNK 
 LARGE = 300 * MIB
 
 
-class WithRelay(unittest.IsolatedAsyncioTestCase):
+class WithRelay(AsyncTest):
     """nats-server and a relay over a folder, for all tests of a class."""
 
     max_payload: int | None = None
@@ -37,6 +37,7 @@ class WithRelay(unittest.IsolatedAsyncioTestCase):
         cls.digests = {size: cls.harness.object(f"{size}.bin", size) for size in SIZES}
 
     async def asyncSetUp(self) -> None:
+        await super().asyncSetUp()
         self.client = await gantry_client.connect(self.nats.url)
         self.addAsyncCleanup(self.client.close)
         folder = tempfile.TemporaryDirectory(dir=self.harness.folder)

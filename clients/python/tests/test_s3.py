@@ -15,12 +15,12 @@ from typing import Any
 
 import gantry_client
 from gantry_client import crc
-from harness import Harness, s3, s3_env, serving
+from harness import AsyncTest, Harness, s3, s3_env, serving
 
 MIB = 1 << 20
 
 
-class S3(unittest.IsolatedAsyncioTestCase):
+class S3(AsyncTest):
     @classmethod
     def setUpClass(cls) -> None:
         cls.harness = Harness()
@@ -35,6 +35,7 @@ class S3(unittest.IsolatedAsyncioTestCase):
         put_parts(cls.server, "objects", "composite.bin", parts)
 
     async def asyncSetUp(self) -> None:
+        await super().asyncSetUp()
         self.client = await gantry_client.connect(self.nats.url)
         self.addAsyncCleanup(self.client.close)
         folder = tempfile.TemporaryDirectory()
