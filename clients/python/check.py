@@ -58,7 +58,7 @@ def main():
         ("tests", tests),
         ("checksums in pure Python", ["-c", PURE]),
         ("consumers of the document", [ROOT / "examples" / "test_bare_consumers.py", *large]),
-        ("conformance", [ROOT / "examples" / "test_conformance.py", "--jobs", "24", *OWN]),
+        ("conformance", [ROOT / "examples" / "test_conformance.py", "--jobs", "16", *OWN]),
     ]
     if args.conformance:
         checks.append(("conformance of the examples", [ROOT / "examples" / "test_conformance.py"]))

@@ -5,12 +5,15 @@
     thin_leaf.py --consumers 24,48 --size 6000000
     thin_leaf.py --consumers 3 --size 1000000 --rate 20000
     thin_leaf.py --consumers 1,4 --size 100000000 --rate 12500000 --rtt-ms 100
+    thin_leaf.py --consumers 48 --different       each consumer downloads an object of its own
+    thin_leaf.py --consumers 48 --compression off
     thin_leaf.py --gantry target/debug/gantry
 
 A relay and a nats-server are at the hub. The nats-server of the site is a leaf node of it, behind a proxy that passes
 so many bytes per second to the site. Each consumer is a process of its own. They start while the site's nats-server is
 frozen, so that all of them begin when it continues. Beside them, a request and its reply cross the link ten times a
-second.
+second. nats-server compresses a leaf link by default. If all consumers download one object, those that are at the same
+offset get more through the link than others, and less than the bytes crosses it.
 
 Each line must be within these bars: all files are right, the time is at most 1.15 times that of the bytes at the
 link's rate, no consumer recovers more than once, the slowest takes at most 1.5 times as long as the fastest, and 99 of
@@ -88,22 +91,23 @@ class Probe(threading.Thread):
 class Scene:
     """A hub with a relay, and a site behind a thin link."""
 
-    def __init__(self, stage, gantry, size, rate, rtt_ms):
+    def __init__(self, stage, gantry, size, rate, rtt_ms, objects, compression):
         self.stage, self.gantry, self.size, self.rate = stage, gantry, size, rate
-        self.body = os.urandom(size)
-        files = stage.folder / "files"
-        files.mkdir()
-        (files / "object").write_bytes(self.body)
+        self.files, self.objects = stage.folder / "files", objects
+        self.files.mkdir()
+        for index in range(objects):
+            self.file(index).write_bytes(os.urandom(size))
 
         leaf_port = free_port()
         self.hub = self._nats("hub", f"leafnodes {{ listen: 127.0.0.1:{leaf_port} }}")
         self.link = Throttle(("127.0.0.1", leaf_port), rate, delay_s=rtt_ms / 2000)
-        self.site = self._nats("site", f"leafnodes {{ remotes: [ {{ url: nats://127.0.0.1:{self.link.port} }} ] }}")
+        remote = f"url: nats://127.0.0.1:{self.link.port}, compression: {compression}"
+        self.site = self._nats("site", f"leafnodes {{ remotes: [ {{ {remote} }} ] }}")
         self.site_server = stage.processes[-1][1]
 
         http = f"127.0.0.1:{free_port()}"
         env = {**demo.clean_env(), "NATS_URL": self.hub}
-        stage.start("relay", [gantry, "serve", f"--store=thin=file://{files}", "--http", http], env)
+        stage.start("relay", [gantry, "serve", f"--store=thin=file://{self.files}", "--http", http], env)
         stage.wait_for("the relay is not ready", lambda: "nats: connected" in page(http, "readyz"))
         stage.wait_for("the leaf link is not up", self._is_linked)
 
@@ -113,11 +117,15 @@ class Scene:
         return demo.start_nats(self.stage, "-c", file)
 
     def _is_linked(self):
-        command = [self.gantry, "stat", "thin/object"]
+        command = [self.gantry, "stat", f"thin/{self.file(0).name}"]
         return self.stage.run(command, env=self.env(), capture_output=True, timeout=60).returncode == 0
 
     def env(self):
         return {**demo.clean_env(), "NATS_URL": self.site}
+
+    def file(self, consumer):
+        """Returns the file that a consumer downloads."""
+        return self.files / f"object-{consumer % self.objects}"
 
     def run(self, count):
         """Starts `count` consumers at once, and returns whether all bars are met."""
@@ -140,20 +148,23 @@ class Scene:
         """Starts the consumers, which begin all at once. Returns them, what the link has carried, and the time."""
         self.site_server.send_signal(signal.SIGSTOP)
         try:
-            many = [self.stage.start(name, [self.gantry, "get", "thin/object", "-o", f"{name}.bin", "--json"], self.env())
-                    for name in names]
+            many = [self.stage.start(name, self._get(index, name), self.env()) for index, name in enumerate(names)]
             time.sleep(START_S + len(names) * START_EACH_S)
             passed, began = self.link.passed, time.monotonic()
         finally:
             self.site_server.send_signal(signal.SIGCONT)
         return many, passed, began
 
+    def _get(self, consumer, name):
+        return [self.gantry, "get", f"thin/{self.file(consumer).name}", "-o", f"{name}.bin", "--json"]
+
     def judge(self, names, many, took, crossed, waits):
         total, ideal = max(took), len(names) * self.size / self.rate
         codes = {process.returncode for process in many}
         reports = [summary(self.stage.log(name)) for name in names]
         copies = [self.stage.folder / f"{name}.bin" for name in names]
-        is_right = codes == {0} and all(copy.read_bytes() == self.body for copy in copies)
+        is_right = codes == {0} and all(copy.read_bytes() == self.file(index).read_bytes()
+                                        for index, copy in enumerate(copies))
         for copy in copies:
             copy.unlink(missing_ok=True)
 
@@ -190,16 +201,20 @@ def main():
     parser.add_argument("--size", type=int, default=3_000_000, help="bytes of the object")
     parser.add_argument("--rate", type=int, default=1_000_000, help="bytes per second of the link to the site")
     parser.add_argument("--rtt-ms", type=int, default=0, help="round trip of the link without a queue")
+    parser.add_argument("--different", action="store_true", help="each consumer downloads an object of its own")
+    parser.add_argument("--compression", default="s2_auto", help="nats-server's compression of the leaf link")
     parser.add_argument("--gantry", type=lambda path: Path(path).resolve(), help="use this binary, do not build")
     args = parser.parse_args()
 
+    counts = [int(count) for count in args.consumers.split(",")]
     stage, missed = demo.Stage(), []
     try:
         servers.DEV.mkdir(exist_ok=True)
         gantry = args.gantry or demo.build(stage)
         stage.folder = Path(tempfile.mkdtemp(dir=servers.DEV, prefix="field-"))
-        scene = Scene(stage, gantry, args.size, args.rate, args.rtt_ms)
-        for count in map(int, args.consumers.split(",")):
+        objects = max(counts) if args.different else 1
+        scene = Scene(stage, gantry, args.size, args.rate, args.rtt_ms, objects, args.compression)
+        for count in counts:
             if not scene.run(count):
                 missed.append(str(count))
     except Problem as problem:

@@ -104,6 +104,20 @@ mod tests {
         }
     }
 
+    /// The first ones are alone for some round trips. With an aim that falls by 30 ms for each doubling of the rate, they
+    /// kept so much of the link that the last of 12 took 1.9 times as long as they.
+    #[test]
+    fn a_head_start_on_a_long_path_does_not_last() {
+        for consumers in [12, 24, 48] {
+            let mut scenario = Scenario::new(consumers, 6 * MB, FAST_ETHERNET, 100 * MS);
+            scenario.start_within = SECOND / 5;
+            let report = worst(&format!("{consumers} × 6 MB, 100 Mbit/s, within 0.2 s"), &scenario);
+
+            assert_bars(&report);
+            assert_fair(&report);
+        }
+    }
+
     #[test]
     fn a_hundred_consumers_do_not_starve_each_other() {
         let report = worst("100 × 2 MB, 1 MB/s, 10 ms", &Scenario::new(100, 2 * MB, MB, 10 * MS));

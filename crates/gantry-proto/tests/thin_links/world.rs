@@ -17,7 +17,7 @@ use crate::report::Report;
 /// After this time a world ends, even if some consumers have not.
 const END: Duration = Duration::from_secs(1800);
 
-/// What happens in a world. The defaults: everyone starts within 50 ms, and nothing changes.
+/// What happens in a world. By default, everyone starts within 50 ms, and nothing changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     pub(crate) consumers: usize,
@@ -29,6 +29,8 @@ pub(crate) struct Scenario {
     /// Changes of the link's rate, and of relays.
     pub(crate) changes: Vec<(Duration, Change)>,
     pub(crate) relays: usize,
+    /// Each consumer starts at a random time within this.
+    pub(crate) start_within: Duration,
     /// The time between two consumers' starts, instead of a random one.
     pub(crate) apart: Option<Duration>,
     /// The rate of the disks of every second consumer, in bytes per second.
@@ -46,6 +48,7 @@ impl Scenario {
             round_trip,
             changes: Vec::new(),
             relays: 1,
+            start_within: Duration::from_millis(50),
             apart: None,
             write_rate: None,
             probe_every: Duration::from_millis(100),
@@ -126,7 +129,7 @@ impl World {
         for index in 0..scenario.consumers {
             let at = match scenario.apart {
                 Some(apart) => apart * u32::try_from(index).expect("few consumers"),
-                None => world.random.up_to(Duration::from_millis(50)),
+                None => world.random.up_to(scenario.start_within),
             };
             world.schedule(at, Event::Start(index));
         }

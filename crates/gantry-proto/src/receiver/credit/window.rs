@@ -25,8 +25,9 @@ const AIM_MAX: Duration = Duration::from_millis(600);
 /// In bytes per second.
 const AIM_MAX_RATE: u64 = 20_000;
 
-/// By how much the aim falls for each doubling of the rate: 0.1 s per factor of ten.
-const AIM_PER_DOUBLING: Duration = Duration::from_micros(30_103);
+/// By how much the aim falls for each doubling of the rate. If it falls less, a download that has begun 0.2 s before the
+/// others keeps more than its share for many seconds.
+const AIM_PER_DOUBLING: Duration = Duration::from_millis(50);
 
 /// The shortest delay to aim at. It is above usual round trips.
 const AIM_MIN: Duration = Duration::from_millis(200);
