@@ -27,7 +27,7 @@ const AIM_MAX_RATE: u64 = 20_000;
 
 /// By how much the aim falls for each doubling of the rate. If it falls less, a download that has begun 0.2 s before the
 /// others keeps more than its share for many seconds.
-const AIM_PER_DOUBLING: Duration = Duration::from_millis(40);
+const AIM_PER_DOUBLING: Duration = Duration::from_millis(50);
 
 /// The shortest delay to aim at. It is above usual round trips.
 const AIM_MIN: Duration = Duration::from_millis(200);
@@ -278,7 +278,7 @@ impl Window {
         let growth = if delay <= aim / 2 {
             thousandths(LEAP_TO, delay).clamp(DOUBLE, LEAP_MAX)
         } else {
-            1_010_u64.saturating_add(thousandths(aim.saturating_sub(delay), delay) / 2)
+            1_010_u64.saturating_add(thousandths(aim.saturating_sub(delay), delay))
         };
         self.may_grow = self.size >= SIZE_FREE && growth >= DOUBLE;
         if self.size < SIZE_FREE {
