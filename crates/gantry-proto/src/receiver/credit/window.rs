@@ -27,7 +27,7 @@ const AIM_MAX_RATE: u64 = 20_000;
 
 /// By how much the aim falls for each doubling of the rate. If it falls less, a download that has begun 0.2 s before the
 /// others keeps more than its share for many seconds.
-const AIM_PER_DOUBLING: Duration = Duration::from_millis(50);
+const AIM_PER_DOUBLING: Duration = Duration::from_millis(44);
 
 /// The shortest delay to aim at. It is above usual round trips.
 const AIM_MIN: Duration = Duration::from_millis(200);
@@ -264,7 +264,8 @@ impl Window {
         self.shrink(thousandths(aim, delay).saturating_mul(SHRINK_MAX) / 1000);
     }
 
-    /// Shrinks the window if the delay is above the aim, or else lets it grow.
+    /// Shrinks the window if the delay is above the aim. Otherwise lets it grow to the size whose delay is the aim, if
+    /// delays are proportional to sizes, or, if the delay is short, by more.
     fn adjust(&mut self, delay: Duration, is_full: bool, max: u64) {
         let aim = self.aim(delay);
         self.may_grow = false;
