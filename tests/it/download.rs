@@ -235,15 +235,15 @@ async fn an_object_replaced_during_its_transfer_is_never_mixed_with_its_successo
         let part = site.downloads().join(format!(".{file}.gantry-part"));
         until("the first bytes", async || (len(&part) > 0).then_some(())).await;
         download.signal("STOP");
-        let had = len(&part);
         site.s3.put(&site.bucket, file, data::random_bytes(7, len_after), None).await;
         download.signal("CONT");
 
         let output = download.output().await;
 
         assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
-        // On a busy machine the signal may come late.
-        if had >= 64 * MIB as u64 && output.code == Some(0) {
+        // On a busy machine the signal may come late, or the relay still reads its first response, which goes to the end
+        // of the old version.
+        if output.code == Some(0) {
             assert!(site.downloaded(file) == before, "a file of two versions");
             continue;
         }
