@@ -64,7 +64,7 @@ class Link:
                 raise AuthenticationError(f"nats-server refuses the credentials: {self._reason}")
             if nc.is_closed:
                 await self._replace(nc)
-                if self._nc is not nc:
+                if self._nc.is_connected:
                     continue
             if time.monotonic() >= deadline:
                 reason = f": {self._reason}" if self._reason else ""
@@ -81,7 +81,7 @@ class Link:
         except (nats.errors.Error, asyncio.TimeoutError, OSError):
             if self._reopen is not None and self._nc is nc and nc.is_connected:
                 # `ready` makes a new one.
-                await nc.close()
+                await _close(nc)
 
     async def record_error(self, error: Exception) -> None:
         """Records an error that nats-server reports. `nats-py` calls this."""
@@ -101,9 +101,7 @@ class Link:
         """Closes the connection, unless the caller owns it."""
         self._closed = True
         if self._reopen is not None:
-            # nats-py sends what is buffered first, which fails if nats-server has closed the connection.
-            with contextlib.suppress(OSError):
-                await self._nc.close()
+            await _close(self._nc)
 
     async def _replace(self, dead: NatsClient) -> None:
         if self._reopen is None:
@@ -118,6 +116,12 @@ class Link:
             except ConnectionFailedError as error:
                 # `ready` tries again until its time is up.
                 self._reason = str(error)
+
+
+async def _close(nc: NatsClient) -> None:
+    # nats-py sends what is buffered first, which fails if nats-server has closed the connection.
+    with contextlib.suppress(OSError):
+        await nc.close()
 
 
 class Inbox:
